@@ -1,0 +1,41 @@
+"""Where the patches of a convolutional head lie in the image."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchGrid:
+    """Nominal places of a network's patches: the windows that the patch convolution slides over.
+
+    The windows are given in fractions of the image's sides. A patch sees more than its window, since
+    the backbone's own convolutions widen what reaches it.
+
+    Attributes:
+      rows: patches from top to bottom.
+      cols: patches from left to right.
+      map_size: (height, width) of the backbone's map.
+      kernel: side of a window, in map positions.
+      stride: step between windows, in map positions.
+    """
+
+    rows: int
+    cols: int
+    map_size: tuple[int, int]
+    kernel: int
+    stride: int
+
+    def boxes(self) -> np.ndarray:
+        """`[rows * cols, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, row-major."""
+        top = np.arange(self.rows)[:, None] * self.stride / self.map_size[0]
+        left = np.arange(self.cols)[None, :] * self.stride / self.map_size[1]
+        top, left = np.broadcast_arrays(top, left)
+        height, width = self.kernel / self.map_size[0], self.kernel / self.map_size[1]
+        corners = np.stack([top, left, top + height, left + width], axis=-1)
+        return corners.reshape(-1, 4).astype(np.float32)
+
+    def centres(self) -> np.ndarray:
+        """`[rows * cols, 2]` float32 (y, x), fractions of the image, row-major."""
+        boxes = self.boxes()
+        return (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -1,0 +1,118 @@
+"""Layers with PyTorch's arithmetic and initialisation, which the papers' code relies on."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype, Initializer
+
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
+torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def torch_bias_init(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch.nn.Linear draws its bias."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Square convolution without bias over NHWC maps, padded like torch.nn.Conv2d(padding=p).
+
+    Explicit padding matters for strided ones: "SAME" would pad an even map on one side only.
+
+    Attributes:
+      channels: output channels.
+      kernel: side of the kernel, in map positions.
+      stride: step in map positions.
+      padding: zeros added on each side, in map positions.
+      dtype: compute dtype; parameters are float32.
+      kernel_init: initialiser of the kernel `[kernel, kernel, in, out]`.
+    """
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dtype: Dtype = jnp.float32
+    kernel_init: Initializer = torch_kernel_init
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H', W', channels]` in `dtype`."""
+        return nn.Conv(
+            self.channels,
+            (self.kernel, self.kernel),
+            strides=(self.stride, self.stride),
+            padding=[(self.padding, self.padding)] * 2,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            name="conv",
+        )(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with torch.nn.BatchNorm2d's arithmetic.
+
+    Training normalises by the batch's biased variance and moves the running variance towards the
+    unbiased one (flax.linen.BatchNorm keeps the biased one). Statistics are float32 in every compute
+    dtype. They are taken in one pass over the data around the running mean, which keeps the accuracy
+    of the two-pass formula once that mean is near the true one.
+
+    Attributes:
+      axis_name: pmap axis over which training statistics are shared (cross-replica), or None for
+        statistics of the local batch.
+      momentum: weight of the batch in the running statistics, PyTorch's convention.
+      epsilon: added to the variance.
+      dtype: dtype of the output.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises `[..., C]` over all axes but the last; the result has the same shape."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+
+        if train:
+            mean, var = self._batch_statistics(x, running_mean.value)
+            if not self.is_initializing():
+                count = x.size // channels * self._replicas()
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+
+        gain = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(self.dtype)
+
+    def _shares_statistics(self) -> bool:
+        return self.axis_name is not None and not self.is_initializing()
+
+    def _replicas(self) -> int:
+        return jax.lax.axis_size(self.axis_name) if self._shares_statistics() else 1
+
+    def _batch_statistics(self, x: jax.Array, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
+        axes: Sequence[int] = tuple(range(x.ndim - 1))
+        centre = jax.lax.stop_gradient(centre)
+        shifted = x.astype(jnp.float32) - centre
+        first = jnp.mean(shifted, axes)
+        second = jnp.mean(jnp.square(shifted), axes)
+        if self._shares_statistics():
+            first, second = jax.lax.pmean((first, second), self.axis_name)
+        return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
