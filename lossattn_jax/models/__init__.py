@@ -1,8 +1,10 @@
 """Networks by name: `build` puts a backbone, a patch head and a pooling together."""
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
+from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax import pooling as pooling_lib
@@ -76,6 +78,7 @@ def build(
     def scaled(channels: int) -> int:
         return max(1, round(channels * width))
 
+    make_backbone: Callable[..., nn.Module]
     if backbone == "small":
         make_backbone = functools.partial(
             small.SmallBackbone,

@@ -99,7 +99,8 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
 
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(self.dtype)
+        mean, gain, bias = (v.reshape(_per_channel(x)) for v in (mean, gain, bias))
+        return ((x.astype(jnp.float32) - mean) * gain + bias).astype(self.dtype)
 
     def _shares_statistics(self) -> bool:
         return self.axis_name is not None and not self.is_initializing()
@@ -110,9 +111,14 @@ class BatchNorm(nn.Module):
     def _batch_statistics(self, x: jax.Array, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
         axes: Sequence[int] = tuple(range(x.ndim - 1))
         centre = jax.lax.stop_gradient(centre)
-        shifted = x.astype(jnp.float32) - centre
+        shifted = x.astype(jnp.float32) - centre.reshape(_per_channel(x))
         first = jnp.mean(shifted, axes)
         second = jnp.mean(jnp.square(shifted), axes)
         if self._shares_statistics():
             first, second = jax.lax.pmean((first, second), self.axis_name)
         return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
+
+
+def _per_channel(x: jax.Array) -> tuple[int, ...]:
+    """Shape of a per-channel vector that is to be combined with `x`."""
+    return (1,) * (x.ndim - 1) + (-1,)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax import pooling
+from lossattn_jax import pooling as pooling_lib
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import torch_bias_init, torch_kernel_init
 from lossattn_jax.models.outputs import Outputs
@@ -32,7 +32,7 @@ class PatchNetwork(nn.Module):
     make_head: Callable[..., ConvPatchHead]
     pooling: str
     num_classes: int
-    threshold: float = pooling.DEFAULT_THRESHOLD
+    threshold: float = pooling_lib.DEFAULT_THRESHOLD
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -57,17 +57,18 @@ class PatchNetwork(nn.Module):
         )
         patch_logits = classifier(features)
         if self.pooling == "max":
-            attention = pooling.max_attention(features)
-            pooled = pooling.max_pool(features)
+            attention = pooling_lib.max_attention(features)
+            pooled = pooling_lib.max_pool(features)
         else:
             if self.pooling == "mean":
-                attention = pooling.uniform_attention(patch_logits)
+                attention = pooling_lib.uniform_attention(patch_logits)
             else:
                 grid = backbone_map.shape[1] * backbone_map.shape[2]
-                attention = pooling.loss_attention(patch_logits, grid, self.threshold)
-            pooled = pooling.weighted_sum(features, attention)
+                attention = pooling_lib.loss_attention(patch_logits, grid, self.threshold)
+            pooled = pooling_lib.weighted_sum(features, attention)
         return Outputs(classifier(pooled), patch_logits, attention)
 
+    @nn.nowrap
     def patch_grid(self, image_shape: tuple[int, int, int]) -> PatchGrid:
         """Places of the patches in images of `image_shape` (height, width, channels); runs nothing."""
         head = self.make_head()

@@ -1,0 +1,82 @@
+"""How a command of this package starts and ends: flags, log, errors, exit code."""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from lossattn_jax import config as config_lib
+from lossattn_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, sets the log up, calls `main` and exits.
+
+    The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
+    traceback), or 1 with a traceback for a bug.
+    """
+    app.run(lambda argv: sys.exit(_call(main, argv)), flags_parser=_parse)
+
+
+def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
+    _log_to_stderr()
+    try:
+        if len(argv) > 1:
+            raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
+        main()
+        return 0
+    except UserError as error:
+        return _complain(error)
+
+
+def _complain(error: UserError) -> int:
+    print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _log_to_stderr() -> None:
+    """Our own log lines, without those of the libraries below us."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("lossattn_jax")
+    log.setLevel(logging.INFO)
+    log.handlers = [handler]
+    log.propagate = False
+    # Through absl, Orbax and TFDS tell every step they take, and warn of what was asked for.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        _check_config_flags(argv[1:])
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        sys.exit(_complain(UserError(str(error))))
+    except UserError as error:
+        sys.exit(_complain(error))
+
+
+def _check_config_flags(args: Sequence[str]) -> None:
+    """Names a missing config file or an unknown key before ml_collections meets it."""
+    known = {key for key, _ in config_lib.leaves(config_lib.default_config())}
+    for arg in args:
+        name, _, value = arg.lstrip("-").partition("=")
+        if name == "config" and value and not os.path.exists(value.partition(":")[0]):
+            raise UserError(f"the config file {value} does not exist")
+        key = name.removeprefix("config.").removeprefix("no")
+        if (
+            name.startswith("config.")
+            and name.removeprefix("config.") not in known
+            and key not in known
+        ):
+            close = difflib.get_close_matches(
+                name.removeprefix("config."), sorted(known), n=1, cutoff=0.5
+            )
+            hint = f"did you mean config.{close[0]}? Allowed are" if close else "allowed are"
+            raise UserError(f"{name} is not a config key; {hint}: {', '.join(sorted(known))}")

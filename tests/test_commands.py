@@ -1,0 +1,81 @@
+"""Commands as a user meets them: a mistake is one sentence on stderr and exit code 2."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
+import configs
+
+CONFIG = f"--config={configs.CONFIG}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--config.model.widht=2"],
+            "config.model.widht is not a config key; did you mean config.model.width?",
+        ),
+        (["--config.train.epochs=many"], "invalid literal for int()"),
+        (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a number, at least 1"),
+        (
+            ["--config.model.pooling=sum"],
+            "pooling is 'sum', but must be one of: mean, max, loss_attention",
+        ),
+        (["--config.data.name=imagenet"], "data set 'imagenet' is unknown"),
+        (
+            ["--config.data.dir=/nowhere"],
+            "python -m lossattn_jax.data.prepare --dataset=digit_scenes",
+        ),
+        (["--speed=2"], "Unknown command line flag 'speed'"),
+        (["fast"], "the argument 'fast' is not a flag"),
+    ],
+)
+def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, sentence):
+    finished = run_python("train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags)
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stderr.count("error: ") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["train.py", "--config=absent.py", "--workdir=x"],
+            "the config file absent.py does not exist",
+        ),
+        (["train.py", CONFIG], "workdir"),
+        (
+            ["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"],
+            "/nowhere is not a workdir of a run",
+        ),
+        (
+            ["-m", "lossattn_jax.explain", "--workdir=/nowhere"],
+            "/nowhere is not a workdir of a run",
+        ),
+        (["-m", "lossattn_jax.evaluate"], "--workdir"),
+    ],
+)
+def test_a_missing_file_or_flag_is_a_sentence(run_python, arguments, sentence):
+    finished = run_python(*arguments)
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, scenes_dir, tmp_path):
+    arguments = configs.flags(scenes_dir, train__batch_size=30)
+    finished = run_python("train.py", *arguments, f"--workdir={tmp_path}", devices=4)
+    assert finished.returncode == 2
+    assert "config.train.batch_size is 30, but must be a multiple of" in finished.stderr
+
+
+def test_help_names_the_flags(run_python):
+    finished = run_python("-m", "lossattn_jax.evaluate", "--help")
+    assert "--workdir" in finished.stdout
+    assert "--checkpoint" in finished.stdout

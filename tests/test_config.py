@@ -1,0 +1,148 @@
+"""Configs: defaults, refusals, and storing beside the checkpoints."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from lossattn_jax import config as config_lib
+from lossattn_jax.errors import UserError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_possible_and_says_what_it_is(path):
+    module = load(path)
+    config_lib.check(module.get_config())
+    for heading in ("python train.py --config=configs/" + path.name, "Expected", "Time"):
+        assert heading in module.__doc__, heading
+
+
+def test_defaults_are_the_papers():
+    config = config_lib.default_config()
+    config_lib.check(config)
+    given = dict(config_lib.leaves(config))
+    expected = {
+        "optimizer.learning_rate": 0.1,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.weight_decay_mask": "all",
+        "optimizer.milestones": (100, 150),
+        "optimizer.decay_factor": 0.1,
+        "train.epochs": 200,
+        "train.batch_size": 128,
+        "loss.patch_weight": 0.1,
+        "loss.patch_ramp_epochs": 80,
+        "model.threshold": 0.1,
+        "model.width": 1.0,
+    }
+    assert {key: given[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("data.mode", "disk"),
+        ("data.crop_padding", -1),
+        ("model.width", 0.0),
+        ("model.width", float("nan")),
+        ("model.threshold", 2.0),
+        ("model.dtype", "float16"),
+        ("model.batch_norm", "shared"),
+        ("loss.patch", "yes"),
+        ("loss.patch_weight", -0.1),
+        ("loss.patch_weight", float("inf")),
+        ("loss.patch_ramp_epochs", 0),
+        ("loss.label_smoothing", 1.0),
+        ("optimizer.name", "lamb"),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.milestones", (150, 100)),
+        ("optimizer.warmup_epochs", 200.0),
+        ("train.epochs", 0),
+        ("train.batch_size", 0),
+        ("log.every_steps", 0),
+        ("checkpoint.keep", 0),
+    ],
+)
+def test_an_impossible_value_is_refused_by_key_and_value(key, value):
+    config = config_lib.default_config()
+    section, _, name = key.rpartition(".")
+    (config[section] if section else config)[name] = value
+    with pytest.raises(UserError) as refused:
+        config_lib.check(config)
+    assert str(refused.value).startswith(f"config.{key} is {value!r}, but must be ")
+
+
+def test_unknown_and_missing_keys_are_named():
+    config = config_lib.default_config()
+    config.train.steps = 10
+    with pytest.raises(UserError, match=r"config\.train\.steps is not a key; allowed are: .*train"):
+        config_lib.check(config)
+    config = config_lib.default_config()
+    del config.train["epochs"]
+    with pytest.raises(UserError, match=r"config\.train\.epochs is missing"):
+        config_lib.check(config)
+
+
+def test_a_stored_config_reads_back_the_same(tmp_path):
+    config = config_lib.default_config()
+    config.model.width = 0.5
+    config.optimizer.milestones = (3, 7)
+    config.data.flip = False
+    config_lib.write(config, tmp_path / "config.json")
+    stored = config_lib.read(tmp_path / "config.json")
+    assert dict(config_lib.leaves(stored)) == dict(config_lib.leaves(config))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "is not a workdir of a run: it has no config.json"),
+        ("{", "cannot be read as a config"),
+        ('{"speed": 1}', "has the key speed, which this version does not know"),
+        ('{"model": {"depth": 1}}', "has the key model.depth, which this version does not know"),
+        ('{"train": {"epochs": -1}}', "config.train.epochs is -1, but must be"),
+        ("[1]", "cannot be read as a config"),
+        ('{"train": {"epochs": "many"}}', "has a wrong value of train.epochs"),
+        ('{"train": {"epochs": {"a": 1}}}', "has the key train.epochs.a"),
+    ],
+)
+def test_a_broken_stored_config_is_one_sentence(tmp_path, text, sentence):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        config_lib.read(path)
+    assert sentence in str(refused.value)
+
+
+def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_path):
+    stored, config = config_lib.default_config(), config_lib.default_config()
+    config.optimizer.learning_rate = 0.05
+    assert config_lib.refuse_other_model(stored, config, tmp_path) == [
+        "config.optimizer.learning_rate: 0.1 -> 0.05"
+    ]
+    config.model.width = 0.5
+    with pytest.raises(UserError) as refused:
+        config_lib.refuse_other_model(stored, config, tmp_path)
+    assert "config.model.width is 0.5" in str(refused.value)
+    assert "has 1.0" in str(refused.value)
+
+
+def test_the_patch_loss_is_on_with_loss_attention_only_unless_told():
+    config = config_lib.default_config()
+    assert config_lib.uses_patch_loss(config)
+    config.model.pooling = "mean"
+    assert not config_lib.uses_patch_loss(config)
+    config.loss.patch = "on"
+    assert config_lib.uses_patch_loss(config)

@@ -1,0 +1,101 @@
+"""Losses against hand-computed and NumPy float64 values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossattn_jax import losses
+
+
+def reference_cross_entropy(logits, labels, smoothing=0.0):
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    target = np.eye(logits.shape[-1])[labels] * (1 - smoothing) + smoothing / logits.shape[-1]
+    return -(target * logs).sum(axis=-1)
+
+
+def test_cross_entropy_by_hand():
+    # Two classes with odds 3 to 1: -log(3/4), and -log(1/4) for the other.
+    logits = jnp.log(jnp.array([[3.0, 1.0], [3.0, 1.0]]))
+    loss = losses.cross_entropy(logits, jnp.array([0, 1]))
+    np.testing.assert_allclose(loss, [np.log(4 / 3), np.log(4)], rtol=1e-6)
+
+
+def test_label_smoothing_by_hand():
+    # Epsilon 0.2 over two classes: 0.9 on the label and 0.1 on the other.
+    loss = losses.cross_entropy(jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([0]), 0.2)
+    np.testing.assert_allclose(loss, [0.9 * np.log(4 / 3) + 0.1 * np.log(4)], rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1), st.sampled_from([1.0, 100.0, 1e4]), st.sampled_from([0.0, 0.1, 0.9])
+)
+def test_cross_entropy_agrees_with_float64(seed, scale, smoothing):
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.standard_normal((6, 5))).astype(np.float32)
+    labels = rng.integers(0, 5, 6)
+    loss = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    expected = reference_cross_entropy(logits, labels, smoothing)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_patch_loss_by_hand():
+    patch_logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0], [1.0, 3.0]]]))
+    attention = jnp.array([[0.5, 0.25, 0.25]])
+    loss = losses.patch_cross_entropy(patch_logits, jnp.array([0]), attention)
+    expected = 0.5 * np.log(4 / 3) + 0.25 * np.log(2) + 0.25 * np.log(4)
+    np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_total_is_image_plus_weighted_patch_loss():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((4, 3)), np.array([0, 1, 2, 0])
+    patch_logits = rng.standard_normal((4, 5, 3))
+    attention = rng.dirichlet(np.ones(5), 4)
+    terms = losses.loss_attention_loss(
+        jnp.asarray(logits, jnp.float32),
+        jnp.asarray(patch_logits, jnp.float32),
+        jnp.asarray(attention, jnp.float32),
+        jnp.asarray(labels),
+        patch_weight=0.1,
+        label_smoothing=0.2,
+    )
+    per_patch = reference_cross_entropy(patch_logits, np.repeat(labels[:, None], 5, 1), 0.2)
+    patch = (attention * per_patch).sum(axis=1)
+    image = reference_cross_entropy(logits, labels, 0.2)
+    np.testing.assert_allclose(terms.image, image, rtol=1e-5)
+    np.testing.assert_allclose(terms.patch, patch, rtol=1e-5)
+    np.testing.assert_allclose(terms.total, image + 0.1 * patch, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filler", [1e30, np.inf, np.nan])
+def test_a_patch_without_weight_takes_no_part(filler):
+    patch_logits = np.random.default_rng(1).standard_normal((2, 4, 3)).astype(np.float32)
+    attention = np.array([[0.5, 0.5, 0, 0]] * 2, np.float32)
+    labels = jnp.array([0, 2])
+    filled = patch_logits.copy()
+    filled[:, 2:] = filler
+
+    def total(z):
+        return losses.patch_cross_entropy(z, labels, jnp.asarray(attention)).sum()
+
+    expected = losses.patch_cross_entropy(
+        jnp.asarray(patch_logits[:, :2]), labels, jnp.asarray(attention[:, :2])
+    ).sum()
+    value, gradient = jax.value_and_grad(total)(jnp.asarray(filled))
+    assert value == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_array_equal(gradient[:, 2:], 0)
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4, 1e30])
+def test_extreme_logits_give_finite_losses_and_gradients(size):
+    logits = jnp.array([[size, 0.0, 0.0], [size, size, size]], jnp.float32)
+    labels = jnp.array([1, 2])
+    value, gradient = jax.value_and_grad(lambda z: losses.cross_entropy(z, labels).sum())(logits)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()

@@ -1,0 +1,99 @@
+"""Evaluation metrics against hand-computed values, and their exactness under padding and splitting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax import metrics
+from lossattn_jax.models import Outputs
+
+CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
+
+
+def hand_made():
+    """Two classes, four patches, two images: the first right at 3/4, the second wrong at 3/4."""
+    odds = jnp.log(jnp.array([3.0, 1.0]))
+    logits = jnp.stack([odds, odds])
+    right, wrong = odds, odds[::-1]
+    patch_logits = jnp.stack([jnp.stack([right, right, right, wrong])] * 2)
+    attention = jnp.array([[0.5, 0.5, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
+    labels = jnp.array([0, 1])
+    boxes = jnp.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]])
+    return Outputs(logits, patch_logits, attention), labels, boxes
+
+
+def test_metrics_by_hand():
+    outputs, labels, boxes = hand_made()
+    sums = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, boxes)
+    measured = metrics.evaluation_metrics(sums)
+    entropy = -(0.1 * np.log(0.1) + 0.2 * np.log(0.2) + 0.3 * np.log(0.3) + 0.4 * np.log(0.4))
+    expected = {
+        "accuracy": 0.5,
+        "loss": (np.log(4 / 3) + np.log(4)) / 2,
+        "patch_loss": (np.log(4 / 3) + 0.6 * np.log(4) + 0.4 * np.log(4 / 3)) / 2,
+        "patch_accuracy": (3 / 4 + 1 / 4) / 2,
+        "attended_patch_accuracy": (1 + 0.4) / 2,
+        "attention_entropy": (np.log(2) + entropy) / 2,
+        # Both are 3/4 sure and in one bin: |2 * 3/4 - 1| / 2.
+        "calibration_error": 0.25,
+        # The first box holds patch 0, the second patches 2 and 3.
+        "attention_in_box": (0.5 + 0.7) / 2,
+        "pointing_accuracy": 1.0,
+        "patches_in_box": (1 / 4 + 2 / 4) / 2,
+        "num_examples": 2,
+    }
+    assert measured.keys() == expected.keys()
+    for name, value in expected.items():
+        assert measured[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_calibration_error_of_separate_bins():
+    # Confidences 0.9 (right), 0.9 (wrong), 0.6 (right): (|1.8 - 1| + |0.6 - 1|) / 3.
+    confidence = np.array([0.9, 0.9, 0.6])
+    logits = jnp.asarray(np.log(np.stack([confidence, 1 - confidence], axis=1)), jnp.float32)
+    outputs = Outputs(logits, jnp.zeros((3, 4, 2)), jnp.full((3, 4), 0.25))
+    sums = metrics.evaluation_sums(outputs, jnp.array([0, 1, 0]), jnp.ones(3), CENTRES)
+    measured = metrics.evaluation_metrics(sums)
+    assert measured["calibration_error"] == pytest.approx(1.2 / 3, rel=1e-5)
+    assert "pointing_accuracy" not in measured
+
+
+def random_batch(count):
+    rng = np.random.default_rng(count)
+    outputs = Outputs(
+        jnp.asarray(rng.standard_normal((count, 5)), jnp.float32),
+        jnp.asarray(rng.standard_normal((count, 4, 5)), jnp.float32),
+        jnp.asarray(rng.dirichlet(np.ones(4), count), jnp.float32),
+    )
+    corners = np.sort(rng.uniform(size=(2, count, 2)), axis=0)
+    boxes = jnp.asarray(np.concatenate(corners, axis=-1), jnp.float32)
+    return outputs, jnp.asarray(rng.integers(0, 5, count)), boxes
+
+
+def test_padding_and_splitting_change_nothing():
+    outputs, labels, boxes = random_batch(10)
+    whole = metrics.evaluation_sums(outputs, labels, jnp.ones(10), CENTRES, boxes)
+
+    def part(start, stop, size):
+        """Examples start to stop, padded to `size` with something that would be noticed."""
+        lacking = size - (stop - start)
+
+        def pad(x):
+            return jnp.concatenate([x[start:stop], jnp.full((lacking, *x.shape[1:]), 7, x.dtype)])
+
+        mask = jnp.array([1.0] * (stop - start) + [0.0] * lacking)
+        padded = jax.tree.map(pad, (outputs, labels % 5, boxes))
+        return metrics.evaluation_sums(padded[0], padded[1] % 5, mask, CENTRES, padded[2])
+
+    parts = metrics.merge(part(0, 6, 6), part(6, 10, 6))
+    expected, merged = metrics.evaluation_metrics(whole), metrics.evaluation_metrics(parts)
+    for name, value in expected.items():
+        assert merged[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_merging_by_hand():
+    first = {"x": metrics.mean_of(jnp.array([1.0, 2.0]))}
+    second = {"x": metrics.mean_of(jnp.array([9.0, 5.0]), jnp.array([1.0, 0.0]))}
+    assert metrics.compute(metrics.merge(first, second)) == {"x": 4.0}
+    assert metrics.compute({"x": metrics.mean_of(jnp.array([9.0]), jnp.zeros(1))}) == {"x": 0.0}

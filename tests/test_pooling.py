@@ -1,0 +1,151 @@
+"""Attention scores and pooling: hand-computed values, and the properties that every row must have."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossattn_jax import pooling
+
+
+def reference_loss_attention(logits, grid, threshold):
+    """NumPy float64, straight from the definition."""
+    norms = np.linalg.norm(np.asarray(logits, np.float64), axis=-1)
+    weights = norms / norms.sum(axis=-1, keepdims=True)
+    cut = np.maximum(weights - threshold / grid, 0)
+    return cut / cut.sum(axis=-1, keepdims=True)
+
+
+def test_loss_attention_by_hand():
+    # Norms 5, 10, 0 and 5: shares .25, .5, 0 and .25; minus .1 each: .15, .4, 0 and .15 of .7.
+    logits = jnp.array([[[3.0, 4.0], [-6.0, 8.0], [0.0, 0.0], [0.0, -5.0]]])
+    attention = pooling.loss_attention(logits, grid=10, threshold=1.0)
+    np.testing.assert_allclose(attention, [[15 / 70, 40 / 70, 0, 15 / 70]], rtol=1e-6)
+
+
+def test_a_patch_under_the_threshold_has_no_weight_and_no_gradient():
+    logits = jnp.array([[[10.0, 0.0], [0.1, 0.0]]])
+
+    def weighted(z):
+        return jnp.sum(pooling.loss_attention(z, grid=10, threshold=1.0) * jnp.array([[1.0, 3.0]]))
+
+    assert pooling.loss_attention(logits, 10, 1.0)[0, 1] == 0
+    np.testing.assert_array_equal(jax.grad(weighted)(logits), 0)
+
+
+def test_equal_patches_at_the_threshold_keep_equal_weights():
+    # 1 / P is exactly threshold / grid: the definition would divide 0 by 0.
+    attention = pooling.loss_attention(jnp.ones((2, 4, 3)), grid=4, threshold=1.0)
+    np.testing.assert_allclose(attention, np.full((2, 4), 0.25), rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.sampled_from([1, 7, 36]),
+    st.sampled_from([1e-18, 1e-4, 1.0, 1e4, 1e18]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_loss_attention_agrees_with_float64(seed, patches, scale, threshold):
+    logits = scale * np.random.default_rng(seed).standard_normal((3, patches, 5))
+    expected = reference_loss_attention(logits.astype(np.float32), 64, threshold)
+    attention = pooling.loss_attention(jnp.asarray(logits, jnp.float32), 64, threshold)
+    np.testing.assert_allclose(attention, expected, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
+
+
+SCORES = {
+    "uniform": lambda x, mask=None: pooling.uniform_attention(x, mask),
+    "max": lambda x, mask=None: pooling.max_attention(x, mask),
+    "loss": lambda x, mask=None: pooling.loss_attention(x, 1024, mask=mask),
+    "loss, localising": lambda x, mask=None: pooling.loss_attention(x, 36, 1.0, mask=mask),
+}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_permuting_patches_permutes_the_weights(score):
+    rng = np.random.default_rng(0)
+    logits, order = rng.standard_normal((2, 9, 4)).astype(np.float32), rng.permutation(9)
+    attention = SCORES[score](jnp.asarray(logits))
+    permuted = SCORES[score](jnp.asarray(logits[:, order]))
+    np.testing.assert_allclose(permuted, attention[:, order], rtol=1e-6)
+
+
+@pytest.mark.parametrize("filler", [0.0, 1e30, np.inf, np.nan])
+@pytest.mark.parametrize("score", SCORES)
+def test_a_padded_row_gives_what_the_unpadded_one_gives(score, filler):
+    logits = np.random.default_rng(1).standard_normal((2, 5, 4)).astype(np.float32)
+    padded = np.concatenate([logits, np.full((2, 3, 4), filler, np.float32)], axis=1)
+    mask = np.array([[1] * 5 + [0] * 3] * 2)
+    attention = SCORES[score](jnp.asarray(logits))
+    padded_attention = SCORES[score](jnp.asarray(padded), jnp.asarray(mask))
+    np.testing.assert_allclose(padded_attention[:, :5], attention, rtol=1e-6)
+    np.testing.assert_array_equal(padded_attention[:, 5:], 0)
+    pooled = pooling.weighted_sum(jnp.asarray(padded), padded_attention)
+    expected = pooling.weighted_sum(jnp.asarray(logits), attention)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_patches_has_no_weight_and_finite_gradients():
+    logits = jnp.ones((2, 3, 4))
+    mask = jnp.array([[1, 1, 1], [0, 0, 0]])
+
+    def pooled(z):
+        return jnp.sum(pooling.weighted_sum(z, pooling.loss_attention(z, 9, mask=mask)) ** 2)
+
+    np.testing.assert_array_equal(pooling.loss_attention(logits, 9, mask=mask)[1], 0)
+    np.testing.assert_array_equal(pooling.max_pool(logits, mask)[1], 0)
+    np.testing.assert_array_equal(pooling.max_attention(logits, mask)[1], 0)
+    assert np.isfinite(jax.grad(pooled)(logits)).all()
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [np.zeros((1, 4, 3)), np.eye(4, 3)[None], np.full((1, 4, 3), 1e4), np.full((1, 1, 3), -1e4)],
+    ids=["all zero", "one zero norm", "large and equal", "one patch"],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_extreme_logits_give_finite_weights_and_gradients(logits, dtype):
+    z = jnp.asarray(logits, dtype)
+
+    def first_weight(z):
+        return pooling.loss_attention(z, 16)[0, 0]
+
+    attention = pooling.loss_attention(z, 16)
+    assert attention.dtype == jnp.float32
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-6)
+    assert np.isfinite(np.asarray(jax.grad(first_weight)(z), np.float32)).all()
+
+
+def test_loss_attention_gradient_agrees_with_finite_differences():
+    rng = np.random.default_rng(2)
+    logits, weights = rng.standard_normal((1, 6, 3)), rng.standard_normal((1, 6))
+
+    def value(z):
+        return float((reference_loss_attention(z, 20, 1.0) * weights).sum())
+
+    def ours(z):
+        return jnp.sum(pooling.loss_attention(z, 20, 1.0) * jnp.asarray(weights, jnp.float32))
+
+    gradient = np.asarray(jax.grad(ours)(jnp.asarray(logits, jnp.float32)))
+    for place in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[place] = 1e-6
+        expected = (value(logits + step) - value(logits - step)) / 2e-6
+        assert gradient[place] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_max_pooling_by_hand():
+    features = jnp.array([[[1.0, 5.0, 2.0, 0.0], [3.0, 5.0, 1.0, -1.0]]])
+    np.testing.assert_array_equal(pooling.max_pool(features), [[3, 5, 2, 0]])
+    # Channel 0 to the second, 1 shared, 2 and 3 to the first patch.
+    np.testing.assert_allclose(pooling.max_attention(features), [[2.5 / 4, 1.5 / 4]])
+
+
+def test_uniform_attention_pools_to_the_mean():
+    features = np.random.default_rng(3).standard_normal((2, 7, 5)).astype(np.float32)
+    attention = pooling.uniform_attention(jnp.asarray(features))
+    pooled = pooling.weighted_sum(jnp.asarray(features), attention)
+    np.testing.assert_allclose(pooled, features.mean(axis=1), rtol=1e-5, atol=1e-6)
