@@ -1,0 +1,110 @@
+"""Devices: the only module that knows about pmap, replication and sharding.
+
+Everything that runs on devices goes through `pmap` here: arguments and results carry a leading axis of
+this process's devices, and `AXIS` names that axis for `lax.pmean` and `lax.psum`, across all processes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lossattn_jax.errors import UserError
+
+AXIS = "devices"
+
+
+def pmap(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """`jax.pmap` of `function` over all devices, with the axis named `AXIS`.
+
+    Args:
+      function: per-device function; its collectives name `AXIS`.
+      donate: positions of arguments whose memory the result may take over.
+    """
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
+
+
+def describe() -> str:
+    """For the log: platform, kind and number of devices, and of processes."""
+    kind = jax.devices()[0].device_kind
+    return (
+        f"{jax.device_count()} {jax.default_backend()} device(s) ({kind}), "
+        f"{jax.process_count()} process(es)"
+    )
+
+
+def per_device(batch_size: int, what: str) -> int:
+    """Examples per device of a global batch.
+
+    Args:
+      batch_size: examples of the global batch, over all processes.
+      what: config key of `batch_size`, for the error.
+
+    Raises:
+      UserError: the devices cannot share the batch equally.
+    """
+    if batch_size % jax.device_count():
+        raise UserError(
+            f"{what} is {batch_size}, but must be a multiple of the number of devices, {jax.device_count()}"
+        )
+    return batch_size // jax.device_count()
+
+
+def round_up(batch_size: int) -> int:
+    """The smallest multiple of the number of devices that is at least `batch_size`."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
+def replicate(tree: Any) -> Any:
+    """Puts a copy of every leaf on each local device, behind a new leading device axis."""
+    sharding = _leading_axis_sharding()
+    count = jax.local_device_count()
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        return jax.device_put(np.broadcast_to(leaf[None], (count, *leaf.shape)), sharding)
+
+    return jax.tree.map(put, tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first local device's copy of every leaf of a replicated tree, as NumPy arrays on the host.
+
+    The arrays are copies: a later step may take over the device memory that was read.
+    """
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0]), tree)
+
+
+def shard(batch: Any) -> Any:
+    """Splits this process's part of a batch over its devices, in order, and sends it there.
+
+    Args:
+      batch: arrays `[b, ...]` with b a multiple of the number of local devices.
+
+    Returns:
+      Arrays `[devices, b / devices, ...]`. The copy may still be under way.
+    """
+    sharding = _leading_axis_sharding()
+    count = jax.local_device_count()
+    return jax.tree.map(
+        lambda leaf: jax.device_put(leaf.reshape(count, -1, *leaf.shape[1:]), sharding), batch
+    )
+
+
+def gather(tree: Any) -> Any:
+    """Undoes `shard`: `[devices, b / devices, ...]` to NumPy arrays `[b, ...]` of this process."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def global_positions(examples: int) -> jax.Array:
+    """`[examples]` int32: places in the global batch of this device's examples. Inside `pmap` only."""
+    return jax.lax.axis_index(AXIS) * examples + jnp.arange(examples, dtype=jnp.int32)
+
+
+@functools.cache
+def _leading_axis_sharding() -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))

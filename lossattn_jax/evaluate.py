@@ -1,0 +1,162 @@
+"""Exact evaluation of a network on a split, and the command that does it for a finished run.
+
+python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
+"""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from lossattn_jax import command, data, devices, metrics, runs
+from lossattn_jax.models import Outputs, PatchNetwork
+
+log = logging.getLogger(__name__)
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
+
+
+def make_eval_step(model: PatchNetwork, spec: data.DatasetSpec) -> EvalStep:
+    """The pmapped forward pass that evaluation and explanations share.
+
+    The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
+    `label` int32, `mask` float32, and `box` where there are boxes), and returns the batch's replicated
+    `metrics.evaluation_sums` over all devices, and the sharded `Outputs`.
+
+    Args:
+      model: the network.
+      spec: of the data set, for the normalisation and the image's shape.
+    """
+    centres = jnp.asarray(model.patch_grid(spec.image_shape).centres())
+
+    def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
+        images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
+        outputs: Any = model.apply(variables, images, train=False)
+        sums = metrics.evaluation_sums(
+            outputs, batch["label"], batch["mask"], centres, batch.get("box")
+        )
+        return jax.lax.psum(sums, devices.AXIS), outputs
+
+    return devices.pmap(eval_step)
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Any,
+    dataset: data.Dataset,
+    batch_size: int,
+) -> dict[str, float]:
+    """Metrics over every example of a data set, each counted once.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      dataset: the split.
+      batch_size: examples per batch over all devices, rounded up to a multiple of their number; the
+        result does not depend on it.
+
+    Returns:
+      `metrics.evaluation_metrics`.
+    """
+    batches = dataset.eval_batches(
+        batch_size=devices.round_up(batch_size),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    totals: dict[str, metrics.Mean] | None = None
+    pending = None
+    with data.prefetch(batches, lambda batch: devices.shard(_without_index(batch))) as sharded:
+        for batch in sharded:
+            sums, _ = eval_step(variables, batch)
+            # The sums of the batch before are fetched while this one runs.
+            totals, pending = _add(totals, pending), sums
+    totals = _add(totals, pending)
+    assert totals is not None
+    return metrics.evaluation_metrics(totals)
+
+
+def _without_index(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in batch.items() if name != "index"}
+
+
+def _add(totals: Any, sums: Any) -> Any:
+    """Adds a batch's sums in float64 on the host, where no count is too large to be exact."""
+    if sums is None:
+        return totals
+    fetched = jax.tree.map(lambda leaf: leaf.astype(np.float64), devices.unreplicate(sums))
+    return fetched if totals is None else metrics.merge(totals, fetched)
+
+
+def evaluate_run(
+    workdir: str,
+    split: str = "test",
+    checkpoint: str = "latest",
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
+
+    Args:
+      workdir: folder of the run.
+      split: "train" or "test".
+      checkpoint: "latest", "best" or a step.
+      batch_size: examples per batch; None: as in the run's config.
+      data_dir: folder of the data sets; None: as in the run's config.
+
+    Returns:
+      The metrics, and what they were measured on: data set, split, step, workdir.
+
+    Raises:
+      UserError: there is no such run, checkpoint or data set.
+    """
+    run = runs.load(workdir, checkpoint)
+    dataset = runs.open_dataset(run, split, data_dir)
+    log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
+    start = time.monotonic()
+    measured = evaluate(
+        make_eval_step(run.model, run.spec),
+        devices.replicate(run.variables),
+        dataset,
+        batch_size or run.config.eval.batch_size,
+    )
+    seconds = time.monotonic() - start
+    log.info("%.0f images/s, compilation included", len(dataset) / seconds)
+    result = {
+        "dataset": run.spec.name,
+        "split": split,
+        "step": run.step,
+        "workdir": str(workdir),
+        **measured,
+    }
+    path = pathlib.Path(workdir) / f"evaluation_{split}.json"
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        log.info("written: %s", path)
+    return result
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    result = evaluate_run(
+        values.workdir, values.split, values.checkpoint, values.batch_size, values.data_dir
+    )
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "what to evaluate on")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_integer(
+        "batch_size", None, "images per batch; default: as in the run", lower_bound=1
+    )
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.run(main)

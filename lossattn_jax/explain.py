@@ -1,0 +1,218 @@
+"""Where a network looks: the picture of images, attention, patch predictions and image predictions.
+
+    python -m lossattn_jax.explain --workdir=runs/digit_scenes [--images=one.png,two.jpg]
+
+The numbers come from the forward pass that evaluation runs.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from lossattn_jax import command, data, devices, figures, runs
+from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate import EvalStep, make_eval_step
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanations:
+    """What a network says about N images.
+
+    Attributes:
+      names: what each image is called.
+      images: `[N, H, W, C]` uint8, as the network saw them.
+      labels: `[N]` int32, or None where the classes are not known.
+      boxes: `[N, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, or None.
+      logits: `[N, K]` float32.
+      patch_logits: `[N, P, K]` float32.
+      attention: `[N, P]` float32.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray | None
+    boxes: np.ndarray | None
+    logits: np.ndarray
+    patch_logits: np.ndarray
+    attention: np.ndarray
+
+
+def explain_dataset(
+    eval_step: EvalStep, variables: Any, dataset: data.Dataset, num: int, batch_size: int
+) -> Explanations:
+    """Explains the first `num` images of a split (of each process' share of it).
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      dataset: the split.
+      num: number of images; a smaller split gives fewer.
+      batch_size: as evaluation's, so that it is the same compiled program.
+    """
+    batches = dataset.eval_batches(
+        batch_size=devices.round_up(batch_size),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    seen = _run(eval_step, variables, batches, num)
+    return Explanations(
+        names=tuple(f"{dataset.split} {index}" for index in seen["index"]),
+        images=seen["image"],
+        labels=seen["label"],
+        boxes=seen.get("box"),
+        **{name: seen[name] for name in ("logits", "patch_logits", "attention")},
+    )
+
+
+def explain_images(
+    eval_step: EvalStep, variables: Any, images: np.ndarray, names: Sequence[str]
+) -> Explanations:
+    """Explains images whose classes are not known.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      images: `[N, H, W, C]` uint8 of the network's size.
+      names: what to call them.
+    """
+    count = len(images)
+    padding = devices.round_up(count) - count
+    batch = {
+        "image": np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]),
+        "label": np.zeros(count + padding, np.int32),
+        "mask": np.array([1.0] * count + [0.0] * padding, np.float32),
+        "index": np.arange(count + padding, dtype=np.int32),
+    }
+    seen = _run(eval_step, variables, [batch], count)
+    return Explanations(
+        names=tuple(names),
+        images=seen["image"],
+        labels=None,
+        boxes=None,
+        **{name: seen[name] for name in ("logits", "patch_logits", "attention")},
+    )
+
+
+def _run(
+    eval_step: EvalStep, variables: Any, batches: Iterable[dict[str, np.ndarray]], num: int
+) -> dict[str, np.ndarray]:
+    """Batches and outputs of the first `num` real examples, concatenated."""
+    parts: list[dict[str, np.ndarray]] = []
+    found = 0
+    for batch in batches:
+        inputs = {name: array for name, array in batch.items() if name != "index"}
+        _, outputs = eval_step(variables, devices.shard(inputs))
+        local = devices.gather(outputs)
+        batch = {
+            **batch,
+            "logits": local.logits,
+            "patch_logits": local.patch_logits,
+            "attention": local.attention,
+        }
+        real = batch["mask"] > 0
+        parts.append({name: array[real] for name, array in batch.items()})
+        found += int(real.sum())
+        if found >= num:
+            break
+    return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
+
+
+def read_image(path: str | pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), resized.
+
+    Raises:
+      UserError: there is no such file, or it is not an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            height, width, _ = shape
+            rgb = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(rgb)
+    except FileNotFoundError:
+        raise UserError(f"the image {path} does not exist") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from None
+
+
+def explain_run(
+    workdir: str,
+    images: Sequence[str] = (),
+    num: int = 8,
+    split: str = "test",
+    checkpoint: str = "latest",
+    output: str | None = None,
+    data_dir: str | None = None,
+) -> pathlib.Path:
+    """Draws explanations of a run's checkpoint.
+
+    Args:
+      workdir: folder of the run.
+      images: image files; none: the first `num` of `split`.
+      num: number of images of the split.
+      split: "train" or "test".
+      checkpoint: "latest", "best" or a step.
+      output: PNG to write; None: `explanations.png` in the workdir.
+      data_dir: folder of the data sets; None: as in the run's config.
+
+    Returns:
+      The file written.
+
+    Raises:
+      UserError: there is no such run, checkpoint, data set or image, or the file cannot be written.
+    """
+    run = runs.load(workdir, checkpoint)
+    eval_step = make_eval_step(run.model, run.spec)
+    variables = devices.replicate(run.variables)
+    if images:
+        pixels = np.stack([read_image(path, run.spec.image_shape) for path in images])
+        names = [pathlib.Path(path).name for path in images]
+        explanations = explain_images(eval_step, variables, pixels, names)
+    else:
+        dataset = runs.open_dataset(run, split, data_dir)
+        explanations = explain_dataset(
+            eval_step, variables, dataset, num, run.config.eval.batch_size
+        )
+    grid = run.model.patch_grid(run.spec.image_shape)
+    figure = figures.draw_explanations(explanations, grid, run.spec.class_names)
+    path = pathlib.Path(output) if output else pathlib.Path(workdir) / "explanations.png"
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the picture {path} cannot be written: {error}") from None
+    log.info("written: %s", path)
+    return path
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    explain_run(
+        values.workdir,
+        values.images,
+        values.num,
+        values.split,
+        values.checkpoint,
+        values.output,
+        values.data_dir,
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_list("images", [], "image files to explain; default: the first of the split")
+    flags.DEFINE_integer("num", 8, "number of images of the split", lower_bound=1, upper_bound=200)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_string("output", None, "PNG to write; default: explanations.png in the workdir")
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.run(main)

@@ -1,0 +1,146 @@
+"""Figures of explanations, drawn with matplotlib (imported on first use, for quick starts)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lossattn_jax.models import PatchGrid
+
+if TYPE_CHECKING:
+    from lossattn_jax.explain import Explanations
+
+_TOP = 5  # image predictions shown
+_BOX_COLOUR = "#00e5ff"
+
+
+def pixel_attention(attention: np.ndarray, grid: PatchGrid, size: tuple[int, int]) -> np.ndarray:
+    """Attention over pixels: the mean weight of the patches whose window holds the pixel.
+
+    Args:
+      attention: `[P]` weights.
+      grid: places of the P patches.
+      size: (height, width) of the image, in pixels.
+
+    Returns:
+      `[height, width]` float64; 0 where no window reaches.
+    """
+    ys = (np.arange(size[0]) + 0.5) / size[0]
+    xs = (np.arange(size[1]) + 0.5) / size[1]
+    boxes = grid.boxes().astype(np.float64)
+    in_y = (ys[None] >= boxes[:, :1]) & (ys[None] < boxes[:, 2:3])
+    in_x = (xs[None] >= boxes[:, 1:2]) & (xs[None] < boxes[:, 3:])
+    covers = in_y[:, :, None] & in_x[:, None, :]
+    total = np.tensordot(np.asarray(attention, np.float64), covers, axes=1)
+    return total / np.maximum(covers.sum(axis=0), 1)
+
+
+def draw_explanations(
+    explanations: "Explanations", grid: PatchGrid, class_names: Sequence[str]
+) -> Any:
+    """One row per image: image, attention, patch predictions, image predictions.
+
+    Args:
+      explanations: what the network said about N images.
+      grid: places of its patches.
+      class_names: K names.
+
+    Returns:
+      A matplotlib Figure.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(explanations.images)
+    figure = Figure(figsize=(11, 2.6 * count + 0.4), dpi=100, layout="constrained")
+    axes = figure.subplots(count, 4, squeeze=False, width_ratios=[1, 1, 1, 1.3])
+    for index, row in enumerate(axes):
+        for axis in row[:3]:
+            axis.set_xticks([])
+            axis.set_yticks([])
+        _draw_image(row[0], explanations, index, class_names)
+        _draw_attention(row[1], explanations, index, grid)
+        _draw_patches(row[2], explanations, index, grid, class_names)
+        _draw_predictions(row[3], explanations, index, class_names)
+    titles = ("image", "attention", "patch predictions", "image prediction")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(f"{title}\n{axis.get_title()}" if axis.get_title() else title, fontsize=10)
+    return figure
+
+
+def _draw_image(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
+    axis.imshow(e.images[index], interpolation="nearest")
+    name = e.names[index]
+    axis.set_xlabel(
+        name if e.labels is None else f"{name}: {class_names[e.labels[index]]}", fontsize=9
+    )
+    _draw_box(axis, e, index)
+
+
+def _draw_box(axis: Any, e: "Explanations", index: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    if e.boxes is None:
+        return
+    height, width = e.images.shape[1:3]
+    top, left, bottom, right = e.boxes[index] * (height, width, height, width)
+    axis.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5),
+            right - left,
+            bottom - top,
+            fill=False,
+            color=_BOX_COLOUR,
+            lw=1.2,
+        )
+    )
+
+
+def _draw_attention(axis: Any, e: "Explanations", index: int, grid: PatchGrid) -> None:
+    grey = e.images[index].mean(axis=-1)
+    heat = pixel_attention(e.attention[index], grid, grey.shape)
+    axis.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.imshow(heat, cmap="inferno", alpha=0.65, interpolation="nearest")
+    highest = e.attention[index].max() * e.attention.shape[1]
+    axis.set_xlabel(f"highest weight: {highest:.1f} x uniform", fontsize=9)
+    _draw_box(axis, e, index)
+
+
+def _draw_patches(
+    axis: Any, e: "Explanations", index: int, grid: PatchGrid, class_names: Sequence[str]
+) -> None:
+    """A cell per patch: its predicted class in the class's colour, the stronger the more it weighs."""
+    from matplotlib import colormaps
+
+    classes = e.patch_logits[index].argmax(axis=-1)
+    weight = e.attention[index] / max(e.attention[index].max(), 1e-12)
+    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"](classes % 20)[:, :3]
+    shade = 0.15 + 0.85 * weight[:, None]
+    cells = (shade * colours + (1 - shade)).reshape(grid.rows, grid.cols, 3)
+    axis.imshow(cells, interpolation="nearest")
+    for patch, predicted in enumerate(classes):
+        name = class_names[predicted]
+        axis.text(
+            patch % grid.cols,
+            patch // grid.cols,
+            name if len(name) <= 4 else name[:4],
+            ha="center",
+            va="center",
+            fontsize=7 if len(name) > 1 else 9,
+            color="black" if weight[patch] > 0 else "0.6",
+        )
+    axis.set_xlabel("stronger colour: more weight", fontsize=9)
+
+
+def _draw_predictions(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
+    logits = e.logits[index].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    top = np.argsort(-probabilities)[: min(_TOP, len(probabilities))]
+    label = None if e.labels is None else int(e.labels[index])
+    colours = ["0.6" if label is None else "tab:green" if k == label else "tab:red" for k in top]
+    axis.barh(range(len(top)), probabilities[top], color=colours)
+    axis.set_yticks(range(len(top)), [class_names[k] for k in top], fontsize=9)
+    axis.set_xlim(0, 1)
+    axis.invert_yaxis()
+    axis.tick_params(axis="x", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)

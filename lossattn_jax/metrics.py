@@ -1,0 +1,145 @@
+"""Metrics as (sum, count) pairs: summed on the devices, over batches and over processes, divided once.
+
+A masked example adds nothing to any sum, so that a padded batch gives exactly what the unpadded one
+gives, on any number of devices.
+"""
+
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax import losses
+from lossattn_jax.models import Outputs
+
+CALIBRATION_BINS = 15
+
+
+@flax.struct.dataclass
+class Mean:
+    """A running mean: `total / count`, or elementwise for arrays. Adding two of them merges them."""
+
+    total: jax.Array
+    count: jax.Array
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
+    """The `Mean` of `values` `[B]` over the examples that `mask` `[B]` keeps (None: all)."""
+    if mask is None:
+        return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
+    return Mean(jnp.sum(jnp.where(mask > 0, values, 0.0)), jnp.sum(mask))
+
+
+def merge(first: Mapping[str, Mean], second: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Name by name the merger of two sets of the same metrics."""
+    return {name: first[name] + second[name] for name in first}
+
+
+def compute(means: Mapping[str, Mean]) -> dict[str, float]:
+    """The values of scalar metrics, as Python floats; 0 where nothing was counted."""
+    return {
+        name: float(mean.total) / float(mean.count) if float(mean.count) else 0.0
+        for name, mean in means.items()
+    }
+
+
+def attention_entropy(attention: jax.Array) -> jax.Array:
+    """Entropy `-sum_p a_p log a_p` of each row of `[B, P]`, in nats: 0 for one patch, log P for all."""
+    logs = jnp.log(jnp.where(attention > 0, attention, 1.0))
+    return -jnp.sum(attention * logs, axis=-1)
+
+
+def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
+    """Which patches have their centre in the image's box.
+
+    Args:
+      centres: `[P, 2]` (y, x), fractions of the image.
+      boxes: `[B, 4]` (ymin, xmin, ymax, xmax), fractions of the image.
+
+    Returns:
+      `[B, P]` bool.
+    """
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    return jnp.all((centres[None] >= low) & (centres[None] <= high), axis=-1)
+
+
+def evaluation_sums(
+    outputs: Outputs,
+    labels: jax.Array,
+    mask: jax.Array,
+    centres: jax.Array,
+    boxes: jax.Array | None = None,
+) -> dict[str, Mean]:
+    """What a batch adds to an evaluation; `evaluation_metrics` names and divides it.
+
+    Args:
+      outputs: of the network for B images.
+      labels: `[B]` int.
+      mask: `[B]` float32, 1 for a real example and 0 for padding.
+      centres: `[P, 2]` patch centres, fractions of the image; used with `boxes`.
+      boxes: `[B, 4]` (ymin, xmin, ymax, xmax) of the labelled object, or None.
+    """
+    probabilities = jax.nn.softmax(outputs.logits)
+    confidence = jnp.max(probabilities, axis=-1)
+    correct = (jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32)
+    patch_correct = (jnp.argmax(outputs.patch_logits, axis=-1) == labels[:, None]).astype(
+        jnp.float32
+    )
+    sums = {
+        "accuracy": mean_of(correct, mask),
+        "loss": mean_of(losses.cross_entropy(outputs.logits, labels), mask),
+        "patch_loss": mean_of(
+            losses.patch_cross_entropy(outputs.patch_logits, labels, outputs.attention), mask
+        ),
+        "patch_accuracy": mean_of(jnp.mean(patch_correct, axis=-1), mask),
+        "attended_patch_accuracy": mean_of(
+            jnp.sum(outputs.attention * patch_correct, axis=-1), mask
+        ),
+        "attention_entropy": mean_of(attention_entropy(outputs.attention), mask),
+        "calibration": _calibration(confidence, correct, mask),
+    }
+    if boxes is not None:
+        inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
+        top = jnp.argmax(outputs.attention, axis=-1)
+        pointing = jnp.take_along_axis(inside, top[:, None], axis=1)[:, 0]
+        sums["attention_in_box"] = mean_of(jnp.sum(outputs.attention * inside, axis=-1), mask)
+        sums["pointing_accuracy"] = mean_of(pointing, mask)
+        # What weights without any preference would reach: the yardstick of attention_in_box.
+        sums["patches_in_box"] = mean_of(jnp.mean(inside, axis=-1), mask)
+    return sums
+
+
+def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
+    """The metrics of an evaluation from the sum of all batches' `evaluation_sums`.
+
+    Returns:
+      accuracy, loss (nats), patch_loss (attention-weighted, nats), patch_accuracy (share of patches
+      that predict the image's label), attended_patch_accuracy (the same weighted by attention),
+      attention_entropy (nats), calibration_error, num_examples; with boxes also attention_in_box (share
+      of attention on patches whose centre lies in the box), pointing_accuracy (share of images whose
+      most attended patch has its centre in the box) and patches_in_box (share of patches with their
+      centre in the box).
+    """
+    scalars = {name: mean for name, mean in sums.items() if name != "calibration"}
+    metrics = compute(scalars)
+    metrics["calibration_error"] = _expected_calibration_error(sums["calibration"])
+    metrics["num_examples"] = int(sums["accuracy"].count)
+    return metrics
+
+
+def _calibration(confidence: jax.Array, correct: jax.Array, mask: jax.Array) -> Mean:
+    """Per confidence bin the sum of (confidence - correct), and the number of examples: `[bins]`."""
+    bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
+    member = jax.nn.one_hot(bins, CALIBRATION_BINS) * mask[:, None]
+    return Mean(jnp.sum(member * (confidence - correct)[:, None], axis=0), jnp.sum(member, axis=0))
+
+
+def _expected_calibration_error(calibration: Mean) -> float:
+    """ECE (Guo et al. 2017, eq. 5) over equally wide bins: `sum_b |sum of gaps in b| / N`."""
+    gaps = np.abs(np.asarray(calibration.total, np.float64))
+    return float(gaps.sum() / max(float(np.sum(calibration.count)), 1.0))

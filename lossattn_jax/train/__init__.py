@@ -1,0 +1,1 @@
+"""Training: schedules, optimisers, state, step and loop."""

@@ -1,0 +1,136 @@
+"""What a run tells while it trains: progress lines, `metrics.jsonl`, TensorBoard scalars and pictures."""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+log = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+TENSORBOARD_NAME = "tensorboard"
+
+
+class Reporter:
+    """Writes the metrics of one run. Use as a context manager."""
+
+    def __init__(self, workdir: pathlib.Path, start_step: int, active: bool = True):
+        """Opens the files of a run, for a run's first time or to go on.
+
+        Lines from after `start_step`, which a killed run may have written before its checkpoint, are
+        removed: their steps come again.
+
+        Args:
+          workdir: folder of the run.
+          start_step: updates done before.
+          active: False writes nothing: for every process but the first.
+        """
+        self._active = active
+        if not active:
+            return
+        path = workdir / METRICS_NAME
+        kept = _lines_until(path, start_step)
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept))
+        part.replace(path)
+        self._jsonl = path.open("a")
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(workdir / TENSORBOARD_NAME), purge_step=start_step + 1
+        )
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._active:
+            self._jsonl.close()
+            self._tensorboard.close()
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Records metrics.
+
+        Args:
+          kind: "train" or "test"; the first part of the TensorBoard tag.
+          step: updates done.
+          values: by name.
+        """
+        if not self._active:
+            return
+        line = {"kind": kind, "step": step, **{k: _rounded(v) for k, v in values.items()}}
+        self._jsonl.write(json.dumps(line) + "\n")
+        self._jsonl.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def figure(self, name: str, step: int, figure: Any) -> None:
+        """Records a matplotlib figure in TensorBoard and closes it."""
+        if self._active:
+            self._tensorboard.add_figure(name, figure, step)
+
+
+class Progress:
+    """Rate and time left of a run, counted from when it starts."""
+
+    def __init__(self, start_step: int, total_steps: int, batch_size: int):
+        """Starts the clock at `start_step` of `total_steps` updates of `batch_size` images."""
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self._last_step = start_step
+        self._last_time = time.monotonic()
+        self._rate: float | None = None
+
+    def measure(self, step: int) -> float:
+        """Images per second since the last call; call it right after fetching a result of `step`."""
+        now = time.monotonic()
+        rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        # The time left follows the recent rate; the first interval also holds the compilation.
+        self._rate = rate if self._rate is None else 0.5 * (self._rate + rate)
+        return rate
+
+    def pause(self) -> None:
+        """Leaves out what has passed since the last `measure` or `pause`, such as an evaluation."""
+        self._last_time = time.monotonic()
+
+    def time_left(self, step: int) -> str:
+        """Time until the last step at the recent rate, as "h:mm:ss"."""
+        if not self._rate:
+            return "?"
+        seconds = round((self._total_steps - step) * self._batch_size / self._rate)
+        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+
+def progress_line(
+    step: int, total_steps: int, epoch: float, values: Mapping[str, float], left: str
+) -> str:
+    """One line of a training log."""
+    numbers = "  ".join(
+        f"{name} {values[name]:.4f}" for name in ("loss", "accuracy", "patch_loss", "learning_rate")
+    )
+    return (
+        f"step {step}/{total_steps}  epoch {epoch:.2f}  {numbers}  "
+        f"{values['images_per_second']:,.0f} images/s  {left} left"
+    )
+
+
+def _rounded(value: float) -> float:
+    """Seven significant digits, all that a float32 has."""
+    return value if isinstance(value, int) else float(f"{value:.7g}")
+
+
+def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+    """The whole lines of an earlier part of the run with at most `step` updates done."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            log.warning("left out of %s: a broken line", path)
+    return kept

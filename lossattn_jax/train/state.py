@@ -1,0 +1,62 @@
+"""The state of a training run: all that a resumed run needs besides its config."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from lossattn_jax.models import PatchNetwork
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a train step changes.
+
+    Attributes:
+      step: int32 scalar, updates done. Data order, augmentation, learning rate and the patch loss'
+        weight follow from it and the config.
+      params: parameters, float32.
+      batch_stats: running statistics of the batch normalisations, float32.
+      opt_state: the optimiser's state.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `module.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: PatchNetwork,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+) -> TrainState:
+    """A fresh state, a pure function of its arguments.
+
+    Args:
+      model: the network.
+      optimizer: from `make_optimizer`.
+      image_shape: (height, width, channels) of the images.
+      seed: of the parameters.
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(seed), images)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+
+def count_parameters(params: Any) -> int:
+    """Number of scalars in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,60 @@
+"""Settings and data that several tests share."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A shape that fits by accident is a bug waiting for a batch of another size.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Programs that several tests compile, also in processes of their own, are compiled once."""
+    folder = tmp_path_factory.mktemp("compilation_cache")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_python(compilation_cache):
+    """Runs `python ARGS` in the repository's root; returns the finished process."""
+
+    def run(*args, devices=1, **options):
+        environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        return subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scenes_dir(tmp_path_factory, run_python):
+    """A data folder with a small digit_scenes: 200 training and 60 test images."""
+    folder = tmp_path_factory.mktemp("scenes")
+    script = (
+        "from lossattn_jax.data.prepare import prepare\n"
+        f"prepare('digit_scenes', {str(folder)!r}, builder_kwargs=dict(num_train=200, num_test=60))"
+    )
+    prepared = run_python("-c", script)
+    assert prepared.returncode == 0, prepared.stderr
+    return folder

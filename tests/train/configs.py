@@ -1,0 +1,36 @@
+"""The shipped digit_scenes config, shrunk until a run takes seconds."""
+
+import importlib.util
+import pathlib
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digit_scenes.py"
+
+OVERRIDES = {
+    "model.width": 0.125,
+    "train.epochs": 3,
+    "train.batch_size": 32,
+    "eval.batch_size": 24,
+    "log.every_steps": 2,
+    "log.pictures": 2,
+    "optimizer.warmup_epochs": 1.0,
+}
+
+
+def shrunk(data_dir, **overrides):
+    """The config with `OVERRIDES`, and with `section__key=value` besides."""
+    spec = importlib.util.spec_from_file_location("digit_scenes_config", CONFIG)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    extra = {key.replace("__", "."): value for key, value in overrides.items()}
+    for key, value in {**OVERRIDES, "data.dir": str(data_dir), **extra}.items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = value
+    return config
+
+
+def flags(data_dir, **overrides):
+    """The same as command-line flags of train.py."""
+    extra = {key.replace("__", "."): value for key, value in overrides.items()}
+    values = {**OVERRIDES, "data.dir": str(data_dir), **extra}
+    return [f"--config={CONFIG}", *(f"--config.{key}={value}" for key, value in values.items())]
