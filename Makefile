@@ -1,0 +1,43 @@
+# `make demo` runs the main job, `make test` the tests; both make their own environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= data
+WORKDIR ?= runs/digit_scenes
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/demo.installed
+	$(RUN) -m lossattn_jax.data.prepare --dataset=digit_scenes --data_dir=$(DATA)
+	$(RUN) train.py --config=configs/digit_scenes.py --config.data.dir=$(DATA) --workdir=$(WORKDIR)
+	$(RUN) -m lossattn_jax.evaluate --workdir=$(WORKDIR)
+	$(RUN) -m lossattn_jax.explain --workdir=$(WORKDIR)
+	@echo "The picture is $(WORKDIR)/explanations.png"
+
+test: $(VENV)/test.installed
+	$(RUN) -m pytest
+
+slow: $(VENV)/test.installed
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/test.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/test.installed: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
