@@ -1,0 +1,133 @@
+"""Random crop, random flip and normalisation, to be run inside the jitted step.
+
+Every example draws from a key of its own, `fold_in(key, position)`, with `position` its place in
+the global batch. So an example's augmentation depends neither on how the batch is split over
+devices nor on its neighbours.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+_CROP, _FLIP = 0, 1  # folded into the step's key, so that the two draws are independent
+
+
+def example_keys(key: jax.Array, batch: int, positions: ArrayLike | None = None) -> jax.Array:
+    """One key per example.
+
+    Args:
+      key: the step's key.
+      batch: number of examples B at hand.
+      positions: int32 [B], their places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      Keys [B].
+    """
+    places = jnp.arange(batch) if positions is None else jnp.asarray(positions)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
+
+
+def random_crop(
+    key: jax.Array, images: jax.Array, pad: int = 4, positions: ArrayLike | None = None
+) -> jax.Array:
+    """Moves every image by up to `pad` pixels either way; what comes in from outside is zero.
+
+    The same as padding by `pad` black pixels and cutting a random window of the old size, each of
+    the (2 pad + 1)^2 windows being equally likely.
+
+    Args:
+      key: the step's key.
+      images: [B, H, W, C], any dtype.
+      pad: pixels; 0 leaves the images alone.
+      positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      [B, H, W, C] of the same dtype.
+    """
+    if pad == 0:
+        return images
+    batch, *shape = images.shape
+    keys = example_keys(jax.random.fold_in(key, _CROP), batch, positions)
+    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pad + 1))(keys)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    # Slicing beats a one-hot product, a gather of indices and selecting among shifted copies; it
+    # also becomes a single gather of whole windows on accelerators.
+    def window(image: jax.Array, corner: jax.Array) -> jax.Array:
+        start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+        return jax.lax.dynamic_slice(image, start, shape)
+
+    return jax.vmap(window)(padded, corners)
+
+
+def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None = None) -> jax.Array:
+    """Mirrors every image left to right with probability 1/2.
+
+    Args:
+      key: the step's key.
+      images: [B, H, W, C], any dtype.
+      positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      [B, H, W, C] of the same dtype.
+    """
+    keys = example_keys(jax.random.fold_in(key, _FLIP), images.shape[0], positions)
+    flip = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def normalise(
+    images: jax.Array,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+    """(images / 255 - mean) / std, computed in float32.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      mean: C channel means of pixels / 255.
+      std: C channel standard deviations of the same.
+      dtype: of the result.
+
+    Returns:
+      [B, H, W, C] of `dtype`.
+    """
+    centre, spread = (jnp.asarray(c, jnp.float32).reshape(1, 1, 1, -1) for c in (mean, std))
+    return ((images.astype(jnp.float32) / 255.0 - centre) / spread).astype(dtype)
+
+
+def augment(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    spec_flip: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pad: int = 4,
+    dtype: DTypeLike = jnp.float32,
+    positions: ArrayLike | None = None,
+) -> jax.Array:
+    """What a training batch goes through: crop, flip where the data set allows it, normalise.
+
+    Pixels are padded with black before normalisation, as is usual for CIFAR.
+
+    Args:
+      key: the step's key, such as `fold_in(run_key, step)`.
+      images: uint8 [B, H, W, C].
+      spec_flip: `DatasetSpec.flip`.
+      mean: `DatasetSpec.mean`.
+      std: `DatasetSpec.std`.
+      pad: pixels of the random crop; 0 for none.
+      dtype: of the result.
+      positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      [B, H, W, C] of `dtype`.
+    """
+    images = random_crop(key, images, pad, positions)
+    if spec_flip:
+        images = random_flip(key, images, positions)
+    return normalise(images, mean, std, dtype)

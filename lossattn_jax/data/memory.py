@@ -1,0 +1,140 @@
+"""A whole split as arrays in memory: decoded once, then read from a cache beside the data set."""
+
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lossattn_jax.data import pipeline
+from lossattn_jax.data.datasets import DatasetSpec, ImageSource, open_source
+
+_LOG = logging.getLogger(__name__)
+_READ_AT_ONCE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayDataset:
+    """A split in memory.
+
+    Attributes:
+      spec: the data set.
+      split: 'train' or 'test'.
+      images: uint8 [N, H, W, C].
+      labels: int32 [N].
+      boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or None.
+    """
+
+    spec: DatasetSpec
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def train_batches(self, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+        """`pipeline.train_batches` over this data set."""
+        return pipeline.train_batches(self, **kwargs)
+
+    def eval_batches(self, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+        """`pipeline.eval_batches` over this data set."""
+        return pipeline.eval_batches(self, **kwargs)
+
+
+def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDataset:
+    """Loads a prepared split into memory.
+
+    The first call decodes every image and writes the arrays to `cache_<split>.npz` beside the data
+    set; later calls read that file. A cache that is truncated or belongs to another version of the
+    data set is rebuilt, and where the folder cannot be written to, nothing is cached.
+
+    Args:
+      spec: the data set.
+      split: 'train' or 'test'.
+      data_dir: the folder data sets are kept in; None for TFDS' default.
+
+    Returns:
+      The arrays.
+
+    Raises:
+      DatasetNotFound: the data set is not prepared there.
+    """
+    source = open_source(spec, split, data_dir)
+    path = cache_path(source)
+    fingerprint = source.fingerprint()
+    arrays = _read_cache(path, fingerprint)
+    if arrays is None:
+        arrays = _decode(source)
+        _write_cache(path, fingerprint, arrays)
+    return ArrayDataset(spec, split, arrays["images"], arrays["labels"], arrays.get("boxes"))
+
+
+def cache_path(source: ImageSource) -> str:
+    """Where the decoded arrays of this split are kept, e.g. `.../cifar10/3.0.2/cache_train.npz`."""
+    split = source.spec.split(source.split).replace("+", "_")
+    return os.path.join(source.folder, f"cache_{split}.npz")
+
+
+def _decode(source: ImageSource) -> dict[str, np.ndarray]:
+    started = time.monotonic()
+    count = len(source)
+    arrays: dict[str, np.ndarray] = {
+        "images": np.empty((count, *source.spec.image_shape), np.uint8),
+        "labels": np.empty(count, np.int32),
+    }
+    if source.spec.has_boxes:
+        arrays["boxes"] = np.empty((count, 4), np.float32)
+    for start in range(0, count, _READ_AT_ONCE):
+        indices = range(start, min(start + _READ_AT_ONCE, count))
+        for index, example in zip(indices, source.__getitems__(indices), strict=True):
+            arrays["images"][index] = example["image"]
+            arrays["labels"][index] = example["label"]
+            if source.spec.has_boxes:
+                arrays["boxes"][index] = example["box"]
+    _LOG.info(
+        "decoded %d images of %s %s in %.1f s",
+        count,
+        source.spec.name,
+        source.split,
+        time.monotonic() - started,
+    )
+    return arrays
+
+
+def _read_cache(path: str, fingerprint: str) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["fingerprint"]) != fingerprint:
+                _LOG.info("%s belongs to another version of the data set; rebuilding it", path)
+                return None
+            return {name: stored[name] for name in stored.files if name != "fingerprint"}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _LOG.warning("%s is damaged (%s); rebuilding it", path, error)
+        return None
+
+
+def _write_cache(path: str, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+    # Written under another name and renamed, so that a reader never meets half a file, even when
+    # several processes of a host start at once.
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(
+            prefix=".cache_", suffix=".npz", dir=os.path.dirname(path)
+        )
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, fingerprint=np.array(fingerprint), **arrays)  # type: ignore[arg-type]
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        _LOG.warning("no cache of the decoded images at %s: %s", path, error)
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)

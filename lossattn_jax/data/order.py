@@ -1,0 +1,125 @@
+"""Which examples a training step sees: a pure function of the seed and the step.
+
+The order of an epoch follows from (seed, epoch) alone and the batch of a step from (seed, step), so
+resuming a run needs nothing but its step, and the global batch is the same for any number of
+processes.
+"""
+
+import functools
+
+import numpy as np
+
+from lossattn_jax.errors import UserError
+
+
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order in which an epoch visits the examples.
+
+    Args:
+      seed: the run's seed, 0 or more.
+      epoch: the epoch, counted from 0.
+      num_examples: size of the data set.
+
+    Returns:
+      int64 [num_examples], a permutation; read-only, since it is kept for the next call.
+    """
+    return _epoch_order(int(seed), int(epoch), int(num_examples))
+
+
+@functools.lru_cache(maxsize=2)  # two, since a batch reader may be one epoch ahead of another
+def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    order = np.random.Generator(bits).permutation(num_examples).astype(np.int64, copy=False)
+    order.flags.writeable = False
+    return order
+
+
+def local_batch_size(batch_size: int, process_count: int) -> int:
+    """Examples per process of a global batch; a `UserError` where it does not divide evenly."""
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch size {batch_size} has to be a positive multiple of the number of processes, "
+            f"{process_count}."
+        )
+    return batch_size // process_count
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Training steps per epoch; the last, partial batch is dropped.
+
+    Raises:
+      UserError: the data set does not fill a single batch.
+    """
+    if batch_size < 1 or num_examples < batch_size:
+        raise UserError(
+            f"batch size {batch_size} has to lie between 1 and the number of training examples, "
+            f"{num_examples}."
+        )
+    return num_examples // batch_size
+
+
+def train_indices(
+    seed: int,
+    step: int,
+    num_examples: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> np.ndarray:
+    """The examples that one process takes in a training step.
+
+    Args:
+      seed: the run's seed.
+      step: the global step, counted from 0 over all epochs.
+      num_examples: size of the data set.
+      batch_size: examples per step over all processes.
+      process_index: this process; it takes its contiguous slice of the global batch.
+      process_count: number of processes; has to divide `batch_size`.
+
+    Returns:
+      int64 [batch_size // process_count].
+
+    Raises:
+      UserError: sizes that do not fit.
+    """
+    local = local_batch_size(batch_size, process_count)
+    epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
+    start = position * batch_size + process_index * local
+    return epoch_order(seed, epoch, num_examples)[start : start + local]
+
+
+def eval_indices(
+    batch: int,
+    num_examples: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples that one process takes in an evaluation batch, in the data set's own order.
+
+    Args:
+      batch: the global batch, counted from 0.
+      num_examples: size of the data set.
+      batch_size: examples per batch over all processes.
+      process_index: this process; it takes its contiguous slice of the global batch.
+      process_count: number of processes; has to divide `batch_size`.
+
+    Returns:
+      Indices int64 [batch_size // process_count] and mask float32 of the same shape: 1 for an
+      example, 0 for padding. Padding repeats the last example, so that it never holds odd values.
+    """
+    local = local_batch_size(batch_size, process_count)
+    start = batch * batch_size + process_index * local
+    positions = np.arange(start, start + local, dtype=np.int64)
+    mask = (positions < num_examples).astype(np.float32)
+    return np.minimum(positions, num_examples - 1), mask
+
+
+def eval_steps(num_examples: int, batch_size: int) -> int:
+    """Evaluation batches that cover every example once, the last one possibly partial."""
+    if batch_size < 1 or num_examples < 1:
+        raise UserError(
+            f"evaluation needs at least one example and a batch size of 1 or more, not "
+            f"{num_examples} examples in batches of {batch_size}."
+        )
+    return -(-num_examples // batch_size)

@@ -1,0 +1,124 @@
+"""Downloads or generates a data set, once: `python -m lossattn_jax.data.prepare --dataset=cifar10`.
+
+This is the one module that needs TensorFlow, through TFDS' builders. Everything is stored as
+array_record, which allows random access; the decoded images are cached beside it (see `memory`).
+"""
+
+import contextlib
+import os
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from lossattn_jax import command
+from lossattn_jax.data import memory
+from lossattn_jax.data.datasets import (
+    DATASETS,
+    DatasetNotFound,
+    get_spec,
+    open_source,
+    quiet_logging,
+    register,
+    resolve_data_dir,
+)
+from lossattn_jax.errors import UserError
+
+
+def prepare(
+    name: str,
+    data_dir: str | None = None,
+    extra: bool = False,
+    builder_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Makes sure that a data set and the cache of its decoded images are there.
+
+    A second call finds both and returns at once. TFDS shows the progress on stderr.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: the folder data sets are kept in; None for TFDS' default.
+      extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
+      builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one.
+
+    Returns:
+      The folder of the prepared data set, its version included.
+
+    Raises:
+      UserError: unknown data set, failed download, or a folder that cannot be used.
+    """
+    spec = get_spec(name, extra)
+    try:
+        source = open_source(spec, "train", data_dir)
+    except DatasetNotFound:
+        _build(name, data_dir, builder_kwargs or {})
+        source = open_source(spec, "train", data_dir)
+    for split in ("train", "test"):
+        memory.load(spec, split, data_dir)
+    return source.folder
+
+
+def _build(name: str, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -> None:
+    # TensorFlow greets the user with its build options otherwise; it reads this when imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets as tfds
+
+    register(DATASETS[name])
+    root = resolve_data_dir(data_dir)
+    # Google's bucket has no array_record copies, and asking it stalls where there is no network.
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        with quiet_logging(), _few_retries():
+            builder = tfds.builder(
+                name, data_dir=root, file_format="array_record", **builder_kwargs
+            )
+            builder.download_and_prepare(download_config=config)
+    except (
+        OSError,  # the network's errors are of this kind as well
+        ValueError,
+        tfds.download.DownloadError,
+        tfds.download.download_manager.NonMatchingChecksumError,
+    ) as error:
+        raise UserError(
+            f"data set {name} could not be prepared in {os.path.join(root, name)} "
+            f"({_reason(error)}); check the network and the folder and try again, or copy a "
+            "prepared data set there"
+        ) from error
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Lets TFDS give a host up after seconds; its ten doubling pauses last over three minutes."""
+    from tensorflow_datasets.core.download import downloader
+
+    before = getattr(downloader, "MAX_RETRIES", None)
+    downloader.MAX_RETRIES = 5
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
+
+
+def _reason(error: Exception) -> str:
+    url = getattr(getattr(error, "request", None), "url", None)
+    if url:
+        return f"{urllib.parse.urlsplit(url).hostname} cannot be reached"
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def main() -> None:
+    """The command; its flags are `--dataset`, `--data_dir` and `--extra`."""
+    values = flags.FLAGS
+    if values.dataset is None:
+        raise UserError(f"--dataset is missing; allowed are: {', '.join(sorted(DATASETS))}")
+    folder = prepare(values.dataset, values.data_dir, values.extra)
+    print(f"{values.dataset} is ready in {folder}")
+
+
+if __name__ == "__main__":
+    # Flags are defined here and not on import, so that other commands may import this module.
+    flags.DEFINE_string("dataset", None, f"Which data set: {', '.join(sorted(DATASETS))}.")
+    flags.DEFINE_string("data_dir", None, "Folder for data sets; TFDS' default if not given.")
+    flags.DEFINE_bool("extra", False, "Train on SVHN's extra images as well.")
+    command.run(main)

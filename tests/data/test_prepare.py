@@ -1,0 +1,148 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lossattn_jax import data
+from lossattn_jax.data.prepare import prepare
+from lossattn_jax.errors import UserError
+
+TOOL = Path(__file__).parents[3] / "shared" / "tools" / "cifar10_to_tfds.py"
+
+# Runs the command with TFDS' downloads failing as they do without a network.
+_OFFLINE = """
+import runpy, sys
+import requests
+import tensorflow_datasets as tfds
+
+def refuse(self, urls):
+    raise requests.ConnectionError("long story", request=requests.Request("GET", "https://far.org/a"))
+
+tfds.download.DownloadManager.download_and_extract = refuse
+sys.argv = ["prepare", *sys.argv[1:]]
+runpy.run_module("lossattn_jax.data.prepare", run_name="__main__")
+"""
+
+
+def test_a_second_call_finds_what_is_there(digits_dir, monkeypatch):
+    import lossattn_jax.data.prepare as module
+
+    def build(*args):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(module, "_build", build)
+    folder = Path(prepare("digit_scenes", digits_dir))
+    assert folder == Path(digits_dir) / "digit_scenes" / "1.0.0"
+    assert {"cache_train.npz", "cache_test.npz"} <= {path.name for path in folder.iterdir()}
+    assert list(folder.glob("*.array_record*"))
+
+
+def test_the_same_scenes_are_prepared_again(digits_dir, digits_spec, tmp_path):
+    prepare("digit_scenes", str(tmp_path), builder_kwargs={"num_train": 60, "num_test": 21})
+    for split in ("train", "test"):
+        one, two = (data.load(digits_spec, split, folder) for folder in (digits_dir, str(tmp_path)))
+        np.testing.assert_array_equal(one.images, two.images)
+        np.testing.assert_array_equal(one.labels, two.labels)
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="digit_scenes could not be prepared in .*file"):
+        prepare("digit_scenes", str(tmp_path / "file"))
+
+
+def test_the_command_says_where_the_data_set_is(digits_dir, run_python):
+    done = run_python(
+        "-m", "lossattn_jax.data.prepare", "--dataset=digit_scenes", f"--data_dir={digits_dir}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"digit_scenes is ready in {digits_dir}/digit_scenes/1.0.0\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--dataset=mnist"], "'mnist' is unknown; allowed are cifar10, "),
+        ([], "--dataset is missing; allowed are"),
+        (["--dataset=cifar10", "--extra"], "no 'extra' split"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(flags, sentence, run_python):
+    done = run_python("-m", "lossattn_jax.data.prepare", *flags)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_failed_download_ends_in_a_sentence(tmp_path, run_python):
+    done = run_python("-c", _OFFLINE, "--dataset=cifar10", f"--data_dir={tmp_path}")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert f"data set cifar10 could not be prepared in {tmp_path}/cifar10" in last
+    assert "far.org cannot be reached" in last
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory):
+    """Real CIFAR-10 images, prepared by TFDS' own builder: 12 and 4 of every class."""
+    if not TOOL.exists():
+        pytest.skip("needs the CIFAR-10 images and the tool in ../shared of the repository")
+    folder = tmp_path_factory.mktemp("genuine")
+    command = [sys.executable, TOOL, "--data_dir", folder]
+    command += ["--train_per_class", "12", "--test_per_class", "4"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow  # TFDS builds the set with TensorFlow
+def test_genuine_cifar10(genuine, run_python):
+    spec = data.get_spec("cifar10")
+    folder = Path(prepare("cifar10", str(genuine)))  # found, not downloaded
+    names = (folder / "label.labels.txt").read_text().split()
+    assert tuple(names) == spec.class_names
+    for split, per_class in (("train", 12), ("test", 4)):
+        dataset = data.load(spec, split, str(genuine))
+        assert dataset.images.shape == (10 * per_class, 32, 32, 3)
+        assert dataset.boxes is None
+        np.testing.assert_array_equal(np.bincount(dataset.labels), [per_class] * 10)
+        pixels = dataset.images.reshape(-1, 3) / 255
+        np.testing.assert_allclose(pixels.mean(0), spec.mean, atol=0.08)
+        np.testing.assert_allclose(pixels.std(0), spec.std, atol=0.05)
+        stream = data.open_dataset(spec, split, str(genuine), "stream")
+        (batch,) = stream.eval_batches(batch_size=10 * per_class)
+        np.testing.assert_array_equal(batch["image"], dataset.images)
+
+    for cache in folder.glob("cache_*"):
+        cache.unlink()
+    script = (
+        "import sys\nfrom lossattn_jax import data\n"
+        "data.load(data.get_spec('cifar10'), 'train', sys.argv[1])\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = run_python("-c", script, genuine)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_decoded_images_are_those_of_tfds(genuine):
+    import tensorflow_datasets as tfds
+
+    theirs = tfds.data_source("cifar10", split="test", data_dir=str(genuine))
+    ours = data.open_source(data.get_spec("cifar10"), "test", str(genuine))
+    for index in range(len(theirs)):
+        np.testing.assert_array_equal(ours[index]["image"], theirs[index]["image"])
+        assert ours[index]["label"] == theirs[index]["label"]
+
+
+def test_a_tfrecord_copy_is_told(digits_dir, tmp_path):
+    copy = Path(shutil.copytree(digits_dir, tmp_path / "copy"))
+    (info,) = copy.glob("digit_scenes/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="could not be prepared in"):
+        prepare("digit_scenes", str(copy))
