@@ -10,6 +10,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from lossattn_jax import config as config_lib
+from lossattn_jax import devices
 from lossattn_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -26,6 +27,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
     _log_to_stderr()
+    devices.tune_cpu()
     try:
         if len(argv) > 1:
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")

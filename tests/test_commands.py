@@ -16,7 +16,7 @@ CONFIG = f"--config={configs.CONFIG}"
     [
         (
             ["--config.model.widht=2"],
-            "config.model.widht is not a config key; did you mean config.model.width?",
+            "widht is not a config key; did you mean config.model.width?",
         ),
         (["--config.train.epochs=many"], "invalid literal for int()"),
         (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a number, at least 1"),

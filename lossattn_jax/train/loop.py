@@ -102,16 +102,18 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
                     reporter.scalars("train", step, {"epoch": part, **values})
                 evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
                 saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
-                if evaluates:
-                    test_metrics = _test(eval_step, replicated, test_set, config)
-                    log.info("test  " + _summary(test_metrics))
-                    reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
-                    _draw(reporter, step, eval_step, replicated, test_set, model, config)
-                if saves:
-                    host_state = devices.unreplicate(replicated)
-                    checkpoints.save(step, host_state, test_metrics if evaluates else None)
-                if evaluates or saves:
-                    progress.pause()
+                if not (evaluates or saves):
+                    continue
+                jax.block_until_ready(replicated)  # so that the pause holds no training
+                with progress.paused():
+                    if evaluates:
+                        test_metrics = _test(eval_step, replicated, test_set, config)
+                        log.info("test  " + _summary(test_metrics))
+                        reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
+                        _draw(reporter, step, eval_step, replicated, test_set, model, config)
+                    if saves:
+                        host_state = devices.unreplicate(replicated)
+                        checkpoints.save(step, host_state, test_metrics if evaluates else None)
         if not test_metrics:
             log.info("the run is already at its last step, %d", start_step)
             test_metrics = _test(eval_step, replicated, test_set, config)

@@ -1,10 +1,11 @@
 """What a run tells while it trains: progress lines, `metrics.jsonl`, TensorBoard scalars and pictures."""
 
+import contextlib
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorboardX
@@ -81,20 +82,25 @@ class Progress:
         self._batch_size = batch_size
         self._last_step = start_step
         self._last_time = time.monotonic()
+        self._paused = 0.0
         self._rate: float | None = None
 
     def measure(self, step: int) -> float:
         """Images per second since the last call; call it right after fetching a result of `step`."""
         now = time.monotonic()
-        rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
+        seconds = max(now - self._last_time - self._paused, 1e-9)
+        rate = (step - self._last_step) * self._batch_size / seconds
+        self._last_step, self._last_time, self._paused = step, now, 0.0
         # The time left follows the recent rate; the first interval also holds the compilation.
         self._rate = rate if self._rate is None else 0.5 * (self._rate + rate)
         return rate
 
-    def pause(self) -> None:
-        """Leaves out what has passed since the last `measure` or `pause`, such as an evaluation."""
-        self._last_time = time.monotonic()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out of the rate what happens meanwhile, such as an evaluation."""
+        start = time.monotonic()
+        yield
+        self._paused += time.monotonic() - start
 
     def time_left(self, step: int) -> str:
         """Time until the last step at the recent rate, as "h:mm:ss"."""

@@ -1,0 +1,66 @@
+"""Placement on devices, here on whatever number this process has."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax import devices
+from lossattn_jax.errors import UserError
+
+
+def test_unreplicate_undoes_replicate_with_copies():
+    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(7)}
+    replicated = devices.replicate(tree)
+    assert replicated["a"].shape == (jax.local_device_count(), 2, 3)
+    back = devices.unreplicate(replicated)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+    # What was fetched outlives a step that takes over the memory it was read from.
+    devices.pmap(lambda t: jax.tree.map(lambda x: x + 1, t), donate=(0,))(replicated)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+
+
+def test_gather_undoes_shard_in_order():
+    batch = {"x": np.arange(8 * 3).reshape(8, 3)}
+    sharded = devices.shard(batch)
+    assert sharded["x"].shape[0] == jax.local_device_count()
+    np.testing.assert_array_equal(devices.gather(sharded)["x"], batch["x"])
+
+
+def test_positions_number_the_global_batch():
+    batch = devices.shard(np.zeros((8, 1)))
+    positions = devices.pmap(lambda x: devices.global_positions(x.shape[0]))(batch)
+    np.testing.assert_array_equal(devices.gather(positions), np.arange(8))
+
+
+def test_four_devices_place_and_number_as_one(run_python):
+    finished = run_python("-m", "pytest", "tests/test_devices.py", "-k", "not four", devices=4)
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_batches_are_shared_equally_or_refused():
+    count = jax.device_count()
+    assert devices.per_device(4 * count, "config.train.batch_size") == 4
+    assert devices.round_up(count * 3 + 1 if count > 1 else 3) % count == 0
+    if count > 1:
+        with pytest.raises(UserError, match=f"must be a multiple of .* {count}"):
+            devices.per_device(count + 1, "config.train.batch_size")
+
+
+def test_cpu_settings_leave_the_users_flags_alone(monkeypatch):
+    monkeypatch.setattr(jax.version, "__version_info__", (0, 10, 2))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type= --xla_other=1")
+    devices.tune_cpu()
+    import os
+
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type= --xla_other=1"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    devices.tune_cpu()
+    assert os.environ["XLA_FLAGS"].startswith(
+        "--xla_other=1 --xla_cpu_experimental_ynn_fusion_type="
+    )
+    monkeypatch.setattr(jax.version, "__version_info__", (0, 13, 0))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    devices.tune_cpu()
+    assert os.environ["XLA_FLAGS"] == ""
+    assert float(jnp.ones(()) + 1) == 2
