@@ -1,12 +1,14 @@
 """Checkpoints: the only module that knows about Orbax.
 
-A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/` (state and metrics). Saving
-is asynchronous; a step's folder gets its name only when everything in it is written, so that a killed
-run leaves nothing half-written behind that could be mistaken for a checkpoint.
+A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`, with an item each for the
+network's variables, the rest of the training state, and the metrics. Saving is asynchronous; a step's
+folder gets its name only when everything in it is written, so that a killed run leaves nothing
+half-written behind that could be mistaken for a checkpoint.
 """
 
 import pathlib
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -19,8 +21,6 @@ from lossattn_jax.errors import UserError
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 BEST_BY = "accuracy"
-
-Tree = TypeVar("Tree")
 
 
 class Checkpoints:
@@ -35,7 +35,7 @@ class Checkpoints:
           read_only: for evaluation: writes and removes nothing.
         """
         self.workdir = pathlib.Path(workdir)
-        folder = self.workdir.absolute() / CHECKPOINTS_NAME
+        self._folder = self.workdir.absolute() / CHECKPOINTS_NAME
         policies = [
             preservation_policy.LatestN(keep),
             preservation_policy.BestN(
@@ -49,9 +49,10 @@ class Checkpoints:
             best_fn=lambda saved: saved[BEST_BY],
             create=not read_only,
             read_only=read_only,
+            cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
         )
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -64,69 +65,99 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None where there is none."""
-        return self._manager.latest_step()
-
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, rising."""
-        return sorted(self._manager.all_steps())
+        found = self._manager.all_steps()
+        # Orbax takes any folder with a number for a name; a checkpoint has its metadata.
+        return sorted(s for s in found if (self._folder / str(s) / "_CHECKPOINT_METADATA").exists())
+
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint; None where there is none."""
+        steps = self.steps()
+        return steps[-1] if steps else None
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best test accuracy; None where there is none."""
+        """Step of the checkpoint with the best test accuracy; None where none was tested."""
         return self._manager.best_step()
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
+    def save(
+        self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None
+    ) -> None:
         """Starts to write a checkpoint and returns; at most one save is under way.
 
         Args:
           step: updates done.
-          state: pytree of host arrays.
-          metrics: stored beside it; checkpoints with metrics compete for the best by `accuracy`.
+          items: pytrees of host arrays, by name; each can be restored without the others.
+          metrics: stored beside them; checkpoints with metrics compete for the best by `accuracy`.
         """
-        if step != self._manager.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
 
-    def restore(self, step: int, like: Tree) -> Tree:
-        """Reads a checkpoint into host arrays of the structure, shapes and dtypes of `like`.
+    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads items of a checkpoint.
+
+        Args:
+          step: one of `steps()`.
+          like: by name, trees with the shapes and dtypes that are expected.
+
+        Returns:
+          By name, the trees, their leaves on the first local device.
 
         Raises:
-          UserError: the stored arrays are others.
+          UserError: the stored arrays are others, or cannot be read.
         """
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def shape_of(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_one_device())
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
+        args = {
+            name: ocp.args.StandardRestore(jax.tree.map(shape_of, tree))
+            for name, tree in like.items()
+        }
         try:
-            return self._manager.restore(
-                step, args=ocp.args.StandardRestore(jax.tree.map(shape_of, like))
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(
-                f"checkpoint {step} in {self.workdir} does not fit this model: {reason}"
+                f"checkpoint {step} in {self.workdir} is damaged or of another model: {reason}"
             ) from error
-
-
-def _one_device() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return {name: restored[name] for name in like}
 
 
 def write_config(config: ConfigDict, workdir: str | pathlib.Path) -> None:
-    """Stores the resolved config beside the checkpoints.
+    """Stores the resolved config beside the checkpoints; only the first process writes.
 
     Raises:
-      UserError: the folder cannot be made or written.
+      UserError: the folder cannot be written.
     """
-    folder = pathlib.Path(workdir)
+    if jax.process_index():
+        return
+    folder = make_workdir(workdir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         config_lib.write(config, folder / CONFIG_NAME)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
 
 
-def stored_config(workdir: str | pathlib.Path) -> ConfigDict | None:
-    """The config of the run in `workdir`; None where no run has begun."""
-    path = pathlib.Path(workdir) / CONFIG_NAME
-    return config_lib.read(path) if path.exists() else None
+def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a run, made where it is absent.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    folder = pathlib.Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be made: {error.strerror}") from None
+    return folder
+
+
+def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """The config that a run stored beside its checkpoints.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    return config_lib.read(pathlib.Path(workdir) / CONFIG_NAME)

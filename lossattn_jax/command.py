@@ -1,8 +1,9 @@
 """How a command of this package starts and ends: flags, log, errors, exit code."""
 
+import ast
 import difflib
 import logging
-import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -65,20 +66,33 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _check_config_flags(args: Sequence[str]) -> None:
-    """Names a missing config file or an unknown key before ml_collections meets it."""
+    """Names a config file that cannot be used or an unknown key before ml_collections meets it."""
     known = {key for key, _ in config_lib.leaves(config_lib.default_config())}
-    for arg in args:
-        name, _, value = arg.lstrip("-").partition("=")
-        if name == "config" and value and not os.path.exists(value.partition(":")[0]):
-            raise UserError(f"the config file {value} does not exist")
-        key = name.removeprefix("config.").removeprefix("no")
-        if (
-            name.startswith("config.")
-            and name.removeprefix("config.") not in known
-            and key not in known
-        ):
-            close = difflib.get_close_matches(
-                name.removeprefix("config."), sorted(known), n=1, cutoff=0.5
-            )
+    following = [*args[1:], ""]
+    for arg, after in zip(args, following, strict=True):
+        if not arg.startswith("-"):
+            continue
+        name, equals, value = arg.lstrip("-").partition("=")
+        if name == "config":
+            _check_config_file(value if equals else after)
+        key = name.removeprefix("no") if name.startswith("noconfig.") else name
+        if key.startswith("config.") and key.removeprefix("config.") not in known:
+            close = difflib.get_close_matches(key.removeprefix("config."), sorted(known), n=1)
             hint = f"did you mean config.{close[0]}? Allowed are" if close else "allowed are"
-            raise UserError(f"{name} is not a config key; {hint}: {', '.join(sorted(known))}")
+            raise UserError(f"{key} is not a config key; {hint}: {', '.join(sorted(known))}")
+
+
+def _check_config_file(value: str) -> None:
+    path = pathlib.Path(value.partition(":")[0])
+    if not path.is_file():
+        raise UserError(f"the config file {str(path)!r} does not exist")
+    try:
+        names = {
+            node.name
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"the config file {path} is not Python: {error}") from None
+    if "get_config" not in names:
+        raise UserError(f"the config file {path} has no function get_config")

@@ -6,6 +6,7 @@ the defaults, so an override of an unknown one is refused; `check` refuses impos
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,7 +94,8 @@ def _one_of(*values: Any) -> _Rule:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value and abs(value) != float("inf")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _at_least(low: float) -> _Rule:
@@ -128,7 +130,11 @@ _RULES = {
     "optimizer.weight_decay_mask": _one_of("all", "kernels"),
     "optimizer.schedule": _one_of("step", "cosine", "one_cycle", "constant"),
     "optimizer.milestones": _Rule(
-        lambda v: all(_finite(e) and e > 0 for e in v) and list(v) == sorted(set(v)),
+        lambda v: (
+            isinstance(v, tuple)
+            and all(_finite(e) and e > 0 for e in v)
+            and list(v) == sorted(set(v))
+        ),
         "a rising tuple of positive epochs",
     ),
     "optimizer.decay_factor": _POSITIVE,
@@ -219,12 +225,19 @@ def read(path: pathlib.Path) -> ConfigDict:
     return config
 
 
-# What must agree for a checkpoint's arrays to fit, and to mean the same.
-_SHAPING = ("model.", "data.name", "optimizer.name")
+# What must agree for a run to be continued, and why.
+_FIXED = {
+    "model.": "shapes the model",
+    "data.name": "shapes the model",
+    "optimizer.name": "shapes the optimiser's state",
+    "seed": "decides what each step sees",
+    "data.extra": "decides what each step sees",
+    "train.batch_size": "decides what each step sees",
+}
 
 
-def refuse_other_model(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Path) -> list[str]:
-    """Stops a run that would continue the checkpoints of another model.
+def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """Stops a run that would continue the checkpoints of another one.
 
     Args:
       stored: config beside the checkpoints.
@@ -235,14 +248,15 @@ def refuse_other_model(stored: ConfigDict, config: ConfigDict, workdir: pathlib.
       Descriptions of the differences that are allowed, one per key.
 
     Raises:
-      UserError: they differ in something that shapes the model or the optimiser's state.
+      UserError: they differ in something that shapes the model or the order of the data.
     """
     before = dict(leaves(stored))
     differing = [(k, before[k], v) for k, v in leaves(config) if before[k] != v]
     for key, was, value in differing:
-        if key.startswith(_SHAPING):
-            raise UserError(
-                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}: use another workdir, "
-                f"or --config.init_from={workdir} to start from its parameters"
-            )
+        for fixed, reason in _FIXED.items():
+            if key.startswith(fixed):
+                raise UserError(
+                    f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and it "
+                    f"{reason}: use another workdir (config.init_from can start it from this run)"
+                )
     return [f"config.{key}: {was!r} -> {value!r}" for key, was, value in differing]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,7 +38,7 @@ def tune_cpu() -> None:
     Has to be called before the first computation. Changes no result beyond rounding. A flag that the
     user has set in XLA_FLAGS stays as it is.
     """
-    version = jax.version.__version_info__[:2]
+    version = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
     given = os.environ.get("XLA_FLAGS", "")
     if _CPU_FLAG_VERSIONS[0] <= version <= _CPU_FLAG_VERSIONS[1] and _CPU_FLAG not in given:
         os.environ["XLA_FLAGS"] = f"{given} {_CPU_FLAG}={_CPU_FUSIONS}".strip()

@@ -7,7 +7,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from lossattn_jax import command, data, devices, metrics, runs
+from lossattn_jax.errors import UserError
 from lossattn_jax.models import Outputs, PatchNetwork
 
 log = logging.getLogger(__name__)
@@ -65,25 +66,43 @@ def evaluate(
     Returns:
       `metrics.evaluation_metrics`.
     """
-    batches = dataset.eval_batches(
-        batch_size=devices.round_up(batch_size),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
     totals: dict[str, metrics.Mean] | None = None
     pending = None
-    with data.prefetch(batches, lambda batch: devices.shard(_without_index(batch))) as sharded:
-        for batch in sharded:
-            sums, _ = eval_step(variables, batch)
-            # The sums of the batch before are fetched while this one runs.
-            totals, pending = _add(totals, pending), sums
+    for _, sums, _ in forward_batches(eval_step, variables, dataset, batch_size):
+        # The sums of the batch before are fetched while this one runs.
+        totals, pending = _add(totals, pending), sums
     totals = _add(totals, pending)
     assert totals is not None
     return metrics.evaluation_metrics(totals)
 
 
-def _without_index(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array for name, array in batch.items() if name != "index"}
+def forward_batches(
+    eval_step: EvalStep, variables: Any, dataset: data.Dataset, batch_size: int
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, metrics.Mean], Outputs]]:
+    """Runs the network over a split; what evaluation and explanations are made from.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      dataset: the split.
+      batch_size: examples per batch over all devices, rounded up to a multiple of their number.
+
+    Yields:
+      The batch of this process on the host, and the results of `eval_step` on the devices.
+    """
+    batches = dataset.eval_batches(
+        batch_size=devices.round_up(batch_size),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with data.prefetch(batches, lambda batch: (batch, to_devices(batch))) as pairs:
+        for batch, sharded in pairs:
+            yield batch, *eval_step(variables, sharded)
+
+
+def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """What `eval_step` takes of an evaluation batch, sharded."""
+    return devices.shard({name: array for name, array in batch.items() if name != "index"})
 
 
 def _add(totals: Any, sums: Any) -> Any:
@@ -111,10 +130,11 @@ def evaluate_run(
       data_dir: folder of the data sets; None: as in the run's config.
 
     Returns:
-      The metrics, and what they were measured on: data set, split, step, workdir.
+      The metrics, and what they were measured on: data set, split, step, workdir. A metric that is
+      not finite is None.
 
     Raises:
-      UserError: there is no such run, checkpoint or data set.
+      UserError: there is no such run, checkpoint or data set, or the file cannot be written.
     """
     run = runs.load(workdir, checkpoint)
     dataset = runs.open_dataset(run, split, data_dir)
@@ -133,11 +153,15 @@ def evaluate_run(
         "split": split,
         "step": run.step,
         "workdir": str(workdir),
-        **measured,
+        **metrics.finite(measured),
     }
-    path = pathlib.Path(workdir) / f"evaluation_{split}.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path = pathlib.Path(workdir) / f"evaluation_{split}.json"
+        try:
+            path.write_text(json.dumps(result, indent=2) + "\n")
+        except OSError as error:
+            log.warning("the result %s", json.dumps(result))
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
         log.info("written: %s", path)
     return result
 

@@ -6,9 +6,10 @@ The numbers come from the forward pass that evaluation runs.
 """
 
 import dataclasses
+import itertools
 import logging
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +18,12 @@ from absl import flags
 
 from lossattn_jax import command, data, devices, figures, runs
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import EvalStep, make_eval_step
+from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step, to_devices
+from lossattn_jax.models import Outputs
 
 log = logging.getLogger(__name__)
+
+MAX_IMAGES = 200  # in one picture: more rows are beyond what matplotlib draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +61,18 @@ def explain_dataset(
       num: number of images; a smaller split gives fewer.
       batch_size: as evaluation's, so that it is the same compiled program.
     """
-    batches = dataset.eval_batches(
-        batch_size=devices.round_up(batch_size),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+    # A whole number of batches on every process, so that all of them run the same steps.
+    local = devices.round_up(batch_size) // jax.process_count()
+    steps = itertools.islice(
+        forward_batches(eval_step, variables, dataset, batch_size), -(-num // local)
     )
-    seen = _run(eval_step, variables, batches, num)
-    return Explanations(
-        names=tuple(f"{dataset.split} {index}" for index in seen["index"]),
-        images=seen["image"],
-        labels=seen["label"],
-        boxes=seen.get("box"),
-        **{name: seen[name] for name in ("logits", "patch_logits", "attention")},
-    )
+    seen = _collect(((batch, outputs) for batch, _, outputs in steps), num)
+    names = tuple(f"{dataset.split} {index}" for index in seen["index"])
+    return _explanations(names, seen, seen["label"])
 
 
 def explain_images(
-    eval_step: EvalStep, variables: Any, images: np.ndarray, names: Sequence[str]
+    eval_step: EvalStep, variables: Any, images: np.ndarray, names: Sequence[str], batch_size: int
 ) -> Explanations:
     """Explains images whose classes are not known.
 
@@ -82,65 +81,78 @@ def explain_images(
       variables: replicated "params" and "batch_stats".
       images: `[N, H, W, C]` uint8 of the network's size.
       names: what to call them.
+      batch_size: images per batch; the last one is padded.
     """
-    count = len(images)
-    padding = devices.round_up(count) - count
-    batch = {
-        "image": np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]),
-        "label": np.zeros(count + padding, np.int32),
-        "mask": np.array([1.0] * count + [0.0] * padding, np.float32),
-        "index": np.arange(count + padding, dtype=np.int32),
-    }
-    seen = _run(eval_step, variables, [batch], count)
-    return Explanations(
-        names=tuple(names),
-        images=seen["image"],
-        labels=None,
-        boxes=None,
-        **{name: seen[name] for name in ("logits", "patch_logits", "attention")},
-    )
+    size = devices.round_up(min(batch_size, len(images)))
+
+    def steps() -> Iterator[tuple[dict[str, np.ndarray], Outputs]]:
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padding = size - len(part)
+            batch = {
+                "image": np.concatenate([part, np.repeat(part[-1:], padding, axis=0)]),
+                "label": np.zeros(size, np.int32),
+                "mask": np.array([1.0] * len(part) + [0.0] * padding, np.float32),
+            }
+            yield batch, eval_step(variables, to_devices(batch))[1]
+
+    return _explanations(tuple(names), _collect(steps(), len(images)), None)
 
 
-def _run(
-    eval_step: EvalStep, variables: Any, batches: Iterable[dict[str, np.ndarray]], num: int
+def _collect(
+    steps: Iterable[tuple[dict[str, np.ndarray], Outputs]], num: int
 ) -> dict[str, np.ndarray]:
     """Batches and outputs of the first `num` real examples, concatenated."""
-    parts: list[dict[str, np.ndarray]] = []
-    found = 0
-    for batch in batches:
-        inputs = {name: array for name, array in batch.items() if name != "index"}
-        _, outputs = eval_step(variables, devices.shard(inputs))
-        local = devices.gather(outputs)
-        batch = {
-            **batch,
-            "logits": local.logits,
-            "patch_logits": local.patch_logits,
-            "attention": local.attention,
-        }
+    parts = []
+    for batch, outputs in steps:
+        local = dataclasses.asdict(devices.gather(outputs))
         real = batch["mask"] > 0
-        parts.append({name: array[real] for name, array in batch.items()})
-        found += int(real.sum())
-        if found >= num:
-            break
+        parts.append({name: array[real] for name, array in {**batch, **local}.items()})
     return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
 
 
+def _explanations(
+    names: tuple[str, ...], seen: dict[str, np.ndarray], labels: np.ndarray | None
+) -> Explanations:
+    return Explanations(
+        names=names,
+        images=seen["image"],
+        labels=labels,
+        boxes=seen.get("box"),
+        logits=seen["logits"],
+        patch_logits=seen["patch_logits"],
+        attention=seen["attention"],
+    )
+
+
 def read_image(path: str | pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), resized.
+    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3).
+
+    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white.
 
     Raises:
       UserError: there is no such file, or it is not an image.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    height, width, _ = shape
     try:
         with Image.open(path) as image:
-            height, width, _ = shape
-            rgb = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith(
+                "I"
+            ):  # 16 bits of grey, which `convert` would cut off at 255
+                upright = Image.fromarray(
+                    (np.asarray(upright) // 256).clip(0, 255).astype(np.uint8)
+                )
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            rgb = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(rgb)
     except FileNotFoundError:
         raise UserError(f"the image {path} does not exist") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
 
 
@@ -170,13 +182,17 @@ def explain_run(
     Raises:
       UserError: there is no such run, checkpoint, data set or image, or the file cannot be written.
     """
+    if max(len(images), num) > MAX_IMAGES:
+        raise UserError(f"a picture shows at most {MAX_IMAGES} images, not {max(len(images), num)}")
     run = runs.load(workdir, checkpoint)
     eval_step = make_eval_step(run.model, run.spec)
     variables = devices.replicate(run.variables)
     if images:
         pixels = np.stack([read_image(path, run.spec.image_shape) for path in images])
         names = [pathlib.Path(path).name for path in images]
-        explanations = explain_images(eval_step, variables, pixels, names)
+        explanations = explain_images(
+            eval_step, variables, pixels, names, run.config.eval.batch_size
+        )
     else:
         dataset = runs.open_dataset(run, split, data_dir)
         explanations = explain_dataset(
@@ -210,7 +226,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_list("images", [], "image files to explain; default: the first of the split")
-    flags.DEFINE_integer("num", 8, "number of images of the split", lower_bound=1, upper_bound=200)
+    flags.DEFINE_integer("num", 8, "number of images of the split", lower_bound=1)
     flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_string("output", None, "PNG to write; default: explanations.png in the workdir")

@@ -48,6 +48,11 @@ def compute(means: Mapping[str, Mean]) -> dict[str, float]:
     }
 
 
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """`values` with None for what is not finite, which JSON has no word for."""
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
 def attention_entropy(attention: jax.Array) -> jax.Array:
     """Entropy `-sum_p a_p log a_p` of each row of `[B, P]`, in nats: 0 for one patch, log P for all."""
     logs = jnp.log(jnp.where(attention > 0, attention, 1.0))

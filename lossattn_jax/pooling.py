@@ -94,7 +94,7 @@ def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
       `[B, D]` float32.
     """
     # A masked patch may hold anything, and 0 * inf is not 0.
-    features = jnp.where(attention[:, :, None] > 0, features.astype(jnp.float32), 0.0)
+    features = jnp.where(attention[:, :, None] != 0, features.astype(jnp.float32), 0.0)
     return jnp.einsum("bpd,bp->bd", features, attention, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -122,7 +122,7 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
 
     Attention does not change when all logits of a row are multiplied by one number. Dividing by the
     row's largest magnitude, held constant, therefore changes neither value nor gradient of what
-    follows, and keeps the squares inside float32's range for logits of any size.
+    follows, and keeps the squares inside float32's range for logits up to 1e37 in size.
     """
     magnitude = jnp.abs(jax.lax.stop_gradient(logits))
     if mask is not None:

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, models
+from lossattn_jax import data, models
 from lossattn_jax.errors import UserError
-from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
-from lossattn_jax.train.state import TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +20,8 @@ class Run:
     Attributes:
       config: the resolved config that the run was started with.
       spec: of its data set.
-      model: its network, batch statistics local (they take no part in evaluation).
-      variables: "params" and "batch_stats", host arrays.
+      model: its network, without the axis that batch statistics are shared over in training.
+      variables: "params" and "batch_stats", on the first local device.
       step: updates done.
     """
 
@@ -36,19 +32,32 @@ class Run:
     step: int
 
 
-def build_model(config: ConfigDict, spec: data.DatasetSpec) -> models.PatchNetwork:
-    """The network that a config describes."""
-    shared = config.model.batch_norm == "cross_replica"
-    return models.build(
-        backbone=config.model.backbone,
-        head=config.model.head,
-        pooling=config.model.pooling,
-        num_classes=spec.num_classes,
-        width=config.model.width,
-        threshold=config.model.threshold,
-        dtype=jnp.dtype(config.model.dtype),
-        bn_axis_name=devices.AXIS if shared else None,
-    )
+def build_model(
+    config: ConfigDict, spec: data.DatasetSpec, bn_axis_name: str | None = None
+) -> models.PatchNetwork:
+    """The network that a config describes.
+
+    Args:
+      config: its section `model`.
+      spec: for the number of classes.
+      bn_axis_name: pmap axis to share batch statistics over in training; None: none.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    try:
+        return models.build(
+            backbone=config.model.backbone,
+            head=config.model.head,
+            pooling=config.model.pooling,
+            num_classes=spec.num_classes,
+            width=config.model.width,
+            threshold=config.model.threshold,
+            dtype=jnp.dtype(config.model.dtype),
+            bn_axis_name=bn_axis_name,
+        )
+    except UserError as error:
+        raise UserError(f"config.model.{error}") from None
 
 
 def spec_of(config: ConfigDict) -> data.DatasetSpec:
@@ -66,18 +75,15 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     Raises:
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    config = config_lib.read(pathlib.Path(workdir) / checkpoint_lib.CONFIG_NAME)
+    config = checkpoint_lib.stored_config(workdir)
     spec = spec_of(config)
     model = build_model(config, spec)
-    # Learning rates do not shape the optimiser's state, so any number of steps per epoch serves.
-    optimizer = make_optimizer(config, learning_rate_schedule(config, steps_per_epoch=1))
-    like: TrainState = jax.eval_shape(
-        lambda: create_state(model, optimizer, spec.image_shape, config.seed)
-    )
+    images = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
+    like = jax.eval_shape(model.init, jax.random.key(0), images)
     with checkpoint_lib.Checkpoints(workdir, read_only=True) as checkpoints:
         step = _step(checkpoints, checkpoint)
-        state = checkpoints.restore(step, like)
-    return Run(config, spec, model, state.variables, step)
+        variables = checkpoints.restore(step, {"variables": like})["variables"]
+    return Run(config, spec, model, variables, step)
 
 
 def open_dataset(run: Run, split: str, data_dir: str | None = None) -> data.Dataset:
@@ -94,7 +100,9 @@ def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:
         return steps[-1]
     if wanted == "best":
         best = checkpoints.best_step()
-        return steps[-1] if best is None else best
+        if best is None:
+            raise UserError(f"no checkpoint in {checkpoints.workdir} was tested; use latest")
+        return best
     if wanted.isdecimal() and int(wanted) in steps:
         return int(wanted)
     there = ", ".join(str(step) for step in steps)

@@ -8,7 +8,12 @@ import sys
 import jax
 import pytest
 
+from lossattn_jax import devices
+
 ROOT = pathlib.Path(__file__).parents[1]
+
+# The programs of this process are to be those of the commands, to the bit.
+devices.tune_cpu()
 
 # A shape that fits by accident is a bug waiting for a batch of another size.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import configs
+import shrunk
 
-CONFIG = f"--config={configs.CONFIG}"
+CONFIG = f"--config={shrunk.CONFIG}"
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,14 @@ def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, s
     [
         (
             ["train.py", "--config=absent.py", "--workdir=x"],
-            "the config file absent.py does not exist",
+            "the config file 'absent.py' does not exist",
         ),
+        (["train.py", "--config", "absent.py", "--workdir=x"], "'absent.py' does not exist"),
+        (["train.py", "--config=configs", "--workdir=x"], "'configs' does not exist"),
+        (["train.py", "--config=Makefile", "--workdir=x"], "Makefile is not Python"),
+        (["train.py", "--config=train.py", "--workdir=x"], "train.py has no function get_config"),
+        (["train.py", CONFIG, "--noconfig.data.extar"], "config.data.extar is not a config key"),
+        (["train.py", CONFIG, "--config.nodata.extra"], "config.nodata.extra is not a config key"),
         (["train.py", CONFIG], "workdir"),
         (
             ["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"],
@@ -69,7 +75,7 @@ def test_a_missing_file_or_flag_is_a_sentence(run_python, arguments, sentence):
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, scenes_dir, tmp_path):
-    arguments = configs.flags(scenes_dir, train__batch_size=30)
+    arguments = shrunk.flags(scenes_dir, train__batch_size=30)
     finished = run_python("train.py", *arguments, f"--workdir={tmp_path}", devices=4)
     assert finished.returncode == 2
     assert "config.train.batch_size is 30, but must be a multiple of" in finished.stderr

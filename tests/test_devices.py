@@ -1,12 +1,17 @@
 """Placement on devices, here on whatever number this process has."""
 
+import os
+import platform
+
 import jax
-import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
 from lossattn_jax import devices
 from lossattn_jax.errors import UserError
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def test_unreplicate_undoes_replicate_with_copies():
@@ -41,26 +46,28 @@ def test_four_devices_place_and_number_as_one(run_python):
 def test_batches_are_shared_equally_or_refused():
     count = jax.device_count()
     assert devices.per_device(4 * count, "config.train.batch_size") == 4
-    assert devices.round_up(count * 3 + 1 if count > 1 else 3) % count == 0
+    assert devices.round_up(3 * count) == 3 * count
+    assert devices.round_up(3 * count + 1) == (4 * count if count > 1 else 4)
     if count > 1:
         with pytest.raises(UserError, match=f"must be a multiple of .* {count}"):
             devices.per_device(count + 1, "config.train.batch_size")
 
 
-def test_cpu_settings_leave_the_users_flags_alone(monkeypatch):
-    monkeypatch.setattr(jax.version, "__version_info__", (0, 10, 2))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type= --xla_other=1")
+@pytest.mark.parametrize(
+    ("version", "given", "expected"),
+    [
+        ("0.10.2", "", f"{FLAG}=LIBRARY_FUSION_TYPE_REDUCE"),
+        ("0.12.0", "--xla_other=1", f"--xla_other=1 {FLAG}=LIBRARY_FUSION_TYPE_REDUCE"),
+        ("0.12.0", f"{FLAG}= --xla_other=1", f"{FLAG}= --xla_other=1"),
+        ("0.13.0", "--xla_other=1", "--xla_other=1"),
+        ("0.9.1", "", ""),
+    ],
+)
+def test_cpu_settings_suit_the_version_and_leave_the_users_alone(
+    monkeypatch, version, given, expected
+):
+    monkeypatch.setattr(jaxlib, "__version__", version)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setenv("XLA_FLAGS", given)
     devices.tune_cpu()
-    import os
-
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type= --xla_other=1"
-    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
-    devices.tune_cpu()
-    assert os.environ["XLA_FLAGS"].startswith(
-        "--xla_other=1 --xla_cpu_experimental_ynn_fusion_type="
-    )
-    monkeypatch.setattr(jax.version, "__version_info__", (0, 13, 0))
-    monkeypatch.setenv("XLA_FLAGS", "")
-    devices.tune_cpu()
-    assert os.environ["XLA_FLAGS"] == ""
-    assert float(jnp.ones(()) + 1) == 2
+    assert os.environ["XLA_FLAGS"] == expected

@@ -43,3 +43,10 @@ def test_every_module_in_the_table_exists():
     assert len(names) >= 12
     for name in names:
         assert (package / name).exists(), name
+
+
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in():
+    root = pathlib.Path(__file__).parents[1]
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert "://" in target or (root / target).exists(), target
+    assert not re.search(r"TODO|[A-Z]+_(TIME|TABLE)", README)

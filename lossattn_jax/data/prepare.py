@@ -50,13 +50,19 @@ def prepare(
     """
     spec = get_spec(name, extra)
     try:
-        source = open_source(spec, "train", data_dir)
+        open_source(spec, "train", data_dir)
     except DatasetNotFound:
         _build(name, data_dir, builder_kwargs or {})
-        source = open_source(spec, "train", data_dir)
-    for split in ("train", "test"):
-        memory.load(spec, split, data_dir)
-    return source.folder
+    try:
+        for split in ("train", "test"):
+            memory.load(spec, split, data_dir)
+        return open_source(spec, "train", data_dir).folder
+    except DatasetNotFound as error:
+        # TFDS leaves a folder that it finds alone, however little is in it.
+        folder = os.path.join(resolve_data_dir(data_dir), name)
+        raise UserError(
+            f"the copy of {name} in {folder} is damaged; remove the folder and run this again"
+        ) from error
 
 
 def _build(name: str, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -> None:

@@ -7,16 +7,13 @@ reads nothing of what came before it.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from lossattn_jax.data import order
 from lossattn_jax.data.datasets import DatasetSpec, ImageSource
-
-if TYPE_CHECKING:
-    pass
 
 Batch = dict[str, np.ndarray]
 

@@ -36,18 +36,19 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
       workdir: folder of the run; made where absent.
 
     Returns:
-      The test metrics after the last step.
+      The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
+      measuring them took.
 
     Raises:
-      UserError: the config is impossible, the data set is absent, the workdir holds a run of another
-        model or cannot be written.
+      UserError: the config is impossible, the data set is absent, the workdir holds another run or
+        cannot be written, or the loss is no longer finite.
     """
     config_lib.check(config)
-    workdir = pathlib.Path(workdir)
+    workdir = checkpoint_lib.make_workdir(workdir)
     spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    shared = config.model.batch_norm == "cross_replica"
+    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
     devices.per_device(config.train.batch_size, "config.train.batch_size")
-    _meet_stored_config(config, workdir)
     train_set, test_set = (
         data.open_dataset(spec, split, config.data.dir or None, config.data.mode)
         for split in ("train", "test")
@@ -56,67 +57,78 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     total_steps = config.train.epochs * steps_per_epoch
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
     optimizer = make_optimizer(config, learning_rate)
-    checkpoint_lib.write_config(config, workdir)
 
     with checkpoint_lib.Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = create_state(model, optimizer, spec.image_shape, config.seed)
         resumed = checkpoints.latest_step()
         if resumed is not None:
-            state = checkpoints.restore(resumed, state)
+            _compare_with_stored_config(config, workdir)
+            state = TrainState.from_items(checkpoints.restore(resumed, state.items()))
         elif config.init_from:
             state = _start_from(config.init_from, state)
         start_step = int(state.step)
+        if start_step > total_steps:
+            raise UserError(
+                f"the run in {workdir} has done {start_step} steps, but config.train.epochs="
+                f"{config.train.epochs} makes only {total_steps}"
+            )
+        checkpoint_lib.write_config(config, workdir)
         _describe(config, spec, train_set, test_set, state, total_steps, workdir)
 
-        train_step = make_train_step(model, optimizer, spec, config, steps_per_epoch)
         eval_step = make_eval_step(model, spec)
         replicated = devices.replicate(state)
         del state
-        test_metrics: dict[str, float] = {}
-        progress = reporting.Progress(start_step, total_steps, config.train.batch_size)
-        batches = train_set.train_batches(
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        totals = devices.replicate(zero_metrics())
-        with (
-            reporting.Reporter(workdir, start_step, jax.process_index() == 0) as reporter,
-            data.prefetch(batches, _to_devices) as sharded,
-        ):
-            for step in range(start_step + 1, total_steps + 1):
-                replicated, totals = train_step(replicated, totals, next(sharded))
-                epoch, into_epoch = divmod(step, steps_per_epoch)
-                last = step == total_steps
-                if step % config.log.every_steps == 0 or last:
-                    values = metrics.compute(devices.unreplicate(totals))
-                    totals = devices.replicate(zero_metrics())
-                    values["learning_rate"] = float(learning_rate(step - 1))
-                    values["patch_weight"] = _patch_weight(config, (step - 1) // steps_per_epoch)
-                    values["images_per_second"] = progress.measure(step)
-                    left = progress.time_left(step)
-                    part = step / steps_per_epoch
-                    log.info(reporting.progress_line(step, total_steps, part, values, left))
-                    reporter.scalars("train", step, {"epoch": part, **values})
-                evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
-                saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
-                if not (evaluates or saves):
-                    continue
-                jax.block_until_ready(replicated)  # so that the pause holds no training
-                with progress.paused():
-                    if evaluates:
-                        test_metrics = _test(eval_step, replicated, test_set, config)
-                        log.info("test  " + _summary(test_metrics))
-                        reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
-                        _draw(reporter, step, eval_step, replicated, test_set, model, config)
-                    if saves:
-                        host_state = devices.unreplicate(replicated)
-                        checkpoints.save(step, host_state, test_metrics if evaluates else None)
-        if not test_metrics:
-            log.info("the run is already at its last step, %d", start_step)
+        if start_step == total_steps:
+            log.info("the run is at its last step already")
             test_metrics = _test(eval_step, replicated, test_set, config)
+        else:
+            train_step = make_train_step(model, optimizer, spec, config, steps_per_epoch)
+            progress = reporting.Progress(start_step, total_steps, config.train.batch_size)
+            batches = train_set.train_batches(
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+                start_step=start_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            totals = devices.replicate(zero_metrics())
+            with (
+                reporting.Reporter(workdir, start_step, jax.process_index() == 0) as reporter,
+                data.prefetch(batches, _to_devices) as sharded,
+            ):
+                for step in range(start_step + 1, total_steps + 1):
+                    replicated, totals = train_step(replicated, totals, next(sharded))
+                    epoch, into_epoch = divmod(step, steps_per_epoch)
+                    last = step == total_steps
+                    if step % config.log.every_steps == 0 or last:
+                        values = metrics.compute(devices.unreplicate(totals))
+                        totals = devices.replicate(zero_metrics())
+                        values["learning_rate"] = float(learning_rate(step - 1))
+                        values["patch_weight"] = _patch_weight(
+                            config, (step - 1) // steps_per_epoch
+                        )
+                        values["images_per_second"] = progress.measure(step)
+                        left = progress.time_left(step)
+                        part = step / steps_per_epoch
+                        log.info(reporting.progress_line(step, total_steps, part, values, left))
+                        reporter.scalars("train", step, {"epoch": part, **values})
+                        _refuse_divergence(values["loss"], step, config)
+                    evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
+                    saves = last or (
+                        into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
+                    )
+                    if not (evaluates or saves):
+                        continue
+                    jax.block_until_ready(replicated)  # so that the pause holds no training
+                    with progress.paused():
+                        if evaluates:
+                            test_metrics = _test(eval_step, replicated, test_set, config)
+                            log.info("test  " + _summary(test_metrics))
+                            reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
+                            _draw(reporter, step, eval_step, replicated, test_set, model, config)
+                        if saves:
+                            items = devices.unreplicate(replicated).items()
+                            checkpoints.save(step, items, test_metrics if evaluates else None)
     log.info("finished: test accuracy %.4f; checkpoints in %s", test_metrics["accuracy"], workdir)
     return test_metrics
 
@@ -125,24 +137,35 @@ def _to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return devices.shard({"image": batch["image"], "label": batch["label"]})
 
 
-def _meet_stored_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _compare_with_stored_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     stored = checkpoint_lib.stored_config(workdir)
-    if stored is not None:
-        for difference in config_lib.refuse_other_model(stored, config, workdir):
-            log.warning("changed since the run began: %s", difference)
+    for difference in config_lib.refuse_other_run(stored, config, workdir):
+        log.warning("changed since the run was last started: %s", difference)
 
 
 def _start_from(workdir: str, state: TrainState) -> TrainState:
     """`state` with the parameters and running statistics of another run's newest checkpoint."""
-    run = runs.load(workdir)
+    try:
+        run = runs.load(workdir)
+    except UserError as error:
+        raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))
     if before != after:
         raise UserError(
-            f"config.init_from is {workdir!r}, but the network of that run has other parameters than this"
+            f"config.init_from is {workdir!r}, but the network of that run has other parameters "
+            "than this one"
         )
     log.info("parameters from step %d of %s", run.step, workdir)
-    params, batch_stats = run.variables["params"], run.variables["batch_stats"]
-    return dataclasses.replace(state, params=params, batch_stats=batch_stats)
+    return dataclasses.replace(state, **run.variables)
+
+
+def _refuse_divergence(loss: float, step: int, config: ConfigDict) -> None:
+    if not np.isfinite(loss):
+        raise UserError(
+            f"the training loss is {loss} by step {step}: a lower config.optimizer.learning_rate "
+            f"than {config.optimizer.learning_rate} or a longer config.optimizer.warmup_epochs may "
+            "help; the last checkpoint is from before"
+        )
 
 
 def _describe(
@@ -221,5 +244,8 @@ def _draw(
         eval_step, replicated.variables, test_set, config.log.pictures, config.eval.batch_size
     )
     grid = model.patch_grid(test_set.spec.image_shape)
-    figure = figures.draw_explanations(explanations, grid, test_set.spec.class_names)
-    reporter.figure("attention", step, figure)
+    reporter.figure(
+        "attention",
+        step,
+        lambda: figures.draw_explanations(explanations, grid, test_set.spec.class_names),
+    )

@@ -24,7 +24,8 @@ def make_optimizer(
       An optax transformation whose state is a pytree of arrays.
     """
     options = config.optimizer
-    mask = kernels_only if options.weight_decay_mask == "kernels" else None
+    # A mask either way, so that the shape of the state does not depend on which parameters decay.
+    mask = kernels_only if options.weight_decay_mask == "kernels" else everything
     if options.name == "adamw":
         return optax.adamw(
             learning_rate,
@@ -41,6 +42,11 @@ def make_optimizer(
     else:
         update = optax.sgd(learning_rate, options.momentum, options.nesterov)
     return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)
+
+
+def everything(params: Any) -> Any:
+    """A tree of bools, all True."""
+    return jax.tree.map(lambda _: True, params)
 
 
 def kernels_only(params: Any) -> Any:

@@ -5,15 +5,20 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorboardX
+
+from lossattn_jax.metrics import finite
 
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+
+# What a killed run loses of its TensorBoard file at most; metrics.jsonl loses nothing.
+_FLUSH_SECONDS = 2
 
 
 class Reporter:
@@ -40,7 +45,7 @@ class Reporter:
         part.replace(path)
         self._jsonl = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(workdir / TENSORBOARD_NAME), purge_step=start_step + 1
+            str(workdir / TENSORBOARD_NAME), purge_step=start_step + 1, flush_secs=_FLUSH_SECONDS
         )
 
     def __enter__(self) -> "Reporter":
@@ -61,16 +66,17 @@ class Reporter:
         """
         if not self._active:
             return
-        line = {"kind": kind, "step": step, **{k: _rounded(v) for k, v in values.items()}}
+        rounded = {name: _rounded(value) for name, value in values.items()}
+        line = {"kind": kind, "step": step, **finite(rounded)}
         self._jsonl.write(json.dumps(line) + "\n")
         self._jsonl.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
-    def figure(self, name: str, step: int, figure: Any) -> None:
-        """Records a matplotlib figure in TensorBoard and closes it."""
+    def figure(self, name: str, step: int, draw: Callable[[], Any]) -> None:
+        """Records the matplotlib figure that `draw` makes in TensorBoard."""
         if self._active:
-            self._tensorboard.add_figure(name, figure, step)
+            self._tensorboard.add_figure(name, draw(), step)
 
 
 class Progress:

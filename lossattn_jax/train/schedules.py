@@ -1,5 +1,7 @@
 """What changes over a training run: the learning rate, and the weight of the patch loss."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +17,7 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Sc
         "cosine": half a cosine down to 0,
         "one_cycle": linear up to the top over `warmup_epochs`, then linear down to 0,
         "constant".
-        All but "one_cycle" may start with a linear warm-up over `warmup_epochs`.
+        The others too are multiplied by a linear warm-up over `warmup_epochs`, where that is not 0.
       steps_per_epoch: updates in an epoch.
 
     Returns:
@@ -23,25 +25,24 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Sc
     """
     options = config.optimizer
     top = options.learning_rate
-    total = config.train.epochs * steps_per_epoch
     warmup = round(options.warmup_epochs * steps_per_epoch)
-    after = total - warmup
+    after = max(config.train.epochs * steps_per_epoch - warmup, 1)
     if options.schedule == "cosine":
-        main = optax.cosine_decay_schedule(top, after)
+        main, start = optax.cosine_decay_schedule(top, after), warmup
     elif options.schedule == "one_cycle":
-        main = optax.linear_schedule(top, 0.0, after)
+        main, start = optax.linear_schedule(top, 0.0, after), warmup
     elif options.schedule == "step":
-        drops = {
-            epoch * steps_per_epoch - warmup: options.decay_factor for epoch in options.milestones
-        }
-        main = optax.piecewise_constant_schedule(top, drops)
+        drops = {epoch * steps_per_epoch: options.decay_factor for epoch in options.milestones}
+        main, start = optax.piecewise_constant_schedule(top, drops), 0
     else:
-        main = optax.constant_schedule(top)
-    if not warmup:
-        return main
-    # The first update has a rate above 0, and the last of the warm-up the full one.
-    rise = optax.linear_schedule(top / warmup, top, warmup - 1) if warmup > 1 else main
-    return optax.join_schedules([rise, main], [warmup])
+        main, start = optax.constant_schedule(top), 0
+
+    def schedule(step: Any) -> jax.Array:
+        # The first update has a rate above 0, and the last of the warm-up the full one.
+        rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
+        return rise * main(jnp.maximum(step - start, 0))
+
+    return schedule
 
 
 def patch_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: float) -> jax.Array:

@@ -27,6 +27,16 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
 
+    def items(self) -> dict[str, Any]:
+        """The parts as a checkpoint stores them; evaluation reads "variables" alone."""
+        training = {"step": self.step, "opt_state": self.opt_state}
+        return {"variables": self.variables, "training": training}
+
+    @classmethod
+    def from_items(cls, items: dict[str, Any]) -> "TrainState":
+        """The state whose `items()` these are."""
+        return cls(**items["variables"], **items["training"])
+
     @property
     def variables(self) -> dict[str, Any]:
         """What `module.apply` takes."""

@@ -1,5 +1,6 @@
 """Training end to end on the shrunk demo config: files, resuming, evaluation, explanation."""
 
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
 from lossattn_jax.train import loop
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import configs
+import shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -39,7 +40,7 @@ def assert_same_parameters(workdir, other):
 def finished(scenes_dir, tmp_path_factory):
     """A finished run of three epochs, its workdir and its test metrics."""
     workdir = tmp_path_factory.mktemp("finished")
-    measured = loop.train(configs.shrunk(scenes_dir), workdir)
+    measured = loop.train(shrunk.config(scenes_dir), workdir)
     return workdir, measured
 
 
@@ -56,7 +57,10 @@ def test_a_run_writes_its_metrics_and_learns(finished):
         total = line["image_loss"] + line["patch_weight"] * line["patch_loss"]
         assert line["loss"] == pytest.approx(total, rel=1e-3)
         assert line["images_per_second"] > 0
-    assert list((workdir / "tensorboard").glob("events.out.tfevents*"))
+    (events,) = (workdir / "tensorboard").glob("events.out.tfevents*")
+    recorded = events.read_bytes()
+    for tag in (b"train/loss", b"train/patch_weight", b"test/accuracy", b"attention", b"PNG"):
+        assert tag in recorded, tag
 
 
 def test_the_newest_and_the_best_checkpoint_stay(finished):
@@ -97,7 +101,9 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
     assert accuracy == pytest.approx(measured["accuracy"])
     entropy = np.mean(metrics.attention_entropy(explained.attention))
     assert entropy == pytest.approx(measured["attention_entropy"], rel=1e-5)
-    again = explain.explain_images(eval_step, variables, explained.images[:3], ["a", "b", "c"])
+    again = explain.explain_images(
+        eval_step, variables, explained.images[:3], ["a", "b", "c"], batch_size=2
+    )
     np.testing.assert_allclose(again.logits, explained.logits[:3], rtol=1e-5, atol=1e-5)
 
 
@@ -122,18 +128,18 @@ def test_explaining_a_run_writes_a_picture(finished, tmp_path):
 def test_rerunning_a_finished_run_trains_no_further(finished, scenes_dir):
     workdir, measured = finished
     before = (workdir / "metrics.jsonl").read_text()
-    again = loop.train(configs.shrunk(scenes_dir), workdir)
+    again = loop.train(shrunk.config(scenes_dir), workdir)
     assert again["accuracy"] == measured["accuracy"]
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_streaming_trains_the_same_parameters(finished, scenes_dir, tmp_path):
-    loop.train(configs.shrunk(scenes_dir, data__mode="stream"), tmp_path)
+    loop.train(shrunk.config(scenes_dir, data__mode="stream"), tmp_path)
     assert_same_parameters(tmp_path, finished[0])
 
 
 def test_another_run_can_be_started_from(finished, scenes_dir, tmp_path):
-    config = configs.shrunk(
+    config = shrunk.config(
         scenes_dir, init_from=str(finished[0]), train__epochs=1, optimizer__warmup_epochs=0.0
     )
     config.optimizer.learning_rate = 1e-9
@@ -142,35 +148,96 @@ def test_another_run_can_be_started_from(finished, scenes_dir, tmp_path):
     _, variables = parameters(finished[0])
     step, started = parameters(tmp_path)
     assert step == 6
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        started["params"],
-        variables["params"],
-    )
-    wider = configs.shrunk(scenes_dir, init_from=str(finished[0]), model__width=0.25)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(close, started["params"], variables["params"])
+    # Six steps moved the running statistics half the way to those of the same network, not from 0.
+    mean = variables["batch_stats"]["backbone"]["bn2"]["mean"]
+    np.testing.assert_allclose(started["batch_stats"]["backbone"]["bn2"]["mean"], mean, atol=0.2)
+    wider = shrunk.config(scenes_dir, init_from=str(finished[0]), model__width=0.25)
     with pytest.raises(UserError, match="the network of that run has other parameters"):
         loop.train(wider, tmp_path / "wider")
 
 
-def test_a_workdir_of_another_model_is_refused(finished, scenes_dir):
-    with pytest.raises(UserError, match=r"config\.model\.pooling is 'mean', but the run in"):
-        loop.train(configs.shrunk(scenes_dir, model__pooling="mean"), finished[0])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model__pooling": "mean"}, r"config\.model\.pooling is 'mean', but the run in .* has"),
+        ({"train__batch_size": 20}, r"config\.train\.batch_size is 20, .* decides what each step"),
+        ({"seed": 3}, r"config\.seed is 3, but the run in .* has 0"),
+        ({"train__epochs": 2}, r"has done 18 steps, but config\.train\.epochs=2 makes only 12"),
+    ],
+)
+def test_a_workdir_of_another_run_is_refused_and_stays_as_it_is(
+    finished, scenes_dir, changes, sentence
+):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(UserError, match=sentence):
+        loop.train(shrunk.config(scenes_dir, **changes), workdir)
+    assert (workdir / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize("dtype", ["bfloat16"])
-def test_other_poolings_and_bfloat16_train(scenes_dir, tmp_path, pooling, dtype):
-    config = configs.shrunk(scenes_dir, model__pooling=pooling, model__dtype=dtype, train__epochs=2)
-    measured = loop.train(config, tmp_path)
-    assert np.isfinite(measured["loss"])
-    assert {leaf.dtype for leaf in jax.tree.leaves(parameters(tmp_path)[1])} == {
-        np.dtype("float32")
+def test_a_finished_run_can_be_made_longer_and_changed_where_that_is_safe(scenes_dir, tmp_path):
+    options = {"train__epochs": 1, "optimizer__warmup_epochs": 0.5}
+    loop.train(shrunk.config(scenes_dir, **options), tmp_path)
+    options = {
+        "train__epochs": 2,
+        "optimizer__weight_decay_mask": "kernels",
+        "data__mode": "stream",
     }
+    loop.train(shrunk.config(scenes_dir, **options), tmp_path)
+    assert parameters(tmp_path)[0] == 12
+
+
+def test_the_last_step_is_saved_and_tested_whatever_the_intervals(scenes_dir, tmp_path):
+    config = shrunk.config(scenes_dir, eval__every_epochs=2, checkpoint__every_epochs=2)
+    loop.train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "test"] == [12, 18]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [12, 18]
+
+
+def test_a_run_that_cannot_start_leaves_no_run_behind(scenes_dir, tmp_path):
+    config = shrunk.config(scenes_dir, init_from=str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"config\.init_from is .*nothing.* is not a workdir"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
+    config = shrunk.config(scenes_dir, optimizer__warmup_epochs=0.0)
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"the training loss is nan by step \d+: a lower"):
+        loop.train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model__pooling": "mean", "model__dtype": "bfloat16"},
+        {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
+        {"model__dtype": "bfloat16", "model__batch_norm": "local"},
+        {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},
+        {"optimizer__name": "adam", "optimizer__schedule": "step", "data__crop_padding": 0},
+    ],
+    ids=lambda options: " ".join(str(value) for value in options.values()),
+)
+def test_other_settings_train_and_evaluate(scenes_dir, tmp_path, options):
+    config = shrunk.config(scenes_dir, train__epochs=2, **options)
+    config.optimizer.learning_rate = 0.01
+    measured = loop.train(config, tmp_path)
+    _, variables = parameters(tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+    again = evaluate_run(str(tmp_path))
+    assert again["accuracy"] == pytest.approx(measured["accuracy"])
+    assert again["loss"] == pytest.approx(measured["loss"], rel=1e-3)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(finished, scenes_dir, tmp_path, compilation_cache):
     workdir = tmp_path / "killed"
-    command = [sys.executable, "train.py", *configs.flags(scenes_dir), f"--workdir={workdir}"]
+    command = [sys.executable, "train.py", *shrunk.flags(scenes_dir), f"--workdir={workdir}"]
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
@@ -201,7 +268,7 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
     results = []
     for count in (1, 4):
         workdir = tmp_path / str(count)
-        arguments = [*configs.flags(scenes_dir, **options), f"--workdir={workdir}"]
+        arguments = [*shrunk.flags(scenes_dir, **options), f"--workdir={workdir}"]
         trained = run_python("train.py", *arguments, devices=count)
         assert trained.returncode == 0, trained.stderr
         assert f"devices: {count} cpu device(s)" in trained.stderr
@@ -226,3 +293,20 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
     )
     assert here["accuracy"] == four_result["accuracy"]
     assert here["loss"] == pytest.approx(four_result["loss"], rel=1e-5)
+
+
+def test_training_evaluating_and_explaining_need_no_tensorflow(scenes_dir, tmp_path, run_python):
+    script = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import shrunk
+from lossattn_jax import evaluate, explain
+from lossattn_jax.train import loop
+config = shrunk.config({str(scenes_dir)!r}, train__epochs=1, optimizer__warmup_epochs=0.0)
+loop.train(config, {str(tmp_path)!r})
+evaluate.evaluate_run({str(tmp_path)!r})
+explain.explain_run({str(tmp_path)!r}, num=1)
+assert 'tensorflow' not in sys.modules
+"""
+    checked = run_python("-c", script)
+    assert checked.returncode == 0, checked.stderr

@@ -16,17 +16,17 @@ OVERRIDES = {
 }
 
 
-def shrunk(data_dir, **overrides):
+def config(data_dir, **overrides):
     """The config with `OVERRIDES`, and with `section__key=value` besides."""
     spec = importlib.util.spec_from_file_location("digit_scenes_config", CONFIG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    shrunk = module.get_config()
     extra = {key.replace("__", "."): value for key, value in overrides.items()}
     for key, value in {**OVERRIDES, "data.dir": str(data_dir), **extra}.items():
         section, _, name = key.rpartition(".")
-        (config[section] if section else config)[name] = value
-    return config
+        (shrunk[section] if section else shrunk)[name] = value
+    return shrunk
 
 
 def flags(data_dir, **overrides):

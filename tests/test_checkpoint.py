@@ -1,0 +1,86 @@
+"""Checkpoints: what is kept, what is refused, and that foreign files do no harm."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax import checkpoint
+from lossattn_jax.config import default_config
+from lossattn_jax.errors import UserError
+
+
+def state(value):
+    return {"a": np.full((2, 3), value, np.float32), "step": np.int32(value), "empty": {}}
+
+
+def save_all(workdir, accuracies, keep):
+    with checkpoint.Checkpoints(workdir, keep=keep) as checkpoints:
+        for step, accuracy in enumerate(accuracies, start=1):
+            metrics = None if accuracy is None else {"accuracy": accuracy}
+            checkpoints.save(step, {"state": state(step)}, metrics)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "keep", "kept", "best"),
+    [
+        ([0.1, 0.9, 0.3, 0.4], 1, [2, 4], 2),
+        ([0.1, 0.2, 0.3, 0.4], 2, [3, 4], 4),
+        ([0.1, 0.9, None, None], 1, [2, 4], 2),
+        ([None, None, None], 2, [2, 3], None),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, accuracies, keep, kept, best):
+    save_all(tmp_path, accuracies, keep)
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == kept
+        assert checkpoints.latest_step() == kept[-1]
+        assert checkpoints.best_step() == best
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    values = np.random.default_rng(0).standard_normal(100).astype(np.float32)
+    saved = {"a": values, "b": {"c": np.int32(3)}, "empty": {}}
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, {"state": saved, "more": {"x": np.zeros(2)}}, {"accuracy": 1.0})
+    like = {"a": jnp.zeros(100), "b": {"c": jnp.int32(0)}, "empty": {}}
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored = checkpoints.restore(5, {"state": like})["state"]
+    np.testing.assert_array_equal(np.asarray(restored["a"]).view(np.int32), values.view(np.int32))
+    assert int(restored["b"]["c"]) == 3
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"a": np.zeros((3, 3), np.float32), "step": np.int32(0), "empty": {}},
+        {"other": np.zeros((2, 3), np.float32), "step": np.int32(0), "empty": {}},
+    ],
+    ids=["shape", "name"],
+)
+def test_other_arrays_are_refused(tmp_path, like):
+    save_all(tmp_path, [0.5], keep=1)
+    with (
+        checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(UserError, match="checkpoint 1 in .* is damaged or of another model"),
+    ):
+        checkpoints.restore(1, {"state": like})
+
+
+def test_half_written_and_foreign_folders_are_no_checkpoints(tmp_path):
+    save_all(tmp_path, [0.5, 0.6], keep=2)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    (tmp_path / "checkpoints" / "99").mkdir()
+    (tmp_path / "checkpoints" / "readme.txt").write_text("mine")
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, {"state": state(3)}, {"accuracy": 0.1})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 3
+    assert (tmp_path / "checkpoints" / "readme.txt").read_text() == "mine"
+
+
+def test_an_unwritable_workdir_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the workdir .*file/run cannot be written"):
+        checkpoint.write_config(default_config(), tmp_path / "file" / "run")

@@ -1,0 +1,73 @@
+"""Progress and metrics files, with a clock of the test's own."""
+
+import json
+
+import pytest
+
+from lossattn_jax.train import reporting
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_rate_and_time_left_leave_pauses_out(clock):
+    progress = reporting.Progress(start_step=10, total_steps=1010, batch_size=32)
+    assert progress.time_left(10) == "?"
+    clock[0] += 10
+    assert progress.measure(60) == pytest.approx(50 * 32 / 10)
+    # 950 steps at 5 steps a second.
+    assert progress.time_left(60) == "0:03:10"
+    clock[0] += 4
+    with progress.paused():
+        clock[0] += 1000
+    clock[0] += 6
+    assert progress.measure(160) == pytest.approx(100 * 32 / 10)
+    # The mean of 5 and 10 steps a second.
+    assert progress.time_left(160) == "0:01:53"
+
+
+def test_a_progress_line_says_what_a_person_would_ask():
+    values = {"loss": 1.5, "accuracy": 0.25, "patch_loss": 2.0, "learning_rate": 0.1}
+    line = reporting.progress_line(
+        50, 200, 1.25, {**values, "images_per_second": 1234.5}, "0:00:09"
+    )
+    for part in ("step 50/200", "epoch 1.25", "loss 1.5000", "accuracy 0.2500", "1,234 images/s"):
+        assert part in line
+    assert line.endswith("0:00:09 left")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_resuming_removes_what_comes_again(tmp_path):
+    with reporting.Reporter(tmp_path, start_step=0) as reporter:
+        for step in (10, 20, 30):
+            reporter.scalars("train", step, {"loss": 1 / step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 40, "lo')  # killed while writing
+    with reporting.Reporter(tmp_path, start_step=20) as reporter:
+        reporter.scalars("train", 30, {"loss": 7.0})
+    found = lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in found] == [10, 20, 30]
+    assert found[-1]["loss"] == 7.0
+
+
+def test_a_value_that_is_not_finite_is_null(tmp_path):
+    with reporting.Reporter(tmp_path, start_step=0) as reporter:
+        reporter.scalars("train", 1, {"loss": float("nan")})
+    assert lines(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 1, "loss": None}]
+
+
+def test_an_inactive_reporter_writes_and_draws_nothing(tmp_path):
+    def draw():
+        raise AssertionError("drawn for nobody")
+
+    with reporting.Reporter(tmp_path, start_step=0, active=False) as reporter:
+        reporter.scalars("train", 1, {"loss": 1.0})
+        reporter.figure("attention", 1, draw)
+    assert not list(tmp_path.iterdir())
