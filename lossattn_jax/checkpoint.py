@@ -150,7 +150,7 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be made: {error.strerror}") from None
+        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import itertools
 import logging
 import pathlib
 import sys
@@ -68,8 +69,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _check_config_flags(args: Sequence[str]) -> None:
     """Names a config file that cannot be used or an unknown key before ml_collections meets it."""
     known = {key for key, _ in config_lib.leaves(config_lib.default_config())}
-    following = [*args[1:], ""]
-    for arg, after in zip(args, following, strict=True):
+    for arg, after in itertools.zip_longest(args, args[1:], fillvalue=""):
         if not arg.startswith("-"):
             continue
         name, equals, value = arg.lstrip("-").partition("=")

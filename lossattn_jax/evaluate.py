@@ -19,7 +19,8 @@ from lossattn_jax import command, data, devices, metrics, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import Outputs, PatchNetwork
 
-log = logging.getLogger(__name__)
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.evaluate")
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
 

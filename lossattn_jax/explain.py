@@ -21,7 +21,8 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step, to_devices
 from lossattn_jax.models import Outputs
 
-log = logging.getLogger(__name__)
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.explain")
 
 MAX_IMAGES = 200  # in one picture: more rows are beyond what matplotlib draws
 

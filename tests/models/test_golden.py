@@ -32,7 +32,7 @@ def test_conv_attention_layer_agrees_with_the_papers_code():
     ref = golden("layer_conv_attention")
 
     def total(features, w, b):
-        z = features @ w.T + b
+        z = features @ w.T + b[None, None]
         attention = pooling.loss_attention(z, grid=int(ref["gamma"]))
         weighted = features * attention[:, :, None]
         patch = losses.patch_cross_entropy(z, ref["y"], attention).mean()

@@ -276,6 +276,7 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
             "-m", "lossattn_jax.evaluate", f"--workdir={workdir}", "--batch_size=7", devices=count
         )
         assert evaluated.returncode == 0, evaluated.stderr
+        assert f"written: {workdir / 'evaluation_test.json'}" in evaluated.stderr
         results.append((*parameters(workdir), json.loads(evaluated.stdout)))
     (step, one, one_result), (_, four, four_result) = results
     assert step == 5
