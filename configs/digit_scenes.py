@@ -3,8 +3,9 @@
     python -m lossattn_jax.data.prepare --dataset=digit_scenes
     python train.py --config=configs/digit_scenes.py --workdir=runs/digit_scenes
 
-Expected: TODO
-Time: TODO
+Expected: 98.5 % test accuracy; the most attended patch has its centre in the digit's box in all 2,000
+test images (seed 0; results/README.md).
+Time: 80 s on 2 cores of a Xeon (Sapphire Rapids), compilation and evaluation included.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from lossattn_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """0.1 M parameters, 12 epochs of one-cycle SGD."""
+    """0.14 M parameters, 12 epochs of one-cycle SGD."""
     config = default_config()
     config.data.name = "digit_scenes"
     config.data.crop_padding = 2  # more would cut digits that lie at the rim
