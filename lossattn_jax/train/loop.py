@@ -4,10 +4,10 @@ import dataclasses
 import logging
 import pathlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
@@ -22,6 +22,25 @@ from lossattn_jax.train.state import TrainState, count_parameters, create_state
 from lossattn_jax.train.step import make_train_step, zero_metrics
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A training run's fixed parts, as its config describes them."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    spec: data.DatasetSpec
+    model: models.PatchNetwork
+    train_set: data.Dataset
+    test_set: data.Dataset
+    steps_per_epoch: int
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.train.epochs * self.steps_per_epoch
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
@@ -43,8 +62,25 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
       UserError: the config is impossible, the data set is absent, the workdir holds another run or
         cannot be written, or the loss is no longer finite.
     """
+    job = _open_job(config, checkpoint_lib.make_workdir(workdir))
+    with checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints:
+        state = _first_state(job, checkpoints)
+        checkpoint_lib.write_config(config, job.workdir)
+        _describe(job, state)
+        eval_step = make_eval_step(job.model, job.spec)
+        if int(state.step) == job.total_steps:
+            log.info("the run is at its last step already")
+            test_metrics = _test(job, eval_step, devices.replicate(state))
+        else:
+            test_metrics = _train_steps(job, eval_step, state, checkpoints)
+    log.info(
+        "finished: test accuracy %.4f; checkpoints in %s", test_metrics["accuracy"], job.workdir
+    )
+    return test_metrics
+
+
+def _open_job(config: ConfigDict, workdir: pathlib.Path) -> _Job:
     config_lib.check(config)
-    workdir = checkpoint_lib.make_workdir(workdir)
     spec = runs.spec_of(config)
     shared = config.model.batch_norm == "cross_replica"
     model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
@@ -54,93 +90,117 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         for split in ("train", "test")
     )
     steps_per_epoch = data.steps_per_epoch(len(train_set), config.train.batch_size)
-    total_steps = config.train.epochs * steps_per_epoch
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
-    optimizer = make_optimizer(config, learning_rate)
+    return _Job(
+        config=config,
+        workdir=workdir,
+        spec=spec,
+        model=model,
+        train_set=train_set,
+        test_set=test_set,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+        optimizer=make_optimizer(config, learning_rate),
+    )
 
-    with checkpoint_lib.Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state = create_state(model, optimizer, spec.image_shape, config.seed)
-        resumed = checkpoints.latest_step()
-        if resumed is not None:
-            _compare_with_stored_config(config, workdir)
-            state = TrainState.from_items(checkpoints.restore(resumed, state.items()))
-        elif config.init_from:
-            state = _start_from(config.init_from, state)
-        start_step = int(state.step)
-        if start_step > total_steps:
-            raise UserError(
-                f"the run in {workdir} has done {start_step} steps, but config.train.epochs="
-                f"{config.train.epochs} makes only {total_steps}"
-            )
-        checkpoint_lib.write_config(config, workdir)
-        _describe(config, spec, train_set, test_set, state, total_steps, workdir)
 
-        eval_step = make_eval_step(model, spec)
-        replicated = devices.replicate(state)
-        del state
-        if start_step == total_steps:
-            log.info("the run is at its last step already")
-            test_metrics = _test(eval_step, replicated, test_set, config)
-        else:
-            train_step = make_train_step(model, optimizer, spec, config, steps_per_epoch)
-            progress = reporting.Progress(start_step, total_steps, config.train.batch_size)
-            batches = train_set.train_batches(
-                batch_size=config.train.batch_size,
-                seed=config.seed,
-                start_step=start_step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            totals = devices.replicate(zero_metrics())
-            with (
-                reporting.Reporter(workdir, start_step, jax.process_index() == 0) as reporter,
-                data.prefetch(batches, _to_devices) as sharded,
-            ):
-                for step in range(start_step + 1, total_steps + 1):
-                    replicated, totals = train_step(replicated, totals, next(sharded))
-                    epoch, into_epoch = divmod(step, steps_per_epoch)
-                    last = step == total_steps
-                    if step % config.log.every_steps == 0 or last:
-                        values = metrics.compute(devices.unreplicate(totals))
-                        totals = devices.replicate(zero_metrics())
-                        values["learning_rate"] = float(learning_rate(step - 1))
-                        values["patch_weight"] = _patch_weight(
-                            config, (step - 1) // steps_per_epoch
-                        )
-                        values["images_per_second"] = progress.measure(step)
-                        left = progress.time_left(step)
-                        part = step / steps_per_epoch
-                        log.info(reporting.progress_line(step, total_steps, part, values, left))
-                        reporter.scalars("train", step, {"epoch": part, **values})
-                        _refuse_divergence(values["loss"], step, config)
-                    evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
-                    saves = last or (
-                        into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0
-                    )
-                    if not (evaluates or saves):
-                        continue
-                    jax.block_until_ready(replicated)  # so that the pause holds no training
-                    with progress.paused():
-                        if evaluates:
-                            test_metrics = _test(eval_step, replicated, test_set, config)
-                            log.info("test  " + _summary(test_metrics))
-                            reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
-                            _draw(reporter, step, eval_step, replicated, test_set, model, config)
-                        if saves:
-                            items = devices.unreplicate(replicated).items()
-                            checkpoints.save(step, items, test_metrics if evaluates else None)
-    log.info("finished: test accuracy %.4f; checkpoints in %s", test_metrics["accuracy"], workdir)
+def _first_state(job: _Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState:
+    """The newest checkpoint's state, or that of another run's parameters, or a fresh one."""
+    state = create_state(job.model, job.optimizer, job.spec.image_shape, job.config.seed)
+    newest = checkpoints.latest_step()
+    if newest is None:
+        return _start_from(job.config.init_from, state) if job.config.init_from else state
+    stored = checkpoint_lib.stored_config(job.workdir)
+    for difference in config_lib.refuse_other_run(stored, job.config, job.workdir):
+        log.warning("changed since the run was last started: %s", difference)
+    if newest > job.total_steps:
+        raise UserError(
+            f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
+            f"{job.config.train.epochs} makes only {job.total_steps}"
+        )
+    return TrainState.from_items(checkpoints.restore(newest, state.items()))
+
+
+def _train_steps(
+    job: _Job,
+    eval_step: EvalStep,
+    state: TrainState,
+    checkpoints: checkpoint_lib.Checkpoints,
+) -> dict[str, float]:
+    """Runs the steps that are left; returns the test metrics after the last one."""
+    config = job.config
+    start_step = int(state.step)
+    train_step = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
+    batches = job.train_set.train_batches(
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    replicated = devices.replicate(state)
+    totals = devices.replicate(zero_metrics())
+    test_metrics: dict[str, float] = {}
+    progress = reporting.Progress(start_step, job.total_steps, config.train.batch_size)
+    with (
+        reporting.Reporter(job.workdir, start_step, jax.process_index() == 0) as reporter,
+        data.prefetch(batches, _to_devices) as sharded,
+    ):
+        for step in range(start_step + 1, job.total_steps + 1):
+            replicated, totals = train_step(replicated, totals, next(sharded))
+            epoch, into_epoch = divmod(step, job.steps_per_epoch)
+            last = step == job.total_steps
+            if last or step % config.log.every_steps == 0:
+                means = metrics.compute(devices.unreplicate(totals))
+                totals = devices.replicate(zero_metrics())
+                _report(job, reporter, progress, step, means)
+            evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
+            saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
+            if not (evaluates or saves):
+                continue
+            jax.block_until_ready(replicated)  # so that the pause holds no training
+            with progress.paused():
+                if evaluates:
+                    test_metrics = _test(job, eval_step, replicated)
+                    log.info("test  " + _summary(test_metrics))
+                    reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
+                    _draw(job, reporter, step, eval_step, replicated)
+                if saves:
+                    items = devices.unreplicate(replicated).items()
+                    checkpoints.save(step, items, test_metrics if evaluates else None)
     return test_metrics
+
+
+def _report(
+    job: _Job,
+    reporter: reporting.Reporter,
+    progress: reporting.Progress,
+    step: int,
+    means: dict[str, float],
+) -> None:
+    """Tells the means since the last report; stops a run whose loss is no longer finite."""
+    values = {
+        **means,
+        "epoch": step / job.steps_per_epoch,
+        "learning_rate": float(job.learning_rate(step - 1)),
+        "patch_weight": _patch_weight(job.config, (step - 1) // job.steps_per_epoch),
+        "images_per_second": progress.measure(step),
+    }
+    left = progress.time_left(step)
+    log.info(reporting.progress_line(step, job.total_steps, values, left))
+    reporter.scalars("train", step, values)
+    if not np.isfinite(values["loss"]):
+        options = job.config.optimizer
+        raise UserError(
+            f"the training loss is {values['loss']} by step {step}: a lower "
+            f"config.optimizer.learning_rate than {options.learning_rate} or a longer "
+            f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last "
+            "checkpoint is from before"
+        )
 
 
 def _to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return devices.shard({"image": batch["image"], "label": batch["label"]})
-
-
-def _compare_with_stored_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    stored = checkpoint_lib.stored_config(workdir)
-    for difference in config_lib.refuse_other_run(stored, config, workdir):
-        log.warning("changed since the run was last started: %s", difference)
 
 
 def _start_from(workdir: str, state: TrainState) -> TrainState:
@@ -159,33 +219,16 @@ def _start_from(workdir: str, state: TrainState) -> TrainState:
     return dataclasses.replace(state, **run.variables)
 
 
-def _refuse_divergence(loss: float, step: int, config: ConfigDict) -> None:
-    if not np.isfinite(loss):
-        raise UserError(
-            f"the training loss is {loss} by step {step}: a lower config.optimizer.learning_rate "
-            f"than {config.optimizer.learning_rate} or a longer config.optimizer.warmup_epochs may "
-            "help; the last checkpoint is from before"
-        )
-
-
-def _describe(
-    config: ConfigDict,
-    spec: data.DatasetSpec,
-    train_set: data.Dataset,
-    test_set: data.Dataset,
-    state: TrainState,
-    total_steps: int,
-    workdir: pathlib.Path,
-) -> None:
-    step = int(state.step)
+def _describe(job: _Job, state: TrainState) -> None:
+    config = job.config
     log.info("devices: %s", devices.describe())
     log.info(
         "data: %s, %d training and %d test images of %s, %d classes",
-        spec.name,
-        len(train_set),
-        len(test_set),
-        "x".join(str(side) for side in spec.image_shape),
-        spec.num_classes,
+        job.spec.name,
+        len(job.train_set),
+        len(job.test_set),
+        "x".join(str(side) for side in job.spec.image_shape),
+        job.spec.num_classes,
     )
     log.info(
         "model: %s, %s head, %s, %.2f M parameters, %s; patch loss %s",
@@ -199,11 +242,11 @@ def _describe(
     log.info(
         "training: %d epochs, %d steps of %d images, from step %d",
         config.train.epochs,
-        total_steps,
+        job.total_steps,
         config.train.batch_size,
-        step,
+        int(state.step),
     )
-    log.info("workdir: %s", workdir)
+    log.info("workdir: %s", job.workdir)
 
 
 def _patch_weight(config: ConfigDict, epoch: int) -> float:
@@ -211,11 +254,10 @@ def _patch_weight(config: ConfigDict, epoch: int) -> float:
     return float(patch_weight_schedule(epoch, weight, config.loss.patch_ramp_epochs))
 
 
-def _test(
-    eval_step: EvalStep, replicated: TrainState, test_set: data.Dataset, config: ConfigDict
-) -> dict[str, float]:
+def _test(job: _Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, float]:
     start = time.monotonic()
-    measured = evaluate(eval_step, replicated.variables, test_set, config.eval.batch_size)
+    batch_size = job.config.eval.batch_size
+    measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size)
     measured["seconds"] = time.monotonic() - start
     return measured
 
@@ -229,23 +271,22 @@ def _summary(test_metrics: dict[str, float]) -> str:
 
 
 def _draw(
+    job: _Job,
     reporter: reporting.Reporter,
     step: int,
     eval_step: EvalStep,
-    replicated: Any,
-    test_set: data.Dataset,
-    model: models.PatchNetwork,
-    config: ConfigDict,
+    replicated: TrainState,
 ) -> None:
     """Attention pictures of the first test images, for TensorBoard."""
+    config = job.config
     if not config.log.pictures:
         return
     explanations = explain.explain_dataset(
-        eval_step, replicated.variables, test_set, config.log.pictures, config.eval.batch_size
+        eval_step, replicated.variables, job.test_set, config.log.pictures, config.eval.batch_size
     )
-    grid = model.patch_grid(test_set.spec.image_shape)
+    grid = job.model.patch_grid(job.spec.image_shape)
     reporter.figure(
         "attention",
         step,
-        lambda: figures.draw_explanations(explanations, grid, test_set.spec.class_names),
+        lambda: figures.draw_explanations(explanations, grid, job.spec.class_names),
     )

@@ -116,15 +116,13 @@ class Progress:
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
 
 
-def progress_line(
-    step: int, total_steps: int, epoch: float, values: Mapping[str, float], left: str
-) -> str:
-    """One line of a training log."""
+def progress_line(step: int, total_steps: int, values: Mapping[str, float], left: str) -> str:
+    """One line of a training log, from the values that are recorded with it."""
     numbers = "  ".join(
         f"{name} {values[name]:.4f}" for name in ("loss", "accuracy", "patch_loss", "learning_rate")
     )
     return (
-        f"step {step}/{total_steps}  epoch {epoch:.2f}  {numbers}  "
+        f"step {step}/{total_steps}  epoch {values['epoch']:.2f}  {numbers}  "
         f"{values['images_per_second']:,.0f} images/s  {left} left"
     )
 
