@@ -27,6 +27,15 @@ runpy.run_module("lossattn_jax.data.prepare", run_name="__main__")
 """
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_copy_is_to_be_removed(digits_dir, tmp_path, split):
+    copy = Path(shutil.copytree(digits_dir, tmp_path / "copy"))
+    (shard,) = copy.glob(f"digit_scenes/*/*-{split}.array_record*")
+    shard.unlink()
+    with pytest.raises(UserError, match=f"{copy}/digit_scenes is damaged; remove the folder"):
+        prepare("digit_scenes", str(copy))
+
+
 def test_a_second_call_finds_what_is_there(digits_dir, monkeypatch):
     import lossattn_jax.data.prepare as module
 
