@@ -16,8 +16,14 @@ def build(backbone, pooling="loss_attention", **options):
     return models.build(backbone, "conv", pooling, width=NARROW[backbone], **options)
 
 
-@pytest.mark.parametrize("pooling", models.POOLINGS)
-@pytest.mark.parametrize("backbone", models.BACKBONES)
+@pytest.mark.parametrize(
+    ("backbone", "pooling"),
+    [
+        *(("small", pooling) for pooling in models.POOLINGS),
+        ("resnet18", "loss_attention"),
+        *(pytest.param("resnet18", pooling, marks=pytest.mark.slow) for pooling in ("mean", "max")),
+    ],
+)
 def test_every_network_gives_predictions_for_images_and_patches(backbone, pooling):
     module = build(backbone, pooling, num_classes=7)
     variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
@@ -75,7 +81,8 @@ def test_training_moves_the_running_statistics_and_evaluation_does_not():
     jax.tree.map(np.testing.assert_array_equal, kept["batch_stats"], variables["batch_stats"])
 
 
-@pytest.mark.parametrize("backbone", models.BACKBONES)
+# The golden files check the gradients of resnet18 too.
+@pytest.mark.parametrize("backbone", ["small", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_every_parameter_gets_a_finite_gradient(backbone):
     module = build(backbone)
     variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
