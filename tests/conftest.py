@@ -63,3 +63,13 @@ def scenes_dir(tmp_path_factory, run_python):
     prepared = run_python("-c", script)
     assert prepared.returncode == 0, prepared.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def coco_dir(tmp_path_factory, run_python):
+    """A data folder with a tiny coco: 5 training and 3 test images, see `tiny_coco`."""
+    import tiny_coco
+
+    folder = tmp_path_factory.mktemp("coco")
+    tiny_coco.prepare(folder, tmp_path_factory.mktemp("download"), run_python)
+    return str(folder)

@@ -4,25 +4,19 @@ A prepared split is opened with `open_dataset`, from memory or streamed from dis
 same batches. Reading imports no TensorFlow; downloading (`lossattn_jax.data.prepare`) does.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
-
-import numpy as np
-
 from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
 from lossattn_jax.data.datasets import (
-    DATASETS,
     DatasetNotFound,
-    DatasetSpec,
     ImageSource,
-    get_spec,
     open_source,
     resolve_data_dir,
 )
 from lossattn_jax.data.memory import ArrayDataset, load
 from lossattn_jax.data.order import epoch_order, eval_steps, steps_per_epoch, train_indices
-from lossattn_jax.data.pipeline import Prefetcher, eval_batches, prefetch, train_batches
+from lossattn_jax.data.pipeline import Prefetcher, prefetch
+from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
 from lossattn_jax.data.streaming import StreamDataset
+from lossattn_jax.data.subset import labelled_subset
 from lossattn_jax.errors import UserError
 
 __all__ = [
@@ -36,9 +30,9 @@ __all__ = [
     "StreamDataset",
     "augment",
     "epoch_order",
-    "eval_batches",
     "eval_steps",
     "get_spec",
+    "labelled_subset",
     "load",
     "normalise",
     "open_dataset",
@@ -48,40 +42,11 @@ __all__ = [
     "random_flip",
     "resolve_data_dir",
     "steps_per_epoch",
-    "train_batches",
     "train_indices",
 ]
 
-
-class Dataset(Protocol):
-    """What `open_dataset` gives: a split that can be iterated over in batches."""
-
-    @property
-    def spec(self) -> DatasetSpec:
-        """The data set."""
-
-    @property
-    def split(self) -> str:
-        """'train' or 'test'."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def train_batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """See `pipeline.train_batches`."""
-
-    def eval_batches(
-        self, *, batch_size: int, process_index: int = 0, process_count: int = 1
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """See `pipeline.eval_batches`."""
+# What `open_dataset` gives; `spec`, `split`, `len`, `train_batches` and `eval_batches` are common.
+Dataset = ArrayDataset | StreamDataset
 
 
 def open_dataset(
@@ -91,6 +56,8 @@ def open_dataset(
     mode: str = "memory",
     num_threads: int = 4,
     num_workers: int = 0,
+    num_labels: int = 0,
+    label_seed: int = 0,
 ) -> Dataset:
     """Opens a prepared split.
 
@@ -101,16 +68,33 @@ def open_dataset(
       mode: 'memory' decodes everything once and keeps it; 'stream' reads a batch when it is due.
       num_threads: reading threads of 'stream', in every worker.
       num_workers: worker processes of 'stream'; 0 reads in this process.
+      num_labels: reduces the training split to that many examples, equally many of every class; see
+        `labelled_subset`. 0 keeps all of it; the test split is never reduced.
+      label_seed: which examples these are follows from it and the labels alone.
 
     Returns:
-      The data set; the batches do not depend on the mode.
+      The data set; the batches do not depend on the mode. A reduced one counts its examples from 0
+      to `num_labels` - 1.
 
     Raises:
       DatasetNotFound: it is not prepared there.
-      UserError: unknown mode or split.
+      UserError: unknown mode or split, or a number of labels that the data set cannot give.
     """
+    if mode not in ("memory", "stream"):
+        raise UserError(f"data mode {mode!r} is unknown; allowed are 'memory' and 'stream'.")
+    reduced = bool(num_labels) and split == "train"
+    if reduced and spec.multi_label:
+        raise UserError(
+            f"config.data.num_labels is {num_labels}, but must be 0 for {spec.name}, whose images may show "
+            "several classes."
+        )
     if mode == "memory":
-        return load(spec, split, data_dir)
-    if mode == "stream":
-        return StreamDataset(open_source(spec, split, data_dir), num_threads, num_workers)
-    raise UserError(f"data mode {mode!r} is unknown; allowed are 'memory' and 'stream'.")
+        arrays = load(spec, split, data_dir)
+        if not reduced:
+            return arrays
+        return arrays.take(labelled_subset(arrays.labels, num_labels, spec.num_classes, label_seed))
+    source = open_source(spec, split, data_dir)
+    kept = None
+    if reduced:
+        kept = labelled_subset(source.labels(), num_labels, spec.num_classes, label_seed)
+    return StreamDataset(source, num_threads, num_workers, kept)

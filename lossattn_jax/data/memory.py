@@ -6,27 +6,26 @@ import os
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from lossattn_jax.data import pipeline
-from lossattn_jax.data.datasets import DatasetSpec, ImageSource, open_source
+from lossattn_jax.data.datasets import ImageSource, open_source
+from lossattn_jax.data.pipeline import Batch, Examples
+from lossattn_jax.data.specs import DatasetSpec
 
 _LOG = logging.getLogger(__name__)
 _READ_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayDataset:
+class ArrayDataset(Examples):
     """A split in memory.
 
     Attributes:
       spec: the data set.
       split: 'train' or 'test'.
       images: uint8 [N, H, W, C].
-      labels: int32 [N].
+      labels: int32 [N], or uint8 [N, K] (multi-hot) where `spec.multi_label`.
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or None.
     """
 
@@ -39,13 +38,25 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
-        """`pipeline.train_batches` over this data set."""
-        return pipeline.train_batches(self, **kwargs)
+    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+        """See `pipeline.Examples.read`."""
+        batch = {
+            "image": np.take(self.images, indices, axis=0),
+            "label": np.take(self.labels, indices, axis=0),
+            "index": indices.astype(np.int32),
+        }
+        if with_boxes and self.boxes is not None:
+            batch["box"] = self.boxes[indices]
+        return batch
 
-    def eval_batches(self, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
-        """`pipeline.eval_batches` over this data set."""
-        return pipeline.eval_batches(self, **kwargs)
+    def take(self, indices: np.ndarray) -> "ArrayDataset":
+        """The examples at `indices` int64 [n] as a data set of their own, counted from 0 anew."""
+        return dataclasses.replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            boxes=None if self.boxes is None else self.boxes[indices],
+        )
 
 
 def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDataset:
@@ -87,7 +98,7 @@ def _decode(source: ImageSource) -> dict[str, np.ndarray]:
     count = len(source)
     arrays: dict[str, np.ndarray] = {
         "images": np.empty((count, *source.spec.image_shape), np.uint8),
-        "labels": np.empty(count, np.int32),
+        "labels": np.empty((count, *source.spec.label_shape), source.spec.label_dtype),
     }
     if source.spec.has_boxes:
         arrays["boxes"] = np.empty((count, 4), np.float32)

@@ -5,11 +5,14 @@ resuming a run needs nothing but its step, and the global batch is the same for 
 processes.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 
 from lossattn_jax.errors import UserError
+
+_ENDLESS = 2**62  # steps of a run: whoever reads them wants a length
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -123,3 +126,62 @@ def eval_steps(num_examples: int, batch_size: int) -> int:
             f"{num_examples} examples in batches of {batch_size}."
         )
     return -(-num_examples // batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSteps:
+    """What one process takes in each training step: item i is that of step `start_step` + i.
+
+    Attributes: see `train_indices`; sizes that do not fit are a `UserError` of the constructor.
+    """
+
+    num_examples: int
+    batch_size: int
+    seed: int
+    start_step: int = 0
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        self[0]
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, None]:
+        """The examples' places, int64 [b], and no mask."""
+        indices = train_indices(
+            self.seed,
+            self.start_step + item,
+            self.num_examples,
+            self.batch_size,
+            self.process_index,
+            self.process_count,
+        )
+        return indices, None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSteps:
+    """What one process takes in each batch of an evaluation.
+
+    Attributes: see `eval_indices`; sizes that do not fit are a `UserError` of the constructor.
+    """
+
+    num_examples: int
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        len(self)
+        local_batch_size(self.batch_size, self.process_count)
+
+    def __len__(self) -> int:
+        return eval_steps(self.num_examples, self.batch_size)
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples' places, int64 [b], and their mask, float32 [b]."""
+        return eval_indices(
+            item, self.num_examples, self.batch_size, self.process_index, self.process_count
+        )

@@ -1,109 +1,119 @@
 """Batches for training and evaluation, and moving them to the devices ahead of time."""
 
+import abc
+import dataclasses
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lossattn_jax.data import order
 
-if TYPE_CHECKING:
-    from lossattn_jax.data.memory import ArrayDataset
-
 Batch = dict[str, np.ndarray]
 
 
-def train_batches(
-    dataset: "ArrayDataset",
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """Training batches from `start_step` on, without end.
+class Examples(abc.ABC):
+    """A split that can be iterated over in batches; where its examples are kept is up to it."""
 
-    Args:
-      dataset: the data set in memory.
-      batch_size: examples per step over all processes.
-      seed: the run's seed; the batch of a step follows from (seed, step).
-      start_step: the global step of the first batch.
-      process_index: this process.
-      process_count: number of processes; has to divide `batch_size`.
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
 
-    Yields:
-      With b = batch_size // process_count: `image` uint8 [b, H, W, C], `label` int32 [b] and
-      `index` int32 [b], the examples' places in the data set.
+    @abc.abstractmethod
+    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+        """The examples at some places, as a batch.
 
-    Raises:
-      UserError: sizes that do not fit, at the call and not only at the first batch.
+        Args:
+          indices: int64 [b].
+          with_boxes: whether to add `box` where the data set has boxes.
+
+        Returns:
+          `image`, `label`, `index` and perhaps `box`; see `train_batches` and `eval_batches`.
+        """
+
+    def iterate(self, batches: "Batches") -> Iterator[Batch]:
+        """All of `batches`, one after the other."""
+        return (batches[item] for item in range(len(batches)))
+
+    def train_batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[Batch]:
+        """Training batches from `start_step` on, without end.
+
+        Args:
+          batch_size: examples per step over all processes.
+          seed: the run's seed; the batch of a step follows from (seed, step).
+          start_step: the global step of the first batch.
+          process_index: this process.
+          process_count: number of processes; has to divide `batch_size`.
+
+        Returns:
+          An iterator over batches. With b = batch_size // process_count they hold: `image` uint8
+          [b, H, W, C]; `label` int32 [b], or uint8 [b, K] (multi-hot) where the data set is
+          `multi_label`; `index` int32 [b], the examples' places in the data set, 0 ... N - 1.
+
+        Raises:
+          UserError: sizes that do not fit, at the call and not only at the first batch.
+        """
+        steps = order.TrainSteps(
+            len(self), batch_size, seed, start_step, process_index, process_count
+        )
+        return self.iterate(Batches(self, steps))
+
+    def eval_batches(
+        self, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Batch]:
+        """Every example exactly once over all processes, in the data set's own order.
+
+        All processes get equally many batches of one shape; what fills the last one up is masked.
+
+        Args:
+          batch_size: examples per batch over all processes.
+          process_index: this process.
+          process_count: number of processes; has to divide `batch_size`.
+
+        Returns:
+          An iterator over batches as of `train_batches`, with `mask` float32 [b] (1 for an example,
+          0 for padding, which repeats the last example), and `box` float32 [b, 4] where the data
+          set has boxes.
+
+        Raises:
+          UserError: sizes that do not fit, at the call.
+        """
+        steps = order.EvalSteps(len(self), batch_size, process_index, process_count)
+        return self.iterate(Batches(self, steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Random access to batches: item i holds the examples of `steps[i]`.
+
+    Attributes:
+      examples: where they are read from.
+      steps: which examples; batches of an evaluation come with `mask` and, if there are any, `box`.
     """
-    order.train_indices(seed, start_step, len(dataset), batch_size, process_index, process_count)
 
-    def batches() -> Iterator[Batch]:
-        step = start_step
-        while True:
-            indices = order.train_indices(
-                seed, step, len(dataset), batch_size, process_index, process_count
-            )
-            yield gather(dataset, indices)
-            step += 1
+    examples: Examples
+    steps: order.TrainSteps | order.EvalSteps
 
-    return batches()
+    def __len__(self) -> int:
+        return len(self.steps)
 
-
-def eval_batches(
-    dataset: "ArrayDataset",
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """Every example exactly once over all processes, in the data set's own order.
-
-    All processes yield equally many batches of one shape; what fills the last one up is masked.
-
-    Args:
-      dataset: the data set in memory.
-      batch_size: examples per batch over all processes.
-      process_index: this process.
-      process_count: number of processes; has to divide `batch_size`.
-
-    Yields:
-      As `train_batches`, with `mask` float32 [b] (1 for an example, 0 for padding, which repeats
-      the last example), and `box` float32 [b, 4] where the data set has boxes.
-
-    Raises:
-      UserError: sizes that do not fit.
-    """
-    steps = order.eval_steps(len(dataset), batch_size)
-    order.local_batch_size(batch_size, process_count)
-
-    def batches() -> Iterator[Batch]:
-        for step in range(steps):
-            indices, mask = order.eval_indices(
-                step, len(dataset), batch_size, process_index, process_count
-            )
-            batch = gather(dataset, indices)
+    def __getitem__(self, item: int) -> Batch:
+        indices, mask = self.steps[int(item)]
+        batch = self.examples.read(indices, with_boxes=mask is not None)
+        if mask is not None:
             batch["mask"] = mask
-            if dataset.boxes is not None:
-                batch["box"] = dataset.boxes[indices]
-            yield batch
-
-    return batches()
-
-
-def gather(dataset: "ArrayDataset", indices: np.ndarray) -> Batch:
-    """The examples at `indices` int64 [b] as a batch of `image`, `label` and `index`."""
-    return {
-        "image": np.take(dataset.images, indices, axis=0),
-        "label": np.take(dataset.labels, indices),
-        "index": indices.astype(np.int32),
-    }
+        return batch
 
 
 class _Buffer:

@@ -15,14 +15,13 @@ from absl import flags
 from lossattn_jax import command
 from lossattn_jax.data import memory
 from lossattn_jax.data.datasets import (
-    DATASETS,
     DatasetNotFound,
-    get_spec,
     open_source,
     quiet_logging,
     register,
     resolve_data_dir,
 )
+from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
 from lossattn_jax.errors import UserError
 
 
@@ -52,32 +51,32 @@ def prepare(
     try:
         open_source(spec, "train", data_dir)
     except DatasetNotFound:
-        _build(name, data_dir, builder_kwargs or {})
+        _build(spec, data_dir, builder_kwargs or {})
     try:
         for split in ("train", "test"):
             memory.load(spec, split, data_dir)
         return open_source(spec, "train", data_dir).folder
     except DatasetNotFound as error:
         # TFDS leaves a folder that it finds alone, however little is in it.
-        folder = os.path.join(resolve_data_dir(data_dir), name)
+        folder = os.path.join(resolve_data_dir(data_dir), spec.tfds_name)
         raise UserError(
             f"the copy of {name} in {folder} is damaged; remove the folder and run this again"
         ) from error
 
 
-def _build(name: str, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -> None:
+def _build(spec: DatasetSpec, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -> None:
     # TensorFlow greets the user with its build options otherwise; it reads this when imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow_datasets as tfds
 
-    register(DATASETS[name])
+    register(spec)
     root = resolve_data_dir(data_dir)
     # Google's bucket has no array_record copies, and asking it stalls where there is no network.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         with quiet_logging(), _few_retries():
             builder = tfds.builder(
-                name, data_dir=root, file_format="array_record", **builder_kwargs
+                spec.tfds_name, data_dir=root, file_format="array_record", **builder_kwargs
             )
             builder.download_and_prepare(download_config=config)
     except (
@@ -87,7 +86,7 @@ def _build(name: str, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -
         tfds.download.download_manager.NonMatchingChecksumError,
     ) as error:
         raise UserError(
-            f"data set {name} could not be prepared in {os.path.join(root, name)} "
+            f"data set {spec.name} could not be prepared in {os.path.join(root, spec.tfds_name)} "
             f"({_reason(error)}); check the network and the folder and try again, or copy a "
             "prepared data set there"
         ) from error

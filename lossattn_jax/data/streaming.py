@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lossattn_jax.data import order
-from lossattn_jax.data.datasets import DatasetSpec, ImageSource
-
-Batch = dict[str, np.ndarray]
-
-_ENDLESS = 2**62  # steps of a run: grain wants a length
+from lossattn_jax.data.datasets import ImageSource
+from lossattn_jax.data.pipeline import Batch, Batches, Examples
+from lossattn_jax.data.specs import DatasetSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamDataset:
+class StreamDataset(Examples):
     """A split on disk, with the batches of `memory.ArrayDataset`.
 
     Attributes:
       source: the split's examples.
       num_threads: threads that read and decode, in every worker.
       num_workers: worker processes; 0 reads in this process.
+      kept: int64 [n], the places of the examples that make up the data set, which counts them from
+        0 anew; None for all of `source`.
     """
 
     source: ImageSource
     num_threads: int = 4
     num_workers: int = 0
+    kept: np.ndarray | None = None
 
     @property
     def spec(self) -> DatasetSpec:
@@ -45,150 +45,39 @@ class StreamDataset:
         return self.source.split
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) if self.kept is None else len(self.kept)
 
-    def train_batches(self, **kwargs: Any) -> Iterator[Batch]:
-        """`streaming.train_batches` over this data set."""
-        return train_batches(self, **kwargs)
-
-    def eval_batches(self, **kwargs: Any) -> Iterator[Batch]:
-        """`streaming.eval_batches` over this data set."""
-        return eval_batches(self, **kwargs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainSteps:
-    """Random access to training batches: item `step - start_step` is the batch of `step`."""
-
-    source: ImageSource
-    batch_size: int
-    seed: int
-    start_step: int
-    process_index: int
-    process_count: int
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, item: int) -> Batch:
-        indices = order.train_indices(
-            self.seed,
-            self.start_step + int(item),
-            len(self.source),
-            self.batch_size,
-            self.process_index,
-            self.process_count,
-        )
-        return _read(self.source, indices, with_boxes=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalSteps:
-    """Random access to evaluation batches."""
-
-    source: ImageSource
-    batch_size: int
-    process_index: int
-    process_count: int
-
-    def __len__(self) -> int:
-        return order.eval_steps(len(self.source), self.batch_size)
-
-    def __getitem__(self, item: int) -> Batch:
-        indices, mask = order.eval_indices(
-            int(item), len(self.source), self.batch_size, self.process_index, self.process_count
-        )
-        batch = _read(self.source, indices, with_boxes=self.source.spec.has_boxes)
-        batch["mask"] = mask
+    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+        """See `pipeline.Examples.read`."""
+        places = indices if self.kept is None else self.kept[indices]
+        examples = self.source.__getitems__(places.tolist())
+        batch = {
+            "image": np.stack([example["image"] for example in examples]),
+            "label": np.array([example["label"] for example in examples], self.spec.label_dtype),
+            "index": indices.astype(np.int32),
+        }
+        if with_boxes and self.spec.has_boxes:
+            batch["box"] = np.stack([example["box"] for example in examples])
         return batch
 
+    def iterate(self, batches: Batches) -> Iterator[Batch]:
+        """All of `batches`, read ahead; closing the iterator ends its threads and workers."""
+        import grain
 
-def _read(source: ImageSource, indices: np.ndarray, with_boxes: bool) -> Batch:
-    examples = source.__getitems__(indices.tolist())
-    batch = {
-        "image": np.stack([example["image"] for example in examples]),
-        "label": np.array([example["label"] for example in examples], np.int32),
-        "index": indices.astype(np.int32),
-    }
-    if with_boxes:
-        batch["box"] = np.stack([example["box"] for example in examples])
-    return batch
-
-
-def train_batches(
-    dataset: StreamDataset,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """The batches of `pipeline.train_batches`, read from disk.
-
-    Args:
-      dataset: the split on disk.
-      batch_size: examples per step over all processes.
-      seed: the run's seed; the batch of a step follows from (seed, step).
-      start_step: the global step of the first batch.
-      process_index: this process.
-      process_count: number of processes; has to divide `batch_size`.
-
-    Returns:
-      An iterator without end; see `pipeline.train_batches`.
-
-    Raises:
-      UserError: sizes that do not fit.
-    """
-    order.train_indices(seed, start_step, len(dataset), batch_size, process_index, process_count)
-    steps = _TrainSteps(dataset.source, batch_size, seed, start_step, process_index, process_count)
-    return _iterate(steps, dataset)
+        options = grain.ReadOptions(
+            num_threads=self.num_threads, prefetch_buffer_size=max(2, self.num_threads)
+        )
+        ahead: grain.IterDataset = grain.MapDataset.source(batches).to_iter_dataset(options)
+        if self.num_workers:
+            # Grain's workers look at flags of its own, which a program without flags never parses.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
+        return _closing(iter(ahead))
 
 
-def eval_batches(
-    dataset: StreamDataset,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """The batches of `pipeline.eval_batches`, read from disk.
-
-    Args:
-      dataset: the split on disk.
-      batch_size: examples per batch over all processes.
-      process_index: this process.
-      process_count: number of processes; has to divide `batch_size`.
-
-    Returns:
-      An iterator; see `pipeline.eval_batches`.
-
-    Raises:
-      UserError: sizes that do not fit.
-    """
-    order.eval_steps(len(dataset), batch_size)
-    order.local_batch_size(batch_size, process_count)
-    return _iterate(_EvalSteps(dataset.source, batch_size, process_index, process_count), dataset)
-
-
-def _iterate(steps: _TrainSteps | _EvalSteps, dataset: StreamDataset) -> Iterator[Batch]:
-    import grain
-
-    options = grain.ReadOptions(
-        num_threads=dataset.num_threads, prefetch_buffer_size=max(2, dataset.num_threads)
-    )
-    batches: grain.IterDataset = grain.MapDataset.source(steps).to_iter_dataset(options)
-    if dataset.num_workers:
-        # Grain's workers look at flags of its own, which a program without flags never parses.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=dataset.num_workers))
-
-    def iterate() -> Iterator[Batch]:
-        iterator = iter(batches)
-        try:
-            yield from iterator
-        finally:
-            iterator.close()  # ends its threads and workers
-
-    return iterate()
+def _closing(iterator: Any) -> Iterator[Batch]:
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # grain's own iterator would leave its threads and workers running

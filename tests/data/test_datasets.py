@@ -11,8 +11,9 @@ from lossattn_jax.data import datasets
 from lossattn_jax.errors import UserError
 
 
-def test_the_four_data_sets():
-    assert sorted(data.DATASETS) == ["cifar10", "cifar100", "digit_scenes", "svhn_cropped"]
+def test_the_data_sets():
+    names = ["cifar10", "cifar100", "coco", "digit_scenes", "svhn_cropped"]
+    assert sorted(data.DATASETS) == names
     for name, spec in data.DATASETS.items():
         assert spec.name == name
         assert len(spec.class_names) == len(set(spec.class_names)) == spec.num_classes
@@ -25,6 +26,7 @@ def test_the_four_data_sets():
     assert flips == {
         "cifar10": True,
         "cifar100": True,
+        "coco": True,
         "digit_scenes": False,
         "svhn_cropped": False,
     }
@@ -40,7 +42,7 @@ def test_extra_adds_the_extra_images_of_svhn():
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        UserError, match="'mnist' is unknown.*cifar10, cifar100, digit_scenes, svhn"
+        UserError, match="'mnist' is unknown.*cifar10, cifar100, coco, digit_scenes, svhn"
     ):
         data.get_spec("mnist")
 
@@ -79,7 +81,7 @@ def test_an_absent_data_set_says_where_and_what_to_do(name, tmp_path, capfd):
         data.open_source(data.get_spec(name), "test", str(tmp_path))
     text = str(caught.value)
     assert f"data set {name} " in text
-    assert str(tmp_path / name) in text
+    assert f" in {tmp_path / data.get_spec(name).tfds_name}; prepare it with: " in text
     assert f"python -m lossattn_jax.data.prepare --dataset={name} --data_dir={tmp_path}" in text
     assert "\n" not in text
     assert isinstance(caught.value, UserError)
@@ -121,6 +123,34 @@ def test_damaged_metadata_is_not_there(digits_dir, digits_spec, tmp_path):
     info.write_text("{")
     with pytest.raises(data.DatasetNotFound, match="cannot be read"):
         data.open_source(digits_spec, "test", str(copy))
+
+
+def test_the_newest_version_is_read(digits_dir, digits_spec, tmp_path):
+    copy = Path(shutil.copytree(digits_dir, tmp_path / "copy"))
+    (folder,) = copy.glob("digit_scenes/*")
+    for version in ("0.9.0", "0.10.0"):
+        shutil.copytree(folder, folder.parent / version)
+    assert data.open_source(digits_spec, "test", str(copy)).folder == str(folder)
+    shutil.rmtree(folder)
+    assert data.open_source(digits_spec, "test", str(copy)).folder.endswith("/0.10.0")
+
+
+def test_caches_of_earlier_versions_stay_valid(digits_dir, digits_spec):
+    content = json.loads(data.open_source(digits_spec, "test", digits_dir).fingerprint())
+    assert sorted(content) == ["name", "num_examples", "shape", "shards", "split"]
+    assert content["name"] == "digit_scenes/1.0.0"
+
+
+def test_labels_are_read_without_decoding(digits_dir, digits_spec, monkeypatch):
+    def refuse(self, encoded):
+        raise AssertionError("decoded")
+
+    expected = data.load(digits_spec, "train", digits_dir).labels
+    monkeypatch.setattr(datasets.ImageSource, "_image", refuse)
+    monkeypatch.setattr(datasets, "_READ_AT_ONCE", 25)  # 60 are more than two helpings
+    labels = data.open_source(digits_spec, "train", digits_dir).labels()
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_the_fingerprint_follows_the_files(digits_dir, digits_spec):

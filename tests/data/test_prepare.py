@@ -88,12 +88,13 @@ def test_mistakes_end_in_a_sentence(flags, sentence, run_python):
     assert done.stdout == ""
 
 
-def test_a_failed_download_ends_in_a_sentence(tmp_path, run_python):
-    done = run_python("-c", _OFFLINE, "--dataset=cifar10", f"--data_dir={tmp_path}")
+@pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar10"), ("coco", "coco/2017")])
+def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python):
+    done = run_python("-c", _OFFLINE, f"--dataset={name}", f"--data_dir={tmp_path}")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert f"data set cifar10 could not be prepared in {tmp_path}/cifar10" in last
+    assert f"data set {name} could not be prepared in {tmp_path}/{folder} (" in last
     assert "far.org cannot be reached" in last
 
 

@@ -1,0 +1,190 @@
+"""Which data sets there are, and what a network and a pipeline have to know about each."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from lossattn_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What a network and a pipeline have to know about a data set.
+
+    Attributes:
+      name: our name, which is also the TFDS name unless `builder` gives another.
+      num_classes: number of classes; labels are 0 ... num_classes - 1.
+      class_names: one name per class, in label order.
+      image_shape: (height, width, channels) of every image as it is handed out, uint8.
+      mean: per-channel mean of the training pixels divided by 255.
+      std: per-channel standard deviation of the same.
+      flip: whether a mirrored image still shows its class (false for digits).
+      train_split: TFDS split expression of the training set.
+      test_split: TFDS split expression of the test set.
+      num_train: training images of the published set. A prepared copy may be a part of it, so the
+        length of the opened data set is what counts.
+      num_test: test images of the published set, likewise.
+      has_boxes: whether every image comes with the bounding box of what its label names.
+      multi_label: whether an image may show any number of classes, or none. Its label is then the
+        multi-hot row of the classes of its TFDS `objects`, and not a single number.
+      builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
+      resize: whether stored images have any size and may be grey; they are made RGB and resized to
+        `image_shape` when they are decoded.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    flip: bool = False
+    train_split: str = "train"
+    test_split: str = "test"
+    num_train: int = 0
+    num_test: int = 0
+    has_boxes: bool = False
+    multi_label: bool = False
+    builder: str = ""
+    resize: bool = False
+
+    @property
+    def tfds_name(self) -> str:
+        """What TFDS calls the data set, its config included; also its folder."""
+        return self.builder or self.name
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """The shape of one label: () for a class, (K,) for a multi-hot row."""
+        return (self.num_classes,) if self.multi_label else ()
+
+    @property
+    def label_dtype(self) -> DTypeLike:
+        """int32 for a class, uint8 for a multi-hot row."""
+        return np.uint8 if self.multi_label else np.int32
+
+    def split(self, split: str) -> str:
+        """The TFDS split expression for 'train' or 'test'; another name is a `UserError`."""
+        if split == "train":
+            return self.train_split
+        if split == "test":
+            return self.test_split
+        raise UserError(f"split {split!r} is unknown; allowed are 'train' and 'test'.")
+
+
+_DIGITS = tuple("0123456789")
+
+_CIFAR10_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+
+_CIFAR100_NAMES = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab
+    crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+    lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
+)
+
+# In the order of COCO's own category file, which TFDS numbers from 0 on.
+_COCO_NAMES = tuple(
+    name.replace("_", " ")
+    for name in """person bicycle car motorcycle airplane bus train truck boat traffic_light
+    fire_hydrant stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra
+    giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard sports_ball kite
+    baseball_bat baseball_glove skateboard surfboard tennis_racket bottle wine_glass cup fork knife
+    spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair couch
+    potted_plant bed dining_table toilet tv laptop mouse remote keyboard cell_phone microwave oven
+    toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush""".split()
+)
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(
+            name="digit_scenes",
+            num_classes=10,
+            class_names=_DIGITS,
+            mean=(0.498, 0.497, 0.497),
+            std=(0.268, 0.258, 0.275),
+            num_train=10_000,
+            num_test=2_000,
+            has_boxes=True,
+        ),
+        DatasetSpec(
+            name="cifar10",
+            num_classes=10,
+            class_names=_CIFAR10_NAMES,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            flip=True,
+            num_train=50_000,
+            num_test=10_000,
+        ),
+        DatasetSpec(
+            name="cifar100",
+            num_classes=100,
+            class_names=_CIFAR100_NAMES,
+            mean=(0.5071, 0.4865, 0.4409),
+            std=(0.2673, 0.2564, 0.2762),
+            flip=True,
+            num_train=50_000,
+            num_test=10_000,
+        ),
+        DatasetSpec(
+            name="svhn_cropped",
+            num_classes=10,
+            class_names=_DIGITS,
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.1980, 0.2010, 0.1970),
+            num_train=73_257,
+            num_test=26_032,
+        ),
+        DatasetSpec(
+            name="coco",
+            builder="coco/2017",
+            num_classes=80,
+            class_names=_COCO_NAMES,
+            image_shape=(64, 64, 3),
+            # Not measured: the paper's code brings COCO's pixels to -1 ... 1 with these.
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            flip=True,
+            test_split="validation",  # the objects of COCO's own test images are secret
+            num_train=118_287,
+            num_test=5_000,
+            multi_label=True,
+            resize=True,
+        ),
+    )
+}
+
+_NUM_SVHN_EXTRA = 531_131
+
+
+def get_spec(name: str, extra: bool = False) -> DatasetSpec:
+    """Looks a data set up by name.
+
+    Args:
+      name: one of `DATASETS`.
+      extra: train on SVHN's `extra` split as well (604,388 images instead of 73,257). The
+        normalisation stays that of `train`, so that networks of both kinds can be compared.
+
+    Returns:
+      The specification.
+
+    Raises:
+      UserError: unknown name, or `extra` for a data set that has no such split.
+    """
+    if name not in DATASETS:
+        raise UserError(f"data set {name!r} is unknown; allowed are {', '.join(sorted(DATASETS))}.")
+    spec = DATASETS[name]
+    if not extra:
+        return spec
+    if name != "svhn_cropped":
+        raise UserError(f"data set {name!r} has no 'extra' split; only svhn_cropped has one.")
+    return dataclasses.replace(
+        spec, train_split="train+extra", num_train=spec.num_train + _NUM_SVHN_EXTRA
+    )
