@@ -57,10 +57,81 @@ def loss_attention(
       `[B, P]` float32 weights, differentiable in `patch_logits` also where a norm is 0.
     """
     before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
-    cut = jax.nn.relu(before - threshold / grid)
-    # A sum no larger than rounding means that every weight sat at the threshold.
-    survives = jnp.sum(cut, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
-    return jnp.where(survives, _normalise(jnp.where(survives, cut, 1.0), mask), before)
+    return _cut(before, threshold / grid, mask)
+
+
+def capsule_loss_attention(
+    capsule_logits: jax.Array, grid: int, threshold: float = DEFAULT_THRESHOLD
+) -> tuple[jax.Array, jax.Array]:
+    """Loss-based attention of the TIP 2021 paper over several capsules at each patch.
+
+    With capsule logits z_pc: `a_pc = ||z_pc||_2 / sum_qd ||z_qd||_2`. A patch's attention is
+    `relu(sum_c a_pc - threshold / grid)`, renormalised over the patches. The capsules of patches with
+    attention 0 get weight 0, those of the others keep theirs, renormalised. Where every patch would fall
+    to the threshold, all keep what they had, as in `loss_attention`.
+
+    Args:
+      capsule_logits: `[B, P, C, K]` predictions z_pc of C capsules at each of P patches, any float dtype.
+      grid: g, positive; the number of patches (36) in the paper.
+      threshold: t >= 0; 0.1 in the paper's tables.
+
+    Returns:
+      `[B, P, C]` float32 weights of the capsules and `[B, P]` float32 attention of the patches. Each
+      sums to 1 over all but the batch axis, and is differentiable also where a norm is 0.
+    """
+    batch, patches, capsules, _ = capsule_logits.shape
+    flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
+    before = _normalise(_norm(flat, None), None).reshape(batch, patches, capsules)
+    attention = _cut(jnp.sum(before, axis=-1), threshold / grid, None)
+    kept = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
+    return _normalise(kept, None).reshape(batch, patches, capsules), attention
+
+
+def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Loss-based attention of the AAAI 2020 paper: `a_p = softmax_p(logsumexp_k z_pk)`.
+
+    Args:
+      patch_logits: `[B, P, K]` patch or instance predictions z_p, any float dtype.
+      mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+
+    Returns:
+      `[B, P]` float32 weights.
+    """
+    logits = patch_logits.astype(jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, :, None].astype(bool), logits, 0.0)
+    return softmax_attention(jax.nn.logsumexp(logits, axis=-1), mask)
+
+
+def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Softmax over the patches of scores of any origin, as Ilse et al. 2018 have it (eq. 8).
+
+    Args:
+      scores: `[B, P]`, any float dtype.
+      mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+
+    Returns:
+      `[B, P]` float32 weights.
+    """
+    scores = scores.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask.astype(bool), scores, jnp.finfo(jnp.float32).min)
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    return _normalise(jnp.exp(scores - highest), mask)
+
+
+def coupling_attention(couplings: jax.Array, classes: jax.Array) -> jax.Array:
+    """Dynamic routing's coupling coefficients as attention: a patch's share of those to one class.
+
+    Args:
+      couplings: `[B, P, C, K]` coefficients c of C capsules at each of P patches, not negative.
+      classes: `[B]` int, the class to look at in each row, in `[0, K)`.
+
+    Returns:
+      `[B, P]` float32 weights: `sum_c c_pck`, normalised over the patches.
+    """
+    wanted = jnp.take_along_axis(couplings, classes[:, None, None, None], axis=-1)[..., 0]
+    return _normalise(jnp.sum(wanted.astype(jnp.float32), axis=-1), None)
 
 
 def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -115,6 +186,14 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     lowest = jnp.finfo(jnp.float32).min
     pooled = jnp.max(jnp.where(real, features, lowest), axis=1)
     return jnp.where(jnp.any(real, axis=1), pooled, 0.0)
+
+
+def _cut(before: jax.Array, level: float, mask: jax.Array | None) -> jax.Array:
+    """`relu(before - level)`, renormalised; a row that nothing would be left of stays as it is."""
+    cut = jax.nn.relu(before - level)
+    # A sum no larger than rounding means that every weight sat at the threshold.
+    survives = jnp.sum(cut, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
+    return jnp.where(survives, _normalise(jnp.where(survives, cut, 1.0), mask), before)
 
 
 def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:

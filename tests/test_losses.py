@@ -99,3 +99,71 @@ def test_extreme_logits_give_finite_losses_and_gradients(size):
     value, gradient = jax.value_and_grad(lambda z: losses.cross_entropy(z, labels).sum())(logits)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
+
+
+def test_margin_loss_by_hand():
+    # Present at 0.5: 0.4^2; absent at 0.3 and 0.05: half of 0.2^2 and of 0.
+    lengths = jnp.array([[0.5, 0.3, 0.05]])
+    np.testing.assert_allclose(
+        losses.margin_loss(lengths, jnp.array([0])), [0.16 + 0.02], rtol=1e-5
+    )
+    both = losses.margin_loss(lengths, jnp.array([[1, 1, 0]]))
+    np.testing.assert_allclose(both, [0.16 + 0.36], rtol=1e-5)
+
+
+def test_sigmoid_loss_by_hand():
+    # Probabilities 3/4 and 1/4, of which the first is there; then neither, with a huge logit.
+    logits = jnp.array([[np.log(3.0), -np.log(3.0)], [1e4, -1e4]])
+    loss = losses.sigmoid_cross_entropy(logits, jnp.array([[1, 0], [0, 0]]))
+    np.testing.assert_allclose(loss, [2 * np.log(4 / 3), 1e4], rtol=1e-6)
+
+
+def test_patch_sigmoid_loss_holds_a_patch_to_its_most_probable_class():
+    odds = jnp.log(jnp.array([[[3.0, 1.0, 9.0], [1.0, 3.0, 9.0], [1 / 3, 1.0, 9.0]]]))
+    attention = jnp.array([[0.5, 0.3, 0.2]])
+
+    def loss(*positives):
+        return losses.patch_sigmoid_loss(odds, jnp.array([positives]), attention)
+
+    one = 0.5 * np.log(4 / 3) + 0.3 * np.log(2) + 0.2 * np.log(4)
+    np.testing.assert_allclose(loss(1, 0, 0), [one], rtol=1e-6)
+    several = 0.5 * np.log(4 / 3) + 0.3 * np.log(4 / 3) + 0.2 * np.log(2)
+    np.testing.assert_allclose(loss(1, 1, 0), [several], rtol=1e-6)
+    np.testing.assert_array_equal(loss(0, 0, 0), [0])
+
+
+def test_patch_sigmoid_loss_has_finite_gradients_whatever_is_there():
+    logits = jnp.full((2, 3, 2), np.nan).at[:, :2].set(jnp.array([[1e4, -1e4], [0.0, 0.0]])[None])
+    attention = jnp.array([[0.5, 0.5, 0.0]] * 2)
+    positives = jnp.array([[1, 1], [0, 0]])
+    gradient = jax.grad(lambda z: losses.patch_sigmoid_loss(z, positives, attention).sum())(logits)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[:, 2], 0)
+    np.testing.assert_array_equal(gradient[1], 0)
+    assert np.abs(gradient[0, 1]).max() > 0
+
+
+def test_the_patch_loss_of_routing_is_nothing():
+    loss = losses.patch_loss(
+        losses.MARGIN, jnp.ones((2, 3, 4)), jnp.array([0, 1]), jnp.ones((2, 3))
+    )
+    np.testing.assert_array_equal(loss, [0, 0])
+
+
+def test_probabilities_by_kind():
+    logits = jnp.array([[np.log(3.0), 0.0]])
+    softmax = losses.probabilities(losses.CROSS_ENTROPY, logits)
+    np.testing.assert_allclose(softmax, [[0.75, 0.25]], rtol=1e-6)
+    sigmoid = losses.probabilities(losses.SIGMOID, logits)
+    np.testing.assert_allclose(sigmoid, [[0.75, 0.5]], rtol=1e-6)
+    np.testing.assert_array_equal(losses.probabilities(losses.MARGIN, logits), logits)
+
+
+def test_consistency_by_hand_pulls_at_the_attention_alone():
+    attention, target = jnp.array([[0.5, 0.5]]), jnp.array([[0.2, 0.6]])
+    np.testing.assert_allclose(losses.consistency_loss(attention, target), [0.05], rtol=1e-5)
+    of_attention, of_target = jax.grad(
+        lambda a, t: losses.consistency_loss(a, t).sum(), argnums=(0, 1)
+    )(attention, target)
+    np.testing.assert_allclose(of_attention, [[0.3, -0.1]], rtol=1e-5)
+    np.testing.assert_array_equal(of_target, 0)

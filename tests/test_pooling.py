@@ -56,7 +56,82 @@ def test_loss_attention_agrees_with_float64(seed, patches, scale, threshold):
     np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
 
 
+def reference_capsule_attention(logits, grid, threshold):
+    """NumPy float64, step by step: (weights of capsules, attention of patches)."""
+    norms = np.linalg.norm(np.asarray(logits, np.float64), axis=-1)
+    shares = norms / norms.sum(axis=(1, 2), keepdims=True)
+    cut = np.maximum(shares.sum(axis=2) - threshold / grid, 0)
+    kept = shares * (cut > 0)[:, :, None]
+    return kept / kept.sum(axis=(1, 2), keepdims=True), cut / cut.sum(axis=1, keepdims=True)
+
+
+def test_capsule_attention_by_hand():
+    # Norms 1, 3 | 2, 0 | 1, 1: patches 4/8, 2/8, 2/8; minus 0.26 only the first stays.
+    logits = jnp.array([[[[1.0], [3.0]], [[2.0], [0.0]], [[-1.0], [1.0]]]])
+    weights, attention = pooling.capsule_loss_attention(logits, grid=1, threshold=0.26)
+    np.testing.assert_allclose(attention, [[1, 0, 0]])
+    np.testing.assert_allclose(weights, [[[1 / 4, 3 / 4], [0, 0], [0, 0]]], rtol=1e-6)
+    # Minus 0.1: 0.4, 0.15, 0.15 of 0.7. The capsules keep their shares, for none is dropped.
+    weights, attention = pooling.capsule_loss_attention(logits, grid=1, threshold=0.1)
+    np.testing.assert_allclose(attention, [[4 / 7, 1.5 / 7, 1.5 / 7]], rtol=1e-6)
+    np.testing.assert_allclose(weights, [[[1 / 8, 3 / 8], [2 / 8, 0], [1 / 8, 1 / 8]]], rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.sampled_from([1e-12, 1.0, 1e12]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_capsule_attention_agrees_with_float64(seed, scale, threshold):
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.standard_normal((2, 9, 4, 5)) * rng.uniform(0.2, 2, (2, 9, 1, 1))).astype(
+        np.float32
+    )
+    ours = pooling.capsule_loss_attention(jnp.asarray(logits), 9, threshold)
+    for actual, expected in zip(
+        ours, reference_capsule_attention(logits, 9, threshold), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_capsules_without_length_get_equal_weights_and_finite_gradients():
+    def value(z):
+        weights, attention = pooling.capsule_loss_attention(z, 4, 1.0)
+        return jnp.sum(weights[:, 0] * jnp.array([[1.0, 2.0]])) + attention[0, 1]
+
+    weights, attention = pooling.capsule_loss_attention(jnp.zeros((1, 4, 2, 3)), 4, 1.0)
+    np.testing.assert_allclose(weights, np.full((1, 4, 2), 1 / 8))
+    np.testing.assert_allclose(attention, np.full((1, 4), 1 / 4))
+    assert np.isfinite(jax.grad(value)(jnp.zeros((1, 4, 2, 3)))).all()
+
+
+def test_bag_attention_by_hand():
+    # Sums of exponentials 4, 2 and 2: half, a quarter, a quarter.
+    logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0], [0.5, 1.5]]]))
+    np.testing.assert_allclose(pooling.bag_loss_attention(logits), [[0.5, 0.25, 0.25]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4, 1e30])
+def test_bag_attention_takes_extreme_logits(size):
+    logits = jnp.full((1, 3, 2), size).at[0, 0, 0].set(0.0)
+    attention = pooling.bag_loss_attention(logits)
+    np.testing.assert_allclose(attention.sum(), 1, rtol=1e-6)
+    gradient = jax.grad(lambda z: pooling.bag_loss_attention(z)[0, 0])(logits)
+    assert np.isfinite(gradient).all()
+
+
+def test_couplings_to_the_wanted_class_are_shared_out_over_patches():
+    couplings = jnp.array([[[[0.1, 0.9], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]]])
+    attention = pooling.coupling_attention(couplings, jnp.array([0]))
+    np.testing.assert_allclose(attention, [[0.4 / 1.2, 0.8 / 1.2]], rtol=1e-6)
+    attention = pooling.coupling_attention(couplings, jnp.array([1]))
+    np.testing.assert_allclose(attention, [[1.6 / 2.8, 1.2 / 2.8]], rtol=1e-6)
+
+
 SCORES = {
+    "bag": lambda x, mask=None: pooling.bag_loss_attention(x, mask),
+    "softmax": lambda x, mask=None: pooling.softmax_attention(x[..., 0], mask),
     "uniform": lambda x, mask=None: pooling.uniform_attention(x, mask),
     "max": lambda x, mask=None: pooling.max_attention(x, mask),
     "loss": lambda x, mask=None: pooling.loss_attention(x, 1024, mask=mask),
@@ -96,6 +171,9 @@ def test_a_row_without_patches_has_no_weight_and_finite_gradients():
         return jnp.sum(pooling.weighted_sum(z, pooling.loss_attention(z, 9, mask=mask)) ** 2)
 
     np.testing.assert_array_equal(pooling.loss_attention(logits, 9, mask=mask)[1], 0)
+    np.testing.assert_array_equal(pooling.bag_loss_attention(logits, mask)[1], 0)
+    gradient = jax.grad(lambda z: pooling.bag_loss_attention(z, mask).sum())(logits)
+    assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(pooling.max_pool(logits, mask)[1], 0)
     np.testing.assert_array_equal(pooling.max_attention(logits, mask)[1], 0)
     assert np.isfinite(jax.grad(pooled)(logits)).all()

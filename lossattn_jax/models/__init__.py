@@ -1,4 +1,7 @@
-"""Networks by name: `build` puts a backbone, a patch head and a pooling together."""
+"""Networks by name: `build` puts a backbone, a head and a pooling together.
+
+`python -m lossattn_jax.models --list` prints the networks of the paper's tables.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,26 +12,30 @@ from flax.typing import Dtype
 
 from lossattn_jax import pooling as pooling_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import resnet, small
+from lossattn_jax.models import attention, capsules, resnet, small, vgg
+from lossattn_jax.models.capsules import CapsuleNetwork, RoutingNetwork
+from lossattn_jax.models.combinations import BACKBONES, HEADS, POOLINGS, check
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import BatchNorm
-from lossattn_jax.models.network import POOLINGS, PatchNetwork
+from lossattn_jax.models.network import ImageNetwork, PatchNetwork
 from lossattn_jax.models.outputs import Outputs
-from lossattn_jax.models.patch_head import ConvPatchHead
+from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead, MapHead
 
-BACKBONES = (*resnet.STAGE_BLOCKS, "small")
-HEADS = ("conv",)
-
-# Kernel, stride and channels of the patch convolution: 6x6 patches from a 32x32 image in both cases.
+# Kernel, stride and channels of the patch convolution: 6x6 patches of a 32x32 map, as of the small
+# backbone's 8x8 map with its own.
 _PAPER_HEAD = (9, 4, 512)
+_DENSE_HIDDEN = 4096  # of the plain VGGs
 
 __all__ = [
     "BACKBONES",
     "HEADS",
     "POOLINGS",
+    "CapsuleNetwork",
+    "ImageNetwork",
     "Outputs",
     "PatchGrid",
     "PatchNetwork",
+    "RoutingNetwork",
     "build",
 ]
 
@@ -40,73 +47,170 @@ def build(
     num_classes: int = 10,
     width: float = 1.0,
     threshold: float = pooling_lib.DEFAULT_THRESHOLD,
+    bottleneck_relu_before_add: bool = False,
+    bottleneck_first_kernel: int | None = None,
     dtype: Dtype = jnp.float32,
     bn_axis_name: str | None = None,
-) -> PatchNetwork:
-    """Makes a network of the TIP 2021 paper's tables.
+) -> ImageNetwork:
+    """Makes a network of the TIP 2021 paper's tables, or of the AAAI 2020 paper's image setting.
 
     Args:
-      backbone: "resnet18" (stride-free, section IV-A) or "small" (ours, for CPUs and demonstrations).
-      head: "conv".
-      pooling: "mean", "max" or "loss_attention".
+      backbone: one of `BACKBONES`. With a head they keep the image's size (section IV-A), but for
+        "resnet18_stride2", which halves it once, for 64x64 images, and "small" (ours, for CPUs and
+        demonstrations). Without one the VGGs pool and the ResNets stride, as usual. "capsnet" is that
+        of Sabour et al. 2017.
+      head: "none" (the plain network), "conv" or "capsule".
+      pooling: one of `POOLINGS`. With head "none": "none", or "bag_loss_attention" over a ResNet's
+        map (AAAI 2020), or "dynamic_routing" with "capsnet".
       num_classes: K >= 2.
       width: multiplies the channels of every layer; 1.0 is the paper's network (32.67 M parameters for
-        "resnet18" with 10 classes).
+        "resnet18" with a convolutional head and 10 classes).
       threshold: t of the loss attention; 0.1 in the paper's tables, 1.0 to localise.
+      bottleneck_relu_before_add: ResNets from 50 on: whether a block rectifies before it adds the
+        shortcut, as the papers' code does. The usual block, and the default, does not.
+      bottleneck_first_kernel: the same networks: 1 or 3, side of a block's first convolution. None: 1
+        in the plain networks (He et al. 2016, and the parameter counts of the paper's table), 3 with a
+        head (the papers' code).
       dtype: compute dtype, float32 or bfloat16; parameters, statistics and outputs are float32.
-      bn_axis_name: pmap axis over which batch statistics are shared in training; None keeps them
-        local to a device.
+      bn_axis_name: pmap axis over which batch statistics are shared, and dropout drawn, in training;
+        None keeps both local to a device.
 
     Returns:
-      A Linen module: `module.init(key, images)`, `module.apply(variables, images, train=...)`.
+      A Linen module: `module.init(key, images, train=False)`,
+      `module.apply(variables, images, train=...)`.
 
     Raises:
-      UserError: a name that does not exist, or a number out of range.
+      UserError: a name that does not exist, a combination that does not, or a number out of range.
     """
-    _check_name("backbone", backbone, BACKBONES)
-    _check_name("head", head, HEADS)
-    _check_name("pooling", pooling, POOLINGS)
+    check(backbone, head, pooling)
     if num_classes < 2:
         raise UserError(f"num_classes is {num_classes}, but a classifier needs at least 2")
     if not width > 0:
         raise UserError(f"width is {width}, but must be positive")
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold is {threshold}, but must lie between 0 and 1")
-
-    norm = functools.partial(BatchNorm, axis_name=bn_axis_name, dtype=dtype)
+    if bottleneck_first_kernel not in (None, 1, 3):
+        raise UserError(
+            f"bottleneck_first_kernel is {bottleneck_first_kernel}, but must be 1, 3 or None"
+        )
 
     def scaled(channels: int) -> int:
         return max(1, round(channels * width))
 
-    make_backbone: Callable[..., nn.Module]
-    if backbone == "small":
-        make_backbone = functools.partial(
-            small.SmallBackbone,
-            channels=tuple(scaled(c) for c in small.CHANNELS),
+    norm = functools.partial(BatchNorm, axis_name=bn_axis_name, dtype=dtype)
+    plain = head == "none"
+    first_kernel = bottleneck_first_kernel or (1 if plain else 3)
+    make_backbone = _backbone(
+        backbone, plain, scaled, norm, dtype, bottleneck_relu_before_add, first_kernel
+    )
+    kernel, stride, channels = small.HEAD if backbone == "small" else _PAPER_HEAD
+
+    if pooling == "dynamic_routing":
+        units = _units(backbone, kernel, stride, scaled, norm, dtype)
+        return RoutingNetwork(
+            make_backbone, units, num_classes, dtype, scaled(capsules.CLASS_DIMENSION)
+        )
+    if head == "capsule":
+        make_capsules = functools.partial(
+            capsules.CapsuleHead,
+            make_units=_units(backbone, kernel, stride, scaled, norm, dtype),
+            capsules=scaled(capsules.CAPSULES),
+            dimension=scaled(capsules.CAPSULE_DIMENSION),
             norm=norm,
             dtype=dtype,
         )
-        kernel, stride, channels = small.HEAD
+        return CapsuleNetwork(make_backbone, make_capsules, num_classes, dtype, threshold)
+
+    make_head: Callable[..., nn.Module]
+    if head == "conv":
+        make_head = functools.partial(
+            ConvPatchHead,
+            channels=scaled(channels),
+            kernel=kernel,
+            stride=stride,
+            norm=norm,
+            use_bias=backbone in vgg.STAGES,
+            dtype=dtype,
+        )
+    elif backbone in vgg.STAGES:
+        make_head = functools.partial(
+            DenseHead, hidden=scaled(_DENSE_HIDDEN), axis_name=bn_axis_name, dtype=dtype
+        )
     else:
-        make_backbone = functools.partial(
-            resnet.ResNet,
-            stage_blocks=resnet.STAGE_BLOCKS[backbone],
-            stage_channels=tuple(scaled(c) for c in resnet.STAGE_CHANNELS),
-            norm=norm,
+        make_head = MapHead
+    return PatchNetwork(
+        make_backbone, make_head, num_classes, dtype, pooling, threshold, scaled(attention.HIDDEN)
+    )
+
+
+def _backbone(
+    name: str,
+    plain: bool,
+    scaled: Callable[[int], int],
+    norm: Callable[..., nn.Module],
+    dtype: Dtype,
+    relu_before_add: bool,
+    first_kernel: int,
+) -> Callable[..., nn.Module]:
+    if name == "small":
+        channels = tuple(scaled(c) for c in small.CHANNELS)
+        return functools.partial(small.SmallBackbone, channels=channels, norm=norm, dtype=dtype)
+    if name == "capsnet":
+        return functools.partial(
+            capsules.CapsNetBackbone, channels=scaled(capsules.CAPSNET_CHANNELS), dtype=dtype
+        )
+    if name in vgg.STAGES:
+        stages = tuple(tuple(scaled(c) for c in stage) for stage in vgg.STAGES[name])
+        return functools.partial(vgg.VGG, stages=stages, pool=plain, norm=norm, dtype=dtype)
+
+    bottlenecks = name in resnet.BOTTLENECKS
+    make_block: Callable[..., nn.Module] = resnet.BasicBlock
+    if bottlenecks:
+        make_block = functools.partial(
+            resnet.Bottleneck, first_kernel=first_kernel, relu_before_add=relu_before_add
+        )
+    strides = resnet.PLAIN_STRIDES if plain else resnet.NO_STRIDES
+    if name == "resnet18_stride2":
+        name, strides = "resnet18", resnet.STRIDE2_STRIDES
+    stage_channels = tuple(scaled(c) for c in resnet.STAGE_CHANNELS)
+    return functools.partial(
+        resnet.ResNet,
+        stage_blocks=resnet.STAGE_BLOCKS[name],
+        stage_channels=stage_channels,
+        strides=strides,
+        make_block=functools.partial(make_block, norm=norm, dtype=dtype),
+        norm=norm,
+        norm_stem=plain,
+        reduce_to=stage_channels[-1] if bottlenecks and not plain else None,
+        dtype=dtype,
+    )
+
+
+def _units(
+    backbone: str,
+    kernel: int,
+    stride: int,
+    scaled: Callable[[int], int],
+    norm: Callable[..., nn.Module],
+    dtype: Dtype,
+) -> Callable[..., capsules.PrimaryUnits]:
+    if backbone == "capsnet":
+        dimension, types = capsules.CAPSNET_PRIMARY
+        return functools.partial(
+            capsules.PrimaryUnits,
+            units=scaled(dimension),
+            channels=scaled(types),
+            kernel=capsules.CAPSNET_KERNEL,
+            stride=capsules.CAPSNET_STRIDE,
+            norm=None,
             dtype=dtype,
         )
-        kernel, stride, channels = _PAPER_HEAD
-    make_head = functools.partial(
-        ConvPatchHead,
-        channels=scaled(channels),
+    return functools.partial(
+        capsules.PrimaryUnits,
+        units=scaled(capsules.UNITS),
+        channels=scaled(capsules.UNIT_CHANNELS),
         kernel=kernel,
         stride=stride,
         norm=norm,
         dtype=dtype,
     )
-    return PatchNetwork(make_backbone, make_head, pooling, num_classes, threshold, dtype)
-
-
-def _check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
-    if name not in allowed:
-        raise UserError(f"{what} is {name!r}, but must be one of: {', '.join(allowed)}")

@@ -1,8 +1,10 @@
-"""Where the patches of a convolutional head lie in the image."""
+"""Where the patches of a network lie in the image."""
 
 import dataclasses
 
 import numpy as np
+
+from lossattn_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,3 +41,24 @@ class PatchGrid:
         """`[rows * cols, 2]` float32 (y, x), fractions of the image, row-major."""
         boxes = self.boxes()
         return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def sliding_grid(map_size: tuple[int, int], kernel: int, stride: int) -> PatchGrid:
+    """The grid of windows of side `kernel` that fit on a map of `map_size`, `stride` apart.
+
+    Raises:
+      UserError: none fits.
+    """
+    if min(map_size) < kernel:
+        raise UserError(
+            f"the backbone's map has {map_size[0]}x{map_size[1]} positions, but the head's windows have "
+            f"{kernel}x{kernel}: the images are too small for this network"
+        )
+    height, width = map_size
+    return PatchGrid(
+        rows=(height - kernel) // stride + 1,
+        cols=(width - kernel) // stride + 1,
+        map_size=map_size,
+        kernel=kernel,
+        stride=stride,
+    )

@@ -23,7 +23,7 @@ def torch_bias_init(fan_in: int) -> Initializer:
 
 
 class Conv(nn.Module):
-    """Square convolution without bias over NHWC maps, padded like torch.nn.Conv2d(padding=p).
+    """Square convolution over NHWC maps, padded like torch.nn.Conv2d(padding=p).
 
     Explicit padding matters for strided ones: "SAME" would pad an even map on one side only.
 
@@ -34,6 +34,7 @@ class Conv(nn.Module):
       padding: zeros added on each side, in map positions.
       dtype: compute dtype; parameters are float32.
       kernel_init: initialiser of the kernel `[kernel, kernel, in, out]`.
+      use_bias: whether a bias `[out]` is added.
     """
 
     channels: int
@@ -42,6 +43,7 @@ class Conv(nn.Module):
     padding: int = 0
     dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_kernel_init
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,11 +53,30 @@ class Conv(nn.Module):
             (self.kernel, self.kernel),
             strides=(self.stride, self.stride),
             padding=[(self.padding, self.padding)] * 2,
-            use_bias=False,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=self.kernel_init,
+            bias_init=torch_bias_init(self.kernel**2 * x.shape[-1]),
             name="conv",
         )(x)
+
+
+def dense(features: int, fan_in: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+    """A `flax.linen.Dense` that is initialised as torch.nn.Linear.
+
+    Args:
+      features: outputs.
+      fan_in: inputs.
+      name: of the module.
+      dtype: compute dtype; parameters are float32.
+    """
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=torch_kernel_init,
+        bias_init=torch_bias_init(fan_in),
+        name=name,
+    )
 
 
 class BatchNorm(nn.Module):
@@ -117,6 +138,33 @@ class BatchNorm(nn.Module):
         if self._shares_statistics():
             first, second = jax.lax.pmean((first, second), self.axis_name)
         return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
+
+
+class ExampleDropout(nn.Module):
+    """Dropout that draws for each example by its place in the global batch.
+
+    So a batch drops the same units on any number of devices. Draws from the stream "dropout", which
+    must then be the same on all of them.
+
+    Attributes:
+      rate: share of units that are dropped, below 1.
+      axis_name: pmap axis that the batch is split over, or None where it is not.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Drops from `[B, ...]` in training, and scales what is left by `1 / (1 - rate)`."""
+        if not train or self.rate == 0:
+            return x
+        places = jnp.arange(x.shape[0])
+        if self.axis_name is not None and not self.is_initializing():
+            places += jax.lax.axis_index(self.axis_name) * x.shape[0]
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.make_rng("dropout"), places)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / (1 - self.rate), 0.0).astype(x.dtype)
 
 
 def _per_channel(x: jax.Array) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Convolutional patch head: backbone map -> patch features (TIP 2021, section III-B)."""
+"""Heads that make patch features of a backbone's map; each knows where its patches lie."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.geometry import PatchGrid, sliding_grid
+from lossattn_jax.models.layers import Conv, ExampleDropout, dense
 
 
 class ConvPatchHead(nn.Module):
     """A `kernel` x `kernel` convolution that cuts the map into patches, then a 1x1 convolution.
 
-    Each is followed by batch normalisation and ReLU. On a 32x32 map the paper's 9x9 stride-4
-    convolution without padding gives 6x6 patches.
+    The TIP 2021 paper's convolutional head (section III-B). Each convolution is followed by batch
+    normalisation and ReLU. On a 32x32 map the paper's 9x9 stride-4 convolution without padding gives
+    6x6 patches.
 
     Attributes:
       channels: D, of the patch features.
       kernel: side of the first convolution, in map positions.
       stride: its stride, in map positions.
       norm: makes a batch normalisation layer.
+      use_bias: whether the convolutions have one, which the paper's parameter counts say of the VGGs.
       dtype: compute dtype.
     """
 
@@ -28,13 +31,74 @@ class ConvPatchHead(nn.Module):
     kernel: int
     stride: int
     norm: Callable[..., nn.Module]
+    use_bias: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to patch features `[B, P, channels]`, patches in row-major order."""
-        x = Conv(self.channels, self.kernel, self.stride, 0, self.dtype, name="conv1")(x)
+
+        def conv(kernel: int, stride: int, name: str) -> Conv:
+            return Conv(
+                self.channels, kernel, stride, 0, self.dtype, use_bias=self.use_bias, name=name
+            )
+
+        x = conv(self.kernel, self.stride, "conv1")(x)
         x = nn.relu(self.norm(name="bn1")(x, train))
-        x = Conv(self.channels, 1, 1, 0, self.dtype, name="conv2")(x)
+        x = conv(1, 1, "conv2")(x)
         x = nn.relu(self.norm(name="bn2")(x, train))
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    @nn.nowrap
+    def grid(self, map_size: tuple[int, int]) -> PatchGrid:
+        """Places of the patches on a map of `map_size` (height, width)."""
+        return sliding_grid(map_size, self.kernel, self.stride)
+
+
+class MapHead(nn.Module):
+    """Every position of the map is a patch: no layer at all, as in plain ResNets and in AAAI 2020."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H * W, C]`, patches in row-major order."""
+        del train
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    @nn.nowrap
+    def grid(self, map_size: tuple[int, int]) -> PatchGrid:
+        """Places of the patches on a map of `map_size` (height, width)."""
+        return sliding_grid(map_size, 1, 1)
+
+
+class DenseHead(nn.Module):
+    """VGG's two hidden layers with ReLU and dropout: the whole image is one patch.
+
+    Dropout draws from the stream "dropout" in training.
+
+    Attributes:
+      hidden: units of each layer; 4096 in Simonyan & Zisserman 2015.
+      dropout: share of units that are dropped in training.
+      axis_name: pmap axis that training batches are split over, or None; see `ExampleDropout`.
+      dtype: compute dtype.
+    """
+
+    hidden: int
+    dropout: float = 0.5
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, 1, hidden]`."""
+        # Channels first, as PyTorch flattens, so that stored weights need no reordering.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        for number in (1, 2):
+            x = nn.relu(dense(self.hidden, x.shape[-1], f"dense{number}", self.dtype)(x))
+            x = ExampleDropout(self.dropout, self.axis_name, name=f"dropout{number}")(x, train)
+        return x[:, None]
+
+    @nn.nowrap
+    def grid(self, map_size: tuple[int, int]) -> PatchGrid:
+        """The one patch, whatever the map's size."""
+        del map_size
+        return sliding_grid((1, 1), 1, 1)

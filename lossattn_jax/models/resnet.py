@@ -1,4 +1,4 @@
-"""ResNet backbones without pooling or stride (TIP 2021, section IV-A; He et al. 2016 for the blocks)."""
+"""ResNet backbones for small images (He et al. 2016), with strides or, as the TIP paper's, without."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,21 @@ from flax.typing import Dtype
 from lossattn_jax.models.layers import Conv
 
 STAGE_CHANNELS = (64, 128, 256, 512)
-STAGE_BLOCKS = {"resnet18": (2, 2, 2, 2)}
+# Blocks of each stage, and whether they are bottlenecks (He et al. 2016, table 1).
+STAGE_BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
+EXPANSION = 4  # of a bottleneck's channels
+
+# Strides of the four stages.
+PLAIN_STRIDES = (1, 2, 2, 2)  # of the plain networks: a 4x4 map from a 32x32 image
+NO_STRIDES = (1, 1, 1, 1)  # TIP 2021, section IV-A
+STRIDE2_STRIDES = (1, 2, 1, 1)  # "resnet18_stride2": a 32x32 map from a 64x64 image
 
 
 class BasicBlock(nn.Module):
@@ -32,45 +46,101 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, channels]`."""
-
-        def conv(channels: int, kernel: int, stride: int, name: str) -> Any:
-            return Conv(channels, kernel, stride, kernel // 2, self.dtype, name=name)
-
-        y = conv(self.channels, 3, self.stride, "conv1")(x)
+        y = _conv(self, self.channels, 3, self.stride, "conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
-        y = conv(self.channels, 3, 1, "conv2")(y)
+        y = _conv(self, self.channels, 3, 1, "conv2")(y)
         y = self.norm(name="bn2")(y, train)
-        if x.shape != y.shape:
-            x = conv(self.channels, 1, self.stride, "shortcut_conv")(x)
-            x = self.norm(name="shortcut_bn")(x, train)
-        return nn.relu(x + y)
+        return nn.relu(_shortcut(self, x, self.channels, self.stride, train) + y)
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions with batch normalisation, the last one to four times the channels.
+
+    Attributes:
+      channels: of the first two convolutions; the output has `EXPANSION` times as many.
+      stride: of the first 3x3 convolution and of the shortcut.
+      norm: makes a batch normalisation layer.
+      dtype: compute dtype.
+      first_kernel: side of the first convolution: 1 as He et al. have it, or 3 as the papers' code.
+      relu_before_add: apply a ReLU to the third convolution's output before the shortcut is added, as
+        the papers' code does.
+    """
+
+    channels: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    dtype: Dtype = jnp.float32
+    first_kernel: int = 1
+    relu_before_add: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, 4 * channels]`."""
+        # The first 3x3 convolution has the stride: a strided 1x1 one would not look at most of x.
+        first, second = (1, self.stride) if self.first_kernel == 1 else (self.stride, 1)
+        y = _conv(self, self.channels, self.first_kernel, first, "conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train))
+        y = _conv(self, self.channels, 3, second, "conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y, train))
+        y = _conv(self, EXPANSION * self.channels, 1, 1, "conv3")(y)
+        y = self.norm(name="bn3")(y, train)
+        if self.relu_before_add:
+            y = nn.relu(y)
+        return nn.relu(_shortcut(self, x, EXPANSION * self.channels, self.stride, train) + y)
+
+
+def _conv(block: Any, channels: int, kernel: int, stride: int, name: str) -> Conv:
+    return Conv(channels, kernel, stride, kernel // 2, block.dtype, name=name)
+
+
+def _shortcut(block: Any, x: jax.Array, channels: int, stride: int, train: bool) -> jax.Array:
+    """`x`, through a 1x1 convolution where its shape has to change. Called inside a compact block."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return block.norm(name="shortcut_bn")(
+        _conv(block, channels, 1, stride, "shortcut_conv")(x), train
+    )
 
 
 class ResNet(nn.Module):
-    """Stride-free ResNet: the map keeps the image's size.
-
-    The papers' code applies neither normalisation nor ReLU after the stem convolution; so do we.
+    """A 3x3 stem and four stages of blocks.
 
     Attributes:
       stage_blocks: number of blocks of each of the four stages.
-      stage_channels: channels of each stage.
+      stage_channels: channels of each stage, before a bottleneck's expansion.
+      strides: of each stage's first block.
+      make_block: makes a block from (channels, stride); see `BasicBlock` and `Bottleneck`.
       norm: makes a batch normalisation layer.
+      norm_stem: normalise and rectify after the stem, as usual. The TIP paper's code makes this layer
+        for its stride-free networks and does not apply it.
+      reduce_to: channels of a 1x1 convolution with batch normalisation and ReLU behind the last stage;
+        None: no such convolution. The TIP paper's ResNet50 has one, so that its head is as large as
+        ResNet18's.
       dtype: compute dtype.
     """
 
     stage_blocks: tuple[int, ...]
     stage_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    make_block: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    norm_stem: bool = False
+    reduce_to: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images `[B, H, W, 3]` to features `[B, H, W, stage_channels[-1]]`."""
+        """Maps images `[B, H, W, 3]` to features `[B, H / s, W / s, C]`, s the product of `strides`."""
         x = Conv(self.stage_channels[0], 3, 1, 1, self.dtype, name="conv1")(x)
-        for stage, (blocks, channels) in enumerate(
-            zip(self.stage_blocks, self.stage_channels, strict=True), start=1
-        ):
+        if self.norm_stem:
+            x = nn.relu(self.norm(name="bn1")(x, train))
+        stages = zip(self.stage_blocks, self.stage_channels, self.strides, strict=True)
+        for stage, (blocks, channels, stride) in enumerate(stages, start=1):
             for block in range(blocks):
-                name = f"layer{stage}_{block}"
-                x = BasicBlock(channels, 1, self.norm, self.dtype, name=name)(x, train)
+                x = self.make_block(
+                    channels, stride if block == 0 else 1, name=f"layer{stage}_{block}"
+                )(x, train)
+        if self.reduce_to is not None:
+            x = Conv(self.reduce_to, 1, 1, 0, self.dtype, name="reduce_conv")(x)
+            x = nn.relu(self.norm(name="reduce_bn")(x, train))
         return x

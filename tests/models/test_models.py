@@ -1,52 +1,120 @@
 """Networks by name: shapes, dtypes, the properties of their outputs, and refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import models
+from lossattn_jax import losses, models
 from lossattn_jax.errors import UserError
+from lossattn_jax.models import combinations, resnet
+from lossattn_jax.models.layers import BatchNorm, ExampleDropout
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
-NARROW = {"resnet18": 0.0625, "small": 0.125}
+NARROW = 0.125
 
 
-def build(backbone, pooling="loss_attention", **options):
-    return models.build(backbone, "conv", pooling, width=NARROW[backbone], **options)
+def build(backbone="small", head="conv", pooling="loss_attention", width=NARROW, **options):
+    return models.build(backbone, head, pooling, width=width, **options)
+
+
+def shapes_of(module, images=IMAGES):
+    """Shapes of the outputs and of the variables, without running anything."""
+    return jax.eval_shape(
+        lambda x: module.init_with_output(jax.random.key(0), x, train=False), images
+    )
+
+
+ALL = [
+    (backbone, head, pooling)
+    for backbone in models.BACKBONES
+    for head in models.HEADS
+    for pooling in combinations.poolings(backbone, head)
+]
+
+
+@pytest.mark.parametrize(("backbone", "head", "pooling"), ALL)
+def test_every_network_gives_predictions_for_images_and_patches(backbone, head, pooling):
+    module = build(backbone, head, pooling, num_classes=7)
+    side = 64 if backbone == "resnet18_stride2" else 32
+    out, variables = shapes_of(module, np.zeros((2, side, side, 3), np.float32))
+    grid = module.patch_grid((side, side, 3))
+    patches = grid.rows * grid.cols
+    if head == "none":
+        expected = {"small": 64, "capsnet": 64}.get(backbone, 1 if "vgg" in backbone else 16)
+        assert patches == expected
+    else:
+        assert patches == 36
+    assert out.logits.shape == (2, 7)
+    assert out.patch_logits.shape == (2, patches, 7)
+    assert out.attention.shape == (2, patches)
+    for leaf in jax.tree.leaves((out, variables)):
+        assert leaf.dtype == jnp.float32
+    assert set(variables) <= {"params", "batch_stats"}
+
+
+# Of each kind of module one; the poolings themselves have tests of their own.
+RUN = [
+    ("small", "none", "bag_loss_attention"),
+    ("small", "conv", "gated_attention"),
+    ("small", "conv", "max"),
+    ("small", "capsule", "loss_attention"),
+    ("small", "capsule", "dynamic_routing"),
+    ("vgg11_bn", "none", "none"),
+]
+TRIED = ("small", "vgg11_bn", "resnet18", "resnet50", "capsnet")
+SLOW = [row for row in ALL if row[0] in TRIED and row not in RUN]
 
 
 @pytest.mark.parametrize(
-    ("backbone", "pooling"),
-    [
-        *(("small", pooling) for pooling in models.POOLINGS),
-        ("resnet18", "loss_attention"),
-        *(pytest.param("resnet18", pooling, marks=pytest.mark.slow) for pooling in ("mean", "max")),
-    ],
+    ("backbone", "head", "pooling"),
+    [*RUN, *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW)],
 )
-def test_every_network_gives_predictions_for_images_and_patches(backbone, pooling):
-    module = build(backbone, pooling, num_classes=7)
-    variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
-    out = jax.jit(module.apply)(variables, IMAGES)
-    assert out.logits.shape == (2, 7)
-    assert out.patch_logits.shape == (2, 36, 7)
-    assert out.attention.shape == (2, 36)
+def test_attention_sums_to_one_and_every_parameter_gets_a_finite_gradient(backbone, head, pooling):
+    module = build(backbone, head, pooling)
+    labels = jnp.array([1, 2])
+    kind = losses.MARGIN if pooling == "dynamic_routing" else losses.CROSS_ENTROPY
+
+    @jax.jit
+    def run(key):
+        variables = module.init(key, IMAGES, train=False)
+
+        def loss(params):
+            out, _ = module.apply(
+                {**variables, "params": params},
+                IMAGES,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            terms = losses.loss_attention_loss(
+                out.logits, out.patch_logits, out.attention, labels, 0.1, kind=kind
+            )
+            return terms.total.mean(), out
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    gradients, out = run(jax.random.key(0))
     np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)
     assert (np.asarray(out.attention) >= 0).all()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
 
 
 @pytest.mark.parametrize("pooling", ["mean", "loss_attention"])
 def test_the_image_prediction_is_the_weighted_patch_prediction(pooling):
     # One classifier for both: W (sum a h) + b = sum a (W h + b) since the weights sum to 1.
-    module = build("small", pooling)
-    variables = module.init(jax.random.key(1), IMAGES)
-    out = module.apply(variables, IMAGES)
+    module = build(pooling=pooling)
+    out, _ = jax.jit(module.init_with_output)(jax.random.key(1), IMAGES)
     expected = np.einsum("bp,bpk->bk", out.attention, out.patch_logits)
     np.testing.assert_allclose(out.logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_patches_come_in_row_major_order():
-    module = build("small")
+    module = build()
     variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
     changed = IMAGES.copy()
     changed[:, :6, -6:] += 3  # the corner at the top right: the end of the first row
@@ -57,9 +125,9 @@ def test_patches_come_in_row_major_order():
 
 
 def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_outputs():
-    exact = build("small")
+    exact = build()
     variables = exact.init(jax.random.key(0), IMAGES)
-    rounded = build("small", dtype=jnp.bfloat16)
+    rounded = build(dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(rounded.init(jax.random.key(0), IMAGES))} == {
         jnp.dtype("float32")
     }
@@ -70,7 +138,7 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_outputs(
 
 
 def test_training_moves_the_running_statistics_and_evaluation_does_not():
-    module = build("small")
+    module = build()
     variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
     _, trained = module.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
     moved = jax.tree.map(
@@ -79,24 +147,6 @@ def test_training_moves_the_running_statistics_and_evaluation_does_not():
     assert all(jax.tree.leaves(moved))
     _, kept = module.apply(variables, IMAGES, train=False, mutable=["batch_stats"])
     jax.tree.map(np.testing.assert_array_equal, kept["batch_stats"], variables["batch_stats"])
-
-
-# The golden files check the gradients of resnet18 too.
-@pytest.mark.parametrize("backbone", ["small", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_every_parameter_gets_a_finite_gradient(backbone):
-    module = build(backbone)
-    variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
-
-    def loss(params):
-        out, _ = module.apply(
-            {**variables, "params": params}, IMAGES, train=True, mutable=["batch_stats"]
-        )
-        return jnp.sum(out.logits[:, 0]) + jnp.sum(out.attention[:, 0] * out.patch_logits[:, 0, 1])
-
-    gradients = jax.jit(jax.grad(loss))(variables["params"])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        assert np.isfinite(leaf).all(), path
-        assert np.abs(leaf).max() > 0, path
 
 
 def test_patch_windows_of_the_paper_head():
@@ -109,19 +159,94 @@ def test_patch_windows_of_the_paper_head():
     np.testing.assert_allclose(grid.centres()[7] * 32, [8.5, 8.5], atol=1e-5)
 
 
+def test_routed_patches_add_up_to_the_class_capsules_before_squashing():
+    module = build(head="capsule", pooling="dynamic_routing")
+    out, _ = jax.jit(module.init_with_output)(jax.random.key(0), IMAGES)
+    lengths = np.asarray(out.logits, np.float64)
+    assert (lengths < 1).all()
+    # |v| = |s|^2 / (1 + |s|^2), so |s| = sqrt(|v| / (1 - |v|)).
+    expected = np.sqrt(lengths / (1 - lengths))
+    np.testing.assert_allclose(out.patch_logits.sum(axis=1), expected, rtol=1e-4)
+
+
+def test_a_patchs_prediction_is_the_sum_of_its_capsules_predictions():
+    module = build(head="capsule", threshold=1.0)
+    out, variables = jax.jit(module.init_with_output)(jax.random.key(0), IMAGES)
+    assert (np.asarray(out.attention) == 0).any()
+    # Alone, the classifier's bias predicts once for the image and for each of 8 capsules of a patch.
+    classifier = variables["params"]["classifier"]
+    classifier["kernel"] = jnp.zeros_like(classifier["kernel"])
+    after = jax.jit(module.apply)(variables, IMAGES)
+    bias = np.asarray(classifier["bias"])
+    np.testing.assert_allclose(after.logits, np.broadcast_to(bias, (2, 10)), rtol=1e-6)
+    np.testing.assert_allclose(
+        after.patch_logits, np.broadcast_to(8 * bias, (2, 36, 10)), rtol=1e-5
+    )
+
+
+def test_dropout_is_drawn_by_the_place_in_the_global_batch():
+    module = ExampleDropout(0.5, axis_name="devices")
+    x = np.ones((6, 5), np.float32)
+    key = {"dropout": jax.random.key(3)}
+    whole = ExampleDropout(0.5).apply({}, x, True, rngs=key)
+    split = jax.vmap(lambda part: module.apply({}, part, True, rngs=key), axis_name="devices")
+    np.testing.assert_array_equal(split(x.reshape(3, 2, 5)).reshape(6, 5), whole)
+    assert set(np.unique(whole)) == {0.0, 2.0}
+    np.testing.assert_array_equal(module.apply({}, x, False), x)
+
+
+def test_the_reference_bottleneck_differs_from_the_usual_one():
+    usual = build("resnet50", width=0.03125)
+    reference = build("resnet50", width=0.03125, bottleneck_relu_before_add=True)
+    _, variables = shapes_of(usual)
+    kernel = variables["params"]["backbone"]["layer1_0"]["conv1"]["conv"]["kernel"]
+    assert kernel.shape[:2] == (3, 3)
+    assert jax.tree.map(jnp.shape, shapes_of(reference)[1]) == jax.tree.map(jnp.shape, variables)
+    _, plain = shapes_of(build("resnet50", "none", "none", 0.03125))
+    assert plain["params"]["backbone"]["layer1_0"]["conv1"]["conv"]["kernel"].shape[:2] == (1, 1)
+    # One block on its own: with the ReLU it never takes anything away from a positive input.
+    block = resnet.Bottleneck(2, 1, functools.partial(BatchNorm), relu_before_add=True)
+    x = np.random.default_rng(1).uniform(1, 2, (1, 4, 4, 8)).astype(np.float32)
+    out, _ = block.init_with_output(jax.random.key(0), x, False)
+    without = block.clone(relu_before_add=False)
+    other, _ = without.init_with_output(jax.random.key(0), x, False)
+    assert (np.asarray(out) >= x).all()
+    assert (np.asarray(other) < x).any()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"backbone": "resnet19"}, "backbone is 'resnet19', but must be one of: resnet18, small"),
-        ({"head": "convolution"}, "head is 'convolution', but must be one of: conv"),
-        ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, max, loss_attention"),
+        (
+            {"backbone": "resnet19"},
+            "backbone is 'resnet19', but must be one of: vgg11_bn, vgg13_bn, ",
+        ),
+        ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
+        ({"pooling": "sum"}, "pooling is 'sum', but must be one of: none, mean, max, attention, "),
         ({"num_classes": 1}, "num_classes is 1, but a classifier needs at least 2"),
         ({"width": 0}, "width is 0, but must be positive"),
         ({"width": float("nan")}, "width is nan, but must be positive"),
         ({"threshold": -0.1}, "threshold is -0.1, but must lie between 0 and 1"),
+        ({"bottleneck_first_kernel": 2}, "bottleneck_first_kernel is 2, but must be 1, 3 or None"),
+        (
+            {"backbone": "vgg11_bn", "head": "none", "pooling": "mean"},
+            "backbone 'vgg11_bn' with head 'none' and pooling 'mean' does not exist; for this "
+            "backbone there is head none with pooling none; head conv with pooling mean, max, ",
+        ),
+        (
+            {"head": "capsule", "pooling": "attention"},
+            "head capsule with pooling loss_attention, dynamic_routing",
+        ),
+        ({"backbone": "capsnet"}, "there is head none with pooling dynamic_routing"),
+        ({"backbone": "resnet18_stride2", "head": "none", "pooling": "none"}, "does not exist"),
     ],
 )
 def test_an_impossible_network_is_refused_with_a_sentence(options, sentence):
     with pytest.raises(UserError) as refused:
         models.build(**options)
-    assert str(refused.value) == sentence
+    assert sentence in str(refused.value)
+
+
+def test_images_that_are_too_small_are_refused():
+    with pytest.raises(UserError, match="8x8 positions, but the head's windows have 9x9"):
+        build("resnet18").patch_grid((8, 8, 3))

@@ -1,0 +1,51 @@
+"""Dynamic routing between capsules (Sabour et al. 2017), as pure functions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+ITERATIONS = 3  # Sabour et al. 2017, section 4
+
+
+class Routed(NamedTuple):
+    """What `dynamic_routing` gives, all float32.
+
+    Attributes:
+      capsules: `[B, K, E]` class capsules v_k, shorter than 1.
+      couplings: `[B, N, K]` coefficients c_nk of the last iteration; each `[b, n]` sums to 1.
+    """
+
+    capsules: jax.Array
+    couplings: jax.Array
+
+
+def squash(vectors: jax.Array) -> jax.Array:
+    """`|s|^2 / (1 + |s|^2) * s / |s|` over the last axis (eq. 1): keeps directions, lengths below 1.
+
+    Args:
+      vectors: `[..., E]` float.
+
+    Returns:
+      The same shape; 0 with a finite gradient where a vector is 0.
+    """
+    length = optax.safe_norm(vectors, 0.0, axis=-1, keepdims=True)
+    return vectors * (length / (1 + jnp.square(length)))
+
+
+def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:
+    """Routing by agreement (procedure 1), gradients flowing through every iteration.
+
+    Args:
+      votes: `[B, N, K, E]`, what each of N capsules predicts for each of K class capsules.
+      iterations: at least 1.
+    """
+    votes = votes.astype(jnp.float32)
+    agreement = jnp.zeros(votes.shape[:3], jnp.float32)
+    for iteration in range(iterations):
+        couplings = jax.nn.softmax(agreement, axis=-1)
+        capsules = squash(jnp.einsum("bnk,bnke->bke", couplings, votes))
+        if iteration + 1 < iterations:
+            agreement += jnp.einsum("bnke,bke->bnk", votes, capsules)
+    return Routed(capsules, couplings)
