@@ -20,7 +20,8 @@ from lossattn_jax.errors import UserError
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
-BEST_BY = "accuracy"
+# The best checkpoint has the highest of the first of these that its metrics hold.
+BEST_BY = ("accuracy", "map_all_point")
 
 
 class Checkpoints:
@@ -31,7 +32,7 @@ class Checkpoints:
 
         Args:
           workdir: folder of the run.
-          keep: number of newest checkpoints to keep; the best one (by test accuracy) stays besides.
+          keep: number of newest checkpoints to keep; the best one (see `BEST_BY`) stays besides.
           read_only: for evaluation: writes and removes nothing.
         """
         self.workdir = pathlib.Path(workdir)
@@ -39,14 +40,14 @@ class Checkpoints:
         policies = [
             preservation_policy.LatestN(keep),
             preservation_policy.BestN(
-                get_metric_fn=lambda saved: saved[BEST_BY],
+                get_metric_fn=_score,
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),
         ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            best_fn=lambda saved: saved[BEST_BY],
+            best_fn=_score,
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
@@ -76,6 +77,10 @@ class Checkpoints:
         steps = self.steps()
         return steps[-1] if steps else None
 
+    def holds(self, step: int, item: str) -> bool:
+        """Whether the checkpoint of `step` has the item: converted weights have no "training"."""
+        return (self._folder / str(step) / item).exists()
+
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best test accuracy; None where none was tested."""
         return self._manager.best_step()
@@ -88,7 +93,7 @@ class Checkpoints:
         Args:
           step: updates done.
           items: pytrees of host arrays, by name; each can be restored without the others.
-          metrics: stored beside them; checkpoints with metrics compete for the best by `accuracy`.
+          metrics: stored beside them; checkpoints with metrics compete for the best, see `BEST_BY`.
         """
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
@@ -125,17 +130,20 @@ class Checkpoints:
         return {name: restored[name] for name in like}
 
 
-def write_config(config: ConfigDict, workdir: str | pathlib.Path) -> None:
-    """Stores the resolved config beside the checkpoints; only the first process writes.
+def _score(saved: Mapping[str, float]) -> float:
+    return next(saved[name] for name in BEST_BY if name in saved)
+
+
+def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Stores the resolved config in the folder of a run; only the first process writes.
 
     Raises:
       UserError: the folder cannot be written.
     """
     if jax.process_index():
         return
-    folder = make_workdir(workdir)
     try:
-        config_lib.write(config, folder / CONFIG_NAME)
+        config_lib.write(config, workdir / CONFIG_NAME)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
 

@@ -27,28 +27,34 @@ def default_config() -> ConfigDict:
     config.init_from = ""  # workdir of another run whose parameters to start from
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # digit_scenes, cifar10, cifar100 or svhn_cropped
+    config.data.name = "cifar10"  # digit_scenes, cifar10, cifar100, svhn_cropped or coco
     config.data.dir = ""  # folder of the TFDS data sets; empty: TFDS' default
     config.data.extra = False  # svhn_cropped: train on its extra split too
+    config.data.num_labels = 0  # train on so many images, equally many of each class; 0: on all
+    config.data.label_seed = 0  # which ones
     config.data.mode = "memory"  # memory: all images as uint8 in RAM; stream: grain
     config.data.crop_padding = 4  # pixels around an image before the random crop; 0: no crop
     config.data.flip = config_dict.placeholder(bool)  # None: as suits the data set
 
     config.model = ConfigDict()
     config.model.backbone = "resnet18"
-    config.model.head = "conv"
-    config.model.pooling = "loss_attention"  # mean, max or loss_attention
+    config.model.head = "conv"  # none, conv or capsule
+    config.model.pooling = "loss_attention"  # see lossattn_jax.models.build
     config.model.width = 1.0  # times the paper's channels
     config.model.threshold = 0.1  # t of the loss attention
+    config.model.bottleneck_relu_before_add = False  # resnet50 and deeper: as the papers' code
     config.model.dtype = "float32"  # or bfloat16: compute dtype; parameters stay float32
     config.model.batch_norm = "cross_replica"  # or local: statistics of each device's own batch
 
     config.loss = ConfigDict()
     config.loss.patch = "auto"  # on, off, or auto: on with loss attention
     config.loss.patch_weight = 0.1  # lambda at the end of its ramp
-    config.loss.patch_ramp_epochs = (
-        80  # lambda(e) = weight * exp(-5 (1 - e / ramp)^2), 0 in epoch 0
-    )
+    # lambda(e) = weight * exp(-5 (1 - e / ramp)^2), 0 in epoch 0; ramp 0: the weight from the start.
+    config.loss.patch_ramp_epochs = 80
+    config.loss.patch_reduction = "sum"  # of the weighted patch losses of an image; mean: AAAI 2020
+    config.loss.consistency_weight = 0.0  # of attention with its average over epochs; 0: none
+    config.loss.consistency_ramp_epochs = 80  # as patch_ramp_epochs
+    config.loss.consistency_decay = 0.6  # of that average, per epoch
     config.loss.label_smoothing = 0.0
 
     config.optimizer = ConfigDict()
@@ -59,10 +65,16 @@ def default_config() -> ConfigDict:
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4  # L2 added to the gradient; decoupled with adamw
     config.optimizer.weight_decay_mask = "all"  # or kernels: not on biases and normalisations
-    config.optimizer.schedule = "step"  # step, cosine, one_cycle or constant
+    config.optimizer.momentum_end = config_dict.placeholder(float)  # adam with ramps: last beta 1
+    config.optimizer.beta2_end = config_dict.placeholder(
+        float
+    )  # the same: beta 2 after the ramp-up
+    config.optimizer.schedule = "step"  # step, cosine, one_cycle, ramps or constant
     config.optimizer.milestones = (100, 150)  # epochs of the step schedule
     config.optimizer.decay_factor = 0.1  # of the learning rate at each milestone
     config.optimizer.warmup_epochs = 0.0  # linear rise from 0; the rise of one_cycle
+    config.optimizer.ramp_up_epochs = 80  # of the schedule ramps
+    config.optimizer.ramp_down_epochs = 50  # of the schedule ramps, at the end of the run
 
     config.train = ConfigDict()
     config.train.epochs = 200
@@ -108,10 +120,15 @@ def _between(low: float, high: float) -> _Rule:
 
 _POSITIVE = _Rule(lambda v: _finite(v) and v > 0, "a positive number")
 _BELOW_ONE = _Rule(lambda v: _finite(v) and 0 <= v < 1, "at least 0 and below 1")
+_BELOW_ONE_OR_NONE = _Rule(
+    lambda v: v is None or _BELOW_ONE.accepts(v), f"None, or {_BELOW_ONE.allowed}"
+)
 
 # Names of data sets, backbones, heads and poolings are checked where they are looked up.
 _RULES = {
     "seed": _between(0, 2**31 - 1),
+    "data.num_labels": _at_least(0),
+    "data.label_seed": _between(0, 2**31 - 1),
     "data.mode": _one_of("memory", "stream"),
     "data.crop_padding": _between(0, 16),
     "model.width": _POSITIVE,
@@ -120,7 +137,11 @@ _RULES = {
     "model.batch_norm": _one_of("cross_replica", "local"),
     "loss.patch": _one_of("auto", "on", "off"),
     "loss.patch_weight": _at_least(0),
-    "loss.patch_ramp_epochs": _POSITIVE,
+    "loss.patch_ramp_epochs": _at_least(0),
+    "loss.patch_reduction": _one_of("sum", "mean"),
+    "loss.consistency_weight": _at_least(0),
+    "loss.consistency_ramp_epochs": _at_least(0),
+    "loss.consistency_decay": _BELOW_ONE,
     "loss.label_smoothing": _BELOW_ONE,
     "optimizer.name": _one_of("sgd", "adam", "adamw"),
     "optimizer.learning_rate": _POSITIVE,
@@ -128,7 +149,9 @@ _RULES = {
     "optimizer.beta2": _BELOW_ONE,
     "optimizer.weight_decay": _at_least(0),
     "optimizer.weight_decay_mask": _one_of("all", "kernels"),
-    "optimizer.schedule": _one_of("step", "cosine", "one_cycle", "constant"),
+    "optimizer.momentum_end": _BELOW_ONE_OR_NONE,
+    "optimizer.beta2_end": _BELOW_ONE_OR_NONE,
+    "optimizer.schedule": _one_of("step", "cosine", "one_cycle", "ramps", "constant"),
     "optimizer.milestones": _Rule(
         lambda v: (
             isinstance(v, tuple)
@@ -139,6 +162,8 @@ _RULES = {
     ),
     "optimizer.decay_factor": _POSITIVE,
     "optimizer.warmup_epochs": _at_least(0),
+    "optimizer.ramp_up_epochs": _at_least(0),
+    "optimizer.ramp_down_epochs": _at_least(0),
     "train.epochs": _at_least(1),
     "train.batch_size": _at_least(1),
     "eval.batch_size": _at_least(1),
@@ -180,13 +205,31 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.warmup_epochs is {given['optimizer.warmup_epochs']}, but must be "
             f"below config.train.epochs, {given['train.epochs']}"
         )
+    ends = ("optimizer.momentum_end", "optimizer.beta2_end")
+    changing = given["optimizer.name"] == "adam" and given["optimizer.schedule"] == "ramps"
+    for key, other in zip(ends, reversed(ends), strict=True):
+        if given[key] is not None and (given[other] is None or not changing):
+            raise UserError(
+                f"config.{key} is {given[key]}, but must be None unless config.{other} is set too, "
+                "config.optimizer.name is adam and config.optimizer.schedule is ramps"
+            )
+    if given["loss.patch"] == "on" and given["model.pooling"] == "dynamic_routing":
+        raise UserError(
+            "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
+            "dynamic_routing, whose patch predictions are not logits"
+        )
 
 
 def uses_patch_loss(config: ConfigDict) -> bool:
     """Whether the patch loss takes part: the papers' baselines have none."""
     if config.loss.patch == "auto":
-        return config.model.pooling == "loss_attention"
+        return config.model.pooling in ("loss_attention", "bag_loss_attention")
     return config.loss.patch == "on"
+
+
+def uses_consistency(config: ConfigDict) -> bool:
+    """Whether attention is kept near its average over epochs, which is then part of the state."""
+    return config.loss.consistency_weight > 0
 
 
 def write(config: ConfigDict, path: pathlib.Path) -> None:
@@ -230,6 +273,9 @@ _FIXED = {
     "model.": "shapes the model",
     "data.name": "shapes the model",
     "optimizer.name": "shapes the optimiser's state",
+    "optimizer.momentum_end": "shapes the optimiser's state",
+    "data.num_labels": "decides what each step sees",
+    "data.label_seed": "decides what each step sees",
     "seed": "decides what each step sees",
     "data.extra": "decides what each step sees",
     "train.batch_size": "decides what each step sees",
@@ -259,4 +305,10 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
                     f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and it "
                     f"{reason}: use another workdir (config.init_from can start it from this run)"
                 )
+    if uses_consistency(stored) != uses_consistency(config):
+        raise UserError(
+            f"config.loss.consistency_weight is {config.loss.consistency_weight}, but the run in "
+            f"{workdir} has {stored.loss.consistency_weight}, and whether it is 0 shapes the state: "
+            "use another workdir (config.init_from can start it from this run)"
+        )
     return [f"config.{key}: {was!r} -> {value!r}" for key, was, value in differing]

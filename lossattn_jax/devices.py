@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lossattn_jax.errors import UserError
@@ -131,6 +132,13 @@ def shard(batch: Any) -> Any:
 def gather(tree: Any) -> Any:
     """Undoes `shard`: `[devices, b / devices, ...]` to NumPy arrays `[b, ...]` of this process."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def concatenate_processes(tree: Any) -> Any:
+    """Arrays `[b, ...]` of every process, of the same shapes on all, concatenated on each of them."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def global_positions(examples: int) -> jax.Array:

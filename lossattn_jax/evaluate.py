@@ -1,4 +1,4 @@
-"""Exact evaluation of a network on a split, and the command that does it for a finished run.
+"""Exact evaluation of a network on a split, and the command that does it for a finished run:
 
 python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
 """
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, metrics, runs
+from lossattn_jax import average_precision, command, data, devices, metrics, runs
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import Outputs, PatchNetwork
+from lossattn_jax.models import ImageNetwork, Outputs
 
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.evaluate")
@@ -25,24 +25,25 @@ log = logging.getLogger("lossattn_jax.evaluate")
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
 
 
-def make_eval_step(model: PatchNetwork, spec: data.DatasetSpec) -> EvalStep:
+def make_eval_step(model: ImageNetwork, spec: data.DatasetSpec) -> EvalStep:
     """The pmapped forward pass that evaluation and explanations share.
 
     The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
-    `label` int32, `mask` float32, and `box` where there are boxes), and returns the batch's replicated
-    `metrics.evaluation_sums` over all devices, and the sharded `Outputs`.
+    `label` int32 or multi-hot, `mask` float32, and `box` where there are boxes), and returns the
+    batch's replicated `metrics.evaluation_sums` over all devices, and the sharded `Outputs`.
 
     Args:
       model: the network.
       spec: of the data set, for the normalisation and the image's shape.
     """
     centres = jnp.asarray(model.patch_grid(spec.image_shape).centres())
+    kind = runs.loss_kind(model, spec)
 
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
         images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
         outputs: Any = model.apply(variables, images, train=False)
         sums = metrics.evaluation_sums(
-            outputs, batch["label"], batch["mask"], centres, batch.get("box")
+            outputs, batch["label"], batch["mask"], centres, batch.get("box"), kind
         )
         return jax.lax.psum(sums, devices.AXIS), outputs
 
@@ -65,16 +66,28 @@ def evaluate(
         result does not depend on it.
 
     Returns:
-      `metrics.evaluation_metrics`.
+      `metrics.evaluation_metrics`, and where images have several labels also
+      `average_precision.mean_average_precision`.
     """
     totals: dict[str, metrics.Mean] | None = None
     pending = None
-    for _, sums, _ in forward_batches(eval_step, variables, dataset, batch_size):
+    scored: list[tuple[np.ndarray, ...]] = []
+    for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
         # The sums of the batch before are fetched while this one runs.
         totals, pending = _add(totals, pending), sums
+        if dataset.spec.multi_label:
+            scored.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
     totals = _add(totals, pending)
     assert totals is not None
-    return metrics.evaluation_metrics(totals)
+    measured = metrics.evaluation_metrics(totals)
+    if scored:
+        parts = [np.concatenate(arrays) for arrays in zip(*scored, strict=True)]
+        scores, positives, mask = devices.concatenate_processes(parts)
+        scores, positives = scores[mask > 0], positives[mask > 0] > 0
+        if not np.isfinite(scores).all():  # a diverged network ranks nothing
+            scores, positives = np.zeros_like(scores), np.zeros_like(positives)
+        measured.update(average_precision.mean_average_precision(scores, positives))
+    return measured
 
 
 def forward_batches(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, figures, runs
+from lossattn_jax import command, data, devices, figures, losses, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step, to_devices
 from lossattn_jax.models import Outputs
@@ -34,9 +34,10 @@ class Explanations:
     Attributes:
       names: what each image is called.
       images: `[N, H, W, C]` uint8, as the network saw them.
-      labels: `[N]` int32, or None where the classes are not known.
+      labels: `[N]` int32 or multi-hot uint8 `[N, K]`, or None where the classes are not known.
       boxes: `[N, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, or None.
       logits: `[N, K]` float32.
+      probabilities: `[N, K]` float32; see `losses.probabilities`.
       patch_logits: `[N, P, K]` float32.
       attention: `[N, P]` float32.
     """
@@ -46,12 +47,18 @@ class Explanations:
     labels: np.ndarray | None
     boxes: np.ndarray | None
     logits: np.ndarray
+    probabilities: np.ndarray
     patch_logits: np.ndarray
     attention: np.ndarray
 
 
 def explain_dataset(
-    eval_step: EvalStep, variables: Any, dataset: data.Dataset, num: int, batch_size: int
+    eval_step: EvalStep,
+    variables: Any,
+    dataset: data.Dataset,
+    num: int,
+    batch_size: int,
+    kind: str = losses.CROSS_ENTROPY,
 ) -> Explanations:
     """Explains the first `num` images of a split (of each process' share of it).
 
@@ -61,6 +68,7 @@ def explain_dataset(
       dataset: the split.
       num: number of images; a smaller split gives fewer.
       batch_size: as evaluation's, so that it is the same compiled program.
+      kind: of image loss; see `losses`.
     """
     # A whole number of batches on every process, so that all of them run the same steps.
     local = devices.round_up(batch_size) // jax.process_count()
@@ -69,11 +77,17 @@ def explain_dataset(
     )
     seen = _collect(((batch, outputs) for batch, _, outputs in steps), num)
     names = tuple(f"{dataset.split} {index}" for index in seen["index"])
-    return _explanations(names, seen, seen["label"])
+    return _explanations(names, seen, seen["label"], kind)
 
 
 def explain_images(
-    eval_step: EvalStep, variables: Any, images: np.ndarray, names: Sequence[str], batch_size: int
+    eval_step: EvalStep,
+    variables: Any,
+    images: np.ndarray,
+    names: Sequence[str],
+    batch_size: int,
+    kind: str = losses.CROSS_ENTROPY,
+    label_shape: tuple[int, ...] = (),
 ) -> Explanations:
     """Explains images whose classes are not known.
 
@@ -83,6 +97,8 @@ def explain_images(
       images: `[N, H, W, C]` uint8 of the network's size.
       names: what to call them.
       batch_size: images per batch; the last one is padded.
+      kind: of image loss; see `losses`.
+      label_shape: of an image's label in the data set that the network was trained on.
     """
     size = devices.round_up(min(batch_size, len(images)))
 
@@ -92,12 +108,12 @@ def explain_images(
             padding = size - len(part)
             batch = {
                 "image": np.concatenate([part, np.repeat(part[-1:], padding, axis=0)]),
-                "label": np.zeros(size, np.int32),
+                "label": np.zeros((size, *label_shape), np.int32),
                 "mask": np.array([1.0] * len(part) + [0.0] * padding, np.float32),
             }
             yield batch, eval_step(variables, to_devices(batch))[1]
 
-    return _explanations(tuple(names), _collect(steps(), len(images)), None)
+    return _explanations(tuple(names), _collect(steps(), len(images)), None, kind)
 
 
 def _collect(
@@ -113,7 +129,7 @@ def _collect(
 
 
 def _explanations(
-    names: tuple[str, ...], seen: dict[str, np.ndarray], labels: np.ndarray | None
+    names: tuple[str, ...], seen: dict[str, np.ndarray], labels: np.ndarray | None, kind: str
 ) -> Explanations:
     return Explanations(
         names=names,
@@ -121,6 +137,7 @@ def _explanations(
         labels=labels,
         boxes=seen.get("box"),
         logits=seen["logits"],
+        probabilities=np.asarray(losses.probabilities(kind, seen["logits"])),
         patch_logits=seen["patch_logits"],
         attention=seen["attention"],
     )
@@ -187,17 +204,24 @@ def explain_run(
         raise UserError(f"a picture shows at most {MAX_IMAGES} images, not {max(len(images), num)}")
     run = runs.load(workdir, checkpoint)
     eval_step = make_eval_step(run.model, run.spec)
+    kind = runs.loss_kind(run.model, run.spec)
     variables = devices.replicate(run.variables)
     if images:
         pixels = np.stack([read_image(path, run.spec.image_shape) for path in images])
         names = [pathlib.Path(path).name for path in images]
         explanations = explain_images(
-            eval_step, variables, pixels, names, run.config.eval.batch_size
+            eval_step,
+            variables,
+            pixels,
+            names,
+            run.config.eval.batch_size,
+            kind,
+            run.spec.label_shape,
         )
     else:
         dataset = runs.open_dataset(run, split, data_dir)
         explanations = explain_dataset(
-            eval_step, variables, dataset, num, run.config.eval.batch_size
+            eval_step, variables, dataset, num, run.config.eval.batch_size, kind
         )
     grid = run.model.patch_grid(run.spec.image_shape)
     figure = figures.draw_explanations(explanations, grid, run.spec.class_names)

@@ -70,10 +70,17 @@ def draw_explanations(
 def _draw_image(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
     axis.imshow(e.images[index], interpolation="nearest")
     name = e.names[index]
-    axis.set_xlabel(
-        name if e.labels is None else f"{name}: {class_names[e.labels[index]]}", fontsize=9
-    )
+    shown = ", ".join(class_names[k] for k in _classes(e, index)[:_TOP])
+    axis.set_xlabel(f"{name}: {shown}" if shown else name, fontsize=9)
     _draw_box(axis, e, index)
+
+
+def _classes(e: "Explanations", index: int) -> list[int]:
+    """The classes that the image's label names; none where it is not known."""
+    if e.labels is None:
+        return []
+    label = e.labels[index]
+    return np.flatnonzero(label).tolist() if label.ndim else [int(label)]
 
 
 def _draw_box(axis: Any, e: "Explanations", index: int) -> None:
@@ -132,12 +139,11 @@ def _draw_patches(
 
 
 def _draw_predictions(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
-    logits = e.logits[index].astype(np.float64)
-    probabilities = np.exp(logits - logits.max())
-    probabilities /= probabilities.sum()
-    top = np.argsort(-probabilities)[: min(_TOP, len(probabilities))]
-    label = None if e.labels is None else int(e.labels[index])
-    colours = ["0.6" if label is None else "tab:green" if k == label else "tab:red" for k in top]
+    probabilities = e.probabilities[index]
+    top = np.argsort(-probabilities, kind="stable")[: min(_TOP, len(probabilities))]
+    right = _classes(e, index)
+    unknown = e.labels is None
+    colours = ["0.6" if unknown else "tab:green" if k in right else "tab:red" for k in top]
     axis.barh(range(len(top)), probabilities[top], color=colours)
     axis.set_yticks(range(len(top)), [class_names[k] for k in top], fontsize=9)
     axis.set_xlim(0, 1)

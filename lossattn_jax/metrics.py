@@ -73,41 +73,59 @@ def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
     return jnp.all((centres[None] >= low) & (centres[None] <= high), axis=-1)
 
 
+def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where the highest of `logits` `[..., K]` is at the label, or at one of the labels.
+
+    Args:
+      logits: `[..., K]`.
+      labels: `[...]` int, or multi-hot `[..., K]`.
+
+    Returns:
+      `[...]` float32.
+    """
+    top = jnp.argmax(logits, axis=-1)
+    if labels.ndim == logits.ndim:
+        return jnp.take_along_axis(labels, top[..., None], axis=-1)[..., 0].astype(jnp.float32)
+    return (top == labels).astype(jnp.float32)
+
+
 def evaluation_sums(
     outputs: Outputs,
     labels: jax.Array,
     mask: jax.Array,
     centres: jax.Array,
     boxes: jax.Array | None = None,
+    kind: str = losses.CROSS_ENTROPY,
 ) -> dict[str, Mean]:
     """What a batch adds to an evaluation; `evaluation_metrics` names and divides it.
 
     Args:
       outputs: of the network for B images.
-      labels: `[B]` int.
+      labels: `[B]` int, or multi-hot `[B, K]`.
       mask: `[B]` float32, 1 for a real example and 0 for padding.
       centres: `[P, 2]` patch centres, fractions of the image; used with `boxes`.
       boxes: `[B, 4]` (ymin, xmin, ymax, xmax) of the labelled object, or None.
+      kind: of image loss; see `losses`.
     """
-    probabilities = jax.nn.softmax(outputs.logits)
-    confidence = jnp.max(probabilities, axis=-1)
-    correct = (jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32)
-    patch_correct = (jnp.argmax(outputs.patch_logits, axis=-1) == labels[:, None]).astype(
-        jnp.float32
-    )
+    multi_label = labels.ndim == outputs.logits.ndim
+    correct = hits(outputs.logits, labels)
+    patch_labels = jnp.broadcast_to(labels[:, None], (*outputs.attention.shape, *labels.shape[1:]))
+    patch_correct = hits(outputs.patch_logits, patch_labels)
     sums = {
-        "accuracy": mean_of(correct, mask),
-        "loss": mean_of(losses.cross_entropy(outputs.logits, labels), mask),
-        "patch_loss": mean_of(
-            losses.patch_cross_entropy(outputs.patch_logits, labels, outputs.attention), mask
-        ),
+        "precision_at_1" if multi_label else "accuracy": mean_of(correct, mask),
+        "loss": mean_of(losses.image_loss(kind, outputs.logits, labels), mask),
         "patch_accuracy": mean_of(jnp.mean(patch_correct, axis=-1), mask),
         "attended_patch_accuracy": mean_of(
             jnp.sum(outputs.attention * patch_correct, axis=-1), mask
         ),
         "attention_entropy": mean_of(attention_entropy(outputs.attention), mask),
-        "calibration": _calibration(confidence, correct, mask),
     }
+    if kind != losses.MARGIN:
+        patch = losses.patch_loss(kind, outputs.patch_logits, labels, outputs.attention)
+        sums["patch_loss"] = mean_of(patch, mask)
+    if not multi_label:
+        confidence = jnp.max(losses.probabilities(kind, outputs.logits), axis=-1)
+        sums["calibration"] = _calibration(confidence, correct, mask)
     if boxes is not None:
         inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
         top = jnp.argmax(outputs.attention, axis=-1)
@@ -123,17 +141,21 @@ def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
     """The metrics of an evaluation from the sum of all batches' `evaluation_sums`.
 
     Returns:
-      accuracy, loss (nats), patch_loss (attention-weighted, nats), patch_accuracy (share of patches
-      that predict the image's label), attended_patch_accuracy (the same weighted by attention),
-      attention_entropy (nats), calibration_error, num_examples; with boxes also attention_in_box (share
+      accuracy, loss (nats, or the margin loss), patch_loss (attention-weighted, nats; not with dynamic
+      routing), patch_accuracy (share of patches that predict the image's label),
+      attended_patch_accuracy (the same weighted by attention), attention_entropy (nats),
+      calibration_error, num_examples. With several labels per image precision_at_1 (share of images
+      whose most probable class is one of theirs) instead of accuracy and calibration_error, and
+      patch_accuracy counts patches that predict any of them. With boxes also attention_in_box (share
       of attention on patches whose centre lies in the box), pointing_accuracy (share of images whose
       most attended patch has its centre in the box) and patches_in_box (share of patches with their
       centre in the box).
     """
     scalars = {name: mean for name, mean in sums.items() if name != "calibration"}
     metrics = compute(scalars)
-    metrics["calibration_error"] = _expected_calibration_error(sums["calibration"])
-    metrics["num_examples"] = int(sums["accuracy"].count)
+    if "calibration" in sums:
+        metrics["calibration_error"] = _expected_calibration_error(sums["calibration"])
+    metrics["num_examples"] = int(sums["loss"].count)
     return metrics
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, models
+from lossattn_jax import data, losses, models
 from lossattn_jax.errors import UserError
 
 
@@ -27,14 +27,14 @@ class Run:
 
     config: ConfigDict
     spec: data.DatasetSpec
-    model: models.PatchNetwork
+    model: models.ImageNetwork
     variables: dict[str, Any]
     step: int
 
 
 def build_model(
     config: ConfigDict, spec: data.DatasetSpec, bn_axis_name: str | None = None
-) -> models.PatchNetwork:
+) -> models.ImageNetwork:
     """The network that a config describes.
 
     Args:
@@ -53,6 +53,7 @@ def build_model(
             num_classes=spec.num_classes,
             width=config.model.width,
             threshold=config.model.threshold,
+            bottleneck_relu_before_add=config.model.bottleneck_relu_before_add,
             dtype=jnp.dtype(config.model.dtype),
             bn_axis_name=bn_axis_name,
         )
@@ -63,6 +64,13 @@ def build_model(
 def spec_of(config: ConfigDict) -> data.DatasetSpec:
     """The data set that a config names."""
     return data.get_spec(config.data.name, extra=config.data.extra)
+
+
+def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
+    """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
+    if isinstance(model, models.RoutingNetwork):
+        return losses.MARGIN
+    return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
 
 
 def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
@@ -79,7 +87,9 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     spec = spec_of(config)
     model = build_model(config, spec)
     images = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
-    like = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    # CapsNet normalises nothing; its checkpoints hold an empty tree.
+    like = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     with checkpoint_lib.Checkpoints(workdir, read_only=True) as checkpoints:
         step = _step(checkpoints, checkpoint)
         variables = checkpoints.restore(step, {"variables": like})["variables"]
@@ -88,8 +98,21 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
 
 def open_dataset(run: Run, split: str, data_dir: str | None = None) -> data.Dataset:
     """The split "train" or "test" of the run's data set, from `data_dir` or the config's folder."""
-    folder = data_dir or run.config.data.dir or None
-    return data.open_dataset(run.spec, split, folder, run.config.data.mode)
+    return open_split(run.config, run.spec, split, data_dir or run.config.data.dir or None)
+
+
+def open_split(
+    config: ConfigDict, spec: data.DatasetSpec, split: str, data_dir: str | None
+) -> data.Dataset:
+    """The split "train" or "test" as a run sees it: of "train" the part that is to be learned from."""
+    return data.open_dataset(
+        spec,
+        split,
+        data_dir,
+        config.data.mode,
+        num_labels=config.data.num_labels,
+        label_seed=config.data.label_seed,
+    )
 
 
 def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:

@@ -22,7 +22,11 @@ CONFIG = f"--config={shrunk.CONFIG}"
         (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a number, at least 1"),
         (
             ["--config.model.pooling=sum"],
-            "pooling is 'sum', but must be one of: mean, max, loss_attention",
+            "config.model.pooling is 'sum', but must be one of: none, mean, max, attention, ",
+        ),
+        (
+            ["--config.model.head=capsule", "--config.model.pooling=mean"],
+            "config.model.backbone 'small' with head 'capsule' and pooling 'mean' does not exist",
         ),
         (["--config.data.name=imagenet"], "data set 'imagenet' is unknown"),
         (
@@ -55,6 +59,10 @@ def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, s
         (["train.py", "--config=train.py", "--workdir=x"], "train.py has no function get_config"),
         (["train.py", CONFIG, "--noconfig.data.extar"], "config.data.extar is not a config key"),
         (["train.py", CONFIG, "--config.nodata.extra"], "config.nodata.extra is not a config key"),
+        (
+            ["train.py", "--config=configs/aaai_resnet18.py:some", "--workdir=x"],
+            "the config's argument is 'some', but must be all or a number of images",
+        ),
         (["train.py", CONFIG], "workdir"),
         (
             ["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"],

@@ -62,7 +62,13 @@ def test_defaults_are_the_papers():
         ("loss.patch", "yes"),
         ("loss.patch_weight", -0.1),
         ("loss.patch_weight", float("inf")),
-        ("loss.patch_ramp_epochs", 0),
+        ("loss.patch_ramp_epochs", -1),
+        ("loss.patch_reduction", "max"),
+        ("loss.consistency_weight", -1.0),
+        ("loss.consistency_decay", 1.0),
+        ("data.num_labels", -1),
+        ("optimizer.momentum_end", 1.0),
+        ("optimizer.ramp_down_epochs", -1),
         ("loss.label_smoothing", 1.0),
         ("optimizer.name", "lamb"),
         ("optimizer.learning_rate", 0.0),
@@ -86,6 +92,27 @@ def test_an_impossible_value_is_refused_by_key_and_value(key, value):
     with pytest.raises(UserError) as refused:
         config_lib.check(config)
     assert str(refused.value).startswith(f"config.{key} is {value!r}, but must be ")
+
+
+def test_betas_that_change_need_each_other_and_adam_with_ramps():
+    config = config_lib.default_config()
+    config.optimizer.momentum_end = 0.5
+    with pytest.raises(UserError, match="unless config.optimizer.beta2_end is set too"):
+        config_lib.check(config)
+    config.optimizer.beta2_end = 0.999
+    with pytest.raises(UserError, match="config.optimizer.schedule is ramps"):
+        config_lib.check(config)
+    config.optimizer.name, config.optimizer.schedule = "adam", "ramps"
+    config_lib.check(config)
+
+
+def test_routing_has_no_patch_loss():
+    config = config_lib.default_config()
+    config.model.pooling = "dynamic_routing"
+    assert not config_lib.uses_patch_loss(config)
+    config.loss.patch = "on"
+    with pytest.raises(UserError, match="config.loss.patch is 'on', but must be off or auto"):
+        config_lib.check(config)
 
 
 def test_unknown_and_missing_keys_are_named():
@@ -144,8 +171,10 @@ def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_pa
     assert "has 1.0" in str(refused.value)
 
 
-def test_the_patch_loss_is_on_with_loss_attention_only_unless_told():
+def test_the_patch_loss_is_on_with_loss_attentions_only_unless_told():
     config = config_lib.default_config()
+    assert config_lib.uses_patch_loss(config)
+    config.model.pooling = "bag_loss_attention"
     assert config_lib.uses_patch_loss(config)
     config.model.pooling = "mean"
     assert not config_lib.uses_patch_loss(config)

@@ -31,6 +31,7 @@ def explanations(labels):
         labels=labels,
         boxes=np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]], np.float32),
         logits=logits,
+        probabilities=np.array([[1 / 4, 3 / 4], [4 / 5, 1 / 5]], np.float32),
         patch_logits=rng.standard_normal((2, 4, 2)).astype(np.float32),
         attention=np.array([[0.7, 0.1, 0.1, 0.1], [0, 0, 0, 1]], np.float32),
     )
@@ -52,3 +53,10 @@ def test_images_without_a_known_class_are_drawn_too():
     assert figure.axes[0].get_xlabel() == "first"
     colours = {bar.get_facecolor() for bar in figure.axes[3].patches}
     assert len(colours) == 1
+
+
+def test_an_image_of_several_classes_names_them_all():
+    figure = draw_explanations(explanations(np.array([[1, 1], [0, 0]])), GRID, ["cat", "dog"])
+    assert figure.axes[0].get_xlabel() == "first: cat, dog"
+    assert len({bar.get_facecolor() for bar in figure.axes[3].patches}) == 1
+    assert figure.axes[4].get_xlabel() == "second"

@@ -15,9 +15,9 @@ from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, explain, figures, metrics, models, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
-from lossattn_jax.train import reporting
+from lossattn_jax.train import ensemble, reporting
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule, patch_weight_schedule
+from lossattn_jax.train.schedules import learning_rate_schedule, loss_weight_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
 from lossattn_jax.train.step import make_train_step, zero_metrics
 
@@ -31,7 +31,7 @@ class _Job:
     config: ConfigDict
     workdir: pathlib.Path
     spec: data.DatasetSpec
-    model: models.PatchNetwork
+    model: models.ImageNetwork
     train_set: data.Dataset
     test_set: data.Dataset
     steps_per_epoch: int
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
       UserError: the config is impossible, the data set is absent, the workdir holds another run or
         cannot be written, or the loss is no longer finite.
     """
-    job = _open_job(config, checkpoint_lib.make_workdir(workdir))
+    job = _open_job(config, workdir)
     with checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints:
         state = _first_state(job, checkpoints)
         checkpoint_lib.write_config(config, job.workdir)
@@ -73,42 +73,40 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
             test_metrics = _test(job, eval_step, devices.replicate(state))
         else:
             test_metrics = _train_steps(job, eval_step, state, checkpoints)
-    log.info(
-        "finished: test accuracy %.4f; checkpoints in %s", test_metrics["accuracy"], job.workdir
-    )
+    log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
 
 
-def _open_job(config: ConfigDict, workdir: pathlib.Path) -> _Job:
+def _open_job(config: ConfigDict, workdir: str | pathlib.Path) -> _Job:
     config_lib.check(config)
+    folder = checkpoint_lib.make_workdir(workdir)
     spec = runs.spec_of(config)
     shared = config.model.batch_norm == "cross_replica"
     model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
     devices.per_device(config.train.batch_size, "config.train.batch_size")
     train_set, test_set = (
-        data.open_dataset(spec, split, config.data.dir or None, config.data.mode)
-        for split in ("train", "test")
+        runs.open_split(config, spec, split, config.data.dir or None) for split in ("train", "test")
     )
     steps_per_epoch = data.steps_per_epoch(len(train_set), config.train.batch_size)
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
     return _Job(
         config=config,
-        workdir=workdir,
+        workdir=folder,
         spec=spec,
         model=model,
         train_set=train_set,
         test_set=test_set,
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
-        optimizer=make_optimizer(config, learning_rate),
+        optimizer=make_optimizer(config, learning_rate, steps_per_epoch),
     )
 
 
 def _first_state(job: _Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState:
     """The newest checkpoint's state, or that of another run's parameters, or a fresh one."""
-    state = create_state(job.model, job.optimizer, job.spec.image_shape, job.config.seed)
     newest = checkpoints.latest_step()
     if newest is None:
+        state = _fresh_state(job)
         return _start_from(job.config.init_from, state) if job.config.init_from else state
     stored = checkpoint_lib.stored_config(job.workdir)
     for difference in config_lib.refuse_other_run(stored, job.config, job.workdir):
@@ -118,7 +116,20 @@ def _first_state(job: _Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainSta
             f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
             f"{job.config.train.epochs} makes only {job.total_steps}"
         )
-    return TrainState.from_items(checkpoints.restore(newest, state.items()))
+    if not checkpoints.holds(newest, "training"):
+        # Weights of another program (lossattn_jax.convert), from which no step was made yet.
+        return _start_from(str(job.workdir), _fresh_state(job))
+    like = jax.eval_shape(lambda: _fresh_state(job).items())
+    return TrainState.from_items(checkpoints.restore(newest, like))
+
+
+def _fresh_state(job: _Job) -> TrainState:
+    config = job.config
+    attention = None
+    if config_lib.uses_consistency(config):
+        grid = job.model.patch_grid(job.spec.image_shape)
+        attention = ensemble.create(len(job.train_set), grid.rows * grid.cols)
+    return create_state(job.model, job.optimizer, job.spec.image_shape, config.seed, attention)
 
 
 def _train_steps(
@@ -139,7 +150,7 @@ def _train_steps(
         process_count=jax.process_count(),
     )
     replicated = devices.replicate(state)
-    totals = devices.replicate(zero_metrics())
+    totals = devices.replicate(zero_metrics(config))
     test_metrics: dict[str, float] = {}
     progress = reporting.Progress(start_step, job.total_steps, config.train.batch_size)
     with (
@@ -152,7 +163,7 @@ def _train_steps(
             last = step == job.total_steps
             if last or step % config.log.every_steps == 0:
                 means = metrics.compute(devices.unreplicate(totals))
-                totals = devices.replicate(zero_metrics())
+                totals = devices.replicate(zero_metrics(config))
                 _report(job, reporter, progress, step, means)
             evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
             saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
@@ -200,7 +211,7 @@ def _report(
 
 
 def _to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return devices.shard({"image": batch["image"], "label": batch["label"]})
+    return devices.shard({name: batch[name] for name in ("image", "label", "index")})
 
 
 def _start_from(workdir: str, state: TrainState) -> TrainState:
@@ -251,7 +262,7 @@ def _describe(job: _Job, state: TrainState) -> None:
 
 def _patch_weight(config: ConfigDict, epoch: int) -> float:
     weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
-    return float(patch_weight_schedule(epoch, weight, config.loss.patch_ramp_epochs))
+    return float(loss_weight_schedule(epoch, weight, config.loss.patch_ramp_epochs))
 
 
 def _test(job: _Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, float]:
@@ -263,7 +274,7 @@ def _test(job: _Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, f
 
 
 def _summary(test_metrics: dict[str, float]) -> str:
-    shown = ("accuracy", "loss", "patch_accuracy", "pointing_accuracy")
+    shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
     numbers = "  ".join(
         f"{name} {test_metrics[name]:.4f}" for name in shown if name in test_metrics
     )
@@ -282,7 +293,12 @@ def _draw(
     if not config.log.pictures:
         return
     explanations = explain.explain_dataset(
-        eval_step, replicated.variables, job.test_set, config.log.pictures, config.eval.batch_size
+        eval_step,
+        replicated.variables,
+        job.test_set,
+        config.log.pictures,
+        config.eval.batch_size,
+        runs.loss_kind(job.model, job.spec),
     )
     grid = job.model.patch_grid(job.spec.image_shape)
     reporter.figure(

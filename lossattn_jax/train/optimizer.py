@@ -1,14 +1,17 @@
 """Optimisers by config, all optax."""
 
+import functools
 from typing import Any
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from lossattn_jax.train.schedules import beta_schedules
+
 
 def make_optimizer(
-    config: ConfigDict, learning_rate: optax.Schedule
+    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """The optimiser of a run.
 
@@ -19,6 +22,8 @@ def make_optimizer(
     Args:
       config: the run's config, its section `optimizer`.
       learning_rate: from `learning_rate_schedule`.
+      steps_per_epoch: updates in an epoch, for betas that change (`optimizer.momentum_end` and
+        `optimizer.beta2_end`; see `beta_schedules`).
 
     Returns:
       An optax transformation whose state is a pytree of arrays.
@@ -36,9 +41,13 @@ def make_optimizer(
             nesterov=options.nesterov,
         )
     if options.name == "adam":
-        update = optax.adam(
-            learning_rate, b1=options.momentum, b2=options.beta2, nesterov=options.nesterov
-        )
+        adam = functools.partial(optax.adam, nesterov=options.nesterov)
+        if options.momentum_end is None:
+            update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
+        else:
+            beta1, beta2 = beta_schedules(config, steps_per_epoch)
+            injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
+            update = injected(learning_rate=learning_rate, b1=beta1, b2=beta2)
     else:
         update = optax.sgd(learning_rate, options.momentum, options.nesterov)
     return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossattn_jax.models import PatchNetwork
+from lossattn_jax.models import ImageNetwork
+from lossattn_jax.train.ensemble import Ensemble
 
 
 @flax.struct.dataclass
@@ -20,16 +21,21 @@ class TrainState:
       params: parameters, float32.
       batch_stats: running statistics of the batch normalisations, float32.
       opt_state: the optimiser's state.
+      ensemble: the attention of the training images over the epochs, where the loss keeps it
+        consistent, else None.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ensemble: Ensemble | None = None
 
     def items(self) -> dict[str, Any]:
         """The parts as a checkpoint stores them; evaluation reads "variables" alone."""
         training = {"step": self.step, "opt_state": self.opt_state}
+        if self.ensemble is not None:
+            training["ensemble"] = self.ensemble
         return {"variables": self.variables, "training": training}
 
     @classmethod
@@ -44,10 +50,11 @@ class TrainState:
 
 
 def create_state(
-    model: PatchNetwork,
+    model: ImageNetwork,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     seed: int,
+    ensemble: Ensemble | None = None,
 ) -> TrainState:
     """A fresh state, a pure function of its arguments.
 
@@ -56,6 +63,7 @@ def create_state(
       optimizer: from `make_optimizer`.
       image_shape: (height, width, channels) of the images.
       seed: of the parameters.
+      ensemble: from `ensemble.create`, where the loss needs one.
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = jax.jit(model.init)(jax.random.key(seed), images)
@@ -64,6 +72,7 @@ def create_state(
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
+        ensemble=ensemble,
     )
 
 

@@ -9,25 +9,29 @@ import optax
 from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, losses, metrics
-from lossattn_jax.models import PatchNetwork
-from lossattn_jax.train.schedules import patch_weight_schedule
+from lossattn_jax import data, devices, losses, metrics, runs
+from lossattn_jax.models import ImageNetwork
+from lossattn_jax.train import ensemble as ensemble_lib
+from lossattn_jax.train.schedules import loss_weight_schedule
 from lossattn_jax.train.state import TrainState
-
-TRAIN_METRICS = ("loss", "image_loss", "patch_loss", "accuracy", "attention_entropy", "grad_norm")
 
 Metrics = dict[str, metrics.Mean]
 Batch = dict[str, jax.Array]
 
+_DROPOUT = 2  # folded into the step's key; augmentation folds 0 and 1
 
-def zero_metrics() -> Metrics:
+
+def zero_metrics(config: ConfigDict) -> Metrics:
     """Metrics of no step, to merge into."""
+    names = ["loss", "image_loss", "patch_loss", "accuracy", "attention_entropy", "grad_norm"]
+    if config_lib.uses_consistency(config):
+        names.append("consistency_loss")
     zero = jnp.zeros((), jnp.float32)
-    return {name: metrics.Mean(zero, zero) for name in TRAIN_METRICS}
+    return {name: metrics.Mean(zero, zero) for name in names}
 
 
 def make_train_step(
-    model: PatchNetwork,
+    model: ImageNetwork,
     optimizer: optax.GradientTransformation,
     spec: data.DatasetSpec,
     config: ConfigDict,
@@ -36,10 +40,10 @@ def make_train_step(
     """The pmapped update step.
 
     The step takes a replicated state, replicated metrics and a sharded batch (`image` uint8
-    `[devices, b, H, W, C]`, `label` int32 `[devices, b]`), and returns the next state and the metrics
-    with this step's merged in. State and metrics are donated. All randomness comes from
-    `fold_in(key(seed), step)` and an example's place in the global batch, so that the step does the same
-    on any number of devices.
+    `[devices, b, H, W, C]`, `label` int32 `[devices, b]` or multi-hot uint8 `[devices, b, K]`, and
+    `index` int32 `[devices, b]`), and returns the next state and the metrics with this step's merged in.
+    State and metrics are donated. All randomness comes from `fold_in(key(seed), step)` and an example's
+    place in the global batch, so that the step does the same on any number of devices.
 
     Args:
       model: the network, its batch normalisation sharing statistics over `devices.AXIS` or not.
@@ -51,14 +55,18 @@ def make_train_step(
     seed = config.seed
     crop_padding = config.data.crop_padding
     flip = spec.flip if config.data.flip is None else config.data.flip
-    label_smoothing = config.loss.label_smoothing
-    patch_weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
-    ramp_epochs = config.loss.patch_ramp_epochs
+    loss_options = config.loss.copy_and_resolve_references()
+    kind = runs.loss_kind(model, spec)
+    patch_weight = _patch_weight(config, model, spec)
+    consistent = config_lib.uses_consistency(config)
+    shared = config.model.batch_norm == "cross_replica"
 
     def train_step(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
         labels = batch["label"]
+        epoch = state.step // steps_per_epoch
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = data.augment(
-            jax.random.fold_in(jax.random.key(seed), state.step),
+            key,
             batch["image"],
             positions=devices.global_positions(labels.shape[0]),
             spec_flip=flip,
@@ -67,41 +75,70 @@ def make_train_step(
             std=spec.std,
             dtype=model.dtype,
         )
-        weight = patch_weight_schedule(state.step // steps_per_epoch, patch_weight, ramp_epochs)
+        dropout = jax.random.fold_in(key, _DROPOUT)
+        if not shared:  # else the network itself draws by the places in the global batch
+            dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
+        weight = loss_weight_schedule(epoch, patch_weight, loss_options.patch_ramp_epochs)
+        ensemble: Any = state.ensemble
+        if consistent:
+            decay = loss_options.consistency_decay
+            ensemble = ensemble_lib.begin_step(ensemble, state.step, steps_per_epoch, decay)
+            target = ensemble_lib.targets(ensemble, batch["index"], epoch, decay)
+            pull = loss_weight_schedule(
+                epoch, loss_options.consistency_weight, loss_options.consistency_ramp_epochs
+            )
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            outputs, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            outputs, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout},
+            )
             terms = losses.loss_attention_loss(
                 outputs.logits,
                 outputs.patch_logits,
                 outputs.attention,
                 labels,
                 weight,
-                label_smoothing,
+                loss_options.label_smoothing,
+                kind,
             )
-            return jnp.mean(terms.total), (outputs, terms, updated["batch_stats"])
+            seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
+            if consistent:
+                seen["consistency_loss"] = losses.consistency_loss(outputs.attention, target)
+                seen["loss"] = terms.total + pull * seen["consistency_loss"]
+            return jnp.mean(seen["loss"]), (outputs, seen, updated.get("batch_stats", {}))
 
         grad_fn = jax.grad(loss_fn, has_aux=True)
-        gradients, (outputs, terms, batch_stats) = grad_fn(state.params)
+        gradients, (outputs, seen, batch_stats) = grad_fn(state.params)
         # With local batch normalisation this averages the running statistics of the devices.
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), devices.AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        if consistent:
+            ensemble = ensemble_lib.record(ensemble, batch["index"], outputs.attention)
         new_state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
+            ensemble=ensemble,
         )
-        correct = (jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32)
-        seen = {
-            "loss": metrics.mean_of(terms.total),
-            "image_loss": metrics.mean_of(terms.image),
-            "patch_loss": metrics.mean_of(terms.patch),
-            "accuracy": metrics.mean_of(correct),
-            "attention_entropy": metrics.mean_of(metrics.attention_entropy(outputs.attention)),
-            "grad_norm": metrics.mean_of(optax.tree.norm(gradients)[None]),
-        }
-        return new_state, metrics.merge(totals, jax.lax.psum(seen, devices.AXIS))
+        seen["accuracy"] = metrics.hits(outputs.logits, labels)
+        seen["attention_entropy"] = metrics.attention_entropy(outputs.attention)
+        seen["grad_norm"] = optax.tree.norm(gradients)[None]
+        means = {name: metrics.mean_of(values) for name, values in seen.items()}
+        return new_state, metrics.merge(totals, jax.lax.psum(means, devices.AXIS))
 
     return devices.pmap(train_step, donate=(0, 1))
+
+
+def _patch_weight(config: ConfigDict, model: ImageNetwork, spec: data.DatasetSpec) -> float:
+    """lambda at the end of its ramp, as a factor of the sum over patches."""
+    if not config_lib.uses_patch_loss(config):
+        return 0.0
+    if config.loss.patch_reduction == "sum":
+        return config.loss.patch_weight
+    grid = model.patch_grid(spec.image_shape)
+    return config.loss.patch_weight / (grid.rows * grid.cols)

@@ -16,12 +16,17 @@ OVERRIDES = {
 }
 
 
-def config(data_dir, **overrides):
-    """The config with `OVERRIDES`, and with `section__key=value` besides."""
-    spec = importlib.util.spec_from_file_location("digit_scenes_config", CONFIG)
+def load(path):
+    """The config of a file of configs/."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shrunk = module.get_config()
+    return module.get_config()
+
+
+def config(data_dir, path=CONFIG, **overrides):
+    """The config with `OVERRIDES`, and with `section__key=value` besides."""
+    shrunk = load(path)
     extra = {key.replace("__", "."): value for key, value in overrides.items()}
     for key, value in {**OVERRIDES, "data.dir": str(data_dir), **extra}.items():
         section, _, name = key.rpartition(".")

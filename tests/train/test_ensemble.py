@@ -1,0 +1,44 @@
+"""Temporal ensembling of attention: the papers' recurrence, epoch by epoch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax import devices
+from lossattn_jax.train import ensemble as ensemble_lib
+
+DECAY, STEPS = 0.6, 2
+
+
+def test_targets_are_the_bias_corrected_average_of_the_epochs_before():
+    rng = np.random.default_rng(0)
+    attention = rng.dirichlet(np.ones(3), (4, 4)).astype(np.float32)  # [epoch, image, patch]
+    ensemble = ensemble_lib.create(4, 3)
+    record = devices.pmap(lambda e, i, a: ensemble_lib.record(e, i, a))
+    average = np.zeros((4, 3))
+    for epoch in range(4):
+        # Two steps of two images each, in another order every epoch.
+        order = rng.permutation(4)
+        for half in range(STEPS):
+            step = jnp.int32(STEPS * epoch + half)
+            index = order[2 * half : 2 * half + 2]
+            ensemble = ensemble_lib.begin_step(ensemble, step, STEPS, DECAY)
+            target = ensemble_lib.targets(ensemble, jnp.asarray(index), jnp.int32(epoch), DECAY)
+            expected = average[index] / (1 - DECAY**epoch) if epoch else np.zeros((2, 3))
+            np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-7)
+            replicated = record(
+                devices.replicate(ensemble),
+                devices.shard(index.astype(np.int32)),
+                devices.shard(attention[epoch, index]),
+            )
+            ensemble = jax.tree.map(jnp.asarray, devices.unreplicate(replicated))
+        average = DECAY * average + (1 - DECAY) * attention[epoch]
+    np.testing.assert_allclose(ensemble.current, attention[3], rtol=1e-6)
+
+
+def test_constant_attention_is_its_own_target():
+    ensemble = ensemble_lib.create(1, 2).replace(current=jnp.array([[0.25, 0.75]]))
+    for epoch in range(1, 4):
+        ensemble = ensemble_lib.begin_step(ensemble, jnp.int32(5 * epoch), 5, DECAY)
+        target = ensemble_lib.targets(ensemble, jnp.array([0]), jnp.int32(epoch), DECAY)
+        np.testing.assert_allclose(target, [[0.25, 0.75]], rtol=1e-6)

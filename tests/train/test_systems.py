@@ -1,0 +1,153 @@
+"""The systems of the papers' tables train, resume, evaluate and explain through the same functions."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lossattn_jax import explain, runs
+from lossattn_jax.average_precision import mean_average_precision
+from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate import evaluate_run
+from lossattn_jax.train import loop
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import shrunk
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def lines(workdir, kind):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+
+
+def stored_training(workdir):
+    """The newest checkpoint's parameters, optimiser state and ensemble."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        manager = checkpoints._manager
+        return {name: dict(manager.restore(step))[name] for name in ("variables", "training")}
+
+
+@pytest.mark.parametrize(
+    ("head", "pooling"),
+    [
+        ("capsule", "loss_attention"),
+        ("capsule", "dynamic_routing"),
+        pytest.param("conv", "gated_attention", marks=pytest.mark.slow),
+        pytest.param("conv", "bag_loss_attention", marks=pytest.mark.slow),
+        pytest.param("none", "none", marks=pytest.mark.slow),
+    ],
+)
+def test_a_system_learns_evaluates_and_explains(scenes_dir, tmp_path, head, pooling):
+    config = shrunk.config(scenes_dir, model__head=head, model__pooling=pooling, train__epochs=2)
+    measured = loop.train(config, tmp_path)
+    losses = [line["image_loss"] for line in lines(tmp_path, "train")]
+    assert losses[-1] < losses[0]
+    again = evaluate_run(str(tmp_path))
+    assert again["accuracy"] == measured["accuracy"]
+    assert again["loss"] == pytest.approx(measured["loss"], rel=1e-5)
+    assert ("patch_loss" in again) == (pooling != "dynamic_routing")
+    assert 0 <= again["calibration_error"] <= 1
+    assert explain.explain_run(str(tmp_path), num=2).stat().st_size > 10_000
+
+
+AAAI = {
+    "model__width": 0.125,
+    "train__epochs": 2,
+    "log__pictures": 0,
+    "optimizer__warmup_epochs": 0.0,
+    "optimizer__ramp_up_epochs": 1,
+    # A fall at the end would make a shorter run another run and not the first part of this one.
+    "optimizer__ramp_down_epochs": 0,
+    "loss__consistency_ramp_epochs": 1,
+    "model__backbone": "small",
+    "data__name": "digit_scenes",
+    "data__num_labels": 100,
+}
+
+
+def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_path):
+    def train(folder, epochs):
+        options = {**AAAI, "train__epochs": epochs}
+        config = shrunk.config(scenes_dir, CONFIGS / "aaai_resnet18.py", **options)
+        return loop.train(config, folder)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(whole, 2)
+    train(parts, 1)
+    train(parts, 2)
+    stored = stored_training(whole)
+    jax.tree.map(np.testing.assert_array_equal, stored, stored_training(parts))
+    ensemble = stored["training"]["ensemble"]
+    # 3 steps of 32 of the 100 labelled images an epoch, each of 64 positions.
+    assert ensemble["current"].shape == (100, 64)
+    np.testing.assert_allclose(np.sort(ensemble["current"].sum(axis=1))[-90:], 1, rtol=1e-5)
+    assert (ensemble["average"].sum(axis=1) > 0.39).sum() == 96
+    late = lines(whole, "train")[-1]
+    assert late["epoch"] > 1 and 0 < late["consistency_loss"] < 1e-3
+    # From epoch 1 on the weight is 400; the patch loss counts as a mean over the 64 positions.
+    total = late["image_loss"] + late["patch_loss"] / 64 + 400 * late["consistency_loss"]
+    assert late["loss"] == pytest.approx(total, rel=1e-4)
+    without = shrunk.config(
+        scenes_dir, CONFIGS / "aaai_resnet18.py", **AAAI, loss__consistency_weight=0.0
+    )
+    with pytest.raises(UserError, match="config.loss.consistency_weight is 0.0, but the run in"):
+        loop.train(without, whole)
+
+
+def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
+    config = shrunk.config(
+        coco_dir,
+        CONFIGS / "coco_resnet18.py",
+        model__backbone="small",
+        train__epochs=4,
+        train__batch_size=4,
+        eval__batch_size=2,
+        optimizer__learning_rate=0.005,
+    )
+    measured = loop.train(config, tmp_path)
+    losses = [line["loss"] for line in lines(tmp_path, "train")]
+    assert losses[-1] < losses[0]
+    run = runs.load(tmp_path, "best")
+    again = evaluate_run(str(tmp_path))
+    for name in ("map_11_point", "map_all_point", "precision_at_1"):
+        assert 0 <= again[name] <= 1
+        assert again[name] == pytest.approx(measured[name])
+    assert "accuracy" not in again and again["num_examples"] == 3
+
+    images = runs.open_dataset(run, "test")
+    variables = runs.load(tmp_path).variables
+    (batch,) = images.eval_batches(batch_size=3)
+    pixels = (batch["image"] / np.float32(255) - 0.5) / 0.5
+    out = jax.jit(run.model.apply)(variables, pixels.astype(np.float32))
+    assert out.patch_logits.shape == (3, 196, 80)
+    expected = mean_average_precision(np.asarray(out.logits), batch["label"] > 0)
+    assert again["map_all_point"] == pytest.approx(expected["map_all_point"], rel=1e-6)
+    assert explain.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_shipped_config_trains_and_evaluates_when_shrunk(
+    scenes_dir, coco_dir, tmp_path, path
+):
+    several = shrunk.load(path).data.name == "coco"
+    config = shrunk.config(
+        coco_dir if several else scenes_dir,
+        path,
+        data__name="coco" if several else "digit_scenes",
+        model__width=0.03125,
+        train__epochs=2,
+        train__batch_size=4 if several else 40,
+        log__pictures=1,
+        optimizer__warmup_epochs=0.0,
+    )
+    measured = loop.train(config, tmp_path)
+    assert np.isfinite(measured["loss"])
+    assert evaluate_run(str(tmp_path))["loss"] == pytest.approx(measured["loss"], rel=1e-4)
