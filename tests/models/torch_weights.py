@@ -1,34 +1,38 @@
-"""Weights of the golden files' networks, made from their recipe, in our modules' layout."""
+"""State dicts of the papers' networks, made from the golden files' recipe."""
 
-import re
+import functools
+import json
+import pathlib
 import zlib
 
-import jax
 import numpy as np
+import pytest
 
-_REFERENCE_STATE = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+GOLDEN = pathlib.Path(__file__).parents[3] / "shared" / "golden"
 
 
-def reference_key(path: tuple[str, ...]) -> str:
-    """PyTorch state-dict key of the parameter or statistic at `path` of a ResNet with a conv head."""
-    module, leaf = "/".join(path[:-1]), path[-1]
-    module = module.replace("backbone/", "").removesuffix("/conv")
-    for ours, theirs in (
-        ("head/conv1", "conv5"),
-        ("head/bn1", "bn5"),
-        ("head/conv2", "conv6"),
-        ("head/bn2", "bn6"),
-        ("classifier", "linear"),
-        ("shortcut_conv", "shortcut.0"),
-        ("shortcut_bn", "shortcut.1"),
-    ):
-        module = module.replace(ours, theirs)
-    module = re.sub(r"layer(\d)_(\d)", r"layer\1.\2", module).replace("/", ".")
-    return f"{module}.{'weight' if leaf == 'kernel' else _REFERENCE_STATE[leaf]}"
+def golden(name: str) -> dict[str, np.ndarray]:
+    """A golden file's arrays; skips the test where it is absent."""
+    with np.load(_present(GOLDEN / f"{name}.npz")) as arrays:
+        return dict(arrays)
+
+
+def reference_state_dict(network: str, seed: int) -> dict[str, np.ndarray]:
+    """The state dict of one of the papers' networks, which its golden file was made with."""
+    shapes = reference_shapes()[network]
+    return {key: reference_value(key, tuple(shape), seed) for key, shape in shapes.items()}
+
+
+@functools.cache
+def reference_shapes() -> dict[str, dict[str, list[int]]]:
+    """Keys and shapes of the papers' networks; skips the test where they are absent."""
+    return json.loads(_present(GOLDEN / "reference_state_dict_shapes.json").read_text())
 
 
 def reference_value(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Value that the recipe gives a PyTorch parameter of this key and shape."""
+    """Value that the recipe gives a PyTorch array of this key and shape."""
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
     stream = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
     normal = stream.standard_normal(shape)
     if key.endswith("running_var"):
@@ -36,22 +40,14 @@ def reference_value(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if key.endswith("running_mean"):
         return 0.1 * normal
     if len(shape) == 4:
-        return normal * np.sqrt(2 / np.prod(shape[1:]))
+        # The only such shape with one channel is that of the capsules' b4.
+        return normal * (0.5 if shape[0] == 1 else np.sqrt(2 / np.prod(shape[1:])))
     if len(shape) == 2:
         return normal / np.sqrt(shape[1])
     return 1 + 0.1 * normal if key.endswith("weight") else 0.1 * normal
 
 
-def reference_variables(variables, seed: int):
-    """`variables` with every leaf replaced by the recipe's value."""
-
-    def value(path, leaf):
-        key = reference_key(tuple(entry.key for entry in path[1:]))
-        if leaf.ndim == 4:
-            kernel = reference_value(key, tuple(leaf.shape[i] for i in (3, 2, 0, 1)), seed)
-            return kernel.transpose(2, 3, 1, 0).astype(np.float32)
-        if leaf.ndim == 2:
-            return reference_value(key, leaf.shape[::-1], seed).T.astype(np.float32)
-        return reference_value(key, leaf.shape, seed).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(value, variables)
+def _present(path: pathlib.Path) -> pathlib.Path:
+    if not path.exists():
+        pytest.skip(f"golden file {path.name} is not beside this checkout")
+    return path

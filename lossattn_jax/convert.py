@@ -1,0 +1,286 @@
+"""Weights from and to PyTorch, under the names of the papers' own code, and the command for it.
+
+    python -m lossattn_jax.convert --from=weights.pt --config=configs/resnet18_loss_attention.py --workdir=DIR
+    python -m lossattn_jax.convert --to=weights.safetensors --workdir=DIR [--checkpoint=best]
+
+The first makes a run that `evaluate` and `explain` read, the second writes a run's weights. The names
+are those of `lossattn_jax.torch_names`.
+"""
+
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict, config_flags
+
+from lossattn_jax import checkpoint as checkpoint_lib
+from lossattn_jax import command, runs, torch_names, weight_files
+from lossattn_jax import config as config_lib
+from lossattn_jax.errors import UserError
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.convert")
+
+UNUSED = "unused"  # collection of what PyTorch's code stores and never uses
+
+
+def from_torch_state_dict(
+    state_dict: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, Any]:
+    """Variables of a network from a PyTorch state dict of the papers' code.
+
+    Every array that takes part must be there in its shape, and nothing else may. Of what the papers' code
+    stores and never uses, the counters `num_batches_tracked` may be absent, as in files of PyTorch
+    before 0.4.1; the rest may not, since PyTorch's own strict loading asks for it too.
+
+    Args:
+      state_dict: arrays (NumPy, JAX or PyTorch; floats of any width) by key. The whole may be wrapped as
+        `{"state_dict": ...}`, and every key may begin with `module.`, as of DataParallel.
+      model: a network of `models.build`, or `mil.BagLeNet`.
+      image_shape: (height, width, channels) of its images, on which the weights of dynamic routing and
+        of a plain VGG's first dense layer depend. None: 64x64 for "resnet18_stride2", else 32x32.
+
+    Returns:
+      What `model.apply` takes: float32 JAX arrays in the tree of `model.init`. Values that the papers'
+      code stores and never uses are kept in a further collection "unused", a flat dict of NumPy arrays
+      by key, where they are not what `to_torch_state_dict` writes by itself. `model.apply` ignores it.
+
+    Raises:
+      UserError: a key is missing, unknown, or holds no array, or one of another shape.
+    """
+    layout = torch_names.layout(model, image_shape)
+    given = _unwrapped(state_dict)
+    _check_keys(given, layout)
+    shapes = {slot.key: slot.shape for slot in layout.slots}
+    shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}
+    arrays = {key: _array(key, given[key]) for key in shapes}
+    _check_shapes(arrays, shapes)
+
+    leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
+    for slot in layout.slots:
+        slot.write(leaves[slot.path], arrays[slot.key])
+    # A copy: JAX may otherwise go on using the memory of `leaves`.
+    variables = traverse_util.unflatten_dict({p: jnp.array(leaf) for p, leaf in leaves.items()})
+    unused = {}
+    for key, usual in layout.unused.items():
+        value = arrays.get(key, usual).astype(usual.dtype)
+        if value.tobytes() != usual.tobytes():
+            unused[key] = value
+    return {**variables, UNUSED: unused} if unused else variables
+
+
+def to_torch_state_dict(
+    variables: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a network's variables, complete, so that strict loading takes it.
+
+    Args:
+      variables: "params", "batch_stats" where the network has them, and "unused" where there is one;
+        other collections are left out.
+      model: as in `from_torch_state_dict`, which this undoes.
+      image_shape: as there.
+
+    Returns:
+      Arrays by key: float32, and int64 for the counters `num_batches_tracked`.
+
+    Raises:
+      UserError: the variables are not of this network.
+    """
+    layout = torch_names.layout(model, image_shape)
+    unused = dict(variables.get(UNUSED, {}))
+    for key in unused:
+        if key not in layout.unused:
+            raise UserError(f"variables['{UNUSED}'] has {key!r}, which this network has no use for")
+    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
+    state = _read_slots(stored, layout, layout.slots)
+    for key, usual in layout.unused.items():
+        state[key] = np.array(unused.get(key, usual), usual.dtype)
+    return state
+
+
+def to_torch_parameters(
+    params: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """A tree shaped as the parameters, such as their gradients, under PyTorch's keys.
+
+    Args:
+      params: a tree like `variables["params"]`.
+      model: as in `from_torch_state_dict`.
+      image_shape: as there.
+
+    Returns:
+      float32 arrays by key, of parameters that take part alone.
+
+    Raises:
+      UserError: the tree is not of this network.
+    """
+    layout = torch_names.layout(model, image_shape)
+    slots = [slot for slot in layout.slots if slot.path[0] == "params"]
+    return _read_slots({"params": params}, layout, slots)
+
+
+def _read_slots(
+    tree: Mapping[str, Any], layout: torch_names.Layout, slots: Sequence[torch_names.Slot]
+) -> dict[str, np.ndarray]:
+    wanted = {slot.path for slot in slots}
+    leaves = traverse_util.flatten_dict(tree)
+    differing = sorted(wanted ^ leaves.keys())
+    if differing:
+        what = "lack" if differing[0] in wanted else "have"
+        name = "/".join(differing[0])
+        raise UserError(f"the variables {what} {name}: they are of another network")
+    arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
+    for path, array in arrays.items():
+        if array.shape != layout.leaves[path]:
+            raise UserError(
+                f"the variables hold {'/'.join(path)} with shape {array.shape}, but this network's has "
+                f"{layout.leaves[path]}"
+            )
+    return {slot.key: slot.read(arrays[slot.path]) for slot in slots}
+
+
+def _unwrapped(state_dict: Any) -> dict[str, Any]:
+    if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state_dict"), Mapping):
+        state_dict = state_dict["state_dict"]
+    if not isinstance(state_dict, Mapping):
+        raise UserError(
+            f"the weights are of type {type(state_dict).__name__}, but must be a dictionary of arrays"
+        )
+    given = {str(key): value for key, value in state_dict.items()}
+    if given and all(key.startswith("module.") for key in given):
+        given = {key.removeprefix("module."): value for key, value in given.items()}
+    return given
+
+
+def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
+    needed = [slot.key for slot in layout.slots]
+    needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
+    missing = [key for key in needed if key not in given]
+    extra = sorted(given.keys() - set(needed) - layout.unused.keys())
+    wrong = []
+    if missing:
+        wrong.append(f"lack {_first_of(missing)}")
+    if extra:
+        wrong.append(f"have {_first_of(extra)}, which this network does not have")
+    if wrong:
+        raise UserError(f"the weights {', and '.join(wrong)}")
+
+
+def _first_of(keys: Sequence[str]) -> str:
+    return f"{keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    """The value as a NumPy array of float32, or of int64 if it is a counter."""
+    if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    if not hasattr(value, "__array__"):
+        raise UserError(
+            f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
+        )
+    array = np.asarray(value)
+    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+        raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
+    return array.astype(np.int64 if key.endswith(torch_names.COUNTER) else np.float32)
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    wrong = [key for key, shape in shapes.items() if arrays[key].shape != shape]
+    if wrong:
+        key = wrong[0]
+        more = f"; nor do {len(wrong) - 1} more fit" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{key!r} of the weights has shape {arrays[key].shape}, but this network's has "
+            f"{shapes[key]}{more}"
+        )
+
+
+def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Makes a run of a file of weights: `config.json` and a checkpoint of step 0 without training state.
+
+    What the papers' code stores and never uses is checked and left out.
+
+    Args:
+      path: `.pt`, `.pth`, `.npz` or `.safetensors`; see `weight_files.read`.
+      config: describes the network and its data set.
+      workdir: folder of the run; made where absent.
+
+    Raises:
+      UserError: the file cannot be read or is of another network, the config is impossible, or the
+        workdir holds a run already or cannot be written.
+    """
+    config_lib.check(config)
+    spec = runs.spec_of(config)
+    model = runs.build_model(config, spec)
+    folder = pathlib.Path(workdir)
+    for name in (checkpoint_lib.CONFIG_NAME, checkpoint_lib.CHECKPOINTS_NAME):
+        if (folder / name).exists():
+            raise UserError(f"the workdir {workdir} holds a run already: use another one")
+    state_dict = weight_files.read(path)
+    try:
+        variables = from_torch_state_dict(state_dict, model, spec.image_shape)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+    checkpoint_lib.write_config(config, checkpoint_lib.make_workdir(folder))
+    with checkpoint_lib.Checkpoints(folder) as checkpoints:
+        checkpoints.save(0, {"variables": items}, None)
+    log.info("written: checkpoint 0 in %s", folder)
+
+
+def export_file(
+    workdir: str | pathlib.Path, path: str | pathlib.Path, checkpoint: str = "latest"
+) -> None:
+    """Writes the weights of a run's checkpoint as a file that PyTorch can load.
+
+    Args:
+      workdir: folder of the run.
+      path: `.npz` or `.safetensors`; an existing file is replaced.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or the file cannot be written.
+    """
+    weight_files.check_writable(path)
+    run = runs.load(workdir, checkpoint)
+    state = to_torch_state_dict(run.variables, run.model, run.spec.image_shape)
+    weight_files.write(state, path)
+    log.info("written: step %d of %s in %s", run.step, workdir, path)
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    source, target = values["from"].value, values.to
+    if (source is None) == (target is None):
+        raise UserError("exactly one of --from and --to is needed")
+    if source is None:
+        export_file(values.workdir, target, values.checkpoint)
+    elif values.config is None:
+        raise UserError("--from needs --config, which describes the network")
+    else:
+        convert_file(source, values.config, values.workdir)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("from", None, "weights to read: .pt, .pth, .npz or .safetensors")
+    flags.DEFINE_string("to", None, "file of weights to write: .npz or .safetensors")
+    flags.DEFINE_string("workdir", None, "folder of the run to make or to read", required=True)
+    flags.DEFINE_string("checkpoint", "latest", "what --to writes: latest, best or a step")
+    config_flags.DEFINE_config_file(
+        "config", None, "with --from: the config, a file of configs/", lock_config=True
+    )
+    command.run(main)
