@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lossattn_jax import config as config_lib
+from lossattn_jax import config_json
 from lossattn_jax.errors import UserError
 
 CONFIG_NAME = "config.json"
@@ -143,7 +143,7 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     if jax.process_index():
         return
     try:
-        config_lib.write(config, workdir / CONFIG_NAME)
+        config_json.write(config, workdir / CONFIG_NAME)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
 
@@ -168,4 +168,4 @@ def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    return config_lib.read(pathlib.Path(workdir) / CONFIG_NAME)
+    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME)

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from lossattn_jax import config as config_lib
+from lossattn_jax import config_json
 from lossattn_jax.errors import UserError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -131,8 +132,8 @@ def test_a_stored_config_reads_back_the_same(tmp_path):
     config.model.width = 0.5
     config.optimizer.milestones = (3, 7)
     config.data.flip = False
-    config_lib.write(config, tmp_path / "config.json")
-    stored = config_lib.read(tmp_path / "config.json")
+    config_json.write(config, tmp_path / "config.json")
+    stored = config_json.read(tmp_path / "config.json")
     assert dict(config_lib.leaves(stored)) == dict(config_lib.leaves(config))
 
 
@@ -154,19 +155,19 @@ def test_a_broken_stored_config_is_one_sentence(tmp_path, text, sentence):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as refused:
-        config_lib.read(path)
+        config_json.read(path)
     assert sentence in str(refused.value)
 
 
 def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_path):
     stored, config = config_lib.default_config(), config_lib.default_config()
     config.optimizer.learning_rate = 0.05
-    assert config_lib.refuse_other_run(stored, config, tmp_path) == [
+    assert config_json.refuse_other_run(stored, config, tmp_path) == [
         "config.optimizer.learning_rate: 0.1 -> 0.05"
     ]
     config.model.width = 0.5
     with pytest.raises(UserError) as refused:
-        config_lib.refuse_other_run(stored, config, tmp_path)
+        config_json.refuse_other_run(stored, config, tmp_path)
     assert "config.model.width is 0.5" in str(refused.value)
     assert "has 1.0" in str(refused.value)
 

@@ -2,7 +2,8 @@
 
 For every training image the state holds the attention of its last visit and an average over the epochs
 before. `Z <- decay Z + (1 - decay) a` once an epoch; the target of the consistency loss is
-`Z / (1 - decay^epoch)`, which corrects for the start at 0.
+`Z / (1 - decay^epochs)`, which corrects for the start at 0. An epoch that leaves an image out, since its last
+partial batch is dropped, does not count for that image.
 """
 
 import dataclasses
@@ -22,16 +23,20 @@ class Ensemble:
     Attributes:
       average: `[N, P]` float32, Z, the average over the epochs before this one.
       current: `[N, P]` float32, the attention at each image's last visit.
+      visited: `[N]` bool, whether that was in this epoch.
+      epochs: `[N]` int32, how many epochs are in the average.
     """
 
     average: jax.Array
     current: jax.Array
+    visited: jax.Array
+    epochs: jax.Array
 
 
 def create(examples: int, patches: int) -> Ensemble:
     """The ensemble of a run that has seen nothing."""
     zeros = jnp.zeros((examples, patches), jnp.float32)
-    return Ensemble(zeros, zeros)
+    return Ensemble(zeros, zeros, jnp.zeros(examples, bool), jnp.zeros(examples, jnp.int32))
 
 
 def begin_step(ensemble: Ensemble, step: jax.Array, steps_per_epoch: int, decay: float) -> Ensemble:
@@ -43,15 +48,26 @@ def begin_step(ensemble: Ensemble, step: jax.Array, steps_per_epoch: int, decay:
       steps_per_epoch: updates in an epoch.
       decay: weight of the average before; 0.6 in the paper.
     """
-    begins = (step % steps_per_epoch == 0) & (step > 0)
+    begins = step % steps_per_epoch == 0
+    taken = begins & ensemble.visited
     mixed = decay * ensemble.average + (1 - decay) * ensemble.current
-    return dataclasses.replace(ensemble, average=jnp.where(begins, mixed, ensemble.average))
+    return dataclasses.replace(
+        ensemble,
+        average=jnp.where(taken[:, None], mixed, ensemble.average),
+        visited=~begins & ensemble.visited,
+        epochs=ensemble.epochs + taken,
+    )
 
 
-def targets(ensemble: Ensemble, index: jax.Array, epoch: jax.Array, decay: float) -> jax.Array:
-    """`[B, P]` targets of the images `index` `[B]`; zeros during epoch 0, which has none."""
-    correction = 1 - decay ** epoch.astype(jnp.float32)
-    return ensemble.average[index] / jnp.where(epoch > 0, correction, 1.0)
+def targets(ensemble: Ensemble, index: jax.Array, decay: float) -> tuple[jax.Array, jax.Array]:
+    """Targets of the images `index` `[B]`, and which of them have one.
+
+    Returns:
+      `[B, P]` float32, and `[B]` float32: 0 for an image that no finished epoch has visited, else 1.
+    """
+    epochs = ensemble.epochs[index].astype(jnp.float32)
+    correction = jnp.where(epochs > 0, 1 - decay**epochs, 1.0)
+    return ensemble.average[index] / correction[:, None], (epochs > 0).astype(jnp.float32)
 
 
 def record(ensemble: Ensemble, index: jax.Array, attention: jax.Array) -> Ensemble:
@@ -64,4 +80,8 @@ def record(ensemble: Ensemble, index: jax.Array, attention: jax.Array) -> Ensemb
     """
     everywhere: Any = jax.lax.all_gather((index, attention), devices.AXIS, tiled=True)
     index, attention = everywhere
-    return dataclasses.replace(ensemble, current=ensemble.current.at[index].set(attention))
+    return dataclasses.replace(
+        ensemble,
+        current=ensemble.current.at[index].set(attention),
+        visited=ensemble.visited.at[index].set(True),
+    )

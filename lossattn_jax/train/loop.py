@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, explain, figures, metrics, models, runs
+from lossattn_jax import config_json, data, devices, explain, figures, metrics, models, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import ensemble, reporting
@@ -109,7 +109,7 @@ def _first_state(job: _Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainSta
         state = _fresh_state(job)
         return _start_from(job.config.init_from, state) if job.config.init_from else state
     stored = checkpoint_lib.stored_config(job.workdir)
-    for difference in config_lib.refuse_other_run(stored, job.config, job.workdir):
+    for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
         log.warning("changed since the run was last started: %s", difference)
     if newest > job.total_steps:
         raise UserError(

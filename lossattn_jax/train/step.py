@@ -83,7 +83,7 @@ def make_train_step(
         if consistent:
             decay = loss_options.consistency_decay
             ensemble = ensemble_lib.begin_step(ensemble, state.step, steps_per_epoch, decay)
-            target = ensemble_lib.targets(ensemble, batch["index"], epoch, decay)
+            target, known = ensemble_lib.targets(ensemble, batch["index"], decay)
             pull = loss_weight_schedule(
                 epoch, loss_options.consistency_weight, loss_options.consistency_ramp_epochs
             )
@@ -107,7 +107,8 @@ def make_train_step(
             )
             seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
             if consistent:
-                seen["consistency_loss"] = losses.consistency_loss(outputs.attention, target)
+                moved = losses.consistency_loss(outputs.attention, target)
+                seen["consistency_loss"] = known * moved
                 seen["loss"] = terms.total + pull * seen["consistency_loss"]
             return jnp.mean(seen["loss"]), (outputs, seen, updated.get("batch_stats", {}))
 

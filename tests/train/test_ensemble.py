@@ -1,5 +1,7 @@
 """Temporal ensembling of attention: the papers' recurrence, epoch by epoch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,8 @@ def test_targets_are_the_bias_corrected_average_of_the_epochs_before():
             step = jnp.int32(STEPS * epoch + half)
             index = order[2 * half : 2 * half + 2]
             ensemble = ensemble_lib.begin_step(ensemble, step, STEPS, DECAY)
-            target = ensemble_lib.targets(ensemble, jnp.asarray(index), jnp.int32(epoch), DECAY)
+            target, known = ensemble_lib.targets(ensemble, jnp.asarray(index), DECAY)
+            np.testing.assert_array_equal(known, float(epoch > 0))
             expected = average[index] / (1 - DECAY**epoch) if epoch else np.zeros((2, 3))
             np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-7)
             replicated = record(
@@ -36,9 +39,23 @@ def test_targets_are_the_bias_corrected_average_of_the_epochs_before():
     np.testing.assert_allclose(ensemble.current, attention[3], rtol=1e-6)
 
 
-def test_constant_attention_is_its_own_target():
-    ensemble = ensemble_lib.create(1, 2).replace(current=jnp.array([[0.25, 0.75]]))
-    for epoch in range(1, 4):
+def test_constant_attention_is_its_own_target_and_an_epoch_left_out_does_not_count():
+    constant = jnp.array([[0.25, 0.75], [0.5, 0.5]])
+    ensemble = ensemble_lib.create(2, 2)
+    for epoch, visits in enumerate([[True, True], [True, False], [True, True]]):
         ensemble = ensemble_lib.begin_step(ensemble, jnp.int32(5 * epoch), 5, DECAY)
-        target = ensemble_lib.targets(ensemble, jnp.array([0]), jnp.int32(epoch), DECAY)
-        np.testing.assert_allclose(target, [[0.25, 0.75]], rtol=1e-6)
+        seen = jnp.array(visits)
+        ensemble = dataclasses.replace(ensemble, current=constant, visited=ensemble.visited | seen)
+        ensemble = ensemble_lib.begin_step(ensemble, jnp.int32(5 * epoch + 1), 5, DECAY)
+    ensemble = ensemble_lib.begin_step(ensemble, jnp.int32(15), 5, DECAY)
+    np.testing.assert_array_equal(ensemble.epochs, [3, 2])
+    np.testing.assert_array_equal(ensemble.visited, [False, False])
+    target, known = ensemble_lib.targets(ensemble, jnp.array([0, 1]), DECAY)
+    np.testing.assert_allclose(target, constant, rtol=1e-6)
+    np.testing.assert_array_equal(known, [1, 1])
+
+
+def test_an_image_that_was_never_visited_has_no_target():
+    target, known = ensemble_lib.targets(ensemble_lib.create(2, 2), jnp.array([1]), DECAY)
+    np.testing.assert_array_equal(target, [[0, 0]])
+    np.testing.assert_array_equal(known, [0])

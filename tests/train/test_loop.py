@@ -215,11 +215,16 @@ def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"model__pooling": "mean", "model__dtype": "bfloat16"},
         {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
         {"model__dtype": "bfloat16", "model__batch_norm": "local"},
         {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},
-        {"optimizer__name": "adam", "optimizer__schedule": "step", "data__crop_padding": 0},
+        pytest.param(
+            {"model__pooling": "mean", "model__dtype": "bfloat16"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"optimizer__name": "adam", "optimizer__schedule": "step", "data__crop_padding": 0},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda options: " ".join(str(value) for value in options.values()),
 )

@@ -6,9 +6,10 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from lossattn_jax import explain, runs
+from lossattn_jax import convert, explain, runs, weight_files
 from lossattn_jax.average_precision import mean_average_precision
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
@@ -29,9 +30,9 @@ def lines(workdir, kind):
 def stored_training(workdir):
     """The newest checkpoint's parameters, optimiser state and ensemble."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
-        manager = checkpoints._manager
-        return {name: dict(manager.restore(step))[name] for name in ("variables", "training")}
+        folder = workdir / "checkpoints" / str(checkpoints.latest_step())
+    with ocp.StandardCheckpointer() as reader:
+        return {name: reader.restore(folder / name) for name in ("variables", "training")}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,22 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     expected = mean_average_precision(np.asarray(out.logits), batch["label"] > 0)
     assert again["map_all_point"] == pytest.approx(expected["map_all_point"], rel=1e-6)
     assert explain.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
+
+
+def test_training_starts_from_converted_weights(scenes_dir, tmp_path):
+    config = shrunk.config(scenes_dir, log__pictures=0, optimizer__learning_rate=1e-9)
+    model = runs.build_model(config, runs.spec_of(config))
+    variables = jax.jit(model.init)(jax.random.key(7), np.zeros((1, 32, 32, 3), np.float32))
+    weight_files.write(convert.to_torch_state_dict(variables, model), tmp_path / "w.npz")
+    convert.convert_file(tmp_path / "w.npz", config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
+    run = runs.load(tmp_path / "run")
+    assert run.step == 18
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        run.variables["params"],
+        variables["params"],
+    )
 
 
 @pytest.mark.slow
