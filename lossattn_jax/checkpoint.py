@@ -6,6 +6,7 @@ folder gets its name only when everything in it is written, so that a killed run
 half-written behind that could be mistaken for a checkpoint.
 """
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -131,7 +132,8 @@ class Checkpoints:
 
 
 def _score(saved: Mapping[str, float]) -> float:
-    return next(saved[name] for name in BEST_BY if name in saved)
+    score = next(saved[name] for name in BEST_BY if name in saved)
+    return score if math.isfinite(score) else -math.inf
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:

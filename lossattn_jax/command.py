@@ -83,16 +83,20 @@ def _check_config_flags(args: Sequence[str]) -> None:
 
 
 def _check_config_file(value: str) -> None:
-    path = pathlib.Path(value.partition(":")[0])
+    name, colon, argument = value.partition(":")
+    path = pathlib.Path(name)
     if not path.is_file():
         raise UserError(f"the config file {str(path)!r} does not exist")
     try:
-        names = {
-            node.name
+        functions = {
+            node.name: node.args
             for node in ast.parse(path.read_text()).body
             if isinstance(node, ast.FunctionDef)
         }
     except (SyntaxError, ValueError) as error:
         raise UserError(f"the config file {path} is not Python: {error}") from None
-    if "get_config" not in names:
+    if "get_config" not in functions:
         raise UserError(f"the config file {path} has no function get_config")
+    takes = functions["get_config"]
+    if colon and not (takes.posonlyargs or takes.args or takes.vararg):
+        raise UserError(f"the config file {path} takes no argument, but is given {argument!r}")

@@ -53,7 +53,7 @@ def default_config() -> ConfigDict:
     config.loss.consistency_weight = 0.0  # of attention with its average over epochs; 0: none
     config.loss.consistency_ramp_epochs = 80  # as patch_ramp_epochs
     config.loss.consistency_decay = 0.6  # of that average, per epoch
-    config.loss.label_smoothing = 0.0
+    config.loss.label_smoothing = 0.0  # of cross-entropies only
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # sgd, adam or adamw
@@ -88,7 +88,7 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1
-    config.checkpoint.keep = 2  # the newest; the best by test accuracy is kept besides
+    config.checkpoint.keep = 2  # the newest; the best by test accuracy, or mAP, is kept besides
 
     return config
 
@@ -204,13 +204,15 @@ def check(config: ConfigDict) -> None:
             f"below config.train.epochs, {given['train.epochs']}"
         )
     ends = ("optimizer.momentum_end", "optimizer.beta2_end")
-    changing = given["optimizer.name"] == "adam" and given["optimizer.schedule"] == "ramps"
     for key, other in zip(ends, reversed(ends), strict=True):
-        if given[key] is not None and (given[other] is None or not changing):
-            raise UserError(
-                f"config.{key} is {given[key]}, but must be None unless config.{other} is set too, "
-                "config.optimizer.name is adam and config.optimizer.schedule is ramps"
-            )
+        if given[key] is not None and given[other] is None:
+            raise UserError(f"config.{key} is {given[key]}, but must be None as config.{other} is")
+    falls, epochs = given["optimizer.ramp_down_epochs"], given["train.epochs"]
+    if given["optimizer.schedule"] == "ramps" and falls > epochs:
+        raise UserError(
+            f"config.optimizer.ramp_down_epochs is {falls}, but must be at most config.train.epochs, "
+            f"{epochs}: a fall that has begun before the run leaves no learning rate"
+        )
     if given["loss.patch"] == "on" and given["model.pooling"] == "dynamic_routing":
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
@@ -223,6 +225,13 @@ def uses_patch_loss(config: ConfigDict) -> bool:
     if config.loss.patch == "auto":
         return config.model.pooling in ("loss_attention", "bag_loss_attention")
     return config.loss.patch == "on"
+
+
+def changes_betas(config: ConfigDict) -> bool:
+    """Whether Adam's betas change along with the ramps; the optimiser's state then holds them."""
+    options = config.optimizer
+    ramps = options.name == "adam" and options.schedule == "ramps"
+    return ramps and options.momentum_end is not None
 
 
 def uses_consistency(config: ConfigDict) -> bool:

@@ -5,7 +5,13 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import check, default_config, leaves, uses_consistency
+from lossattn_jax.config import (
+    changes_betas,
+    check,
+    default_config,
+    leaves,
+    uses_consistency,
+)
 from lossattn_jax.errors import UserError
 
 
@@ -50,7 +56,6 @@ _FIXED = {
     "model.": "shapes the model",
     "data.name": "shapes the model",
     "optimizer.name": "shapes the optimiser's state",
-    "optimizer.momentum_end": "shapes the optimiser's state",
     "data.num_labels": "decides what each step sees",
     "data.label_seed": "decides what each step sees",
     "seed": "decides what each step sees",
@@ -82,10 +87,21 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
                     f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and it "
                     f"{reason}: use another workdir (config.init_from can start it from this run)"
                 )
-    if uses_consistency(stored) != uses_consistency(config):
-        raise UserError(
-            f"config.loss.consistency_weight is {config.loss.consistency_weight}, but the run in "
-            f"{workdir} has {stored.loss.consistency_weight}, and whether it is 0 shapes the state: "
-            "use another workdir (config.init_from can start it from this run)"
-        )
+    switches = {
+        "loss.consistency_weight": uses_consistency,
+        "optimizer.momentum_end": changes_betas,
+        "optimizer.schedule": changes_betas,
+    }
+    for key, was, value in differing:
+        switch = switches.get(key)
+        if switch is not None and switch(stored) != switch(config):
+            raise UserError(
+                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and what the state "
+                "holds depends on it: use another workdir (config.init_from can start it from this run)"
+            )
+        if key == "loss.consistency_decay" and uses_consistency(config):
+            raise UserError(
+                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, with which its "
+                "average was made: use another workdir (config.init_from can start it from this run)"
+            )
     return [f"config.{key}: {was!r} -> {value!r}" for key, was, value in differing]

@@ -194,7 +194,13 @@ def _array(key: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
         raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
-    return array.astype(np.int64 if key.endswith(torch_names.COUNTER) else np.float32)
+    if key.endswith(torch_names.COUNTER):
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if (np.isinf(single) & np.isfinite(array)).any():
+        raise UserError(f"{key!r} of the weights holds numbers beyond the range of float32")
+    return single
 
 
 def _check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:

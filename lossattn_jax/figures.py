@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lossattn_jax.explain import Explanations
 
 _TOP = 5  # image predictions shown
+_NAMED_COLUMNS = 8  # columns of patches up to which each is named
 _BOX_COLOUR = "#00e5ff"
 
 
@@ -124,7 +125,8 @@ def _draw_patches(
     shade = 0.15 + 0.85 * weight[:, None]
     cells = (shade * colours + (1 - shade)).reshape(grid.rows, grid.cols, 3)
     axis.imshow(cells, interpolation="nearest")
-    for patch, predicted in enumerate(classes):
+    shown = classes if grid.cols <= _NAMED_COLUMNS else ()  # more names would overlap
+    for patch, predicted in enumerate(shown):
         name = class_names[predicted]
         axis.text(
             patch % grid.cols,

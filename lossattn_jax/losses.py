@@ -1,7 +1,7 @@
 """Losses of images and of their patches, and the papers' sum of them.
 
-All return one value per example, `[B]` float32, so that the caller masks and averages. Everything goes
-through log_softmax or softplus, finite for logits up to 1e37 in size.
+All return one value per example, `[B]` float32, so that the caller masks and averages. What takes logits
+goes through log_softmax or softplus, finite for logits up to 1e37 in size.
 
 Three kinds of image loss exist, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
 image, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths.
@@ -78,10 +78,10 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
       `[...]` float32.
     """
     lengths = lengths.astype(jnp.float32)
-    present = _multi_hot(labels, lengths)
+    present = _multi_hot(labels, lengths) > 0
     missing = jnp.square(jax.nn.relu(_MARGINS[0] - lengths))
     excess = jnp.square(jax.nn.relu(lengths - _MARGINS[1]))
-    return jnp.sum(present * missing + _ABSENT_WEIGHT * (1 - present) * excess, axis=-1)
+    return jnp.sum(jnp.where(present, missing, _ABSENT_WEIGHT * excess), axis=-1)
 
 
 def image_loss(
@@ -93,7 +93,7 @@ def image_loss(
       kind: `CROSS_ENTROPY`, `SIGMOID` or `MARGIN`.
       logits: `[B, K]`; capsule lengths with `MARGIN`.
       labels: `[B]` int, or multi-hot `[B, K]` with `SIGMOID`; either with `MARGIN`.
-      label_smoothing: of `CROSS_ENTROPY`.
+      label_smoothing: of `CROSS_ENTROPY`; the others have none.
 
     Returns:
       `[B]` float32.

@@ -1,7 +1,7 @@
 """Attention scores over patches, and the pooling of patch features with them.
 
 This module is the one home of attention scores. Everything is a pure function on arrays laid out
-`[batch, patch, ...]` and takes an optional mask, so that any Flax model can use it:
+`[batch, patch, ...]`, and what makes weights takes an optional mask, so that any Flax model can use it:
 
     patch_logits = classifier(features)                                    # [B, P, K]
     attention = pooling.loss_attention(patch_logits, grid=1024)            # [B, P]
@@ -13,11 +13,15 @@ exactly what the unpadded one gives. A row with no patch at all has all weights 
 gradients; every other row sums to 1.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 # Threshold of the TIP 2021 paper's classification tables; 1.0 localises better.
 DEFAULT_THRESHOLD = 0.1
+
+Layer = Callable[[jax.Array], jax.Array]
 
 
 def uniform_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -61,7 +65,10 @@ def loss_attention(
 
 
 def capsule_loss_attention(
-    capsule_logits: jax.Array, grid: int, threshold: float = DEFAULT_THRESHOLD
+    capsule_logits: jax.Array,
+    grid: int,
+    threshold: float = DEFAULT_THRESHOLD,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss-based attention of the TIP 2021 paper over several capsules at each patch.
 
@@ -74,6 +81,7 @@ def capsule_loss_attention(
       capsule_logits: `[B, P, C, K]` predictions z_pc of C capsules at each of P patches, any float dtype.
       grid: g, positive; the number of patches (36) in the paper.
       threshold: t >= 0; 0.1 in the paper's tables.
+      mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
       `[B, P, C]` float32 weights of the capsules and `[B, P]` float32 attention of the patches. Each
@@ -81,10 +89,11 @@ def capsule_loss_attention(
     """
     batch, patches, capsules, _ = capsule_logits.shape
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
-    before = _normalise(_norm(flat, None), None).reshape(batch, patches, capsules)
-    attention = _cut(jnp.sum(before, axis=-1), threshold / grid, None)
+    flat_mask = None if mask is None else jnp.repeat(mask, capsules, axis=1)
+    before = _normalise(_norm(flat, flat_mask), flat_mask).reshape(batch, patches, capsules)
+    attention = _cut(jnp.sum(before, axis=-1), threshold / grid, mask)
     kept = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
-    return _normalise(kept, None).reshape(batch, patches, capsules), attention
+    return _normalise(kept, flat_mask).reshape(batch, patches, capsules), attention
 
 
 def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -120,18 +129,48 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
     return _normalise(jnp.exp(scores - highest), mask)
 
 
-def coupling_attention(couplings: jax.Array, classes: jax.Array) -> jax.Array:
+def learned_scores(
+    features: jax.Array, tanh: Layer, score: Layer, gate: Layer | None = None
+) -> jax.Array:
+    """Scores of patches or instances from layers of their own, for `softmax_attention`.
+
+    `w^T tanh(V h_p)` (Ilse et al. 2018, eq. 8), or with a gate `w^T (tanh(V h_p) * sigmoid(U h_p))`
+    (eq. 9). Any functions will do for the layers, such as `flax.linen.Dense(128)`.
+
+    Args:
+      features: `[B, P, D]` patch features h_p, any float dtype.
+      tanh: V, from `[B, P, D]` to `[B, P, H]`.
+      score: w, from `[B, P, H]` to `[B, P, 1]`.
+      gate: U, as V; None: no gate.
+
+    Returns:
+      `[B, P]` float32.
+    """
+    features = features.astype(jnp.float32)
+    hidden = jnp.tanh(tanh(features))
+    if gate is not None:
+        hidden = hidden * jax.nn.sigmoid(gate(features))
+    return score(hidden)[..., 0]
+
+
+def coupling_attention(
+    couplings: jax.Array, classes: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
     """Dynamic routing's coupling coefficients as attention: a patch's share of those to one class.
 
     Args:
       couplings: `[B, P, C, K]` coefficients c of C capsules at each of P patches, not negative.
       classes: `[B]` int, the class to look at in each row, in `[0, K)`.
+      mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
       `[B, P]` float32 weights: `sum_c c_pck`, normalised over the patches.
     """
     wanted = jnp.take_along_axis(couplings, classes[:, None, None, None], axis=-1)[..., 0]
-    return _normalise(jnp.sum(wanted.astype(jnp.float32), axis=-1), None)
+    totals = jnp.sum(wanted.astype(jnp.float32), axis=-1)
+    if mask is not None:
+        totals = jnp.where(mask.astype(bool), totals, 0.0)
+    return _normalise(totals, mask)
 
 
 def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -78,7 +78,7 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
 
     Args:
       workdir: its folder.
-      checkpoint: "latest", "best" (by test accuracy) or a step.
+      checkpoint: "latest", "best" (by test accuracy, or mean average precision) or a step.
 
     Raises:
       UserError: there is no such run or checkpoint, or it does not fit its config.

@@ -27,6 +27,7 @@ def save_all(workdir, accuracies, keep):
         ([0.1, 0.2, 0.3, 0.4], 2, [3, 4], 4),
         ([0.1, 0.9, None, None], 1, [2, 4], 2),
         ([None, None, None], 2, [2, 3], None),
+        ([0.5, float("nan"), 0.3], 1, [1, 3], 1),
     ],
 )
 def test_the_newest_and_the_best_are_kept(tmp_path, accuracies, keep, kept, best):

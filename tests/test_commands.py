@@ -63,6 +63,10 @@ def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, s
             ["train.py", "--config=configs/aaai_resnet18.py:some", "--workdir=x"],
             "the config's argument is 'some', but must be all or a number of images",
         ),
+        (
+            ["train.py", "--config=configs/coco_resnet18.py:cifar100", "--workdir=x"],
+            "configs/coco_resnet18.py takes no argument, but is given 'cifar100'",
+        ),
         (["train.py", CONFIG], "workdir"),
         (
             ["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"],

@@ -95,16 +95,49 @@ def test_an_impossible_value_is_refused_by_key_and_value(key, value):
     assert str(refused.value).startswith(f"config.{key} is {value!r}, but must be ")
 
 
-def test_betas_that_change_need_each_other_and_adam_with_ramps():
+def test_betas_change_together_and_with_adams_ramps_only():
     config = config_lib.default_config()
     config.optimizer.momentum_end = 0.5
-    with pytest.raises(UserError, match="unless config.optimizer.beta2_end is set too"):
+    with pytest.raises(UserError, match="momentum_end is 0.5, but must be None as config.optim"):
         config_lib.check(config)
     config.optimizer.beta2_end = 0.999
-    with pytest.raises(UserError, match="config.optimizer.schedule is ramps"):
-        config_lib.check(config)
+    config_lib.check(config)
+    assert not config_lib.changes_betas(config)
     config.optimizer.name, config.optimizer.schedule = "adam", "ramps"
     config_lib.check(config)
+    assert config_lib.changes_betas(config)
+
+
+def test_a_fall_longer_than_the_run_is_refused():
+    config = config_lib.default_config()
+    config.optimizer.schedule, config.train.epochs = "ramps", 20
+    with pytest.raises(UserError, match="ramp_down_epochs is 50, but must be at most .*, 20"):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("optimizer.momentum_end", 0.6, True),
+        ("optimizer.schedule", "cosine", False),
+        ("loss.consistency_weight", 300.0, True),
+        ("loss.consistency_weight", 0.0, False),
+        ("loss.consistency_decay", 0.9, False),
+        ("data.num_labels", 100, False),
+    ],
+)
+def test_what_shapes_the_rest_of_the_state_stays(tmp_path, key, value, allowed):
+    def aaai():
+        return load(next(path for path in CONFIGS if path.stem == "aaai_resnet18")).get_config()
+
+    stored, config = aaai(), aaai()
+    section, _, name = key.rpartition(".")
+    config[section][name] = value
+    if allowed:
+        assert len(config_json.refuse_other_run(stored, config, tmp_path)) == 1
+        return
+    with pytest.raises(UserError, match=f"config.{key} is {value!r}, but the run in"):
+        config_json.refuse_other_run(stored, config, tmp_path)
 
 
 def test_routing_has_no_patch_loss():

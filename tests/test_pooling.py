@@ -129,7 +129,27 @@ def test_couplings_to_the_wanted_class_are_shared_out_over_patches():
     np.testing.assert_allclose(attention, [[1.6 / 2.8, 1.2 / 2.8]], rtol=1e-6)
 
 
+def test_learned_scores_by_hand():
+    features = jnp.array([[[1.0, 2.0], [0.0, -1.0]]])
+    layers = {
+        "tanh": lambda h: h @ jnp.array([[0.5], [0.25]]),
+        "score": lambda h: 3.0 * h,
+    }
+    np.testing.assert_allclose(
+        pooling.learned_scores(features, **layers), 3 * np.tanh([[1.0, -0.25]]), rtol=1e-6
+    )
+    gated = pooling.learned_scores(features, gate=lambda h: h @ jnp.array([[0.0], [1.0]]), **layers)
+    expected = 3 * np.tanh([[1.0, -0.25]]) / (1 + np.exp([[-2.0, 1.0]]))
+    np.testing.assert_allclose(gated, expected, rtol=1e-6)
+
+
 SCORES = {
+    "capsules": lambda x, mask=None: pooling.capsule_loss_attention(
+        jnp.stack([x, x[..., ::-1]], axis=2), 9, 1.0, mask
+    )[1],
+    "coupling": lambda x, mask=None: pooling.coupling_attention(
+        jnp.abs(x)[:, :, None], jnp.array([1, 2]), mask
+    ),
     "bag": lambda x, mask=None: pooling.bag_loss_attention(x, mask),
     "softmax": lambda x, mask=None: pooling.softmax_attention(x[..., 0], mask),
     "uniform": lambda x, mask=None: pooling.uniform_attention(x, mask),
@@ -145,7 +165,7 @@ def test_permuting_patches_permutes_the_weights(score):
     logits, order = rng.standard_normal((2, 9, 4)).astype(np.float32), rng.permutation(9)
     attention = SCORES[score](jnp.asarray(logits))
     permuted = SCORES[score](jnp.asarray(logits[:, order]))
-    np.testing.assert_allclose(permuted, attention[:, order], rtol=1e-6)
+    np.testing.assert_allclose(permuted, attention[:, order], rtol=1e-5)
 
 
 @pytest.mark.parametrize("filler", [0.0, 1e30, np.inf, np.nan])

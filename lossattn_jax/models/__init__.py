@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -56,9 +57,9 @@ def build(
 
     Args:
       backbone: one of `BACKBONES`. With a head they keep the image's size (section IV-A), but for
-        "resnet18_stride2", which halves it once, for 64x64 images, and "small" (ours, for CPUs and
-        demonstrations). Without one the VGGs pool and the ResNets stride, as usual. "capsnet" is that
-        of Sabour et al. 2017.
+        "resnet18_stride2", which halves it once, for 64x64 images (also without a head), and "small"
+        (ours, for CPUs and demonstrations). Without one the VGGs pool and the ResNets stride, as
+        usual. "capsnet" is that of Sabour et al. 2017.
       head: "none" (the plain network), "conv" or "capsule".
       pooling: one of `POOLINGS`. With head "none": "none", or "bag_loss_attention" over a ResNet's
         map (AAAI 2020), or "dynamic_routing" with "capsnet".
@@ -83,12 +84,12 @@ def build(
       UserError: a name that does not exist, a combination that does not, or a number out of range.
     """
     check(backbone, head, pooling)
-    if num_classes < 2:
-        raise UserError(f"num_classes is {num_classes}, but a classifier needs at least 2")
-    if not width > 0:
-        raise UserError(f"width is {width}, but must be positive")
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold is {threshold}, but must lie between 0 and 1")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise UserError(f"num_classes is {num_classes!r}, but must be a whole number, at least 2")
+    if not isinstance(width, int | float) or not 0 < width < math.inf:
+        raise UserError(f"width is {width!r}, but must be a positive number")
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold!r}, but must lie between 0 and 1")
     if bottleneck_first_kernel not in (None, 1, 3):
         raise UserError(
             f"bottleneck_first_kernel is {bottleneck_first_kernel}, but must be 1, 3 or None"

@@ -32,7 +32,7 @@ def poolings(backbone: str, head: str) -> tuple[str, ...]:
         return _CAPSULE_POOLINGS
     if backbone in vgg.STAGES:
         return ("none",)  # its one patch has nothing to be weighed against
-    return () if backbone == "resnet18_stride2" else ("none", "bag_loss_attention")
+    return ("none", "bag_loss_attention")
 
 
 def check(backbone: str, head: str, pooling: str) -> None:

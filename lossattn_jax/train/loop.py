@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_json, data, devices, explain, figures, metrics, models, runs
+from lossattn_jax import config_json, data, devices, explain, figures, losses, metrics, models, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import ensemble, reporting
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule, loss_weight_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
+from lossattn_jax.train.step import make_train_step, patch_weight, zero_metrics
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,11 @@ def _open_job(config: ConfigDict, workdir: str | pathlib.Path) -> _Job:
     spec = runs.spec_of(config)
     shared = config.model.batch_norm == "cross_replica"
     model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+    if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
+        raise UserError(
+            f"config.loss.label_smoothing is {config.loss.label_smoothing}, but must be 0 with "
+            "capsules that are routed to, and with images of several classes"
+        )
     devices.per_device(config.train.batch_size, "config.train.batch_size")
     train_set, test_set = (
         runs.open_split(config, spec, split, config.data.dir or None) for split in ("train", "test")
@@ -194,7 +199,13 @@ def _report(
         **means,
         "epoch": step / job.steps_per_epoch,
         "learning_rate": float(job.learning_rate(step - 1)),
-        "patch_weight": _patch_weight(job.config, (step - 1) // job.steps_per_epoch),
+        "patch_weight": float(
+            loss_weight_schedule(
+                (step - 1) // job.steps_per_epoch,
+                patch_weight(job.config, job.model, job.spec),
+                job.config.loss.patch_ramp_epochs,
+            )
+        ),
         "images_per_second": progress.measure(step),
     }
     left = progress.time_left(step)
@@ -258,11 +269,6 @@ def _describe(job: _Job, state: TrainState) -> None:
         int(state.step),
     )
     log.info("workdir: %s", job.workdir)
-
-
-def _patch_weight(config: ConfigDict, epoch: int) -> float:
-    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
-    return float(loss_weight_schedule(epoch, weight, config.loss.patch_ramp_epochs))
 
 
 def _test(job: _Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, float]:

@@ -7,6 +7,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from lossattn_jax import config as config_lib
 from lossattn_jax.train.schedules import beta_schedules
 
 
@@ -42,12 +43,12 @@ def make_optimizer(
         )
     if options.name == "adam":
         adam = functools.partial(optax.adam, nesterov=options.nesterov)
-        if options.momentum_end is None:
-            update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
-        else:
+        if config_lib.changes_betas(config):
             beta1, beta2 = beta_schedules(config, steps_per_epoch)
             injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
             update = injected(learning_rate=learning_rate, b1=beta1, b2=beta2)
+        else:
+            update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
     else:
         update = optax.sgd(learning_rate, options.momentum, options.nesterov)
     return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)

@@ -93,6 +93,7 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
     late = lines(whole, "train")[-1]
     assert late["epoch"] > 1 and 0 < late["consistency_loss"] < 1e-3
     # From epoch 1 on the weight is 400; the patch loss counts as a mean over the 64 positions.
+    assert late["patch_weight"] == pytest.approx(1 / 64)
     total = late["image_loss"] + late["patch_loss"] / 64 + 400 * late["consistency_loss"]
     assert late["loss"] == pytest.approx(total, rel=1e-4)
     without = shrunk.config(
@@ -100,6 +101,17 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
     )
     with pytest.raises(UserError, match="config.loss.consistency_weight is 0.0, but the run in"):
         loop.train(without, whole)
+
+
+def test_routing_has_no_label_smoothing(scenes_dir, tmp_path):
+    config = shrunk.config(
+        scenes_dir,
+        model__head="capsule",
+        model__pooling="dynamic_routing",
+        loss__label_smoothing=0.1,
+    )
+    with pytest.raises(UserError, match="config.loss.label_smoothing is 0.1, but must be 0 with"):
+        loop.train(config, tmp_path)
 
 
 def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
@@ -164,6 +176,7 @@ def test_every_shipped_config_trains_and_evaluates_when_shrunk(
         train__batch_size=4 if several else 40,
         log__pictures=1,
         optimizer__warmup_epochs=0.0,
+        optimizer__ramp_down_epochs=1,
     )
     measured = loop.train(config, tmp_path)
     assert np.isfinite(measured["loss"])

@@ -30,8 +30,12 @@ def squash(vectors: jax.Array) -> jax.Array:
     Returns:
       The same shape; 0 with a finite gradient where a vector is 0.
     """
-    length = optax.safe_norm(vectors, 0.0, axis=-1, keepdims=True)
-    return vectors * (length / (1 + jnp.square(length)))
+    # With s = m u the formula is u |u| / (1 / m^2 + |u|^2): the squares stay in range for any m.
+    largest = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True)
+    scale = jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
+    scaled = vectors / scale
+    length = optax.safe_norm(scaled, 0.0, axis=-1, keepdims=True)
+    return scaled * (length / (jnp.square(1 / scale) + jnp.square(length)))
 
 
 def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:

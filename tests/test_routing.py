@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.models.routing import dynamic_routing, squash
+from lossattn_jax.routing import dynamic_routing, squash
 
 
 def reference_squash(s):
@@ -37,6 +37,15 @@ def test_squash_by_hand():
     )
     gradient = jax.grad(lambda s: squash(s).sum())(jnp.zeros((2, 3)))
     np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-3, 3.0, 1e4, 1e30])
+def test_squash_agrees_with_float64_at_any_length(size):
+    vectors = (size * np.random.default_rng(0).standard_normal((4, 3))).astype(np.float32)
+    expected = reference_squash(vectors.astype(np.float64))
+    np.testing.assert_allclose(squash(jnp.asarray(vectors)), expected, rtol=1e-5, atol=1e-30)
+    gradient = jax.grad(lambda s: squash(s)[0, 0])(jnp.asarray(vectors))
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
