@@ -5,6 +5,7 @@
 
 import functools
 import math
+import numbers
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -84,11 +85,11 @@ def build(
       UserError: a name that does not exist, a combination that does not, or a number out of range.
     """
     check(backbone, head, pooling)
-    if not isinstance(num_classes, int) or num_classes < 2:
+    if not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise UserError(f"num_classes is {num_classes!r}, but must be a whole number, at least 2")
-    if not isinstance(width, int | float) or not 0 < width < math.inf:
+    if not isinstance(width, numbers.Real) or not 0 < width < math.inf:
         raise UserError(f"width is {width!r}, but must be a positive number")
-    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+    if not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
         raise UserError(f"threshold is {threshold!r}, but must lie between 0 and 1")
     if bottleneck_first_kernel not in (None, 1, 3):
         raise UserError(

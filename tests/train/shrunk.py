@@ -34,8 +34,8 @@ def config(data_dir, path=CONFIG, **overrides):
     return shrunk
 
 
-def flags(data_dir, **overrides):
+def flags(data_dir, path=CONFIG, **overrides):
     """The same as command-line flags of train.py."""
     extra = {key.replace("__", "."): value for key, value in overrides.items()}
     values = {**OVERRIDES, "data.dir": str(data_dir), **extra}
-    return [f"--config={CONFIG}", *(f"--config.{key}={value}" for key, value in values.items())]
+    return [f"--config={path}", *(f"--config.{key}={value}" for key, value in values.items())]

@@ -103,6 +103,28 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
         loop.train(without, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aaai_resnet18", AAAI),
+        # Dropout too is drawn by an example's place in the global batch.
+        ("vgg11_bn", {"data__name": "digit_scenes", "optimizer__learning_rate": 0.01}),
+    ],
+)
+def test_four_devices_train_as_one(scenes_dir, tmp_path, run_python, name, options):
+    stored = []
+    for count in (1, 4):
+        workdir = tmp_path / str(count)
+        path = CONFIGS / f"{name}.py"
+        arguments = shrunk.flags(scenes_dir, path, **{**options, "optimizer__warmup_epochs": 0.0})
+        trained = run_python("train.py", *arguments, f"--workdir={workdir}", devices=count)
+        assert trained.returncode == 0, trained.stderr
+        stored.append(stored_training(workdir))
+    one, four = stored
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4), one, four)
+
+
 def test_routing_has_no_label_smoothing(scenes_dir, tmp_path):
     config = shrunk.config(
         scenes_dir,
