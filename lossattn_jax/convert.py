@@ -8,6 +8,7 @@ are those of `lossattn_jax.torch_names`.
 """
 
 import logging
+import numbers
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -187,7 +188,7 @@ def _array(key: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
-    if not hasattr(value, "__array__"):
+    if not hasattr(value, "__array__") and not isinstance(value, numbers.Number):
         raise UserError(
             f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
         )

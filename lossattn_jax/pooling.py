@@ -216,14 +216,18 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, D]` float32; zeros for a row with no patch.
+      `[B, D]` float32; zeros for a row with no patch. Of equal maxima the first gets the gradient.
     """
     features = features.astype(jnp.float32)
+    if mask is not None:
+        real = mask[:, :, None].astype(bool)
+        features = jnp.where(real, features, jnp.finfo(jnp.float32).min)
+    # Not jnp.max: its gradient compares the features with their maximum, and where XLA computes them a
+    # second time, rounded otherwise, none is equal and the gradient is 0 / 0.
+    highest = jnp.argmax(features, axis=1, keepdims=True)
+    pooled = jnp.take_along_axis(features, highest, axis=1)[:, 0]
     if mask is None:
-        return jnp.max(features, axis=1)
-    real = mask[:, :, None].astype(bool)
-    lowest = jnp.finfo(jnp.float32).min
-    pooled = jnp.max(jnp.where(real, features, lowest), axis=1)
+        return pooled
     return jnp.where(jnp.any(real, axis=1), pooled, 0.0)
 
 

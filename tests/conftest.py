@@ -12,7 +12,11 @@ from lossattn_jax import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# The programs of this process are to be those of the commands, to the bit.
+# Most of the time goes into compiling programs that run once: LLVM need not optimise them.
+XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true".strip()
+os.environ["XLA_FLAGS"] = XLA_FLAGS
+
+# The programs of this process are to be those of the commands that tests run, to the bit.
 devices.tune_cpu()
 
 # A shape that fits by accident is a bug waiting for a batch of another size.
@@ -37,7 +41,7 @@ def run_python(compilation_cache):
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
         }
         return subprocess.run(
             [sys.executable, *map(str, args)],

@@ -243,11 +243,13 @@ def test_the_network_does_not_mind_what_takes_no_part(small):
     jax.tree.map(np.testing.assert_array_equal, apply(loaded, images), expected)
 
 
-def test_old_files_without_counters_are_accepted(small):
+def test_counters_may_be_absent_or_plain_numbers(small):
     module, variables, state_dict = small
     old = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
     assert len(old) < len(state_dict)
     assert_same_tree(convert.from_torch_state_dict(old, module), variables)
+    plain = {k: 0 for k in state_dict.keys() - old.keys()}
+    assert_same_tree(convert.from_torch_state_dict(old | plain, module), variables)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

@@ -240,6 +240,8 @@ def test_max_pooling_by_hand():
     np.testing.assert_array_equal(pooling.max_pool(features), [[3, 5, 2, 0]])
     # Channel 0 to the second, 1 shared, 2 and 3 to the first patch.
     np.testing.assert_allclose(pooling.max_attention(features), [[2.5 / 4, 1.5 / 4]])
+    gradient = jax.grad(lambda x: pooling.max_pool(x).sum())(features)
+    np.testing.assert_array_equal(gradient, [[[0, 1, 1, 1], [1, 0, 0, 0]]])
 
 
 def test_uniform_attention_pools_to_the_mean():
