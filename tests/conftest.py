@@ -12,8 +12,9 @@ from lossattn_jax import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Most of the time goes into compiling programs that run once: LLVM need not optimise them.
-XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true".strip()
+# Most of the time goes into compiling programs that run once: LLVM need not optimise them much.
+COMPILE_FAST = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_FAST}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 # The programs of this process are to be those of the commands that tests run, to the bit.
