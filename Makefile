@@ -15,8 +15,9 @@ demo: $(VENV)/demo.installed
 	$(RUN) -m lossattn_jax.explain --workdir=$(WORKDIR)
 	@echo "The picture is $(WORKDIR)/explanations.png"
 
+# Two processes, since much of the time is commands that start; a file's tests share what they train.
 test: $(VENV)/test.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/test.installed
 	$(RUN) -m pytest -m slow
