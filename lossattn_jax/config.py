@@ -63,10 +63,9 @@ def default_config() -> ConfigDict:
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4  # L2 added to the gradient; decoupled with adamw
     config.optimizer.weight_decay_mask = "all"  # or kernels: not on biases and normalisations
-    config.optimizer.momentum_end = config_dict.placeholder(float)  # adam with ramps: last beta 1
-    config.optimizer.beta2_end = config_dict.placeholder(
-        float
-    )  # the same: beta 2 after the ramp-up
+    # Adam with ramps: the last beta 1, and beta 2 after the ramp-up; None: they stay.
+    config.optimizer.momentum_end = config_dict.placeholder(float)
+    config.optimizer.beta2_end = config_dict.placeholder(float)
     config.optimizer.schedule = "step"  # step, cosine, one_cycle, ramps or constant
     config.optimizer.milestones = (100, 150)  # epochs of the step schedule
     config.optimizer.decay_factor = 0.1  # of the learning rate at each milestone

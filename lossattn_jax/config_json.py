@@ -53,14 +53,20 @@ def read(path: pathlib.Path) -> ConfigDict:
 
 # What must agree for a run to be continued, and why.
 _FIXED = {
-    "model.": "shapes the model",
-    "data.name": "shapes the model",
-    "optimizer.name": "shapes the optimiser's state",
-    "data.num_labels": "decides what each step sees",
-    "data.label_seed": "decides what each step sees",
-    "seed": "decides what each step sees",
-    "data.extra": "decides what each step sees",
-    "train.batch_size": "decides what each step sees",
+    "model.": ", and it shapes the model",
+    "data.name": ", and it shapes the model",
+    "optimizer.name": ", and it shapes the optimiser's state",
+    "data.num_labels": ", and it decides what each step sees",
+    "data.label_seed": ", and it decides what each step sees",
+    "seed": ", and it decides what each step sees",
+    "data.extra": ", and it decides what each step sees",
+    "train.batch_size": ", and it decides what each step sees",
+}
+# What may change as long as this stays as it is, which decides what the state holds.
+_SWITCHES = {
+    "loss.consistency_weight": uses_consistency,
+    "optimizer.momentum_end": changes_betas,
+    "optimizer.schedule": changes_betas,
 }
 
 
@@ -76,32 +82,33 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
       Descriptions of the differences that are allowed, one per key.
 
     Raises:
-      UserError: they differ in something that shapes the model or the order of the data.
+      UserError: they differ in something that shapes the model or the rest of the state, or that decides
+        the order of the data.
     """
     before = dict(leaves(stored))
-    differing = [(k, before[k], v) for k, v in leaves(config) if before[k] != v]
-    for key, was, value in differing:
-        for fixed, reason in _FIXED.items():
-            if key.startswith(fixed):
-                raise UserError(
-                    f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and it "
-                    f"{reason}: use another workdir (config.init_from can start it from this run)"
-                )
-    switches = {
-        "loss.consistency_weight": uses_consistency,
-        "optimizer.momentum_end": changes_betas,
-        "optimizer.schedule": changes_betas,
-    }
-    for key, was, value in differing:
-        switch = switches.get(key)
-        if switch is not None and switch(stored) != switch(config):
+    allowed = []
+    for key, value in leaves(config):
+        was = before[key]
+        if was == value:
+            continue
+        why = _why_fixed(key, stored, config)
+        if why is not None:
             raise UserError(
-                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, and what the state "
-                "holds depends on it: use another workdir (config.init_from can start it from this run)"
+                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}{why}: use another "
+                "workdir (config.init_from can start it from this run)"
             )
-        if key == "loss.consistency_decay" and uses_consistency(config):
-            raise UserError(
-                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}, with which its "
-                "average was made: use another workdir (config.init_from can start it from this run)"
-            )
-    return [f"config.{key}: {was!r} -> {value!r}" for key, was, value in differing]
+        allowed.append(f"config.{key}: {was!r} -> {value!r}")
+    return allowed
+
+
+def _why_fixed(key: str, stored: ConfigDict, config: ConfigDict) -> str | None:
+    """Why a key that differs must not, as the end of a clause; None where it may."""
+    for fixed, why in _FIXED.items():
+        if key.startswith(fixed):
+            return why
+    switch = _SWITCHES.get(key)
+    if switch is not None and switch(stored) != switch(config):
+        return ", and what the state holds depends on it"
+    if key == "loss.consistency_decay" and uses_consistency(config):
+        return ", with which its average was made"
+    return None

@@ -28,6 +28,11 @@ class PatchGrid:
     kernel: int
     stride: int
 
+    @property
+    def patches(self) -> int:
+        """P, their number."""
+        return self.rows * self.cols
+
     def boxes(self) -> np.ndarray:
         """`[rows * cols, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, row-major."""
         top = np.arange(self.rows)[:, None] * self.stride / self.map_size[0]

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -17,9 +18,9 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import ensemble, reporting
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule, loss_weight_schedule
+from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
-from lossattn_jax.train.step import make_train_step, patch_weight, zero_metrics
+from lossattn_jax.train.step import make_train_step, patch_weight_schedule, zero_metrics
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class _Job:
     test_set: data.Dataset
     steps_per_epoch: int
     learning_rate: optax.Schedule
+    patch_weight: Callable[[int], jax.Array]
     optimizer: optax.GradientTransformation
 
     @property
@@ -89,9 +91,7 @@ def _open_job(config: ConfigDict, workdir: str | pathlib.Path) -> _Job:
             "capsules that are routed to, and with images of several classes"
         )
     devices.per_device(config.train.batch_size, "config.train.batch_size")
-    train_set, test_set = (
-        runs.open_split(config, spec, split, config.data.dir or None) for split in ("train", "test")
-    )
+    train_set, test_set = (runs.open_split(config, spec, split) for split in ("train", "test"))
     steps_per_epoch = data.steps_per_epoch(len(train_set), config.train.batch_size)
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
     return _Job(
@@ -103,6 +103,7 @@ def _open_job(config: ConfigDict, workdir: str | pathlib.Path) -> _Job:
         test_set=test_set,
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
+        patch_weight=patch_weight_schedule(config, model, spec),
         optimizer=make_optimizer(config, learning_rate, steps_per_epoch),
     )
 
@@ -132,8 +133,8 @@ def _fresh_state(job: _Job) -> TrainState:
     config = job.config
     attention = None
     if config_lib.uses_consistency(config):
-        grid = job.model.patch_grid(job.spec.image_shape)
-        attention = ensemble.create(len(job.train_set), grid.rows * grid.cols)
+        patches = job.model.patch_grid(job.spec.image_shape).patches
+        attention = ensemble.create(len(job.train_set), patches)
     return create_state(job.model, job.optimizer, job.spec.image_shape, config.seed, attention)
 
 
@@ -199,13 +200,7 @@ def _report(
         **means,
         "epoch": step / job.steps_per_epoch,
         "learning_rate": float(job.learning_rate(step - 1)),
-        "patch_weight": float(
-            loss_weight_schedule(
-                (step - 1) // job.steps_per_epoch,
-                patch_weight(job.config, job.model, job.spec),
-                job.config.loss.patch_ramp_epochs,
-            )
-        ),
+        "patch_weight": float(job.patch_weight((step - 1) // job.steps_per_epoch)),
         "images_per_second": progress.measure(step),
     }
     left = progress.time_left(step)

@@ -57,7 +57,7 @@ def make_train_step(
     flip = spec.flip if config.data.flip is None else config.data.flip
     loss_options = config.loss.copy_and_resolve_references()
     kind = runs.loss_kind(model, spec)
-    final_patch_weight = patch_weight(config, model, spec)
+    patch_weight = patch_weight_schedule(config, model, spec)
     consistent = config_lib.uses_consistency(config)
     shared = config.model.batch_norm == "cross_replica"
 
@@ -78,7 +78,6 @@ def make_train_step(
         dropout = jax.random.fold_in(key, _DROPOUT)
         if not shared:  # else the network itself draws by the places in the global batch
             dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
-        weight = loss_weight_schedule(epoch, final_patch_weight, loss_options.patch_ramp_epochs)
         ensemble: Any = state.ensemble
         if consistent:
             decay = loss_options.consistency_decay
@@ -101,7 +100,7 @@ def make_train_step(
                 outputs.patch_logits,
                 outputs.attention,
                 labels,
-                weight,
+                patch_weight(epoch),
                 loss_options.label_smoothing,
                 kind,
             )
@@ -135,11 +134,12 @@ def make_train_step(
     return devices.pmap(train_step, donate=(0, 1))
 
 
-def patch_weight(config: ConfigDict, model: ImageNetwork, spec: data.DatasetSpec) -> float:
-    """lambda at the end of its ramp, as a factor of the sum over patches; 0 without a patch loss."""
-    if not config_lib.uses_patch_loss(config):
-        return 0.0
-    if config.loss.patch_reduction == "sum":
-        return config.loss.patch_weight
-    grid = model.patch_grid(spec.image_shape)
-    return config.loss.patch_weight / (grid.rows * grid.cols)
+def patch_weight_schedule(
+    config: ConfigDict, model: ImageNetwork, spec: data.DatasetSpec
+) -> Callable[[jax.Array | int], jax.Array]:
+    """lambda by epoch, as a factor of the sum over patches; 0 without a patch loss."""
+    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
+    if weight and config.loss.patch_reduction == "mean":
+        weight /= model.patch_grid(spec.image_shape).patches
+    ramp_epochs = config.loss.patch_ramp_epochs
+    return lambda epoch: loss_weight_schedule(epoch, weight, ramp_epochs)

@@ -1,6 +1,8 @@
 """Schedules and optimisers against the papers' numbers and PyTorch's update rule."""
 
 import math
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from lossattn_jax.train.schedules import (
     learning_rate_schedule,
     loss_weight_schedule,
 )
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import shrunk
 
 
 @pytest.mark.parametrize(
@@ -126,15 +131,7 @@ def test_a_ramp_of_no_epochs_is_the_whole_weight_from_the_start():
 
 
 def aaai_config():
-    config = default_config()
-    config.optimizer.name = "adam"
-    config.optimizer.schedule = "ramps"
-    config.optimizer.learning_rate = 0.003
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.momentum_end = 0.5
-    config.optimizer.beta2 = 0.99
-    config.optimizer.beta2_end = 0.999
-    return config
+    return shrunk.load(shrunk.CONFIG.with_name("aaai_resnet18.py"))
 
 
 @pytest.mark.parametrize(
