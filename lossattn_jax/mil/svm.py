@@ -1,0 +1,287 @@
+"""mi-SVM and MI-SVM: support vector machines on instances whose labels are found on the way.
+
+Both are of Andrews, Tsochantaridis & Hofmann, "Support Vector Machines for Multiple-Instance Learning"
+(NIPS 2002). A positive bag is one with a positive instance at least, so both maximise an instance
+classifier's soft margin over its parameters and over which instances of the positive bags are positive.
+The set kernels of `bag_kernels` take an instance kernel and the map from decisions to probabilities
+from here.
+"""
+
+import abc
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
+from sklearn.svm import SVC
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil.estimator import BagClassifier
+
+BLOCK = 1024  # rows of instances whose kernel values are computed at once
+
+_KERNELS = {
+    "rbf": rbf_kernel,
+    "linear": lambda x, y, gamma: gamma * linear_kernel(x, y),
+}
+
+
+class Machine(NamedTuple):
+    """One class against the others: `decision(x) = sum_p coefficients[p] k(x, p) + bias`.
+
+    Attributes:
+      coefficients: `[P]` of the points that the machine was trained on; 0 for most.
+      bias: the constant.
+      rounds: how many times an SVM was fitted until nothing changed.
+    """
+
+    coefficients: np.ndarray
+    bias: float
+    rounds: int
+
+
+class _InstanceSVM(BagClassifier):
+    def __init__(
+        self,
+        *,
+        kernel: str = "rbf",
+        gamma_factor: float = 1.0,
+        C: float = 1.0,
+        class_weight: str | None = None,
+        max_iterations: int = 50,
+        standardise: bool = True,
+    ) -> None:
+        self.kernel = kernel
+        self.gamma_factor = gamma_factor
+        self.C = C
+        self.class_weight = class_weight
+        self.max_iterations = max_iterations
+        self.standardise = standardise
+
+    @classmethod
+    def candidates(cls) -> tuple[Mapping[str, Any], ...]:
+        return (
+            {},
+            {"C": 10.0},
+            {"C": 10.0, "gamma_factor": 4.0},
+            {"kernel": "linear", "C": 10.0},
+            {"kernel": "linear", "C": 100.0},
+            {"class_weight": "balanced"},
+        )
+
+    def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
+        self._check()
+        bags = flat(bags)
+        offsets = np.cumsum([0] + [len(bag) for bag in bags])
+        instances = np.concatenate(bags)
+        self._gamma = bandwidth(instances, self.gamma_factor)
+        points = self._points_of(instances, bags)
+        gram = np.empty((len(points), len(points)))
+        for start in range(0, len(points), BLOCK):
+            block = points[start : start + BLOCK]
+            gram[start : start + BLOCK] = _KERNELS[self.kernel](block, points, gamma=self._gamma)
+        classes = len(self.classes_)
+        machines = [
+            self._machine(gram, offsets, labels == label)
+            for label in ([1] if classes == 2 else range(classes))
+        ]
+        self.rounds_ = [machine.rounds for machine in machines]
+        coefficients = np.stack([machine.coefficients for machine in machines], axis=1)
+        used = coefficients.any(axis=1)
+        self._points, self._coefficients = points[used], coefficients[used]
+        self._biases = np.array([machine.bias for machine in machines])
+
+    @abc.abstractmethod
+    def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
+        """`[P, D]` whatever an SVM may be trained on; the instances come first."""
+
+    @abc.abstractmethod
+    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+        """Trains on the points' kernel values `[P, P]`, given which bags are positive."""
+
+    def _solved(self, gram: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+        svc = SVC(C=self.C, kernel="precomputed", class_weight=self.class_weight)
+        svc.fit(gram, labels)
+        coefficients = np.zeros(len(gram))
+        coefficients[svc.support_] = svc.dual_coef_[0]
+        return coefficients, float(svc.intercept_[0])
+
+    def _decisions(self, bags: list[np.ndarray]) -> list[np.ndarray]:
+        """For each bag `[n_i, machines]`."""
+        instances = np.concatenate(flat(bags))
+        decisions = np.concatenate(
+            [
+                _KERNELS[self.kernel](
+                    instances[start : start + BLOCK], self._points, gamma=self._gamma
+                )
+                @ self._coefficients
+                for start in range(0, len(instances), BLOCK)
+            ]
+        )
+        return np.split(decisions + self._biases, np.cumsum([len(bag) for bag in bags])[:-1])
+
+    def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
+        return probabilities(np.stack([d.max(axis=0) for d in self._decisions(bags)]))
+
+    def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
+        return [scores(decisions) for decisions in self._decisions(bags)]
+
+    def _check(self) -> None:
+        if self.kernel not in _KERNELS:
+            raise UserError(
+                f"kernel is {self.kernel!r}, but must be one of {', '.join(sorted(_KERNELS))}"
+            )
+        check_positive("gamma_factor", self.gamma_factor)
+        check_positive("C", self.C)
+        check_class_weight(self.class_weight)
+        if not isinstance(self.max_iterations, numbers.Integral) or self.max_iterations < 1:
+            raise UserError(
+                f"max_iterations is {self.max_iterations!r}, but must be a whole number above 0"
+            )
+
+
+class MiSVM(_InstanceSVM):
+    """mi-SVM: every instance has a label, and those in positive bags are unknown.
+
+        min over y_i, w, b of  |w|^2 / 2 + C sum_i max(0, 1 - y_i (<w, x_i> + b))
+        with  y_i = -1 in negative bags  and  y_i = 1 for one instance at least of each positive bag
+
+    Solved as there by turns: an SVM is fitted with all instances of positive bags positive, then each of
+    them takes the sign of its decision value (the largest of a bag is positive in any case), and so on
+    until the labels are such as they were before (the same again, or a cycle). A bag's decision is its
+    instances' largest. More than two classes are learned one against the rest.
+
+    The defaults are scikit-learn's for an SVM, an RBF kernel of its "scale" width with C = 1: a margin
+    soft enough for labels to change. The paper selects its settings by cross-validation; it has an RBF
+    kernel on Musk and linear ones, too, on the Corel images, so that `candidates()` has both.
+
+    `predict_proba` maps decisions monotonically (a sigmoid; softmax for more classes) and is not
+    calibrated. `instance_scores` are the instances' decision values; for more than two classes, by how
+    much the largest of the others is above that of the first.
+
+    Attributes:
+      kernel: "rbf", `exp(-g |x - y|^2)`, or "linear", `g <x, y>`.
+      gamma_factor: g as a multiple of 1 / (features * variance of the training values); 1 is what
+        scikit-learn calls "scale". In the linear kernel it only scales C.
+      C: weight of the margin errors.
+      class_weight: None, or "balanced" for errors of the two kinds of instances in inverse proportion
+        to their number (counted anew in each round): there are many more negative instances where bags
+        are large.
+      max_iterations: most SVMs fitted for a class.
+      standardise: see `BagClassifier`.
+      rounds_: number of SVMs fitted for each class (one number for two classes).
+    """
+
+    def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
+        return instances
+
+    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+        inside = np.repeat(positive, np.diff(offsets))
+        labels, seen = inside, set[bytes]()
+        while True:
+            seen.add(labels.tobytes())
+            coefficients, bias = self._solved(gram, labels)
+            decisions = gram @ coefficients + bias
+            labels = inside & (decisions > 0)
+            labels[_largest(decisions, offsets, positive)] = True
+            if labels.tobytes() in seen or len(seen) == self.max_iterations:
+                return Machine(coefficients, bias, len(seen))
+
+
+class MISVM(_InstanceSVM):
+    """MI-SVM: a positive bag is represented by its most positive instance.
+
+        min over w, b of  |w|^2 / 2 + C sum_B max(0, 1 - Y_B max_{i in B} (<w, x_i> + b))
+
+    Solved as there by turns: an SVM is fitted to the mean of each positive bag and all instances of the
+    negative bags, then each mean is replaced by the instance of its bag with the largest decision value,
+    and so on until the choice is such as it was before (the same again, or a cycle). A bag's decision is
+    its instances' largest. More than two classes are learned one against the rest.
+
+    One thing differs: in the paper the instances of a negative bag share one margin error, that of the
+    worst of them; here each has its own, which is an ordinary SVM and the same where all are kept
+    outside the margin.
+
+    Defaults, `predict_proba`, `instance_scores` and attributes are as in `MiSVM`; with "balanced" the
+    kinds counted are positive bags and negative instances.
+    """
+
+    def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([instances, [bag.mean(axis=0) for bag in bags]])
+
+    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+        negatives = np.flatnonzero(np.repeat(~positive, np.diff(offsets)))
+        witnesses = offsets[-1] + np.flatnonzero(positive)
+        labels = np.repeat([0, 1], [len(negatives), len(witnesses)])
+        work = np.empty((len(labels), len(labels)))
+        work[: len(negatives), : len(negatives)] = gram[np.ix_(negatives, negatives)]
+        seen = set[bytes]()
+        while True:
+            seen.add(witnesses.tobytes())
+            chosen = np.concatenate([negatives, witnesses])
+            # Only the witnesses' values change, and negative instances may be many.
+            work[len(negatives) :] = gram[np.ix_(witnesses, chosen)]
+            work[:, len(negatives) :] = work[len(negatives) :].T
+            coefficients = np.zeros(len(gram))
+            coefficients[chosen], bias = self._solved(work, labels)
+            decisions = gram[: offsets[-1]] @ coefficients + bias
+            witnesses = _largest(decisions, offsets, positive)
+            if witnesses.tobytes() in seen or len(seen) == self.max_iterations:
+                return Machine(coefficients, bias, len(seen))
+
+
+def _largest(decisions: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Place of the largest decision value in each positive bag."""
+    return np.array(
+        [
+            offsets[bag] + np.argmax(decisions[offsets[bag] : offsets[bag + 1]])
+            for bag in np.flatnonzero(positive)
+        ]
+    )
+
+
+def flat(bags: list[np.ndarray]) -> list[np.ndarray]:
+    """The bags with each instance's features in one row."""
+    return [bag.reshape(len(bag), -1) for bag in bags]
+
+
+def bandwidth(instances: np.ndarray, factor: float) -> float:
+    """`factor / (features * variance)` of instances `[N, D]`; `factor` where all values are equal."""
+    return factor / (instances.shape[1] * float(instances.var()) or 1.0)
+
+
+def probabilities(decisions: np.ndarray) -> np.ndarray:
+    """Decision values as numbers in [0, 1] that sum to 1; monotone, but not calibrated.
+
+    Args:
+      decisions: `[B, 1]` for two classes, positive for the second; `[B, K]` for more.
+
+    Returns:
+      `[B, K]`: sigmoids, or the softmax.
+    """
+    if decisions.shape[1] == 1:
+        return scipy.special.expit(decisions * np.array([[-1.0, 1.0]]))
+    return scipy.special.softmax(decisions, axis=1)
+
+
+def scores(decisions: np.ndarray) -> np.ndarray:
+    """How far decisions as in `probabilities` are for a class other than the first: `[B]`."""
+    if decisions.shape[1] == 1:
+        return decisions[:, 0]
+    return decisions[:, 1:].max(axis=1) - decisions[:, 0]
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises a `UserError` unless the setting is a number above 0."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf:
+        raise UserError(f"{name} is {value!r}, but must be a number above 0")
+
+
+def check_class_weight(value: Any) -> None:
+    """Raises a `UserError` unless the setting is None or "balanced"."""
+    if value not in (None, "balanced"):
+        raise UserError(f"class_weight is {value!r}, but must be None or 'balanced'")
