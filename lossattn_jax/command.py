@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import itertools
 import logging
 import pathlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import devices
@@ -18,13 +20,23 @@ from lossattn_jax.errors import UserError
 EXIT_USER_ERROR = 2
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+    main: Callable[[], None], config: Callable[[], ConfigDict] = config_lib.default_config
+) -> None:
     """Parses the flags, sets the log up, calls `main` and exits.
+
+    Args:
+      main: the command.
+      config: makes a config with every key that the flag --config may have.
 
     The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
     traceback), or 1 with a traceback for a bug.
     """
-    app.run(lambda argv: sys.exit(_call(main, argv)), flags_parser=_parse)
+    known = {key for key, _ in config_lib.leaves(config())}
+    app.run(
+        lambda argv: sys.exit(_call(main, argv)),
+        flags_parser=functools.partial(_parse, known=known),
+    )
 
 
 def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
@@ -56,9 +68,9 @@ def _log_to_stderr() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
     try:
-        _check_config_flags(argv[1:])
+        _check_config_flags(argv[1:], known)
         return flags.FLAGS(list(argv))
     except flags.Error as error:
         sys.exit(_complain(UserError(str(error))))
@@ -66,9 +78,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(_complain(error))
 
 
-def _check_config_flags(args: Sequence[str]) -> None:
+def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
     """Names a config file that cannot be used or an unknown key before ml_collections meets it."""
-    known = {key for key, _ in config_lib.leaves(config_lib.default_config())}
     for arg, after in itertools.zip_longest(args, args[1:], fillvalue=""):
         if not arg.startswith("-"):
             continue

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -23,8 +24,17 @@ def write(config: ConfigDict, path: pathlib.Path) -> None:
     part.replace(path)
 
 
-def read(path: pathlib.Path) -> ConfigDict:
+def read(
+    path: pathlib.Path,
+    defaults: Callable[[], ConfigDict] = default_config,
+    checks: Callable[[ConfigDict], None] = check,
+) -> ConfigDict:
     """Reads what `write` wrote. Keys that came later than the file have their defaults.
+
+    Args:
+      path: the file.
+      defaults: makes a config with every key there is.
+      checks: refuses a config with an impossible value.
 
     Raises:
       UserError: there is no such file, or it is not a config.
@@ -37,7 +47,7 @@ def read(path: pathlib.Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read as a config: {error}") from None
     if not isinstance(stored, dict):
         raise UserError(f"{path} cannot be read as a config: it holds no keys")
-    config = default_config()
+    config = defaults()
     for key, value in leaves(ConfigDict(stored)):
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
@@ -47,7 +57,7 @@ def read(path: pathlib.Path) -> ConfigDict:
             parent[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
             raise UserError(f"{path} has a wrong value of {key}: {error}") from None
-    check(config)
+    checks(config)
     return config
 
 

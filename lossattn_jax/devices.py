@@ -52,6 +52,25 @@ def tune_cpu() -> None:
         libc.mallopt(_M_TOP_PAD, 2**26)
 
 
+def one_per_core() -> None:
+    """Makes a device of every CPU core, for programs whose devices work each by itself.
+
+    Has to be called before the first computation; changes nothing where there is an accelerator, or
+    where the user has set the number in XLA_FLAGS.
+    """
+    flag = "--xla_force_host_platform_device_count"
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}={cpu_cores()}".strip()
+
+
+def cpu_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pmap(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
     """`jax.pmap` of `function` over all devices, with the axis named `AXIS`.
 

@@ -221,6 +221,20 @@ def loss_attention_loss(
     return LossTerms(total=image + patch_weight * patch, image=image, patch=patch)
 
 
+def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Sum of the cross-entropies of several classifiers (MI-Net with DS: Wang et al. 2018).
+
+    Args:
+      side_logits: `[B, S, K]`, any float dtype.
+      labels: `[B]` int, in `[0, K)`.
+
+    Returns:
+      `[B]` float32, in nats.
+    """
+    side_labels = jnp.broadcast_to(labels[:, None], side_logits.shape[:2])
+    return jnp.sum(cross_entropy(side_logits, side_labels), axis=-1)
+
+
 def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
     """How far attention moves from its average over epochs: `mean_p (a_p - target_p)^2` (AAAI 2020).
 

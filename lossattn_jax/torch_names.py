@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.lenet import BagLeNet
+from lossattn_jax.mil.networks import BagLeNet
 from lossattn_jax.models import resnet, small, vgg
 from lossattn_jax.models.capsules import CapsuleHead, PrimaryUnits
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
@@ -150,7 +150,7 @@ def _slots(path: Path, shape: tuple[int, ...], modules: Modules) -> list[Slot]:
 def _unused(model: Any, slots: tuple[Slot, ...]) -> dict[str, np.ndarray]:
     unused: dict[str, np.ndarray] = {}
     if isinstance(model, BagLeNet):
-        unused["att_layer.linear.weight"] = np.zeros((1, model.hidden), np.float32)
+        unused["att_layer.linear.weight"] = np.zeros((1, model.hidden[0]), np.float32)
         unused["att_layer.linear.bias"] = np.zeros(1, np.float32)
         return unused
     backbone = model.make_backbone()

@@ -1,5 +1,5 @@
 """Multiple instance learning on bags: the AAAI 2020 paper's own setting."""
 
-from lossattn_jax.mil.lenet import BagLeNet
+from lossattn_jax.mil.networks import BagLeNet, BagNetwork
 
-__all__ = ["BagLeNet"]
+__all__ = ["BagLeNet", "BagNetwork"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Dtype, Initializer
+from flax.typing import DotGeneralT, Dtype, Initializer
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
 torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -61,7 +61,13 @@ class Conv(nn.Module):
         )(x)
 
 
-def dense(features: int, fan_in: int, name: str, dtype: Dtype = jnp.float32) -> nn.Dense:
+def dense(
+    features: int,
+    fan_in: int,
+    name: str,
+    dtype: Dtype = jnp.float32,
+    dot_general: DotGeneralT | None = None,
+) -> nn.Dense:
     """A `flax.linen.Dense` that is initialised as torch.nn.Linear.
 
     Args:
@@ -69,12 +75,14 @@ def dense(features: int, fan_in: int, name: str, dtype: Dtype = jnp.float32) -> 
       fan_in: inputs.
       name: of the module.
       dtype: compute dtype; parameters are float32.
+      dot_general: the matrix product; None: JAX's.
     """
     return nn.Dense(
         features,
         dtype=dtype,
         kernel_init=torch_kernel_init,
         bias_init=torch_bias_init(fan_in),
+        dot_general=dot_general,
         name=name,
     )
 

@@ -1,0 +1,35 @@
+"""LeNet with loss attention on MNIST-bags: the AAAI 2020 paper's section 4.2 and its supplement's table A3.
+
+    python -m lossattn_jax.mil --config=configs/mil_mnist.py --dataset=mnist_bags --data_dir=DIR \
+        --method=loss_attention,attention,gated_attention --workdir=runs/mnist_bags
+    python -m lossattn_jax.mil --config=configs/mil_mnist.py:multi ...      # the digits 3, 5 and 9
+    python -m lossattn_jax.mil.lambdas --config=configs/mil_mnist.py --data_dir=DIR --workdir=runs/lambdas
+
+DIR is a folder of TFDS data sets with MNIST, or an .npz file. 50 to 200 bags of about 10 digits to train on,
+1,000 to test; 30 epochs, or 50 with several digits. The patch loss is a mean over a bag's instances, as in
+the paper's public code, which takes the best epoch on the test bags and trains ten times or more.
+Expected and Time: results/mil/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil.config import default_config
+
+
+def get_config(targets: str = "binary") -> ConfigDict:
+    """`targets` is "binary" (is there a 9?) or "multi" (3, 5, 9 or none of them)."""
+    if targets not in ("binary", "multi"):
+        raise UserError(f"the config's argument is {targets!r}, but must be binary or multi")
+    config = default_config()
+    config.repeats = 10
+    config.network.backbone = "lenet"
+    config.network.standardise = False
+    config.training.epochs = 30 if targets == "binary" else 50
+    config.training.learning_rate = 5e-4
+    config.training.weight_decay = 1e-4
+    config.training.patch_weight = 2.0
+    config.training.patch_reduction = "mean"
+    config.bags.train = (50, 100, 150, 200)
+    config.bags.targets = (9,) if targets == "binary" else (3, 5, 9)
+    return config

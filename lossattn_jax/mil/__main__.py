@@ -1,0 +1,62 @@
+"""Cross-validates methods on bags.
+
+    python -m lossattn_jax.mil --dataset=musk1 --download --workdir=runs/mil
+    python -m lossattn_jax.mil --dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own
+
+Rerunning the same command goes on with the folds that are not there yet.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from lossattn_jax import command, devices
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import experiment, methods, report, selection
+
+DATASET = flags.DEFINE_list(
+    "dataset", None, "benchmarks, mnist_bags, cifar_bags, or files of bags (CSV)", required=True
+)
+METHOD = flags.DEFINE_list(
+    "method", ["loss_attention"], f"all, or some of {', '.join(methods.NAMES)}"
+)
+SELECT = flags.DEFINE_list(
+    "select",
+    [selection.FINAL],
+    "how epochs and settings are chosen: all, or some of "
+    + "; ".join(f"{name}: {what}" for name, what in selection.RULES.items()),
+)
+FOLDS = flags.DEFINE_integer("folds", None, "of cross-validation; the config's where not given")
+REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
+DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
+DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(pathlib.Path(config_lib.__file__)),
+    "the config, a file of configs/",
+    lock_config=True,
+)
+
+
+def main() -> None:
+    """The command; its flags are above."""
+    devices.one_per_core()
+    config = CONFIG.value
+    config.folds = config.folds if FOLDS.value is None else FOLDS.value
+    config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
+    summaries = experiment.run(
+        DATASET.value,
+        METHOD.value,
+        SELECT.value,
+        config,
+        WORKDIR.value,
+        DATA_DIR.value,
+        DOWNLOAD.value,
+    )
+    print(report.table(summaries), end="")
+
+
+if __name__ == "__main__":
+    command.run(main, config_lib.default_config)

@@ -1,0 +1,129 @@
+"""The folds of a classical method, one after the other."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from lossattn_jax.mil import selection
+from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.estimator import BagClassifier
+from lossattn_jax.mil.fold_results import FoldResult
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
+from lossattn_jax.mil.splits import Split
+
+
+def run(
+    dataset: BagDataset,
+    split: Split,
+    method: BagClassifier,
+    *,
+    rules: Sequence[str] = (FINAL,),
+    validation: Validation | None = None,
+    seed: int = 0,
+) -> list[FoldResult]:
+    """Trains and tests a method on one fold.
+
+    `FINAL` takes the settings as they are; the other rules choose among `method.candidates()`.
+
+    Args:
+      dataset: the bags.
+      split: the fold.
+      method: not fitted; it stays so.
+      rules: of `selection.RULES`.
+      validation: of the rule `VALIDATION`; None: its defaults.
+      seed: with repeat and fold, of methods that draw.
+
+    Returns:
+      One result for each rule.
+    """
+    own = stream(seed, split.repeat, split.fold)
+    fitted: dict[int, tuple[BagClassifier, float]] = {}
+    candidates = method.candidates()
+
+    def fit(number: int, train: np.ndarray) -> tuple[BagClassifier, float]:
+        began = time.monotonic()
+        model = _with(method, candidates[number], own)
+        part = dataset.select(train)
+        model.fit(part.bags, part.labels)
+        return model, time.monotonic() - began
+
+    def on_all(number: int) -> tuple[BagClassifier, float]:
+        if number not in fitted:
+            fitted[number] = fit(number, split.train)
+        return fitted[number]
+
+    results = []
+    for rule in rules:
+        chosen, seconds = 0, 0.0
+        if rule == BEST_TEST:
+            measured = [
+                _measured(dataset, on_all(number)[0], split.test)
+                for number in range(len(candidates))
+            ]
+            chosen = _best(measured)
+        elif rule == VALIDATION:
+            chosen, seconds = _validated(
+                dataset, split, fit, len(candidates), validation or Validation(), own
+            )
+        model, own_seconds = on_all(chosen)
+        bags = dataset.select(split.test).bags
+        results.append(
+            FoldResult(
+                rule=rule,
+                split=split,
+                probabilities=_all_classes(model, bags, dataset.num_classes),
+                weights=model.instance_scores(bags),
+                settings=dict(candidates[chosen]),
+                epoch=None,
+                accuracies=None,
+                seconds=seconds + own_seconds,
+            )
+        )
+    return results
+
+
+def _with(method: BagClassifier, settings: Mapping[str, Any], seed: int) -> BagClassifier:
+    model: BagClassifier = clone(method).set_params(**settings)
+    return model.set_params(seed=seed) if "seed" in model.get_params() else model
+
+
+def _validated(dataset, split, fit, candidates: int, validation: Validation, seed: int):
+    began = time.monotonic()
+    parts = [
+        validation.held_out(dataset.labels, split.train, number, seed)
+        for number in range(validation.splits)
+    ]
+    measured = [
+        np.mean(
+            [_measured(dataset, fit(number, split.train & ~part)[0], part) for part in parts],
+            axis=0,
+        )
+        for number in range(candidates)
+    ]
+    return _best(measured), time.monotonic() - began
+
+
+def _measured(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple[Any, Any]:
+    bags = dataset.select(rows).bags
+    with np.errstate(
+        divide="ignore"
+    ):  # a probability of 0 is a loss of infinity, and never the best
+        logits = np.log(_all_classes(model, bags, dataset.num_classes))
+    return selection.accuracy_and_loss(
+        np.maximum(logits, np.finfo(np.float32).min), dataset.labels[rows]
+    )
+
+
+def _best(measured: Sequence[Any]) -> int:
+    accuracy, loss = np.array(measured, np.float64).T
+    return int(selection.best(accuracy, loss)[0])
+
+
+def _all_classes(model: BagClassifier, bags: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
+    """Probabilities with a column for every class of the data set, also those not trained on."""
+    every = np.zeros((len(bags), num_classes))
+    every[:, model.classes_] = model.predict_proba(bags)
+    return every

@@ -1,0 +1,137 @@
+"""What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
+
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from lossattn_jax import devices
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import cross_validation, methods, report, selection, sources
+from lossattn_jax.mil.bags import bucket_lengths, padding_waste
+from lossattn_jax.mil.sources import Experiment
+
+log = logging.getLogger(__name__)
+
+CONFIG_NAME, TABLE_NAME = "config.json", "table.md"
+SUMMARY_NAME, WEIGHTS_NAME = "summary.json", "instance_weights.csv"
+ALL = "all"
+
+
+def run(
+    datasets: Sequence[str],
+    names: Sequence[str],
+    rules: Sequence[str],
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str,
+    download: bool = False,
+) -> list[report.Summary]:
+    """Runs methods on data sets; what a run before has done in the workdir is kept.
+
+    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
+    and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
+    asked for.
+
+    Args:
+      datasets: as `sources.experiments` takes them.
+      names: of `methods.NAMES`, or "all".
+      rules: of `selection.RULES`, or "all".
+      config: of the experiments.
+      workdir: folder for the files.
+      data_dir: as `sources.experiments` takes it.
+      download: likewise.
+
+    Returns:
+      A summary for each data set, method and rule.
+
+    Raises:
+      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir is that of
+        another config.
+    """
+    config_lib.check(config)
+    names = methods.NAMES if ALL in names else tuple(names)
+    rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
+    for name in names:
+        methods.get(name)
+    selection.check_rules(rules)
+    folder = pathlib.Path(workdir)
+    _store_config(config, folder)
+    log.info("devices: %s", devices.describe())
+    summaries = []
+    for dataset in datasets:
+        for experiment in sources.experiments(dataset, data_dir, config, download):
+            _describe(experiment, config)
+            for name in names:
+                summaries += _method(experiment, name, rules, config, folder)
+                (folder / TABLE_NAME).write_text(report.table(summaries))
+    log.info("files: %s", folder)
+    return summaries
+
+
+def _method(
+    experiment: Experiment,
+    name: str,
+    rules: Sequence[str],
+    config: ConfigDict,
+    folder: pathlib.Path,
+) -> list[report.Summary]:
+    dataset = experiment.dataset
+    if methods.get(name).classical is not None and dataset.instances.ndim != 2:
+        raise UserError(
+            f"the method {name} takes vectors, but the instances of {dataset.name} are images"
+        )
+    own = folder / dataset.name / name
+    records = cross_validation.run(dataset, experiment.splits, name, config, rules, own)
+    summaries = []
+    for rule in rules:
+        summary = report.summarise(records[rule])
+        report.write_summary(summary, own / rule / SUMMARY_NAME)
+        report.write_weights(records[rule], own / rule / WEIGHTS_NAME)
+        log.info(
+            "%s, %s: accuracy %.3f +- %.3f over %d folds (%s)",
+            dataset.name,
+            methods.get(name).title,
+            summary.accuracy,
+            summary.over_folds,
+            summary.folds,
+            selection.RULES[rule],
+        )
+        summaries.append(summary)
+    return summaries
+
+
+def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Writes the config, or compares it with the one that is there; `repeats` may change."""
+    path = folder / CONFIG_NAME
+    if path.exists():
+        stored = config_lib.read(path)
+        before = dict(config_lib.leaves(stored))
+        for key, value in config_lib.leaves(config):
+            if before.get(key) != value and key != "repeats":
+                raise UserError(
+                    f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
+                    "another workdir"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    config_lib.write(config, path)
+
+
+def _describe(experiment: Experiment, config: ConfigDict) -> None:
+    dataset = experiment.dataset
+    tops = bucket_lengths(dataset.lengths, config.training.max_waste)
+    log.info(
+        "%s: %d bags of %d to %d instances, %d in all, %d classes; padded to %s (%.2f slots an instance); "
+        "%d trainings",
+        dataset.name,
+        len(dataset),
+        dataset.lengths.min(),
+        dataset.lengths.max(),
+        len(dataset.instances),
+        dataset.num_classes,
+        ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
+        padding_waste(dataset.lengths, tops),
+        len(experiment.splits),
+    )

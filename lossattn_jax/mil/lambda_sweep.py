@@ -1,0 +1,183 @@
+"""How lambda changes what loss attention finds in generated bags: Figures 2 and 3 of the AAAI 2020 paper.
+
+Every lambda is trained on the same draws of bags from the same seeds, all in one program.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lossattn_jax import devices
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import cross_validation, instance_figures, instance_metrics, sources, training
+from lossattn_jax.mil.selection import stream
+from lossattn_jax.mil.sources import Experiment
+
+log = logging.getLogger(__name__)
+
+METHOD = "loss_attention"
+LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+METRICS_NAME = "lambdas.json"
+_FIGURE_THRESHOLD = 0.5
+
+
+def run(
+    config: ConfigDict,
+    workdir: str,
+    data_dir: str,
+    dataset: str = "mnist_bags",
+    lambdas: Sequence[float] = LAMBDAS,
+) -> dict[str, Any]:
+    """Trains loss attention with each lambda, measures it, and draws the figures.
+
+    Writes for each number of training bags a folder with `lambdas.json` (mean and standard deviation over the
+    draws), `thresholds.png` and `thresholds_scaled.png` (precision, recall and F-score against the
+    threshold, of weights as they are and relative to the bag's highest), `lambdas.png` and `bag.png`.
+
+    Args:
+      config: of the experiment; `repeats` are draws of bags.
+      workdir: folder for the files.
+      data_dir: as `sources.experiments` takes it.
+      dataset: "mnist_bags" or "cifar_bags".
+      lambdas: values to try, each at least 0.
+
+    Returns:
+      For each experiment what is in its `lambdas.json`.
+
+    Raises:
+      UserError: a name is unknown, a value impossible, or the data cannot be read.
+    """
+    config_lib.check(config)
+    if dataset not in sources.GENERATED:
+        raise UserError(
+            f"the data set is {dataset!r}, but must be one of {', '.join(sources.GENERATED)}, whose "
+            "instances have labels"
+        )
+    if not lambdas or min(lambdas) < 0:
+        raise UserError(f"lambdas are {list(lambdas)}, but must be at least one, none negative")
+    log.info("devices: %s", devices.describe())
+    told = {}
+    for experiment in sources.experiments(dataset, data_dir, config):
+        name = experiment.dataset.name
+        folder = pathlib.Path(workdir) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        told[name] = _measure(experiment, config, lambdas, folder)
+        (folder / METRICS_NAME).write_text(json.dumps(told[name], indent=1) + "\n")
+        log.info("files: %s", folder)
+    return told
+
+
+def parsed(texts: Sequence[str]) -> tuple[float, ...]:
+    """Lambdas from a flag; a `UserError` names one that is no number."""
+    values = []
+    for text in texts:
+        try:
+            values.append(float(text))
+        except ValueError:
+            raise UserError(f"--lambdas has {text!r}, but must have numbers") from None
+    return tuple(values)
+
+
+def _measure(
+    experiment: Experiment, config: ConfigDict, lambdas: Sequence[float], folder: pathlib.Path
+) -> dict[str, Any]:
+    dataset, splits = experiment.dataset, experiment.splits
+    truth = dataset.instance_labels
+    assert truth is not None  # generated bags have them
+    settings = config_lib.settings(config)
+    network = cross_validation.classifier(METHOD, config).network(dataset.num_classes)
+    plans = [
+        training.Plan(
+            seed=stream(config.seed, split.repeat, split.fold, 0),
+            train=split.train,
+            held=split.test,
+            overrides={"patch_weight": value},
+        )
+        for value in lambdas
+        for split in splits
+    ]
+    trained = training.train(
+        dataset,
+        network,
+        settings,
+        plans,
+        standardise=config.network.standardise,
+        order_seed=config.seed,
+        every_epoch=False,
+        label=f"{dataset.name}, {len(lambdas)} values of lambda",
+    )
+    said = training.predict(
+        dataset,
+        network,
+        settings,
+        trained.last,
+        trained.mean,
+        trained.scale,
+        np.stack([plan.held for plan in plans]),
+    )
+    runs = [
+        {
+            **instance_metrics.attention_metrics(attention, dataset.lengths, truth, dataset.labels),
+            "bag": instance_metrics.bag_metrics(logits, dataset.labels),
+        }
+        for attention, logits in zip(said.attention, said.logits, strict=True)
+    ]
+    draws = len(splits)
+    summaries = {
+        value: instance_metrics.mean_and_spread(runs[place * draws : (place + 1) * draws])
+        for place, value in enumerate(lambdas)
+    }
+    _draw(experiment, summaries, said.attention[0], folder)
+    return {
+        "dataset": dataset.name,
+        "draws": draws,
+        "thresholds": list(instance_metrics.THRESHOLDS),
+        "seconds": round(trained.seconds, 1),
+        "lambdas": {
+            f"{value:g}": instance_metrics.json_ready(summary)
+            for value, summary in summaries.items()
+        },
+    }
+
+
+def _draw(
+    experiment: Experiment,
+    summaries: Mapping[float, Mapping[str, Any]],
+    attention: np.ndarray,
+    folder: pathlib.Path,
+) -> None:
+    for kind, name in (("raw", "thresholds"), ("scaled", "thresholds_scaled")):
+        figure = instance_figures.threshold_figure(
+            {value: summary[kind] for value, summary in summaries.items()},
+            xlabel="threshold of the weight"
+            if kind == "raw"
+            else "threshold of the weight relative to the bag's highest",
+        )
+        instance_figures.save(figure, folder / f"{name}.png")
+    series = {
+        f"F-score at {_FIGURE_THRESHOLD} of the highest": {
+            value: instance_figures.at_threshold(summary["scaled"]["f_score"], _FIGURE_THRESHOLD)
+            for value, summary in summaries.items()
+        },
+        "pointing": {value: summary["pointing"] for value, summary in summaries.items()},
+        "bag accuracy": {value: summary["bag"]["accuracy"] for value, summary in summaries.items()},
+        "bag AUC": {value: summary["bag"]["auc"] for value, summary in summaries.items()},
+    }
+    instance_figures.save(instance_figures.lambda_figure(series), folder / "lambdas.png")
+    dataset, test = experiment.dataset, experiment.splits[0].test
+    row = int(np.flatnonzero(test & (dataset.labels > 0))[0])
+    within = slice(int(dataset.offsets[row]), int(dataset.offsets[row + 1]))
+    labels = None if dataset.instance_labels is None else dataset.instance_labels[within]
+    figure = instance_figures.bag_figure(
+        dataset.bag(row),
+        attention[within],
+        labels,
+        title=f"bag {dataset.ids[row]}, λ = {min(summaries):g}",
+    )
+    instance_figures.save(figure, folder / "bag.png")

@@ -1,0 +1,47 @@
+"""Measures what loss attention finds in bags of digits for several lambdas.
+
+    python -m lossattn_jax.mil.lambdas --config=configs/mil_mnist.py --data_dir=DIR --workdir=runs/lambdas
+
+DIR is a folder of TFDS data sets with MNIST, or an .npz file with the arrays image and label.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from lossattn_jax import command, devices
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import lambda_sweep
+
+DATASET = flags.DEFINE_enum(
+    "dataset", "mnist_bags", ["mnist_bags", "cifar_bags"], "which bags to generate"
+)
+LAMBDAS = flags.DEFINE_list("lambdas", [str(value) for value in lambda_sweep.LAMBDAS], "to try")
+REPEATS = flags.DEFINE_integer("repeats", None, "draws of bags; the config's where not given")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS, or an .npz file", required=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(pathlib.Path(config_lib.__file__)),
+    "the config, a file of configs/",
+    lock_config=True,
+)
+
+
+def main() -> None:
+    """The command; its flags are above."""
+    devices.one_per_core()
+    config = CONFIG.value
+    config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
+    lambda_sweep.run(
+        config,
+        WORKDIR.value,
+        DATA_DIR.value,
+        DATASET.value,
+        lambda_sweep.parsed(LAMBDAS.value),
+    )
+
+
+if __name__ == "__main__":
+    command.run(main, config_lib.default_config)

@@ -1,0 +1,206 @@
+"""All folds and repeats of a network, trained in one compiled program."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import softmax
+
+from lossattn_jax.mil import selection, training
+from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.fold_results import FoldResult
+from lossattn_jax.mil.networks import BagNetwork, instance_scores
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
+from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil.splits import Split
+
+# What of a trained network each rule looks at; see `training.Trained`.
+_PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "kept"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    overrides: Mapping[str, float]
+    epoch: int | None
+
+
+def run(
+    dataset: BagDataset,
+    splits: Sequence[Split],
+    network: BagNetwork,
+    settings: Settings,
+    *,
+    rules: Sequence[str] = (FINAL,),
+    validation: Validation | None = None,
+    ensemble: int = 1,
+    standardise: bool = True,
+    seed: int = 0,
+    label: str = "",
+) -> list[FoldResult]:
+    """Trains and tests a network on every fold.
+
+    Args:
+      dataset: the bags.
+      splits: the folds.
+      network: one of `networks.METHODS`.
+      settings: of the training.
+      rules: of `selection.RULES`; those that need the same training share it.
+      validation: of the rule `VALIDATION`; None: its defaults.
+      ensemble: networks of each fold, from different seeds, whose probabilities are averaged.
+      standardise: whether features are standardised on the training folds.
+      seed: of the order of the bags; with repeat and fold, of parameters and dropout.
+      label: what the log calls this.
+
+    Returns:
+      For each rule and split a result. The test bags take no part in the choices of `FINAL` and
+      `VALIDATION`.
+    """
+    choices = [_Choice({}, None)] * len(splits)
+    shared: dict[str, Any] = {"standardise": standardise, "order_seed": seed}
+    seconds = {rule: 0.0 for rule in rules}
+    if VALIDATION in rules:
+        choices, seconds[VALIDATION] = _choose(
+            dataset, splits, network, settings, validation or Validation(), seed, label, shared
+        )
+    plans, members = _plans(splits, rules, choices, ensemble, seed)
+    trained = training.train(
+        dataset,
+        network,
+        settings,
+        plans,
+        every_epoch=BEST_TEST in rules or VALIDATION in rules,
+        label=f"{label}, training",
+        **shared,
+    )
+    results = []
+    for rule in rules:
+        own = [members[rule, place] for place in range(len(splits))]
+        flat = np.concatenate(own)
+        said = training.predict(
+            dataset,
+            network,
+            settings,
+            jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(trained, _PARAMS[rule])),
+            trained.mean[flat],
+            trained.scale[flat],
+            np.stack([plans[m].held for m in flat]),
+        )
+        scores = instance_scores(network.method, said.attention, said.instance_logits)
+        for place, split in enumerate(splits):
+            among = slice(place * ensemble, (place + 1) * ensemble)
+            first = own[place][0]
+            epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
+            if trained.best_epochs is not None:
+                epochs[BEST_TEST] = int(trained.best_epochs[first])
+            results.append(
+                FoldResult(
+                    rule=rule,
+                    split=split,
+                    probabilities=softmax(
+                        said.logits[among][:, split.test].astype(np.float64), axis=-1
+                    ).mean(axis=0),
+                    weights=_per_bag(dataset, split, scores[among].mean(axis=0)),
+                    settings=choices[place].overrides if rule == VALIDATION else {},
+                    epoch=epochs[rule],
+                    accuracies=_curve(dataset, split, trained.logits[own[place]]),
+                    seconds=(trained.seconds + seconds[rule]) / len(splits),
+                )
+            )
+    return results
+
+
+def _choose(
+    dataset, splits, network, settings, validation, seed, label, shared
+) -> tuple[list[_Choice], float]:
+    """Settings and epoch of each split, by bags of its training fold that are held out."""
+    grid = _grid(validation, network)
+    plans = []
+    for split in splits:
+        own = stream(seed, split.repeat, split.fold)
+        for number in range(validation.splits):
+            held = validation.held_out(dataset.labels, split.train, number, own)
+            for overrides in grid:
+                plans.append(
+                    training.Plan(
+                        seed=stream(seed, split.repeat, split.fold, 0),
+                        train=split.train & ~held,
+                        held=held,
+                        overrides=overrides,
+                    )
+                )
+    trained = training.train(
+        dataset, network, settings, plans, label=f"{label}, validation", **shared
+    )
+    measured = [
+        selection.accuracy_and_loss(logits[:, plan.held], dataset.labels[plan.held])
+        for plan, logits in zip(plans, trained.logits, strict=True)
+    ]
+    shape = (len(splits), validation.splits, len(grid), settings.epochs)
+    accuracy, loss = (
+        np.array([pair[i] for pair in measured]).reshape(shape).mean(axis=1) for i in range(2)
+    )
+    choices = []
+    for place in range(len(splits)):
+        number, epoch = selection.best(accuracy[place], loss[place])
+        choices.append(_Choice(grid[number], int(epoch) + 1))
+    return choices, trained.seconds
+
+
+def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, float], ...]:
+    """The settings to try; lambda only where there is a loss of instances."""
+    ignored = () if network.method == "loss_attention" else ("patch_weight",)
+    tried = [
+        {name: value for name, value in overrides.items() if name not in ignored}
+        for overrides in validation.overrides()
+    ]
+    return tuple({tuple(sorted(one.items())): one for one in tried}.values())
+
+
+def _plans(
+    splits: Sequence[Split],
+    rules: Sequence[str],
+    choices: Sequence[_Choice],
+    ensemble: int,
+    seed: int,
+) -> tuple[list[training.Plan], dict[tuple[str, int], np.ndarray]]:
+    """The models to train, and for each (rule, place of the split) which of them it looks at."""
+    plans: list[training.Plan] = []
+    members: dict[tuple[str, int], np.ndarray] = {}
+    for place, (split, choice) in enumerate(zip(splits, choices, strict=True)):
+        known: dict[tuple, np.ndarray] = {}
+        for rule in rules:
+            overrides = choice.overrides if rule == VALIDATION else {}
+            key = tuple(sorted(overrides.items()))
+            if key not in known:
+                known[key] = len(plans) + np.arange(ensemble)
+                plans.extend(
+                    training.Plan(
+                        seed=stream(seed, split.repeat, split.fold, member),
+                        train=split.train,
+                        held=split.test,
+                        scored=split.test if BEST_TEST in rules else None,
+                        keep_epoch=choice.epoch,
+                        overrides=overrides,
+                    )
+                    for member in range(ensemble)
+                )
+            members[rule, place] = known[key]
+    return plans, members
+
+
+def _per_bag(dataset: BagDataset, split: Split, scores: np.ndarray) -> list[np.ndarray]:
+    offsets = dataset.offsets
+    return [
+        scores[offsets[row] : offsets[row + 1]].astype(np.float64)
+        for row in np.flatnonzero(split.test)
+    ]
+
+
+def _curve(dataset: BagDataset, split: Split, logits: np.ndarray) -> np.ndarray | None:
+    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members."""
+    tested = logits[:, :, split.test]
+    if np.isnan(tested).any():
+        return None
+    return selection.accuracy_and_loss(tested, dataset.labels[split.test])[0].mean(axis=0)

@@ -1,0 +1,22 @@
+"""What every network for bags returns."""
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class BagOutputs:
+    """Predictions for a batch of bags, whatever the method. All float32, an instance being a patch.
+
+    Attributes:
+      logits: `[B, K]` bag predictions.
+      patch_logits: `[B, N, K]` instance predictions, meaningless where there is no instance.
+      attention: `[B, N]` instance weights, each row summing to 1; 0 where there is no instance.
+      side_logits: `[B, S, K]` log-probabilities of the classifiers that are trained each by itself, or
+        None where there are none.
+    """
+
+    logits: jax.Array
+    patch_logits: jax.Array
+    attention: jax.Array
+    side_logits: jax.Array | None = None

@@ -1,0 +1,104 @@
+"""The three rules by which a number of epochs, or settings, is chosen for each fold."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import folds
+from lossattn_jax.mil.settings import PER_MODEL
+
+FINAL, VALIDATION, BEST_TEST = "final", "validation", "best_test_epoch"
+
+# Rule: what it does, for the log and for tables.
+RULES = {
+    FINAL: "the last epoch, and default settings",
+    VALIDATION: "epoch and settings chosen on part of the training fold, then trained on all of it",
+    BEST_TEST: "OPTIMISTIC: the best epoch or settings on the test fold itself, as the public code does",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How `VALIDATION` chooses.
+
+    Attributes:
+      share: of the training fold's bags that are held out.
+      splits: how many times, each with bags drawn anew; the accuracies are averaged.
+      grid: values to try for settings of networks, of those that `settings.PER_MODEL` names; every
+        combination is tried, besides the default.
+    """
+
+    share: float = 0.2
+    splits: int = 1
+    grid: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for an impossible value."""
+        if not 0 < self.share < 1:
+            raise UserError(f"validation share is {self.share}, but must be between 0 and 1")
+        if self.splits < 1:
+            raise UserError(f"validation splits is {self.splits}, but must be 1 or more")
+        for name in self.grid:
+            if name not in PER_MODEL:
+                raise UserError(f"validation cannot try {name}; it can: {', '.join(PER_MODEL)}")
+
+    def overrides(self) -> tuple[dict[str, float], ...]:
+        """The settings to try, the default (nothing) first."""
+        names = [name for name, values in self.grid.items() if values]
+        product = itertools.product(*(self.grid[name] for name in names))
+        tried = [dict(zip(names, values, strict=True)) for values in product if values]
+        return ({}, *tried)
+
+    def held_out(self, labels: np.ndarray, train: np.ndarray, split: int, seed: int) -> np.ndarray:
+        """`[bags]` bool: the bags of a training fold that are held out.
+
+        Args:
+          labels: `[bags]` int.
+          train: `[bags]` bool, the training fold.
+          split: from 0.
+          seed: of the fold.
+        """
+        rows = np.flatnonzero(train)
+        drawn = folds.held_out(labels, rows, self.share, stream(seed, split))
+        held = np.zeros(len(labels), bool)
+        held[rows[drawn]] = True
+        return held
+
+
+def check_rules(names: tuple[str, ...]) -> None:
+    """Refuses an unknown rule with a `UserError`."""
+    for name in names:
+        if name not in RULES:
+            raise UserError(f"the rule {name!r} is not known; allowed are {', '.join(RULES)}")
+
+
+def stream(*numbers: int) -> int:
+    """A seed that is a pure function of several numbers, for draws that must not be alike."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over bags.
+
+    Args:
+      logits: `[..., bags, K]`.
+      labels: `[bags]` int.
+
+    Returns:
+      Two float64 arrays `[...]`; the loss is the cross-entropy in nats.
+    """
+    logs = log_softmax(logits.astype(np.float64), axis=-1)
+    picked = np.take_along_axis(logs, np.broadcast_to(labels, logs.shape[:-1])[..., None], axis=-1)
+    right = np.argmax(logits, axis=-1) == labels
+    return right.mean(axis=-1), -picked[..., 0].mean(axis=-1)
+
+
+def best(accuracy: np.ndarray, loss: np.ndarray) -> tuple[Any, ...]:
+    """Where the accuracy is highest, of equal ones the loss lowest, of equal ones the first: an index."""
+    order = np.lexsort((loss.ravel(), -accuracy.ravel()))
+    return np.unravel_index(order[0], accuracy.shape)

@@ -1,0 +1,88 @@
+"""How networks for bags are trained: every setting, with the AAAI 2020 paper's values as defaults."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lossattn_jax.errors import UserError
+
+# Settings that may differ between models of one program.
+PER_MODEL = ("learning_rate", "weight_decay", "patch_weight", "consistency_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Training of a network for bags (tables A2 to A4 of the AAAI 2020 paper's supplement).
+
+    Attributes:
+      epochs: passes over the training bags.
+      batch_size: bags of an update.
+      learning_rate: of Adam.
+      weight_decay: L2 added to the gradient, before Adam.
+      patch_weight: lambda of the instances' loss at the end of its ramp; loss attention only.
+      patch_ramp_epochs: lambda(e) = weight * exp(-5 (1 - e / ramp)^2), 0 in epoch 0; 0: from the start.
+      patch_reduction: "sum" of the weighted losses of a bag's instances, or their "mean", as the paper's
+        public code has it for MNIST-bags.
+      consistency_weight: w of the attention's distance from its average over epochs; 0: none.
+      consistency_ramp_epochs: as patch_ramp_epochs.
+      consistency_decay: of that average, per epoch.
+      average_epochs: predict with the mean of the parameters at the ends of so many last epochs; 0: with
+        the last.
+      max_waste: padded slots for each instance; see `bags.bucket_lengths`.
+      models_at_once: models that a device computes together; 0: one on CPUs, whose cache keeps its
+        parameters, otherwise all.
+    """
+
+    epochs: int = 100
+    batch_size: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 5e-4
+    patch_weight: float = 0.1
+    patch_ramp_epochs: float = 0
+    patch_reduction: str = "sum"
+    consistency_weight: float = 0.0
+    consistency_ramp_epochs: float = 80
+    consistency_decay: float = 0.6
+    average_epochs: int = 0
+    max_waste: float = 1.25
+    models_at_once: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for an impossible value."""
+        for name, (accepts, allowed) in _RULES.items():
+            if not accepts(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)!r}, but must be {allowed}")
+        if self.average_epochs > self.epochs:
+            raise UserError(
+                f"average_epochs is {self.average_epochs}, but must be at most epochs, {self.epochs}"
+            )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: _number(v) and v == int(v) and v >= low, f"a whole number, at least {low}"
+
+
+def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: _number(v) and v >= low, f"a number, at least {low}"
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": _whole(1),
+    "batch_size": _whole(1),
+    "learning_rate": (lambda v: _number(v) and v > 0, "a positive number"),
+    "weight_decay": _at_least(0),
+    "patch_weight": _at_least(0),
+    "patch_ramp_epochs": _at_least(0),
+    "patch_reduction": (lambda v: v in ("sum", "mean"), "sum or mean"),
+    "consistency_weight": _at_least(0),
+    "consistency_ramp_epochs": _at_least(0),
+    "consistency_decay": (lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1"),
+    "average_epochs": _whole(0),
+    "max_waste": _at_least(1),
+    "models_at_once": _whole(0),
+}
