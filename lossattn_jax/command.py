@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import devices
@@ -36,6 +36,23 @@ def run(
     app.run(
         lambda argv: sys.exit(_call(main, argv)),
         flags_parser=functools.partial(_parse, known=known),
+    )
+
+
+def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHolder:
+    """Defines the flag --config for a command that has a config without it.
+
+    Args:
+      path: the file that is the config where the flag is not given.
+      config: makes a config with every key there is.
+    """
+    try:
+        # With a default, ml_collections reads the overrides here and not with the other flags.
+        _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
+    except UserError as error:
+        sys.exit(_complain(error))
+    return config_flags.DEFINE_config_file(
+        "config", path, "the config, a file of configs/", lock_config=True
     )
 
 

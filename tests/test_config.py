@@ -8,8 +8,11 @@ import pytest
 from lossattn_jax import config as config_lib
 from lossattn_jax import config_json
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import config as bags_config
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+ALL = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+BAGS = [path for path in ALL if path.stem.startswith("mil_")]
+CONFIGS = [path for path in ALL if path not in BAGS]
 
 
 def load(path):
@@ -24,6 +27,16 @@ def test_every_shipped_config_is_possible_and_says_what_it_is(path):
     module = load(path)
     config_lib.check(module.get_config())
     for heading in ("python train.py --config=configs/" + path.name, "Expected", "Time"):
+        assert heading in module.__doc__, heading
+    assert "TODO" not in module.__doc__
+
+
+@pytest.mark.parametrize("path", BAGS, ids=lambda path: path.stem)
+def test_every_shipped_config_of_bags_is_too(path):
+    module = load(path)
+    bags_config.check(module.get_config())
+    command = "python -m lossattn_jax.mil --config=configs/" + path.name
+    for heading in (command, "Expected", "Time"):
         assert heading in module.__doc__, heading
     assert "TODO" not in module.__doc__
 

@@ -6,10 +6,7 @@
 Rerunning the same command goes on with the folds that are not there yet.
 """
 
-import pathlib
-
 from absl import flags
-from ml_collections import config_flags
 
 from lossattn_jax import command, devices
 from lossattn_jax.mil import config as config_lib
@@ -32,12 +29,7 @@ REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's wher
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
 DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(config_lib.__file__)),
-    "the config, a file of configs/",
-    lock_config=True,
-)
+CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
 
 
 def main() -> None:

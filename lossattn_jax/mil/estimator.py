@@ -76,7 +76,8 @@ class BagClassifier(BaseEstimator, abc.ABC):
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B]` the most probable of `classes_` for each bag."""
-        return self.classes_[np.argmax(self.predict_proba(bags), axis=1)]
+        probabilities = self.predict_proba(bags)
+        return self.classes_[np.argmax(probabilities, axis=1)]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """For each bag `[n_i]` float64: how much each instance says for its bag's label.

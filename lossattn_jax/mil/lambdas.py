@@ -5,10 +5,7 @@
 DIR is a folder of TFDS data sets with MNIST, or an .npz file with the arrays image and label.
 """
 
-import pathlib
-
 from absl import flags
-from ml_collections import config_flags
 
 from lossattn_jax import command, devices
 from lossattn_jax.mil import config as config_lib
@@ -21,12 +18,7 @@ LAMBDAS = flags.DEFINE_list("lambdas", [str(value) for value in lambda_sweep.LAM
 REPEATS = flags.DEFINE_integer("repeats", None, "draws of bags; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS, or an .npz file", required=True)
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(config_lib.__file__)),
-    "the config, a file of configs/",
-    lock_config=True,
-)
+CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
 
 
 def main() -> None:

@@ -301,7 +301,7 @@ class _Steps:
             remembered = state.attention
             if self.consistency:
                 for place, row in enumerate(rows):
-                    here = mask[place] & seen[:, place, None]
+                    here = mask[place][None] & seen[:, place, None]
                     remembered = _write(remembered, attention[:, place], here, data.offsets[row])
             return found, remembered
 

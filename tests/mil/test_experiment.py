@@ -1,0 +1,173 @@
+"""The command's own work: files, resuming, rules, generated bags."""
+
+import csv
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import bag_files, experiment, lambda_sweep, network_folds
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.mil.selection import RULES, Validation
+from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil.splits import cross_validation
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def toy(bags=12, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(bags) % 2
+    made = [random.normal(label, 1.0, (1 + i % 3, 3)) for i, label in enumerate(labels)]
+    return BagDataset.from_bags(made, labels, name="toy")
+
+
+@pytest.fixture
+def own_csv(tmp_path):
+    path = tmp_path / "own.csv"
+    bag_files.write_csv(toy(), path)
+    return str(path)
+
+
+def small(**changes):
+    config = config_lib.default_config()
+    config.folds, config.repeats = 2, 1
+    config.training.epochs = 2
+    config.network.hidden = (4, 4, 4)
+    config.training.max_waste = 3.0
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+def test_a_run_writes_every_fold_and_goes_on_where_it_stopped(own_csv, tmp_path):
+    names, workdir = ("mi_kernel", "loss_attention"), tmp_path / "run"
+    first = experiment.run([own_csv], names, ["all"], small(), str(workdir), "nowhere")
+    assert [(s.method, s.rule) for s in first] == [(n, r) for n in names for r in RULES]
+    folder = workdir / "own" / "loss_attention"
+    fold = folder / "final" / "repeat0_fold1.json"
+    record = json.loads(fold.read_text())
+    assert record["epoch"] == 2 and not record["optimistic"]
+    assert len(record["bags"]) == 6 and len(record["test_accuracies"]) == 2
+    right = [bag["prediction"] == bag["label"] for bag in record["bags"]]
+    assert record["accuracy"] == np.mean(right)
+    for bag in record["bags"]:
+        assert abs(sum(bag["weights"]) - 1) < 1e-5 and abs(sum(bag["probabilities"]) - 1) < 1e-5
+    assert json.loads((folder / "best_test_epoch" / "summary.json").read_text())["optimistic"]
+    with (folder / "final" / "instance_weights.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24 and {row["fold"] for row in rows} == {"0", "1"}
+    table = (workdir / "table.md").read_text()
+    assert table.count("(optimistic)") == 2 and "OPTIMISTIC" in table
+
+    kept = folder / "final" / "repeat0_fold0.json"
+    before, stamp, text = kept.read_text(), kept.stat().st_mtime_ns, fold.read_text()
+    fold.unlink()
+    again = experiment.run([own_csv], names, ["final"], small(), str(workdir), "nowhere")
+    assert json.loads(fold.read_text())["bags"] == json.loads(text)["bags"]
+    assert kept.read_text() == before and kept.stat().st_mtime_ns == stamp
+    assert again[1].accuracies == first[3].accuracies
+
+
+def test_another_config_is_refused_in_the_same_workdir(own_csv, tmp_path):
+    experiment.run([own_csv], ["mi_kernel"], ["final"], small(), str(tmp_path), "nowhere")
+    with pytest.raises(UserError, match="config.seed is 1, but the run in .* has 0"):
+        experiment.run([own_csv], ["mi_kernel"], ["final"], small(seed=1), str(tmp_path), "nowhere")
+    more = experiment.run(
+        [own_csv], ["mi_kernel"], ["final"], small(repeats=2), str(tmp_path), "nowhere"
+    )
+    assert more[0].folds == 4
+
+
+def test_test_bags_choose_nothing_but_under_the_optimistic_rule():
+    dataset, settings = toy(), Settings(epochs=4, learning_rate=0.05, max_waste=3.0)
+    network = BagNetwork(2, hidden=(4, 4, 4))
+    splits = cross_validation(dataset, 2, 1, seed=0)[:1]
+    test = splits[0].test
+    other = BagDataset.from_bags(
+        dataset.bags, np.where(test, 1 - dataset.labels, dataset.labels), name="toy"
+    )
+    validation = Validation(0.4, 1, {"learning_rate": (0.001,)})
+    results = [
+        network_folds.run(
+            data, splits, network, settings, rules=tuple(RULES), validation=validation
+        )
+        for data in (dataset, other)
+    ]
+    for one, two in zip(*results, strict=True):
+        if one.rule != "best_test_epoch":
+            assert (one.epoch, one.settings) == (two.epoch, two.settings)
+            np.testing.assert_array_equal(one.probabilities, two.probabilities)
+        np.testing.assert_allclose(one.accuracies, 1 - two.accuracies)
+    best = results[0][list(RULES).index("best_test_epoch")]
+    labels = dataset.labels[test]
+    assert np.mean(best.probabilities.argmax(1) == labels) == best.accuracies.max()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "rules", "sentence"),
+    [
+        ("musk3", ["mi_kernel"], ["final"], "the data set 'musk3' is not known"),
+        ("musk1", ["svm"], ["final"], "the method 'svm' is not known"),
+        ("musk1", ["mi_kernel"], ["best"], "the rule 'best' is not known"),
+        ("musk1", ["mi_kernel"], ["final"], "musk1 is not in nowhere"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, dataset, names, rules, sentence):
+    with pytest.raises(UserError, match=sentence):
+        experiment.run([dataset], names, rules, small(), str(tmp_path), "nowhere")
+
+
+@pytest.fixture
+def digits(tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.arange(140) % 10
+    images = random.integers(0, 60, (140, 28, 28), np.uint8)
+    images[labels == 9, 8:20, 8:20] = 250
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=images, label=labels)
+    return str(path)
+
+
+@pytest.mark.slow
+def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
+    spec = importlib.util.spec_from_file_location("mil_mnist", ROOT / "configs" / "mil_mnist.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("multi")
+    config.repeats, config.training.epochs, config.network.hidden = 2, 2, (8,)
+    config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
+    told = lambda_sweep.run(config, str(tmp_path / "run"), digits, lambdas=(0.0, 1.0))
+    folder = tmp_path / "run" / "mnist_bags_6"
+    assert json.loads((folder / "lambdas.json").read_text()) == told["mnist_bags_6"]
+    measured = told["mnist_bags_6"]["lambdas"]
+    assert list(measured) == ["0", "1"]
+    assert measured["1"]["scaled"]["recall"]["runs"] == [2] * 9
+    assert 0 <= measured["0"]["bag"]["accuracy"]["mean"] <= 1
+    for name in ("thresholds", "thresholds_scaled", "lambdas", "bag"):
+        assert (folder / f"{name}.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="mi_kernel takes vectors"):
+        experiment.run(
+            ["mnist_bags"], ["mi_kernel"], ["final"], config, str(tmp_path / "x"), digits
+        )
+
+
+def test_the_command_runs_from_flags_to_table(run_python, own_csv, tmp_path):
+    flags = [f"--dataset={own_csv}", "--method=mi_graph", f"--workdir={tmp_path / 'run'}"]
+    finished = run_python(
+        *["-m", "lossattn_jax.mil", *flags, "--folds=3", "--repeats=1"],
+        *["--config.validation.share=0.3", "--select=final,validation"],
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "| own | mi-Graph | " in finished.stdout and "optimistic" not in finished.stdout
+    stored = config_lib.read(tmp_path / "run" / "config.json")
+    assert (stored.folds, stored.repeats, stored.validation.share) == (3, 1, 0.3)
+    wrong = run_python("-m", "lossattn_jax.mil", *flags, "--config.epochs=3")
+    assert wrong.returncode == 2 and "config.epochs is not a config key" in wrong.stderr
+    assert "Traceback" not in wrong.stderr

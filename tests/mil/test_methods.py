@@ -1,0 +1,96 @@
+"""All fourteen methods in one loop, and their table."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import methods
+from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.mil.settings import Settings
+
+
+def toy(bags, seed):
+    """Bags of 1 to 4 instances; a positive one has an instance far from the others."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(bags) % 2
+    made = []
+    for label in labels:
+        bag = random.normal(0, 0.3, (random.integers(1, 5), 4))
+        if label:
+            bag[random.integers(len(bag))] += 4
+        made.append(bag)
+    return made, np.where(labels == 1, "yes", "no")
+
+
+def settings(name):
+    if methods.get(name).classical is None:
+        fast = Settings(epochs=6, learning_rate=0.02, max_waste=4.0)
+        return {"settings": fast, "hidden": (8, 8, 8), "dropout": 0.0}
+    # Residuals from a centre among the far instances would not tell whether there is one.
+    return {"centres": 1} if name == "mi_vlad" else {}
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_every_method_learns_a_toy_and_keeps_to_the_interface(name):
+    bags, labels = toy(24, seed=1)
+    others, truth = toy(12, seed=2)
+    fitted = methods.make(name, **settings(name)).fit(bags, labels)
+    probabilities = fitted.predict_proba(others)
+    assert probabilities.shape == (12, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    assert np.mean(fitted.predict(others) == truth) >= 0.9
+    scores = fitted.instance_scores(others)
+    assert [score.shape for score in scores] == [(len(bag),) for bag in others]
+    # In positive bags with several instances the one that is far away scores highest.
+    right = [
+        np.argmax(score) == np.argmax(bag.sum(axis=1))
+        for score, bag, label in zip(scores, others, truth, strict=True)
+        if label == "yes" and len(bag) > 1
+    ]
+    assert len(right) >= 3
+    if name != "attention" and name != "gated_attention":  # which may as well look at the others
+        assert np.mean(right) >= 0.75
+
+
+def test_the_table_is_the_papers():
+    assert len(methods.NAMES) == 14
+    assert methods.get("loss_attention").paper == (0.917, 0.911, 0.712, 0.897, 0.900)
+    assert methods.get("mi_graph").printed("musk2") == 0.903
+    assert methods.get("mi_graph").printed("own") is None
+    networks = [name for name in methods.NAMES if methods.get(name).classical is None]
+    assert len(networks) == 7
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(UserError, match="'svm' is not known; allowed are mi_svm, "):
+        methods.make("svm")
+
+
+def test_a_network_is_an_estimator_with_settings():
+    network = NetworkClassifier(method="attention", ensemble=2, seed=3)
+    copy = clone(network)
+    assert copy.get_params() == network.get_params()
+    for options, sentence in (
+        ({"method": "mil"}, "method is 'mil'"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"ensemble": 0}, "ensemble is 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            NetworkClassifier(**options).network(2)
+    with pytest.raises(UserError, match="was not fitted"):
+        network.predict([np.ones((1, 2))])
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_the_mean_of_its_members():
+    bags, labels = toy(8, seed=1)
+    options = {"settings": Settings(epochs=1), "hidden": (4, 4, 4), "seed": 5}
+    both = NetworkClassifier(ensemble=2, **options).fit(bags, labels)
+    one = NetworkClassifier(**options).fit(bags, labels)
+    probabilities, first = both.predict_proba(bags), one.predict_proba(bags)
+    members = both._said(both._standardised([np.asarray(bag) for bag in bags])).logits
+    each = np.exp(members) / np.exp(members).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(each[0], first, rtol=1e-5)
+    np.testing.assert_allclose(probabilities, each.mean(axis=0), rtol=1e-5)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
