@@ -8,7 +8,8 @@
 DIR is a folder of TFDS data sets with MNIST, or an .npz file. 50 to 200 bags of about 10 digits to train on,
 1,000 to test; 30 epochs, or 50 with several digits. The patch loss is a mean over a bag's instances, as in
 the paper's public code, which takes the best epoch on the test bags and trains ten times or more.
-Expected and Time: results/mil/README.md.
+Expected: see the paper's section 4.2; not yet trained to the end here.
+Time: 14 MFLOP an image and update; a bag took 50 ms on 2 busy CPU cores, ten draws of 200 bags about an hour.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,6 @@ from lossattn_jax.mil.selection import RULES, Validation
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.mil.splits import cross_validation
 
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -46,6 +45,7 @@ def small(**changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_writes_every_fold_and_goes_on_where_it_stopped(own_csv, tmp_path):
     names, workdir = ("mi_kernel", "loss_attention"), tmp_path / "run"
     first = experiment.run([own_csv], names, ["all"], small(), str(workdir), "nowhere")
@@ -73,6 +73,24 @@ def test_a_run_writes_every_fold_and_goes_on_where_it_stopped(own_csv, tmp_path)
     assert json.loads(fold.read_text())["bags"] == json.loads(text)["bags"]
     assert kept.read_text() == before and kept.stat().st_mtime_ns == stamp
     assert again[1].accuracies == first[3].accuracies
+
+
+def test_a_classical_run_goes_on_where_it_stopped(own_csv, tmp_path):
+    def run():
+        return experiment.run([own_csv], ["mi_graph"], ["all"], small(), str(tmp_path), "nowhere")
+
+    first, folder = run(), tmp_path / "own" / "mi_graph" / "validation"
+    kept, lost = folder / "repeat0_fold0.json", folder / "repeat0_fold1.json"
+    stamp, record = kept.stat().st_mtime_ns, json.loads(lost.read_text())
+    lost.unlink()
+    assert [s.accuracies for s in run()] == [s.accuracies for s in first]
+    assert kept.stat().st_mtime_ns == stamp
+    assert json.loads(lost.read_text()) == {
+        **record,
+        "seconds": json.loads(lost.read_text())["seconds"],
+    }
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("(optimistic)") == 1 and "OPTIMISTIC" in table
 
 
 def test_another_config_is_refused_in_the_same_workdir(own_csv, tmp_path):

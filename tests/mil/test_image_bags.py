@@ -258,6 +258,7 @@ tfds.dataset_builders.store_as_tfds_dataset(
 """
 
 
+@pytest.mark.slow
 def test_digits_of_tfds(tmp_path, run_python):
     np.savez(tmp_path / "few.npz", image=DIGITS[:30], label=LABELS[:30])
     prepared = run_python("-c", _PREPARE, tmp_path / "tfds", tmp_path / "few.npz")

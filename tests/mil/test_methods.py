@@ -31,7 +31,17 @@ def settings(name):
     return {"centres": 1} if name == "mi_vlad" else {}
 
 
-@pytest.mark.parametrize("name", methods.NAMES)
+# The networks differ in their pooling only, which test_networks.py has.
+SLOW = ("mi_net", "mi_net_bag", "mi_net_ds", "mi_net_rc", "attention")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in methods.NAMES
+    ],
+)
 def test_every_method_learns_a_toy_and_keeps_to_the_interface(name):
     bags, labels = toy(24, seed=1)
     others, truth = toy(12, seed=2)

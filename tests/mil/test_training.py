@@ -155,6 +155,7 @@ def test_a_held_out_bag_has_no_influence():
     assert np.nanmax(np.abs(result.logits - trained().logits)) > 0.1
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_padding():
     network = NETWORK.clone(dropout=0.5)
     settings = dataclasses.replace(SETTINGS, max_waste=100.0, epochs=1)
@@ -168,6 +169,7 @@ def test_dropout_does_not_depend_on_padding():
     assert np.abs(model(results[0])["dense1"]["kernel"] - without).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_best_and_kept_epochs_and_averages():
     plans = [
         dataclasses.replace(PLAN, scored=~TRAIN, keep_epoch=2),
@@ -197,6 +199,7 @@ def test_a_models_own_settings_are_those_of_a_run_of_its_own():
     close(model(result.last, 1), model(trained().last))
 
 
+@pytest.mark.slow
 def test_consistency_pulls_attention_to_its_average_over_epochs():
     settings = dataclasses.replace(SETTINGS, consistency_weight=30.0, consistency_ramp_epochs=0)
     result = training.train(DATASET, NETWORK, settings, [PLAN])
@@ -206,6 +209,7 @@ def test_consistency_pulls_attention_to_its_average_over_epochs():
     assert np.abs(moved).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_mean_over_the_bags_that_the_model_may_see():
     settings = dataclasses.replace(SETTINGS, batch_size=7, max_waste=10.0, epochs=1)
     result = training.train(DATASET, NETWORK, settings, [PLAN])

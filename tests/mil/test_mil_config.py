@@ -1,0 +1,99 @@
+"""The config of experiments with bags: its defaults, its file, and what is refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lossattn_jax.config import leaves
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil.settings import PER_MODEL, Settings
+
+
+def changed(**values):
+    """The defaults with other values; `a__b` stands for `a.b`."""
+    config = config_lib.default_config()
+    with config.unlocked():
+        for name, value in values.items():
+            *groups, key = name.split("__")
+            place = config
+            for group in groups:
+                place = place[group]
+            place[key] = value
+    return config
+
+
+def test_the_defaults_are_allowed_and_those_of_the_settings():
+    config = config_lib.get_config()
+    config_lib.check(config)
+    assert config_lib.settings(config) == Settings()
+    assert set(dict(leaves(config.training))) == {f.name for f in dataclasses.fields(Settings)}
+    validation = config_lib.validation(config)
+    assert (validation.share, validation.splits, validation.overrides()) == (0.2, 1, ({},))
+    assert set(validation.grid) == set(PER_MODEL)
+
+
+def test_values_arrive():
+    config = changed(
+        training__epochs=7,
+        training__patch_reduction="mean",
+        validation__share=0.3,
+        validation__splits=2,
+        validation__patch_weight=(0.0, 1.0),
+    )
+    config_lib.check(config)
+    assert config_lib.settings(config) == Settings(epochs=7, patch_reduction="mean")
+    validation = config_lib.validation(config)
+    assert (validation.share, validation.splits) == (0.3, 2)
+    assert validation.overrides() == ({}, {"patch_weight": 0.0}, {"patch_weight": 1.0})
+
+
+def test_a_written_config_is_read_as_it_was(tmp_path):
+    config = changed(seed=3, network__hidden=(8, 4), validation__learning_rate=(0.1, 0.2))
+    config_lib.write(config, tmp_path / "config.json")
+    found = config_lib.read(tmp_path / "config.json")
+    assert dict(leaves(found)) == dict(leaves(config))
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["training"]["epochs"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="config.training.epochs is 0"):
+        config_lib.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epochs": 3}, "config.epochs is not a key; allowed are: bags.mean_length, "),
+        ({"training__rate": 3}, "config.training.rate is not a key"),
+        ({"training__epochs": 0}, "config.training.epochs is 0, but must be a whole number"),
+        ({"training__average_epochs": 101}, "config.training.average_epochs is 101"),
+        ({"validation__share": 1.0}, "config.validation: validation share is 1.0"),
+        ({"validation__splits": 0}, "config.validation: validation splits is 0"),
+        (
+            {"validation__learning_rate": (0.1, -1.0)},
+            "config.validation: learning_rate is -1.0, but must be a positive number",
+        ),
+        ({"validation__weight_decay": (-1.0,)}, "config.validation: weight_decay is -1.0"),
+        ({"network__dropout": 1.0}, "dropout is 1.0, but must be at least 0 and below 1"),
+        ({"network__ensemble": 0}, "ensemble is 0, but must be 1 or more"),
+        ({"folds": 0}, "config.folds is 0, but must be 1 or more"),
+        ({"repeats": 0}, "config.repeats is 0, but must be 1 or more"),
+        ({"seed": -1}, "config.seed is -1, but must be from 0 to"),
+        ({"seed": 2**31}, "config.seed is 2147483648"),
+        ({"bags__train": ()}, "must be numbers of bags, at least 1"),
+        ({"bags__train": (50, 0)}, "must be numbers of bags, at least 1"),
+        ({"bags__test": 0}, "must be numbers of bags, at least 1"),
+    ],
+)
+def test_impossible_values_are_refused(values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        config_lib.check(changed(**values))
+
+
+def test_a_missing_key_is_refused():
+    config = config_lib.default_config()
+    with config.unlocked():
+        del config.network["dropout"]
+    with pytest.raises(UserError, match="config.network.dropout is missing; start from mil.config"):
+        config_lib.check(config)
