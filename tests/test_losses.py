@@ -167,3 +167,32 @@ def test_consistency_by_hand_pulls_at_the_attention_alone():
     )(attention, target)
     np.testing.assert_allclose(of_attention, [[0.3, -0.1]], rtol=1e-5)
     np.testing.assert_array_equal(of_target, 0)
+
+
+def test_deep_supervision_adds_the_losses_of_the_classifiers():
+    # Odds of 3 to 1 and 1 to 1 for class 0, which it is; of 3 to 1 and 1 to 3 for class 1.
+    logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0]], [[1.0, 3.0], [3.0, 1.0]]]))
+    loss = losses.deep_supervision_loss(logits, jnp.array([0, 1]))
+    np.testing.assert_allclose(
+        loss, [np.log(4 / 3) + np.log(2), np.log(4 / 3) + np.log(4)], rtol=1e-6
+    )
+    assert loss.dtype == jnp.float32
+    # Log-probabilities are logits: three even classifiers of four classes.
+    even = jnp.full((1, 3, 4), -np.log(4.0))
+    np.testing.assert_allclose(
+        losses.deep_supervision_loss(even, jnp.array([2])), [3 * np.log(4)], rtol=1e-6
+    )
+
+
+def test_deep_supervision_teaches_every_classifier_alone():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((5, 3, 4)), rng.integers(0, 4, 5)
+
+    def total(z):
+        return losses.deep_supervision_loss(z, jnp.asarray(labels)).sum()
+
+    gradient = jax.grad(total)(jnp.asarray(logits, jnp.float32))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(gradient, shares - np.eye(4)[labels][:, None], rtol=1e-4, atol=1e-6)
+    rounded = losses.deep_supervision_loss(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels))
+    assert rounded.dtype == jnp.float32

@@ -15,6 +15,8 @@ from lossattn_jax.mil.networks import METHODS, BagNetwork
 from lossattn_jax.mil.order import epoch_order
 from lossattn_jax.mil.settings import Settings
 
+pytestmark = pytest.mark.slow  # a program for nearly every test
+
 LENGTHS = (1, 4, 2, 5, 2, 5, 1, 4, 5)
 RANDOM = np.random.default_rng(3)
 BAGS = [RANDOM.normal(2.0, 3.0, (length, 4)).astype(np.float32) for length in LENGTHS]
@@ -312,3 +314,27 @@ def test_writing_a_bag_leaves_its_neighbours():
     new = jnp.full((2, 3), -1.0)
     written = programs._write(values, new, mask, jnp.int32(1))
     np.testing.assert_array_equal(written, [[0, -1, -1, 3, 4, 5], [6, -1, -1, 9, 10, 11]])
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = ["tests", "tests/mil"]
+import conftest, jax, numpy as np, test_programs as t
+assert jax.device_count() == 4
+network = t.BagNetwork(3, hidden=(6, 5, 5))
+result = t.training.train(t.DATASET, network, t.EVERYTHING, t.PLANS, order_seed=t.ORDER_SEED)
+leaves = jax.tree.leaves((result.last, result.best, result.kept))
+np.savez(sys.argv[1], *leaves, logits=result.logits, best_epochs=result.best_epochs)
+"""
+
+
+@pytest.mark.slow
+def test_three_models_on_four_devices(everything, run_python, tmp_path):
+    finished = run_python("-c", SCRIPT, tmp_path / "four.npz", devices=4)
+    assert finished.returncode == 0, finished.stderr
+    stored, result = np.load(tmp_path / "four.npz"), everything[0]
+    for number, leaf in enumerate(jax.tree.leaves((result.last, result.best, result.kept))):
+        assert len(leaf) == 3
+        np.testing.assert_allclose(stored[f"arr_{number}"], leaf, rtol=0, atol=3e-5)
+    np.testing.assert_allclose(stored["logits"], result.logits, atol=2e-4)
+    np.testing.assert_array_equal(stored["best_epochs"], result.best_epochs)
