@@ -103,6 +103,7 @@ def test_another_config_is_refused_in_the_same_workdir(own_csv, tmp_path):
     assert more[0].folds == 4
 
 
+@pytest.mark.slow
 def test_test_bags_choose_nothing_but_under_the_optimistic_rule():
     dataset, settings = toy(), Settings(epochs=4, learning_rate=0.05, max_waste=3.0)
     network = BagNetwork(2, hidden=(4, 4, 4))

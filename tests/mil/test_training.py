@@ -141,6 +141,7 @@ def test_predictions_of_new_bags_are_the_networks():
     )
 
 
+@pytest.mark.slow
 def test_models_together_give_what_each_gives_alone():
     close(model(trained(count=1).last), model(trained().last), rtol=0, atol=0)
     close(trained(models_at_once=2).last, trained().last)
@@ -251,6 +252,7 @@ np.savez(sys.argv[1], *jax.tree.leaves(result.last), logits=result.logits)
 """
 
 
+@pytest.mark.slow
 def test_four_devices_train_as_one(run_python, tmp_path):
     finished = run_python("-c", SCRIPT, tmp_path / "four.npz", devices=4)
     assert finished.returncode == 0, finished.stderr
