@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from flax.typing import Dtype
 
+from lossattn_jax.mil.convolution import conv_general_dilated, max_pool
 from lossattn_jax.mil.linear import dot_general
 from lossattn_jax.models.layers import Conv, dense
 
@@ -32,8 +33,17 @@ def lenet_features(
     bags, size, *image_shape = instances.shape
     x = instances.astype(dtype).reshape(bags * size, *image_shape)
     for number, channels in enumerate(CHANNELS, start=1):
-        conv = Conv(channels, 5, 1, 0, dtype, use_bias=True, name=f"conv{number}")
-        x = nn.max_pool(nn.relu(conv(x)), (2, 2), strides=(2, 2))
+        conv = Conv(
+            channels,
+            kernel=5,
+            dtype=dtype,
+            use_bias=True,
+            conv_general_dilated=conv_general_dilated,
+            name=f"conv{number}",
+        )
+        x = nn.relu(
+            max_pool(conv(x))
+        )  # the same as pooling what ReLU leaves, of a quarter of the values
     # Channels first, as PyTorch flattens, so that stored weights need no reordering.
     x = x.transpose(0, 3, 1, 2).reshape(bags, size, -1)
     return nn.relu(dense(hidden, x.shape[-1], "dense", dtype, dot_general)(x))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import DotGeneralT, Dtype, Initializer
+from flax.typing import ConvGeneralDilatedT, DotGeneralT, Dtype, Initializer
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
 torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -35,6 +35,7 @@ class Conv(nn.Module):
       dtype: compute dtype; parameters are float32.
       kernel_init: initialiser of the kernel `[kernel, kernel, in, out]`.
       use_bias: whether a bias `[out]` is added.
+      conv_general_dilated: the convolution; None: JAX's.
     """
 
     channels: int
@@ -44,6 +45,7 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
     kernel_init: Initializer = torch_kernel_init
     use_bias: bool = False
+    conv_general_dilated: ConvGeneralDilatedT | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,6 +59,7 @@ class Conv(nn.Module):
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=torch_bias_init(self.kernel**2 * x.shape[-1]),
+            conv_general_dilated=self.conv_general_dilated,
             name="conv",
         )(x)
 
