@@ -84,16 +84,32 @@ def summarise(records: Records) -> Summary:
 
 
 def write_summary(summary: Summary, path: pathlib.Path) -> None:
-    """Writes a summary as JSON, with the paper's accuracy and whether the rule is optimistic."""
+    """Writes a summary's record as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(as_record(summary), indent=1) + "\n")
+
+
+def as_record(summary: Summary) -> dict[str, Any]:
+    """A summary for JSON, with the paper's accuracy and whether the rule is optimistic; NaN is None."""
     values = dataclasses.asdict(summary)
     numbers = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
     values |= finite({name: round(values[name], 6) for name in numbers})
     values["accuracies"] = [round(value, 6) for value in summary.accuracies]
-    values["standard_error"] = round(summary.standard_error, 6)
+    values["standard_error"] = finite({"": round(summary.standard_error, 6)})[""]
     values["optimistic"] = summary.rule == BEST_TEST
     values["paper"] = methods.get(summary.method).printed(summary.dataset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + "\n")
+    return values
+
+
+def from_record(record: Mapping[str, Any]) -> Summary:
+    """The summary that `as_record` made a record of.
+
+    Raises:
+      KeyError: a value is missing.
+    """
+    values = {field.name: record[field.name] for field in dataclasses.fields(Summary)}
+    values |= {name: math.nan for name, value in values.items() if value is None}
+    return Summary(**values | {"accuracies": tuple(values["accuracies"])})
 
 
 def table(summaries: Sequence[Summary]) -> str:

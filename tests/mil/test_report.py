@@ -1,0 +1,183 @@
+"""Summaries of folds, their records, and the tables that are made of them."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import paper_table, report
+
+
+def record(repeat, fold, labels, probabilities, rule="final", **values):
+    """What `fold_results.read` gives of one fold with two classes."""
+    predictions = [int(p > 0.5) for p in probabilities]
+    right = [a == b for a, b in zip(labels, predictions, strict=True)]
+    return {
+        "dataset": "fox",
+        "method": "mi_net",
+        "rule": rule,
+        "repeat": repeat,
+        "fold": fold,
+        "accuracy": sum(right) / len(right),
+        "epoch": 3,
+        "settings": {},
+        "seconds": 2.0,
+        "classes": ["no", "yes"],
+        "bags": [
+            {
+                "id": f"b{place}",
+                "label": label,
+                "prediction": prediction,
+                "probabilities": [1 - p, p],
+                "weights": [0.25, 0.75],
+            }
+            for place, (label, prediction, p) in enumerate(
+                zip(labels, predictions, probabilities, strict=True)
+            )
+        ],
+        **values,
+    }
+
+
+# Accuracies 1/2, 1 | 1/2, 0; areas: of four pairs of repeat 0 four are in order, of repeat 1 one.
+FOLDS = (
+    record(0, 0, [0, 1], [0.6, 0.7]),
+    record(0, 1, [0, 1], [0.1, 0.9], epoch=5),
+    record(1, 0, [0, 1], [0.2, 0.3]),
+    record(1, 1, [0, 1], [0.8, 0.1]),
+)
+
+
+def summary(dataset="fox", method="mi_net", rule="final", accuracy=0.5, spread=0.1):
+    return report.Summary(
+        *(dataset, method, rule, 4, accuracy, spread, 0.02, 0.6, 8.0, (0.5, 0.5), {"{}": 4}, {})
+    )
+
+
+def test_folds_are_summed_up():
+    found = report.summarise(FOLDS)
+    assert (found.dataset, found.method, found.rule, found.folds) == ("fox", "mi_net", "final", 4)
+    assert found.accuracy == 0.5
+    assert found.over_folds == pytest.approx(math.sqrt(0.5 / 3))
+    assert found.over_repeats == pytest.approx(math.sqrt(2 * 0.25**2))  # of 0.75 and 0.25
+    assert found.standard_error == pytest.approx(math.sqrt(0.5 / 3) / 2)
+    assert found.auc == pytest.approx((4 / 4 + 1 / 4) / 2)
+    assert found.seconds == 8.0
+    assert found.accuracies == (0.5, 1.0, 0.5, 0.0)
+    assert found.settings == {"{}": 4}
+    assert found.epochs == {"3": 3, "5": 1}
+
+
+def test_one_repeat_has_no_spread_and_one_class_no_area(tmp_path):
+    found = report.summarise([record(0, 0, [1, 1], [0.6, 0.7])])
+    assert math.isnan(found.over_repeats) and math.isnan(found.auc)
+    report.write_summary(found, tmp_path / "sub" / "summary.json")
+    stored = json.loads((tmp_path / "sub" / "summary.json").read_text())
+    assert stored["auc"] is None and stored["over_folds"] is None
+    assert stored["standard_error"] is None
+    assert "| fox | mi-Net | 1.000 | - | - | - | 0.613 | 2 s |" in report.table([found])
+
+
+def test_a_record_is_read_as_it_was_written():
+    found = report.summarise(FOLDS)
+    stored = report.as_record(found)
+    assert stored["paper"] == 0.613 and stored["optimistic"] is False
+    again = report.from_record(json.loads(json.dumps(stored)))
+    assert report.as_record(again) == stored
+    with pytest.raises(KeyError):
+        report.from_record({"dataset": "fox"})
+
+
+def test_the_optimistic_rule_is_marked_wherever_it_is_printed():
+    text = report.table([summary(), summary(rule="best_test_epoch", accuracy=0.75)])
+    assert "| fox | mi-Net | 0.500 | " in text
+    assert "| fox | mi-Net | 0.750 (optimistic) | " in text
+    assert "Rule best_test_epoch: OPTIMISTIC" in text
+    assert report.as_record(summary(rule="best_test_epoch"))["optimistic"] is True
+    assert "OPTIMISTIC" in paper_table.markdown([summary(rule="best_test_epoch")])
+
+
+def test_weights_have_a_row_for_each_instance(tmp_path):
+    report.write_weights(FOLDS[:1], tmp_path / "weights.csv")
+    with (tmp_path / "weights.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert rows[1] == {
+        "repeat": "0",
+        "fold": "0",
+        "bag_id": "b0",
+        "bag_label": "no",
+        "prediction": "yes",
+        "instance": "1",
+        "weight": "0.75",
+    }
+
+
+def test_the_papers_layout_and_what_differs_from_it():
+    text = paper_table.markdown(
+        [
+            summary("musk1", "mi_svm", accuracy=0.874),
+            summary("fox", "mi_svm", accuracy=0.482),  # 2 standard errors of 0.05 below .582
+            summary("fox", "loss_attention", accuracy=0.611),  # 2.02 below .712
+            summary("own", "loss_attention", accuracy=0.9),
+        ]
+    )
+    assert text == (
+        "## Rule `final`: the last epoch, and default settings\n\n"
+        "| method | MUSK1 | FOX | OWN |\n"
+        "| --- | --- | --- | --- |\n"
+        "| mi-SVM | 0.874 (0.020) / 0.874 | 0.482 (0.020) / 0.582 | - |\n"
+        "| Loss-Attention | - / 0.917 | 0.611 (0.020) / 0.712 | 0.900 (0.020) |\n\n"
+        "Cells further than 2 standard errors from the paper: 1.\n\n"
+        "- Loss-Attention on FOX: -0.101, 0.611 with a standard error of 0.050.\n"
+    )
+    close = paper_table.markdown([summary("musk1", "mi_svm", accuracy=0.874)])
+    assert "from the paper: 0." in close
+
+
+def test_runs_are_put_together_in_the_papers_order(tmp_path):
+    for folder, one in (
+        ("a/fox/attention/final", summary("fox", "attention")),
+        ("a/fox/attention/best", summary("fox", "attention", "best_test_epoch")),
+        ("b/musk1/attention/final", summary("musk1", "attention")),
+    ):
+        report.write_summary(one, tmp_path / folder / "summary.json")
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps([report.as_record(summary("fox", "em_dd"))]))
+    runs = [str(tmp_path / name) for name in ("a", "b", "old.json")]
+    table, stored = tmp_path / "out" / "t.md", tmp_path / "out" / "t.json"
+    found = paper_table.write(runs, str(table), str(stored))
+    assert [(s.dataset, s.method, s.rule) for s in found] == [
+        ("musk1", "attention", "final"),
+        ("fox", "em_dd", "final"),
+        ("fox", "attention", "final"),
+        ("fox", "attention", "best_test_epoch"),
+    ]
+    assert table.read_text() == paper_table.markdown(found)
+    # What it wrote is a run again, and the same one.
+    assert paper_table.collect([str(stored)]) == found
+    with pytest.raises(UserError, match="attention on musk1 under the rule final, which another"):
+        paper_table.collect([runs[1], str(stored)])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "does not exist"),
+        ("{", "cannot be read"),
+        ("3", "cannot be read"),
+        ('[{"dataset": "fox"}]', "cannot be read"),
+        ("[]", "is not a workdir of lossattn_jax.mil"),
+    ],
+)
+def test_what_is_no_run_is_named(tmp_path, content, sentence):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"run.json .*{sentence}"):
+        paper_table.collect([str(path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty has no summary.json"):
+        paper_table.collect([str(tmp_path / "empty")])
