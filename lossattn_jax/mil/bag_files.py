@@ -30,12 +30,13 @@ import scipy.io
 import scipy.sparse
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import unix_compress
 from lossattn_jax.mil.bags import BagDataset
 
 Path = str | os.PathLike[str]
 
 BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
-_GZIP, _COMPRESS = b"\x1f\x8b", b"\x1f\x9d"
+_GZIP = b"\x1f\x8b"
 _INTEGER = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 
 
@@ -370,52 +371,11 @@ def _text(path: Path) -> str:
     try:
         if content.startswith(_GZIP):
             content = gzip.decompress(content)
-        elif content.startswith(_COMPRESS):
-            content = uncompress(content)
+        elif content.startswith(unix_compress.MAGIC):
+            content = unix_compress.uncompress(content)
         elif os.fspath(path).endswith((".gz", ".Z")):
             raise UserError(f"{path} is not compressed as its name says")
         return content.decode("utf-8-sig")
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         what = "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else "damaged"
         raise UserError(f"{path} is {what} ({error})") from error
-
-
-def uncompress(content: bytes) -> bytes:
-    """Undoes Unix' `compress`, which UCI's MUSK files (`.Z`) were made with in 1994.
-
-    It is LZW with codes of 9 to at most 16 bits, the lowest bits first. The codes of one width are
-    filled up to a multiple of 8 where the width changes.
-
-    Raises:
-      ValueError: it is not such a file, or damaged.
-    """
-    if len(content) < 3 or not content.startswith(_COMPRESS) or not 10 <= content[2] & 31 <= 16:
-        raise ValueError("the beginning is not that of a file from compress")
-    largest, clearing = content[2] & 31, bool(content[2] & 128)
-    clear = 256 if clearing else -1
-    fresh = [bytes([value]) for value in range(256)] + [b""] * clearing
-    table, width, before = list(fresh), 9, b""
-    out = []
-    start = at = 24  # in bits: where codes of this width begin, and the next one
-    while at + width <= 8 * len(content):
-        code = int.from_bytes(content[at >> 3 : (at >> 3) + 4], "little") >> (at & 7)
-        code &= (1 << width) - 1
-        at += width
-        if code == clear:
-            table, before = list(fresh), b""
-        else:
-            if code < len(table):
-                word = table[code]
-            elif code == len(table) and before:
-                word = before + before[:1]
-            else:
-                raise ValueError(f"there is no code {code} at byte {at >> 3}")
-            out.append(word)
-            if before and len(table) < 1 << largest:
-                table.append(before + word[:1])
-            before = word
-        wanted = 9 if code == clear else width + (len(table) >= 1 << width and width < largest)
-        if wanted != width or code == clear:
-            at = start = at + (start - at) % (8 * width)
-            width = wanted
-    return b"".join(out)

@@ -18,12 +18,13 @@ import numpy as np
 
 from lossattn_jax import devices
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import programs
+from lossattn_jax.mil import device_bags, programs
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths
 from lossattn_jax.mil.estimator import standardisation
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.order import epochs_order
 from lossattn_jax.mil.settings import PER_MODEL, Settings
+from lossattn_jax.mil.steps import Models
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def train(
     program = programs.training(
         network, _shared(settings), tops, group, select, keep, _uses_consistency(settings, plans)
     )
-    data = devices.replicate(programs.on_device(dataset, tops))
+    data = devices.replicate(device_bags.on_device(dataset, tops))
     models = devices.shard(_padded(_models(settings, plans, mean, scale), group))
     states = program.start(models, data)
     logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
@@ -188,7 +189,7 @@ def predict(
     program = programs.prediction(network, tops, group)
     models = (params, mean, 1 / scale, asked)
     shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
-    data = devices.replicate(programs.on_device(dataset, tops))
+    data = devices.replicate(device_bags.on_device(dataset, tops))
     said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
     in_asked = np.repeat(asked, dataset.lengths, axis=1)
@@ -252,7 +253,7 @@ def _standardisations(
 
 def _models(
     settings: Settings, plans: Sequence[Plan], mean: np.ndarray, scale: np.ndarray
-) -> programs.Models:
+) -> Models:
     own = {
         name: np.array(
             [plan.overrides.get(name, getattr(settings, name)) for plan in plans], np.float32
@@ -260,7 +261,7 @@ def _models(
         for name in PER_MODEL
     }
     nothing = np.zeros_like(plans[0].held)
-    return programs.Models(
+    return Models(
         seed=np.array([plan.seed for plan in plans], np.uint32),
         mean=mean,
         inverse_scale=(1 / scale).astype(np.float32),

@@ -1,7 +1,9 @@
 """The config of experiments with bags: its defaults, its file, and what is refused."""
 
 import dataclasses
+import importlib.util
 import json
+import pathlib
 
 import pytest
 
@@ -9,6 +11,8 @@ from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil.settings import PER_MODEL, Settings
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def changed(**values):
@@ -97,3 +101,38 @@ def test_a_missing_key_is_refused():
         del config.network["dropout"]
     with pytest.raises(UserError, match="config.network.dropout is missing; start from mil.config"):
         config_lib.check(config)
+
+
+def shipped(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        ("mil_mnist", ["binary", "multi"], "nine"),
+        ("mil_cifar", ["500", "5000"], "many"),
+        ("mil_best", ["average", "average+ensemble", "consistency+average"], "average+luck"),
+    ],
+)
+def test_shipped_configs_are_allowed(name, arguments, wrong):
+    module = shipped(name)
+    for config in (module.get_config(), *map(module.get_config, arguments)):
+        config_lib.check(config)
+    with pytest.raises(UserError, match="the config's argument"):
+        module.get_config(wrong)
+
+
+def test_the_steps_of_the_best_config_are_what_they_say():
+    module = shipped("mil_best")
+    plain, steps = config_lib.default_config(), module.get_config("average")
+    assert steps.training.average_epochs == 50 and steps.network.ensemble == 1
+    everything = module.get_config("+".join(module.STEPS))
+    assert everything.network.ensemble == 3 and everything.training.consistency_weight == 10
+    for key in ("epochs", "learning_rate", "weight_decay", "patch_weight", "batch_size"):
+        assert everything.training[key] == plain.training[key]  # the paper's recipe stays
+    tried = config_lib.validation(everything).overrides()
+    assert tried[0] == {} and {"learning_rate": 3e-5, "patch_weight": 1.0} in tried

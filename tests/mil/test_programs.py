@@ -9,7 +9,8 @@ import pytest
 from scipy.special import log_softmax
 
 from lossattn_jax import losses
-from lossattn_jax.mil import programs, training
+from lossattn_jax.mil import device_bags, training
+from lossattn_jax.mil import steps as steps_lib
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths
 from lossattn_jax.mil.networks import METHODS, BagNetwork
 from lossattn_jax.mil.order import epoch_order
@@ -256,9 +257,9 @@ def test_every_network_trains_as_a_plain_loop_does(method, classes, monkeypatch)
 
 def noise(seed, epoch, network=BagNetwork(2, hidden=(40, 30, 27))):  # noqa: B008
     """`[N + longest, 97]` bytes as the programs draw them."""
-    steps = programs._Steps(network, EVERYTHING, (2, 5), 1, False, False, False)
-    data = programs.on_device(DATASET, (2, 5))
-    model = programs.Models(np.uint32(seed), *[None] * 10)
+    steps = steps_lib.Steps(network, EVERYTHING, (2, 5), 1, False, False, False)
+    data = device_bags.on_device(DATASET, (2, 5))
+    model = steps_lib.Models(np.uint32(seed), *[None] * 10)
     return np.asarray(steps._noise(model, data, jnp.int32(epoch)))
 
 
@@ -298,11 +299,11 @@ def test_the_rate_of_dropout(rate, share):
 
 
 def test_bags_are_cut_out_of_the_flat_array():
-    data = programs.on_device(DATASET, (2, 5))
+    data = device_bags.on_device(DATASET, (2, 5))
     assert data.instances.shape == (29 + 5, 4)
     np.testing.assert_array_equal(data.instances[29:], 0)
     np.testing.assert_array_equal(data.bucket, [0, 1, 0, 1, 0, 1, 0, 1, 1])
-    bags, mask = programs._cut(jax.tree.map(jnp.asarray, data), jnp.array([8, 1]), 5)
+    bags, mask = device_bags.cut(jax.tree.map(jnp.asarray, data), jnp.array([8, 1]), 5)
     np.testing.assert_array_equal(bags[0], BAGS[8])
     np.testing.assert_array_equal(bags[1, :4], BAGS[1])
     np.testing.assert_array_equal(mask, [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
@@ -312,7 +313,7 @@ def test_writing_a_bag_leaves_its_neighbours():
     values = jnp.arange(12.0).reshape(2, 6)
     mask = jnp.array([True, True, False])
     new = jnp.full((2, 3), -1.0)
-    written = programs._write(values, new, mask, jnp.int32(1))
+    written = device_bags.write(values, new, mask, jnp.int32(1))
     np.testing.assert_array_equal(written, [[0, -1, -1, 3, 4, 5], [6, -1, -1, 9, 10, 11]])
 
 
