@@ -41,5 +41,5 @@ def get_config(steps: str = "average+ensemble") -> ConfigDict:
         config.training.consistency_weight = 10.0
         config.training.consistency_ramp_epochs = 20
     config.validation.patch_weight = (0.0, 1.0)
-    config.validation.learning_rate = (3e-5, 3e-4)
+    config.validation.learning_rate = (3e-5,)
     return config

@@ -1,0 +1,1 @@
+"""How fast this package is, against plain versions of the same work on the same machine."""

@@ -1,0 +1,256 @@
+"""Training of all folds of a network for bags in one program, against a plain loop in PyTorch.
+
+    python -m benchmarks.bags_against_torch --data_dir=data/mil --datasets=fox,musk2 --out=bags_cpu.json
+
+Both train the same network on the same folds in the same run, in turn, on all cores of the CPU that this
+process may use. `taskset -c 0,1` gives it two.
+"""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+from absl import flags
+
+from benchmarks import bag_limits, bag_table, jax_bags, machine
+from lossattn_jax import command, devices
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import programs, sources
+from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.mil.estimator import standardisation
+from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil.splits import Split
+
+if TYPE_CHECKING:
+    from benchmarks import torch_bags
+
+# Below the package's logger, which is the one that commands show.
+log = logging.getLogger("lossattn_jax.benchmarks")
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+
+DATASETS = flags.DEFINE_list("datasets", ["fox", "musk2"], "benchmarks, or files of bags (CSV)")
+DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks")
+OUT = flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
+EPOCHS = flags.DEFINE_integer("epochs", 20, "of each timed call of JAX", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "timed repeats of everything", lower_bound=1)
+FOLDS = flags.DEFINE_integer("folds", 10, "of cross-validation", lower_bound=2)
+DRAWS = flags.DEFINE_integer("draws", 5, "of all folds, so many are trained at once", lower_bound=1)
+
+
+def run(
+    datasets: Sequence[str],
+    data_dir: str,
+    out: str,
+    *,
+    epochs: int = 20,
+    repeats: int = 5,
+    folds: int = 10,
+    draws: int = 5,
+    torch_epochs: int = 1,
+    groups: Sequence[int] = (1, 5, 10),
+    group_epochs: int = 4,
+) -> dict[str, Any]:
+    """Measures on each data set, writes the results and prints tables.
+
+    The file is written after each data set, so that what is done is kept.
+
+    Args:
+      datasets: benchmarks, or files of bags of vectors.
+      data_dir: folder of the benchmarks.
+      out: JSON file for the results.
+      epochs: of each timed call of JAX.
+      repeats: timed repeats of everything.
+      folds: of cross-validation.
+      draws: how often all folds are drawn; JAX trains `draws * folds` models at once.
+      torch_epochs: of each of the `folds` networks that a timed loop of PyTorch trains.
+      groups: values of `Settings.models_at_once` to compare; () for none.
+      group_epochs: epochs of each timed call of these.
+
+    Returns:
+      What is in the file. Times are wall times, in microseconds where a name ends in `us`.
+
+    Raises:
+      UserError: PyTorch is missing, a data set is unknown or cannot be read, or the file cannot be written.
+      bag_agreement.DisagreementError: the two do not compute the same.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is needed for what is measured against: pip install torch==2.13.0")
+    if jax.default_backend() != "cpu":
+        raise UserError(
+            f"JAX computes on {jax.default_backend()}, but this compares what a CPU does: set "
+            "JAX_PLATFORMS=cpu"
+        )
+    config = config_lib.default_config()
+    config.folds, config.repeats = folds, draws
+    config_lib.check(config)
+    experiments = [_vectors(name, data_dir, config) for name in datasets]
+    path = machine.prepare(out)
+    record: dict[str, Any] = {
+        "command": machine.command("benchmarks.bags_against_torch"),
+        "date": machine.now(),
+        "machine": machine.facts(),
+        "versions": machine.versions(PACKAGES),
+        "jax_devices": jax.local_device_count(),
+        "datasets": {},
+    }
+    for experiment in experiments:
+        log.info("%s: %s", experiment.dataset.name, devices.describe())
+        own = _measure(experiment, epochs, repeats, torch_epochs, groups, group_epochs)
+        record["datasets"][experiment.dataset.name] = own
+        machine.write(record, path)
+        print(bag_table.table(experiment.dataset.name, own))
+        programs.forget()
+    log.info("results: %s", path)
+    return record
+
+
+def main() -> None:
+    """The command; its flags are above."""
+    devices.one_per_core()
+    run(
+        DATASETS.value,
+        DATA_DIR.value,
+        OUT.value,
+        epochs=EPOCHS.value,
+        repeats=REPEATS.value,
+        folds=FOLDS.value,
+        draws=DRAWS.value,
+    )
+
+
+def _measure(
+    experiment: sources.Experiment,
+    epochs: int,
+    repeats: int,
+    torch_epochs: int,
+    groups: Sequence[int],
+    group_epochs: int,
+) -> dict[str, Any]:
+    from benchmarks import bag_agreement, torch_bags
+    from benchmarks.torch_workers import Way, Workers
+
+    dataset, splits = experiment.dataset, experiment.splits
+    network, settings = BagNetwork(dataset.num_classes), Settings(epochs=epochs)
+    features = dataset.instances.shape[1]
+    recipe = torch_bags.Recipe(
+        features=features,
+        classes=dataset.num_classes,
+        hidden=network.widths,
+        dropout=network.dropout,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        patch_weight=settings.patch_weight,
+    )
+    agreement = bag_agreement.check(dataset, network, settings, recipe)
+    log.info(
+        "%s: losses differ by %.1e, parameters by %.1e after %d steps",
+        dataset.name,
+        agreement["loss"],
+        agreement["parameters"],
+        agreement["steps"],
+    )
+    cores, count = devices.cpu_cores(), jax.local_device_count()
+    plain = list(dict.fromkeys([Way(1, 1), Way(1, cores), Way(cores, 1)]))
+    ways = [*plain, Way(cores, 1, fused=True)]
+    job = jax_bags.Job(dataset, network, settings, splits)
+    # The folds of one draw: each bag is in all but one of them, as in JAX's job.
+    one_draw = [_fold(dataset, split) for split in splits if split.repeat == 0]
+    jax_us: list[float] = []
+    torch_us: dict[Way, list[float]] = {way: [] for way in ways}
+    with Workers(recipe, one_draw, cores) as workers:
+        first = job.seconds()
+        for way in ways:
+            workers.seconds_per_step(way, 1)
+        for repeat in range(repeats):
+            jax_us.append(1e6 * job.seconds() / job.steps)
+            for way in ways:
+                seed = repeat * cores
+                torch_us[way].append(1e6 * workers.seconds_per_step(way, torch_epochs, seed))
+            log.info(
+                "%s, repeat %d of %d: us per model-step: JAX %.1f; PyTorch %s",
+                dataset.name,
+                repeat + 1,
+                repeats,
+                jax_us[-1],
+                ", ".join(f"{way.name} {values[-1]:.1f}" for way, values in torch_us.items()),
+            )
+    ours, job_steps = machine.spread(jax_us), job.steps // epochs * bag_table.JOB_EPOCHS
+    compiled = max(0.0, first - ours["median"] * job.steps / 1e6)
+    told = [
+        {
+            "way": way.name,
+            **dataclasses.asdict(way),
+            "steps_per_repeat": way.processes * torch_epochs * sum(len(f.bags) for f in one_draw),
+            "us_per_step": machine.spread(values),
+            "job_seconds": machine.spread(values)["median"] * job_steps / 1e6,
+            "speedup": machine.spread(values)["median"] / ours["median"],
+            # Of the same repeat, so that a machine that slows down for a while slows both.
+            "speedup_in_repeats": machine.spread(
+                [theirs / own for theirs, own in zip(values, jax_us, strict=True)]
+            ),
+        }
+        for way, values in torch_us.items()
+    ]
+    fastest = min(told[: len(plain)], key=lambda way: way["us_per_step"]["median"])
+    tops = bucket_lengths(dataset.lengths, settings.max_waste)
+    length = float(dataset.lengths.mean())
+    padded = length * padding_waste(dataset.lengths, tops)
+    return {
+        "data": {
+            "bags": len(dataset),
+            "instances": len(dataset.instances),
+            "features": features,
+            "mean_length": length,
+            "mean_padded_length": padded,
+            "padded_to": list(tops),
+            "models": len(splits),
+        },
+        "agreement": agreement,
+        "jax": {
+            "devices": count,
+            "epochs_per_repeat": epochs,
+            "steps_per_repeat": job.steps,
+            "us_per_step": ours,
+            "compile_seconds": compiled,
+            "job_seconds": compiled + ours["median"] * job_steps / 1e6,
+        },
+        "torch": told,
+        "fastest_torch": fastest["way"],
+        "speedup": fastest["speedup"],
+        "limits": bag_limits.measure(
+            features, network.widths, dataset.num_classes, padded, ours["median"] * count
+        ),
+        "models_at_once": jax_bags.compare_groups(
+            dataset, network, splits, groups, group_epochs, repeats
+        ),
+    }
+
+
+def _vectors(name: str, data_dir: str, config: Any) -> sources.Experiment:
+    """The experiment on a data set of vectors."""
+    if name in sources.GENERATED:
+        raise UserError(f"{name} has bags of images, but this measures networks for vectors")
+    experiment = next(iter(sources.experiments(name, data_dir, config)))
+    if experiment.dataset.instances.ndim != 2:
+        raise UserError(f"{name} has bags of images, but this measures networks for vectors")
+    return experiment
+
+
+def _fold(dataset: BagDataset, split: Split) -> "torch_bags.Fold":
+    """The training bags of a split, standardised as `training.train` does."""
+    from benchmarks import torch_bags
+
+    bags = dataset.select(split.train)
+    mean, scale = standardisation(bags.instances)
+    ready = dataclasses.replace(bags, instances=(bags.instances - mean) / scale)
+    return torch_bags.Fold([bag.copy() for bag in ready.bags], ready.labels.tolist())
+
+
+if __name__ == "__main__":
+    command.run(main)
