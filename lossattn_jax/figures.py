@@ -26,12 +26,7 @@ def pixel_attention(attention: np.ndarray, grid: PatchGrid, size: tuple[int, int
     Returns:
       `[height, width]` float64; 0 where no window reaches.
     """
-    ys = (np.arange(size[0]) + 0.5) / size[0]
-    xs = (np.arange(size[1]) + 0.5) / size[1]
-    boxes = grid.boxes().astype(np.float64)
-    in_y = (ys[None] >= boxes[:, :1]) & (ys[None] < boxes[:, 2:3])
-    in_x = (xs[None] >= boxes[:, 1:2]) & (xs[None] < boxes[:, 3:])
-    covers = in_y[:, :, None] & in_x[:, None, :]
+    covers = grid.coverage(size)
     total = np.tensordot(np.asarray(attention, np.float64), covers, axes=1)
     return total / np.maximum(covers.sum(axis=0), 1)
 

@@ -42,6 +42,19 @@ class PatchGrid:
         corners = np.stack([top, left, top + height, left + width], axis=-1)
         return corners.reshape(-1, 4).astype(np.float32)
 
+    def coverage(self, size: tuple[int, int]) -> np.ndarray:
+        """Which pixels of an image of `size` (height, width) lie in each window.
+
+        Returns:
+          `[rows * cols, height, width]` bool: the pixel's centre is in the window.
+        """
+        ys = (np.arange(size[0]) + 0.5) / size[0]
+        xs = (np.arange(size[1]) + 0.5) / size[1]
+        boxes = self.boxes().astype(np.float64)
+        in_y = (ys[None] >= boxes[:, :1]) & (ys[None] < boxes[:, 2:3])
+        in_x = (xs[None] >= boxes[:, 1:2]) & (xs[None] < boxes[:, 3:])
+        return in_y[:, :, None] & in_x[:, None, :]
+
     def centres(self) -> np.ndarray:
         """`[rows * cols, 2]` float32 (y, x), fractions of the image, row-major."""
         boxes = self.boxes()

@@ -1,0 +1,106 @@
+"""A network under explanation: its scores, and how patches and pixels of its images correspond."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lossattn_jax.models import ImageNetwork, Outputs
+
+
+@flax.struct.dataclass
+class Relevance:
+    """What matters in B images, for one class of each; higher is more, and negative speaks against.
+
+    Attributes:
+      patches: `[B, P]` float32.
+      pixels: `[B, H, W]` float32.
+    """
+
+    patches: jax.Array
+    pixels: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network that is explained; all methods can be traced.
+
+    Attributes:
+      model: the network.
+      image_shape: (height, width, channels).
+    """
+
+    model: ImageNetwork
+    image_shape: tuple[int, int, int]
+
+    def outputs(self, variables: Any, images: jax.Array) -> Outputs:
+        """The evaluation's forward pass for normalised images `[B, H, W, C]`."""
+        outputs: Any = self.model.apply(variables, images, train=False)
+        return outputs
+
+    def score(self, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
+        """`[B]`: the image logit of a class (with dynamic routing, the class capsule's length).
+
+        Args:
+          variables: of the network.
+          images: `[B, H, W, C]` float, normalised.
+          classes: `[B]` int.
+        """
+        return picked(self.outputs(variables, images).logits, classes)
+
+    def from_patches(self, patches: jax.Array) -> Relevance:
+        """Relevance of patches `[B, P]`; a pixel has the mean of the patches whose window holds it."""
+        covers = self._coverage()
+        share = covers / jnp.maximum(jnp.sum(covers, axis=0), 1)[None]
+        pixels = jnp.einsum("bp,phw->bhw", patches, share, precision="highest")
+        return Relevance(patches.astype(jnp.float32), pixels)
+
+    def from_pixels(self, pixels: jax.Array) -> Relevance:
+        """Relevance of pixels `[B, H, W]`; a patch has the mean over its window."""
+        covers = self._coverage()
+        share = covers / jnp.sum(covers, axis=(1, 2), keepdims=True)
+        patches = jnp.einsum("bhw,phw->bp", pixels, share, precision="highest")
+        return Relevance(patches, pixels.astype(jnp.float32))
+
+    def _coverage(self) -> jax.Array:
+        grid = self.model.patch_grid(self.image_shape)
+        height, width, _ = self.image_shape
+        return jnp.asarray(grid.coverage((height, width)), jnp.float32)
+
+    def backbone_map(self, variables: Any, images: jax.Array) -> jax.Array:
+        """The backbone's map `[B, H', W', C]`."""
+        seen: list[jax.Array] = []
+
+        def look(backbone_map: jax.Array) -> jax.Array:
+            seen.append(backbone_map)
+            return backbone_map
+
+        with nn.intercept_methods(_at_backbone(look)):
+            self.outputs(variables, images)
+        return seen[0]
+
+    def score_of_map(
+        self, variables: Any, images: jax.Array, classes: jax.Array, backbone_map: jax.Array
+    ) -> jax.Array:
+        """`score`, with the backbone's map replaced by another."""
+        with nn.intercept_methods(_at_backbone(lambda _: backbone_map)):
+            return self.score(variables, images, classes)
+
+
+def picked(scores: jax.Array, classes: jax.Array) -> jax.Array:
+    """`scores[..., classes]`: of `[B, ..., K]` and `[B]` int makes `[B, ...]`."""
+    index = classes.reshape(-1, *(1 for _ in scores.shape[1:]))
+    return jnp.take_along_axis(scores, index, axis=-1)[..., 0]
+
+
+def _at_backbone(replace: Callable[[jax.Array], jax.Array]) -> Any:
+    def interceptor(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        whole = context.module.name == "backbone" and context.method_name == "__call__"
+        return replace(result) if whole else result
+
+    return interceptor
