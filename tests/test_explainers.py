@@ -14,7 +14,10 @@ from lossattn_jax.models.patch_head import MapHead
 SHAPE = (8, 8, 3)
 IMAGES = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)
 CLASSES = np.array([1, 0, 2])
-KEY = jax.random.key(0)
+
+
+def keys(count, seed=0):
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(count))
 
 
 class LinearBackbone(nn.Module):
@@ -51,9 +54,9 @@ def small_variables():
     return started(small(), (32, 32, 3))
 
 
-def explained(name, model, variables, images=IMAGES, classes=CLASSES, key=KEY, **options):
+def explained(name, model, variables, images=IMAGES, classes=CLASSES, **options):
     explain = jax.jit(explainers.make(name, model, images.shape[1:], **options))
-    return explain(variables, images, classes, key)
+    return explain(variables, images, classes, keys(len(images)))
 
 
 def scores(model, variables, images=IMAGES, classes=CLASSES):
@@ -189,7 +192,7 @@ def test_the_noise_is_a_function_of_the_key(small_variables):
     explain = jax.jit(explainers.make("smooth_grad", small(), (32, 32, 3), samples=2))
     classes = np.array([0, 1])
     first, again, other = (
-        explain(small_variables, images, classes, jax.random.key(k)).pixels for k in (0, 0, 1)
+        explain(small_variables, images, classes, keys(2, seed)).pixels for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first) - np.asarray(other)).max() > 1e-6

@@ -1,7 +1,7 @@
 """Explainers behind one interface: the network's own attention, and others to compare it with.
 
 explain = explainers.make("attention", model, image_shape)
-relevance = explain(variables, images, classes, key)     # Relevance: patches [B, P], pixels [B, H, W]
+relevance = explain(variables, images, classes, keys)    # Relevance: patches [B, P], pixels [B, H, W]
 """
 
 import functools
@@ -50,9 +50,9 @@ def make(
       **options: of the explainer, beyond its defaults.
 
     Returns:
-      A pure function of variables, images `[B, H, W, C]` (float, normalised), classes `[B]` int and a random
-      key, which only "smooth_grad" uses. Each image is explained as if it were alone, so that padding a
-      batch changes nothing.
+      A pure function of variables, images `[B, H, W, C]` (float, normalised), classes `[B]` int and random
+      keys `[B]`, which only "smooth_grad" uses. Each image is explained as if it were alone, so that
+      padding or splitting a batch changes nothing.
 
     Raises:
       UserError: there is no such explainer.

@@ -10,14 +10,14 @@ from lossattn_jax.explainers.subject import Relevance, Subject
 
 
 def grad_cam(
-    subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, key: jax.Array
+    subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
 ) -> Relevance:
     """`relu(sum_c w_c A_c)`, w_c being the mean over the map of d score / d A_c (Selvaraju et al. 2017).
 
     A is the backbone's map, the last that has the image's layout in all of our networks; it is resized to
     the image's size bilinearly.
     """
-    del key
+    del keys
     backbone_map = subject.backbone_map(variables, images)
     gradient = jax.grad(lambda a: jnp.sum(subject.score_of_map(variables, images, classes, a)))(
         backbone_map

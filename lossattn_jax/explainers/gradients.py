@@ -9,10 +9,10 @@ from lossattn_jax.explainers.subject import Relevance, Subject
 
 
 def gradient_x_input(
-    subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, key: jax.Array
+    subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
 ) -> Relevance:
     """`sum_channels x * d score / dx` (Shrikumar et al. 2016); x is 0 at the data set's mean colour."""
-    del key
+    del keys
     return subject.from_pixels(
         jnp.sum(images * _gradient(subject, variables, images, classes), axis=-1)
     )
@@ -23,7 +23,7 @@ def integrated_gradients(
     variables: Any,
     images: jax.Array,
     classes: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     steps: int = 32,
 ) -> Relevance:
     """Gradients along the line from the mean colour to the image, times the image.
@@ -31,7 +31,7 @@ def integrated_gradients(
     Sundararajan et al. 2017, with the middle of each of `steps` equal parts of the line: the pixels sum to
     `score(image) - score(mean colour)`, up to the error of that sum.
     """
-    del key
+    del keys
 
     def step(total: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
         return total + _gradient(subject, variables, place * images, classes), None
@@ -46,24 +46,24 @@ def smooth_grad(
     variables: Any,
     images: jax.Array,
     classes: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     samples: int = 32,
     noise: float = 0.15,
 ) -> Relevance:
     """Mean over noisy images of the gradient's absolute value, the largest of the channels.
 
     Smilkov et al. 2017, with their noise of 10% to 20% of the image's range as the deviation, and the
-    absolute value that they take for images of natural colours. An image's noise depends on the key and
-    its place in the batch.
+    absolute value that they take for images of natural colours.
     """
     spread = jnp.max(images, axis=(1, 2, 3)) - jnp.min(images, axis=(1, 2, 3))
     deviation = noise * spread[:, None, None, None]
 
     def step(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-            jax.random.fold_in(key, sample), jnp.arange(len(images))
-        )
-        drawn = jax.vmap(lambda k: jax.random.normal(k, images.shape[1:], images.dtype))(keys)
+        drawn = jax.vmap(
+            lambda k: jax.random.normal(
+                jax.random.fold_in(k, sample), images.shape[1:], images.dtype
+            )
+        )(keys)
         gradient = _gradient(subject, variables, images + deviation * drawn, classes)
         return total + jnp.max(jnp.abs(gradient), axis=-1), None
 

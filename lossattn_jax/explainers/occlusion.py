@@ -14,7 +14,7 @@ def occlusion(
     variables: Any,
     images: jax.Array,
     classes: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     size: int = 8,
     stride: int = 4,
 ) -> Relevance:
@@ -23,7 +23,7 @@ def occlusion(
     Squares of the mean colour, `size` pixels wide and `stride` apart, also beyond the edges so that every
     pixel is covered as often as the others where `stride` divides `size`.
     """
-    del key
+    del keys
     squares = jnp.asarray(_squares(images.shape[1:3], size, stride))
     score = subject.score(variables, images, classes)
 

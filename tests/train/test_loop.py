@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossattn_jax import devices, explain, metrics, runs
+from lossattn_jax import compare_explainers, devices, explain, metrics, runs
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
@@ -42,6 +42,16 @@ def finished(scenes_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     measured = loop.train(shrunk.config(scenes_dir), workdir)
     return workdir, measured
+
+
+@pytest.mark.slow
+def test_explainers_are_compared_on_a_run(finished):
+    workdir, _ = finished
+    result = compare_explainers.compare_run(str(workdir), ["attention"], num=4, batch_size=4)
+    assert result == json.loads((workdir / "compare_explainers.json").read_text())
+    assert (result["dataset"], result["images"]) == ("digit_scenes", 4)
+    assert 0 <= result["explainers"]["attention"]["pointing"] <= 1
+    assert (workdir / "compare_explainers.png").stat().st_size > 1000
 
 
 def test_a_run_writes_its_metrics_and_learns(finished):
