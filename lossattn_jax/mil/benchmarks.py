@@ -234,8 +234,8 @@ def load(name: str, data_dir: str | os.PathLike[str], download: bool = False) ->
         return _download(name, folder)
     if not found:
         raise UserError(
-            f"{name} is not in {folder}; put one of {', '.join(names)} there, or pass download=True "
-            f"to fetch it from {benchmark.url}"
+            f"{name} is not in {folder}; put one of {', '.join(names)} there, or have it "
+            f"downloaded from {benchmark.url} (--download, or download=True)"
         )
     dataset = dataclasses.replace(bag_files.read(found[0]), name=name)
     unlike = difference(dataset, benchmark)
