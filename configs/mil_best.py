@@ -13,7 +13,8 @@ best epoch on the test fold. The steps can be had one by one, as the argument of
   consistency: attention is kept near its average over the epochs.
   --select=validation: lambda, learning rate and epoch of each fold chosen on a fifth of its training bags.
 
-Expected, and the gain of each step: results/mil/README.md.
+Expected, and the gain of each step: results/mil/README.md; no step reaches the paper's figures.
+Time: on one core of an AMD EPYC, `average` took 1 minute for MUSK1 and 2.3 for each Corel set (5 x 10 folds).
 """
 
 from ml_collections import ConfigDict

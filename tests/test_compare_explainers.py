@@ -64,6 +64,7 @@ def test_batches_and_padding_change_no_metric(run, images, measured):
             assert parts[name][metric] == pytest.approx(values[metric], abs=1e-5), (name, metric)
 
 
+@pytest.mark.slow
 def test_pointing_is_that_of_the_forward_pass_and_only_the_first_images_count(run, images):
     pixels = (images.images[:5] / 255 - 0.5) / 0.25
     outputs = run.model.apply(run.variables, jnp.asarray(pixels, jnp.float32))

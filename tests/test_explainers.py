@@ -132,7 +132,9 @@ def test_integrated_gradients_sum_to_the_difference_from_the_mean_colour(small_v
     np.testing.assert_allclose(found.pixels.sum(axis=(1, 2)), difference, rtol=0.05, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["loss_attention", "gated_attention"])
+@pytest.mark.parametrize(
+    "kind", ["loss_attention", pytest.param("gated_attention", marks=pytest.mark.slow)]
+)
 def test_contributions_and_the_bias_are_the_logits_up_to_what_all_classes_share(kind):
     model = small(kind)
     variables = started(model, (32, 32, 3))
@@ -145,7 +147,11 @@ def test_contributions_and_the_bias_are_the_logits_up_to_what_all_classes_share(
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"), [("conv", "loss_attention"), ("capsule", "dynamic_routing")]
+    ("head", "kind"),
+    [
+        ("conv", "loss_attention"),
+        pytest.param("capsule", "dynamic_routing", marks=pytest.mark.slow),
+    ],
 )
 def test_attention_is_that_of_the_forward_pass(head, kind):
     model = small(kind, head)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 
 from lossattn_jax.errors import UserError
@@ -12,6 +13,8 @@ from lossattn_jax.mil.selection import RULES
 
 # Standard errors by which an accuracy has to differ from the paper's to be listed.
 ERRORS = 2.0
+
+_digits_or_text = re.compile(r"\d+|\D+").findall
 
 
 def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
@@ -89,11 +92,13 @@ def _of_run(path: pathlib.Path) -> list[Summary]:
 
 
 def _datasets(summaries: Sequence[Summary]) -> list[str]:
-    """The paper's data sets in its order, and others behind them by name."""
+    """The paper's data sets in its order, and others behind them by name, numbers in it by size."""
     there = {summary.dataset for summary in summaries}
-    return [name for name in methods.DATASETS if name in there] + sorted(
-        there - set(methods.DATASETS)
+    others = sorted(
+        there - set(methods.DATASETS),
+        key=lambda name: [(not p.isdigit(), int(p) if p.isdigit() else p) for p in _digits_or_text(name)],
     )
+    return [name for name in methods.DATASETS if name in there] + others
 
 
 def _table(summaries: Sequence[Summary]) -> str:
