@@ -34,14 +34,6 @@ log = logging.getLogger("lossattn_jax.benchmarks")
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
 
-DATASETS = flags.DEFINE_list("datasets", ["fox", "musk2"], "benchmarks, or files of bags (CSV)")
-DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks")
-OUT = flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
-EPOCHS = flags.DEFINE_integer("epochs", 20, "of each timed call of JAX", lower_bound=1)
-REPEATS = flags.DEFINE_integer("repeats", 5, "timed repeats of everything", lower_bound=1)
-FOLDS = flags.DEFINE_integer("folds", 10, "of cross-validation", lower_bound=2)
-DRAWS = flags.DEFINE_integer("draws", 5, "of all folds, so many are trained at once", lower_bound=1)
-
 
 def run(
     datasets: Sequence[str],
@@ -111,16 +103,17 @@ def run(
 
 
 def main() -> None:
-    """The command; its flags are above."""
+    """The command; see the flags."""
+    values = flags.FLAGS
     devices.one_per_core()
     run(
-        DATASETS.value,
-        DATA_DIR.value,
-        OUT.value,
-        epochs=EPOCHS.value,
-        repeats=REPEATS.value,
-        folds=FOLDS.value,
-        draws=DRAWS.value,
+        values.datasets,
+        values.data_dir,
+        values.out,
+        epochs=values.epochs,
+        repeats=values.repeats,
+        folds=values.folds,
+        draws=values.draws,
     )
 
 
@@ -253,4 +246,12 @@ def _fold(dataset: BagDataset, split: Split) -> "torch_bags.Fold":
 
 
 if __name__ == "__main__":
+    # Not where tests import several benchmarks, whose flags have the same names.
+    flags.DEFINE_list("datasets", ["fox", "musk2"], "benchmarks, or files of bags (CSV)")
+    flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks")
+    flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
+    flags.DEFINE_integer("epochs", 20, "of each timed call of JAX", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "timed repeats of everything", lower_bound=1)
+    flags.DEFINE_integer("folds", 10, "of cross-validation", lower_bound=2)
+    flags.DEFINE_integer("draws", 5, "of all folds, so many are trained at once", lower_bound=1)
     command.run(main)

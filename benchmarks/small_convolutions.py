@@ -25,11 +25,6 @@ from lossattn_jax.models.layers import Conv, dense
 
 log = logging.getLogger("lossattn_jax.benchmarks")
 
-OUT = flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
-BAGS = flags.DEFINE_integer("bags", 100, "of each timed call", lower_bound=1)
-LENGTH = flags.DEFINE_integer("length", 10, "images of a bag", lower_bound=1)
-REPEATS = flags.DEFINE_integer("repeats", 5, "timed calls of each", lower_bound=1)
-
 WAYS = ("ours", "XLA's")
 
 
@@ -135,9 +130,15 @@ def _difference(first: Any, second: Any) -> float:
 
 
 def main() -> None:
-    """The command; its flags are above."""
-    run(OUT.value, BAGS.value, LENGTH.value, REPEATS.value)
+    """The command; see the flags."""
+    values = flags.FLAGS
+    run(values.out, values.bags, values.length, values.repeats)
 
 
 if __name__ == "__main__":
+    # Not where tests import several benchmarks, whose flags have the same names.
+    flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
+    flags.DEFINE_integer("bags", 100, "of each timed call", lower_bound=1)
+    flags.DEFINE_integer("length", 10, "images of a bag", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "timed calls of each", lower_bound=1)
     command.run(main)
