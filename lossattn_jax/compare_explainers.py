@@ -19,7 +19,7 @@ from absl import flags
 
 from lossattn_jax import command, data, devices, explainers, metrics, runs
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import make_eval_step, to_devices
+from lossattn_jax.evaluate import add_sums, make_eval_step, to_devices
 from lossattn_jax.explanation_metrics import (
     Protocol,
     make_explain_step,
@@ -99,11 +99,7 @@ def compare(
         step = make_metric_step(subject, explain, run.spec, kind, protocol or Protocol())
         totals: dict[str, metrics.Mean] | None = None
         for images, classes in batches:
-            sums = jax.tree.map(
-                lambda leaf: leaf.astype(np.float64),
-                devices.unreplicate(step(variables, images, classes)),
-            )
-            totals = sums if totals is None else metrics.merge(totals, sums)
+            totals = add_sums(totals, step(variables, images, classes))
         assert totals is not None
         alone = make_explain_step(subject, explain, run.spec)
         first, classes = batches[0]

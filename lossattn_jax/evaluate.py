@@ -74,10 +74,10 @@ def evaluate(
     scored: list[tuple[np.ndarray, ...]] = []
     for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
         # The sums of the batch before are fetched while this one runs.
-        totals, pending = _add(totals, pending), sums
+        totals, pending = add_sums(totals, pending), sums
         if dataset.spec.multi_label:
             scored.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
-    totals = _add(totals, pending)
+    totals = add_sums(totals, pending)
     assert totals is not None
     measured = metrics.evaluation_metrics(totals)
     if scored:
@@ -119,7 +119,7 @@ def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return devices.shard({name: array for name, array in batch.items() if name != "index"})
 
 
-def _add(totals: Any, sums: Any) -> Any:
+def add_sums(totals: Any, sums: Any) -> Any:
     """Adds a batch's sums in float64 on the host, where no count is too large to be exact."""
     if sums is None:
         return totals

@@ -200,8 +200,7 @@ def comprehensiveness(
     Returns:
       `[B, S]`: the higher, the better; negative where the probability rises.
     """
-    ranks, tops = by_patches(patches, cells), _tops(shares, patches.shape[1])
-    return _drops(predict, images, classes, ranks, tops, keep=False)
+    return _drops(predict, images, classes, patches, cells, shares, keep=False)
 
 
 def sufficiency(
@@ -219,20 +218,21 @@ def sufficiency(
     Returns:
       `[B, S]`: the lower, the better; negative where the probability rises.
     """
-    ranks, tops = by_patches(patches, cells), _tops(shares, patches.shape[1])
-    return _drops(predict, images, classes, ranks, tops, keep=True)
+    return _drops(predict, images, classes, patches, cells, shares, keep=True)
 
 
 def _drops(
     predict: Predict,
     images: jax.Array,
     classes: jax.Array,
-    ranks: jax.Array,
-    tops: list[int],
+    patches: jax.Array,
+    cells: Cells,
+    shares: Sequence[float],
     keep: bool,
 ) -> jax.Array:
-    """Falls `[B, S]` of the class's probability with (`keep`) or without the ranks below each of S."""
+    """Falls `[B, S]` of the class's probability with (`keep`) or without the top patches of each of S."""
     images = images.astype(jnp.float32)
+    ranks, tops = by_patches(patches, cells), _tops(shares, patches.shape[1])
 
     def look(top: jax.Array) -> jax.Array:
         visible = (ranks < top) == keep
