@@ -1,0 +1,88 @@
+"""Receptive fields against the network's Jacobian and against changed pixels; maps over pixels by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax import models
+from lossattn_jax.receptive_field import extents, pixel_map, receptive_fields
+
+SHAPE = (16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = models.build("small", num_classes=3, width=0.1)
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *SHAPE))))(jax.random.key(1))
+    return model, variables
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(4, *SHAPE)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def fields(network, images):
+    return receptive_fields(*network, images)
+
+
+def test_they_follow_the_jacobian(network, images):
+    model, variables = network
+
+    def logits(x):
+        return model.apply(variables, x[None], train=False).patch_logits[0]
+
+    jacobian = jax.jit(jax.vmap(jax.jacrev(logits)))(images)  # [N, P, K, H, W, C]
+    exact = np.sqrt(np.mean(np.sum(np.square(jacobian), axis=(2, -1)), axis=0, dtype=np.float64))
+    exact /= exact.sum(axis=(1, 2), keepdims=True)
+    # Squares are what is unbiased; 64 draws of signs an image leave some noise.
+    found = receptive_fields(*network, jnp.tile(images, (64, 1, 1, 1)))
+    np.testing.assert_allclose(found, exact, rtol=0.35, atol=2e-4)
+    error = np.abs(found - exact).sum(axis=(1, 2))
+    assert error.max() < 0.05
+
+
+def test_a_patch_sees_what_its_field_says_and_nothing_else(network):
+    model, variables = network
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 48, 48, 3)), jnp.float32)
+    fields = receptive_fields(model, variables, images)
+    apply = jax.jit(lambda x: model.apply(variables, x, train=False).patch_logits)
+    before = apply(images)
+    corner = 0
+    unseen = fields[corner] == 0
+    assert 0 < unseen.sum() < unseen.size
+    far = apply(jnp.where(unseen[None, :, :, None], 9.0, images))[:, corner]
+    np.testing.assert_array_equal(far, before[:, corner])
+    near = apply(jnp.where(unseen[None, :, :, None], images, 9.0))[:, corner]
+    assert np.abs(near - before[:, corner]).max() > 1e-3
+
+
+def test_each_patch_has_sum_1_and_looks_around_its_own_window(network, fields):
+    model, _ = network
+    np.testing.assert_allclose(fields.sum(axis=(1, 2)), 1, rtol=1e-5)
+    ys, xs = np.meshgrid(*((np.arange(16) + 0.5) / 16,) * 2, indexing="ij")
+    centres = np.stack([(fields * axis).sum(axis=(1, 2)) for axis in (ys, xs)], axis=1)
+    nominal = model.patch_grid(SHAPE).centres()
+    distances = np.linalg.norm(centres[:, None] - nominal[None], axis=-1)
+    np.testing.assert_array_equal(distances.argmin(axis=1), np.arange(len(fields)))
+
+
+def test_a_network_without_weights_sees_nothing(network, images):
+    model, variables = network
+    zeros = jax.tree.map(jnp.zeros_like, variables["params"])
+    fields = receptive_fields(model, {**variables, "params": zeros}, images)
+    np.testing.assert_array_equal(fields, 0)
+    np.testing.assert_array_equal(pixel_map(np.ones(len(fields)), fields), 0)
+    assert extents(fields) == (0.0, 0.0)
+
+
+def test_maps_over_pixels_by_hand():
+    fields = np.zeros((2, 1, 4), np.float32)
+    fields[0, 0] = (0.5, 0.5, 0, 0)
+    fields[1, 0] = (0, 0.25, 0.75, 0)
+    values = np.array([[3.0, 0.0], [1.0, 1.0]])
+    expected = [[[3, 2, 0, 0]], [[1, 1, 1, 0]]]
+    np.testing.assert_allclose(pixel_map(values, fields), expected)
+    assert extents(fields, 0.7) == (0.5, (2 + 1) / 2 / 4)
