@@ -13,7 +13,7 @@ demo: $(VENV)/demo.installed
 	$(RUN) train.py --config=configs/digit_scenes.py --config.data.dir=$(DATA) --workdir=$(WORKDIR)
 	$(RUN) -m lossattn_jax.evaluate --workdir=$(WORKDIR)
 	$(RUN) -m lossattn_jax.explain --workdir=$(WORKDIR)
-	@echo "The picture is $(WORKDIR)/explanations.png"
+	@echo "The report is $(WORKDIR)/report/index.html"
 
 # Two processes, since much of the time is commands that start; a file's tests share what they train.
 test: $(VENV)/test.installed

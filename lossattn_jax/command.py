@@ -15,9 +15,10 @@ from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import devices
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
+EXIT_INCOMPLETE = 3
 
 
 def run(
@@ -30,7 +31,8 @@ def run(
       config: makes a config with every key that the flag --config may have.
 
     The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
-    traceback), or 1 with a traceback for a bug.
+    traceback), or 3 where a part of the work was left out for such a mistake and the rest is done, or 1 with
+    a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
     app.run(
@@ -70,7 +72,7 @@ def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
 
 def _complain(error: UserError) -> int:
     print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
-    return EXIT_USER_ERROR
+    return EXIT_INCOMPLETE if isinstance(error, Incomplete) else EXIT_USER_ERROR
 
 
 def _log_to_stderr() -> None:

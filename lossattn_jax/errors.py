@@ -7,3 +7,10 @@ class UserError(Exception):
     Commands print that sentence and exit with code 2, without a traceback. Any other exception is a bug
     of ours and keeps its traceback.
     """
+
+
+class Incomplete(UserError):
+    """A part of what was asked for could not be done, and the rest was: the text says which.
+
+    Commands print it as they do any `UserError`, and exit with code 3.
+    """

@@ -1,237 +1,279 @@
-"""Where a network looks: the picture of images, attention, patch predictions and image predictions.
+"""Where a network looks: a report on a checkpoint, for images of its data set or for any others.
 
-    python -m lossattn_jax.explain --workdir=runs/digit_scenes [--images=one.png,two.jpg]
+    python -m lossattn_jax.explain --workdir=runs/digit_scenes [--images=one.png,folder] [--out=report]
 
-The numbers come from the forward pass that evaluation runs.
+The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explanations`.
 """
 
-import dataclasses
-import itertools
 import logging
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, figures, losses, runs
-from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step, to_devices
-from lossattn_jax.models import Outputs
+from lossattn_jax import command, data, devices, explanations, metrics, own_images, runs
+from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.evaluate import add_sums, make_eval_step
+from lossattn_jax.explanations import Explanations
+from lossattn_jax.receptive_field import PROBES, extents, pixel_map, receptive_fields
+from lossattn_jax.report import page, pictures, summary
+from lossattn_jax.report.write import FIGURE_NAME, write
 
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.explain")
 
-MAX_IMAGES = 200  # in one picture: more rows are beyond what matplotlib draws
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanations:
-    """What a network says about N images.
-
-    Attributes:
-      names: what each image is called.
-      images: `[N, H, W, C]` uint8, as the network saw them.
-      labels: `[N]` int32 or multi-hot uint8 `[N, K]`, or None where the classes are not known.
-      boxes: `[N, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, or None.
-      logits: `[N, K]` float32.
-      probabilities: `[N, K]` float32; see `losses.probabilities`.
-      patch_logits: `[N, P, K]` float32.
-      attention: `[N, P]` float32.
-    """
-
-    names: tuple[str, ...]
-    images: np.ndarray
-    labels: np.ndarray | None
-    boxes: np.ndarray | None
-    logits: np.ndarray
-    probabilities: np.ndarray
-    patch_logits: np.ndarray
-    attention: np.ndarray
-
-
-def explain_dataset(
-    eval_step: EvalStep,
-    variables: Any,
-    dataset: data.Dataset,
-    num: int,
-    batch_size: int,
-    kind: str = losses.CROSS_ENTROPY,
-) -> Explanations:
-    """Explains the first `num` images of a split (of each process' share of it).
-
-    Args:
-      eval_step: from `make_eval_step`.
-      variables: replicated "params" and "batch_stats".
-      dataset: the split.
-      num: number of images; a smaller split gives fewer.
-      batch_size: as evaluation's, so that it is the same compiled program.
-      kind: of image loss; see `losses`.
-    """
-    # A whole number of batches on every process, so that all of them run the same steps.
-    local = devices.round_up(batch_size) // jax.process_count()
-    steps = itertools.islice(
-        forward_batches(eval_step, variables, dataset, batch_size), -(-num // local)
-    )
-    seen = _collect(((batch, outputs) for batch, _, outputs in steps), num)
-    names = tuple(f"{dataset.split} {index}" for index in seen["index"])
-    return _explanations(names, seen, seen["label"], kind)
-
-
-def explain_images(
-    eval_step: EvalStep,
-    variables: Any,
-    images: np.ndarray,
-    names: Sequence[str],
-    batch_size: int,
-    kind: str = losses.CROSS_ENTROPY,
-    label_shape: tuple[int, ...] = (),
-) -> Explanations:
-    """Explains images whose classes are not known.
-
-    Args:
-      eval_step: from `make_eval_step`.
-      variables: replicated "params" and "batch_stats".
-      images: `[N, H, W, C]` uint8 of the network's size.
-      names: what to call them.
-      batch_size: images per batch; the last one is padded.
-      kind: of image loss; see `losses`.
-      label_shape: of an image's label in the data set that the network was trained on.
-    """
-    size = devices.round_up(min(batch_size, len(images)))
-
-    def steps() -> Iterator[tuple[dict[str, np.ndarray], Outputs]]:
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padding = size - len(part)
-            batch = {
-                "image": np.concatenate([part, np.repeat(part[-1:], padding, axis=0)]),
-                "label": np.zeros((size, *label_shape), np.int32),
-                "mask": np.array([1.0] * len(part) + [0.0] * padding, np.float32),
-            }
-            yield batch, eval_step(variables, to_devices(batch))[1]
-
-    return _explanations(tuple(names), _collect(steps(), len(images)), None, kind)
-
-
-def _collect(
-    steps: Iterable[tuple[dict[str, np.ndarray], Outputs]], num: int
-) -> dict[str, np.ndarray]:
-    """Batches and outputs of the first `num` real examples, concatenated."""
-    parts = []
-    for batch, outputs in steps:
-        local = dataclasses.asdict(devices.gather(outputs))
-        real = batch["mask"] > 0
-        parts.append({name: array[real] for name, array in {**batch, **local}.items()})
-    return {name: np.concatenate([part[name] for part in parts])[:num] for name in parts[0]}
-
-
-def _explanations(
-    names: tuple[str, ...], seen: dict[str, np.ndarray], labels: np.ndarray | None, kind: str
-) -> Explanations:
-    return Explanations(
-        names=names,
-        images=seen["image"],
-        labels=labels,
-        boxes=seen.get("box"),
-        logits=seen["logits"],
-        probabilities=np.asarray(losses.probabilities(kind, seen["logits"])),
-        patch_logits=seen["patch_logits"],
-        attention=seen["attention"],
-    )
-
-
-def read_image(path: str | pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3).
-
-    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white.
-
-    Raises:
-      UserError: there is no such file, or it is not an image.
-    """
-    from PIL import Image, ImageOps
-
-    height, width, _ = shape
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(
-                "I"
-            ):  # 16 bits of grey, which `convert` would cut off at 255
-                upright = Image.fromarray(
-                    (np.asarray(upright) // 256).clip(0, 255).astype(np.uint8)
-                )
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            rgb = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(rgb)
-    except FileNotFoundError:
-        raise UserError(f"the image {path} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from None
+MAX_IMAGES = 1000  # on one page
+PICKS = ("hardest", "first")
+THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
+_TITLE = "Where the network looks"
+_REPORT_NAME = "report"  # of the folder in the workdir
+_OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
+# What the table of thresholds holds, where the data set has it.
+_COMPARED = (
+    "accuracy",
+    "loss",
+    "attention_entropy",
+    "attended_patch_accuracy",
+    "pointing_accuracy",
+    "attention_in_box",
+    "patches_in_box",
+)
 
 
 def explain_run(
     workdir: str,
     images: Sequence[str] = (),
-    num: int = 8,
+    num: int = 64,
     split: str = "test",
+    pick: str = "hardest",
+    fit: str = "resize",
     checkpoint: str = "latest",
-    output: str | None = None,
+    out: str | None = None,
     data_dir: str | None = None,
 ) -> pathlib.Path:
-    """Draws explanations of a run's checkpoint.
+    """Writes the report on a run's checkpoint.
 
     Args:
       workdir: folder of the run.
-      images: image files; none: the first `num` of `split`.
+      images: image files and folders of them; none: images of `split`.
       num: number of images of the split.
       split: "train" or "test".
+      pick: which images of the split: by turns the least certain and those with the most diffuse
+        attention ("hardest"), or the "first".
+      fit: how `images` are brought to the network's size; see `own_images.read`.
       checkpoint: "latest", "best" or a step.
-      output: PNG to write; None: `explanations.png` in the workdir.
+      out: folder to write; None: `report` in the workdir.
       data_dir: folder of the data sets; None: as in the run's config.
 
     Returns:
-      The file written.
+      The page written.
 
     Raises:
-      UserError: there is no such run, checkpoint, data set or image, or the file cannot be written.
+      UserError: there is no such run, checkpoint, data set or image, or the folder cannot be written.
+      Incomplete: some of `images` could not be read; the report on the others is written.
     """
-    if max(len(images), num) > MAX_IMAGES:
-        raise UserError(f"a picture shows at most {MAX_IMAGES} images, not {max(len(images), num)}")
+    if pick not in PICKS:
+        raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
+    if not 1 <= num <= MAX_IMAGES:
+        raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
     run = runs.load(workdir, checkpoint)
+    own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
+    dataset = None if own else runs.open_dataset(run, split, data_dir)
+    log.info("devices: %s", devices.describe())
+    content = _on_files(run, workdir, own) if own else _on_split(run, workdir, dataset, num, pick)
+    if jax.process_index():
+        return pathlib.Path(out or workdir)
+    path = write(content, out or pathlib.Path(workdir) / _REPORT_NAME)
+    log.info("written: %s, and %s beside it", path, FIGURE_NAME)
+    if own and own.refused:
+        count = len(own.refused) + len(own.files)
+        raise Incomplete(
+            f"{len(own.refused)} of {count} images were left out of {path}: {'; '.join(own.refused)}"
+        )
+    return path
+
+
+def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:
     eval_step = make_eval_step(run.model, run.spec)
     kind = runs.loss_kind(run.model, run.spec)
     variables = devices.replicate(run.variables)
-    if images:
-        pixels = np.stack([read_image(path, run.spec.image_shape) for path in images])
-        names = [pathlib.Path(path).name for path in images]
-        explanations = explain_images(
-            eval_step,
+    batch_size = run.config.eval.batch_size
+    counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
+    totals = _Totals()
+
+    def look(rows: explanations.Rows, sums: explanations.Sums) -> None:
+        counts.add(rows)
+        totals.add(sums)
+
+    log.info("looking at %d images of %s", len(dataset), dataset.split)
+    shown = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    if pick == "first":
+        shown = explanations.explain_dataset(eval_step, variables, dataset, num, batch_size, kind)
+        intro = f"The first {len(shown.names)} of {len(dataset)} images."
+    else:
+        intro = (
+            f"{len(shown.names)} of {len(dataset)} images: by turns the one that the network is least "
+            "certain of and the one whose attention is most spread out."
+        )
+    attentions, compared = _thresholds(run, variables, dataset, shown, totals)
+    fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
+    facts = _facts(run, workdir, fields) | {
+        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images",
+        "calibration error": f"{counts.calibration_error():.4f}",
+    }
+    if run.spec.multi_label:
+        del facts["calibration error"]
+    return page.Content(
+        title=_TITLE,
+        facts=facts,
+        intro=intro,
+        explanations=shown,
+        grid=run.model.patch_grid(run.spec.image_shape),
+        fields=fields,
+        class_names=run.spec.class_names,
+        kind=kind,
+        attentions=attentions,
+        plots=counts.plots(run.spec.class_names),
+        thresholds=compared,
+    )
+
+
+def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Content:
+    kind = runs.loss_kind(run.model, run.spec)
+    variables = devices.replicate(run.variables)
+
+    def explained(model: Any) -> Explanations:
+        return explanations.explain_images(
+            make_eval_step(model, run.spec),
             variables,
-            pixels,
-            names,
-            run.config.eval.batch_size,
+            own.images,
+            own.names,
+            min(run.config.eval.batch_size, 64),
             kind,
             run.spec.label_shape,
         )
-    else:
-        dataset = runs.open_dataset(run, split, data_dir)
-        explanations = explain_dataset(
-            eval_step, variables, dataset, num, run.config.eval.batch_size, kind
+
+    shown = explained(run.model)
+    attentions = {_threshold_name(run.config.model.threshold): shown.attention}
+    for threshold, model in _other_models(run):
+        attentions[_threshold_name(threshold)] = explained(model).attention
+    # Few images are taken several times: each time with other signs.
+    fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
+    return page.Content(
+        title=_TITLE,
+        facts=_facts(run, workdir, fields) | {"images": ", ".join(own.files)},
+        intro=f"{len(shown.names)} images of {len(own.files)} files.",
+        explanations=shown,
+        grid=run.model.patch_grid(run.spec.image_shape),
+        fields=fields,
+        class_names=run.spec.class_names,
+        kind=kind,
+        attentions=attentions,
+        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+    )
+
+
+def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
+    model = run.config.model
+    sees, mostly = extents(fields)
+    return {
+        "workdir": workdir,
+        "network": f"{model.backbone}, {model.head} head, {model.pooling}",
+        "trained on": run.spec.name,
+        "step": f"{run.step:,}",
+        "a patch sees": f"{sees:.0%} of the image, 95 % of its dependence in {mostly:.0%}",
+    }
+
+
+def _fields(run: runs.Run, images: np.ndarray) -> np.ndarray:
+    log.info("receptive fields of %d patches", run.model.patch_grid(run.spec.image_shape).patches)
+    pixels = data.normalise(jnp.asarray(images), run.spec.mean, run.spec.std, jnp.float32)
+    return receptive_fields(run.model, run.variables, pixels)
+
+
+def _threshold_name(threshold: float) -> str:
+    return f"threshold {threshold:g}/g"
+
+
+def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
+    """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
+    if run.config.model.pooling != "loss_attention":
+        return
+    for threshold in THRESHOLDS:
+        if threshold != run.config.model.threshold:
+            changed = run.config.copy_and_resolve_references()
+            changed.model.threshold = threshold
+            yield threshold, runs.build_model(changed, run.spec)
+
+
+def _thresholds(
+    run: runs.Run, variables: Any, dataset: Any, shown: Explanations, totals: "_Totals"
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Attention of the images shown, and metrics of the whole split, with each threshold."""
+    own = _threshold_name(run.config.model.threshold)
+    attentions, compared = {own: shown.attention}, {own: totals.compared()}
+    assert shown.index is not None
+    for threshold, model in _other_models(run):
+        log.info("the same with %s", _threshold_name(threshold))
+        others = _Totals()
+        attentions[_threshold_name(threshold)] = explanations.explain_at(
+            make_eval_step(model, run.spec),
+            variables,
+            dataset,
+            shown.index,
+            run.config.eval.batch_size,
+            others.add,
         )
-    grid = run.model.patch_grid(run.spec.image_shape)
-    figure = figures.draw_explanations(explanations, grid, run.spec.class_names)
-    path = pathlib.Path(output) if output else pathlib.Path(workdir) / "explanations.png"
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the picture {path} cannot be written: {error}") from None
-    log.info("written: %s", path)
-    return path
+        compared[_threshold_name(threshold)] = others.compared()
+    return attentions, compared if len(compared) > 1 else {}
+
+
+class _Totals:
+    """The sums of an evaluation."""
+
+    def __init__(self) -> None:
+        self._sums: Any = None
+
+    def add(self, sums: explanations.Sums) -> None:
+        self._sums = add_sums(self._sums, sums)
+
+    def compared(self) -> dict[str, float]:
+        measured = metrics.evaluation_metrics(self._sums)
+        return {name: measured[name] for name in _COMPARED if name in measured}
+
+
+def _mosaics(
+    own: own_images.OwnImages, shown: Explanations, fields: np.ndarray, class_names: Sequence[str]
+) -> list[summary.Plot]:
+    """For each file that was cut into tiles, their attention side by side."""
+    plots = []
+    for file, name in enumerate(own.files):
+        tiles = [image for image, place in enumerate(own.places) if place[0] == file]
+        if len(tiles) < 2:
+            continue
+        places = [own.places[image][1:] for image in tiles]
+        overlays = [
+            pictures.overlay(shown.images[image], pixel_map(shown.attention[image], fields))
+            for image in tiles
+        ]
+        predicted = [class_names[shown.logits[image].argmax()] for image in tiles]
+        told = "; ".join(
+            f"row {row + 1}, column {column + 1}: {word}"
+            for (row, column), word in zip(places, predicted, strict=True)
+        )
+        plots.append(
+            summary.Plot(
+                name=f"tiles_{file:03d}",
+                title=f"{name}: attention in each of {len(tiles)} tiles",
+                png=pictures.png(pictures.mosaic(overlays, places)),
+                alt=f"Attention in the tiles of {name}. Predictions: {told}.",
+            )
+        )
+    return plots
 
 
 def main() -> None:
@@ -242,18 +284,22 @@ def main() -> None:
         values.images,
         values.num,
         values.split,
+        values.pick,
+        values.fit,
         values.checkpoint,
-        values.output,
+        values.out,
         values.data_dir,
     )
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("images", [], "image files to explain; default: the first of the split")
-    flags.DEFINE_integer("num", 8, "number of images of the split", lower_bound=1)
+    flags.DEFINE_list("images", [], "image files and folders; default: images of the split")
+    flags.DEFINE_integer("num", 64, "number of images of the split", lower_bound=1)
     flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_enum("pick", "hardest", PICKS, "which images of the split")
+    flags.DEFINE_enum("fit", "resize", own_images.FITS, "how --images get the network's size")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
-    flags.DEFINE_string("output", None, "PNG to write; default: explanations.png in the workdir")
+    flags.DEFINE_string("out", None, "folder to write; default: report in the workdir")
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
     command.run(main)

@@ -6,33 +6,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossattn_jax.models import PatchGrid
+from lossattn_jax.receptive_field import pixel_map
 
 if TYPE_CHECKING:
-    from lossattn_jax.explain import Explanations
+    from lossattn_jax.explanations import Explanations
 
 _TOP = 5  # image predictions shown
 _NAMED_COLUMNS = 8  # columns of patches up to which each is named
 _BOX_COLOUR = "#00e5ff"
 
 
-def pixel_attention(attention: np.ndarray, grid: PatchGrid, size: tuple[int, int]) -> np.ndarray:
-    """Attention over pixels: the mean weight of the patches whose window holds the pixel.
-
-    Args:
-      attention: `[P]` weights.
-      grid: places of the P patches.
-      size: (height, width) of the image, in pixels.
-
-    Returns:
-      `[height, width]` float64; 0 where no window reaches.
-    """
-    covers = grid.coverage(size)
-    total = np.tensordot(np.asarray(attention, np.float64), covers, axes=1)
-    return total / np.maximum(covers.sum(axis=0), 1)
-
-
 def draw_explanations(
-    explanations: "Explanations", grid: PatchGrid, class_names: Sequence[str]
+    explanations: "Explanations",
+    grid: PatchGrid,
+    class_names: Sequence[str],
+    fields: np.ndarray | None = None,
+    most: int | None = None,
 ) -> Any:
     """One row per image: image, attention, patch predictions, image predictions.
 
@@ -40,23 +29,31 @@ def draw_explanations(
       explanations: what the network said about N images.
       grid: places of its patches.
       class_names: K names.
+      fields: `[P, H, W]`, what each patch sees; see `receptive_field`. None: the patches' windows, which
+        cost nothing to find.
+      most: number of images to draw at most, the first; None: all.
 
     Returns:
       A matplotlib Figure.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
-    count = len(explanations.images)
+    count = len(explanations.images[:most])
+    if fields is None:
+        fields = grid.coverage(explanations.images.shape[1:3])
     figure = Figure(figsize=(11, 2.6 * count + 0.4), dpi=100, layout="constrained")
-    axes = figure.subplots(count, 4, squeeze=False, width_ratios=[1, 1, 1, 1.3])
-    for index, row in enumerate(axes):
-        for axis in row[:3]:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        _draw_image(row[0], explanations, index, class_names)
-        _draw_attention(row[1], explanations, index, grid)
-        _draw_patches(row[2], explanations, index, grid, class_names)
-        _draw_predictions(row[3], explanations, index, class_names)
+    # A name with two dollar signs is no formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        axes = figure.subplots(count, 4, squeeze=False, width_ratios=[1, 1, 1, 1.3])
+        for index, row in enumerate(axes):
+            for axis in row[:3]:
+                axis.set_xticks([])
+                axis.set_yticks([])
+            _draw_image(row[0], explanations, index, class_names)
+            _draw_attention(row[1], explanations, index, fields)
+            _draw_patches(row[2], explanations, index, grid, class_names)
+            _draw_predictions(row[3], explanations, index, class_names)
     titles = ("image", "attention", "patch predictions", "image prediction")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(f"{title}\n{axis.get_title()}" if axis.get_title() else title, fontsize=10)
@@ -66,17 +63,9 @@ def draw_explanations(
 def _draw_image(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
     axis.imshow(e.images[index], interpolation="nearest")
     name = e.names[index]
-    shown = ", ".join(class_names[k] for k in _classes(e, index)[:_TOP])
+    shown = ", ".join(class_names[k] for k in e.classes(index)[:_TOP])
     axis.set_xlabel(f"{name}: {shown}" if shown else name, fontsize=9)
     _draw_box(axis, e, index)
-
-
-def _classes(e: "Explanations", index: int) -> list[int]:
-    """The classes that the image's label names; none where it is not known."""
-    if e.labels is None:
-        return []
-    label = e.labels[index]
-    return np.flatnonzero(label).tolist() if label.ndim else [int(label)]
 
 
 def _draw_box(axis: Any, e: "Explanations", index: int) -> None:
@@ -98,9 +87,9 @@ def _draw_box(axis: Any, e: "Explanations", index: int) -> None:
     )
 
 
-def _draw_attention(axis: Any, e: "Explanations", index: int, grid: PatchGrid) -> None:
+def _draw_attention(axis: Any, e: "Explanations", index: int, fields: np.ndarray) -> None:
     grey = e.images[index].mean(axis=-1)
-    heat = pixel_attention(e.attention[index], grid, grey.shape)
+    heat = pixel_map(e.attention[index], fields)
     axis.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axis.imshow(heat, cmap="inferno", alpha=0.65, interpolation="nearest")
     highest = e.attention[index].max() * e.attention.shape[1]
@@ -138,7 +127,7 @@ def _draw_patches(
 def _draw_predictions(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
     probabilities = e.probabilities[index]
     top = np.argsort(-probabilities, kind="stable")[: min(_TOP, len(probabilities))]
-    right = _classes(e, index)
+    right = e.classes(index)
     unknown = e.labels is None
     colours = ["0.6" if unknown else "tab:green" if k in right else "tab:red" for k in top]
     axis.barh(range(len(top)), probabilities[top], color=colours)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lossattn_jax.models import ImageNetwork
 
-PROBES = 8  # images that the sensitivities are averaged over
+PROBES = 32  # images that sensitivities are averaged over; fewer leave the signs' noise in maps
 
 
 def receptive_fields(

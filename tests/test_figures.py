@@ -1,24 +1,27 @@
 """Pictures: where attention lands in pixels, and that a figure shows what it is given."""
 
+import io
+
 import numpy as np
 
-from lossattn_jax.explain import Explanations
-from lossattn_jax.figures import draw_explanations, pixel_attention
+from lossattn_jax.explanations import Explanations
+from lossattn_jax.figures import draw_explanations
 from lossattn_jax.models import PatchGrid
+from lossattn_jax.receptive_field import pixel_map
 
 # Windows of 2x2 map positions, step 1, on a 3x3 map: 2x2 patches that overlap in the middle.
 GRID = PatchGrid(rows=2, cols=2, map_size=(3, 3), kernel=2, stride=1)
 
 
-def test_pixel_attention_by_hand():
+def test_attention_over_windows_by_hand():
     # Patch 1 holds the top right 2x2 positions of 3x3; each position is 2x2 pixels.
-    heat = pixel_attention(np.array([0.0, 1.0, 0.0, 0.0]), GRID, (6, 6))
+    heat = pixel_map(np.array([0.0, 1.0, 0.0, 0.0]), GRID.coverage((6, 6)))
     positions = np.array([[0, 1 / 2, 1], [0, 1 / 4, 1 / 2], [0, 0, 0]])
     np.testing.assert_allclose(heat, positions.repeat(2, 0).repeat(2, 1))
 
 
-def test_pixel_attention_is_flat_for_equal_weights():
-    heat = pixel_attention(np.full(4, 0.25), GRID, (12, 9))
+def test_attention_over_windows_is_flat_for_equal_weights():
+    heat = pixel_map(np.full(4, 0.25), GRID.coverage((12, 9)))
     np.testing.assert_allclose(heat, 0.25)
 
 
@@ -49,7 +52,8 @@ def test_the_figure_shows_predictions_in_order_with_their_probabilities():
 
 
 def test_images_without_a_known_class_are_drawn_too():
-    figure = draw_explanations(explanations(None), GRID, ["cat", "dog"])
+    figure = draw_explanations(explanations(None), GRID, ["$\\cat$", "dog"])
+    figure.savefig(io.BytesIO())  # a name is no formula
     assert figure.axes[0].get_xlabel() == "first"
     colours = {bar.get_facecolor() for bar in figure.axes[3].patches}
     assert len(colours) == 1

@@ -13,7 +13,17 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_json, data, devices, explain, figures, losses, metrics, models, runs
+from lossattn_jax import (
+    config_json,
+    data,
+    devices,
+    explanations,
+    figures,
+    losses,
+    metrics,
+    models,
+    runs,
+)
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import ensemble, reporting
@@ -293,7 +303,7 @@ def _draw(
     config = job.config
     if not config.log.pictures:
         return
-    explanations = explain.explain_dataset(
+    explained = explanations.explain_dataset(
         eval_step,
         replicated.variables,
         job.test_set,
@@ -305,5 +315,5 @@ def _draw(
     reporter.figure(
         "attention",
         step,
-        lambda: figures.draw_explanations(explanations, grid, job.spec.class_names),
+        lambda: figures.draw_explanations(explained, grid, job.spec.class_names),
     )

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossattn_jax import compare_explainers, devices, explain, metrics, runs
+from lossattn_jax import compare_explainers, devices, explain, explanations, metrics, runs
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
@@ -105,34 +105,54 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
     dataset = runs.open_dataset(run, "test")
     eval_step = make_eval_step(run.model, run.spec)
     variables = devices.replicate(run.variables)
-    explained = explain.explain_dataset(eval_step, variables, dataset, num=1000, batch_size=24)
+    explained = explanations.explain_dataset(eval_step, variables, dataset, num=1000, batch_size=24)
     assert len(explained.images) == 60
     accuracy = np.mean(explained.logits.argmax(axis=1) == explained.labels)
     assert accuracy == pytest.approx(measured["accuracy"])
     entropy = np.mean(metrics.attention_entropy(explained.attention))
     assert entropy == pytest.approx(measured["attention_entropy"], rel=1e-5)
-    again = explain.explain_images(
+    again = explanations.explain_images(
         eval_step, variables, explained.images[:3], ["a", "b", "c"], batch_size=2
     )
     np.testing.assert_allclose(again.logits, explained.logits[:3], rtol=1e-5, atol=1e-5)
 
 
-def test_explaining_a_run_writes_a_picture(finished, tmp_path):
+def test_explaining_a_run_writes_a_report(finished, tmp_path):
+    workdir, measured = finished
+    path = explain.explain_run(str(workdir), num=3, out=str(tmp_path / "three"))
+    told = json.loads((path.parent / "report.json").read_text())
+    assert len(told["images"]) == 3
+    thresholds = told["thresholds"]
+    assert list(thresholds) == ["threshold 0.1/g", "threshold 1/g"]
+    for name, value in thresholds["threshold 0.1/g"].items():
+        assert value == pytest.approx(measured[name], rel=1e-5)
+    entropies = [values["attention_entropy"] for values in thresholds.values()]
+    assert entropies[1] < entropies[0]
+    first = explain.explain_run(str(workdir), num=3, pick="first", out=str(tmp_path / "first"))
+    told = json.loads((first.parent / "report.json").read_text())
+    assert [image["name"] for image in told["images"]] == ["test 0", "test 1", "test 2"]
+
+
+def test_a_report_on_ones_own_images_leaves_out_a_broken_one(finished, tmp_path, run_python):
     from PIL import Image
 
     workdir, _ = finished
-    path = explain.explain_run(str(workdir), num=3, output=str(tmp_path / "three.png"))
-    with Image.open(path) as picture:
-        three = picture.size
-    for name, mode in (("grey.png", "L"), ("alpha.png", "RGBA"), ("photo.jpg", "RGB")):
-        Image.new(mode, (50, 20)).save(tmp_path / name)
-    files = [str(tmp_path / name) for name in ("grey.png", "alpha.png", "photo.jpg")]
-    path = explain.explain_run(str(workdir), images=files, output=str(tmp_path / "own.png"))
-    with Image.open(path) as picture:
-        assert picture.size == three
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="broken.png cannot be read as an image"):
-        explain.explain_run(str(workdir), images=[str(tmp_path / "broken.png")])
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, mode in (("grey$^.png", "L"), ("alpha.png", "RGBA"), ("photo.jpg", "RGB")):
+        Image.new(mode, (50, 70)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    command = ["-m", "lossattn_jax.explain", f"--workdir={workdir}", f"--images={folder}"]
+    finished = run_python(*command, f"--out={tmp_path / 'report'}", "--fit=tile")
+    assert finished.returncode == 3, finished.stderr
+    assert "1 of 4 images were left out" in finished.stderr and "broken.png" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert len(told["images"]) == 3 * 2 * 3
+    assert told["images"][0]["name"] == "alpha.png, tile 1, 1"
+    assert (tmp_path / "report" / "tiles_000.png").stat().st_size > 500
+    with pytest.raises(UserError, match="no image could be read: .*broken.png cannot be read"):
+        explain.explain_run(str(workdir), images=[str(folder / "broken.png")])
 
 
 def test_rerunning_a_finished_run_trains_no_further(finished, scenes_dir):

@@ -1,0 +1,96 @@
+"""Writes a report's folder: the page, its pictures and its numbers."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from lossattn_jax import figures, metrics
+from lossattn_jax.errors import UserError
+from lossattn_jax.receptive_field import pixel_map
+from lossattn_jax.report import page, pictures
+
+PAGE_NAME = "index.html"
+NUMBERS_NAME = "report.json"
+FIGURE_NAME = "explanations.png"  # the layout of the paper's figure
+FIGURE_IMAGES = 50  # in it at most: more rows are beyond what matplotlib draws
+_IMAGES_NAME = "images"
+_SCALE = 8  # of the pictures of single images
+
+
+def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
+    """Writes `index.html`, `report.json`, `explanations.png`, `images/` and the plots as PNG.
+
+    Pictures of single images that an earlier report left in `images/` are removed.
+
+    Returns:
+      The page.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        _write_pictures(content, folder)
+        for plot in (*content.plots, *content.mosaics):
+            (folder / f"{plot.name}.png").write_bytes(plot.png)
+        numbers = json.dumps(_numbers(content), indent=1, allow_nan=False)
+        (folder / NUMBERS_NAME).write_text(numbers + "\n", encoding="utf-8")
+        (folder / PAGE_NAME).write_text(page.render(content), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the report {folder} cannot be written: {error.strerror}") from None
+    return folder / PAGE_NAME
+
+
+def _write_pictures(content: page.Content, folder: pathlib.Path) -> None:
+    e = content.explanations
+    images = folder / _IMAGES_NAME
+    images.mkdir(parents=True, exist_ok=True)
+    for old in images.glob("[0-9][0-9][0-9][0-9]_*.png"):
+        old.unlink()
+    for image, name in enumerate(e.names):
+        heat = pixel_map(e.attention[image], content.fields)
+        stem = f"{image:04d}_{_slug(name)}"
+        (images / f"{stem}_image.png").write_bytes(pictures.png(e.images[image], _SCALE))
+        overlay = pictures.overlay(e.images[image], heat)
+        (images / f"{stem}_attention.png").write_bytes(pictures.png(overlay, _SCALE))
+    figure = figures.draw_explanations(
+        e, content.grid, content.class_names, content.fields, most=FIGURE_IMAGES
+    )
+    figure.savefig(folder / FIGURE_NAME)
+
+
+def _slug(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:60]
+
+
+def _numbers(content: page.Content) -> dict[str, Any]:
+    """The numbers of the page; floats as they are, so that reading them back gives the same bits."""
+    e = content.explanations
+    return {
+        "title": content.title,
+        "facts": dict(content.facts),
+        "classes": list(content.class_names),
+        "thresholds": {name: metrics.finite(values) for name, values in content.thresholds.items()},
+        "images": [
+            {
+                "name": e.names[image],
+                "index": None if e.index is None else int(e.index[image]),
+                "label": None if e.labels is None else e.classes(image),
+                "predicted": int(e.logits[image].argmax()),
+                "picked": e.picked[image] if e.picked else None,
+                "logits": _finite(e.logits[image]),
+                "probabilities": _finite(e.probabilities[image]),
+                "attention": _finite(e.attention[image]),
+                "patch_predictions": e.patch_logits[image].argmax(axis=-1).tolist(),
+            }
+            for image in range(len(e.names))
+        ],
+    }
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.astype(np.float64).tolist()]
