@@ -107,7 +107,7 @@ def _draw_patches(
     weight = e.attention[index] / max(e.attention[index].max(), 1e-12)
     colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"](classes % 20)[:, :3]
     shade = 0.15 + 0.85 * weight[:, None]
-    cells = (shade * colours + (1 - shade)).reshape(grid.rows, grid.cols, 3)
+    cells = (shade * colours + (1 - shade)).clip(0, 1).reshape(grid.rows, grid.cols, 3)
     axis.imshow(cells, interpolation="nearest")
     shown = classes if grid.cols <= _NAMED_COLUMNS else ()  # more names would overlap
     for patch, predicted in enumerate(shown):
