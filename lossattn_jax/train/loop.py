@@ -26,7 +26,7 @@ from lossattn_jax import (
 )
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
-from lossattn_jax.train import ensemble, reporting
+from lossattn_jax.train import ensemble, health, reporting
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
@@ -169,6 +169,8 @@ def _train_steps(
     totals = devices.replicate(zero_metrics(config))
     test_metrics: dict[str, float] = {}
     progress = reporting.Progress(start_step, job.total_steps, config.train.batch_size)
+    patches = job.model.patch_grid(job.spec.image_shape).patches
+    watch = health.AttentionWatch(config, patches, job.steps_per_epoch)
     with (
         reporting.Reporter(job.workdir, start_step, jax.process_index() == 0) as reporter,
         data.prefetch(batches, _to_devices) as sharded,
@@ -181,6 +183,8 @@ def _train_steps(
                 means = metrics.compute(devices.unreplicate(totals))
                 totals = devices.replicate(zero_metrics(config))
                 _report(job, reporter, progress, step, means)
+                if warning := watch.look(means["attention_entropy"], step):
+                    log.warning("warning: %s", warning)
             evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
             saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
             if not (evaluates or saves):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -17,7 +18,7 @@ from lossattn_jax import compare_explainers, devices, explain, explanations, met
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
-from lossattn_jax.train import loop
+from lossattn_jax.train import health, loop
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import shrunk
@@ -37,11 +38,31 @@ def assert_same_parameters(workdir, other):
 
 
 @pytest.fixture(scope="module")
-def finished(scenes_dir, tmp_path_factory):
+def logged():
+    """What the runs of this file have logged."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    loop.log.addHandler(handler)
+    yield lines
+    loop.log.removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def finished(scenes_dir, tmp_path_factory, logged):
     """A finished run of three epochs, its workdir and its test metrics."""
     workdir = tmp_path_factory.mktemp("finished")
-    measured = loop.train(shrunk.config(scenes_dir), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(health, "UNIFORM", 0.5)  # so short a run would not get far from it
+        measured = loop.train(shrunk.config(scenes_dir), workdir)
     return workdir, measured
+
+
+def test_training_warns_once_of_attention_that_prefers_nothing(finished, logged):
+    (warning,) = [
+        line for line in logged if line.startswith("warning: attention is nearly uniform")
+    ]
+    assert "try config.model.threshold above 0.1" in warning
 
 
 @pytest.mark.slow
@@ -337,7 +358,7 @@ import sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 import shrunk
 from lossattn_jax import evaluate, explain
-from lossattn_jax.train import loop
+from lossattn_jax.train import health, loop
 config = shrunk.config({str(scenes_dir)!r}, train__epochs=1, optimizer__warmup_epochs=0.0)
 loop.train(config, {str(tmp_path)!r})
 evaluate.evaluate_run({str(tmp_path)!r})

@@ -1,0 +1,78 @@
+"""Whether attention still says something: a warning when it is alike everywhere, or on one patch only."""
+
+import math
+
+from ml_collections import ConfigDict
+
+# Mean entropy of attention over log P, above which it prefers nothing, and below which it is one patch's.
+UNIFORM, ONE_PATCH = 0.98, 0.05
+# Every network starts out uniform, so nothing is said in the first epoch, or tenth of the run.
+_GRACE = 0.1
+# With the others attention has no parameters, or none that a loss term or a threshold reaches.
+_WATCHED = ("attention", "gated_attention", "loss_attention", "bag_loss_attention")
+
+
+class AttentionWatch:
+    """Watches a run's attention, and says once when it has collapsed, and again if it does so later."""
+
+    def __init__(self, config: ConfigDict, patches: int, steps_per_epoch: int):
+        """Starts to watch.
+
+        Args:
+          config: the run's config.
+          patches: P.
+          steps_per_epoch: updates in an epoch.
+        """
+        self._config = config
+        self._highest = math.log(patches)
+        self._grace = max(1.0, _GRACE * config.train.epochs) * steps_per_epoch
+        self._active = config.model.pooling in _WATCHED and patches > 1
+        self._state = ""
+
+    def look(self, entropy: float, step: int) -> str | None:
+        """Looks at a mean over training images.
+
+        Args:
+          entropy: of attention, in nats.
+          step: updates done.
+
+        Returns:
+          A sentence with what is wrong and what to try; None if nothing is, or it was said before.
+        """
+        if not self._active or step < self._grace or not math.isfinite(entropy):
+            return None
+        share = entropy / self._highest
+        state = "uniform" if share > UNIFORM else "one patch" if share < ONE_PATCH else ""
+        changed, self._state = state != self._state, state
+        if not state or not changed:
+            return None
+        what = "is nearly uniform" if state == "uniform" else "lies nearly on one patch"
+        return (
+            f"attention {what}: its entropy is {entropy:.3f} of {self._highest:.3f} nats (log P) by step "
+            f"{step}; {self._advice(state)}"
+        )
+
+    def _advice(self, state: str) -> str:
+        loss, threshold = self._config.loss, self._config.model.threshold
+        weight = loss.patch_weight
+        if self._config.model.pooling in ("attention", "gated_attention"):
+            if state == "uniform":
+                return "config.loss.patch=on teaches the patches, and with them attention, what the label is"
+            return "a higher config.optimizer.weight_decay or a lower learning_rate may spread it"
+        if loss.patch == "off":
+            return "config.loss.patch=off leaves its patches without a loss; auto gives them one"
+        if state == "uniform":
+            more = f"config.loss.patch_weight (lambda) above {weight:g}, such as {_times(weight, 10):g}"
+            if self._config.model.pooling == "loss_attention" and threshold < 1:
+                return f"try config.model.threshold above {threshold:g} (at most 1), or {more}"
+            return f"try {more}, or a shorter config.loss.patch_ramp_epochs than {loss.patch_ramp_epochs:g}"
+        less = (
+            f"config.loss.patch_weight (lambda) below {weight:g}, such as {_times(weight, 0.1):g}"
+        )
+        if self._config.model.pooling == "loss_attention" and threshold > 0:
+            return f"try config.model.threshold below {threshold:g}, or {less}"
+        return f"try {less}"
+
+
+def _times(weight: float, factor: float) -> float:
+    return weight * factor if weight else 0.1
