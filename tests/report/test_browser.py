@@ -133,6 +133,14 @@ def test_filters_and_orders(browser):
         assert visible(browser) == expected.tolist(), name
 
 
+def test_images_without_labels_have_no_filter(driver, tmp_path):
+    driver.get(write(content(2, labelled=False), tmp_path).as_uri())
+    wait(driver, "document.querySelectorAll('.patches button').length === 12")
+    assert not find(driver, "#filter")[0].is_displayed()
+    assert visible(driver) == [0, 1]
+    assert driver.get_log("browser") == []
+
+
 def test_maps_are_those_of_the_network(browser):
     given = content(COUNT)
     e = given.explanations
