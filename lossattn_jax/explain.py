@@ -106,6 +106,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     totals = _Totals()
 
     def look(rows: explanations.Rows, sums: explanations.Sums) -> None:
+        _refuse_diverged(run, rows["logits"])
         counts.add(rows)
         totals.add(sums)
 
@@ -158,6 +159,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         )
 
     shown = explained(run.model)
+    _refuse_diverged(run, shown.logits)
     attentions = {_threshold_name(run.config.model.threshold): shown.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
@@ -175,6 +177,14 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         attentions=attentions,
         mosaics=_mosaics(own, shown, fields, run.spec.class_names),
     )
+
+
+def _refuse_diverged(run: runs.Run, logits: np.ndarray) -> None:
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"the network of step {run.step} predicts numbers that are not finite, so that there is nothing "
+            "to explain; name an earlier step with --checkpoint"
+        )
 
 
 def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
