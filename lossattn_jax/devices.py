@@ -160,6 +160,12 @@ def concatenate_processes(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def barrier(name: str) -> None:
+    """Waits until all processes have come here; `name` is the place's, the same on each of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def global_positions(examples: int) -> jax.Array:
     """`[examples]` int32: places in the global batch of this device's examples. Inside `pmap` only."""
     return jax.lax.axis_index(AXIS) * examples + jnp.arange(examples, dtype=jnp.int32)

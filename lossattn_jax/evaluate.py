@@ -29,8 +29,9 @@ def make_eval_step(model: ImageNetwork, spec: data.DatasetSpec) -> EvalStep:
     """The pmapped forward pass that evaluation and explanations share.
 
     The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
-    `label` int32 or multi-hot, `mask` float32, and `box` where there are boxes), and returns the
-    batch's replicated `metrics.evaluation_sums` over all devices, and the sharded `Outputs`.
+    `label` int32 or multi-hot, `mask` float32, and where there are boxes `box` `[devices, b, 4]` or
+    `[devices, b, M, 4]`), and returns the batch's replicated `metrics.evaluation_sums` over all devices,
+    and the sharded `Outputs`.
 
     Args:
       model: the network.
@@ -91,7 +92,11 @@ def evaluate(
 
 
 def forward_batches(
-    eval_step: EvalStep, variables: Any, dataset: data.Dataset, batch_size: int
+    eval_step: EvalStep,
+    variables: Any,
+    dataset: data.Dataset,
+    batch_size: int,
+    start_batch: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, metrics.Mean], Outputs]]:
     """Runs the network over a split; what evaluation and explanations are made from.
 
@@ -100,6 +105,7 @@ def forward_batches(
       variables: replicated "params" and "batch_stats".
       dataset: the split.
       batch_size: examples per batch over all devices, rounded up to a multiple of their number.
+      start_batch: the first batch, counted from 0.
 
     Yields:
       The batch of this process on the host, and the results of `eval_step` on the devices.
@@ -108,6 +114,7 @@ def forward_batches(
         batch_size=devices.round_up(batch_size),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        start_batch=start_batch,
     )
     with data.prefetch(batches, lambda batch: (batch, to_devices(batch))) as pairs:
         for batch, sharded in pairs:

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, explanations, metrics, own_images, runs
+from lossattn_jax import command, devices, explanations, metrics, own_images, runs
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import add_sums, make_eval_step
 from lossattn_jax.explanations import Explanations
-from lossattn_jax.receptive_field import PROBES, extents, pixel_map, receptive_fields
+from lossattn_jax.receptive_field import PROBES, extents, on_images, pixel_map
 from lossattn_jax.report import page, pictures, summary
 from lossattn_jax.report.write import FIGURE_NAME, write
 
@@ -201,8 +200,7 @@ def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
 
 def _fields(run: runs.Run, images: np.ndarray) -> np.ndarray:
     log.info("receptive fields of %d patches", run.model.patch_grid(run.spec.image_shape).patches)
-    pixels = data.normalise(jnp.asarray(images), run.spec.mean, run.spec.std, jnp.float32)
-    return receptive_fields(run.model, run.variables, pixels)
+    return on_images(run.model, run.variables, images, run.spec)
 
 
 def _threshold_name(threshold: float) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax import data
 from lossattn_jax.models import ImageNetwork
 
 PROBES = 32  # images that sensitivities are averaged over; fewer leave the signs' noise in maps
@@ -57,6 +58,14 @@ def receptive_fields(
     fields = np.sqrt(np.asarray(found, np.float64))
     totals = fields.sum(axis=(1, 2), keepdims=True)
     return (fields / np.where(totals > 0, totals, 1.0)).astype(np.float32)
+
+
+def on_images(
+    model: ImageNetwork, variables: Any, images: np.ndarray, spec: data.DatasetSpec
+) -> np.ndarray:
+    """`receptive_fields` of a network on images `[N, H, W, C]` uint8 of its data set."""
+    pixels = data.normalise(jnp.asarray(images), spec.mean, spec.std, model.dtype)
+    return receptive_fields(model, variables, pixels)
 
 
 def pixel_map(values: np.ndarray, fields: np.ndarray) -> np.ndarray:

@@ -96,23 +96,30 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     return Run(config, spec, model, variables, step)
 
 
-def open_dataset(run: Run, split: str, data_dir: str | None = None) -> data.Dataset:
-    """The split "train" or "test" of the run's data set, from `data_dir` or the config's folder."""
-    return open_split(run.config, run.spec, split, data_dir)
+def open_dataset(
+    run: Run, split: str, data_dir: str | None = None, mode: str | None = None
+) -> data.Dataset:
+    """The split "train" or "test" of the run's data set; see `open_split`."""
+    return open_split(run.config, run.spec, split, data_dir, mode)
 
 
 def open_split(
-    config: ConfigDict, spec: data.DatasetSpec, split: str, data_dir: str | None = None
+    config: ConfigDict,
+    spec: data.DatasetSpec,
+    split: str,
+    data_dir: str | None = None,
+    mode: str | None = None,
 ) -> data.Dataset:
     """The split "train" or "test" as a run sees it: of "train" the part that is to be learned from.
 
-    It lies in `data_dir`, or where that is None in the config's folder.
+    It lies in `data_dir`, or where that is None in the config's folder; `mode` "memory" or "stream"
+    likewise, which changes no batch.
     """
     return data.open_dataset(
         spec,
         split,
         data_dir or config.data.dir or None,
-        config.data.mode,
+        mode or config.data.mode,
         num_labels=config.data.num_labels,
         label_seed=config.data.label_seed,
     )

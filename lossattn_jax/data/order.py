@@ -163,7 +163,7 @@ class TrainSteps:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSteps:
-    """What one process takes in each batch of an evaluation.
+    """What one process takes in each batch of an evaluation: item i is that of `start_batch` + i.
 
     Attributes: see `eval_indices`; sizes that do not fit are a `UserError` of the constructor.
     """
@@ -172,16 +172,21 @@ class EvalSteps:
     batch_size: int
     process_index: int = 0
     process_count: int = 1
+    start_batch: int = 0
 
     def __post_init__(self) -> None:
         len(self)
         local_batch_size(self.batch_size, self.process_count)
 
     def __len__(self) -> int:
-        return eval_steps(self.num_examples, self.batch_size)
+        return max(0, eval_steps(self.num_examples, self.batch_size) - self.start_batch)
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples' places, int64 [b], and their mask, float32 [b]."""
         return eval_indices(
-            item, self.num_examples, self.batch_size, self.process_index, self.process_count
+            self.start_batch + item,
+            self.num_examples,
+            self.batch_size,
+            self.process_index,
+            self.process_count,
         )

@@ -70,7 +70,12 @@ class Examples(abc.ABC):
         return self.iterate(Batches(self, steps))
 
     def eval_batches(
-        self, *, batch_size: int, process_index: int = 0, process_count: int = 1
+        self,
+        *,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        start_batch: int = 0,
     ) -> Iterator[Batch]:
         """Every example exactly once over all processes, in the data set's own order.
 
@@ -80,6 +85,7 @@ class Examples(abc.ABC):
           batch_size: examples per batch over all processes.
           process_index: this process.
           process_count: number of processes; has to divide `batch_size`.
+          start_batch: the first batch, counted from 0; nothing is read of those before it.
 
         Returns:
           An iterator over batches as of `train_batches`, with `mask` float32 [b] (1 for an example,
@@ -89,7 +95,7 @@ class Examples(abc.ABC):
         Raises:
           UserError: sizes that do not fit, at the call.
         """
-        steps = order.EvalSteps(len(self), batch_size, process_index, process_count)
+        steps = order.EvalSteps(len(self), batch_size, process_index, process_count, start_batch)
         return self.iterate(Batches(self, steps))
 
 

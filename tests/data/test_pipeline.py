@@ -105,6 +105,19 @@ def test_evaluation_is_exact_for_any_size(count, local, processes, boxes):
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.parametrize("start", [0, 2, 3, 4])
+def test_an_evaluation_can_start_at_any_batch(start):
+    for process in range(2):
+        options = {"batch_size": 6, "process_index": process, "process_count": 2}
+        whole = list(_dataset(20).eval_batches(**options))[start:]
+        rest = list(_dataset(20).eval_batches(**options, start_batch=start))
+        assert len(rest) == len(whole) == 4 - start
+        for batch, expected in zip(rest, whole, strict=True):
+            assert batch.keys() == expected.keys()
+            for name in batch:
+                np.testing.assert_array_equal(batch[name], expected[name])
+
+
 def test_prefetching_keeps_the_order_and_transfers_everything():
     with data.prefetch(iter(range(20)), lambda item: item * 10) as items:
         assert list(items) == list(range(0, 200, 10))

@@ -1,10 +1,12 @@
 """Training end to end on the shrunk demo config: files, resuming, evaluation, explanation."""
 
+import base64
 import functools
 import json
 import logging
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,18 @@ import time
 import jax
 import numpy as np
 import pytest
+import tensorstore
 
-from lossattn_jax import compare_explainers, devices, explain, explanations, metrics, runs
+from lossattn_jax import (
+    compare_explainers,
+    devices,
+    explain,
+    explanations,
+    export_maps,
+    metrics,
+    runs,
+)
+from lossattn_jax import evaluate as evaluate_module
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
@@ -136,6 +148,58 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
         eval_step, variables, explained.images[:3], ["a", "b", "c"], batch_size=2
     )
     np.testing.assert_allclose(again.logits, explained.logits[:3], rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    seen = []
+
+    def watched(model, spec):
+        step = make_eval_step(model, spec)
+
+        def look(variables, batch):
+            sums, outputs = step(variables, batch)
+            seen.append(devices.gather((batch["mask"], outputs)))
+            return sums, outputs
+
+        return look
+
+    monkeypatch.setattr(evaluate_module, "make_eval_step", watched)
+    evaluate_run(str(workdir))
+    evaluated = {
+        name: np.concatenate([getattr(outputs, name)[mask > 0] for mask, outputs in seen])
+        for name in ("logits", "patch_logits", "attention")
+    }
+
+    exported = export_maps.export_run(str(workdir), str(tmp_path / "maps.zarr"))
+    stored = {}
+    for name in ("prediction", *evaluated):
+        source = {"driver": "file", "path": str(exported / name)}
+        stored[name] = (
+            tensorstore.open({"driver": "zarr3", "kvstore": source}).result().read().result()
+        )
+    for name, array in evaluated.items():
+        np.testing.assert_array_equal(stored[name], array)
+    np.testing.assert_array_equal(stored["prediction"], evaluated["logits"].argmax(axis=-1))
+
+    page = explain.explain_run(str(workdir), num=20, out=str(tmp_path / "report"))
+    told = json.loads((page.parent / "report.json").read_text())["images"]
+    script = re.search(
+        r'<script id="data" type="application/json">(.*?)</script>', page.read_text()
+    )
+    drawn = json.loads(script[1])["images"]
+    assert len(told) == len(drawn) == 20
+    for image, picture in zip(told, drawn, strict=True):
+        place = image["index"]
+        for name in ("logits", "attention"):
+            np.testing.assert_array_equal(np.array(image[name], np.float32), evaluated[name][place])
+        assert image["predicted"] == picture["predicted"] == stored["prediction"][place]
+        for name, packed in (
+            ("patch_logits", picture["patch_logits"]),
+            ("attention", picture["attention"][0]),
+        ):
+            array = np.frombuffer(base64.b64decode(packed), "<f4")
+            np.testing.assert_array_equal(array, evaluated[name][place].ravel())
 
 
 def test_explaining_a_run_writes_a_report(finished, tmp_path):
