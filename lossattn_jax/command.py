@@ -61,6 +61,7 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
 def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
     _log_to_stderr()
     devices.tune_cpu()
+    devices.keep_programs()
     try:
         if len(argv) > 1:
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")

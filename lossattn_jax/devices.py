@@ -6,7 +6,9 @@ this process's devices, and `AXIS` names that axis for `lax.pmean` and `lax.psum
 
 import ctypes
 import functools
+import hashlib
 import os
+import pathlib
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +32,9 @@ _CPU_FUSIONS = "LIBRARY_FUSION_TYPE_REDUCE"
 # A jaxlib that does not know a flag ends the process, so it is given to tried versions only.
 _CPU_FLAG_VERSIONS = ((0, 10), (0, 12))
 
+_CACHE_BYTES = 4 * 2**30
+_CACHE_SECONDS = 0.3  # of compilation, below which a program is not worth a file
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
 
 
@@ -50,6 +55,38 @@ def tune_cpu() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 2**26)
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, so that a command's next start need not compile; for commands.
+
+    They lie in `~/.cache/lossattn_jax` (or XDG_CACHE_HOME), up to `_CACHE_BYTES`, the longest unused going
+    first. A folder that the user has set in JAX_COMPILATION_CACHE_DIR stays, as does
+    JAX_ENABLE_COMPILATION_CACHE=false. Where nothing can be written, nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = root / "lossattn_jax" / f"{platform.machine()}-{_instructions()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the latter without a home
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHE_SECONDS)
+
+
+def _instructions() -> str:
+    """Names the processor's instruction set: a home may be shared by machines that differ in it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "any"
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return hashlib.sha256(flags.encode()).hexdigest()[:8]
 
 
 def one_per_core() -> None:

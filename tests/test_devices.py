@@ -1,6 +1,7 @@
 """Placement on devices, here on whatever number this process has."""
 
 import os
+import pathlib
 import platform
 
 import jax
@@ -36,6 +37,46 @@ def test_positions_number_the_global_batch():
     batch = devices.shard(np.zeros((8, 1)))
     positions = devices.pmap(lambda x: devices.global_positions(x.shape[0]))(batch)
     np.testing.assert_array_equal(devices.gather(positions), np.arange(8))
+
+
+CACHE_OPTIONS = ("dir", "max_size")
+
+
+@pytest.fixture
+def uncached(monkeypatch):
+    """No cache of programs is set; afterwards, all is as it was."""
+    names = [f"jax_compilation_cache_{name}" for name in CACHE_OPTIONS]
+    names.append("jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path, uncached):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    devices.keep_programs()
+    folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+    assert folder.is_dir() and folder.parent == tmp_path / "lossattn_jax"
+    assert jax.config.jax_compilation_cache_max_size == 4 * 2**30
+    devices.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_a_folder_that_the_user_has_set_stays(monkeypatch, tmp_path, uncached):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", "/elsewhere")
+    devices.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == "/elsewhere"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_folder_nothing_is_kept(monkeypatch, tmp_path, uncached):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    devices.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_four_devices_place_and_number_as_one(run_python):

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import tensorboardX
-
 from lossattn_jax.metrics import finite
 
 log = logging.getLogger(__name__)
@@ -43,6 +41,9 @@ class Reporter:
         part = path.with_name(path.name + ".part")
         part.write_text("".join(kept))
         part.replace(path)
+        # Imported here, since it imports PyTorch where there is one, which takes seconds.
+        import tensorboardX
+
         self._jsonl = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / TENSORBOARD_NAME), purge_step=start_step + 1, flush_secs=_FLUSH_SECONDS
