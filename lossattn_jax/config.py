@@ -25,9 +25,9 @@ def default_config() -> ConfigDict:
     config.init_from = ""  # workdir of another run whose parameters to start from
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # digit_scenes, cifar10, cifar100, svhn_cropped or coco
+    config.data.name = "cifar10"  # one of `lossattn_jax.data.DATASETS`
     config.data.dir = ""  # folder of the TFDS data sets; empty: TFDS' default
-    config.data.extra = False  # svhn_cropped: train on its extra split too
+    config.data.extra = False  # svhn_cropped and svhn_full: train on the extra split too
     config.data.num_labels = 0  # train on so many images, equally many of each class; 0: on all
     config.data.label_seed = 0  # which ones
     config.data.mode = "memory"  # memory: all images as uint8 in RAM; stream: grain

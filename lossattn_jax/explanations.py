@@ -28,7 +28,8 @@ class Explanations:
       names: what each image is called.
       images: `[N, H, W, C]` uint8, as the network saw them.
       labels: `[N]` int32 or multi-hot uint8 `[N, K]`, or None where the classes are not known.
-      boxes: `[N, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, or None.
+      boxes: `[N, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, `[N, M, 4]` where an
+        image may have several, or None.
       logits: `[N, K]` float32.
       probabilities: `[N, K]` float32; see `losses.probabilities`.
       patch_logits: `[N, P, K]` float32.

@@ -74,17 +74,20 @@ def _draw_box(axis: Any, e: "Explanations", index: int) -> None:
     if e.boxes is None:
         return
     height, width = e.images.shape[1:3]
-    top, left, bottom, right = e.boxes[index] * (height, width, height, width)
-    axis.add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5),
-            right - left,
-            bottom - top,
-            fill=False,
-            color=_BOX_COLOUR,
-            lw=1.2,
+    for box in e.boxes[index].reshape(-1, 4):
+        top, left, bottom, right = box * (height, width, height, width)
+        if bottom < top or right < left:
+            continue  # it is not there
+        axis.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5),
+                right - left,
+                bottom - top,
+                fill=False,
+                color=_BOX_COLOUR,
+                lw=1.2,
+            )
         )
-    )
 
 
 def _draw_attention(axis: Any, e: "Explanations", index: int, fields: np.ndarray) -> None:

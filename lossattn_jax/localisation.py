@@ -2,7 +2,10 @@
 
 An explanation of B images is `patches` `[B, P]` and `pixels` `[B, H, W]`, floats up to 1e37 in size and of
 any sign, higher where the image matters more. Boxes are `[B, 4]` (ymin, xmin, ymax, xmax), fractions of the
-image; a pixel or a patch lies in one if its centre does, edges included (`metrics.centres_in_boxes`).
+image, or `[B, M, 4]` where an image may have several; what lies in any of them is in "the box". A pixel or
+a patch lies in one if its centre does, edges included (`metrics.centres_in_boxes`). Where an image has no box
+(`data.NO_BOX`), nothing lies in it and every value is 0; `metrics.has_box` says which these are. For the
+explanation of one class, `boxes_of_class` leaves that class's boxes.
 
 All functions but the last are pure, can be traced and vmapped, and return a value per image and nothing
 that depends on the other images, so that padding is masked when values are averaged:
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import metrics
+from lossattn_jax.data.boxes import NO_BOX
 
 THRESHOLDS = tuple(tenths / 10 for tenths in range(1, 10))
 
@@ -47,6 +51,21 @@ class PatchScores(NamedTuple):
     true: jax.Array
 
 
+def boxes_of_class(boxes: jax.Array, box_labels: jax.Array, classes: jax.Array) -> jax.Array:
+    """Leaves of each image's boxes those of one class.
+
+    Args:
+      boxes: `[B, M, 4]`.
+      box_labels: `[B, M]` int, the class of each; -1 of one that is not there.
+      classes: `[B]` int, a class for each image.
+
+    Returns:
+      `[B, M, 4]` with `NO_BOX` in place of the others.
+    """
+    of_class = (box_labels == classes[:, None])[..., None]
+    return jnp.where(of_class, boxes, jnp.asarray(NO_BOX, boxes.dtype)[None, None])
+
+
 def pointing(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
     """The pointing game (Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop").
 
@@ -54,7 +73,7 @@ def pointing(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
 
     Args:
       pixels: `[B, H, W]` float.
-      boxes: `[B, 4]`.
+      boxes: `[B, 4]` or `[B, M, 4]`.
 
     Returns:
       `[B]` float32: 1 where the pixel of the highest value lies in the box, else 0. Of several pixels
@@ -70,7 +89,7 @@ def patch_pointing(patches: jax.Array, centres: jax.Array, boxes: jax.Array) -> 
     Args:
       patches: `[B, P]` float.
       centres: `[P, 2]` (y, x) of the patches, fractions of the image; see `PatchGrid.centres`.
-      boxes: `[B, 4]`.
+      boxes: `[B, 4]` or `[B, M, 4]`.
 
     Returns:
       `[B]` float32 in [0, 1].
@@ -84,7 +103,7 @@ def mass_in_box(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
 
     Args:
       pixels: `[B, H, W]` float; negative values count as 0.
-      boxes: `[B, 4]`.
+      boxes: `[B, 4]` or `[B, M, 4]`.
 
     Returns:
       `[B]` float32 in [0, 1]; 0 where no value is positive.
@@ -142,20 +161,22 @@ def localised(patches: jax.Array, boxes: jax.Array, patch_boxes: jax.Array) -> j
 
     Args:
       patches: `[B, P]` float.
-      boxes: `[B, 4]` of the objects.
+      boxes: `[B, 4]` of the objects, or `[B, M, 4]`.
       patch_boxes: `[P, 4]` of the patches, fractions of the image; see `PatchGrid.boxes`.
 
     Returns:
       `[B]` float32, 0 or 1. Of several patches with the highest value the areas are added up: at least
-      half of their sum has to lie in the box.
+      half of their sum has to lie in the box. Of several boxes one alone has to hold that half.
     """
-    low = jnp.maximum(boxes[:, None, :2], patch_boxes[None, :, :2])
-    high = jnp.minimum(boxes[:, None, 2:], patch_boxes[None, :, 2:])
+    boxes, windows = metrics.several(boxes)[:, :, None], patch_boxes[None, None]
+    low = jnp.maximum(boxes[..., :2], windows[..., :2])
+    high = jnp.minimum(boxes[..., 2:], windows[..., 2:])
     common = jnp.prod(jnp.maximum(high - low, 0.0), axis=-1)
     areas = jnp.prod(patch_boxes[:, 2:] - patch_boxes[:, :2], axis=-1)
     top = _highest(patches.astype(jnp.float32))
     needed = 0.5 * (1 - _SLACK) * jnp.sum(top * areas[None], axis=1)
-    return (jnp.sum(top * common, axis=1) >= needed).astype(jnp.float32)
+    held = jnp.sum(top[:, None] * common, axis=2)
+    return jnp.any(held >= needed[:, None], axis=1).astype(jnp.float32)
 
 
 def localisation_average_precision(

@@ -59,18 +59,38 @@ def attention_entropy(attention: jax.Array) -> jax.Array:
     return -jnp.sum(attention * logs, axis=-1)
 
 
+def several(boxes: jax.Array) -> jax.Array:
+    """Boxes `[B, 4]` or `[B, M, 4]` as `[B, M, 4]`."""
+    return boxes if boxes.ndim == 3 else boxes[:, None]
+
+
+def has_box(boxes: jax.Array) -> jax.Array:
+    """Which images have a box at all.
+
+    Args:
+      boxes: `[B, 4]` or `[B, M, 4]`; `data.NO_BOX` stands for one that is not there.
+
+    Returns:
+      `[B]` bool: the mask of means over images with objects.
+    """
+    boxes = several(boxes)
+    return jnp.any(jnp.all(boxes[..., 2:] >= boxes[..., :2], axis=-1), axis=1)
+
+
 def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Which patches have their centre in the image's box.
+    """Which patches have their centre in the image's box, or in any of its boxes.
 
     Args:
       centres: `[P, 2]` (y, x), fractions of the image.
-      boxes: `[B, 4]` (ymin, xmin, ymax, xmax), fractions of the image.
+      boxes: `[B, 4]` (ymin, xmin, ymax, xmax), fractions of the image, or `[B, M, 4]`.
 
     Returns:
-      `[B, P]` bool.
+      `[B, P]` bool; all False for an image without a box.
     """
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    return jnp.all((centres[None] >= low) & (centres[None] <= high), axis=-1)
+    boxes = several(boxes)[:, :, None]
+    places = centres[None, None]
+    within = jnp.all((places >= boxes[..., :2]) & (places <= boxes[..., 2:]), axis=-1)
+    return jnp.any(within, axis=1)
 
 
 def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -104,7 +124,7 @@ def evaluation_sums(
       labels: `[B]` int, or multi-hot `[B, K]`.
       mask: `[B]` float32, 1 for a real example and 0 for padding.
       centres: `[P, 2]` patch centres, fractions of the image; used with `boxes`.
-      boxes: `[B, 4]` (ymin, xmin, ymax, xmax) of the labelled object, or None.
+      boxes: `[B, 4]` (ymin, xmin, ymax, xmax) of the labelled object, `[B, M, 4]` of several, or None.
       kind: of image loss; see `losses`.
     """
     multi_label = labels.ndim == outputs.logits.ndim
@@ -127,6 +147,8 @@ def evaluation_sums(
         confidence = jnp.max(losses.probabilities(kind, outputs.logits), axis=-1)
         sums["calibration"] = _calibration(confidence, correct, mask)
     if boxes is not None:
+        # An image without an object says nothing about where the network should look.
+        mask = mask * has_box(boxes)
         inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
         top = jnp.argmax(outputs.attention, axis=-1)
         pointing = jnp.take_along_axis(inside, top[:, None], axis=1)[:, 0]
@@ -149,7 +171,8 @@ def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
       patch_accuracy counts patches that predict any of them. With boxes also attention_in_box (share
       of attention on patches whose centre lies in the box), pointing_accuracy (share of images whose
       most attended patch has its centre in the box) and patches_in_box (share of patches with their
-      centre in the box).
+      centre in the box). These three are means over the images with a box, and of an image with
+      several boxes any counts; 0 where no image has one.
     """
     scalars = {name: mean for name, mean in sums.items() if name != "calibration"}
     metrics = compute(scalars)

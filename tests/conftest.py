@@ -71,6 +71,32 @@ def scenes_dir(tmp_path_factory, run_python):
 
 
 @pytest.fixture(scope="session")
+def tiny_imagenet_dir(tmp_path_factory):
+    """A data folder with a tiny tiny_imagenet: 12 training and 5 test images."""
+    import tiny_tiny_imagenet
+
+    from lossattn_jax.data.prepare import prepare
+
+    archives, folder = (tmp_path_factory.mktemp(name) for name in ("archives", "tiny_imagenet"))
+    tiny_tiny_imagenet.write(archives / tiny_tiny_imagenet.NAME, tiny_tiny_imagenet.files())
+    prepare("tiny_imagenet", str(folder), archives=str(archives))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def svhn_full_dir(tmp_path_factory):
+    """A data folder with a tiny svhn_full: 4 training and 2 test images."""
+    import tiny_svhn_full
+
+    from lossattn_jax.data.prepare import prepare
+
+    archives, folder = (tmp_path_factory.mktemp(name) for name in ("archives", "svhn_full"))
+    tiny_svhn_full.write(archives, ["train", "test"])
+    prepare("svhn_full", str(folder), archives=str(archives))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def coco_dir(tmp_path_factory, run_python):
     """A data folder with a tiny coco: 5 training and 3 test images, see `tiny_coco`."""
     import tiny_coco

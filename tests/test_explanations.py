@@ -1,5 +1,7 @@
 """Which images are explained, and that what is said of them is what the forward pass says."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from lossattn_jax import data, devices, explanations, losses, metrics, models
 from lossattn_jax.evaluate import make_eval_step
 
-SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), has_boxes=True)
+SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 DRAW = np.random.default_rng(0)
 COUNT = 11
 
@@ -35,6 +37,25 @@ def images():
 @pytest.fixture(scope="module")
 def everything(network, images):
     return explanations.explain_dataset(*network, images, num=COUNT, batch_size=4)
+
+
+def test_several_boxes_come_along(network, images, everything):
+    absent = np.tile(np.array(data.NO_BOX, np.float32), (COUNT, 1))
+    several = dataclasses.replace(
+        images,
+        boxes=np.stack([images.boxes, absent], axis=1),
+        box_labels=np.stack([images.labels, np.full(COUNT, -1, np.int32)], axis=1),
+    )
+    sums = []
+    look = {"look": lambda rows, sum: sums.append(devices.unreplicate(sum))}
+    found = explanations.hardest(*network, several, COUNT, batch_size=4, **look)
+    np.testing.assert_array_equal(found.boxes, several.boxes[found.index])
+    np.testing.assert_array_equal(found.attention, everything.attention[found.index])
+    explanations.hardest(*network, images, COUNT, batch_size=4, **look)
+    for one, other in zip(sums[:3], sums[3:], strict=True):
+        assert {name: mean.total.tolist() for name, mean in one.items()} == {
+            name: mean.total.tolist() for name, mean in other.items()
+        }
 
 
 def by_turns(first, second, num):

@@ -1,9 +1,11 @@
 """Pictures: where attention lands in pixels, and that a figure shows what it is given."""
 
+import dataclasses
 import io
 
 import numpy as np
 
+from lossattn_jax import data
 from lossattn_jax.explanations import Explanations
 from lossattn_jax.figures import draw_explanations
 from lossattn_jax.models import PatchGrid
@@ -49,6 +51,20 @@ def test_the_figure_shows_predictions_in_order_with_their_probabilities():
     assert figure.axes[1].get_xlabel() == "highest weight: 2.8 x uniform"
     # The right class is green, a wrong one red.
     assert bars[0].get_facecolor() != bars[1].get_facecolor()
+
+
+def test_all_boxes_are_drawn_and_absent_ones_are_not():
+    shown = explanations(np.array([1, 1]))
+    here, there = shown.boxes
+    boxes = np.array([[here, data.NO_BOX, there], [data.NO_BOX] * 3], np.float32)
+    figure = draw_explanations(dataclasses.replace(shown, boxes=boxes), GRID, ["cat", "dog"])
+    for axis in figure.axes[:2]:
+        assert [box.get_bbox().bounds for box in axis.patches] == [
+            (-0.5, -0.5, 3, 3),
+            (2.5, 2.5, 3, 3),
+        ]
+    assert not figure.axes[4].patches
+    assert len(draw_explanations(shown, GRID, ["cat", "dog"]).axes[4].patches) == 1
 
 
 def test_images_without_a_known_class_are_drawn_too():

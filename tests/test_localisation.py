@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from lossattn_jax import localisation, metrics
+from lossattn_jax import data, localisation, metrics
 from lossattn_jax.models.geometry import PatchGrid
 
 pointing = jax.jit(localisation.pointing)
@@ -229,6 +229,44 @@ def all_metrics(maps, boxes):
         "localised": localised(patches, boxes, jnp.asarray(grid.boxes())),
         **patch_scores(patches, inside)._asdict(),
     }
+
+
+def test_one_of_several_boxes_is_one_box():
+    maps, boxes = random_maps(7)
+    absent = np.tile(np.array(data.NO_BOX, np.float32), (7, 1))
+    several = jnp.asarray(np.stack([absent, boxes, absent], axis=1))
+    assert metrics.has_box(boxes).all() and metrics.has_box(several).all()
+    assert not metrics.has_box(jnp.asarray(absent)).any()
+    measured = jax.jit(all_metrics)
+    for name, values in measured(maps, boxes).items():
+        np.testing.assert_array_equal(measured(maps, several)[name], values)
+        # Nothing but the number of patches that pass can be told without a box.
+        nothing = measured(maps, several[:, ::2])[name]
+        assert not nothing.any() or name == "passing", name
+
+
+def test_what_lies_in_any_box_counts_once_but_half_a_patch_lies_in_one():
+    maps = jnp.asarray([[[3.0, 1.0], [1.0, 0.0]]])
+    # The first two overlap in the patch at the top left.
+    corners = [[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 1.0]]
+    np.testing.assert_allclose(mass_in_box(maps, jnp.array([corners])), [0.8], rtol=1e-6)
+    np.testing.assert_allclose(pointing(maps, jnp.array([corners[::-1]])), [1], rtol=1e-6)
+    quarter = [[0.0, 0.0, 0.5, 0.2], [0.0, 0.3, 0.5, 0.5]]  # together they hold four fifths
+    windows = jnp.asarray(QUARTERS.boxes())
+    flat = maps.reshape(1, 4)
+    np.testing.assert_array_equal(localised(flat, jnp.array([quarter]), windows), [0])
+    np.testing.assert_array_equal(
+        localised(flat, jnp.array([[quarter[0], corners[0]]]), windows), [1]
+    )
+
+
+def test_boxes_of_one_class():
+    boxes = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 3, 4)), jnp.float32)
+    labels = jnp.array([[4, 0, 4], [0, -1, -1]])
+    kept = jax.jit(localisation.boxes_of_class)(boxes, labels, jnp.array([4, 4]))
+    np.testing.assert_array_equal(kept[0, ::2], boxes[0, ::2])
+    np.testing.assert_array_equal(kept[0, 1], data.NO_BOX)
+    np.testing.assert_array_equal(kept[1], [data.NO_BOX] * 3)
 
 
 def test_padding_and_order_of_examples_change_nothing():

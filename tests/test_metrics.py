@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import metrics
+from lossattn_jax import data, metrics
 from lossattn_jax.models import Outputs
 
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
@@ -90,6 +90,32 @@ def test_padding_and_splitting_change_nothing():
     expected, merged = metrics.evaluation_metrics(whole), metrics.evaluation_metrics(parts)
     for name, value in expected.items():
         assert merged[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_images_without_a_box_do_not_count():
+    outputs, labels, boxes = hand_made()
+    absent = jnp.array([data.NO_BOX, data.NO_BOX])
+    # The first image has a box among absent ones, the second none.
+    several = jnp.stack([jnp.stack([absent[0], boxes[0], absent[0]]), jnp.stack([absent[0]] * 3)])
+    both = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, several)
+    measured = metrics.evaluation_metrics(both)
+    one = metrics.evaluation_sums(outputs, labels, jnp.array([1.0, 0.0]), CENTRES, boxes)
+    expected = metrics.evaluation_metrics(one)
+    for name in ("attention_in_box", "pointing_accuracy", "patches_in_box"):
+        assert measured[name] == expected[name] > 0
+        assert float(both[name].count) == 1
+    assert measured["num_examples"] == 2
+    none = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, absent)
+    assert metrics.evaluation_metrics(none)["pointing_accuracy"] == 0
+    assert float(none["attention_in_box"].count) == 0
+    np.testing.assert_array_equal(metrics.has_box(several), [True, False])
+
+
+def test_a_centre_in_any_of_several_boxes_is_inside():
+    boxes = jnp.array([[[0.0, 0.0, 0.5, 0.5], data.NO_BOX, [0.5, 0.5, 1.0, 1.0]]])
+    inside = metrics.centres_in_boxes(CENTRES, boxes)
+    np.testing.assert_array_equal(inside, [[True, False, False, True]])
+    np.testing.assert_array_equal(metrics.centres_in_boxes(CENTRES, boxes[:, 1]), [[False] * 4])
 
 
 def test_merging_by_hand():

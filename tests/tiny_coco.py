@@ -56,14 +56,25 @@ IMAGES = {
 }
 
 
+def _pixels(k):
+    # Of an image's object k as COCO has it: left, top, width, height.
+    return [k, 2 * k + 1, 10 + k, 8.5]
+
+
+def box(image, k):
+    """(ymin, xmin, ymax, xmax) of object k as fractions of the image."""
+    left, top, width, height = _pixels(k)
+    return np.array([top, left, top + height, left + width]) / (2 * image.shape[:2])
+
+
 def _annotations(images):
     # COCO's numbers start at 1 and have gaps.
     numbers = {name: k + 1 + k // 9 for k, name in enumerate(SPEC.class_names)}
     listed = []
     for image, (_, objects) in enumerate(images.values()):
-        for name in objects:
+        for k, name in enumerate(objects):
             one = {"id": len(listed), "image_id": image, "category_id": numbers[name]}
-            listed.append(one | {"area": 1.0, "iscrowd": 0, "bbox": [0, 0, 2, 3]})
+            listed.append(one | {"area": 1.0, "iscrowd": 0, "bbox": _pixels(k)})
     return {
         "categories": [{"id": number, "name": name} for name, number in numbers.items()],
         "images": [

@@ -5,6 +5,7 @@ same batches. Reading imports no TensorFlow; downloading (`lossattn_jax.data.pre
 """
 
 from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
+from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
     ImageSource,
@@ -21,6 +22,7 @@ from lossattn_jax.errors import UserError
 
 __all__ = [
     "DATASETS",
+    "NO_BOX",
     "ArrayDataset",
     "Dataset",
     "DatasetNotFound",

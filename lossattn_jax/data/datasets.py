@@ -8,6 +8,7 @@ quick for programs that never open a data set.
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -16,13 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.boxes import fixed_number
+from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
 
 _READ_AT_ONCE = 1000
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At twice the size wanted or more, what comes
 # out hardly differs from resizing the whole image, in a third of the time.
 _DRAFT = 2
+# Data sets whose builder is a module of this package.
+_OUR_BUILDERS = ("digit_scenes", "svhn_full", "tiny_imagenet")
 
 
 class DatasetNotFound(UserError):
@@ -40,14 +44,16 @@ def resolve_data_dir(data_dir: str | None = None) -> str:
 def prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
     """The shell command that prepares the data set in `data_dir`."""
     command = f"python -m lossattn_jax.data.prepare --dataset={spec.name}"
+    if spec.train_split.endswith(EXTRA):
+        command += " --extra"
     return f"{command} --data_dir={data_dir}" if data_dir else command
 
 
 def register(spec: DatasetSpec) -> None:
     """Makes the data set's builder known to TFDS where it is one of ours."""
-    if spec.name == "digit_scenes":
+    if spec.name in _OUR_BUILDERS:
         # TFDS registers a builder when its class is defined.
-        from lossattn_jax.data import digit_scenes  # noqa: F401
+        importlib.import_module(f"lossattn_jax.data.{spec.name}")
 
 
 @contextlib.contextmanager
@@ -68,8 +74,9 @@ class ImageSource:
     """Random access to the examples of a prepared split, decoded one by one.
 
     An example is a dict: `image` uint8 [H, W, C], `label` int (or the multi-hot uint8 [K] of the
-    objects in the image where `spec.multi_label`), and `box` float32 [4] (ymin, xmin, ymax, xmax as
-    fractions of the image) where the data set has boxes.
+    objects in the image where `spec.multi_label`), and where the data set has boxes `box` float32 [4]
+    (ymin, xmin, ymax, xmax as fractions of the image). Where an image may have several, `box` is [M, 4]
+    with M = `spec.max_boxes`, and `box_label` int32 [M] their classes; see `boxes.fixed_number`.
 
     Attributes:
       spec: the data set.
@@ -126,6 +133,8 @@ class ImageSource:
         }
         if self.spec.resize:
             content["resized"] = f"bilinear, draft {_DRAFT}"
+        if self.spec.max_boxes > 1:
+            content["boxes"] = f"the {self.spec.max_boxes} largest"
         return json.dumps(content, sort_keys=True)
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +145,13 @@ class ImageSource:
                 f"{self.spec.image_shape} is expected"
             )
         example = {"image": image, "label": self._label(record)}
-        if self.spec.has_boxes:
+        if self.spec.max_boxes == 1:
             example["box"] = np.asarray(record["bbox"], np.float32)
+        elif self.spec.has_boxes:
+            objects = record["objects"]
+            example["box"], example["box_label"] = fixed_number(
+                objects["bbox"], objects["label"], self.spec.max_boxes
+            )
         return example
 
     def _image(self, encoded: bytes) -> np.ndarray:

@@ -89,8 +89,9 @@ class Examples(abc.ABC):
 
         Returns:
           An iterator over batches as of `train_batches`, with `mask` float32 [b] (1 for an example,
-          0 for padding, which repeats the last example), and `box` float32 [b, 4] where the data
-          set has boxes.
+          0 for padding, which repeats the last example), and where the data set has boxes `box`
+          float32 [b, 4], or where an image may have several `box` [b, M, 4] and `box_label` int32
+          [b, M]; see `data.boxes`.
 
         Raises:
           UserError: sizes that do not fit, at the call.

@@ -30,6 +30,7 @@ def prepare(
     data_dir: str | None = None,
     extra: bool = False,
     builder_kwargs: Mapping[str, Any] | None = None,
+    archives: str | None = None,
 ) -> str:
     """Makes sure that a data set and the cache of its decoded images are there.
 
@@ -40,18 +41,23 @@ def prepare(
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
       builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one.
+      archives: a folder with published archives under their own names; what it has is not downloaded.
 
     Returns:
       The folder of the prepared data set, its version included.
 
     Raises:
-      UserError: unknown data set, failed download, or a folder that cannot be used.
+      UserError: unknown data set, failed download, or a folder or an archive that cannot be used.
     """
     spec = get_spec(name, extra)
+    if archives is not None and not os.path.isdir(archives):
+        raise UserError(
+            f"archives is {archives!r}, but must be a folder with the published archives."
+        )
     try:
         open_source(spec, "train", data_dir)
     except DatasetNotFound:
-        _build(spec, data_dir, builder_kwargs or {})
+        _build(spec, data_dir, builder_kwargs or {}, archives)
     try:
         for split in ("train", "test"):
             memory.load(spec, split, data_dir)
@@ -64,7 +70,12 @@ def prepare(
         ) from error
 
 
-def _build(spec: DatasetSpec, data_dir: str | None, builder_kwargs: Mapping[str, Any]) -> None:
+def _build(
+    spec: DatasetSpec,
+    data_dir: str | None,
+    builder_kwargs: Mapping[str, Any],
+    archives: str | None,
+) -> None:
     # TensorFlow greets the user with its build options otherwise; it reads this when imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow_datasets as tfds
@@ -72,7 +83,7 @@ def _build(spec: DatasetSpec, data_dir: str | None, builder_kwargs: Mapping[str,
     register(spec)
     root = resolve_data_dir(data_dir)
     # Google's bucket has no array_record copies, and asking it stalls where there is no network.
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    config = tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=archives)
     try:
         with quiet_logging(), _few_retries():
             builder = tfds.builder(
@@ -87,8 +98,8 @@ def _build(spec: DatasetSpec, data_dir: str | None, builder_kwargs: Mapping[str,
     ) as error:
         raise UserError(
             f"data set {spec.name} could not be prepared in {os.path.join(root, spec.tfds_name)} "
-            f"({_reason(error)}); check the network and the folder and try again, or copy a "
-            "prepared data set there"
+            f"({_reason(error)}); check the network and the folder and try again, give a "
+            "folder with the published archives as --archives, or copy a prepared data set there"
         ) from error
 
 
@@ -113,11 +124,11 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """The command; its flags are `--dataset`, `--data_dir` and `--extra`."""
+    """The command; its flags are `--dataset`, `--data_dir`, `--extra` and `--archives`."""
     values = flags.FLAGS
     if values.dataset is None:
         raise UserError(f"--dataset is missing; allowed are: {', '.join(sorted(DATASETS))}")
-    folder = prepare(values.dataset, values.data_dir, values.extra)
+    folder = prepare(values.dataset, values.data_dir, values.extra, archives=values.archives)
     print(f"{values.dataset} is ready in {folder}")
 
 
@@ -126,4 +137,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("dataset", None, f"Which data set: {', '.join(sorted(DATASETS))}.")
     flags.DEFINE_string("data_dir", None, "Folder for data sets; TFDS' default if not given.")
     flags.DEFINE_bool("extra", False, "Train on SVHN's extra images as well.")
+    flags.DEFINE_string(
+        "archives", None, "Folder with published archives; they are not downloaded."
+    )
     command.run(main)

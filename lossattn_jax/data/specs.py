@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lossattn_jax.data import tiny_imagenet_classes
 from lossattn_jax.errors import UserError
 
 
@@ -25,7 +26,9 @@ class DatasetSpec:
       num_train: training images of the published set. A prepared copy may be a part of it, so the
         length of the opened data set is what counts.
       num_test: test images of the published set, likewise.
-      has_boxes: whether every image comes with the bounding box of what its label names.
+      max_boxes: boxes of labelled objects that an image may have at most. 0: the data set has none. 1: one
+        for an image, of what its label names, from TFDS' `bbox`. More: those of its TFDS `objects`,
+        each with its class, of which the largest are kept where there are more.
       multi_label: whether an image may show any number of classes, or none. Its label is then the
         multi-hot row of the classes of its TFDS `objects`, and not a single number.
       builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
@@ -44,7 +47,7 @@ class DatasetSpec:
     test_split: str = "test"
     num_train: int = 0
     num_test: int = 0
-    has_boxes: bool = False
+    max_boxes: int = 0
     multi_label: bool = False
     builder: str = ""
     resize: bool = False
@@ -53,6 +56,16 @@ class DatasetSpec:
     def tfds_name(self) -> str:
         """What TFDS calls the data set, its config included; also its folder."""
         return self.builder or self.name
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether boxes of the labelled objects are known."""
+        return self.max_boxes > 0
+
+    @property
+    def box_shape(self) -> tuple[int, ...]:
+        """The shape of an image's boxes where it has any: (4,) for one, (M, 4) for up to M."""
+        return (4,) if self.max_boxes == 1 else (self.max_boxes, 4)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -111,7 +124,7 @@ DATASETS: dict[str, DatasetSpec] = {
             std=(0.268, 0.258, 0.275),
             num_train=10_000,
             num_test=2_000,
-            has_boxes=True,
+            max_boxes=1,
         ),
         DatasetSpec(
             name="cifar10",
@@ -155,13 +168,47 @@ DATASETS: dict[str, DatasetSpec] = {
             test_split="validation",  # the objects of COCO's own test images are secret
             num_train=118_287,
             num_test=5_000,
+            # The fullest image of the published set is said to have 93 objects; not counted here.
+            max_boxes=100,
+            multi_label=True,
+            resize=True,
+        ),
+        DatasetSpec(
+            name="tiny_imagenet",
+            num_classes=200,
+            class_names=tiny_imagenet_classes.NAMES,
+            image_shape=(64, 64, 3),
+            # Not measured: these are what other photographs have, roughly.
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            flip=True,
+            test_split="validation",  # the classes of its own test images are secret
+            num_train=100_000,
+            num_test=10_000,
+            max_boxes=1,
+            resize=True,  # some are grey
+        ),
+        DatasetSpec(
+            name="svhn_full",
+            builder="svhn_full/plain",
+            num_classes=10,
+            class_names=_DIGITS,
+            image_shape=(64, 64, 3),
+            # Not measured; those of svhn_cropped are of other cut-outs.
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            num_train=33_402,
+            num_test=13_068,
+            max_boxes=6,  # no house number is longer
             multi_label=True,
             resize=True,
         ),
     )
 }
 
-_NUM_SVHN_EXTRA = 531_131
+# What a training split with the extra images ends in, and their number where there are any.
+EXTRA = "+extra"
+_NUM_EXTRA = {"svhn_cropped": 531_131, "svhn_full": 202_353}
 
 
 def get_spec(name: str, extra: bool = False) -> DatasetSpec:
@@ -169,8 +216,9 @@ def get_spec(name: str, extra: bool = False) -> DatasetSpec:
 
     Args:
       name: one of `DATASETS`.
-      extra: train on SVHN's `extra` split as well (604,388 images instead of 73,257). The
-        normalisation stays that of `train`, so that networks of both kinds can be compared.
+      extra: train on SVHN's `extra` split as well (of svhn_cropped 604,388 images instead of 73,257,
+        of svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that
+        networks of both kinds can be compared.
 
     Returns:
       The specification.
@@ -183,8 +231,14 @@ def get_spec(name: str, extra: bool = False) -> DatasetSpec:
     spec = DATASETS[name]
     if not extra:
         return spec
-    if name != "svhn_cropped":
-        raise UserError(f"data set {name!r} has no 'extra' split; only svhn_cropped has one.")
+    if name not in _NUM_EXTRA:
+        raise UserError(
+            f"data set {name!r} has no 'extra' split; only {' and '.join(_NUM_EXTRA)} have one."
+        )
     return dataclasses.replace(
-        spec, train_split="train+extra", num_train=spec.num_train + _NUM_SVHN_EXTRA
+        spec,
+        train_split=spec.train_split + EXTRA,
+        num_train=spec.num_train + _NUM_EXTRA[name],
+        # TFDS' own svhn_cropped always has them; 1.8 GB of whole numbers are not for everyone.
+        builder=spec.builder.replace("/plain", "/extra"),
     )

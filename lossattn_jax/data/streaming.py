@@ -57,7 +57,8 @@ class StreamDataset(Examples):
             "index": indices.astype(np.int32),
         }
         if with_boxes and self.spec.has_boxes:
-            batch["box"] = np.stack([example["box"] for example in examples])
+            for name in ("box", "box_label") if self.spec.max_boxes > 1 else ("box",):
+                batch[name] = np.stack([example[name] for example in examples])
         return batch
 
     def iterate(self, batches: Batches) -> Iterator[Batch]:

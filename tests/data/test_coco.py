@@ -1,5 +1,6 @@
 """The data set `coco`, on a few images of our own that TFDS' own builder has prepared."""
 
+import dataclasses
 import io
 import itertools
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_coco import IMAGES, SPEC
+from tiny_coco import IMAGES, SPEC, box
 
 from lossattn_jax import data
 from lossattn_jax.data.prepare import prepare
@@ -53,6 +54,20 @@ def test_labels_name_the_objects_of_an_image(examples, coco_dir):
             assert label.max(initial=0) <= 1
     names = (Path(coco_dir) / "coco/2017/1.1.0/objects-label.labels.txt").read_text()
     assert tuple(names.splitlines()) == SPEC.class_names
+
+
+def test_boxes_are_those_of_the_objects(examples):
+    for images in (IMAGES["train"], IMAGES["val"]):
+        for name, (image, objects) in images.items():
+            boxes, labels = examples[name]["box"], examples[name]["box_label"]
+            assert (boxes.shape, boxes.dtype) == ((SPEC.max_boxes, 4), np.float32)
+            assert (labels.shape, labels.dtype) == ((SPEC.max_boxes,), np.int32)
+            count = len(objects)
+            assert [SPEC.class_names[k] for k in labels[:count]] == objects
+            expected = np.array([box(image, k) for k in range(count)]).reshape(-1, 4)
+            np.testing.assert_allclose(boxes[:count], expected, rtol=1e-6)
+            np.testing.assert_array_equal(labels[count:], -1)
+            assert (boxes[count:] == np.array(data.NO_BOX, np.float32)).all()
 
 
 def test_images_of_all_sizes_become_colour_squares(examples):
@@ -110,9 +125,14 @@ def test_both_modes_give_the_same_batches(coco_dir):
                 assert one[name].dtype == other[name].dtype
                 np.testing.assert_array_equal(one[name], other[name])
             np.testing.assert_array_equal(one["label"][0], memory.labels[one["index"][0]])
+            assert ("box" in one) == ("box_label" in one) == ("mask" in one)
+        kept = memory.take(np.array([2, 0]))
+        (batch,) = kept.eval_batches(batch_size=2)
+        np.testing.assert_array_equal(batch["box"], memory.boxes[[2, 0]])
+        np.testing.assert_array_equal(batch["box_label"], memory.box_labels[[2, 0]])
 
 
-def test_the_cache_is_read_and_follows_the_resizing(coco_dir, monkeypatch):
+def test_the_cache_is_read_and_follows_the_resizing_and_the_boxes(coco_dir, monkeypatch):
     from lossattn_jax.data import datasets, memory
 
     source = data.open_source(SPEC, "test", coco_dir)
@@ -122,6 +142,8 @@ def test_the_cache_is_read_and_follows_the_resizing(coco_dir, monkeypatch):
     monkeypatch.setattr(datasets, "_DRAFT", 3)
     assert source.fingerprint() != before
     monkeypatch.undo()
+    more = dataclasses.replace(SPEC, max_boxes=SPEC.max_boxes + 1)
+    assert data.open_source(more, "test", coco_dir).fingerprint() != before
 
     def decode(source):
         raise AssertionError("decoded again")
@@ -129,8 +151,9 @@ def test_the_cache_is_read_and_follows_the_resizing(coco_dir, monkeypatch):
     monkeypatch.setattr(memory, "_decode", decode)
     cached = data.load(SPEC, "test", coco_dir)
     assert cached.labels.dtype == np.uint8
-    np.testing.assert_array_equal(cached.labels, expected.labels)
-    np.testing.assert_array_equal(cached.images, expected.images)
+    assert cached.box_labels.dtype == np.int32
+    for name in ("images", "labels", "boxes", "box_labels"):
+        np.testing.assert_array_equal(getattr(cached, name), getattr(expected, name))
 
 
 def test_a_number_of_labels_makes_no_sense_here(coco_dir):

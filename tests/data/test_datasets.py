@@ -12,8 +12,8 @@ from lossattn_jax.errors import UserError
 
 
 def test_the_data_sets():
-    names = ["cifar10", "cifar100", "coco", "digit_scenes", "svhn_cropped"]
-    assert sorted(data.DATASETS) == names
+    names = "cifar10 cifar100 coco digit_scenes svhn_cropped svhn_full tiny_imagenet"
+    assert sorted(data.DATASETS) == names.split()
     for name, spec in data.DATASETS.items():
         assert spec.name == name
         assert len(spec.class_names) == len(set(spec.class_names)) == spec.num_classes
@@ -29,7 +29,13 @@ def test_the_data_sets():
         "coco": True,
         "digit_scenes": False,
         "svhn_cropped": False,
+        "svhn_full": False,
+        "tiny_imagenet": True,
     }
+    boxes = {name: spec.max_boxes for name, spec in data.DATASETS.items() if spec.has_boxes}
+    assert boxes == {"coco": 100, "digit_scenes": 1, "svhn_full": 6, "tiny_imagenet": 1}
+    assert data.get_spec("coco").box_shape == (100, 4)
+    assert data.get_spec("digit_scenes").box_shape == (4,)
 
 
 def test_extra_adds_the_extra_images_of_svhn():

@@ -22,6 +22,7 @@ def refuse(self, urls):
     raise requests.ConnectionError("long story", request=requests.Request("GET", "https://far.org/a"))
 
 tfds.download.DownloadManager.download_and_extract = refuse
+tfds.download.DownloadManager.download = refuse
 sys.argv = ["prepare", *sys.argv[1:]]
 runpy.run_module("lossattn_jax.data.prepare", run_name="__main__")
 """
@@ -88,7 +89,10 @@ def test_mistakes_end_in_a_sentence(flags, sentence, run_python):
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar10"), ("coco", "coco/2017")])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("cifar10", "cifar10"), ("coco", "coco/2017"), ("svhn_full", "svhn_full/plain")],
+)
 def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python):
     done = run_python("-c", _OFFLINE, f"--dataset={name}", f"--data_dir={tmp_path}")
     assert done.returncode == 2, done.stderr

@@ -1,0 +1,69 @@
+"""Published archives that our own TFDS builders read: where they are, and what is said of a bad one."""
+
+import contextlib
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from lossattn_jax.errors import UserError
+
+# For TFDS, which has no manual folder without instructions.
+INSTRUCTIONS = """The archives are downloaded. Those that lie in the manual folder under the names they are
+published with are taken from there instead; `python -m lossattn_jax.data.prepare --archives=FOLDER` names
+another folder."""
+
+
+def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
+    """Finds archives in the manual folder, and downloads those that are not there.
+
+    TFDS checks no checksums, since none are published.
+
+    Args:
+      dl_manager: of TFDS.
+      urls: of archives, by any names.
+
+    Returns:
+      The paths of the archives by the same names.
+    """
+    try:
+        folder = dl_manager.manual_dir
+    except AssertionError:  # there is none, or nothing in it
+        return dl_manager.download(urls)
+    copies = {name: folder / os.path.basename(url) for name, url in urls.items()}
+    found = {name: path for name, path in copies.items() if path.exists()}
+    missing = {name: url for name, url in urls.items() if name not in found}
+    return found | (dl_manager.download(missing) if missing else {})
+
+
+@contextlib.contextmanager
+def reading(path: Any) -> Iterator[None]:
+    """Turns what goes wrong with an archive's content into one sentence.
+
+    Args:
+      path: of the archive.
+
+    Raises:
+      UserError: the archive is damaged, lacks a file, or a file of it is malformed; the builder raises
+        a `ValueError` for the last.
+    """
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        zlib.error,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+    ) as error:
+        # A KeyError's own text is in quotation marks.
+        told = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        reason = (told.strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"the archive {os.fspath(path)} cannot be used ({reason}); remove it and try again, or give "
+            "a folder with a complete one as --archives"
+        ) from error

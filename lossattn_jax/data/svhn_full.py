@@ -1,0 +1,126 @@
+"""The TFDS data set `svhn_full`: photographs of house numbers, with every digit's class and box.
+
+It is read from the "full numbers" of SVHN (format 1), without unpacking them: `train.tar.gz`, `test.tar.gz`
+and `extra.tar.gz` hold PNG files of any size in one folder, and `digitStruct.mat` beside them (see
+`digit_struct`). Which digits occur in an image is its label, and there may be several of a class. The
+configuration `extra` has the third archive too, `plain` has not.
+"""
+
+import io
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from lossattn_jax.data import archives
+from lossattn_jax.data.boxes import NO_BOX, pixels_to_fractions
+from lossattn_jax.data.digit_struct import Digit, DigitStruct
+
+URL = "http://ufldl.stanford.edu/housenumbers/"
+_STRUCT = "digitStruct.mat"
+
+_DESCRIPTION = """Street View House Numbers, format 1: photographs of whole house numbers of one to six
+digits, of any size, with the class and the bounding box of every digit."""
+
+
+def examples(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """The images of one of the archives, those that `digitStruct.mat` names.
+
+    Args:
+      file: the archive, where any place can be read; it is read twice, since the boxes may come last.
+
+    Yields:
+      `image` PNG bytes, `objects` (a list of `bbox` float32 [4] and `label` int), `file_name`. A digit
+      with nothing of its box in the image cannot be seen and is left out.
+
+    Raises:
+      KeyError, ValueError, OSError, tarfile.TarError: the archive is not in the published format.
+    """
+    contents = (content for name, content in _files(file) if name == _STRUCT)
+    content = next(contents, None)
+    contents.close()
+    if content is None:
+        raise KeyError(f"there is no {_STRUCT} in the archive")
+    struct = DigitStruct(io.BytesIO(content))
+    missing = set(struct.names)
+    for name, content in _files(file, missing):
+        missing.remove(name)
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+        yield {
+            "image": content,
+            "objects": _objects(struct.digits(name), height, width),
+            "file_name": name,
+        }
+    if missing:
+        raise ValueError(f"it lacks {len(missing)} images, such as {min(missing)}")
+
+
+def _objects(digits: list[Digit], height: int, width: int) -> list[dict[str, Any]]:
+    placed = [
+        (digit.label, pixels_to_fractions(digit.corners(), height, width)) for digit in digits
+    ]
+    return [
+        {"bbox": np.array(box, np.float32), "label": label}
+        for label, box in placed
+        if box != NO_BOX
+    ]
+
+
+def _files(file: BinaryIO, names: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Names, without folders, and contents of the files in an archive; of `names` alone if given."""
+    file.seek(0)
+    # Nothing is written to disk, so that it does not matter what paths an archive claims.
+    with tarfile.open(fileobj=file, mode="r:gz") as archive:
+        for member in archive:
+            name = posixpath.basename(member.name)
+            wanted = name == _STRUCT if names is None else name in names
+            stream = archive.extractfile(member) if wanted and member.isfile() else None
+            if stream is not None:
+                yield name, stream.read()
+
+
+class SvhnFull(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder of `svhn_full`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = archives.INSTRUCTIONS
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="plain", description="Training and test images."),
+        tfds.core.BuilderConfig(name="extra", description="With the extra images besides."),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description=_DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                    "objects": tfds.features.Sequence(
+                        {
+                            "bbox": tfds.features.BBoxFeature(),
+                            "label": tfds.features.ClassLabel(names=list("0123456789")),
+                        }
+                    ),
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            homepage=URL,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        splits = (
+            ("train", "test", "extra") if self.builder_config.name == "extra" else ("train", "test")
+        )
+        paths = archives.locate(dl_manager, {split: f"{URL}{split}.tar.gz" for split in splits})
+        return {split: self._generate_examples(paths[split]) for split in splits}
+
+    def _generate_examples(self, path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        with archives.reading(path), path.open("rb") as file:
+            for example in examples(file):
+                yield example["file_name"], example
