@@ -2,55 +2,51 @@
 
     python -m lossattn_jax.compare_explainers --workdir=runs/digit_scenes --num=512
 
-What the columns mean is in `lossattn_jax.explanation_metrics`.
+What the rows mean is in `lossattn_jax.explanation_metrics`.
 """
 
+import dataclasses
 import json
 import logging
-import math
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, explainers, metrics, runs
+from lossattn_jax import (
+    command,
+    data,
+    devices,
+    explainer_report,
+    explainers,
+    losses,
+    map_agreement,
+    metrics,
+    runs,
+)
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import add_sums, make_eval_step, to_devices
+from lossattn_jax.evaluate import EvalStep, add_sums, make_eval_step
 from lossattn_jax.explanation_metrics import (
+    Explained,
+    ExplainStep,
+    MetricStep,
     Protocol,
     make_explain_step,
     make_metric_step,
+    mean_localisation_ap,
+    metrics_of,
+    randomised_variables,
 )
 
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.compare_explainers")
 
-_TIMED = 5  # calls, of which the median is taken
-# Whether more is better; of similarity_* and of the times less is.
-HIGHER = {
-    "pointing": True,
-    "mass_in_box": True,
-    "patch_precision": True,
-    "patch_recall": True,
-    "patch_f": True,
-    "localised": True,
-    "deletion": False,
-    "insertion": True,
-    "road_most": False,
-    "road_least": True,
-    "comprehensiveness": True,
-    "sufficiency": False,
-    "similarity_classifier": False,
-    "similarity_head": False,
-    "similarity_backbone": False,
-    "stability": True,
-    "ms_per_image": False,
-    "forward_passes": False,
-}
+RESULT_NAME = "compare_explainers.json"
 
 
 def compare(
@@ -60,7 +56,7 @@ def compare(
     num: int = 512,
     batch_size: int = 64,
     protocol: Protocol | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Measures explainers on the first `num` images of a split.
 
     Args:
@@ -73,43 +69,39 @@ def compare(
       protocol: how explanations are measured; None: the defaults.
 
     Returns:
-      For each explainer the means of `make_metric_step`, `ms_per_image` (wall time of explaining, without
-      compilation and transfers, the median of a few batches), and `forward_passes`, the same in units of
-      the network's forward pass.
+      For each explainer `explanation_metrics.metrics_of`; with one box an image `localisation_ap`, see
+      `mean_localisation_ap`; `ms_per_image` (wall time of explaining, without compilation and transfers,
+      the median of its calls); `forward_passes`, the same in units of the network's forward passes that were
+      timed in between; and where "attention" is among the names `times_attention`, in units of its.
 
     Raises:
       UserError: there is no such explainer.
     """
+    protocol = protocol or Protocol()
     subject = explainers.Subject(run.model, run.spec.image_shape)
     made = {name: explainers.make(name, run.model, run.spec.image_shape) for name in names}
     variables = devices.replicate(run.variables)
+    randomised = {
+        stage: devices.replicate(others)
+        for stage, others in randomised_variables(run.variables, protocol.seed).items()
+    }
     eval_step = make_eval_step(run.model, run.spec)
+    batches = [
+        _looked_at(run, eval_step, variables, batch, protocol)
+        for batch in _first(dataset, num, devices.round_up(batch_size))
+    ]
     kind = runs.loss_kind(run.model, run.spec)
-    batches: list[tuple[dict[str, jax.Array], jax.Array]] = []
-    for batch in _first(dataset, num, devices.round_up(batch_size)):
-        sharded = to_devices(batch)
-        predicted = np.argmax(devices.gather(eval_step(variables, sharded)[1].logits), axis=-1)
-        classes, index = devices.shard((predicted.astype(np.int32), batch["index"]))
-        batches.append(({**sharded, "index": index}, classes))
-    size = len(predicted)
-    forward = _median_seconds(lambda: eval_step(variables, batches[0][0])) / size
+    metric_step = make_metric_step(subject, run.spec, kind, protocol)
     told = {}
     for name, explain in made.items():
         began = time.monotonic()
-        step = make_metric_step(subject, explain, run.spec, kind, protocol or Protocol())
-        totals: dict[str, metrics.Mean] | None = None
-        for images, classes in batches:
-            totals = add_sums(totals, step(variables, images, classes))
-        assert totals is not None
-        alone = make_explain_step(subject, explain, run.spec)
-        first, classes = batches[0]
-        inputs = (variables, first["image"], classes, first["index"])
-        seconds = _median_seconds(lambda alone=alone, inputs=inputs: alone(*inputs)) / size
-        told[name] = metrics.compute(totals) | {
-            "ms_per_image": 1e3 * seconds,
-            "forward_passes": seconds / forward,
-        }
+        step = make_explain_step(subject, explain, run.spec, protocol.seed)
+        told[name] = _measured(step, eval_step, metric_step, variables, randomised, batches)
         log.info("%s: measured in %.0f s", name, time.monotonic() - began)
+    if "attention" in told:
+        unit = told["attention"]["forward_passes"]
+        for measured in told.values():
+            measured["times_attention"] = measured["forward_passes"] / unit
     return told
 
 
@@ -134,17 +126,12 @@ def compare_run(
       data_dir: folder of the data sets; None: as in the run's config.
 
     Returns:
-      `explainers` as of `compare`, and what they were measured on.
+      `explainers` as of `compare`, what they were measured on, and where and with which arguments.
 
     Raises:
-      UserError: there is no such run, checkpoint, data set or explainer, several classes per image, or a
-        file cannot be written.
+      UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
     """
     run = runs.load(workdir, checkpoint)
-    if run.spec.multi_label:
-        raise UserError(
-            f"{run.spec.name} has several classes per image; explainers are compared for one class each"
-        )
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     measured = compare(run, dataset, names, num, batch_size)
@@ -154,76 +141,141 @@ def compare_run(
         "step": run.step,
         "images": min(num, len(dataset)),
         "workdir": str(workdir),
-        "explainers": {name: metrics.finite(values) for name, values in measured.items()},
+        "arguments": {
+            "explainers": list(names),
+            "num": num,
+            "checkpoint": checkpoint,
+            "batch_size": batch_size,
+            "data_dir": data_dir,
+        },
+        "devices": devices.describe(),
+        "jax": jax.__version__,
+        "explainers": {name: _finite(values) for name, values in measured.items()},
     }
-    path = pathlib.Path(workdir) / "compare_explainers.json"
-    try:
-        path.write_text(json.dumps(result, indent=2) + "\n")
-        draw(measured).savefig(path.with_suffix(".png"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    log.info("written: %s and .png", path)
+    if jax.process_index() == 0:
+        path = pathlib.Path(workdir) / RESULT_NAME
+        try:
+            path.write_text(json.dumps(result, indent=2) + "\n")
+            explainer_report.draw(measured).savefig(path.with_suffix(".png"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        log.info("written: %s and .png", path)
     return result
 
 
-def table(measured: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Markdown: a row for each metric with an arrow to where it is better, a column for each explainer."""
-    names = list(measured)
-    rows = [name for name in HIGHER if name in measured[names[0]]]
-    lines = [f"| metric | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    for row in rows:
-        cells = [measured[name][row] for name in names]
-        told = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
-        lines.append(f"| {row} {'↑' if HIGHER[row] else '↓'} | {told} |")
-    return "\n".join(lines) + "\n"
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Images of an evaluation, as this process has them.
+
+    Attributes:
+      host: the evaluation batch.
+      probabilities: `[b, K]` of the network.
+      sharded: the evaluation batch on the devices.
+      shifted: its images on the devices, moved by the protocol's shift.
+      classes: the predicted ones on the devices.
+    """
+
+    host: dict[str, np.ndarray]
+    probabilities: np.ndarray
+    sharded: dict[str, jax.Array]
+    shifted: jax.Array
+    classes: jax.Array
 
 
-def draw(measured: Mapping[str, Mapping[str, float]]) -> Any:
-    """A matplotlib figure with a panel of bars for each metric."""
-    from matplotlib.figure import Figure
+class _Timed:
+    """A step that takes the time of its calls, the first of which compiles and does not count."""
 
-    names = list(measured)
-    rows = [name for name in HIGHER if name in measured[names[0]]]
-    columns = 4
-    height = math.ceil(len(rows) / columns)
-    figure = Figure(
-        figsize=(3.2 * columns, (0.8 + 0.25 * len(names)) * height), dpi=100, layout="constrained"
-    )
-    axes = figure.subplots(height, columns, squeeze=False).ravel()
-    for axis, row in zip(axes, rows, strict=False):
-        places = np.arange(len(names))[::-1]
-        axis.barh(places, [measured[name][row] for name in names], color="#4477aa")
-        axis.set_yticks(places, names, fontsize=7)
-        axis.tick_params(axis="x", labelsize=7)
-        if row in ("ms_per_image", "forward_passes"):
-            axis.set_xscale("log")
-        axis.set_title(f"{row} ({'higher' if HIGHER[row] else 'lower'} is better)", fontsize=8)
-    for axis in axes[len(rows) :]:
-        axis.set_axis_off()
-    return figure
+    def __init__(self, step: Callable[..., Any]):
+        self._step = step
+        self._seconds: list[float] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = jax.block_until_ready(self._step(*arguments))
+        self._seconds.append(time.perf_counter() - began)
+        return result
+
+    def median(self) -> float:
+        return float(np.median(self._seconds[1:]))
 
 
 def _first(dataset: data.Dataset, num: int, batch_size: int) -> list[dict[str, np.ndarray]]:
     """The first `num` images in batches of one size, the rest of the last one masked."""
-    batches = []
-    left = min(num, len(dataset))
-    for batch in dataset.eval_batches(batch_size=batch_size):
-        if left <= 0:
-            break
-        mask = batch["mask"] * (np.arange(batch_size) < left)
-        batches.append({**batch, "mask": mask.astype(np.float32)})
-        left -= batch_size
-    return batches
+    there = min(num, len(dataset))
+    batches = dataset.eval_batches(
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    first = []
+    for _, batch in zip(range(0, there, batch_size), batches, strict=False):
+        mask = batch["mask"] * (batch["index"] < there)
+        first.append({**batch, "mask": mask.astype(np.float32)})
+    return first
 
 
-def _median_seconds(call: Any) -> float:
-    jax.block_until_ready(call())  # compiles
-    seconds = []
-    for _ in range(_TIMED):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
+def _looked_at(
+    run: runs.Run,
+    eval_step: EvalStep,
+    variables: Any,
+    batch: dict[str, np.ndarray],
+    protocol: Protocol,
+) -> _Batch:
+    """A batch with what the network says of it."""
+    sharded = devices.shard(batch)
+    logits = devices.gather(eval_step(variables, sharded)[1].logits)
+    classes = np.argmax(logits, axis=-1).astype(np.int32)
+    shifted = np.asarray(map_agreement.shifted(jnp.asarray(batch["image"]), *protocol.shift))
+    probabilities = np.asarray(losses.probabilities(runs.loss_kind(run.model, run.spec), logits))
+    return _Batch(batch, probabilities, sharded, *devices.shard((shifted, classes)))
+
+
+def _measured(
+    step: ExplainStep,
+    eval_step: EvalStep,
+    metric_step: MetricStep,
+    variables: Any,
+    randomised: Mapping[str, Any],
+    batches: Sequence[_Batch],
+) -> dict[str, Any]:
+    """All metrics of one explainer."""
+    totals: dict[str, metrics.Mean] | None = None
+    rows: list[tuple[np.ndarray, ...]] = []
+    explain, forward = _Timed(step), _Timed(eval_step)
+    for batch in batches:
+        image, index = batch.sharded["image"], batch.sharded["index"]
+        calls = [(variables, image), (variables, batch.shifted)]
+        calls += [(others, image) for others in randomised.values()]
+        maps = []
+        for weights, pixels in calls:
+            maps.append(explain(weights, pixels, batch.classes, index))
+            # Timed in turn: what else a machine does slows both.
+            forward(variables, batch.sharded)
+        found, shifted, *others = maps
+        explained = Explained(found, shifted, dict(zip(randomised, others, strict=True)))
+        sums, per_image = metric_step(variables, batch.sharded, batch.classes, explained)
+        totals = add_sums(totals, sums)
+        # Of several classes only the predicted one is explained, and the others cannot be ranked.
+        if per_image and batch.host["label"].ndim == 1:
+            told = devices.gather(per_image)
+            mask = batch.host["mask"] * told["has_box"]
+            rows.append((mask, told["localised"], batch.probabilities, batch.host["label"]))
+    assert totals is not None
+    measured = metrics_of(totals)
+    measured["ms_per_image"] = 1e3 * explain.median() / len(batches[0].host["mask"])
+    measured["forward_passes"] = explain.median() / forward.median()
+    if rows:
+        columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        mask, *rest = devices.concatenate_processes(columns)
+        measured["localisation_ap"] = mean_localisation_ap(*(part[mask > 0] for part in rest))
+    return measured
+
+
+def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """For JSON: None for a number that is not finite; the curves always are."""
+    numbers = {name: value for name, value in measured.items() if name != "curves"}
+    curves = {"curves": measured["curves"]} if "curves" in measured else {}
+    return metrics.finite(numbers) | curves
 
 
 def main() -> None:
@@ -238,7 +290,7 @@ def main() -> None:
         values.batch_size,
         values.data_dir,
     )
-    print(table(result["explainers"]), end="")
+    print(explainer_report.table(result["explainers"]), end="")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def keep_programs() -> None:
     first. A folder that the user has set in JAX_COMPILATION_CACHE_DIR stays, as does
     JAX_ENABLE_COMPILATION_CACHE=false. Where nothing can be written, nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # its options are not known to type checkers
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = root / "lossattn_jax" / f"{platform.machine()}-{_instructions()}"
@@ -74,9 +75,9 @@ def keep_programs() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHE_SECONDS)
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    config.update("jax_persistent_cache_min_compile_time_secs", _CACHE_SECONDS)
 
 
 def _instructions() -> str:

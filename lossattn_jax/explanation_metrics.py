@@ -1,25 +1,52 @@
-"""Every metric of an explainer on a batch, as one program over all devices.
+"""Every metric of an explainer on a batch, as one program over all devices that serves all explainers.
 
 Faithfulness and sanity are about the class that the network predicts: they ask whether the explanation tells
-what the network used, right or wrong. Localisation is about the labelled object's box.
+what the network used, right or wrong. Localisation is about the labelled object's box; where an image has
+several objects, about those of the class that the network predicts, in images that have one.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lossattn_jax import data, devices, faithfulness, localisation, losses, map_agreement, metrics
 from lossattn_jax.explainers import Explainer, Relevance, Subject
 
 # Parts of the network that are randomised together: each stage adds to those before it.
 _STAGES = (("classifier", "transform", "attention"), ("head",), ("backbone",))
+# What there is at each of `localisation.THRESHOLDS`.
+_CURVES = ("precision", "recall", "f")
+# Relative slack by which a patch has to exceed the mean: in a flat map, rounding is not to decide.
+_SLACK = 1e-5
 
 Sums = dict[str, metrics.Mean]
-MetricStep = Callable[[Any, dict[str, jax.Array], jax.Array], Sums]
 ExplainStep = Callable[[Any, jax.Array, jax.Array, jax.Array], Relevance]
+
+
+@flax.struct.dataclass
+class Explained:
+    """What an explainer says of B images, and what it says when it should say something else.
+
+    Attributes:
+      found: of the images.
+      shifted: of the images moved by `Protocol.shift`.
+      randomised: of the images, by networks of `randomised_variables`.
+    """
+
+    found: Relevance
+    shifted: Relevance
+    randomised: dict[str, Relevance]
+
+
+MetricStep = Callable[
+    [Any, dict[str, jax.Array], jax.Array, Explained], tuple[Sums, dict[str, jax.Array]]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +59,7 @@ class Protocol:
       patch_shares: of the patches for comprehensiveness and sufficiency.
       patch_threshold: share of the image's highest value that a patch has to reach to count as found.
       shift: (down, right) in pixels that stability moves images by.
-      seed: of ROAD's noise and of the randomised weights.
+      seed: of ROAD's noise, of the explainers and of the randomised weights.
     """
 
     steps: int = 32
@@ -48,8 +75,30 @@ def image_keys(seed: int, index: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
 
 
-def make_explain_step(subject: Subject, explain: Explainer, spec: data.DatasetSpec) -> ExplainStep:
-    """The pmapped explainer alone, to be timed.
+def randomised_variables(variables: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """Variables whose parameters are shuffled from the classifier down.
+
+    Args:
+      variables: of the network.
+      seed: of the shuffles.
+
+    Returns:
+      "classifier" (with learned attention or routing), "head" (also the head), where the network has one,
+      and "backbone" (also the backbone).
+    """
+    layers = map_agreement.cascade(variables["params"])
+    stages, chosen = {}, []
+    for parts in _STAGES:
+        chosen += [layer for layer in layers if layer.split("/")[0] in parts]
+        shuffled = map_agreement.randomised(variables["params"], jax.random.key(seed), chosen)
+        stages[parts[0]] = {**variables, "params": shuffled}
+    return stages
+
+
+def make_explain_step(
+    subject: Subject, explain: Explainer, spec: data.DatasetSpec, seed: int
+) -> ExplainStep:
+    """The pmapped explainer.
 
     Takes replicated variables, and sharded images `[devices, b, H, W, C]` uint8, classes and places in
     the data set `[devices, b]`; returns the sharded `Relevance`.
@@ -57,32 +106,24 @@ def make_explain_step(subject: Subject, explain: Explainer, spec: data.DatasetSp
 
     def step(variables: Any, images: jax.Array, classes: jax.Array, index: jax.Array) -> Relevance:
         pixels = data.normalise(images, spec.mean, spec.std, subject.model.dtype)
-        return explain(variables, pixels, classes, image_keys(0, index))
+        return explain(variables, pixels.astype(jnp.float32), classes, image_keys(seed, index))
 
     return devices.pmap(step)
 
 
 def make_metric_step(
-    subject: Subject, explain: Explainer, spec: data.DatasetSpec, kind: str, protocol: Protocol
+    subject: Subject, spec: data.DatasetSpec, kind: str, protocol: Protocol
 ) -> MetricStep:
-    """The pmapped sums of every metric over a batch.
+    """The pmapped metrics of an explainer's maps over a batch.
 
     The step takes replicated variables, a sharded evaluation batch with `image`, `label`, `mask`, `index`
-    and, where the data set has boxes, `box`, and the sharded predicted classes. It returns replicated
-    sums over all devices, for `metrics.merge` and `metrics.compute`:
-
-      deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
-        class's probability when the most or the least relevant pixels are imputed.
-      comprehensiveness, sufficiency: mean over the shares of the patches.
-      pointing, mass_in_box, patch_precision, patch_recall, patch_f, localised: with boxes only.
-      similarity_classifier, similarity_head, similarity_backbone: Spearman's correlation of the pixels
-        with those when the classifier (with learned attention or routing), then also the head, then also
-        the backbone is randomised: near 0 is right.
-      stability: Spearman's correlation with the map of the shifted image, moved back.
+    and, where the data set has boxes, `box` (of several objects also `box_label`), the sharded predicted
+    classes and what was `Explained`. It returns replicated sums over all devices, for `metrics.merge` and
+    `metrics_of`, and what is needed of each image, sharded: with boxes `localised` and `has_box`, for
+    `mean_localisation_ap`.
 
     Args:
       subject: the network.
-      explain: the explainer.
       spec: of the data set.
       kind: of image loss; see `losses`.
       protocol: how it is measured.
@@ -92,7 +133,9 @@ def make_metric_step(
     cells = faithfulness.cells(grid, (height, width))
     centres, patch_boxes = jnp.asarray(grid.centres()), jnp.asarray(grid.boxes())
 
-    def step(variables: Any, batch: dict[str, jax.Array], classes: jax.Array) -> Sums:
+    def step(
+        variables: Any, batch: dict[str, jax.Array], classes: jax.Array, explained: Explained
+    ) -> tuple[Sums, dict[str, jax.Array]]:
         images = data.normalise(batch["image"], spec.mean, spec.std, subject.model.dtype)
         images = images.astype(jnp.float32)
         keys = image_keys(protocol.seed, batch["index"])
@@ -100,20 +143,103 @@ def make_metric_step(
         def predict(x: jax.Array) -> jax.Array:
             return losses.probabilities(kind, subject.outputs(variables, x).logits)
 
-        found = explain(variables, images, classes, keys)
+        found, mask = explained.found, batch["mask"]
         values = _faithfulness(predict, images, classes, found, cells, keys, protocol)
-        if "box" in batch:
-            values |= _localisation(found, batch["box"], centres, patch_boxes, protocol)
-        for name, params in _randomised(variables["params"], protocol.seed):
-            other = explain({**variables, "params": params}, images, classes, keys)
+        for name, other in explained.randomised.items():
             values[f"similarity_{name}"] = map_agreement.spearman(found.pixels, other.pixels)
-        moved = explain(variables, map_agreement.shifted(images, *protocol.shift), classes, keys)
-        back, valid = map_agreement.shifted_back(moved.pixels, *protocol.shift)
+        back, valid = map_agreement.shifted_back(explained.shifted.pixels, *protocol.shift)
         values["stability"] = map_agreement.spearman(found.pixels, back, valid)
-        sums = {name: metrics.mean_of(value, batch["mask"]) for name, value in values.items()}
-        return jax.lax.psum(sums, devices.AXIS)
+        sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
+        per_image = {}
+        if "box" in batch:
+            boxes = batch["box"]
+            if "box_label" in batch:  # what was explained is one class of several
+                boxes = localisation.boxes_of_class(boxes, batch["box_label"], classes)
+            placed = _localisation(found, boxes, centres, patch_boxes, protocol)
+            has_box = metrics.has_box(boxes)
+            sums |= {name: _mean_of(value, mask * has_box) for name, value in placed.items()}
+            per_image = {"localised": placed["localised"], "has_box": has_box}
+        return jax.lax.psum(sums, devices.AXIS), per_image
 
     return devices.pmap(step)
+
+
+def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
+    """The metrics of an explainer from the sum of all batches' sums.
+
+    Returns:
+      deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
+        class's probability when the most or the least relevant pixels are imputed.
+      comprehensiveness, sufficiency: mean over the shares of the patches.
+      similarity_classifier, similarity_head, similarity_backbone: Spearman's correlation of the pixels
+        with those when the classifier (with learned attention or routing), then also the head, then also
+        the backbone is randomised: near 0 is right.
+      stability: Spearman's correlation with the map of the shifted image, moved back.
+      With boxes only, and of the images that have one:
+      pointing, mass_in_box, localised: see `localisation`.
+      patch_precision, patch_recall, patch_f: of the patches that reach `Protocol.patch_threshold`.
+      precision_above_mean, recall_above_mean, f_above_mean: of the patches above the mean of the map's
+        positive part, which for weights that sum to 1 is 1 / P. A flat map finds no patch so.
+      curves: `threshold`, a list of shares of the image's highest value, and the lists `precision`,
+        `recall` and `f` of the patches that reach them, means over images.
+      patch_f_best, patch_f_best_threshold: the highest F of the curve, and the first threshold with it.
+    """
+    scalars = {name: mean for name, mean in sums.items() if not name.startswith("curve_")}
+    measured: dict[str, Any] = metrics.compute(scalars)
+    if "curve_f" in sums:
+        curves = {name: _divided(sums[f"curve_{name}"]) for name in _CURVES}
+        best = int(np.argmax(curves["f"]))
+        measured["patch_f_best"] = curves["f"][best]
+        measured["patch_f_best_threshold"] = localisation.THRESHOLDS[best]
+        measured["curves"] = {"threshold": list(localisation.THRESHOLDS), **curves}
+    return measured
+
+
+def mean_localisation_ap(
+    localised: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+) -> float:
+    """The AAAI 2020 paper's average precision of localisation, mean over the classes.
+
+    For each class all images are ranked by its probability. An image is right if it shows the class and
+    is localised; one that shows it and is not localised was not found.
+
+    Args:
+      localised: `[N]` 0 or 1, of `localisation.localised`.
+      probabilities: `[N, K]`.
+      labels: `[N]` int in [0, K).
+
+    Returns:
+      Between 0 and 1, over the classes that an image shows; NaN without images, and where a probability is
+      not finite.
+    """
+    if not len(labels) or not np.isfinite(probabilities).all():
+        return math.nan
+    of_classes = []
+    for label in np.unique(labels):
+        own = labels == label
+        right = np.where(own, localised, 0)
+        of_classes.append(
+            localisation.localisation_average_precision(
+                right, probabilities[:, label], int(own.sum())
+            )
+        )
+    return float(np.mean(of_classes))
+
+
+def above_mean(patches: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Precision, recall and F `[B]` of the patches above the mean of the map's positive part.
+
+    Args:
+      patches: `[B, P]` float. Where none is positive, or all are equal, none passes.
+      inside: `[B, P]` bool: the true patches.
+    """
+    positive = jnp.maximum(patches.astype(jnp.float32), 0.0)
+    # In units of the highest value no sum over- or underflows.
+    highest = jnp.max(positive, axis=1, keepdims=True)
+    shares = positive / jnp.where(highest > 0, highest, 1.0)
+    passes = shares > (1 + _SLACK) * jnp.mean(shares, axis=1, keepdims=True)
+    counts = (jnp.sum(w, axis=1, dtype=jnp.float32) for w in (passes & inside, passes, inside))
+    return localisation.scores_of_counts(*counts)
 
 
 def _faithfulness(
@@ -148,24 +274,30 @@ def _localisation(
     patch_boxes: jax.Array,
     protocol: Protocol,
 ) -> dict[str, jax.Array]:
+    """Values `[B]`, and for the curves `[B, T]`."""
     inside = metrics.centres_in_boxes(centres, boxes)
-    scores = localisation.patch_scores(found.patches, inside, (protocol.patch_threshold,))
-    return {
+    levels = (*localisation.THRESHOLDS, protocol.patch_threshold)
+    scores = localisation.patch_scores(found.patches, inside, levels)
+    above = above_mean(found.patches, inside)
+    values = {
         "pointing": localisation.patch_pointing(found.patches, centres, boxes),
         "mass_in_box": localisation.mass_in_box(found.pixels, boxes),
-        "patch_precision": scores.precision[:, 0],
-        "patch_recall": scores.recall[:, 0],
-        "patch_f": scores.f[:, 0],
         "localised": localisation.localised(found.patches, boxes, patch_boxes),
     }
+    for name, mean_rule in zip(_CURVES, above, strict=True):
+        of_levels = getattr(scores, name)
+        values[f"curve_{name}"] = of_levels[:, :-1]
+        values[f"patch_{name}"] = of_levels[:, -1]
+        values[f"{name}_above_mean"] = mean_rule
+    return values
 
 
-def _randomised(params: Any, seed: int) -> list[tuple[str, Any]]:
-    """Names and parameters of the cascade's stages."""
-    layers = map_agreement.cascade(params)
-    stages, chosen = [], []
-    for parts in _STAGES:
-        chosen += [layer for layer in layers if layer.split("/")[0] in parts]
-        shuffled = map_agreement.randomised(params, jax.random.key(seed), chosen)
-        stages.append((parts[0], shuffled))
-    return stages
+def _mean_of(values: jax.Array, mask: jax.Array) -> metrics.Mean:
+    """The mean over the examples of `[B]`, or elementwise of `[B, T]`."""
+    if values.ndim == 1:
+        return metrics.mean_of(values, mask)
+    return jax.vmap(metrics.mean_of, (1, None))(values, mask)
+
+
+def _divided(mean: metrics.Mean) -> list[float]:
+    return (np.asarray(mean.total) / np.maximum(np.asarray(mean.count), 1)).tolist()

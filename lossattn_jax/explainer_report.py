@@ -1,0 +1,121 @@
+"""What a comparison of explainers prints and draws: a table, bars for each metric, curves over thresholds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Whether more is better, in the order of the rows; None: neither. Of similarity_* and of the times less is.
+HIGHER: dict[str, bool | None] = {
+    "pointing": True,
+    "mass_in_box": True,
+    "patch_precision": True,
+    "patch_recall": True,
+    "patch_f": True,
+    "patch_f_best": True,
+    "patch_f_best_threshold": None,
+    "precision_above_mean": True,
+    "recall_above_mean": True,
+    "f_above_mean": True,
+    "localised": True,
+    "localisation_ap": True,
+    "deletion": False,
+    "insertion": True,
+    "road_most": False,
+    "road_least": True,
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "similarity_classifier": False,
+    "similarity_head": False,
+    "similarity_backbone": False,
+    "stability": True,
+    "ms_per_image": False,
+    "forward_passes": False,
+    "times_attention": False,
+}
+_TIMES = ("ms_per_image", "forward_passes", "times_attention")
+_COLUMNS = 4
+_CURVES = ("precision", "recall", "f")
+
+
+def arrow(higher: bool | None) -> str:
+    """Where a metric is better, to stand behind its name."""
+    return {True: " ↑", False: " ↓", None: ""}[higher]
+
+
+def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: a row for each metric with an arrow to where it is better, a column for each explainer."""
+    names = list(measured)
+    lines = [f"| metric | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    for row in _rows(measured):
+        cells = [measured[name][row] for name in names]
+        told = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
+        lines.append(f"| {row}{arrow(HIGHER[row])} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(measured: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Bars for each metric and, where there are boxes, curves over the thresholds of patches.
+
+    Args:
+      measured: of `compare_explainers.compare`.
+
+    Returns:
+      A matplotlib Figure.
+    """
+    from matplotlib.figure import Figure
+
+    names, rows = list(measured), _rows(measured)
+    with_curves = "curves" in measured[names[0]]
+    bars = math.ceil(len(rows) / _COLUMNS)
+    heights = [0.8 + 0.25 * len(names)] * bars + [2.8] * with_curves
+    figure = Figure(figsize=(3.2 * _COLUMNS, sum(heights)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(heights), _COLUMNS, squeeze=False, height_ratios=heights)
+    places = np.arange(len(names))[::-1]
+    for axis, row in zip(axes[:bars].ravel(), rows, strict=False):
+        axis.barh(places, [measured[name][row] for name in names], color="#4477aa")
+        axis.set_yticks(places, names, fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+        if row in _TIMES:
+            _scale_times(axis, [measured[name][row] for name in names])
+        better = {True: " (higher is better)", False: " (lower is better)", None: ""}[HIGHER[row]]
+        axis.set_title(f"{row}{better}", fontsize=7)
+    for axis in axes[:bars].ravel()[len(rows) :]:
+        axis.set_axis_off()
+    if with_curves:
+        _draw_curves(axes[-1], {name: measured[name]["curves"] for name in names})
+    return figure
+
+
+def _scale_times(axis: Any, times: Sequence[float]) -> None:
+    """A logarithmic axis where times are of several sizes; else it would have bars of nothing."""
+    if max(times) > 10 * min(times):
+        axis.set_xscale("log")
+        axis.set_xlim(left=min(times) / 2)
+
+
+def _draw_curves(axes: Any, curves: Mapping[str, Mapping[str, list[float]]]) -> None:
+    """A panel each for precision, recall and F against the threshold, and the legend in the last one."""
+    *panels, beside = axes
+    for axis, name in zip(panels, _CURVES, strict=True):
+        for place, (explainer, curve) in enumerate(curves.items()):
+            axis.plot(
+                curve["threshold"],
+                curve[name],
+                marker="osD^vPX"[place % 7],
+                markersize=3.5,
+                linewidth=1,
+                label=explainer,
+            )
+        axis.set_ylim(-0.03, 1.03)
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("share of the image's highest value", fontsize=7)
+        axis.set_title(f"{'F' if name == 'f' else name} of the patches that reach it", fontsize=7)
+    beside.set_axis_off()
+    beside.legend(*panels[0].get_legend_handles_labels(), loc="center left", fontsize=8)
+
+
+def _rows(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    first = next(iter(measured.values()))
+    return [name for name in HIGHER if name in first]
