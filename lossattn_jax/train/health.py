@@ -1,4 +1,9 @@
-"""Whether attention still says something: a warning when it is alike everywhere, or on one patch only."""
+"""Whether attention still says something: a warning when it is alike everywhere, or on one patch only.
+
+What is advised is what moved the entropy that way on digit scenes (results/explain/README.md): a higher lambda
+or threshold lowers it, and the patch loss does so for learned attention too, which lies on fewer patches than
+loss attention anyway.
+"""
 
 import math
 
@@ -55,10 +60,10 @@ class AttentionWatch:
     def _advice(self, state: str) -> str:
         loss, threshold = self._config.loss, self._config.model.threshold
         weight = loss.patch_weight
-        if self._config.model.pooling in ("attention", "gated_attention"):
+        if self._config.model.pooling in ("attention", "gated_attention") and loss.patch != "on":
             if state == "uniform":
-                return "config.loss.patch=on teaches the patches, and with them attention, what the label is"
-            return "a higher config.optimizer.weight_decay or a lower learning_rate may spread it"
+                return "try config.loss.patch=on, which makes attention choose patches that tell the label"
+            return "try config.model.pooling=loss_attention, which lies on more patches"
         if loss.patch == "off":
             return "config.loss.patch=off leaves its patches without a loss; auto gives them one"
         if state == "uniform":

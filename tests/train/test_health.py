@@ -76,7 +76,13 @@ def test_a_beginning_is_not_a_collapse():
         ("bag_loss_attention", UNIFORM, {}, "a shorter config.loss.patch_ramp_epochs than 80"),
         ("bag_loss_attention", ONE, {}, "such as 0.01"),
         ("attention", UNIFORM, {}, "config.loss.patch=on"),
-        ("gated_attention", ONE, {}, "weight_decay"),
+        ("gated_attention", ONE, {}, "try config.model.pooling=loss_attention"),
+        (
+            "attention",
+            ONE,
+            {"loss__patch": "on"},
+            "try config.loss.patch_weight (lambda) below 0.1",
+        ),
     ],
 )
 def test_what_to_try(pooling, entropy, changes, advice):
