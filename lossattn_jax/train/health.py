@@ -1,8 +1,8 @@
 """Whether attention still says something: a warning when it is alike everywhere, or on one patch only.
 
-What is advised is what moved the entropy that way on digit scenes (results/explain/README.md): a higher lambda
-or threshold lowers it, and the patch loss does so for learned attention too, which lies on fewer patches than
-loss attention anyway.
+What is advised is what moved the entropy that way on digit scenes (results/explain/README.md): a higher
+lambda or threshold lowers it, and the patch loss does so for learned attention too, which lies on fewer
+patches than loss attention anyway.
 """
 
 import math
