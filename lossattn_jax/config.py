@@ -76,6 +76,10 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 200
     config.train.batch_size = 128  # over all devices
+    # Both save memory: parts of a batch whose gradients are averaged (batch normalisation sees a part at a
+    # time), and computing normalisations and activations again in the backward pass.
+    config.train.accumulate = 1
+    config.train.remat = False
 
     config.eval = ConfigDict()
     config.eval.batch_size = 500  # over all devices
@@ -105,6 +109,10 @@ def _one_of(*values: Any) -> _Rule:
 def _finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return _finite(value) and isinstance(value, int) and value >= 1
 
 
 def _at_least(low: float) -> _Rule:
@@ -163,6 +171,8 @@ _RULES = {
     "optimizer.ramp_down_epochs": _at_least(0),
     "train.epochs": _at_least(1),
     "train.batch_size": _at_least(1),
+    "train.accumulate": _Rule(_count, "a whole number, at least 1"),
+    "train.remat": _one_of(False, True),
     "eval.batch_size": _at_least(1),
     "eval.every_epochs": _at_least(1),
     "log.every_steps": _at_least(1),
@@ -201,6 +211,11 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.optimizer.warmup_epochs is {given['optimizer.warmup_epochs']}, but must be "
             f"below config.train.epochs, {given['train.epochs']}"
+        )
+    parts, batch_size = given["train.accumulate"], given["train.batch_size"]
+    if batch_size % parts:
+        raise UserError(
+            f"config.train.accumulate is {parts}, but must divide config.train.batch_size, {batch_size}"
         )
     ends = ("optimizer.momentum_end", "optimizer.beta2_end")
     for key, other in zip(ends, reversed(ends), strict=True):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, losses, metrics, runs
+from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train import ensemble as ensemble_lib
 from lossattn_jax.train.schedules import loss_weight_schedule
@@ -45,6 +46,11 @@ def make_train_step(
     State and metrics are donated. All randomness comes from `fold_in(key(seed), step)` and an example's
     place in the global batch, so that the step does the same on any number of devices.
 
+    With `config.train.accumulate` the batch goes through the network in so many parts, one after the other,
+    whose gradients are averaged; batch normalisation then sees a part at a time. With `config.train.remat`
+    only what convolutions and matrix products give is kept for the backward pass; normalisations and the
+    like are computed again.
+
     Args:
       model: the network, its batch normalisation sharing statistics over `devices.AXIS` or not.
       optimizer: from `make_optimizer`.
@@ -60,6 +66,19 @@ def make_train_step(
     patch_weight = patch_weight_schedule(config, model, spec)
     consistent = config_lib.uses_consistency(config)
     shared = config.model.batch_norm == "cross_replica"
+    parts = config.train.accumulate
+
+    def forward(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        return model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+
+    if config.train.remat:
+        forward = jax.checkpoint(forward, policy=_keeps)
 
     def train_step(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
         labels = batch["label"]
@@ -87,37 +106,44 @@ def make_train_step(
                 epoch, loss_options.consistency_weight, loss_options.consistency_ramp_epochs
             )
 
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            outputs, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout},
-            )
+        examples = {"image": images, "label": labels}
+        if consistent:
+            examples |= {"target": target, "known": known}
+
+        def loss_fn(params: Any, batch_stats: Any, part: Batch, key: jax.Array) -> Any:
+            outputs, updated = forward(params, batch_stats, part["image"], key)
             terms = losses.loss_attention_loss(
                 outputs.logits,
                 outputs.patch_logits,
                 outputs.attention,
-                labels,
+                part["label"],
                 patch_weight(epoch),
                 loss_options.label_smoothing,
                 kind,
             )
             seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
             if consistent:
-                moved = losses.consistency_loss(outputs.attention, target)
-                seen["consistency_loss"] = known * moved
+                moved = losses.consistency_loss(outputs.attention, part["target"])
+                seen["consistency_loss"] = part["known"] * moved
                 seen["loss"] = terms.total + pull * seen["consistency_loss"]
-            return jnp.mean(seen["loss"]), (outputs, seen, updated.get("batch_stats", {}))
+            loss = jnp.mean(seen["loss"])
+            seen["accuracy"] = metrics.hits(outputs.logits, part["label"])
+            seen["attention_entropy"] = metrics.attention_entropy(outputs.attention)
+            return loss, (updated.get("batch_stats", {}), outputs.attention, seen)
 
         grad_fn = jax.grad(loss_fn, has_aux=True)
-        gradients, (outputs, seen, batch_stats) = grad_fn(state.params)
+        if parts == 1:
+            gradients, aux = grad_fn(state.params, state.batch_stats, examples, dropout)
+            batch_stats, attention, seen = aux
+        else:
+            gradients, batch_stats, attention, seen = _accumulated(
+                grad_fn, state, examples, dropout, parts
+            )
         # With local batch normalisation this averages the running statistics of the devices.
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), devices.AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         if consistent:
-            ensemble = ensemble_lib.record(ensemble, batch["index"], outputs.attention)
+            ensemble = ensemble_lib.record(ensemble, batch["index"], attention)
         new_state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -125,13 +151,47 @@ def make_train_step(
             opt_state=opt_state,
             ensemble=ensemble,
         )
-        seen["accuracy"] = metrics.hits(outputs.logits, labels)
-        seen["attention_entropy"] = metrics.attention_entropy(outputs.attention)
         seen["grad_norm"] = optax.tree.norm(gradients)[None]
         means = {name: metrics.mean_of(values) for name, values in seen.items()}
         return new_state, metrics.merge(totals, jax.lax.psum(means, devices.AXIS))
 
     return devices.pmap(train_step, donate=(0, 1))
+
+
+def _accumulated(
+    grad_fn: Callable[..., Any], state: TrainState, examples: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Any, jax.Array, Batch]:
+    """Gradients, statistics, attention and what is seen of each example, of a batch in parts."""
+    count = len(examples["label"])
+    if count % parts:
+        raise UserError(
+            f"config.train.accumulate is {parts}, but must divide the images of a device, {count}"
+        )
+
+    def split(array: jax.Array) -> jax.Array:
+        # Every so manyth example, so that a part is the same on any number of devices.
+        return array.reshape(count // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+
+    def whole(array: jax.Array) -> jax.Array:
+        return array.swapaxes(0, 1).reshape(count, *array.shape[2:])
+
+    def one(carry: tuple[Any, Any], part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+        total, batch_stats = carry
+        number, some = part
+        inputs = (state.params, batch_stats, some, jax.random.fold_in(key, number))
+        gradients, (batch_stats, attention, seen) = grad_fn(*inputs)
+        return (jax.tree.map(jnp.add, total, gradients), batch_stats), (attention, seen)
+
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    numbered = (jnp.arange(parts), jax.tree.map(split, examples))
+    (total, batch_stats), told = jax.lax.scan(one, (zero, state.batch_stats), numbered)
+    attention, seen = jax.tree.map(whole, told)
+    return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
+
+
+def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Which results are kept for the backward pass with `config.train.remat`: the costly ones."""
+    return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def patch_weight_schedule(

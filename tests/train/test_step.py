@@ -1,0 +1,153 @@
+"""One update: in parts, with rematerialisation, and on several devices."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from lossattn_jax import config as config_lib
+from lossattn_jax import data, devices, runs
+from lossattn_jax.errors import UserError
+from lossattn_jax.train import ensemble
+from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.state import create_state
+from lossattn_jax.train.step import make_train_step, zero_metrics
+
+SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
+DRAW = np.random.default_rng(0)
+BATCH = {
+    "image": DRAW.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8),
+    "label": DRAW.integers(0, 3, 8).astype(np.int32),
+    "index": np.arange(8, dtype=np.int32),
+}
+
+
+def settings(**changes):
+    """Plain gradient descent without augmentation, so that an update is a multiple of the gradient."""
+    config = config_lib.default_config()
+    config.model.backbone, config.model.width = "small", 0.1
+    config.data.crop_padding, config.data.flip = 0, False
+    config.optimizer.schedule, config.optimizer.learning_rate = "constant", 0.5
+    config.optimizer.momentum, config.optimizer.weight_decay = 0.0, 0.0
+    config.loss.patch_ramp_epochs = 0
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    return config
+
+
+def start(config):
+    model = runs.build_model(config, SPEC, bn_axis_name=devices.AXIS)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, 10), 10)
+    state = create_state(model, optimizer, SPEC.image_shape, config.seed, None)
+    return make_train_step(model, optimizer, SPEC, config, 10), state
+
+
+def updated(config, batch=BATCH, batch_stats=None):
+    """The parameters before, the state after one step on `batch`, and what the step tells."""
+    step, state = start(config)
+    if batch_stats is not None:
+        state = dataclasses.replace(state, batch_stats=batch_stats)
+    totals = devices.replicate(zero_metrics(config))
+    after, told = step(devices.replicate(state), totals, devices.shard(batch))
+    told = {name: float(m.total / m.count) for name, m in devices.unreplicate(told).items()}
+    return state.params, devices.unreplicate(after), told
+
+
+def assert_close(first, second, rtol=2e-4, atol=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
+
+
+def test_parts_give_the_mean_of_their_gradients():
+    _, first, told_first = updated(settings(), {k: v[::2] for k, v in BATCH.items()})
+    second_half = {k: v[1::2] for k, v in BATCH.items()}
+    _, second, told_second = updated(settings(), second_half, first.batch_stats)
+    _, both, told = updated(settings(train__accumulate=2))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first.params, second.params)
+    assert_close(both.params, mean)
+    assert_close(both.batch_stats, second.batch_stats)
+    for name in ("loss", "patch_loss", "accuracy", "attention_entropy"):
+        assert told[name] == pytest.approx((told_first[name] + told_second[name]) / 2, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_rematerialisation_changes_no_update():
+    before, plain, told = updated(settings())
+    _, again, told_again = updated(settings(train__remat=True))
+    assert_close(again.params, plain.params)
+    assert told_again == pytest.approx(told, rel=1e-4)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, plain.params)
+    assert max(jax.tree.leaves(moved)) > 1e-2
+
+
+@pytest.mark.slow
+def test_rematerialisation_keeps_less():
+    temporary = []
+    for remat in (False, True):
+        config = settings(train__remat=remat, model__backbone="resnet18", model__width=0.05)
+        step, _ = start(config)
+        like = (jax.eval_shape(lambda c=config: start(c)[1]), zero_metrics(config), BATCH)
+        state, totals, batch = (
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
+            for tree in like
+        )
+        program = step.lower(state, totals, batch).compile()
+        temporary.append(program.memory_analysis().temp_size_in_bytes)
+    assert temporary[1] < 0.85 * temporary[0]
+
+
+@pytest.mark.slow
+def test_the_average_of_attention_is_kept_in_parts_too():
+    changes = {"loss__consistency_weight": 1.0, "model__threshold": 0.0}
+    attention = []
+    for parts in (1, 2):
+        config = settings(**changes, train__accumulate=parts)
+        model = runs.build_model(config, SPEC, bn_axis_name=devices.AXIS)
+        kept = ensemble.create(8, model.patch_grid(SPEC.image_shape).patches)
+        optimizer = make_optimizer(config, learning_rate_schedule(config, 10), 10)
+        state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
+        step = make_train_step(model, optimizer, SPEC, config, 10)
+        totals = devices.replicate(zero_metrics(config))
+        after, _ = step(devices.replicate(state), totals, devices.shard(BATCH))
+        attention.append(devices.unreplicate(after).ensemble.current)
+    np.testing.assert_allclose(attention[1].sum(axis=1), 1, rtol=1e-5)
+    # Not the same, since batch normalisation sees half as many images; nearest to its own image, though.
+    distance = np.abs(attention[0][:, None] - attention[1][None]).sum(axis=-1)
+    assert np.median(distance.argmin(axis=1) == np.arange(8)) == 1
+
+
+def test_parts_have_to_divide_the_batch():
+    with pytest.raises(
+        UserError, match="accumulate is 3, but must divide config.train.batch_size, 128"
+    ):
+        config_lib.check(settings(train__accumulate=3))
+    with pytest.raises(
+        UserError, match="accumulate is 1.5, but must be a whole number, at least 1"
+    ):
+        config = settings()
+        config.train = {**config.train, "accumulate": 1.5}
+        config_lib.check(config)
+    with pytest.raises(
+        UserError, match="accumulate is 16, but must divide the images of a device, 8"
+    ):
+        updated(settings(train__accumulate=16))
+
+
+@pytest.mark.slow
+def test_four_devices_take_the_same_parts_as_one(run_python, tmp_path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
+        "import numpy as np, jax, test_step\n"
+        "assert jax.device_count() == 4\n"
+        "_, state, _ = test_step.updated(test_step.settings(train__accumulate=2))\n"
+        f"np.savez({str(tmp_path / 'four.npz')!r}, *jax.tree.leaves(state.params))"
+    )
+    finished = run_python("-c", script, devices=4)
+    assert finished.returncode == 0, finished.stderr
+    _, state, _ = updated(settings(train__accumulate=2))
+    with np.load(tmp_path / "four.npz") as four:
+        for name, leaf in zip(four.files, jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(four[name], leaf, rtol=2e-4, atol=2e-6)
