@@ -5,11 +5,13 @@ this process's devices, and `AXIS` names that axis for `lax.pmean` and `lax.psum
 """
 
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
 import platform
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +34,14 @@ _CPU_FUSIONS = "LIBRARY_FUSION_TYPE_REDUCE"
 # A jaxlib that does not know a flag ends the process, so it is given to tried versions only.
 _CPU_FLAG_VERSIONS = ((0, 10), (0, 12))
 
+_MOST_UNROLLED = 64  # steps of a loop
 _CACHE_BYTES = 4 * 2**30
 _CACHE_SECONDS = 0.3  # of compilation, below which a program is not worth a file
+
+# After so long without a sign of life a process counts as dead, and all others end with an error.
+HEARTBEAT_SECONDS = 60
+# So long a process that ends with an error waits for the others, which then end with one too.
+SHUTDOWN_SECONDS = 60
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
 
@@ -88,6 +96,79 @@ def _instructions() -> str:
         return "any"
     flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     return hashlib.sha256(flags.encode()).hexdigest()[:8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where this process stands among those of a command.
+
+    Attributes:
+      coordinator: "host:port" of the first process, where all meet.
+      num_processes: how many there are.
+      process_id: which this is, from 0.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+
+
+def join_processes(place: Place | None, timeout: int) -> None:
+    """Joins the other processes of this command, on this host or others; for commands.
+
+    Has to be called before the first computation. From then on `jax.devices()` are those of all
+    processes. On CPUs they speak through gloo, which is JAX's own choice.
+
+    Args:
+      place: this process's; None: as the cluster says (SLURM, a TPU pod, Open MPI, or JAX's environment
+        variables).
+      timeout: seconds until all have to be there.
+
+    Raises:
+      UserError: they are not, or no cluster says anything.
+    """
+    # Otherwise SIGTERM would be noted for whoever asks about it, which nothing here does, and end nothing.
+    jax.config.update("jax_enable_preemption_service", False)
+    given: dict[str, Any] = {}
+    if place is not None:
+        # JAX is not to add what a cluster says to what the user does.
+        given = {
+            "coordinator_address": place.coordinator,
+            "num_processes": place.num_processes,
+            "process_id": place.process_id,
+            "cluster_detection_method": "deactivate",
+        }
+    failures: list[Exception] = []
+
+    def join() -> None:
+        try:
+            jax.distributed.initialize(
+                **given,
+                initialization_timeout=timeout + 3600,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            )
+        except Exception as error:  # told to whoever waits
+            failures.append(error)
+
+    # When its own timeout has passed, JAX does not raise but aborts the process: here that never comes.
+    thread = threading.Thread(target=join, name="join processes", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    where = "the cluster's coordinator" if place is None else f"the coordinator {place.coordinator}"
+    if thread.is_alive():
+        raise UserError(
+            f"{where} and all processes were not together within --join_timeout={timeout} seconds; all have "
+            "to run and to be given the same address, which is of process 0's host"
+        )
+    if failures and place is None and isinstance(failures[0], ValueError):
+        raise UserError(
+            "--distributed found no SLURM step, TPU pod or Open MPI job around this process; "
+            "use --coordinator, --num_processes and --process_id"
+        )
+    if failures:
+        reason = " ".join(str(failures[0]).split())[:300] or type(failures[0]).__name__
+        raise UserError(f"{where} cannot be joined: {reason}")
 
 
 def one_per_core() -> None:
@@ -202,6 +283,22 @@ def barrier(name: str) -> None:
     """Waits until all processes have come here; `name` is the place's, the same on each of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def same_everywhere(number: int) -> bool:
+    """Whether all processes have come here with the same number."""
+    numbers = concatenate_processes(np.array([number], np.int32))
+    return bool((numbers == number).all())
+
+
+def unrolled(steps: int) -> int:
+    """How much of a loop with gradients of convolutions in it to write out: `unroll` of `lax.scan`.
+
+    On CPUs XLA gives convolutions in a loop their fast form only if their kernels lie as in the forward
+    pass, which those of gradients do not: in a loop they run at a tenth of the speed. Many steps would take
+    longer to compile than that costs.
+    """
+    return steps if jax.default_backend() == "cpu" and steps <= _MOST_UNROLLED else 1
 
 
 def global_positions(examples: int) -> jax.Array:

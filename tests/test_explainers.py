@@ -163,6 +163,12 @@ def test_attention_is_that_of_the_forward_pass(head, kind):
     assert found.pixels.shape == (2, 32, 32)
 
 
+def test_a_flat_map_is_flat_to_the_bit():
+    subject = Subject(small(), (32, 32, 3))
+    pixels = np.asarray(subject.from_patches(jnp.full((1, 36), 1 / 36)).pixels)
+    np.testing.assert_array_equal(pixels, np.full_like(pixels, np.float32(1 / 36)))
+
+
 def test_pixels_have_the_mean_of_the_windows_that_hold_them():
     subject = Subject(small(), (32, 32, 3))
     # Windows of 3 of 8 map positions, one apart: 12 pixels wide, 4 apart.

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lossattn_jax import devices
 from lossattn_jax.explainers.subject import Relevance, Subject
 
 
@@ -37,7 +38,7 @@ def integrated_gradients(
         return total + _gradient(subject, variables, place * images, classes), None
 
     places = (jnp.arange(steps) + 0.5) / steps
-    total, _ = jax.lax.scan(step, jnp.zeros_like(images), places)
+    total, _ = jax.lax.scan(step, jnp.zeros_like(images), places, unroll=devices.unrolled(steps))
     return subject.from_pixels(jnp.sum(images * total / steps, axis=-1))
 
 
@@ -67,7 +68,9 @@ def smooth_grad(
         gradient = _gradient(subject, variables, images + deviation * drawn, classes)
         return total + jnp.max(jnp.abs(gradient), axis=-1), None
 
-    total, _ = jax.lax.scan(step, jnp.zeros(images.shape[:3]), jnp.arange(samples))
+    total, _ = jax.lax.scan(
+        step, jnp.zeros(images.shape[:3]), jnp.arange(samples), unroll=devices.unrolled(samples)
+    )
     return subject.from_pixels(total / samples)
 
 

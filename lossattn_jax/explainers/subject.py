@@ -54,10 +54,14 @@ class Subject:
 
     def from_patches(self, patches: jax.Array) -> Relevance:
         """Relevance of patches `[B, P]`; a pixel has the mean of the patches whose window holds it."""
+        patches = patches.astype(jnp.float32)
         covers = self._coverage()
-        share = covers / jnp.maximum(jnp.sum(covers, axis=0), 1)[None]
-        pixels = jnp.einsum("bp,phw->bhw", patches, share, precision="highest")
-        return Relevance(patches.astype(jnp.float32), pixels)
+        count = jnp.sum(covers, axis=0)
+        share = covers / jnp.maximum(count, 1)[None]
+        # From the lowest up, so that a flat map is flat to the bit, and ranks no rounding.
+        lowest = jnp.min(patches, axis=1, keepdims=True)
+        above = jnp.einsum("bp,phw->bhw", patches - lowest, share, precision="highest")
+        return Relevance(patches, above + lowest[:, :, None] * (count > 0)[None])
 
     def from_pixels(self, pixels: jax.Array) -> Relevance:
         """Relevance of pixels `[B, H, W]`; a patch has the mean over its window."""

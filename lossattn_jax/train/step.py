@@ -184,7 +184,8 @@ def _accumulated(
 
     zero = jax.tree.map(jnp.zeros_like, state.params)
     numbered = (jnp.arange(parts), jax.tree.map(split, examples))
-    (total, batch_stats), told = jax.lax.scan(one, (zero, state.batch_stats), numbered)
+    start = (zero, state.batch_stats)
+    (total, batch_stats), told = jax.lax.scan(one, start, numbered, unroll=devices.unrolled(parts))
     attention, seen = jax.tree.map(whole, told)
     return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
 

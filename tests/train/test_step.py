@@ -61,6 +61,7 @@ def assert_close(first, second, rtol=2e-4, atol=2e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
+@pytest.mark.slow
 def test_parts_give_the_mean_of_their_gradients():
     _, first, told_first = updated(settings(), {k: v[::2] for k, v in BATCH.items()})
     second_half = {k: v[1::2] for k, v in BATCH.items()}
