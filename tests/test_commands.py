@@ -97,3 +97,15 @@ def test_help_names_the_flags(run_python):
     finished = run_python("-m", "lossattn_jax.evaluate", "--help")
     assert "--workdir" in finished.stdout
     assert "--checkpoint" in finished.stdout
+
+
+def test_what_is_done_in_part_has_an_exit_code_of_its_own(run_python):
+    script = (
+        "from lossattn_jax import command, errors\n"
+        "def main():\n"
+        "    raise errors.Incomplete('1 of 2 images were left out')\n"
+        "command.run(main)"
+    )
+    finished = run_python("-c", script)
+    assert (finished.returncode, finished.stdout) == (3, "")
+    assert finished.stderr.endswith("error: 1 of 2 images were left out.\n")
