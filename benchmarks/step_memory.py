@@ -1,0 +1,95 @@
+"""Memory of a training step by XLA's own analysis of the compiled program; nothing is run.
+
+    python -m benchmarks.step_memory --batch_size=128 --out=results/benchmarks/step_memory_cpu.json
+
+For the paper's networks at full width: plain, with rematerialisation, and with the batch in four parts
+besides.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from lossattn_jax import command, devices, runs
+from lossattn_jax.config import default_config
+from lossattn_jax.errors import UserError
+from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.state import create_state
+from lossattn_jax.train.step import make_train_step, zero_metrics
+
+NETWORKS = tuple((b, h) for b in ("resnet18", "vgg11_bn") for h in ("conv", "capsule"))
+SAVINGS: tuple[dict[str, Any], ...] = ({}, {"remat": True}, {"remat": True, "accumulate": 4})
+_STEPS_PER_EPOCH = 390  # of schedules; memory does not depend on it
+
+
+def step_memory(config: ConfigDict) -> dict[str, int]:
+    """Bytes that a training step takes on each device.
+
+    Args:
+      config: of a run; its data need not be there.
+
+    Returns:
+      `state`: parameters, statistics, optimiser and the batch; `temporary`: what the step needs besides.
+    """
+    spec = runs.spec_of(config)
+    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS)
+    schedule = learning_rate_schedule(config, _STEPS_PER_EPOCH)
+    optimizer = make_optimizer(config, schedule, _STEPS_PER_EPOCH)
+    state = jax.eval_shape(
+        lambda: create_state(model, optimizer, spec.image_shape, config.seed, None)
+    )
+    size = devices.per_device(config.train.batch_size, "config.train.batch_size")
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *spec.image_shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((size, *spec.label_shape), spec.label_dtype),
+        "index": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+
+    def on_devices(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((jax.local_device_count(), *leaf.shape), leaf.dtype)
+
+    arguments = jax.tree.map(on_devices, (state, zero_metrics(config), batch))
+    step: Any = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
+    told = step.lower(*arguments).compile().memory_analysis()
+    return {"state": told.argument_size_in_bytes, "temporary": told.temp_size_in_bytes}
+
+
+def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:
+    """`step_memory` of `NETWORKS` with each of `SAVINGS`."""
+    rows = []
+    for backbone, head in NETWORKS:
+        for saving in SAVINGS:
+            config = default_config()
+            config.model.update(backbone=backbone, head=head, width=width)
+            config.train.update(batch_size=batch_size, **saving)
+            row = {"backbone": backbone, "head": head, **saving, **step_memory(config)}
+            print(row, flush=True)
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    result = {
+        "batch_size": values.batch_size,
+        "devices": devices.describe(),
+        "jax": jax.__version__,
+        "rows": measure(values.batch_size),
+    }
+    try:
+        pathlib.Path(values.out).write_text(json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{values.out} cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("batch_size", 128, "images over all devices", lower_bound=1)
+    flags.DEFINE_string("out", None, "JSON file to write", required=True)
+    command.run(main)
