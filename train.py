@@ -26,4 +26,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    command.run(main)
+    command.run(main, processes=True)

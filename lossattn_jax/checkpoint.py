@@ -4,10 +4,15 @@ A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`, wit
 network's variables, the rest of the training state, and the metrics. Saving is asynchronous; a step's
 folder gets its name only when everything in it is written, so that a killed run leaves nothing
 half-written behind that could be mistaken for a checkpoint.
+
+Where several processes train, all call `save` and `restore` with the same host arrays: the first process
+writes them, once, and Orbax lets none go on to the next save, or close, before the folder has its name.
+Each restores all of them. So a checkpoint says nothing of how many processes or devices made it.
 """
 
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +21,16 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lossattn_jax import config_json
+from lossattn_jax import config_json, devices
 from lossattn_jax.errors import UserError
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 # The best checkpoint has the highest of the first of these that its metrics hold.
 BEST_BY = ("accuracy", "map_all_point")
+
+# So long a file that another host has written may be unseen: NFS remembers for a minute what was not there.
+_UNSEEN_SECONDS = 90.0
 
 
 class Checkpoints:
@@ -74,9 +82,19 @@ class Checkpoints:
         return sorted(s for s in found if (self._folder / str(s) / "_CHECKPOINT_METADATA").exists())
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None where there is none."""
+        """Step of the newest complete checkpoint; None where there is none.
+
+        Raises:
+          UserError: another process sees another one.
+        """
         steps = self.steps()
-        return steps[-1] if steps else None
+        newest = steps[-1] if steps else None
+        if not devices.same_everywhere(-1 if newest is None else newest):
+            raise UserError(
+                f"the workdir {self.workdir} holds other checkpoints for other processes, but must be one "
+                "folder, on a file system that all hosts share"
+            )
+        return newest
 
     def holds(self, step: int, item: str) -> bool:
         """Whether the checkpoint of `step` has the item: converted weights have no "training"."""
@@ -137,17 +155,26 @@ def _score(saved: Mapping[str, float]) -> float:
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Stores the resolved config in the folder of a run; only the first process writes.
+    """Stores the resolved config in the folder of a run; the first process writes, the others wait for it.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or another process' folder is another one.
     """
-    if jax.process_index():
-        return
-    try:
-        config_json.write(config, workdir / CONFIG_NAME)
-    except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
+    path = workdir / CONFIG_NAME
+    if jax.process_index() == 0:
+        try:
+            config_json.write(config, path)
+        except OSError as error:
+            raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
+    devices.barrier("config written")
+    until = time.monotonic() + _UNSEEN_SECONDS
+    while not (seen := path.exists()) and time.monotonic() < until:
+        time.sleep(0.5)
+    if not seen:
+        raise UserError(
+            f"the workdir {workdir} has no {CONFIG_NAME} here, which process 0 has written: it must be one "
+            "folder, on a file system that all hosts share"
+        )
 
 
 def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -5,10 +5,13 @@ import difflib
 import functools
 import itertools
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
@@ -20,23 +23,31 @@ from lossattn_jax.errors import Incomplete, UserError
 EXIT_USER_ERROR = 2
 EXIT_INCOMPLETE = 3
 
+_PLACE = ("coordinator", "num_processes", "process_id")
+
 
 def run(
-    main: Callable[[], None], config: Callable[[], ConfigDict] = config_lib.default_config
+    main: Callable[[], None],
+    config: Callable[[], ConfigDict] = config_lib.default_config,
+    processes: bool = False,
 ) -> None:
     """Parses the flags, sets the log up, calls `main` and exits.
 
     Args:
       main: the command.
       config: makes a config with every key that the flag --config may have.
+      processes: whether several processes may share the command; they get flags to find each other, and
+        only the first one logs more than warnings.
 
     The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
     traceback), or 3 where a part of the work was left out for such a mistake and the rest is done, or 1 with
     a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
+    if processes:
+        _define_process_flags()
     app.run(
-        lambda argv: sys.exit(_call(main, argv)),
+        lambda argv: sys.exit(_call(main, argv, processes)),
         flags_parser=functools.partial(_parse, known=known),
     )
 
@@ -58,30 +69,106 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
     )
 
 
-def _call(main: Callable[[], None], argv: Sequence[str]) -> int:
+def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
     devices.tune_cpu()
     devices.keep_programs()
+    process = None
     try:
         if len(argv) > 1:
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
+        process = _join() if processes else None
         main()
-        return 0
     except UserError as error:
-        return _complain(error)
+        code = _complain(error, process)
+        if code != EXIT_INCOMPLETE:
+            return code
+    else:
+        code = 0
+    if process is not None:
+        # At its end JAX waits only so long for the others, one of which may still write.
+        devices.barrier("the command is done")
+    return code
 
 
-def _complain(error: UserError) -> int:
-    print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
+def _complain(error: UserError, process: int | None = None) -> int:
+    who = f" (process {process})" if process else ""
+    print(f"error{who}: {str(error).rstrip('.')}.", file=sys.stderr)
     return EXIT_INCOMPLETE if isinstance(error, Incomplete) else EXIT_USER_ERROR
 
 
-def _log_to_stderr() -> None:
-    """Our own log lines, without those of the libraries below us."""
+def _define_process_flags() -> None:
+    """The flags by which the processes of a command find each other."""
+    before = set(flags.FLAGS)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where all processes meet")
+    flags.DEFINE_integer("num_processes", None, "how many processes there are", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+    flags.DEFINE_bool(
+        "distributed", False, "find the processes of a SLURM step, TPU pod or Open MPI job"
+    )
+    flags.DEFINE_integer("join_timeout", 300, "seconds until all have to be there", lower_bound=1)
+    for name in set(flags.FLAGS) - before:  # so that --help names them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _join() -> int | None:
+    """Joins the other processes; returns which one this is, or None where the flags name no others."""
+    values = flags.FLAGS
+    place = place_of({name: values[name].value for name in _PLACE})
+    if values.distributed and place is not None:
+        raise UserError("--distributed finds the processes by itself: leave --coordinator out")
+    if not values.distributed and place is None:
+        return None
+    _keep_stdout()
+    try:
+        devices.join_processes(place, values.join_timeout)
+    except UserError as error:
+        code = _complain(error, place.process_id if place else None)
+        sys.stderr.flush()
+        os._exit(code)  # a thread still waits for the others, and would end in pages of complaint
+    process = jax.process_index()
+    if process:
+        _log_to_stderr(logging.WARNING, f"process {process}: ")
+    return process
+
+
+def _keep_stdout() -> None:
+    """Leaves stdout to what we print: gloo tells there whom it has met, which belongs to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(ours, "w")
+
+
+def place_of(given: dict[str, Any]) -> devices.Place | None:
+    """The place that the flags of `_PLACE` name; None where none is given."""
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise UserError(
+            "--coordinator, --num_processes and --process_id belong together, but "
+            f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing"
+        )
+    place = devices.Place(**given)
+    host, _, port = place.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"--coordinator is {place.coordinator!r}, but must be HOST:PORT, with a port from 1 to 65535"
+        )
+    if place.process_id >= place.num_processes:
+        raise UserError(
+            f"--process_id is {place.process_id}, but must be below --num_processes, {place.num_processes}"
+        )
+    return place
+
+
+def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
+    """Our own log lines from `level` on, without those of the libraries below us."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     log = logging.getLogger("lossattn_jax")
-    log.setLevel(logging.INFO)
+    log.setLevel(level)
     log.handlers = [handler]
     log.propagate = False
     # Through absl, Orbax and TFDS tell every step they take, and warn of what was asked for.

@@ -193,7 +193,8 @@ def main() -> None:
     result = evaluate_run(
         values.workdir, values.split, values.checkpoint, values.batch_size, values.data_dir
     )
-    print(json.dumps(result, indent=2))
+    if jax.process_index() == 0:
+        print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
@@ -204,4 +205,4 @@ if __name__ == "__main__":
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main)
+    command.run(main, processes=True)

@@ -310,4 +310,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_string("out", None, "folder to write; default: report in the workdir")
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main)
+    command.run(main, processes=True)

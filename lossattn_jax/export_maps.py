@@ -219,4 +219,4 @@ if __name__ == "__main__":
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main)
+    command.run(main, processes=True)

@@ -126,7 +126,7 @@ def _first_state(job: _Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainSta
         return _start_from(job.config.init_from, state) if job.config.init_from else state
     stored = checkpoint_lib.stored_config(job.workdir)
     for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
-        log.warning("changed since the run was last started: %s", difference)
+        _warn("changed since the run was last started: %s", difference)
     if newest > job.total_steps:
         raise UserError(
             f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
@@ -184,7 +184,7 @@ def _train_steps(
                 totals = devices.replicate(zero_metrics(config))
                 _report(job, reporter, progress, step, means)
                 if warning := watch.look(means["attention_entropy"], step):
-                    log.warning("warning: %s", warning)
+                    _warn("warning: %s", warning)
             evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
             saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
             if not (evaluates or saves):
@@ -228,6 +228,12 @@ def _report(
             f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last "
             "checkpoint is from before"
         )
+
+
+def _warn(sentence: str, *values: object) -> None:
+    """Warns of what all processes see alike, once."""
+    if jax.process_index() == 0:
+        log.warning(sentence, *values)
 
 
 def _to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
