@@ -290,7 +290,8 @@ def main() -> None:
         values.batch_size,
         values.data_dir,
     )
-    print(explainer_report.table(result["explainers"]), end="")
+    if jax.process_index() == 0:
+        print(explainer_report.table(result["explainers"]), end="")
 
 
 if __name__ == "__main__":
@@ -301,4 +302,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer("batch_size", 64, "images at a time", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main)
+    command.run(main, processes=True)
