@@ -28,7 +28,6 @@ log = logging.getLogger("lossattn_jax.explain")
 MAX_IMAGES = 1000  # on one page
 PICKS = ("hardest", "first")
 THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
-_TITLE = "Where the network looks"
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
@@ -127,15 +126,12 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     }
     if run.spec.multi_label:
         del facts["calibration error"]
-    return page.Content(
-        title=_TITLE,
+    return _content(
+        run,
+        shown,
+        fields,
         facts=facts,
         intro=intro,
-        explanations=shown,
-        grid=run.model.patch_grid(run.spec.image_shape),
-        fields=fields,
-        class_names=run.spec.class_names,
-        kind=kind,
         attentions=attentions,
         plots=counts.plots(run.spec.class_names),
         thresholds=compared,
@@ -164,17 +160,27 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
     fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
-    return page.Content(
-        title=_TITLE,
+    return _content(
+        run,
+        shown,
+        fields,
         facts=_facts(run, workdir, fields) | {"images": ", ".join(own.files)},
         intro=f"{len(shown.names)} images of {len(own.files)} files.",
+        attentions=attentions,
+        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+    )
+
+
+def _content(run: runs.Run, shown: Explanations, fields: np.ndarray, **rest: Any) -> page.Content:
+    """The page's content: what any page has of a run, and the `rest` of its fields."""
+    return page.Content(
+        title="Where the network looks",
         explanations=shown,
         grid=run.model.patch_grid(run.spec.image_shape),
         fields=fields,
         class_names=run.spec.class_names,
-        kind=kind,
-        attentions=attentions,
-        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+        kind=runs.loss_kind(run.model, run.spec),
+        **rest,
     )
 
 

@@ -330,7 +330,10 @@ def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
     [
         {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
         {"model__dtype": "bfloat16", "model__batch_norm": "local"},
-        {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},
+        pytest.param(
+            {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"model__pooling": "mean", "model__dtype": "bfloat16"}, marks=pytest.mark.slow
         ),
