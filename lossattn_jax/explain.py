@@ -18,7 +18,7 @@ from lossattn_jax import command, devices, explanations, metrics, own_images, ru
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import add_sums, make_eval_step
 from lossattn_jax.explanations import Explanations
-from lossattn_jax.receptive_field import PROBES, extents, on_images, pixel_map
+from lossattn_jax.receptive_field import PROBES, extents, on_images
 from lossattn_jax.report import page, pictures, summary
 from lossattn_jax.report.write import FIGURE_NAME, write
 
@@ -121,11 +121,10 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     attentions, compared = _thresholds(run, variables, dataset, shown, totals)
     fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
     facts = _facts(run, workdir, fields) | {
-        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images",
-        "calibration error": f"{counts.calibration_error():.4f}",
+        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images"
     }
-    if run.spec.multi_label:
-        del facts["calibration error"]
+    if not run.spec.multi_label:
+        facts["calibration error"] = f"{counts.calibration_error():.4f}"
     return _content(
         run,
         shown,
@@ -149,8 +148,8 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             own.images,
             own.names,
             min(run.config.eval.batch_size, 64),
+            run.spec,
             kind,
-            run.spec.label_shape,
         )
 
     shown = explained(run.model)
@@ -271,7 +270,7 @@ def _mosaics(
             continue
         places = [own.places[image][1:] for image in tiles]
         overlays = [
-            pictures.overlay(shown.images[image], pixel_map(shown.attention[image], fields))
+            pictures.attended(shown.images[image], shown.attention[image], fields)
             for image in tiles
         ]
         predicted = [class_names[shown.logits[image].argmax()] for image in tiles]

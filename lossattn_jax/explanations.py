@@ -5,16 +5,14 @@ The numbers come from the forward pass that evaluation runs; over a split they a
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import data, devices, losses, metrics
-from lossattn_jax.evaluate import EvalStep, forward_batches, to_devices
-from lossattn_jax.models import Outputs
+from lossattn_jax.evaluate import EvalStep, forward_batches
 
 Sums = dict[str, metrics.Mean]
 Rows = dict[str, np.ndarray]  # a batch and the outputs for it, on the host, without padding
@@ -80,7 +78,7 @@ def explain_dataset(
     batch_size: int,
     kind: str = losses.CROSS_ENTROPY,
 ) -> Explanations:
-    """Explains the first `num` images of a split (of each process' share of it).
+    """Explains the first `num` images of a split.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -90,12 +88,9 @@ def explain_dataset(
       batch_size: as evaluation's, so that it is the same compiled program.
       kind: of image loss; see `losses`.
     """
-    # A whole number of batches on every process, so that all of them run the same steps.
-    local = devices.round_up(batch_size) // jax.process_count()
-    batches = itertools.islice(
-        forward_batches(eval_step, variables, dataset, batch_size), -(-num // local)
-    )
-    rows = _joined([_real(batch, outputs) for batch, _, outputs in batches])
+    batches = -(-num // devices.round_up(batch_size))
+    passes = itertools.islice(_passes(eval_step, variables, dataset, batch_size), batches)
+    rows = _joined([rows for rows, _ in passes])
     return _explanations(dataset.split, {name: array[:num] for name, array in rows.items()}, kind)
 
 
@@ -128,8 +123,7 @@ def hardest(
     """
     rankings = {"least certain": _confidence, "most diffuse": _sharpness}
     kept: dict[str, Rows] = {}
-    for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
-        rows = _real(*devices.concatenate_processes(_hosted(batch, outputs)))
+    for rows, sums in _passes(eval_step, variables, dataset, batch_size):
         look(rows, sums)
         for reason, key in rankings.items():
             both = _joined([kept[reason], rows]) if reason in kept else rows
@@ -170,9 +164,8 @@ def explain_at(
     """
     found: dict[int, np.ndarray] = {}
     wanted = set(index.tolist())
-    for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
+    for rows, sums in _passes(eval_step, variables, dataset, batch_size):
         look(sums)
-        rows = _real(*devices.concatenate_processes(_hosted(batch, outputs)))
         for place, attention in zip(rows["index"].tolist(), rows["attention"], strict=True):
             if place in wanted:
                 found[place] = attention
@@ -185,8 +178,8 @@ def explain_images(
     images: np.ndarray,
     names: Sequence[str],
     batch_size: int,
+    spec: data.DatasetSpec,
     kind: str = losses.CROSS_ENTROPY,
-    label_shape: tuple[int, ...] = (),
 ) -> Explanations:
     """Explains images whose classes are not known.
 
@@ -195,40 +188,29 @@ def explain_images(
       variables: replicated "params" and "batch_stats".
       images: `[N, H, W, C]` uint8 of the network's size.
       names: what to call them.
-      batch_size: images per batch; the last one is padded.
+      batch_size: images per batch.
+      spec: of the data set that the network was trained on.
       kind: of image loss; see `losses`.
-      label_shape: of an image's label in the data set that the network was trained on.
     """
-    size = devices.round_up(min(batch_size, len(images)))
-
-    def parts() -> Iterator[Rows]:
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padding = size - len(part)
-            batch = {
-                "image": np.concatenate([part, np.repeat(part[-1:], padding, axis=0)]),
-                "label": np.zeros((size, *label_shape), np.int32),
-                "mask": np.array([1.0] * len(part) + [0.0] * padding, np.float32),
-            }
-            yield _real(*_hosted(batch, eval_step(variables, to_devices(batch))[1]))
-
-    explanations = _explanations("", _joined(list(parts())), kind)
-    return dataclasses.replace(explanations, names=tuple(names), labels=None)
+    labels = np.zeros((len(images), *spec.label_shape), spec.label_dtype)  # which nobody looks at
+    dataset = data.ArrayDataset(spec, "", images, labels)
+    size = min(batch_size, len(images))
+    found = explain_dataset(eval_step, variables, dataset, len(images), size, kind)
+    return dataclasses.replace(found, names=tuple(names), labels=None, index=None)
 
 
-def _hosted(batch: Rows, outputs: Outputs) -> tuple[Rows, Rows]:
-    return batch, dataclasses.asdict(devices.gather(outputs))
+def _passes(
+    eval_step: EvalStep, variables: Any, dataset: data.Dataset, batch_size: int
+) -> Iterator[tuple[Rows, Sums]]:
+    """Batches of all processes with what the network says of them, and their sums on the devices."""
+    for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
+        local = {**batch, **dataclasses.asdict(devices.gather(outputs))}
+        rows = devices.concatenate_processes(local)
+        real = rows["mask"] > 0
+        yield {name: array[real] for name, array in rows.items()}, sums
 
 
-def _real(batch: Rows, outputs: Outputs | Rows) -> Rows:
-    """A batch with its outputs, without padding."""
-    local = outputs if isinstance(outputs, dict) else _hosted(batch, outputs)[1]
-    real = batch["mask"] > 0
-    return {name: array[real] for name, array in {**batch, **local}.items()}
-
-
-def _joined(parts: Iterable[Rows]) -> Rows:
-    parts = list(parts)
+def _joined(parts: Sequence[Rows]) -> Rows:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -242,9 +224,8 @@ def _sharpness(rows: Rows, kind: str) -> np.ndarray:
 
 
 def _explanations(split: str, rows: Rows, kind: str) -> Explanations:
-    index = rows.get("index")
     return Explanations(
-        names=() if index is None else tuple(f"{split} {place}" for place in index),
+        names=tuple(f"{split} {place}" for place in rows["index"]),
         images=rows["image"],
         labels=rows["label"],
         boxes=rows.get("box"),
@@ -252,5 +233,5 @@ def _explanations(split: str, rows: Rows, kind: str) -> Explanations:
         probabilities=np.asarray(losses.probabilities(kind, rows["logits"])),
         patch_logits=rows["patch_logits"],
         attention=rows["attention"],
-        index=index,
+        index=rows["index"],
     )

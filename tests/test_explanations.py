@@ -93,7 +93,7 @@ def test_attention_of_chosen_places(network, images, everything):
 
 def test_images_of_ones_own_are_explained_as_those_of_a_split(network, images, everything):
     names = [f"n{place}" for place in range(7)]
-    own = explanations.explain_images(*network, images.images[:7], names, batch_size=4)
+    own = explanations.explain_images(*network, images.images[:7], names, batch_size=4, spec=SPEC)
     assert own.names == tuple(names) and own.labels is None and own.index is None
     np.testing.assert_array_equal(own.logits, everything.logits[:7])
     np.testing.assert_array_equal(own.attention, everything.attention[:7])

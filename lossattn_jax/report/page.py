@@ -12,7 +12,6 @@ import numpy as np
 
 from lossattn_jax.explanations import Explanations
 from lossattn_jax.models import PatchGrid
-from lossattn_jax.receptive_field import pixel_map
 from lossattn_jax.report import pictures
 from lossattn_jax.report.summary import Plot
 
@@ -180,14 +179,13 @@ def _card(content: Content, image: int) -> str:
     labelled = f", labelled {label}" if verdict else ""
     caption = f"image: {label}" if verdict else "image"
     attention = e.attention[image]
-    heat = pixel_map(attention, content.fields)
     top = int(attention.argmax())
     where = f"row {top // content.grid.cols + 1}, column {top % content.grid.cols + 1}"
     held = int((np.cumsum(-np.sort(-attention)) < 0.9).sum()) + 1
     held = min(held, len(attention))
     goal = "label" if verdict else "predicted class"
     name = _text(e.names[image])
-    overlay = _uri(pictures.png(pictures.overlay(e.images[image], heat)))
+    overlay = _uri(pictures.png(pictures.attended(e.images[image], attention, content.fields)))
     return f"""<article id="image-{image}" aria-labelledby="name-{image}">
 <h3 id="name-{image}">{name}{tags}</h3>
 <div class="panels">

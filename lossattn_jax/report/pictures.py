@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 
+from lossattn_jax.receptive_field import pixel_map
+
 OPACITY = 0.65  # of a map over the grey image
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the page's script
 
@@ -33,6 +35,11 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colour = colours("inferno")[(level * 255).round().astype(int)].astype(np.float64)
     mixed = (1 - OPACITY) * grey[..., None] + OPACITY * colour
     return mixed.round().clip(0, 255).astype(np.uint8)
+
+
+def attended(image: np.ndarray, attention: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """`overlay` of the attention `[P]` of patches that see `fields` `[P, H, W]` of the image."""
+    return overlay(image, pixel_map(attention, fields))
 
 
 def png(image: np.ndarray, scale: int = 1) -> bytes:

@@ -5,9 +5,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from lossattn_jax import losses
+from lossattn_jax import losses, metrics
 from lossattn_jax.explanations import Rows, relative_entropy
 from lossattn_jax.metrics import CALIBRATION_BINS
 
@@ -72,7 +73,8 @@ class Summary:
         self.entropy += np.histogram(entropy.clip(0, 1), ENTROPY_BINS, (0, 1))[0]
         weights = np.asarray(attention, np.float64) * attention.shape[1]
         bins = np.searchsorted(WEIGHT_EDGES, weights, side="left")
-        hits = _hits(rows["patch_logits"], labels[:, None])
+        of_patches = np.broadcast_to(labels[:, None], (*attention.shape, *labels.shape[1:]))
+        hits = _hits(rows["patch_logits"], of_patches)
         size = len(self.patches)
         self.patches += np.bincount(bins.ravel(), minlength=size)
         self.right_patches += np.bincount(bins[hits], minlength=size)
@@ -191,12 +193,8 @@ def weight_names() -> list[str]:
 
 
 def _hits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the highest of `logits` `[..., K]` is the label `[...]`, or one of a multi-hot `[..., K]`."""
-    top = logits.argmax(axis=-1)
-    if labels.ndim < logits.ndim:
-        return top == labels
-    wide = np.broadcast_to(labels, logits.shape)
-    return np.take_along_axis(wide, top[..., None], axis=-1)[..., 0] > 0
+    """`metrics.hits` as bool on the host."""
+    return np.asarray(metrics.hits(jnp.asarray(logits), jnp.asarray(labels))) > 0
 
 
 def _axes(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:

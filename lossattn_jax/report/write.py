@@ -9,7 +9,6 @@ import numpy as np
 
 from lossattn_jax import figures, metrics
 from lossattn_jax.errors import UserError
-from lossattn_jax.receptive_field import pixel_map
 from lossattn_jax.report import page, pictures
 
 PAGE_NAME = "index.html"
@@ -51,10 +50,9 @@ def _write_pictures(content: page.Content, folder: pathlib.Path) -> None:
     for old in images.glob("[0-9][0-9][0-9][0-9]_*.png"):
         old.unlink()
     for image, name in enumerate(e.names):
-        heat = pixel_map(e.attention[image], content.fields)
         stem = f"{image:04d}_{_slug(name)}"
         (images / f"{stem}_image.png").write_bytes(pictures.png(e.images[image], _SCALE))
-        overlay = pictures.overlay(e.images[image], heat)
+        overlay = pictures.attended(e.images[image], e.attention[image], content.fields)
         (images / f"{stem}_attention.png").write_bytes(pictures.png(overlay, _SCALE))
     figure = figures.draw_explanations(
         e, content.grid, content.class_names, content.fields, most=FIGURE_IMAGES

@@ -145,7 +145,7 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
     entropy = np.mean(metrics.attention_entropy(explained.attention))
     assert entropy == pytest.approx(measured["attention_entropy"], rel=1e-5)
     again = explanations.explain_images(
-        eval_step, variables, explained.images[:3], ["a", "b", "c"], batch_size=2
+        eval_step, variables, explained.images[:3], ["a", "b", "c"], batch_size=2, spec=run.spec
     )
     np.testing.assert_allclose(again.logits, explained.logits[:3], rtol=1e-5, atol=1e-5)
 
