@@ -16,7 +16,7 @@ import jax
 from absl import flags
 
 from benchmarks import bag_limits, bag_table, jax_bags, machine
-from lossattn_jax import command, devices
+from lossattn_jax import command, cpu, devices
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import programs, sources
@@ -105,7 +105,7 @@ def run(
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    devices.one_per_core()
+    cpu.one_device_per_core()
     run(
         values.datasets,
         values.data_dir,
@@ -148,7 +148,7 @@ def _measure(
         agreement["parameters"],
         agreement["steps"],
     )
-    cores, count = devices.cpu_cores(), jax.local_device_count()
+    cores, count = cpu.cores(), jax.local_device_count()
     plain = list(dict.fromkeys([Way(1, 1), Way(1, cores), Way(cores, 1)]))
     ways = [*plain, Way(cores, 1, fused=True)]
     job = jax_bags.Job(dataset, network, settings, splits)

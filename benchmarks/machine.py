@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lossattn_jax import devices
+from lossattn_jax import cpu
 from lossattn_jax.errors import UserError
 
 
@@ -26,7 +26,7 @@ def facts() -> dict[str, Any]:
     """CPU model, cores that this process may use, memory in GiB, load and operating system."""
     return {
         "cpu": _cpu_model(),
-        "cores": devices.cpu_cores(),
+        "cores": cpu.cores(),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         # Of the last minute; on a quiet machine near 0 when a benchmark starts.
         "load_before": os.getloadavg()[0],
@@ -117,6 +117,22 @@ def product_seconds(shapes: Sequence[tuple[int, int, int]]) -> float:
 
     with threadpool_limits(1):
         return seconds_per_call(multiply)
+
+
+def peak_memory(function: Callable[[], Any]) -> int:
+    """Largest resident memory of this process while it calls `function`, in bytes; Linux only.
+
+    Raises:
+      UserError: the operating system does not tell.
+    """
+    try:
+        # Sets what the kernel remembers as the largest to what there is now.
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        function()
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"the memory of a process cannot be measured here: {error}") from None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def prepare(out: str | pathlib.Path) -> pathlib.Path:

@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import devices
+from lossattn_jax import cpu, devices
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
@@ -71,7 +71,7 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
 
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
-    devices.tune_cpu()
+    cpu.tune()
     devices.keep_programs()
     process = None
     try:

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from lossattn_jax import devices
+from lossattn_jax import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_FAST}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 # The programs of this process are to be those of the commands that tests run, to the bit.
-devices.tune_cpu()
+cpu.tune()
 
 # A shape that fits by accident is a bug waiting for a batch of another size.
 jax.config.update("jax_numpy_rank_promotion", "raise")

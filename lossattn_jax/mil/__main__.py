@@ -8,7 +8,7 @@ Rerunning the same command goes on with the folds that are not there yet.
 
 from absl import flags
 
-from lossattn_jax import command, devices
+from lossattn_jax import command, cpu
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import experiment, methods, report, selection
 
@@ -34,7 +34,7 @@ CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
 
 def main() -> None:
     """The command; its flags are above."""
-    devices.one_per_core()
+    cpu.one_device_per_core()
     config = CONFIG.value
     config.folds = config.folds if FOLDS.value is None else FOLDS.value
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value

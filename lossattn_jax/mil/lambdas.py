@@ -7,7 +7,7 @@ DIR is a folder of TFDS data sets with MNIST, or an .npz file with the arrays im
 
 from absl import flags
 
-from lossattn_jax import command, devices
+from lossattn_jax import command, cpu
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import lambda_sweep
 
@@ -23,7 +23,7 @@ CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
 
 def main() -> None:
     """The command; its flags are above."""
-    devices.one_per_core()
+    cpu.one_device_per_core()
     config = CONFIG.value
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
     lambda_sweep.run(

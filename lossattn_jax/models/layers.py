@@ -1,11 +1,14 @@
 """Layers with PyTorch's arithmetic and initialisation, which the papers' code relies on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import ConvGeneralDilatedT, DotGeneralT, Dtype, Initializer
+
+from lossattn_jax.models.convolution import convolve
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
 torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -35,7 +38,7 @@ class Conv(nn.Module):
       dtype: compute dtype; parameters are float32.
       kernel_init: initialiser of the kernel `[kernel, kernel, in, out]`.
       use_bias: whether a bias `[out]` is added.
-      conv_general_dilated: the convolution; None: JAX's.
+      conv_general_dilated: another convolution than `convolution.convolve`.
     """
 
     channels: int
@@ -59,9 +62,16 @@ class Conv(nn.Module):
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=torch_bias_init(self.kernel**2 * x.shape[-1]),
-            conv_general_dilated=self.conv_general_dilated,
+            conv_general_dilated=self.conv_general_dilated or _convolve,
             name="conv",
         )(x)
+
+
+def _convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
+) -> jax.Array:
+    """`convolve` as `flax.linen.Conv` calls it for a `Conv`; what is left out has its usual value."""
+    return convolve(x, kernel, strides[0], padding[0][0])
 
 
 def dense(

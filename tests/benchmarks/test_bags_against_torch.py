@@ -120,7 +120,7 @@ def test_speed_is_the_ratio_of_medians_and_a_job_has_its_compilation(tmp_path, m
 
     monkeypatch.setattr(jax_bags.training, "train", train)
     monkeypatch.setattr(torch_workers, "Workers", FakeWorkers)
-    monkeypatch.setattr(bags_against_torch.devices, "cpu_cores", lambda: 2)
+    monkeypatch.setattr(bags_against_torch.cpu, "cores", lambda: 2)
     found = {"steps": 20, "loss": 1e-6, "parameters": 1e-7}
     monkeypatch.setattr(bag_agreement, "check", lambda *arguments: found)
     own, out = tmp_path / "own.csv", tmp_path / "new" / "bags.json"

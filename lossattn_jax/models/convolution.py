@@ -1,0 +1,176 @@
+"""JAX's convolution, in the forms that XLA does not find by itself; for `layers.Conv`.
+
+A 1x1 convolution is a matrix product. Others stay JAX's, but for two on CPUs, where numbers change by no more
+than rounding (`benchmarks.against_torch` has the times):
+
+- The gradient of a strided one to its input is, as JAX has it, a convolution of a map with zeros between its
+  positions, for which XLA has no library: the paper's 9x9 stride-4 one took 80 times as long as PyTorch's.
+  Here it is one matrix product and a sum of overlapping windows.
+- Padded 3x3 ones go by Winograd's F(2x2, 3x3) (Lavin & Gray 2016), which takes 16 multiplications where
+  there are 36.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+KEPT = "convolution"  # name of all results but those of 1x1 ones, for policies of jax.checkpoint
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+# Below so many channels the products are too thin to gain anything.
+_WINOGRAD_CHANNELS = 64
+# A transformed map takes four times the memory: so many bytes of it are made at a time, or an image's.
+_WINOGRAD_BYTES = 2**24
+
+_Row = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+    """Square convolution of NHWC maps; a cross-correlation, as neural networks have it.
+
+    Args:
+      x: `[B, H, W, C]`, any float dtype.
+      kernel: `[k, k, C, F]` of the same dtype.
+      stride: in map positions.
+      padding: zeros added on each side, in map positions.
+
+    Returns:
+      `[B, H', W', F]` of that dtype, with H' = (H + 2 padding - k) // stride + 1.
+    """
+    if kernel.shape[0] == 1 and stride == 1 and padding == 0:
+        return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    # Chosen when traced, and not in the program, where policies of jax.checkpoint would not see through it.
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and stride > 1:
+        result = _strided(x, kernel, stride, padding)
+    elif on_cpu and stride == 1 and _suits_winograd(x, kernel, padding):
+        result = _winograd(x, kernel)
+    else:
+        result = _of_jax(x, kernel, stride, padding)
+    return checkpoint_name(result, KEPT)
+
+
+def _of_jax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    sides = [(padding, padding)] * 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), sides, dimension_numbers=_LAYOUT
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _strided(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return _of_jax(x, kernel, stride, padding)
+
+
+@_strided.defjvp
+def _strided_jvp(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
+    (x, kernel), (moved_x, moved_kernel) = primals, tangents
+    # A gradient is the transpose of what stands here for the tangent, which is then not computed itself.
+    by_x = _of_windows(moved_x, kernel, stride, padding)
+    by_kernel = _of_jax(x, moved_kernel, stride, padding)
+    return _strided(x, kernel, stride, padding), by_x + by_kernel
+
+
+def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """The convolution as one product of all windows with the kernel; its transpose is quick."""
+    side, _, _, features = kernel.shape
+    batch, *sizes, channels = x.shape
+    high, wide = ((size + 2 * padding - side) // stride + 1 for size in sizes)
+    # Windows begin at multiples of the stride. On a map cut into stride x stride blocks each is made of
+    # blocks and parts of blocks, so that the transpose adds up a few large arrays.
+    reach = -(-side // stride)
+    blocks = (high + reach - 1, wide + reach - 1)
+    # Negative where something is left that no window reaches.
+    ends = [n * stride - size - padding for n, size in zip(blocks, sizes, strict=True)]
+    zero = jnp.zeros((), x.dtype)
+    x = jax.lax.pad(x, zero, ((0, 0, 0), *((padding, end, 0) for end in ends), (0, 0, 0)))
+    x = x.reshape(batch, blocks[0], stride, blocks[1], stride, channels).swapaxes(2, 3)
+
+    def part(down: int, across: int) -> jax.Array:
+        rows, columns = (min(stride, side - stride * n) for n in (down, across))
+        return x[:, down : down + high, across : across + wide, :rows, :columns]
+
+    strips = [
+        jnp.concatenate([part(down, across) for across in range(reach)], axis=4)
+        for down in range(reach)
+    ]
+    windows = jnp.concatenate(strips, axis=3).reshape(-1, side * side * channels)
+    products = _product(windows, kernel.reshape(-1, features))
+    return products.reshape(batch, high, wide, features)
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(left, right, (((1,), (0,)), ((), ())))
+
+
+def _suits_winograd(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
+    even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+    # Sums of bfloat16 numbers would be rounded before they are multiplied.
+    sound = x.dtype == jnp.float32 and even and x.size > 0
+    thick = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
+    return kernel.shape[0] == 3 and padding == 1 and sound and thick
+
+
+@jax.custom_jvp
+def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Winograd's convolution, some images at a time."""
+    batch = x.shape[0]
+    most = max(1, _WINOGRAD_BYTES // (16 * x[0].size))
+    if batch <= most:
+        return _of_tiles(x, kernel)
+    images = max(n for n in range(1, most + 1) if batch % n == 0)
+    parts = x.reshape(-1, images, *x.shape[1:])
+    # Transformed maps would otherwise be kept for the gradients.
+    results = jax.lax.map(jax.checkpoint(lambda part: _of_tiles(part, kernel)), parts)
+    return results.reshape(batch, *results.shape[2:])
+
+
+@_winograd.defjvp
+def _winograd_jvp(primals: Any, tangents: Any) -> Any:
+    (x, kernel), (moved_x, moved_kernel) = primals, tangents
+    again = jax.checkpoint(_winograd.fun)
+    return _winograd(x, kernel), again(moved_x, kernel) + again(x, moved_kernel)
+
+
+def _of_tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of 4x4 tiles that overlap by 2, each of which gives 2x2 results.
+
+    With B, G and A of F(2x2, 3x3), a tile gives `A^T ((G k G^T) (B^T x B)) A`, where products of each of the
+    16 places are one matrix product over the channels for all tiles.
+    """
+    batch, height, width, channels = x.shape
+    high, wide = height // 2, width // 2
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(batch, high + 1, 2, wide + 1, 2, channels)
+    rows = _b((x[:, :-1, 0], x[:, :-1, 1], x[:, 1:, 0], x[:, 1:, 1]))
+    tiles = [
+        place
+        for r in rows
+        for place in _b((r[:, :, :-1, 0], r[:, :, :-1, 1], r[:, :, 1:, 0], r[:, :, 1:, 1]))
+    ]
+    kernels = [place for row in _g(kernel) for place in _g(row)]
+    products = jax.lax.dot_general(
+        jnp.stack(tiles).reshape(16, -1, channels),
+        jnp.stack(kernels),
+        (((2,), (1,)), ((0,), (0,))),
+    )
+    sums = [_a(row) for row in _a(products.reshape(4, 4, batch, high, wide, -1))]
+    return jnp.stack([jnp.stack(row, 3) for row in sums], 2).reshape(batch, height, width, -1)
+
+
+def _b(row: _Row) -> _Row:
+    a, b, c, d = row
+    return a - c, b + c, c - b, b - d
+
+
+def _g(row: jax.Array) -> _Row:
+    a, b, c = row
+    return a, 0.5 * (a + b + c), 0.5 * (a - b + c), c
+
+
+def _a(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b, c, d = row
+    return a + b + c, b - c - d

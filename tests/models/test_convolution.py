@@ -1,0 +1,138 @@
+"""Our forms of a convolution against sums of products in float64, with their gradients, and against JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax.models import convolution
+from lossattn_jax.models.convolution import convolve
+
+
+def by_hand(x, kernel, stride, padding):
+    """The definition, position by position."""
+    side = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    high, wide = ((n - side) // stride + 1 for n in x.shape[1:3])
+    out = np.zeros((len(x), high, wide, kernel.shape[3]))
+    for i in range(high):
+        for j in range(wide):
+            window = x[:, stride * i : stride * i + side, stride * j : stride * j + side]
+            out[:, i, j] = np.tensordot(window, kernel, 3)
+    return out
+
+
+def gradients_by_hand(x, kernel, stride, padding, gradient):
+    """Those of `sum(gradient * by_hand(x, kernel))`."""
+    side = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    to_x, to_kernel = np.zeros_like(padded), np.zeros_like(kernel)
+    for i in range(gradient.shape[1]):
+        for j in range(gradient.shape[2]):
+            rows = slice(stride * i, stride * i + side), slice(stride * j, stride * j + side)
+            to_kernel += np.tensordot(padded[:, *rows], gradient[:, i, j], ((0,), (0,)))
+            to_x[:, *rows] += np.tensordot(gradient[:, i, j], kernel, ((1,), (3,)))
+    height, width = x.shape[1:3]
+    return to_x[:, padding : padding + height, padding : padding + width], to_kernel
+
+
+CASES = {
+    "the paper's head": ((2, 13, 11, 3), 9, 5, 4, 0),
+    "stride 2, padded": ((2, 8, 9, 3), 3, 4, 2, 1),
+    "a kernel smaller than its stride": ((1, 7, 8, 2), 1, 3, 2, 0),
+    "stride 3": ((2, 10, 12, 3), 2, 2, 3, 1),
+    "as long as its stride": ((1, 12, 12, 2), 4, 3, 4, 0),
+    "more padding than needed": ((1, 9, 9, 2), 5, 2, 2, 3),
+    "1x1": ((2, 5, 6, 3), 1, 4, 1, 0),
+    "Winograd": ((3, 6, 4, 64), 3, 66, 1, 1),
+    "too few channels for Winograd": ((2, 6, 4, 5), 3, 7, 1, 1),
+    "an odd map": ((1, 5, 6, 64), 3, 64, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_convolution_and_its_gradients_are_what_they_are_defined_as(case):
+    shape, side, features, stride, padding = CASES[case]
+    random = np.random.default_rng(0)
+    x = random.standard_normal(shape)
+    kernel = random.standard_normal((side, side, shape[-1], features))
+    expected = by_hand(x, kernel, stride, padding)
+    gradient = random.standard_normal(expected.shape)
+
+    @jax.jit
+    def both(x, kernel, gradient):
+        out, pull_back = jax.vjp(lambda *a: convolve(*a, stride, padding), x, kernel)
+        return out, pull_back(gradient)
+
+    out, pulled = both(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, gradient)))
+    assert relative_error(out, expected) < 2e-6
+    by_definition = gradients_by_hand(x, kernel, stride, padding, gradient)
+    for ours, theirs in zip(pulled, by_definition, strict=True):
+        assert relative_error(ours, theirs) < 2e-6
+
+
+def relative_error(actual, expected):
+    assert actual.shape == expected.shape
+    return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+
+
+def test_winograd_in_parts_is_winograd_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((6, 4, 4, 64)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((3, 3, 64, 64)), jnp.float32)
+
+    def value_and_gradients():
+        def total(x, kernel):
+            return jnp.sum(jnp.sin(0.1 * convolve(x, kernel, 1, 1)))
+
+        return jax.jit(jax.value_and_grad(total, (0, 1)))(x, kernel)
+
+    whole = value_and_gradients()
+    # Four images would fit, of which three divide six.
+    monkeypatch.setattr(convolution, "_WINOGRAD_BYTES", 4 * 16 * x[0].size + 1)
+    parts = value_and_gradients()
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    lowered = jax.jit(convolve, static_argnums=(2, 3)).lower(x, kernel, 1, 1)
+    assert "tensor<2x3x4x4x64xf32>" in lowered.as_text()
+
+
+@pytest.mark.parametrize(("side", "stride", "channels"), [(5, 2, 2), (3, 1, 64)])
+def test_it_can_be_transformed_as_any_function(side, stride, channels):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 6, 6, channels)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((side, side, channels, channels)), jnp.float32)
+    padding = side // 2
+
+    def ours(x, kernel):
+        return jnp.mean(jnp.sin(convolve(x, kernel, stride, padding)), (1, 2, 3))
+
+    def of_jax(x, kernel):
+        sides = [(padding, padding)] * 2
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.mean(jnp.sin(out), (1, 2, 3))
+
+    def transformed(function):
+        of_each = jax.vmap(jax.grad(lambda x, k: function(x[None], k)[0], 1), (0, None))
+        forward = jax.jvp(function, (x, kernel), (x + 1, 2 * kernel))
+        # A product of the Hessian and a vector: forward over reverse.
+        whole = jax.grad(lambda k: function(x, k).sum())
+        return of_each(x, kernel), forward, jax.jvp(whole, (kernel,), (kernel + 1,))
+
+    pairs = [jax.tree.leaves(jax.jit(transformed, static_argnums=0)(f)) for f in (ours, of_jax)]
+    for one, other in zip(*pairs, strict=True):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_bfloat16_is_left_to_jax_and_so_are_accelerators(monkeypatch):
+    def primitives(dtype):
+        x, kernel = jnp.ones((1, 4, 4, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
+        return str(jax.make_jaxpr(lambda *a: convolve(*a, 1, 1))(x, kernel))
+
+    assert "conv_general_dilated" not in primitives(jnp.float32)
+    assert "conv_general_dilated" in primitives(jnp.bfloat16)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "conv_general_dilated" in primitives(jnp.float32)
