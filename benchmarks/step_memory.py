@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from lossattn_jax import command, devices, runs
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
+from lossattn_jax.train import memory
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
@@ -36,6 +37,9 @@ def step_memory(config: ConfigDict) -> dict[str, int]:
 
     Returns:
       `state`: parameters, statistics, optimiser and the batch; `temporary`: what the step needs besides.
+
+    Raises:
+      UserError: the devices' compiler does not tell.
     """
     spec = runs.spec_of(config)
     model = runs.build_model(config, spec, bn_axis_name=devices.AXIS)
@@ -46,18 +50,20 @@ def step_memory(config: ConfigDict) -> dict[str, int]:
     )
     size = devices.per_device(config.train.batch_size, "config.train.batch_size")
     batch = {
-        "image": jax.ShapeDtypeStruct((size, *spec.image_shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((size, *spec.label_shape), spec.label_dtype),
-        "index": jax.ShapeDtypeStruct((size,), np.int32),
+        "image": jax.ShapeDtypeStruct((1, size, *spec.image_shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((1, size, *spec.label_shape), spec.label_dtype),
+        "index": jax.ShapeDtypeStruct((1, size), np.int32),
     }
 
     def on_devices(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((jax.local_device_count(), *leaf.shape), leaf.dtype)
 
     arguments = jax.tree.map(on_devices, (state, zero_metrics(config), batch))
-    step: Any = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
-    told = step.lower(*arguments).compile().memory_analysis()
-    return {"state": told.argument_size_in_bytes, "temporary": told.temp_size_in_bytes}
+    step = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
+    usage = memory.analyse(step, *arguments)
+    if usage is None:
+        raise UserError(f"XLA tells nothing of a program's memory on {devices.describe()}")
+    return {"state": usage.arguments, "temporary": usage.program}
 
 
 def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ the defaults, so an override of an unknown one is refused; `check` refuses impos
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of the parameters, the data order and the augmentation
     config.init_from = ""  # workdir of another run whose parameters to start from
+    # "start:stop": traces the updates after the start-th until the stop-th into WORKDIR/profile; empty: none.
+    config.profile = ""
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # one of `lossattn_jax.data.DATASETS`
@@ -31,6 +34,8 @@ def default_config() -> ConfigDict:
     config.data.num_labels = 0  # train on so many images, equally many of each class; 0: on all
     config.data.label_seed = 0  # which ones
     config.data.mode = "memory"  # memory: all images as uint8 in RAM; stream: grain
+    # Training images on every device, as uint8: on, off, or auto: with accelerators whose memory they suit.
+    config.data.on_device = "auto"
     config.data.crop_padding = 4  # pixels around an image before the random crop; 0: no crop
     config.data.flip = config_dict.placeholder(bool)  # None: as suits the data set
 
@@ -76,6 +81,9 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 200
     config.train.batch_size = 128  # over all devices
+    config.train.steps_per_dispatch = (
+        1  # updates that one call of the compiled program makes (lax.scan)
+    )
     # Both save memory: parts of a batch whose gradients are averaged (batch normalisation sees a part at a
     # time), and computing normalisations and activations again in the backward pass.
     config.train.accumulate = 1
@@ -123,7 +131,15 @@ def _between(low: float, high: float) -> _Rule:
     return _Rule(lambda v: _finite(v) and low <= v <= high, f"between {low} and {high}")
 
 
+def _span(text: Any) -> tuple[int, int] | None:
+    """The two numbers of "start:stop" where start < stop, else None."""
+    found = re.fullmatch(r"([0-9]{1,15}):([0-9]{1,15})", str(text))
+    start, stop = map(int, found.groups()) if found else (0, 0)
+    return (start, stop) if start < stop else None
+
+
 _POSITIVE = _Rule(lambda v: _finite(v) and v > 0, "a positive number")
+_COUNT = _Rule(_count, "a whole number, at least 1")
 _BELOW_ONE = _Rule(lambda v: _finite(v) and 0 <= v < 1, "at least 0 and below 1")
 _BELOW_ONE_OR_NONE = _Rule(
     lambda v: v is None or _BELOW_ONE.accepts(v), f"None, or {_BELOW_ONE.allowed}"
@@ -132,9 +148,13 @@ _BELOW_ONE_OR_NONE = _Rule(
 # Names of data sets, backbones, heads and poolings are checked where they are looked up.
 _RULES = {
     "seed": _between(0, 2**31 - 1),
+    "profile": _Rule(
+        lambda v: not v or _span(v) is not None, "empty or START:STOP, updates with START < STOP"
+    ),
     "data.num_labels": _at_least(0),
     "data.label_seed": _between(0, 2**31 - 1),
     "data.mode": _one_of("memory", "stream"),
+    "data.on_device": _one_of("auto", "on", "off"),
     "data.crop_padding": _between(0, 16),
     "model.width": _POSITIVE,
     "model.threshold": _between(0, 1),
@@ -171,7 +191,8 @@ _RULES = {
     "optimizer.ramp_down_epochs": _at_least(0),
     "train.epochs": _at_least(1),
     "train.batch_size": _at_least(1),
-    "train.accumulate": _Rule(_count, "a whole number, at least 1"),
+    "train.accumulate": _COUNT,
+    "train.steps_per_dispatch": _COUNT,
     "train.remat": _one_of(False, True),
     "eval.batch_size": _at_least(1),
     "eval.every_epochs": _at_least(1),
@@ -212,6 +233,10 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.warmup_epochs is {given['optimizer.warmup_epochs']}, but must be "
             f"below config.train.epochs, {given['train.epochs']}"
         )
+    if given["data.on_device"] == "on" and given["data.mode"] == "stream":
+        raise UserError(
+            "config.data.on_device is 'on', but must be off or auto with config.data.mode stream"
+        )
     parts, batch_size = given["train.accumulate"], given["train.batch_size"]
     if batch_size % parts:
         raise UserError(
@@ -239,6 +264,11 @@ def uses_patch_loss(config: ConfigDict) -> bool:
     if config.loss.patch == "auto":
         return config.model.pooling in ("loss_attention", "bag_loss_attention")
     return config.loss.patch == "on"
+
+
+def profiled(config: ConfigDict) -> tuple[int, int] | None:
+    """The updates to trace: those after the first number until the second; None: no updates."""
+    return _span(config.profile)
 
 
 def changes_betas(config: ConfigDict) -> bool:

@@ -4,7 +4,6 @@ Everything that runs on devices goes through `pmap` here: arguments and results 
 this process's devices, and `AXIS` names that axis for `lax.pmean` and `lax.psum`, across all processes.
 """
 
-import ctypes
 import dataclasses
 import functools
 import hashlib
@@ -12,12 +11,11 @@ import os
 import pathlib
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -25,14 +23,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lossattn_jax.errors import UserError
 
 AXIS = "devices"
-
-
-# XLA's flag for the parts of a program that its YNNPACK library takes over, and what they should be.
-# Left to itself, jaxlib 0.10 gives it the convolutions too, whose gradients then run slower.
-_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_CPU_FUSIONS = "LIBRARY_FUSION_TYPE_REDUCE"
-# A jaxlib that does not know a flag ends the process, so it is given to tried versions only.
-_CPU_FLAG_VERSIONS = ((0, 10), (0, 12))
 
 _MOST_UNROLLED = 64  # steps of a loop
 _CACHE_BYTES = 4 * 2**30
@@ -42,27 +32,6 @@ _CACHE_SECONDS = 0.3  # of compilation, below which a program is not worth a fil
 HEARTBEAT_SECONDS = 60
 # So long a process that ends with an error waits for the others, which then end with one too.
 SHUTDOWN_SECONDS = 60
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
-
-
-def tune_cpu() -> None:
-    """Settings of XLA and of the C library that make training on CPUs faster; for commands.
-
-    Has to be called before the first computation. Changes no result beyond rounding. A flag that the
-    user has set in XLA_FLAGS stays as it is.
-    """
-    version = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
-    given = os.environ.get("XLA_FLAGS", "")
-    if _CPU_FLAG_VERSIONS[0] <= version <= _CPU_FLAG_VERSIONS[1] and _CPU_FLAG not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {_CPU_FLAG}={_CPU_FUSIONS}".strip()
-    # XLA takes its large temporaries from malloc in every step. Kept by the process rather than
-    # mapped and unmapped each time, they do not have to be filled with zeros by the kernel again.
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_TOP_PAD, 2**26)
 
 
 def keep_programs() -> None:
@@ -171,25 +140,6 @@ def join_processes(place: Place | None, timeout: int) -> None:
         raise UserError(f"{where} cannot be joined: {reason}")
 
 
-def one_per_core() -> None:
-    """Makes a device of every CPU core, for programs whose devices work each by itself.
-
-    Has to be called before the first computation; changes nothing where there is an accelerator, or
-    where the user has set the number in XLA_FLAGS.
-    """
-    flag = "--xla_force_host_platform_device_count"
-    given = os.environ.get("XLA_FLAGS", "")
-    if flag not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {flag}={cpu_cores()}".strip()
-
-
-def cpu_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def pmap(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
     """`jax.pmap` of `function` over all devices, with the axis named `AXIS`.
 
@@ -248,7 +198,13 @@ def unreplicate(tree: Any) -> Any:
 
     The arrays are copies: a later step may take over the device memory that was read.
     """
-    return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0]), tree)
+
+    def fetch(leaf):
+        # Indexed on the host: on the device that would be a program for each shape.
+        copy = np.array(leaf.addressable_shards[0].data)
+        return copy.reshape(copy.shape[1:])
+
+    return jax.tree.map(fetch, tree)
 
 
 def shard(batch: Any) -> Any:
@@ -265,6 +221,27 @@ def shard(batch: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.device_put(leaf.reshape(count, -1, *leaf.shape[1:]), sharding), batch
     )
+
+
+def shard_steps(batches: Sequence[Any]) -> Any:
+    """`shard` for the batches of k steps, in which one call of a program takes them.
+
+    Args:
+      batches: k trees of arrays `[b, ...]`, alike but for their values.
+
+    Returns:
+      Arrays `[devices, k, b / devices, ...]`. The copy may still be under way.
+    """
+    sharding = _leading_axis_sharding()
+    count = jax.local_device_count()
+
+    def put(*leaves):
+        split = [leaf.reshape(count, -1, *leaf.shape[1:]) for leaf in leaves]
+        # A single one needs no copy.
+        stacked = np.stack(split, axis=1) if len(split) > 1 else split[0][:, None]
+        return jax.device_put(stacked, sharding)
+
+    return jax.tree.map(put, *batches)
 
 
 def gather(tree: Any) -> Any:

@@ -66,7 +66,12 @@ def test_defaults_are_the_papers():
     ("key", "value"),
     [
         ("seed", -1),
+        ("profile", "5"),
+        ("profile", "9:3"),
+        ("profile", "3:3"),
+        ("profile", "a:b"),
         ("data.mode", "disk"),
+        ("data.on_device", "yes"),
         ("data.crop_padding", -1),
         ("model.width", 0.0),
         ("model.width", float("nan")),
@@ -93,6 +98,8 @@ def test_defaults_are_the_papers():
         ("optimizer.warmup_epochs", 200.0),
         ("train.epochs", 0),
         ("train.batch_size", 0),
+        ("train.steps_per_dispatch", 0),
+        ("train.steps_per_dispatch", 1.5),
         ("log.every_steps", 0),
         ("checkpoint.keep", 0),
     ],
@@ -106,6 +113,23 @@ def test_an_impossible_value_is_refused_by_key_and_value(key, value):
     with pytest.raises(UserError) as refused:
         config_lib.check(config)
     assert str(refused.value).startswith(f"config.{key} is {value!r}, but must be ")
+
+
+def test_what_is_streamed_is_not_kept_on_devices():
+    config = config_lib.default_config()
+    config.data.mode = "stream"
+    config_lib.check(config)
+    config.data.on_device = "on"
+    with pytest.raises(UserError, match="on_device is 'on', but must be off or auto with .*stream"):
+        config_lib.check(config)
+
+
+def test_the_updates_to_profile_are_named_as_a_span():
+    config = config_lib.default_config()
+    assert config_lib.profiled(config) is None
+    config.profile = "0:12"
+    config_lib.check(config)
+    assert config_lib.profiled(config) == (0, 12)
 
 
 def test_betas_change_together_and_with_adams_ramps_only():
@@ -208,8 +232,13 @@ def test_a_broken_stored_config_is_one_sentence(tmp_path, text, sentence):
 def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_path):
     stored, config = config_lib.default_config(), config_lib.default_config()
     config.optimizer.learning_rate = 0.05
+    config.train.steps_per_dispatch = 8
+    config.data.on_device, config.profile = "off", "1:2"
     assert config_json.refuse_other_run(stored, config, tmp_path) == [
-        "config.optimizer.learning_rate: 0.1 -> 0.05"
+        "config.data.on_device: 'auto' -> 'off'",
+        "config.optimizer.learning_rate: 0.1 -> 0.05",
+        "config.profile: '' -> '1:2'",
+        "config.train.steps_per_dispatch: 1 -> 8",
     ]
     config.model.width = 0.5
     with pytest.raises(UserError) as refused:

@@ -1,18 +1,13 @@
 """Placement on devices, here on whatever number this process has."""
 
-import os
 import pathlib
-import platform
 
 import jax
-import jaxlib
 import numpy as np
 import pytest
 
 from lossattn_jax import devices
 from lossattn_jax.errors import UserError
-
-FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def test_unreplicate_undoes_replicate_with_copies():
@@ -31,6 +26,15 @@ def test_gather_undoes_shard_in_order():
     sharded = devices.shard(batch)
     assert sharded["x"].shape[0] == jax.local_device_count()
     np.testing.assert_array_equal(devices.gather(sharded)["x"], batch["x"])
+
+
+def test_the_batches_of_several_steps_are_sharded_each():
+    batches = [{"x": np.arange(8 * 3).reshape(8, 3) + 100 * step} for step in range(5)]
+    sharded = devices.shard_steps(batches)["x"]
+    count = jax.local_device_count()
+    assert sharded.shape == (count, 5, 8 // count, 3)
+    for step, batch in enumerate(batches):
+        np.testing.assert_array_equal(devices.gather(sharded[:, step]), batch["x"])
 
 
 def test_positions_number_the_global_batch():
@@ -92,23 +96,3 @@ def test_batches_are_shared_equally_or_refused():
     if count > 1:
         with pytest.raises(UserError, match=f"must be a multiple of .* {count}"):
             devices.per_device(count + 1, "config.train.batch_size")
-
-
-@pytest.mark.parametrize(
-    ("version", "given", "expected"),
-    [
-        ("0.10.2", "", f"{FLAG}=LIBRARY_FUSION_TYPE_REDUCE"),
-        ("0.12.0", "--xla_other=1", f"--xla_other=1 {FLAG}=LIBRARY_FUSION_TYPE_REDUCE"),
-        ("0.12.0", f"{FLAG}= --xla_other=1", f"{FLAG}= --xla_other=1"),
-        ("0.13.0", "--xla_other=1", "--xla_other=1"),
-        ("0.9.1", "", ""),
-    ],
-)
-def test_cpu_settings_suit_the_version_and_leave_the_users_alone(
-    monkeypatch, version, given, expected
-):
-    monkeypatch.setattr(jaxlib, "__version__", version)
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setenv("XLA_FLAGS", given)
-    devices.tune_cpu()
-    assert os.environ["XLA_FLAGS"] == expected

@@ -69,6 +69,21 @@ class Examples(abc.ABC):
         )
         return self.iterate(Batches(self, steps))
 
+    def index_batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[Batch]:
+        """`train_batches` with nothing but `index` in them, for which no example is read."""
+        steps = order.TrainSteps(
+            len(self), batch_size, seed, start_step, process_index, process_count
+        )
+        return ({"index": steps[item][0].astype(np.int32)} for item in range(len(steps)))
+
     def eval_batches(
         self,
         *,

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+
 from lossattn_jax.metrics import finite
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,12 @@ TENSORBOARD_NAME = "tensorboard"
 
 # What a killed run loses of its TensorBoard file at most; metrics.jsonl loses nothing.
 _FLUSH_SECONDS = 2
+
+
+def warn(sentence: str, *values: object) -> None:
+    """Warns of what all processes see alike, once."""
+    if jax.process_index() == 0:
+        log.warning(sentence, *values)
 
 
 class Reporter:
@@ -81,7 +89,11 @@ class Reporter:
 
 
 class Progress:
-    """Rate and time left of a run, counted from when it starts."""
+    """Rate and time left of a run, counted from when it starts.
+
+    Attributes:
+      seconds: between the last two calls of `measure` (or the start and the first), without pauses.
+    """
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         """Starts the clock at `start_step` of `total_steps` updates of `batch_size` images."""
@@ -91,12 +103,13 @@ class Progress:
         self._last_time = time.monotonic()
         self._paused = 0.0
         self._rate: float | None = None
+        self.seconds = 0.0
 
     def measure(self, step: int) -> float:
         """Images per second since the last call; call it right after fetching a result of `step`."""
         now = time.monotonic()
-        seconds = max(now - self._last_time - self._paused, 1e-9)
-        rate = (step - self._last_step) * self._batch_size / seconds
+        self.seconds = max(now - self._last_time - self._paused, 1e-9)
+        rate = (step - self._last_step) * self._batch_size / self.seconds
         self._last_step, self._last_time, self._paused = step, now, 0.0
         # The time left follows the recent rate; the first interval also holds the compilation.
         self._rate = rate if self._rate is None else 0.5 * (self._rate + rate)
@@ -117,6 +130,37 @@ class Progress:
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
 
 
+class InputWait:
+    """How long devices had nothing to do because their next batch was not there yet.
+
+    While the host waits for a batch, the devices may still be at what they were given before. That is no
+    waiting for input: a wait counts if, when it is over, the devices have nothing left to do.
+    """
+
+    def __init__(self) -> None:
+        """Starts with nothing waited for."""
+        self._seconds = 0.0
+
+    def next(self, batches: Iterator[Any], results: Any) -> Any:
+        """The next batch.
+
+        Args:
+          batches: where it comes from.
+          results: tree of arrays, what the devices were last given to compute.
+        """
+        start = time.monotonic()
+        batch = next(batches)
+        seconds = time.monotonic() - start
+        if all(array.is_ready() for array in jax.tree.leaves(results)):
+            self._seconds += seconds
+        return batch
+
+    def share(self, seconds: float) -> float:
+        """What of the last `seconds`, in which `share` was not called, was waited for input; 0 ... 1."""
+        waited, self._seconds = self._seconds, 0.0
+        return min(waited / seconds, 1.0)
+
+
 def progress_line(step: int, total_steps: int, values: Mapping[str, float], left: str) -> str:
     """One line of a training log, from the values that are recorded with it."""
     numbers = "  ".join(
@@ -124,7 +168,8 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, float], left
     )
     return (
         f"step {step}/{total_steps}  epoch {values['epoch']:.2f}  {numbers}  "
-        f"{values['images_per_second']:,.0f} images/s  {left} left"
+        f"{values['images_per_second']:,.0f} images/s  input wait {100 * values['input_wait']:.1f} %  "
+        f"{left} left"
     )
 
 

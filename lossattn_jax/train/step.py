@@ -1,4 +1,4 @@
-"""One update: augmentation, forward pass, both losses, gradients averaged over the devices."""
+"""Updates: augmentation, forward pass, both losses, gradients averaged over the devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, losses, metrics, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
+from lossattn_jax.models.convolution import KEPT
 from lossattn_jax.train import ensemble as ensemble_lib
 from lossattn_jax.train.schedules import loss_weight_schedule
 from lossattn_jax.train.state import TrainState
@@ -37,14 +38,22 @@ def make_train_step(
     spec: data.DatasetSpec,
     config: ConfigDict,
     steps_per_epoch: int,
-) -> Callable[[TrainState, Metrics, Batch], tuple[TrainState, Metrics]]:
-    """The pmapped update step.
+) -> Callable[..., tuple[TrainState, Metrics, Metrics]]:
+    """The pmapped function that makes k updates, one after the other.
 
-    The step takes a replicated state, replicated metrics and a sharded batch (`image` uint8
-    `[devices, b, H, W, C]`, `label` int32 `[devices, b]` or multi-hot uint8 `[devices, b, K]`, and
-    `index` int32 `[devices, b]`), and returns the next state and the metrics with this step's merged in.
-    State and metrics are donated. All randomness comes from `fold_in(key(seed), step)` and an example's
-    place in the global batch, so that the step does the same on any number of devices.
+    It takes a replicated state, replicated metrics and the k batches from `devices.shard_steps` (`image`
+    uint8 `[devices, k, b, H, W, C]`, `label` int32 `[devices, k, b]` or multi-hot uint8
+    `[devices, k, b, K]`, and `index` int32 `[devices, k, b]`), k being 1 or more. It returns the state after
+    the last update, the metrics to go on with, and the metrics' history, `[devices, k]`: item i holds the
+    metrics given with those of the updates up to the i-th merged in. After an update at which
+    `config.log.every_steps` divides the number of updates done, the metrics start from nothing again.
+    State and metrics are donated.
+
+    Where the training set is on the devices, the batches hold `index` alone, and a fourth argument has the
+    replicated `image` `[devices, N, H, W, C]` and `label` `[devices, N]` or `[devices, N, K]` of all of it.
+
+    All randomness comes from `fold_in(key(seed), step)` and an example's place in the global batch, so that
+    an update is the same on any number of devices.
 
     With `config.train.accumulate` the batch goes through the network in so many parts, one after the other,
     whose gradients are averaged; batch normalisation then sees a part at a time. With `config.train.remat`
@@ -67,6 +76,7 @@ def make_train_step(
     consistent = config_lib.uses_consistency(config)
     shared = config.model.batch_norm == "cross_replica"
     parts = config.train.accumulate
+    log_every = config.log.every_steps
 
     def forward(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
         return model.apply(
@@ -80,7 +90,7 @@ def make_train_step(
     if config.train.remat:
         forward = jax.checkpoint(forward, policy=_keeps)
 
-    def train_step(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
         labels = batch["label"]
         epoch = state.step // steps_per_epoch
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -155,7 +165,26 @@ def make_train_step(
         means = {name: metrics.mean_of(values) for name, values in seen.items()}
         return new_state, metrics.merge(totals, jax.lax.psum(means, devices.AXIS))
 
-    return devices.pmap(train_step, donate=(0, 1))
+    def train_steps(
+        state: TrainState, totals: Metrics, batches: Batch, examples: Batch | None = None
+    ) -> tuple[TrainState, Metrics, Metrics]:
+        def one(carry: tuple[TrainState, Metrics], batch: Batch) -> Any:
+            if examples is not None:
+                batch = batch | {name: array[batch["index"]] for name, array in examples.items()}
+            state, told = update(*carry, batch)
+            ends = state.step % log_every == 0
+            return (state, jax.tree.map(lambda total: jnp.where(ends, 0.0, total), told)), told
+
+        steps = len(batches["index"])
+        if steps == 1:
+            alone = jax.tree.map(lambda array: array[0], batches)
+            carry, told = one((state, totals), alone)
+            return *carry, jax.tree.map(lambda total: total[None], told)
+        unroll = devices.unrolled(steps)
+        carry, history = jax.lax.scan(one, (state, totals), batches, unroll=unroll)
+        return *carry, history
+
+    return devices.pmap(train_steps, donate=(0, 1))
 
 
 def _accumulated(
@@ -190,9 +219,11 @@ def _accumulated(
     return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
 
 
-def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Which results are kept for the backward pass with `config.train.remat`: the costly ones."""
-    return primitive.name in ("conv_general_dilated", "dot_general")
+# What is kept for the backward pass with `config.train.remat`: the results that are costly to have again.
+_keeps = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.save_only_these_names(KEPT),
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+)
 
 
 def patch_weight_schedule(

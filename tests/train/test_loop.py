@@ -33,9 +33,11 @@ from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
 from lossattn_jax.train import health, loop
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import compilations
 import shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
+SAVE = Checkpoints.save
 
 
 def parameters(workdir):
@@ -55,19 +57,52 @@ def logged():
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    loop.log.addHandler(handler)
+    log = logging.getLogger("lossattn_jax.train")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
     yield lines
-    loop.log.removeHandler(handler)
+    log.setLevel(level)
+    log.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
-def finished(scenes_dir, tmp_path_factory, logged):
-    """A finished run of three epochs, its workdir and its test metrics."""
+def observed(scenes_dir, tmp_path_factory, logged):
+    """A finished run of three epochs: workdir, test metrics, and programs compiled by each epoch's end."""
     workdir = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
+    counts = []
+
+    def save(self, *arguments):
+        SAVE(self, *arguments)
+        counts.append(len(names))
+
+    with pytest.MonkeyPatch.context() as patch, compilations.counted() as names:
         patch.setattr(health, "UNIFORM", 0.5)  # so short a run would not get far from it
+        patch.setattr(Checkpoints, "save", save)
         measured = loop.train(shrunk.config(scenes_dir), workdir)
-    return workdir, measured
+        counts.append(len(names))
+    return workdir, measured, counts
+
+
+@pytest.fixture(scope="module")
+def finished(observed):
+    """The run's workdir and its test metrics."""
+    return observed[:2]
+
+
+def test_nothing_is_compiled_after_the_first_epoch(observed):
+    """With evaluation, checkpoint and pictures after every epoch."""
+    _, _, counts = observed
+    assert len(counts) == 4
+    assert counts[0] > 0 and set(counts) == {counts[0]}
+
+
+def test_training_says_what_it_takes_and_where_its_images_are(finished, logged):
+    (memory,) = [line for line in logged if line.startswith("memory: ")]
+    assert re.search(
+        r"optimiser and images \+ .* of the step = .* of each device's .* [GM]iB", memory
+    )
+    assert logged.count("training images: in the host's memory") == 1
 
 
 def test_training_warns_once_of_attention_that_prefers_nothing(finished, logged):
@@ -100,6 +135,7 @@ def test_a_run_writes_its_metrics_and_learns(finished):
         total = line["image_loss"] + line["patch_weight"] * line["patch_loss"]
         assert line["loss"] == pytest.approx(total, rel=1e-3)
         assert line["images_per_second"] > 0
+        assert 0 <= line["input_wait"] <= 1
     (events,) = (workdir / "tensorboard").glob("events.out.tfevents*")
     recorded = events.read_bytes()
     for tag in (b"train/loss", b"train/patch_weight", b"test/accuracy", b"attention", b"PNG"):
@@ -316,6 +352,11 @@ def test_a_run_that_cannot_start_leaves_no_run_behind(scenes_dir, tmp_path):
     with pytest.raises(UserError, match=r"config\.init_from is .*nothing.* is not a workdir"):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_profile_beyond_the_run_is_refused(scenes_dir, tmp_path):
+    with pytest.raises(UserError, match="profile is '5:19', but must end by the last update, 18"):
+        loop.train(shrunk.config(scenes_dir, profile="5:19"), tmp_path)
 
 
 def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):

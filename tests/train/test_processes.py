@@ -92,7 +92,7 @@ def finish(processes, code=0):
 def lines(workdir):
     """metrics.jsonl, without what depends on the time."""
     read = (workdir / "metrics.jsonl").read_text().splitlines()
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "images_per_second", "input_wait")
     return [
         {key: value for key, value in json.loads(line).items() if key not in timed} for line in read
     ]
@@ -161,10 +161,11 @@ def train_arguments(scenes_dir, workdir, **options):
     [
         (2, {"model__batch_norm": "local"}),
         (2, {"loss__consistency_weight": 1.0, "loss__consistency_ramp_epochs": 0}),
+        (2, {"data__on_device": "on", "train__steps_per_dispatch": 3}),
         (4, {}),
         (4, {"model__batch_norm": "local", "data__mode": "stream"}),
     ],
-    ids=["2 local", "2 consistency", "4", "4 local streamed"],
+    ids=["2 local", "2 consistency", "2 on devices", "4", "4 local streamed"],
 )
 def test_processes_train_and_evaluate_as_one(scenes_dir, start, tmp_path, count, options):
     one, several = tmp_path / "one", tmp_path / "several"

@@ -26,17 +26,43 @@ def test_rate_and_time_left_leave_pauses_out(clock):
         clock[0] += 1000
     clock[0] += 6
     assert progress.measure(160) == pytest.approx(100 * 32 / 10)
+    assert progress.seconds == pytest.approx(10)
     # The mean of 5 and 10 steps a second.
     assert progress.time_left(160) == "0:01:53"
 
 
 def test_a_progress_line_says_what_a_person_would_ask():
     values = {"loss": 1.5, "accuracy": 0.25, "patch_loss": 2.0, "learning_rate": 0.1, "epoch": 1.25}
-    values["images_per_second"] = 1234.5
+    values |= {"images_per_second": 1234.5, "input_wait": 0.034}
     line = reporting.progress_line(50, 200, values, "0:00:09")
     for part in ("step 50/200", "epoch 1.25", "loss 1.5000", "accuracy 0.2500", "1,234 images/s"):
         assert part in line
+    assert "input wait 3.4 %" in line
     assert line.endswith("0:00:09 left")
+
+
+class Computed:
+    """What a device is to have computed at some time of the test's clock."""
+
+    def __init__(self, clock, when):
+        self.clock, self.when = clock, when
+
+    def is_ready(self):
+        return self.clock[0] >= self.when
+
+
+def test_a_wait_counts_only_if_the_devices_have_nothing_left_to_do(clock):
+    def taking(seconds):
+        clock[0] += seconds
+        yield "batch"
+
+    wait = reporting.InputWait()
+    assert wait.next(taking(3), {"a": Computed(clock, 100), "b": Computed(clock, 102)}) == "batch"
+    assert wait.next(taking(5), {"a": Computed(clock, 100), "b": Computed(clock, 109)}) == "batch"
+    assert wait.share(12) == pytest.approx(3 / 12)
+    wait.next(taking(2), {"a": Computed(clock, 110)})
+    assert wait.share(8) == pytest.approx(2 / 8)
+    assert wait.share(8) == 0
 
 
 def lines(path):

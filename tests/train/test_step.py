@@ -52,7 +52,7 @@ def updated(config, batch=BATCH, batch_stats=None):
     if batch_stats is not None:
         state = dataclasses.replace(state, batch_stats=batch_stats)
     totals = devices.replicate(zero_metrics(config))
-    after, told = step(devices.replicate(state), totals, devices.shard(batch))
+    after, told, _ = step(devices.replicate(state), totals, devices.shard_steps([batch]))
     told = {name: float(m.total / m.count) for name, m in devices.unreplicate(told).items()}
     return state.params, devices.unreplicate(after), told
 
@@ -90,7 +90,8 @@ def test_rematerialisation_keeps_less():
     for remat in (False, True):
         config = settings(train__remat=remat, model__backbone="resnet18", model__width=0.05)
         step, _ = start(config)
-        like = (jax.eval_shape(lambda c=config: start(c)[1]), zero_metrics(config), BATCH)
+        batches = {name: array[None] for name, array in BATCH.items()}
+        like = (jax.eval_shape(lambda c=config: start(c)[1]), zero_metrics(config), batches)
         state, totals, batch = (
             jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
             for tree in like
@@ -112,7 +113,7 @@ def test_the_average_of_attention_is_kept_in_parts_too():
         state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
         step = make_train_step(model, optimizer, SPEC, config, 10)
         totals = devices.replicate(zero_metrics(config))
-        after, _ = step(devices.replicate(state), totals, devices.shard(BATCH))
+        after, _, _ = step(devices.replicate(state), totals, devices.shard_steps([BATCH]))
         attention.append(devices.unreplicate(after).ensemble.current)
     np.testing.assert_allclose(attention[1].sum(axis=1), 1, rtol=1e-5)
     # Not the same, since batch normalisation sees half as many images; nearest to its own image, though.

@@ -1,0 +1,165 @@
+"""A training run as its config describes it: what it is made of, where it starts, and that in words."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from lossattn_jax import checkpoint as checkpoint_lib
+from lossattn_jax import config as config_lib
+from lossattn_jax import config_json, data, devices, losses, models, runs
+from lossattn_jax.errors import UserError
+from lossattn_jax.train import ensemble, reporting
+from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.state import TrainState, count_parameters, create_state
+from lossattn_jax.train.step import patch_weight_schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training run's fixed parts, as its config describes them."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    spec: data.DatasetSpec
+    model: models.ImageNetwork
+    train_set: data.Dataset
+    test_set: data.Dataset
+    steps_per_epoch: int
+    learning_rate: optax.Schedule
+    patch_weight: Callable[[int], jax.Array]
+    optimizer: optax.GradientTransformation
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+
+def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
+    """Checks a config and opens what it names; makes the workdir.
+
+    Raises:
+      UserError: the config is impossible, the data set is absent, or the workdir cannot be made.
+    """
+    config_lib.check(config)
+    folder = checkpoint_lib.make_workdir(workdir)
+    spec = runs.spec_of(config)
+    shared = config.model.batch_norm == "cross_replica"
+    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+    if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
+        raise UserError(
+            f"config.loss.label_smoothing is {config.loss.label_smoothing}, but must be 0 with "
+            "capsules that are routed to, and with images of several classes"
+        )
+    devices.per_device(config.train.batch_size, "config.train.batch_size")
+    train_set, test_set = (runs.open_split(config, spec, split) for split in ("train", "test"))
+    steps_per_epoch = data.steps_per_epoch(len(train_set), config.train.batch_size)
+    learning_rate = learning_rate_schedule(config, steps_per_epoch)
+    job = Job(
+        config=config,
+        workdir=folder,
+        spec=spec,
+        model=model,
+        train_set=train_set,
+        test_set=test_set,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+        patch_weight=patch_weight_schedule(config, model, spec),
+        optimizer=make_optimizer(config, learning_rate, steps_per_epoch),
+    )
+    span = config_lib.profiled(config)
+    if span is not None and span[1] > job.total_steps:
+        raise UserError(
+            f"config.profile is {config.profile!r}, but must end by the last update, {job.total_steps}"
+        )
+    return job
+
+
+def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState:
+    """The newest checkpoint's state, or that of another run's parameters, or a fresh one.
+
+    Raises:
+      UserError: the checkpoints are another run's, or the run to start from does not fit.
+    """
+    newest = checkpoints.latest_step()
+    if newest is None:
+        state = _fresh_state(job)
+        return _start_from(job.config.init_from, state) if job.config.init_from else state
+    stored = checkpoint_lib.stored_config(job.workdir)
+    for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
+        reporting.warn("changed since the run was last started: %s", difference)
+    if newest > job.total_steps:
+        raise UserError(
+            f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
+            f"{job.config.train.epochs} makes only {job.total_steps}"
+        )
+    if not checkpoints.holds(newest, "training"):
+        # Weights of another program (lossattn_jax.convert), from which no step was made yet.
+        return _start_from(str(job.workdir), _fresh_state(job))
+    like = jax.eval_shape(lambda: _fresh_state(job).items())
+    return TrainState.from_items(checkpoints.restore(newest, like))
+
+
+def _fresh_state(job: Job) -> TrainState:
+    config = job.config
+    attention = None
+    if config_lib.uses_consistency(config):
+        patches = job.model.patch_grid(job.spec.image_shape).patches
+        attention = ensemble.create(len(job.train_set), patches)
+    return create_state(job.model, job.optimizer, job.spec.image_shape, config.seed, attention)
+
+
+def _start_from(workdir: str, state: TrainState) -> TrainState:
+    """`state` with the parameters and running statistics of another run's newest checkpoint."""
+    try:
+        run = runs.load(workdir)
+    except UserError as error:
+        raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
+    before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))
+    if before != after:
+        raise UserError(
+            f"config.init_from is {workdir!r}, but the network of that run has other parameters "
+            "than this one"
+        )
+    log.info("parameters from step %d of %s", run.step, workdir)
+    return dataclasses.replace(state, **run.variables)
+
+
+def describe(job: Job, state: TrainState) -> None:
+    """Logs what is about to be trained, from `state` on."""
+    config = job.config
+    log.info("devices: %s", devices.describe())
+    log.info(
+        "data: %s, %d training and %d test images of %s, %d classes",
+        job.spec.name,
+        len(job.train_set),
+        len(job.test_set),
+        "x".join(str(side) for side in job.spec.image_shape),
+        job.spec.num_classes,
+    )
+    log.info(
+        "model: %s, %s head, %s, %.2f M parameters, %s; patch loss %s",
+        config.model.backbone,
+        config.model.head,
+        config.model.pooling,
+        count_parameters(state.params) / 1e6,
+        config.model.dtype,
+        "on" if config_lib.uses_patch_loss(config) else "off",
+    )
+    log.info(
+        "training: %d epochs, %d steps of %d images, from step %d",
+        config.train.epochs,
+        job.total_steps,
+        config.train.batch_size,
+        int(state.step),
+    )
+    log.info("workdir: %s", job.workdir)
