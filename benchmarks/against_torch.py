@@ -1,0 +1,235 @@
+"""The paper's networks at full width against plain PyTorch, side by side on one CPU.
+
+    python -m benchmarks.against_torch --out=results/benchmarks/against_torch_cpu.json
+
+Trains and evaluates each network with loss attention in both, in turn, each in a process of its own with all
+cores that this process may use (`taskset -c 0,1` gives it two). First both train on the same batch from the
+same weights, and have to have the same losses. PyTorch's network is `torch_networks`, in each way that a user
+may write it: NCHW or NHWC, and with capsules the units one after the other, as in the papers' code, or fused.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from benchmarks import apart, jax_training, machine
+from lossattn_jax import command
+from lossattn_jax.config import default_config
+from lossattn_jax.errors import UserError
+
+# Below the package's logger, which is the one that commands show.
+log = logging.getLogger("lossattn_jax.benchmarks")
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+NETWORKS = ("resnet18/conv", "vgg11_bn/conv", "resnet18/capsule", "vgg11_bn/capsule")
+# Largest difference of losses, relative, that rounding explains: of the first one, and of later ones.
+FIRST_DIFFERENCE, LATER_DIFFERENCE = 1e-5, 1e-2
+_AGREEMENT_STEPS = 3
+
+_MIB = 2**20
+
+
+class DisagreementError(Exception):
+    """The two do not compute the same, so that their times mean nothing."""
+
+
+def run(
+    out: str,
+    networks: Sequence[str] = NETWORKS,
+    *,
+    width: float = 1.0,
+    batch_size: int = 4,
+    steps: int = 3,
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Measures each network, writes the results and prints a table.
+
+    The file is written after each network, so that what is done is kept.
+
+    Args:
+      out: JSON file for the results.
+      networks: of `NETWORKS`.
+      width: multiplies the channels of every layer.
+      batch_size: images of an update and of a batch of evaluation.
+      steps: updates, and batches, that a repeat times; its median counts.
+      repeats: of everything, in turn.
+
+    Returns:
+      What is in the file. Times are wall times in seconds, memory is in MiB.
+
+    Raises:
+      UserError: PyTorch is missing, a network is unknown, or the file cannot be written.
+      DisagreementError: the two do not compute the same.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is needed for what is measured against: pip install torch==2.13.0")
+    if jax.default_backend() != "cpu":
+        raise UserError(
+            f"JAX computes on {jax.default_backend()}, but this compares what a CPU does: set "
+            "JAX_PLATFORMS=cpu"
+        )
+    for name in networks:
+        if name not in NETWORKS:
+            raise UserError(f"--networks has {name!r}, but allowed are: {', '.join(NETWORKS)}")
+    path = machine.prepare(out)
+    record: dict[str, Any] = {
+        "command": machine.command("benchmarks.against_torch"),
+        "date": machine.now(),
+        "machine": machine.facts(),
+        "versions": machine.versions(PACKAGES),
+        "batch_size": batch_size,
+        "width": width,
+        "steps_per_repeat": steps,
+        "networks": {},
+    }
+    for name in networks:
+        config = _config(name, width, batch_size)
+        record["networks"][name] = own = _measure(name, config, steps, repeats)
+        machine.write(record, path)
+        print("\n".join(table(name, own)), flush=True)
+    log.info("results: %s", path)
+    return record
+
+
+def table(name: str, own: dict[str, Any]) -> list[str]:
+    """A network's results as lines of text."""
+    lines = [
+        f"{name}: seconds, median (min to max); memory in MiB; ratios are JAX's by PyTorch's",
+        f"  {'':28}{'update':26}{'evaluation':26}{'peak memory':14}ratios",
+    ]
+    for side in (own["jax"], *own["torch"]):
+        cells = [
+            f"{side[what]['median']:.3f} ({side[what]['min']:.3f} to {side[what]['max']:.3f})"
+            for what in ("update", "evaluation")
+        ]
+        ratios = "  ".join(f"{ratio:.2f}" for ratio in side.get("ratios", {}).values())
+        lines.append(
+            f"  {side['way']:28}{cells[0]:26}{cells[1]:26}{side['peak_memory']:<14.0f}{ratios}".rstrip()
+        )
+    return lines
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    run(
+        values.out,
+        values.networks,
+        width=values.width,
+        batch_size=values.batch_size,
+        steps=values.steps,
+        repeats=values.repeats,
+    )
+
+
+def _config(name: str, width: float, batch_size: int) -> ConfigDict:
+    config = default_config()
+    backbone, _, head = name.partition("/")
+    config.model.update(backbone=backbone, head=head, width=width)
+    config.train.batch_size = batch_size
+    config.loss.patch_ramp_epochs = 0  # so that lambda is not 0 in the first epoch
+    return config
+
+
+def _measure(name: str, config: ConfigDict, steps: int, repeats: int) -> dict[str, Any]:
+    from benchmarks.torch_training import Recipe, Trainer, Way
+
+    recipe = Recipe(
+        config.model.backbone,
+        config.model.head,
+        config.model.width,
+        config.train.batch_size,
+        config.optimizer.learning_rate,
+        config.optimizer.momentum,
+        config.optimizer.weight_decay,
+        config.loss.patch_weight,
+    )
+    ways = [Way(), Way(channels_last=True)]
+    if config.model.head == "capsule":
+        ways += [Way(fused=True), Way(channels_last=True, fused=True)]
+    agreement = _agree(config, recipe)
+    log.info("%s: the same losses, to %.1e and %.1e", name, *agreement["differences"])
+    told = []
+    with apart.Apart(jax_training.Trainer, config) as ours:
+        first = ours.call("seconds", 1)[0]
+        jax_evaluation_first = ours.call("evaluation_seconds", 1)[0]
+        processes = {way: apart.Apart(Trainer, recipe, way) for way in ways}
+        sides: dict[Any, apart.Apart] = {None: ours, **processes}
+        update: dict[Any, list[float]] = {side: [] for side in sides}
+        evaluation: dict[Any, list[float]] = {side: [] for side in sides}
+        for side in sides.values():  # PyTorch's first steps are slow, too
+            side.call("seconds", 2)
+            side.call("evaluation_seconds", 2)
+        for repeat in range(repeats):
+            for side, process in sides.items():
+                update[side].append(float(np.median(process.call("seconds", steps))))
+                evaluation[side].append(float(np.median(process.call("evaluation_seconds", steps))))
+            log.info(
+                "%s, repeat %d of %d: seconds of an update: JAX %.3f; PyTorch %s",
+                name,
+                repeat + 1,
+                repeats,
+                update[None][-1],
+                ", ".join(f"{way.name} {update[way][-1]:.3f}" for way in ways),
+            )
+        for side, process in sides.items():
+            told.append(
+                {
+                    "way": "JAX" if side is None else f"PyTorch, {side.name}",
+                    "update": machine.spread(update[side]),
+                    "evaluation": machine.spread(evaluation[side]),
+                    "peak_memory": process.call("peak_memory", 3) / _MIB,
+                }
+            )
+        for process in processes.values():
+            process.__exit__()
+    mine, *others = told
+    for other in others:
+        other["ratios"] = {
+            **{
+                what: mine[what]["median"] / other[what]["median"]
+                for what in ("update", "evaluation")
+            },
+            "peak_memory": mine["peak_memory"] / other["peak_memory"],
+        }
+    mine["first_update"] = first
+    mine["first_evaluation"] = jax_evaluation_first
+    return {"agreement": agreement, "jax": mine, "torch": others}
+
+
+def _agree(config: ConfigDict, recipe: Any) -> dict[str, Any]:
+    """Losses of both on one batch from the same weights, and how far they are from each other."""
+    from benchmarks.torch_training import Trainer, Way
+
+    random = np.random.default_rng(1)
+    images = random.standard_normal((config.train.batch_size, 32, 32, 3)).astype(np.float32)
+    labels = random.integers(0, 10, config.train.batch_size)
+    with (
+        apart.Apart(Trainer, recipe, Way()) as theirs,
+        apart.Apart(jax_training.Trainer, config) as ours,
+    ):
+        weights = theirs.call("weights")
+        expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
+        actual = ours.call("losses", weights, images, labels, _AGREEMENT_STEPS)
+    apart_by = [abs(a - e) / abs(e) for a, e in zip(actual, expected, strict=True)]
+    differences = (apart_by[0], max(apart_by[1:]))
+    if differences[0] > FIRST_DIFFERENCE or differences[1] > LATER_DIFFERENCE:
+        raise DisagreementError(f"losses of JAX {actual} and PyTorch {expected} differ")
+    return {"jax": actual, "torch": expected, "differences": differences}
+
+
+if __name__ == "__main__":
+    # Not where tests import several benchmarks, whose flags have the same names.
+    flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
+    flags.DEFINE_list("networks", list(NETWORKS), "networks: backbone/head")
+    flags.DEFINE_float("width", 1.0, "times the paper's channels", lower_bound=0)
+    flags.DEFINE_integer("batch_size", 4, "images", lower_bound=2)
+    flags.DEFINE_integer("steps", 3, "updates that a repeat times", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "of everything, in turn", lower_bound=1)
+    command.run(main)

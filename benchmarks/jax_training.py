@@ -1,0 +1,102 @@
+"""Training and evaluation of a config on one CPU, as `train.py` does it, beside `torch_training`."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from benchmarks import machine, training_step
+from lossattn_jax import convert, cpu, losses, runs, torch_names
+from lossattn_jax.evaluate import make_eval_step, to_devices
+from lossattn_jax.train.optimizer import make_optimizer
+
+
+class Trainer:
+    """A config's network and its optimiser, with random images."""
+
+    def __init__(self, config: ConfigDict, seed: int = 0):
+        cpu.tune()
+        self._job = training_step.job(config)
+        self._arguments = training_step.arguments(self._job, seed)
+        self._compiled = False
+        self._eval_step = make_eval_step(self._job.model, self._job.spec)
+        mask = np.ones(config.train.batch_size, np.float32)
+        self._batch = to_devices({**training_step.batch(self._job, seed), "mask": mask})
+
+    def seconds(self, steps: int) -> list[float]:
+        """Wall time of each of so many updates; the first one ever compiles."""
+        self._arguments, taken = training_step.timed(self._job, self._arguments, steps)
+        if not self._compiled:
+            self._compiled = True
+            cpu.release_memory()  # as `train.loop` does
+        return taken
+
+    def evaluation_seconds(self, batches: int) -> list[float]:
+        """Wall time of each of so many batches; the first one ever compiles."""
+        taken = []
+        for _ in range(batches):
+            began = time.perf_counter()
+            variables = self._arguments[0].variables
+            jax.block_until_ready(self._eval_step(variables, self._batch))
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    def peak_memory(self, steps: int) -> int:
+        """Largest resident memory of this process during so many updates, in bytes."""
+        return machine.peak_memory(lambda: self.seconds(steps))
+
+    def losses(
+        self, weights: Mapping[str, Any], images: np.ndarray, labels: np.ndarray, steps: int
+    ) -> list[float]:
+        """Trains on one batch without augmentation, by our network, loss and optimiser.
+
+        Args:
+          weights: to begin with, a state dict of PyTorch.
+          images: float32 `[B, H, W, 3]`, normalised.
+          labels: int `[B]`.
+          steps: updates.
+
+        Returns:
+          The loss before each update.
+        """
+        config = self._job.config
+        model = runs.build_model(config, self._job.spec)
+        unused = torch_names.layout(model).unused
+        variables = convert.from_torch_state_dict({**unused, **weights}, model)
+        optimizer = make_optimizer(config, lambda step: config.optimizer.learning_rate, 1)
+
+        def loss_of(params: Any, batch_stats: Any) -> Any:
+            outputs, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            terms = losses.loss_attention_loss(
+                outputs.logits,
+                outputs.patch_logits,
+                outputs.attention,
+                jnp.asarray(labels),
+                config.loss.patch_weight,
+            )
+            return jnp.mean(terms.total), updated["batch_stats"]
+
+        @jax.jit
+        def update(params: Any, batch_stats: Any, state: Any) -> Any:
+            grad = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, batch_stats), gradients = grad(params, batch_stats)
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), batch_stats, state, loss
+
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        state = optimizer.init(params)
+        told = []
+        for _ in range(steps):
+            params, batch_stats, state, loss = update(params, batch_stats, state)
+            told.append(float(loss))
+        return told
