@@ -7,6 +7,7 @@ import pytest
 from benchmarks import small_convolutions
 
 
+@pytest.mark.slow
 def test_both_ways_agree_and_are_timed(tmp_path, capsys):
     path = tmp_path / "x" / "small.json"
     record = small_convolutions.run(str(path), bags=2, length=2, repeats=2)

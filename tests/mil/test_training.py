@@ -98,6 +98,7 @@ def plain(network, settings, seed=7, consistency=None):
     return ends
 
 
+@pytest.mark.slow
 def test_loss_attention_trains_as_a_plain_loop_does():
     close(model(trained().last), plain(NETWORK, SETTINGS)[-1])
     close(model(trained().last, 1), plain(NETWORK, SETTINGS, seed=8)[-1])

@@ -369,7 +369,10 @@ def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
+        pytest.param(
+            {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
+            marks=pytest.mark.slow,
+        ),
         {"model__dtype": "bfloat16", "model__batch_norm": "local"},
         pytest.param(
             {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},

@@ -38,7 +38,7 @@ def stored_training(workdir):
 @pytest.mark.parametrize(
     ("head", "pooling"),
     [
-        ("capsule", "loss_attention"),
+        pytest.param("capsule", "loss_attention", marks=pytest.mark.slow),
         ("capsule", "dynamic_routing"),
         pytest.param("conv", "gated_attention", marks=pytest.mark.slow),
         pytest.param("conv", "bag_loss_attention", marks=pytest.mark.slow),
