@@ -23,7 +23,6 @@ class Trainer:
         cpu.tune()
         self._job = training_step.job(config)
         self._arguments = training_step.arguments(self._job, seed)
-        self._compiled = False
         self._eval_step = make_eval_step(self._job.model, self._job.spec)
         mask = np.ones(config.train.batch_size, np.float32)
         self._batch = to_devices({**training_step.batch(self._job, seed), "mask": mask})
@@ -31,9 +30,7 @@ class Trainer:
     def seconds(self, steps: int) -> list[float]:
         """Wall time of each of so many updates; the first one ever compiles."""
         self._arguments, taken = training_step.timed(self._job, self._arguments, steps)
-        if not self._compiled:
-            self._compiled = True
-            cpu.release_memory()  # as `train.loop` does
+        cpu.release_memory()  # as `train.loop` does after compiling and after an evaluation
         return taken
 
     def evaluation_seconds(self, batches: int) -> list[float]:
@@ -44,6 +41,7 @@ class Trainer:
             variables = self._arguments[0].variables
             jax.block_until_ready(self._eval_step(variables, self._batch))
             taken.append(time.perf_counter() - began)
+        cpu.release_memory()
         return taken
 
     def peak_memory(self, steps: int) -> int:

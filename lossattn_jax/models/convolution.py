@@ -23,7 +23,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Below so many channels the products are too thin to gain anything.
 _WINOGRAD_CHANNELS = 64
 # A transformed map takes four times the memory: so many bytes of it are made at a time, or an image's.
-_WINOGRAD_BYTES = 2**24
+_WINOGRAD_BYTES = 2**23
 
 _Row = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 

@@ -45,11 +45,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         checkpoint_lib.write_config(config, job.workdir)
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
-        if int(state.step) == job.total_steps:
+        step, replicated = int(state.step), devices.replicate(state)
+        del state  # or the first device would hold it twice, all the time
+        if step == job.total_steps:
             log.info("the run is at its last step already")
-            test_metrics = _test(job, eval_step, devices.replicate(state))
+            test_metrics = _test(job, eval_step, replicated)
         else:
-            test_metrics = _train_steps(job, eval_step, state, checkpoints)
+            test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints)
     log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
 
@@ -57,14 +59,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
 def _train_steps(
     job: Job,
     eval_step: EvalStep,
-    state: TrainState,
+    step: int,
+    replicated: TrainState,
     checkpoints: checkpoint_lib.Checkpoints,
 ) -> dict[str, float]:
-    """Runs the steps that are left; returns the test metrics after the last one."""
+    """Runs the steps that are left after `step`; returns the test metrics after the last one."""
     config = job.config
-    step = int(state.step)
     train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
-    replicated = devices.replicate(state)
     totals = devices.replicate(zero_metrics(config))
     examples = feed.on_devices(job)
     kept = () if examples is None else (examples,)
@@ -107,6 +108,7 @@ def _train_steps(
                 if saves:
                     items = devices.unreplicate(replicated).items()
                     checkpoints.save(step, items, test_metrics if evaluates else None)
+                cpu.release_memory()
     return test_metrics
 
 
