@@ -23,6 +23,7 @@ class Trainer:
         cpu.tune()
         self._job = training_step.job(config)
         self._arguments = training_step.arguments(self._job, seed)
+        self._compiled = False
         self._eval_step = make_eval_step(self._job.model, self._job.spec)
         mask = np.ones(config.train.batch_size, np.float32)
         self._batch = to_devices({**training_step.batch(self._job, seed), "mask": mask})
@@ -30,7 +31,9 @@ class Trainer:
     def seconds(self, steps: int) -> list[float]:
         """Wall time of each of so many updates; the first one ever compiles."""
         self._arguments, taken = training_step.timed(self._job, self._arguments, steps)
-        cpu.release_memory()  # as `train.loop` does after compiling and after an evaluation
+        if not self._compiled:
+            self._compiled = True
+            cpu.release_memory()  # as `train.loop` does, also after an evaluation
         return taken
 
     def evaluation_seconds(self, batches: int) -> list[float]:

@@ -81,9 +81,7 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 200
     config.train.batch_size = 128  # over all devices
-    config.train.steps_per_dispatch = (
-        1  # updates that one call of the compiled program makes (lax.scan)
-    )
+    config.train.steps_per_dispatch = 1  # updates in one call of the compiled program (lax.scan)
     # Both save memory: parts of a batch whose gradients are averaged (batch normalisation sees a part at a
     # time), and computing normalisations and activations again in the backward pass.
     config.train.accumulate = 1
