@@ -8,12 +8,10 @@ same weights, and have to have the same losses. PyTorch's network is `torch_netw
 may write it: NCHW or NHWC, and with capsules the units one after the other, as in the papers' code, or fused.
 """
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -72,13 +70,7 @@ def run(
       UserError: PyTorch is missing, a network is unknown, or the file cannot be written.
       DisagreementError: the two do not compute the same.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is needed for what is measured against: pip install torch==2.13.0")
-    if jax.default_backend() != "cpu":
-        raise UserError(
-            f"JAX computes on {jax.default_backend()}, but this compares what a CPU does: set "
-            "JAX_PLATFORMS=cpu"
-        )
+    machine.check_torch_on_cpu()
     for name in networks:
         if name not in NETWORKS:
             raise UserError(f"--networks has {name!r}, but allowed are: {', '.join(NETWORKS)}")

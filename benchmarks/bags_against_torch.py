@@ -7,7 +7,6 @@ process may use. `taskset -c 0,1` gives it two.
 """
 
 import dataclasses
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,13 +70,7 @@ def run(
       UserError: PyTorch is missing, a data set is unknown or cannot be read, or the file cannot be written.
       bag_agreement.DisagreementError: the two do not compute the same.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is needed for what is measured against: pip install torch==2.13.0")
-    if jax.default_backend() != "cpu":
-        raise UserError(
-            f"JAX computes on {jax.default_backend()}, but this compares what a CPU does: set "
-            "JAX_PLATFORMS=cpu"
-        )
+    machine.check_torch_on_cpu()
     config = config_lib.default_config()
     config.folds, config.repeats = folds, draws
     config_lib.check(config)
