@@ -8,6 +8,7 @@ same weights, and have to have the same losses. PyTorch's network is `torch_netw
 may write it: NCHW or NHWC, and with capsules the units one after the other, as in the papers' code, or fused.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import apart, jax_training, machine
+from benchmarks import apart, comparison, jax_training, machine
+from benchmarks.comparison import DisagreementError
 from lossattn_jax import command
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
@@ -36,10 +38,6 @@ _AGREEMENT_STEPS = 3
 _AGREEMENT_RATE = 0.01
 
 _MIB = 2**20
-
-
-class DisagreementError(Exception):
-    """The two do not compute the same, so that their times mean nothing."""
 
 
 def run(
@@ -70,7 +68,7 @@ def run(
       UserError: PyTorch is missing, a network is unknown, or the file cannot be written.
       DisagreementError: the two do not compute the same.
     """
-    machine.check_torch_on_cpu()
+    comparison.check_sides()
     for name in networks:
         if name not in NETWORKS:
             raise UserError(f"--networks has {name!r}, but allowed are: {', '.join(NETWORKS)}")
@@ -164,48 +162,9 @@ def compare(actual: Sequence[float], expected: Sequence[float]) -> tuple[float, 
 
 
 def _measure(name: str, config: ConfigDict, steps: int, repeats: int) -> dict[str, Any]:
-    from benchmarks.torch_training import Trainer, Way
-
-    ways = [Way(), Way(channels_last=True)]
-    if config.model.head == "capsule":
-        ways += [Way(fused=True), Way(channels_last=True, fused=True)]
     agreement = _agree(config)
     log.info("%s: the same losses, to %.1e and %.1e", name, *agreement["differences"])
-    told = []
-    with apart.Apart(jax_training.Trainer, config) as ours:
-        first = ours.call("seconds", 1)[0]
-        jax_evaluation_first = ours.call("evaluation_seconds", 1)[0]
-        processes = {way: apart.Apart(Trainer, recipe(config), way) for way in ways}
-        sides: dict[Any, apart.Apart] = {None: ours, **processes}
-        update: dict[Any, list[float]] = {side: [] for side in sides}
-        evaluation: dict[Any, list[float]] = {side: [] for side in sides}
-        for side in sides.values():  # PyTorch's first steps are slow, too
-            side.call("seconds", 2)
-            side.call("evaluation_seconds", 2)
-        for repeat in range(repeats):
-            for side, process in sides.items():
-                update[side].append(float(np.median(process.call("seconds", steps))))
-                evaluation[side].append(float(np.median(process.call("evaluation_seconds", steps))))
-            log.info(
-                "%s, repeat %d of %d: seconds of an update: JAX %.3f; PyTorch %s",
-                name,
-                repeat + 1,
-                repeats,
-                update[None][-1],
-                ", ".join(f"{way.name} {update[way][-1]:.3f}" for way in ways),
-            )
-        for side, process in sides.items():
-            told.append(
-                {
-                    "way": "JAX" if side is None else f"PyTorch, {side.name}",
-                    "update": machine.spread(update[side]),
-                    "evaluation": machine.spread(evaluation[side]),
-                    "peak_memory": process.call("peak_memory", 3) / _MIB,
-                }
-            )
-        for process in processes.values():
-            process.__exit__()
-    mine, *others = told
+    mine, *others = _sides(name, config, steps, repeats)
     for other in others:
         other["ratios"] = {
             **{
@@ -214,9 +173,53 @@ def _measure(name: str, config: ConfigDict, steps: int, repeats: int) -> dict[st
             },
             "peak_memory": mine["peak_memory"] / other["peak_memory"],
         }
-    mine["first_update"] = first
-    mine["first_evaluation"] = jax_evaluation_first
     return {"agreement": agreement, "jax": mine, "torch": others}
+
+
+def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict[str, Any]]:
+    """Times and memory of JAX, and of PyTorch in each way, measured in turn."""
+    from benchmarks.torch_training import Trainer, Way
+
+    ways = [Way(), Way(channels_last=True)]
+    if config.model.head == "capsule":
+        ways += [Way(fused=True), Way(channels_last=True, fused=True)]
+    with contextlib.ExitStack() as running:
+        ours = running.enter_context(apart.Apart(jax_training.Trainer, config))
+        compiling = {
+            "first_update": ours.call("seconds", 1)[0],
+            "first_evaluation": ours.call("evaluation_seconds", 1)[0],
+        }
+        sides = {"JAX": ours}
+        for way in ways:
+            process = apart.Apart(Trainer, recipe(config), way)
+            sides[f"PyTorch, {way.name}"] = running.enter_context(process)
+        update: dict[str, list[float]] = {side: [] for side in sides}
+        evaluation: dict[str, list[float]] = {side: [] for side in sides}
+        for process in sides.values():  # PyTorch's first steps are slow, too
+            process.call("seconds", 2)
+            process.call("evaluation_seconds", 2)
+        for repeat in range(repeats):
+            for side, process in sides.items():
+                update[side].append(float(np.median(process.call("seconds", steps))))
+                evaluation[side].append(float(np.median(process.call("evaluation_seconds", steps))))
+            log.info(
+                "%s, repeat %d of %d: seconds of an update: %s",
+                name,
+                repeat + 1,
+                repeats,
+                "; ".join(f"{side} {update[side][-1]:.3f}" for side in sides),
+            )
+        told: list[dict[str, Any]] = [
+            {
+                "way": side,
+                "update": machine.spread(update[side]),
+                "evaluation": machine.spread(evaluation[side]),
+                "peak_memory": process.call("peak_memory", 3) / _MIB,
+            }
+            for side, process in sides.items()
+        ]
+    told[0] |= compiling
+    return told
 
 
 def _agree(config: ConfigDict) -> dict[str, Any]:
@@ -235,7 +238,7 @@ def _agree(config: ConfigDict) -> dict[str, Any]:
         weights = theirs.call("weights")
         expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
         actual = ours.call("losses", weights, images, labels, _AGREEMENT_STEPS)
-    return {"jax": actual, "torch": expected, "differences": compare(actual, expected)}
+    return {"jax": actual, "torch": expected, "differences": list(compare(actual, expected))}
 
 
 if __name__ == "__main__":

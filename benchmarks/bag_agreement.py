@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import torch_bags
+from benchmarks.comparison import DisagreementError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths
 from lossattn_jax.mil.networks import BagNetwork
@@ -18,10 +19,6 @@ from lossattn_jax.mil.settings import Settings
 TOLERANCE = 1e-4
 # Of what the weights moved: far below that of another update, far above rounding.
 MOVED_TOLERANCE = 1e-3
-
-
-class DisagreementError(Exception):
-    """The two do not compute the same, so that their times may not be compared."""
 
 
 def check(

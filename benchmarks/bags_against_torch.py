@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from absl import flags
 
-from benchmarks import bag_limits, bag_table, jax_bags, machine
+from benchmarks import bag_limits, bag_table, comparison, jax_bags, machine
 from lossattn_jax import command, cpu, devices
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
@@ -68,9 +68,9 @@ def run(
 
     Raises:
       UserError: PyTorch is missing, a data set is unknown or cannot be read, or the file cannot be written.
-      bag_agreement.DisagreementError: the two do not compute the same.
+      comparison.DisagreementError: the two do not compute the same.
     """
-    machine.check_torch_on_cpu()
+    comparison.check_sides()
     config = config_lib.default_config()
     config.folds, config.repeats = folds, draws
     config_lib.check(config)

@@ -7,6 +7,7 @@ The first needs no data set: 50,000 random 32x32 images in memory go through the
 thread and the transfer of training. The second also streams a prepared data set, decoding its images.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,7 @@ def run(
     ways: list[_Way] = [
         ("host", host_rate, memory.train_batches, images),
         ("devices", device_rate, memory.train_batches, images),
-        ("indices", device_rate, memory.index_batches, images),
+        ("indices", device_rate, functools.partial(memory.train_batches, places_only=True), images),
     ]
     if streamed is not None:
         ways.append(("stream", device_rate, streamed.train_batches, stream_images))

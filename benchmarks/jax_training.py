@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from benchmarks import machine, training_step
-from lossattn_jax import convert, cpu, losses, runs, torch_names
-from lossattn_jax.evaluate import make_eval_step, to_devices
+from lossattn_jax import convert, cpu, runs, torch_names
 from lossattn_jax.train.optimizer import make_optimizer
 
 
@@ -24,9 +22,7 @@ class Trainer:
         self._job = training_step.job(config)
         self._arguments = training_step.arguments(self._job, seed)
         self._compiled = False
-        self._eval_step = make_eval_step(self._job.model, self._job.spec)
-        mask = np.ones(config.train.batch_size, np.float32)
-        self._batch = to_devices({**training_step.batch(self._job, seed), "mask": mask})
+        self._eval_step, self._batch = training_step.evaluation(self._job, seed)
 
     def seconds(self, steps: int) -> list[float]:
         """Wall time of each of so many updates; the first one ever compiles."""
@@ -71,33 +67,22 @@ class Trainer:
         variables = convert.from_torch_state_dict({**unused, **weights}, model)
         optimizer = make_optimizer(config, lambda step: config.optimizer.learning_rate, 1)
 
+        loss = training_step.make_loss(config, self._job.spec, model)
+
         def loss_of(params: Any, batch_stats: Any) -> Any:
-            outputs, updated = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            terms = losses.loss_attention_loss(
-                outputs.logits,
-                outputs.patch_logits,
-                outputs.attention,
-                jnp.asarray(labels),
-                config.loss.patch_weight,
-            )
-            return jnp.mean(terms.total), updated["batch_stats"]
+            return loss({"params": params, "batch_stats": batch_stats}, images, labels)
 
         @jax.jit
         def update(params: Any, batch_stats: Any, state: Any) -> Any:
             grad = jax.value_and_grad(loss_of, has_aux=True)
-            (loss, batch_stats), gradients = grad(params, batch_stats)
+            (value, batch_stats), gradients = grad(params, batch_stats)
             updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), batch_stats, state, loss
+            return optax.apply_updates(params, updates), batch_stats, state, value
 
         params, batch_stats = variables["params"], variables["batch_stats"]
         state = optimizer.init(params)
         told = []
         for _ in range(steps):
-            params, batch_stats, state, loss = update(params, batch_stats, state)
-            told.append(float(loss))
+            params, batch_stats, state, value = update(params, batch_stats, state)
+            told.append(float(value))
         return told

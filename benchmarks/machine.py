@@ -5,7 +5,6 @@ Nothing here knows what is measured.
 
 import datetime
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -135,21 +133,6 @@ def peak_memory(function: Callable[[], Any]) -> int:
     except OSError as error:
         raise UserError(f"the memory of a process cannot be measured here: {error}") from None
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-def check_torch_on_cpu() -> None:
-    """Refuses to compare with PyTorch where there is none, or where JAX computes on an accelerator.
-
-    Raises:
-      UserError: either.
-    """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is needed for what is measured against: pip install torch==2.13.0")
-    if jax.default_backend() != "cpu":
-        raise UserError(
-            f"JAX computes on {jax.default_backend()}, but this compares what a CPU does: set "
-            "JAX_PLATFORMS=cpu"
-        )
 
 
 def prepare(out: str | pathlib.Path) -> pathlib.Path:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import losses, runs
+from benchmarks import training_step
+from lossattn_jax import runs
 
 _IMAGES = 2  # of the batch that is counted; an image's part hardly depends on it
 
@@ -46,34 +46,17 @@ def per_image(config: ConfigDict) -> dict[str, float]:
     """
     spec = runs.spec_of(config)
     model = runs.build_model(config, spec)
-    kind = runs.loss_kind(model, spec)
-    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
     images = jax.ShapeDtypeStruct((_IMAGES, *spec.image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((_IMAGES, *spec.label_shape), spec.label_dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
-    def gradients(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
-            outputs: Any
-            outputs, _ = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(0)},
-            )
-            terms = losses.loss_attention_loss(
-                outputs.logits,
-                outputs.patch_logits,
-                outputs.attention,
-                labels,
-                weight,
-                config.loss.label_smoothing,
-                kind,
-            )
-            return jnp.mean(terms.total)
+    loss = training_step.make_loss(config, spec, model)
 
-        return jax.value_and_grad(loss)(variables["params"])
+    def gradients(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
+        def of_params(params: Any) -> jax.Array:
+            return loss({**variables, "params": params}, images, labels)[0]
+
+        return jax.value_and_grad(of_params)(variables["params"])
 
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)

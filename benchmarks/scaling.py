@@ -18,10 +18,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, number_lists, throughput, training_step
+from benchmarks import machine, number_lists, step_memory, throughput, training_step
 from lossattn_jax import command, devices
+from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train.state import create_state
 
 # Below the package's logger, which is the one that commands show.
 log = logging.getLogger("lossattn_jax.benchmarks")
@@ -130,16 +130,15 @@ def describe(row: dict[str, Any]) -> Network:
     """What the estimate needs of a row of `benchmarks.throughput` that was measured on one device."""
     config = throughput.row_config(row)
     job = training_step.job(config)
-    state = jax.eval_shape(
-        lambda: create_state(job.model, job.optimizer, job.spec.image_shape, config.seed)
-    )
-    shared = config.model.batch_norm == "cross_replica"
+    state = training_step.state_shapes(job)
     return Network(
         seconds=row["seconds_per_step"]["median"],
         batch=row["batch_size"],
         gradient_bytes=_BYTES * sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         # A mean and a variance of each.
-        normalisations=len(jax.tree.leaves(state.batch_stats)) // 2 if shared else 0,
+        normalisations=len(jax.tree.leaves(state.batch_stats)) // 2
+        if config_lib.shares_statistics(config)
+        else 0,
     )
 
 
@@ -153,11 +152,7 @@ def memory_points(config: ConfigDict) -> list[tuple[int, int]]:
     points = []
     for each in (images, 2 * images):
         config.train.batch_size = each * jax.device_count()
-        job = training_step.job(config)
-        told = throughput.step_memory(job, training_step.arguments(job))
-        if told is None:
-            raise UserError(f"XLA tells nothing of a program's memory on {devices.describe()}")
-        points.append((each, sum(told.values())))
+        points.append((each, sum(step_memory.step_memory(config).values())))
     return points
 
 

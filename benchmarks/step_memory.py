@@ -11,22 +11,16 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from lossattn_jax import command, devices, runs
+from benchmarks import training_step
+from lossattn_jax import command, devices
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import memory
-from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
-from lossattn_jax.train.state import create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
 
 NETWORKS = tuple((b, h) for b in ("resnet18", "vgg11_bn") for h in ("conv", "capsule"))
 SAVINGS: tuple[dict[str, Any], ...] = ({}, {"remat": True}, {"remat": True, "accumulate": 4})
-_STEPS_PER_EPOCH = 390  # of schedules; memory does not depend on it
 
 
 def step_memory(config: ConfigDict) -> dict[str, int]:
@@ -41,29 +35,11 @@ def step_memory(config: ConfigDict) -> dict[str, int]:
     Raises:
       UserError: the devices' compiler does not tell.
     """
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS)
-    schedule = learning_rate_schedule(config, _STEPS_PER_EPOCH)
-    optimizer = make_optimizer(config, schedule, _STEPS_PER_EPOCH)
-    state = jax.eval_shape(
-        lambda: create_state(model, optimizer, spec.image_shape, config.seed, None)
-    )
-    size = devices.per_device(config.train.batch_size, "config.train.batch_size")
-    batch = {
-        "image": jax.ShapeDtypeStruct((1, size, *spec.image_shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((1, size, *spec.label_shape), spec.label_dtype),
-        "index": jax.ShapeDtypeStruct((1, size), np.int32),
-    }
-
-    def on_devices(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((jax.local_device_count(), *leaf.shape), leaf.dtype)
-
-    arguments = jax.tree.map(on_devices, (state, zero_metrics(config), batch))
-    step = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
-    usage = memory.analyse(step, *arguments)
-    if usage is None:
+    job = training_step.job(config)
+    told = training_step.step_memory(job, training_step.shapes(job))
+    if told is None:
         raise UserError(f"XLA tells nothing of a program's memory on {devices.describe()}")
-    return {"state": usage.arguments, "temporary": usage.program}
+    return told
 
 
 def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:

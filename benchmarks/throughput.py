@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, network_flops, number_lists, product_ceiling, training_step
 from lossattn_jax import command, devices, models
 from lossattn_jax.config import default_config
-from lossattn_jax.evaluate import make_eval_step
 from lossattn_jax.train import memory
 from lossattn_jax.train.state import count_parameters
 
@@ -62,23 +60,6 @@ def row_config(row: dict[str, Any]) -> ConfigDict:
     return network_config(**{key: row[key] for key in (*NETWORK, "batch_size")})
 
 
-def step_memory(
-    job: training_step.Job, arguments: training_step.Arguments
-) -> dict[str, int] | None:
-    """Compiles the step of a job, and asks XLA for the bytes that it takes of a device.
-
-    Args:
-      job: from `training_step.job`.
-      arguments: of its step; not used up.
-
-    Returns:
-      `state`: parameters, statistics, optimiser and batch; `temporary`: what the step needs besides. None
-      where XLA does not tell.
-    """
-    usage = memory.analyse(job.step, *arguments)
-    return None if usage is None else {"state": usage.arguments, "temporary": usage.program}
-
-
 def measure(config: ConfigDict, ceiling: float, plan: Plan) -> dict[str, Any]:
     """Compiles and times the training and the evaluation step of a config.
 
@@ -90,16 +71,16 @@ def measure(config: ConfigDict, ceiling: float, plan: Plan) -> dict[str, Any]:
     Returns:
       The network and its batch; `parameters`; `seconds_per_step` of training; `training` and `evaluation`,
       each with `images_per_second` and `tflops_per_second` over all devices, `flop_per_image`,
-      `ceiling_share` of the ceiling of so many devices, and `compile_seconds`; `memory` as of `step_memory`;
-      and `highest_memory`, the bytes that a device says were taken at most until now (None where it says
-      nothing).
+      `ceiling_share` of the ceiling of so many devices, and `compile_seconds`; `memory` as of
+      `training_step.step_memory`; and `highest_memory`, the bytes that a device says were taken at most until
+      now (None where it says nothing).
     """
     size = config.train.batch_size
     job = training_step.job(config)
     arguments = training_step.arguments(job)
     parameters = count_parameters(arguments[0].params) // jax.local_device_count()
     began = time.perf_counter()
-    told = step_memory(job, arguments)
+    told = training_step.step_memory(job, arguments)
     compile_seconds = time.perf_counter() - began
     arguments, _ = training_step.timed(job, arguments, plan.warmup)
     seconds = []
@@ -231,11 +212,7 @@ def _evaluation(
     job: training_step.Job, variables: Any, flop: float, ceiling: float, plan: Plan
 ) -> dict[str, Any]:
     size = job.config.train.batch_size
-    images = training_step.batch(job)
-    batch = devices.shard(
-        {"image": images["image"], "label": images["label"], "mask": np.ones(size, np.float32)}
-    )
-    step = make_eval_step(job.model, job.spec)
+    step, batch = training_step.evaluation(job)
 
     def steps(count: int) -> float:
         began = time.perf_counter()

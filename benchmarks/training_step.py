@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, models, runs
+from lossattn_jax import data, devices, losses, models, runs
+from lossattn_jax.evaluate import EvalStep, make_eval_step, to_devices
+from lossattn_jax.train import memory
+from lossattn_jax.train.job import build_network
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
@@ -50,8 +54,7 @@ def job(config: ConfigDict) -> Job:
     """
     config_lib.check(config)
     spec = runs.spec_of(config)
-    shared = config.model.batch_norm == "cross_replica"
-    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+    model = build_network(config, spec)
     schedule = learning_rate_schedule(config, _STEPS_PER_EPOCH)
     optimizer = make_optimizer(config, schedule, _STEPS_PER_EPOCH)
     step = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
@@ -81,6 +84,88 @@ def arguments(job: Job, seed: int = 0) -> Arguments:
         devices.replicate(zero_metrics(job.config)),
         devices.shard_steps([batch(job, seed)]),
     )
+
+
+def state_shapes(job: Job) -> Any:
+    """A fresh state as `jax.ShapeDtypeStruct`s, without the devices' axis."""
+    return jax.eval_shape(
+        lambda: create_state(job.model, job.optimizer, job.spec.image_shape, job.config.seed)
+    )
+
+
+def shapes(job: Job) -> Arguments:
+    """`arguments` as `jax.ShapeDtypeStruct`s, for which nothing is made."""
+    size = devices.per_device(job.config.train.batch_size, "config.train.batch_size")
+    images = {
+        name: jax.ShapeDtypeStruct((1, size, *array.shape[1:]), array.dtype)
+        for name, array in batch(job).items()
+    }
+
+    def on_devices(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((jax.local_device_count(), *leaf.shape), leaf.dtype)
+
+    return jax.tree.map(on_devices, (state_shapes(job), zero_metrics(job.config), images))
+
+
+def step_memory(job: Job, arguments: Arguments) -> dict[str, int] | None:
+    """Compiles the step of a job, and asks XLA for the bytes that it takes of each device.
+
+    Args:
+      job: from `job`.
+      arguments: of its step, or their `shapes`; not used up. After the former calls need not compile.
+
+    Returns:
+      `state`: parameters, statistics, optimiser and the batch; `temporary`: what the step needs besides. None
+      where XLA does not tell.
+    """
+    usage = memory.analyse(job.step, *arguments)
+    return None if usage is None else {"state": usage.arguments, "temporary": usage.program}
+
+
+def evaluation(job: Job, seed: int = 0) -> tuple[EvalStep, dict[str, jax.Array]]:
+    """The step that evaluates a job's network, and a random batch for it on the devices."""
+    mask = np.ones(job.config.train.batch_size, np.float32)
+    return make_eval_step(job.model, job.spec), to_devices({**batch(job, seed), "mask": mask})
+
+
+def make_loss(
+    config: ConfigDict, spec: data.DatasetSpec, model: models.ImageNetwork
+) -> Callable[..., tuple[jax.Array, Any]]:
+    """The loss that a config trains, with lambda as at the end of its ramp, outside of `devices.pmap`.
+
+    Args:
+      config: of a run, without consistency.
+      spec: of its data set.
+      model: the network, its batch normalisation sharing no statistics.
+
+    Returns:
+      A function of the variables, normalised images and labels that returns the mean loss, and the batch
+      statistics after it.
+    """
+    kind = runs.loss_kind(model, spec)
+    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
+
+    def loss(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        outputs: Any
+        outputs, updated = model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        terms = losses.loss_attention_loss(
+            outputs.logits,
+            outputs.patch_logits,
+            outputs.attention,
+            labels,
+            weight,
+            config.loss.label_smoothing,
+            kind,
+        )
+        return jnp.mean(terms.total), updated.get("batch_stats", {})
+
+    return loss
 
 
 def timed(job: Job, arguments: Arguments, steps: int) -> tuple[Arguments, list[float]]:

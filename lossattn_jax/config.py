@@ -269,6 +269,11 @@ def profiled(config: ConfigDict) -> tuple[int, int] | None:
     return _span(config.profile)
 
 
+def shares_statistics(config: ConfigDict) -> bool:
+    """Whether batch normalisations take their statistics over all devices in training."""
+    return config.model.batch_norm == "cross_replica"
+
+
 def changes_betas(config: ConfigDict) -> bool:
     """Whether Adam's betas change along with the ramps; the optimiser's state then holds them."""
     options = config.optimizer

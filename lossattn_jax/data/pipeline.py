@@ -46,6 +46,7 @@ class Examples(abc.ABC):
         start_step: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        places_only: bool = False,
     ) -> Iterator[Batch]:
         """Training batches from `start_step` on, without end.
 
@@ -55,6 +56,7 @@ class Examples(abc.ABC):
           start_step: the global step of the first batch.
           process_index: this process.
           process_count: number of processes; has to divide `batch_size`.
+          places_only: True gives batches with `index` alone, for which no example is read.
 
         Returns:
           An iterator over batches. With b = batch_size // process_count they hold: `image` uint8
@@ -67,22 +69,9 @@ class Examples(abc.ABC):
         steps = order.TrainSteps(
             len(self), batch_size, seed, start_step, process_index, process_count
         )
+        if places_only:
+            return ({"index": steps[item][0].astype(np.int32)} for item in range(len(steps)))
         return self.iterate(Batches(self, steps))
-
-    def index_batches(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-    ) -> Iterator[Batch]:
-        """`train_batches` with nothing but `index` in them, for which no example is read."""
-        steps = order.TrainSteps(
-            len(self), batch_size, seed, start_step, process_index, process_count
-        )
-        return ({"index": steps[item][0].astype(np.int32)} for item in range(len(steps)))
 
     def eval_batches(
         self,

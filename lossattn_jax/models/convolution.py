@@ -98,12 +98,8 @@ def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> j
         for down in range(reach)
     ]
     windows = jnp.concatenate(strips, axis=3).reshape(-1, side * side * channels)
-    products = _product(windows, kernel.reshape(-1, features))
+    products = jax.lax.dot_general(windows, kernel.reshape(-1, features), (((1,), (0,)), ((), ())))
     return products.reshape(batch, high, wide, features)
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(left, right, (((1,), (0,)), ((), ())))
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
@@ -116,23 +112,27 @@ def _suits_winograd(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
 
 @jax.custom_jvp
 def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Winograd's convolution, some images at a time."""
-    batch = x.shape[0]
-    most = max(1, _WINOGRAD_BYTES // (16 * x[0].size))
-    if batch <= most:
-        return _of_tiles(x, kernel)
-    images = max(n for n in range(1, most + 1) if batch % n == 0)
-    parts = x.reshape(-1, images, *x.shape[1:])
-    # Transformed maps would otherwise be kept for the gradients.
-    results = jax.lax.map(jax.checkpoint(lambda part: _of_tiles(part, kernel)), parts)
-    return results.reshape(batch, *results.shape[2:])
+    return _of_parts(x, kernel)
 
 
 @_winograd.defjvp
 def _winograd_jvp(primals: Any, tangents: Any) -> Any:
     (x, kernel), (moved_x, moved_kernel) = primals, tangents
-    again = jax.checkpoint(_winograd.fun)
-    return _winograd(x, kernel), again(moved_x, kernel) + again(x, moved_kernel)
+    return _winograd(x, kernel), _of_parts(moved_x, kernel) + _of_parts(x, moved_kernel)
+
+
+def _of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_of_tiles`, some images at a time."""
+    # Transformed maps would otherwise be kept for the gradients, four times as large as the maps.
+    of_tiles = jax.checkpoint(_of_tiles)
+    batch = x.shape[0]
+    most = max(1, _WINOGRAD_BYTES // (16 * x[0].size))
+    if batch <= most:
+        return of_tiles(x, kernel)
+    images = max(n for n in range(1, most + 1) if batch % n == 0)
+    parts = x.reshape(-1, images, *x.shape[1:])
+    results = jax.lax.map(lambda part: of_tiles(part, kernel), parts)
+    return results.reshape(batch, *results.shape[2:])
 
 
 def _of_tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:

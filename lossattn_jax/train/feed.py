@@ -85,13 +85,13 @@ def open_batches(
     Returns:
       A context manager and iterator; its items are what `step.make_train_step` takes for a dispatch.
     """
-    open_ = job.train_set.index_batches if places_only else job.train_set.train_batches
-    batches = open_(
+    batches = job.train_set.train_batches(
         batch_size=job.config.train.batch_size,
         seed=job.config.seed,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        places_only=places_only,
     )
     return data.prefetch(_grouped(batches, sizes), devices.shard_steps)
 

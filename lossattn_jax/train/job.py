@@ -44,6 +44,16 @@ class Job:
         return self.config.train.epochs * self.steps_per_epoch
 
 
+def build_network(config: ConfigDict, spec: data.DatasetSpec) -> models.ImageNetwork:
+    """The network as it is trained: with the batch statistics that the config shares over the devices.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    shared = config_lib.shares_statistics(config)
+    return runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+
+
 def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     """Checks a config and opens what it names; makes the workdir.
 
@@ -53,8 +63,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     config_lib.check(config)
     folder = checkpoint_lib.make_workdir(workdir)
     spec = runs.spec_of(config)
-    shared = config.model.batch_norm == "cross_replica"
-    model = runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+    model = build_network(config, spec)
     if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
         raise UserError(
             f"config.loss.label_smoothing is {config.loss.label_smoothing}, but must be 0 with "

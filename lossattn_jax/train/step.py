@@ -74,7 +74,7 @@ def make_train_step(
     kind = runs.loss_kind(model, spec)
     patch_weight = patch_weight_schedule(config, model, spec)
     consistent = config_lib.uses_consistency(config)
-    shared = config.model.batch_norm == "cross_replica"
+    shared = config_lib.shares_statistics(config)
     parts = config.train.accumulate
     log_every = config.log.every_steps
 

@@ -48,12 +48,13 @@ def test_a_training_batch_holds_the_examples_of_its_step():
 
 def test_places_alone_are_those_of_the_batches():
     options = {"batch_size": 6, "seed": 1, "start_step": 2, "process_index": 1, "process_count": 2}
-    batches, places = _dataset(20).train_batches(**options), _dataset(20).index_batches(**options)
+    batches = _dataset(20).train_batches(**options)
+    places = _dataset(20).train_batches(**options, places_only=True)
     for batch, alone in itertools.islice(zip(batches, places, strict=True), 5):
         assert list(alone) == ["index"] and alone["index"].dtype == np.int32
         np.testing.assert_array_equal(alone["index"], batch["index"])
     with pytest.raises(UserError, match="batch size 32"):
-        _dataset(20).index_batches(batch_size=32, seed=0)
+        _dataset(20).train_batches(batch_size=32, seed=0, places_only=True)
 
 
 @given(start=st.integers(0, 40), processes=st.sampled_from([1, 2, 3, 6]))
