@@ -2,14 +2,22 @@
 
     python train.py --config=configs/digit_scenes.py --workdir=runs/digit_scenes [--config.KEY=VALUE ...]
 
-Rerunning the same command goes on from the newest checkpoint.
+Rerunning the same command goes on from the newest intact checkpoint. SIGTERM saves the state
+and ends with exit code 0.
 """
+
+import os
+import signal
+
+if __name__ == "__main__":  # for the second that the imports take
+    _ENDED = b"ended by SIGTERM: no training was under way\n"
+    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _ENDED), os._exit(0)))
 
 from absl import flags
 from ml_collections import config_flags
 
 from lossattn_jax import command
-from lossattn_jax.train import loop
+from lossattn_jax.train import loop, preemption
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "the config, a file of configs/", lock_config=True
@@ -21,7 +29,8 @@ WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Trains with the given flags."""
-    loop.train(CONFIG.value, WORKDIR.value)
+    with preemption.watch() as stop:
+        loop.train(CONFIG.value, WORKDIR.value, stop)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,36 @@
-"""Checkpoints: the only module that knows about Orbax.
+"""Checkpoints: the only module, with `checkpoint_integrity` and `checkpoint_writer`, that knows about Orbax.
 
 A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`, with an item each for the
-network's variables, the rest of the training state, and the metrics. Saving is asynchronous; a step's
-folder gets its name only when everything in it is written, so that a killed run leaves nothing
-half-written behind that could be mistaken for a checkpoint.
+network's variables, the rest of the training state, the metrics, and digests of all of it. Saving is
+asynchronous; a step's folder gets its name only when everything in it is written, and loses it before
+anything in it is removed, so that a killed run leaves nothing half-written behind that could be mistaken
+for a checkpoint. What a disk does to it afterwards the digests show.
 
 Where several processes train, all call `save` and `restore` with the same host arrays: the first process
 writes them, once, and Orbax lets none go on to the next save, or close, before the folder has its name.
 Each restores all of them. So a checkpoint says nothing of how many processes or devices made it.
 """
 
+import contextlib
 import math
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lossattn_jax import checkpoint_integrity as integrity
 from lossattn_jax import config_json, devices
-from lossattn_jax.errors import UserError
+from lossattn_jax.checkpoint_writer import Writer
+from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
+DAMAGED_NAME = "damaged_checkpoints"
 # The best checkpoint has the highest of the first of these that its metrics hold.
 BEST_BY = ("accuracy", "map_all_point")
 
@@ -42,44 +47,68 @@ class Checkpoints:
         Args:
           workdir: folder of the run.
           keep: number of newest checkpoints to keep; the best one (see `BEST_BY`) stays besides.
-          read_only: for evaluation: writes and removes nothing.
+          read_only: for evaluation, where to save is a mistake.
         """
         self.workdir = pathlib.Path(workdir)
         self._folder = self.workdir.absolute() / CHECKPOINTS_NAME
-        policies = [
-            preservation_policy.LatestN(keep),
-            preservation_policy.BestN(
-                get_metric_fn=_score,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            best_fn=_score,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=not read_only,
+        self._writer = None if read_only else Writer(self._folder, keep, _score)
+        # Of this process alone: where one finds damage that others do not, they are not to wait for it.
+        here = jax.process_index()
+        self._reader = ocp.StandardCheckpointer(
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
+            )
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
+        self._hook, sys.unraisablehook = sys.unraisablehook, _without_orphans(sys.unraisablehook)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            sys.unraisablehook = self._hook
 
     def close(self) -> None:
-        """Waits until what was handed to `save` is on disk, and ends."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until what was handed to `save` is on disk, and ends.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self.wait()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def wait(self) -> None:
+        """Waits until what was handed to `save` is on disk.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if self._writer is not None:
+            self._writer.wait()
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, rising."""
-        found = self._manager.all_steps()
-        # Orbax takes any folder with a number for a name; a checkpoint has its metadata.
-        return sorted(s for s in found if (self._folder / str(s) / "_CHECKPOINT_METADATA").exists())
+        # Any folder may have a number for a name; a checkpoint has its metadata.
+        return [
+            step
+            for step in self.named()
+            if (self._folder / str(step) / integrity.METADATA_NAME).exists()
+        ]
+
+    def named(self) -> list[int]:
+        """Steps that have a folder, rising: none of them can be saved again."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(
+            int(folder.name)
+            for folder in self._folder.iterdir()
+            if folder.name == str(int(folder.name) if folder.name.isdecimal() else "")
+            and folder.is_dir()
+        )
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint; None where there is none.
@@ -97,12 +126,34 @@ class Checkpoints:
         return newest
 
     def holds(self, step: int, item: str) -> bool:
-        """Whether the checkpoint of `step` has the item: converted weights have no "training"."""
-        return (self._folder / str(step) / item).exists()
+        """Whether the checkpoint of `step` has the item: converted weights have no "training".
+
+        Raises:
+          DamagedCheckpoint: that cannot be read.
+        """
+        return item in self.look(step).items
+
+    def look(self, step: int) -> integrity.Record:
+        """What a checkpoint says of itself.
+
+        Raises:
+          DamagedCheckpoint: that is not as it was saved.
+        """
+        with self._naming(step):
+            record = integrity.read(self._folder / str(step))
+            if record.metrics is not None and not set(BEST_BY) & set(record.metrics):
+                raise DamagedCheckpoint("its metrics hold neither " + " nor ".join(BEST_BY))
+            return record
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best test accuracy; None where none was tested."""
-        return self._manager.best_step()
+        """Step of the checkpoint with the best test accuracy; None where none was tested.
+
+        Raises:
+          DamagedCheckpoint: the metrics of one are not as they were saved.
+        """
+        metrics = {step: self.look(step).metrics for step in self.steps()}
+        scored = [(_score(saved), step) for step, saved in metrics.items() if saved is not None]
+        return max(scored)[1] if scored else None
 
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None
@@ -113,9 +164,15 @@ class Checkpoints:
           step: updates done.
           items: pytrees of host arrays, by name; each can be restored without the others.
           metrics: stored beside them; checkpoints with metrics compete for the best, see `BEST_BY`.
+
+        Raises:
+          UserError: it, or the one before, cannot be written.
         """
+        if self._writer is None:
+            raise ValueError("opened to be read only")
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
+        args[integrity.DIGESTS] = ocp.args.JsonSave(integrity.describe(items, metrics))
+        self._writer.save(step, args, metrics)
 
     def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """Reads items of a checkpoint.
@@ -128,30 +185,107 @@ class Checkpoints:
           By name, the trees, their leaves on the first local device.
 
         Raises:
-          UserError: the stored arrays are others, or cannot be read.
+          DamagedCheckpoint: the arrays cannot be read, or are not as they were saved.
+          UserError: the stored arrays are others.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def shape_of(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
-        args = {
-            name: ocp.args.StandardRestore(jax.tree.map(shape_of, tree))
-            for name, tree in like.items()
-        }
+        record = self.look(step)
+        restored = {}
+        with self._naming(step):
+            for name, tree in like.items():
+                path = self._folder / str(step) / name
+                stored = record.shapes[name] if record.shapes else self._stored_shapes(path)
+                self._refuse_other(step, stored, integrity.shapes_of(tree))
+                try:
+                    restored[name] = self._reader.restore(path, jax.tree.map(shape_of, tree))
+                except (MemoryError, jax.errors.JaxRuntimeError):
+                    raise  # says nothing of the files
+                except (
+                    Exception
+                ) as error:  # there is nothing that damaged files do not make Orbax raise
+                    raise DamagedCheckpoint(f"{name} cannot be read: {_short(error)}") from error
+                if record.digests:
+                    integrity.verify(restored[name], record.digests[name])
+        return restored
+
+    def move_aside(self, step: int) -> pathlib.Path:
+        """Moves a checkpoint out of the way; the first process does, the others wait for it.
+
+        Returns:
+          Where it is now, a folder in `DAMAGED_NAME` of the workdir.
+
+        Raises:
+          UserError: it cannot be moved.
+        """
+        folder = self.workdir / DAMAGED_NAME
+        target = folder / str(step)
+        if jax.process_index() == 0:
+            try:
+                folder.mkdir(exist_ok=True)
+                number = 2
+                while target.exists():  # the same step's, from an earlier time
+                    target = folder / f"{step}_{number}"
+                    number += 1
+                (self._folder / str(step)).rename(target)
+            except OSError as error:
+                raise UserError(f"{target} cannot be written: {error.strerror}") from None
+        devices.barrier(f"checkpoint {step} moved aside")
+        return target
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Names the checkpoint in what is raised of its damage."""
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise UserError(
-                f"checkpoint {step} in {self.workdir} is damaged or of another model: {reason}"
-            ) from error
-        return {name: restored[name] for name in like}
+            yield
+        except DamagedCheckpoint as error:
+            raise DamagedCheckpoint(
+                f"checkpoint {step} in {self.workdir} is damaged: {error}"
+            ) from error.__cause__
+
+    def _stored_shapes(self, path: pathlib.Path) -> integrity.Shapes:
+        """Those of an item without digests, as far as Orbax knows them."""
+        try:
+            return integrity.shapes_of(self._reader.metadata(path).item_metadata.tree)
+        except Exception as error:
+            raise DamagedCheckpoint(f"{path.name} cannot be read: {_short(error)}") from error
+
+    def _refuse_other(self, step: int, stored: integrity.Shapes, wanted: integrity.Shapes) -> None:
+        if stored == wanted:
+            return
+        path = min(
+            path for path in stored.keys() | wanted.keys() if stored.get(path) != wanted.get(path)
+        )
+        raise UserError(
+            f"checkpoint {step} in {self.workdir} is of another model: its array {path} is "
+            f"{stored.get(path, 'absent')}, but must be {wanted.get(path, 'absent')}"
+        )
+
+
+def _without_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A `sys.unraisablehook` that says nothing of what a failed save or restore leaves behind.
+
+    When one of its many reads and writes has failed, and Orbax has raised that, TensorStore still tells the
+    others' ends to an event loop that is gone, which would print a traceback for each.
+    """
+
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return filtered
 
 
 def _score(saved: Mapping[str, float]) -> float:
     score = next(saved[name] for name in BEST_BY if name in saved)
     return score if math.isfinite(score) else -math.inf
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:

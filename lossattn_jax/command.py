@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import pathlib
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+_LONGEST = 4000  # characters of a sentence
 
 _PLACE = ("coordinator", "num_processes", "process_id")
 
@@ -40,8 +44,8 @@ def run(
         only the first one logs more than warnings.
 
     The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
-    traceback), or 3 where a part of the work was left out for such a mistake and the rest is done, or 1 with
-    a traceback for a bug.
+    traceback), or 3 where a part of the work was left out for such a mistake and the rest is done,
+    or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
     if processes:
@@ -83,6 +87,9 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
         code = _complain(error, process)
         if code != EXIT_INCOMPLETE:
             return code
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     else:
         code = 0
     if process is not None:
@@ -91,9 +98,20 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
     return code
 
 
+def one_line(text: str) -> str:
+    """A sentence as it may be printed, whatever of a file it quotes: one line, no control characters.
+
+    Of one that is longer than `_LONGEST` characters, the middle is left out.
+    """
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _complain(error: UserError, process: int | None = None) -> int:
     who = f" (process {process})" if process else ""
-    print(f"error{who}: {str(error).rstrip('.')}.", file=sys.stderr)
+    print(f"error{who}: {one_line(str(error)).rstrip('.')}.", file=sys.stderr)
     return EXIT_INCOMPLETE if isinstance(error, Incomplete) else EXIT_USER_ERROR
 
 
@@ -172,7 +190,8 @@ def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     log.handlers = [handler]
     log.propagate = False
     # Through absl, Orbax and TFDS tell every step they take, and warn of what was asked for.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # What they complain of is raised as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
@@ -203,7 +222,7 @@ def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
 def _check_config_file(value: str) -> None:
     name, colon, argument = value.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
         raise UserError(f"the config file {str(path)!r} does not exist")
     try:
         functions = {
@@ -218,3 +237,13 @@ def _check_config_file(value: str) -> None:
     takes = functions["get_config"]
     if colon and not (takes.posonlyargs or takes.args or takes.vararg):
         raise UserError(f"the config file {path} takes no argument, but is given {argument!r}")
+    # Made here for once, since ml_collections leaves what goes wrong in the file as it is.
+    try:
+        made = runpy.run_path(str(path))["get_config"](*([argument] if colon else []))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config file {path} makes no config ({reason})") from error
+    if not isinstance(made, ConfigDict):
+        raise UserError(f"the config file {path} makes {made!r}, but must make a ConfigDict")

@@ -86,6 +86,7 @@ def default_config() -> ConfigDict:
     # time), and computing normalisations and activations again in the backward pass.
     config.train.accumulate = 1
     config.train.remat = False
+    config.train.max_skipped = 10  # updates in a row that are not finite, at which the run stops
 
     config.eval = ConfigDict()
     config.eval.batch_size = 500  # over all devices
@@ -154,7 +155,7 @@ _RULES = {
     "data.mode": _one_of("memory", "stream"),
     "data.on_device": _one_of("auto", "on", "off"),
     "data.crop_padding": _between(0, 16),
-    "model.width": _POSITIVE,
+    "model.width": _Rule(lambda v: _finite(v) and 0 < v <= 100, "a positive number, at most 100"),
     "model.threshold": _between(0, 1),
     "model.dtype": _one_of("float32", "bfloat16"),
     "model.batch_norm": _one_of("cross_replica", "local"),
@@ -192,6 +193,7 @@ _RULES = {
     "train.accumulate": _COUNT,
     "train.steps_per_dispatch": _COUNT,
     "train.remat": _one_of(False, True),
+    "train.max_skipped": _COUNT,
     "eval.batch_size": _at_least(1),
     "eval.every_epochs": _at_least(1),
     "log.every_steps": _at_least(1),

@@ -4,6 +4,7 @@ Everything that runs on devices goes through `pmap` here: arguments and results 
 this process's devices, and `AXIS` names that axis for `lax.pmean` and `lax.psum`, across all processes.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -26,6 +27,7 @@ AXIS = "devices"
 
 _MOST_UNROLLED = 64  # steps of a loop
 _CACHE_BYTES = 4 * 2**30
+_BEHIND = 2  # calls of `Agreement.reached`
 _CACHE_SECONDS = 0.3  # of compilation, below which a program is not worth a file
 
 # After so long without a sign of life a process counts as dead, and all others end with an error.
@@ -96,7 +98,7 @@ def join_processes(place: Place | None, timeout: int) -> None:
     Raises:
       UserError: they are not, or no cluster says anything.
     """
-    # Otherwise SIGTERM would be noted for whoever asks about it, which nothing here does, and end nothing.
+    # Otherwise JAX takes SIGTERM for itself; here that is the subject of `train.preemption`.
     jax.config.update("jax_enable_preemption_service", False)
     given: dict[str, Any] = {}
     if place is not None:
@@ -268,6 +270,35 @@ def same_everywhere(number: int) -> bool:
     return bool((numbers == number).all())
 
 
+def anywhere(here: bool) -> bool:
+    """Whether it is so for some process; all have to come here."""
+    return bool(concatenate_processes(np.array([here])).any())
+
+
+class Agreement:
+    """Something that any process may want, and that all come to know at the same place of their program."""
+
+    def __init__(self) -> None:
+        """Starts with nothing wanted."""
+        self._wanted: collections.deque[jax.Array] = collections.deque()
+
+    def reached(self, wanted: bool) -> bool:
+        """Whether some process wants it; all have to ask equally often.
+
+        What one of several processes wants is known from its third time on. By then the devices have mostly
+        counted it, so that none of them waits for the hosts.
+
+        Args:
+          wanted: whether this process does.
+        """
+        if jax.process_count() == 1:
+            return wanted
+        self._wanted.append(_sum_program()(replicate(np.int32(wanted))))
+        if len(self._wanted) <= _BEHIND:
+            return False
+        return bool(unreplicate(self._wanted.popleft()))
+
+
 def unrolled(steps: int) -> int:
     """How much of a loop with gradients of convolutions in it to write out: `unroll` of `lax.scan`.
 
@@ -281,6 +312,11 @@ def unrolled(steps: int) -> int:
 def global_positions(examples: int) -> jax.Array:
     """`[examples]` int32: places in the global batch of this device's examples. Inside `pmap` only."""
     return jax.lax.axis_index(AXIS) * examples + jnp.arange(examples, dtype=jnp.int32)
+
+
+@functools.cache
+def _sum_program() -> Callable[[jax.Array], jax.Array]:
+    return pmap(lambda number: jax.lax.psum(number, AXIS))
 
 
 @functools.cache

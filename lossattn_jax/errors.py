@@ -14,3 +14,7 @@ class Incomplete(UserError):
 
     Commands print it as they do any `UserError`, and exit with code 3.
     """
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or is not as it was saved. Training goes on from an older one."""

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import data, losses, models
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,13 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     like = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     with checkpoint_lib.Checkpoints(workdir, read_only=True) as checkpoints:
         step = _step(checkpoints, checkpoint)
-        variables = checkpoints.restore(step, {"variables": like})["variables"]
+        try:
+            variables = checkpoints.restore(step, {"variables": like})["variables"]
+        except DamagedCheckpoint as error:
+            others = ", ".join(str(other) for other in checkpoints.steps() if other != step)
+            raise DamagedCheckpoint(
+                f"{error}; name another one with --checkpoint, of {others or 'which there is none'}"
+            ) from error
     return Run(config, spec, model, variables, step)
 
 

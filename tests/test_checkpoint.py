@@ -62,7 +62,7 @@ def test_other_arrays_are_refused(tmp_path, like):
     save_all(tmp_path, [0.5], keep=1)
     with (
         checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints,
-        pytest.raises(UserError, match="checkpoint 1 in .* is damaged or of another model"),
+        pytest.raises(UserError, match="checkpoint 1 in .* is of another model: its array"),
     ):
         checkpoints.restore(1, {"state": like})
 

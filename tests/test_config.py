@@ -216,6 +216,8 @@ def test_a_stored_config_reads_back_the_same(tmp_path):
         ('{"model": {"depth": 1}}', "has the key model.depth, which this version does not know"),
         ('{"train": {"epochs": -1}}', "config.train.epochs is -1, but must be"),
         ("[1]", "cannot be read as a config"),
+        ("[" * 100_000, "cannot be read as a config"),
+        ('{"train.epochs": 1}', "cannot be read as a config"),
         ('{"train": {"epochs": "many"}}', "has a wrong value of train.epochs"),
         ('{"train": {"epochs": {"a": 1}}}', "has the key train.epochs.a"),
     ],

@@ -39,7 +39,13 @@ def create(examples: int, patches: int) -> Ensemble:
     return Ensemble(zeros, zeros, jnp.zeros(examples, bool), jnp.zeros(examples, jnp.int32))
 
 
-def begin_step(ensemble: Ensemble, step: jax.Array, steps_per_epoch: int, decay: float) -> Ensemble:
+def begin_step(
+    ensemble: Ensemble,
+    step: jax.Array,
+    steps_per_epoch: int,
+    decay: float,
+    skipped: jax.Array | int = 0,
+) -> Ensemble:
     """Takes the attention of the epoch that has ended into the average, at an epoch's first step.
 
     Args:
@@ -47,8 +53,10 @@ def begin_step(ensemble: Ensemble, step: jax.Array, steps_per_epoch: int, decay:
       step: updates done.
       steps_per_epoch: updates in an epoch.
       decay: weight of the average before; 0.6 in the paper.
+      skipped: of them, the last ones that were skipped in a row and left the ensemble as it was: the first
+        step that is not begins the epoch.
     """
-    begins = step % steps_per_epoch == 0
+    begins = step % steps_per_epoch <= skipped
     taken = begins & ensemble.visited
     mixed = decay * ensemble.average + (1 - decay) * ensemble.current
     return dataclasses.replace(
@@ -70,18 +78,22 @@ def targets(ensemble: Ensemble, index: jax.Array, decay: float) -> tuple[jax.Arr
     return ensemble.average[index] / correction[:, None], (epochs > 0).astype(jnp.float32)
 
 
-def record(ensemble: Ensemble, index: jax.Array, attention: jax.Array) -> Ensemble:
+def record(
+    ensemble: Ensemble, index: jax.Array, attention: jax.Array, made: jax.Array | bool = True
+) -> Ensemble:
     """Remembers the attention of all devices' images. Inside `devices.pmap` only.
 
     Args:
       ensemble: the same on every device, and so is the result.
       index: `[b]` int, places of this device's images in the training set.
       attention: `[b, P]` of these images.
+      made: bool scalar; False leaves the ensemble as it is.
     """
     everywhere: Any = jax.lax.all_gather((index, attention), devices.AXIS, tiled=True)
     index, attention = everywhere
+    # Chosen among the rows and not the arrays, which would make a copy of all of them.
     return dataclasses.replace(
         ensemble,
-        current=ensemble.current.at[index].set(attention),
-        visited=ensemble.visited.at[index].set(True),
+        current=ensemble.current.at[index].set(jnp.where(made, attention, ensemble.current[index])),
+        visited=ensemble.visited.at[index].set(ensemble.visited[index] | made),
     )

@@ -14,11 +14,11 @@ from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
 from lossattn_jax import config_json, data, devices, losses, models, runs
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import ensemble, reporting
+from lossattn_jax.train import ensemble, reporting, resume
+from lossattn_jax.train.gradients import patch_weight_schedule
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
-from lossattn_jax.train.step import patch_weight_schedule
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,18 @@ class Job:
         """Updates of the whole run."""
         return self.config.train.epochs * self.steps_per_epoch
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the network is tested after so many updates."""
+        return self._ends(step, self.config.eval.every_epochs)
+
+    def saves(self, step: int) -> bool:
+        """Whether there is to be a checkpoint of so many updates."""
+        return self._ends(step, self.config.checkpoint.every_epochs)
+
+    def _ends(self, step: int, epochs: int) -> bool:
+        """Whether the run, or a multiple of so many epochs, ends there."""
+        return step == self.total_steps or step % (epochs * self.steps_per_epoch) == 0
+
 
 def build_network(config: ConfigDict, spec: data.DatasetSpec) -> models.ImageNetwork:
     """The network as it is trained: with the batch statistics that the config shares over the devices.
@@ -61,7 +73,6 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
       UserError: the config is impossible, the data set is absent, or the workdir cannot be made.
     """
     config_lib.check(config)
-    folder = checkpoint_lib.make_workdir(workdir)
     spec = runs.spec_of(config)
     model = build_network(config, spec)
     if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
@@ -75,7 +86,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
     job = Job(
         config=config,
-        workdir=folder,
+        workdir=pathlib.Path(workdir),
         spec=spec,
         model=model,
         train_set=train_set,
@@ -90,22 +101,34 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
         raise UserError(
             f"config.profile is {config.profile!r}, but must end by the last update, {job.total_steps}"
         )
+    # Last, so that a mistake leaves no workdir behind.
+    checkpoint_lib.make_workdir(workdir)
     return job
 
 
 def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState:
-    """The newest checkpoint's state, or that of another run's parameters, or a fresh one.
+    """The state of the newest checkpoint that is intact, or that of another run's parameters, or a fresh one.
 
     Raises:
       UserError: the checkpoints are another run's, or the run to start from does not fit.
     """
-    newest = checkpoints.latest_step()
-    if newest is None:
-        state = _fresh_state(job)
-        return _start_from(job.config.init_from, state) if job.config.init_from else state
-    stored = checkpoint_lib.stored_config(job.workdir)
-    for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
-        reporting.warn("changed since the run was last started: %s", difference)
+    if checkpoints.named():
+        stored = checkpoint_lib.stored_config(job.workdir)
+        for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
+            reporting.warn("changed since the run was last started: %s", difference)
+        state = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
+        if state is not None:
+            return state
+    if (job.workdir / checkpoint_lib.DAMAGED_NAME / "0").exists():
+        raise UserError(
+            f"the weights that the run in {job.workdir} was to start from are damaged, and there is no later "
+            "checkpoint: convert them again, into another workdir"
+        )
+    state = _fresh_state(job)
+    return _start_from(job.config.init_from, state) if job.config.init_from else state
+
+
+def _state_of(job: Job, checkpoints: checkpoint_lib.Checkpoints, newest: int) -> TrainState:
     if newest > job.total_steps:
         raise UserError(
             f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
@@ -118,13 +141,23 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
     return TrainState.from_items(checkpoints.restore(newest, like))
 
 
-def _fresh_state(job: Job) -> TrainState:
-    config = job.config
+def fresh_state(
+    config: ConfigDict,
+    model: models.ImageNetwork,
+    optimizer: optax.GradientTransformation,
+    spec: data.DatasetSpec,
+    examples: int,
+) -> TrainState:
+    """The state that a run with so many training examples starts from."""
     attention = None
     if config_lib.uses_consistency(config):
-        patches = job.model.patch_grid(job.spec.image_shape).patches
-        attention = ensemble.create(len(job.train_set), patches)
-    return create_state(job.model, job.optimizer, job.spec.image_shape, config.seed, attention)
+        patches = model.patch_grid(spec.image_shape).patches
+        attention = ensemble.create(examples, patches)
+    return create_state(model, optimizer, spec.image_shape, config.seed, attention)
+
+
+def _fresh_state(job: Job) -> TrainState:
+    return fresh_state(job.config, job.model, job.optimizer, job.spec, len(job.train_set))
 
 
 def _start_from(workdir: str, state: TrainState) -> TrainState:

@@ -1,18 +1,26 @@
 """Training from a config: the loop that `train.py` calls and that tests run."""
 
+import functools
 import logging
 import pathlib
 import time
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import cpu, devices, explanations, figures, metrics, runs
-from lossattn_jax.errors import UserError
+from lossattn_jax import cpu, devices, explanations, figures, runs
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
-from lossattn_jax.train import feed, health, memory, reporting, tracing
+from lossattn_jax.train import (
+    feed,
+    health,
+    memory,
+    nonfinite,
+    preemption,
+    reporting,
+    resume,
+    tracing,
+)
 from lossattn_jax.train.job import Job, describe, first_state, open_job
 from lossattn_jax.train.state import TrainState
 from lossattn_jax.train.step import Metrics, make_train_step, zero_metrics
@@ -20,7 +28,9 @@ from lossattn_jax.train.step import Metrics, make_train_step, zero_metrics
 log = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+def train(
+    config: ConfigDict, workdir: str | pathlib.Path, stop: preemption.Stop | None = None
+) -> dict[str, float]:
     """Trains a network, or goes on where an earlier call for the same workdir stopped.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` into `workdir`, and with
@@ -30,17 +40,24 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     Args:
       config: see `lossattn_jax.config.default_config`.
       workdir: folder of the run; made where absent.
+      stop: from `preemption.watch`; None: SIGTERM is not cared for.
 
     Returns:
       The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
-      measuring them took.
+      measuring them took. Empty where the run was asked to stop before.
 
     Raises:
       UserError: the config is impossible, the data set is absent, the workdir holds another run or
-        cannot be written, or the loss is no longer finite.
+        cannot be written, another training is at it, or too many updates in a row were not finite (see
+        `train.nonfinite`).
     """
     job = open_job(config, workdir)
-    with checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints:
+    stop = stop or preemption.Stop()
+    with (
+        resume.alone(job.workdir),
+        checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
+    ):
+        stop.opened(functools.partial(_newest, job, checkpoints))
         state = first_state(job, checkpoints)
         checkpoint_lib.write_config(config, job.workdir)
         describe(job, state)
@@ -50,9 +67,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         if step == job.total_steps:
             log.info("the run is at its last step already")
             test_metrics = _test(job, eval_step, replicated)
+            if _untested(job, step):
+                with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
+                    reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
         else:
-            test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints)
-    log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
+            test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints, stop)
+    if test_metrics:
+        log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
 
 
@@ -62,8 +83,12 @@ def _train_steps(
     step: int,
     replicated: TrainState,
     checkpoints: checkpoint_lib.Checkpoints,
+    stop: preemption.Stop,
 ) -> dict[str, float]:
-    """Runs the steps that are left after `step`; returns the test metrics after the last one."""
+    """Runs the steps that are left after `step`; returns the test metrics after the last one.
+
+    They are empty where the run was asked to stop.
+    """
     config = job.config
     train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
     totals = devices.replicate(zero_metrics(config))
@@ -73,7 +98,9 @@ def _train_steps(
     test_metrics: dict[str, float] = {}
     progress = reporting.Progress(step, job.total_steps, config.train.batch_size)
     waiting = reporting.InputWait()
+    ahead = preemption.Ahead()
     first = jax.process_index() == 0
+    leave = functools.partial(_newest, job, checkpoints)
     with (
         reporting.Reporter(job.workdir, step, first) as reporter,
         feed.open_batches(job, step, sizes, examples is not None) as batches,
@@ -81,33 +108,47 @@ def _train_steps(
     ):
         tell = _Teller(job, reporter, progress, waiting)
         unmeasured = max(sizes)
+        stop.may_end(leave)
+        if _untested(job, step):
+            with progress.paused():
+                _test_and_tell(job, reporter, step, eval_step, replicated)
         for size in sizes:
+            stop.may_end(leave)
             batch = waiting.next(batches, totals)
             if size == unmeasured:
                 memory.describe(train_steps, replicated, totals, batch, *kept)
                 cpu.release_memory()  # what compiling took
                 unmeasured = 0
+            stop.must_not_end()
+            if stop.reached():
+                log.info("ended by SIGTERM: %s", leave())
+                return {}
             tracer.before(step, size, totals)
             replicated, totals, history = train_steps(replicated, totals, batch, *kept)
+            ahead.started(history)
             step += size
+            leave = functools.partial(_save, job, checkpoints, step, replicated, None)
             tracer.after(step, history)
-            tell.after(step, history)
-            epoch, into_epoch = divmod(step, job.steps_per_epoch)
-            last = step == job.total_steps
-            evaluates = last or (into_epoch == 0 and epoch % config.eval.every_epochs == 0)
-            saves = last or (into_epoch == 0 and epoch % config.checkpoint.every_epochs == 0)
+            tell.after(step, history, replicated)
+            evaluates, saves = job.evaluates(step), job.saves(step)
             if not (evaluates or saves):
                 continue
             jax.block_until_ready(replicated)  # so that the pause holds no training
+            nonfinite.stop_if_stuck(job, replicated)
             with progress.paused():
                 if evaluates:
-                    test_metrics = _test(job, eval_step, replicated)
-                    log.info("test  " + _summary(test_metrics))
-                    reporter.scalars("test", step, {"epoch": epoch, **test_metrics})
+                    stop.may_end(leave)
+                    test_metrics = _test_and_tell(job, reporter, step, eval_step, replicated)
+                    leave = functools.partial(
+                        _save, job, checkpoints, step, replicated, test_metrics
+                    )
+                    stop.may_end(leave)
                     _draw(job, reporter, step, eval_step, replicated)
+                    stop.must_not_end()
                 if saves:
                     items = devices.unreplicate(replicated).items()
                     checkpoints.save(step, items, test_metrics if evaluates else None)
+                    leave = functools.partial(_newest, job, checkpoints)
                 cpu.release_memory()
     return test_metrics
 
@@ -129,8 +170,12 @@ class _Teller:
         patches = job.model.patch_grid(job.spec.image_shape).patches
         self._watch = health.AttentionWatch(job.config, patches, job.steps_per_epoch)
 
-    def after(self, step: int, history: Metrics) -> None:
-        """Tells what there is to tell of one dispatch, the last of whose updates was the `step`-th."""
+    def after(self, step: int, history: Metrics, replicated: TrainState) -> None:
+        """Tells what there is to tell of one dispatch, the last of whose updates was the `step`-th.
+
+        Raises:
+          UserError: too many updates in a row were skipped, by the state after the dispatch.
+        """
         job = self._job
         size = next(iter(history.values())).total.shape[1]
         told = [
@@ -146,10 +191,12 @@ class _Teller:
         shared["input_wait"] = self._waiting.share(self._progress.seconds)
         for place, at in told:
             totals = jax.tree.map(lambda array, place=place: array[place], fetched)
-            self._report(at, metrics.compute(totals) | shared, self._progress.time_left(step))
+            means = nonfinite.means(totals, at) | shared
+            self._report(at, means, self._progress.time_left(step))
+        nonfinite.stop_if_stuck(job, replicated)
 
     def _report(self, step: int, means: dict[str, float], left: str) -> None:
-        """Tells the means since the last report; stops a run whose loss is no longer finite."""
+        """Tells the means since the last report."""
         job = self._job
         values = {
             **means,
@@ -159,16 +206,50 @@ class _Teller:
         }
         log.info(reporting.progress_line(step, job.total_steps, values, left))
         self._reporter.scalars("train", step, values)
-        if not np.isfinite(values["loss"]):
-            options = job.config.optimizer
-            raise UserError(
-                f"the training loss is {values['loss']} by step {step}: a lower "
-                f"config.optimizer.learning_rate than {options.learning_rate} or a longer "
-                f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last "
-                "checkpoint is from before"
-            )
         if warning := self._watch.look(means["attention_entropy"], step):
             reporting.warn("warning: %s", warning)
+
+
+def _save(
+    job: Job,
+    checkpoints: checkpoint_lib.Checkpoints,
+    step: int,
+    replicated: TrainState,
+    test_metrics: dict[str, float] | None,
+) -> str:
+    """Saves a state, with its metrics where it was tested; says what there is, as `_newest`."""
+    checkpoints.save(step, devices.unreplicate(replicated).items(), test_metrics)
+    return _newest(job, checkpoints)
+
+
+def _newest(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> str:
+    checkpoints.wait()
+    steps = checkpoints.steps()
+    there = (
+        f"step {steps[-1]} of {job.total_steps} is saved in" if steps else "nothing is saved yet in"
+    )
+    return f"{there} {job.workdir}; the same command goes on"
+
+
+def _untested(job: Job, step: int) -> bool:
+    """Whether the run goes on from where it was to be tested, and was ended before it was."""
+    if not step or not job.evaluates(step):
+        return False
+    first = jax.process_index() == 0
+    return devices.anywhere(first and not reporting.tells_of(job.workdir, "test", step))
+
+
+def _test_and_tell(
+    job: Job,
+    reporter: reporting.Reporter,
+    step: int,
+    eval_step: EvalStep,
+    replicated: TrainState,
+) -> dict[str, float]:
+    test_metrics = _test(job, eval_step, replicated)
+    log.info("test  " + _summary(test_metrics))
+    reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
+    return test_metrics
 
 
 def _test(job: Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, float]:

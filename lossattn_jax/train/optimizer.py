@@ -62,3 +62,18 @@ def everything(params: Any) -> Any:
 def kernels_only(params: Any) -> Any:
     """A tree of bools: True for kernels, False for biases and normalisations."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def at_step(opt_state: Any, step: Any) -> Any:
+    """An optimiser's state whose schedules go on from `step`, int32 scalar, as if all updates were made.
+
+    Adam's own count stays, of the updates that are in its moments: it corrects these for their start at 0.
+    """
+
+    def moved(path: Any, node: Any) -> Any:
+        adam = isinstance(node, optax.ScaleByAdamState)
+        return step if not adam and getattr(path[-1], "name", "") == "count" else node
+
+    return jax.tree_util.tree_map_with_path(
+        moved, opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState)
+    )

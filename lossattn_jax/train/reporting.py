@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,15 +11,14 @@ from typing import Any
 
 import jax
 
+from lossattn_jax.errors import UserError
 from lossattn_jax.metrics import finite
+from lossattn_jax.train.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
-
-# What a killed run loses of its TensorBoard file at most; metrics.jsonl loses nothing.
-_FLUSH_SECONDS = 2
 
 
 def warn(sentence: str, *values: object) -> None:
@@ -40,30 +40,34 @@ class Reporter:
           workdir: folder of the run.
           start_step: updates done before.
           active: False writes nothing: for every process but the first.
+
+        Raises:
+          UserError: a file cannot be written.
         """
         self._active = active
         if not active:
             return
         path = workdir / METRICS_NAME
-        kept = _lines_until(path, start_step)
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept))
-        part.replace(path)
-        # Imported here, since it imports PyTorch where there is one, which takes seconds.
-        import tensorboardX
-
-        self._jsonl = path.open("a")
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(workdir / TENSORBOARD_NAME), purge_step=start_step + 1, flush_secs=_FLUSH_SECONDS
-        )
+        with _writing(path):
+            kept = _lines_until(path, start_step)
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(kept))
+            part.replace(path)
+            # Without a buffer, whose end would be written again, in vain, when the file is closed.
+            self._jsonl = path.open("ab", buffering=0)
+        self._folder = workdir / TENSORBOARD_NAME
+        with _writing(self._folder):
+            self._tensorboard = TensorBoard(self._folder, start_step + 1)
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._active:
-            self._jsonl.close()
-            self._tensorboard.close()
+            with contextlib.suppress(OSError):  # whatever matters is told where it is written
+                self._jsonl.close()
+            with contextlib.suppress(OSError):
+                self._tensorboard.close()
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Records metrics.
@@ -72,20 +76,52 @@ class Reporter:
           kind: "train" or "test"; the first part of the TensorBoard tag.
           step: updates done.
           values: by name.
+
+        Raises:
+          UserError: a file cannot be written.
         """
         if not self._active:
             return
         rounded = {name: _rounded(value) for name, value in values.items()}
-        line = {"kind": kind, "step": step, **finite(rounded)}
-        self._jsonl.write(json.dumps(line) + "\n")
-        self._jsonl.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        line = json.dumps({"kind": kind, "step": step, **finite(rounded)}) + "\n"
+        with _writing(pathlib.Path(self._jsonl.name)):
+            left = line.encode()
+            while left:
+                left = left[self._jsonl.write(left) :]
+        with _writing(self._folder):
+            for name, value in values.items():
+                if math.isfinite(value):  # else tensorboardX warns, for each
+                    self._tensorboard.scalar(f"{kind}/{name}", step, value)
 
     def figure(self, name: str, step: int, draw: Callable[[], Any]) -> None:
-        """Records the matplotlib figure that `draw` makes in TensorBoard."""
+        """Records the matplotlib figure that `draw` makes in TensorBoard.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
         if self._active:
-            self._tensorboard.add_figure(name, draw(), step)
+            drawn = draw()
+            with _writing(self._folder):
+                self._tensorboard.figure(name, step, drawn)
+
+
+def tells_of(workdir: pathlib.Path, kind: str, step: int) -> bool:
+    """Whether the metrics of a run have a line of that kind and step."""
+    path = workdir / METRICS_NAME
+    lines = (json.loads(line) for line in _lines_until(path, step))
+    return any(line["step"] == step and line.get("kind") == kind for line in lines)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Tells in a sentence that a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; when that is mended the same command goes on from "
+            "the newest checkpoint"
+        ) from error
 
 
 class Progress:
@@ -183,7 +219,7 @@ def _lines_until(path: pathlib.Path, step: int) -> list[str]:
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
             if line.endswith("\n") and json.loads(line)["step"] <= step:
                 kept.append(line)

@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lossattn_jax.models import ImageNetwork
@@ -16,13 +17,15 @@ class TrainState:
     """Everything that a train step changes.
 
     Attributes:
-      step: int32 scalar, updates done. Data order, augmentation, learning rate and the patch loss'
-        weight follow from it and the config.
+      step: int32 scalar, updates done or skipped. Data order, augmentation, learning rate and the patch
+        loss' weight follow from it and the config.
       params: parameters, float32.
       batch_stats: running statistics of the batch normalisations, float32.
       opt_state: the optimiser's state.
       ensemble: the attention of the training images over the epochs, where the loss keeps it
         consistent, else None.
+      skipped: int32 scalar, how many of the last updates in a row were skipped because they were not
+        finite; see `step.make_train_step`. Not part of a checkpoint: a resumed run counts from 0.
     """
 
     step: jax.Array
@@ -30,6 +33,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ensemble: Ensemble | None = None
+    skipped: Any = flax.struct.field(default_factory=lambda: np.zeros((), np.int32))
 
     def items(self) -> dict[str, Any]:
         """The parts as a checkpoint stores them; evaluation reads "variables" alone."""

@@ -362,8 +362,10 @@ def test_a_profile_beyond_the_run_is_refused(scenes_dir, tmp_path):
 def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, optimizer__warmup_epochs=0.0)
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(UserError, match=r"the training loss is nan by step \d+: a lower"):
+    sentence = r"not finite in 1\d updates in a row, the first after step \d+ on .* a lower config"
+    with pytest.raises(UserError, match=sentence):
         loop.train(config, tmp_path)
+    assert (next((tmp_path / "nonfinite").iterdir()) / "batch.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import command, devices, runs
-from lossattn_jax.checkpoint import CHECKPOINTS_NAME, Checkpoints
+from lossattn_jax.checkpoint import CHECKPOINTS_NAME, DAMAGED_NAME, Checkpoints
 from lossattn_jax.errors import UserError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -242,13 +242,50 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_one_that_is_asked_to_end_ends(scenes_dir, start, tmp_path):
+@pytest.mark.parametrize("asked", [(1,), (0, 1)])
+def test_all_save_and_end_where_one_is_asked_to(scenes_dir, start, tmp_path, asked):
     workdir = tmp_path / "run"
     training = start(2, *train_arguments(scenes_dir, workdir, train__epochs=500))
     wait_for(workdir / CHECKPOINTS_NAME / "4", training)
-    training[0].send_signal(signal.SIGTERM)
-    assert training[0].wait(20) == -signal.SIGTERM
-    assert training[1].wait(LOST) != 0
+    began = time.monotonic()
+    for place in asked:
+        training[place].send_signal(signal.SIGTERM)
+    told = finish(training)
+    assert time.monotonic() - began < 10
+    steps = runs.load(workdir).step
+    assert f"ended by SIGTERM: step {steps} of 2000 is saved" in told[0]
+    longer = train_arguments(scenes_dir, workdir, train__epochs=steps // 4 + 1)
+    resumed = finish(start(2, *longer))
+    assert f"from step {steps}" in resumed[0]
+
+
+@pytest.mark.slow
+def test_all_go_back_where_a_checkpoint_is_damaged(scenes_dir, start, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = train_arguments(scenes_dir, workdir)
+    finish(start(2, *arguments))
+    whole = lines(workdir)
+    damaged = workdir / CHECKPOINTS_NAME / str(LAST)
+    for file in (damaged / "variables").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:-7])
+    resumed = finish(start(2, *arguments))
+    assert f"checkpoint {LAST} in {workdir} is damaged" in resumed[0]
+    assert f"{LAST} steps of 48 images, from step 4" in resumed[0]
+    assert all("Traceback" not in told for told in resumed)
+    assert (workdir / DAMAGED_NAME / str(LAST)).is_dir()
+    for a, b in zip(whole, lines(workdir), strict=True):
+        assert a["step"] == b["step"] and a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_second_training_is_refused_by_all(scenes_dir, start, tmp_path):
+    workdir = tmp_path / "run"
+    training = start(2, *train_arguments(scenes_dir, workdir, train__epochs=500))
+    wait_for(workdir / CHECKPOINTS_NAME / "4", training)
+    for told in finish(start(2, *train_arguments(scenes_dir, workdir, train__epochs=500)), code=2):
+        assert "is being trained in already" in told and "Traceback" not in told
+    assert all(process.poll() is None for process in training)
 
 
 def wait_for(path, processes, seconds=240):

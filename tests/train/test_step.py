@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, runs
+from lossattn_jax import data, devices, metrics, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import ensemble
 from lossattn_jax.train.optimizer import make_optimizer
@@ -53,8 +53,7 @@ def updated(config, batch=BATCH, batch_stats=None):
         state = dataclasses.replace(state, batch_stats=batch_stats)
     totals = devices.replicate(zero_metrics(config))
     after, told, _ = step(devices.replicate(state), totals, devices.shard_steps([batch]))
-    told = {name: float(m.total / m.count) for name, m in devices.unreplicate(told).items()}
-    return state.params, devices.unreplicate(after), told
+    return state.params, devices.unreplicate(after), metrics.compute(devices.unreplicate(told))
 
 
 def assert_close(first, second, rtol=2e-4, atol=2e-6):

@@ -1,0 +1,135 @@
+"""Writing checkpoints with Orbax: asynchronously, each with its folder's name only when it is whole."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lossattn_jax.errors import UserError
+
+# Where a checkpoint goes, at once, before its files are removed one by one.
+_REMOVED_NAME = "removed"
+
+Metrics = Mapping[str, float]
+
+
+class Writer:
+    """Writes the checkpoints of one folder, and removes those that need not be kept.
+
+    Orbax looks at the whole folder when it is opened, and stumbles over damage: that is to be out of the way
+    by the first save, which opens it.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int, score: Callable[[Metrics], float]):
+        """Plans to write.
+
+        Args:
+          folder: absolute.
+          keep: number of newest checkpoints to keep; the best one stays besides.
+          score: of a checkpoint's metrics, the best having the highest.
+        """
+        self._folder = folder
+        self._keep = keep
+        self._score = score
+        self._manager: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
+        self._lock = (
+            threading.RLock()
+        )  # another thread may wait for what this one is about to write
+
+    def save(self, step: int, args: Mapping[str, Any], metrics: Metrics | None) -> None:
+        """Starts to write a checkpoint, once the one before is written.
+
+        Args:
+          step: its number.
+          args: Orbax' description of what to save, by item.
+          metrics: saved besides.
+
+        Raises:
+          UserError: it, or the one before, cannot be written.
+        """
+        with self._lock:
+            self.wait()
+            self._saving = step
+            with self._writing():
+                self._sweep()
+                if self._manager is None:
+                    self._manager = self._open()
+                composite = ocp.args.Composite(**args)
+                self._manager.save(step, args=composite, metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Waits until what was handed to `save`, by any thread, is on disk.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        with self._lock:
+            if self._manager is not None:
+                with self._writing():
+                    self._manager.wait_until_finished()
+                self._saving = None
+
+    def close(self) -> None:
+        """Ends, after `wait`."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+            self._sweep()
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies = [
+            preservation_policy.LatestN(self._keep),
+            preservation_policy.BestN(
+                get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=self._score,
+            cleanup_tmp_directories=True,
+            todelete_subdir=_REMOVED_NAME,
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _sweep(self) -> None:
+        """Removes what is no checkpoint any more."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._folder / _REMOVED_NAME, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells in a sentence why a checkpoint cannot be written; after that nothing more is."""
+        try:
+            yield
+        except Exception as error:
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                with contextlib.suppress(Exception):  # it ends with the same error
+                    manager.close()
+            reason = _disk_error(error)
+            if reason is None:
+                raise
+            raise UserError(
+                f"checkpoint {self._saving} cannot be written to {self._folder}: {reason}; earlier ones are "
+                "as they were, and when that is mended the same command goes on from the newest"
+            ) from error
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """What the operating system said, in an error or what led to it; None where it said nothing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        if told := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+            return os.strerror(int(told[1]))
+        error = error.__cause__ or error.__context__
+    return None

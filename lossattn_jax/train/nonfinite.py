@@ -1,0 +1,142 @@
+"""Updates that were skipped because they were not finite: what a run tells of them, and where it ends.
+
+`step.make_train_step` skips and counts them on the devices. Here the host looks at the count, whenever it
+fetches metrics anyway or is about to evaluate or save. When it is full, the batch and the state of before
+the first of the row go to `WORKDIR/nonfinite/step_S/`, a workdir of its own with one checkpoint, of the
+state after S updates, and the batch of the update after these. `lossattn_jax.replay` makes it again.
+"""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lossattn_jax import checkpoint as checkpoint_lib
+from lossattn_jax import data, devices, metrics
+from lossattn_jax.data.pipeline import Batch
+from lossattn_jax.errors import UserError
+from lossattn_jax.train import reporting
+from lossattn_jax.train.job import Job
+from lossattn_jax.train.optimizer import at_step
+from lossattn_jax.train.state import TrainState
+from lossattn_jax.train.step import Metrics
+
+DUMPS_NAME = "nonfinite"
+BATCH_NAME = "batch.npz"
+
+_SHOWN = 16  # of a batch's images, in a sentence
+
+
+def means(totals: Metrics, step: int) -> dict[str, float]:
+    """The means of the updates since the last log line; warns if some of them were skipped.
+
+    Args:
+      totals: on the host, of `step.make_train_step`.
+      step: updates done by then, the skipped ones among them.
+
+    Returns:
+      By name the means of the updates that were made, NaN where none was, and as `skipped` how many were not.
+    """
+    skipped, updates = int(totals["skipped"].total), int(totals["skipped"].count)
+    told = metrics.compute(totals)
+    first = step - updates + int(told.pop("first_skipped"))
+    if skipped == updates:
+        told = dict.fromkeys(told, math.nan)
+    if skipped:
+        reporting.warn(
+            "warning: %d of the last %d updates were skipped because loss or gradient was not finite "
+            "(first after step %d)",
+            skipped,
+            updates,
+            first,
+        )
+    return {**told, "skipped": skipped}
+
+
+def stop_if_stuck(job: Job, replicated: TrainState) -> None:
+    """Ends a run whose last `config.train.max_skipped` updates, or more, were all skipped, with a dump.
+
+    All processes have to come here with the same state; the first one writes.
+
+    Args:
+      job: the run.
+      replicated: its state on the devices.
+
+    Raises:
+      UserError: the run has to end.
+    """
+    # A copy of this process alone, so that a run in which all is well waits for nothing but this scalar.
+    skipped = int(devices.unreplicate(replicated.skipped))
+    if skipped < job.config.train.max_skipped:
+        return
+    state = devices.unreplicate(replicated)
+    step = int(state.step) - skipped
+    batch = _batch(job, step)
+    folder = job.workdir / DUMPS_NAME / f"step_{step}"
+    _dump(job, step, state, batch, folder)
+    options, places = job.config.optimizer, batch["index"]
+    raise UserError(
+        f"the loss or its gradient was not finite in {skipped} updates in a row, the first after step {step} "
+        f"on the images {shown(places.tolist())} of the training set: python -m lossattn_jax.replay "
+        f"--dump={folder} says what was not finite, and a lower config.optimizer.learning_rate than "
+        f"{options.learning_rate} or a longer config.optimizer.warmup_epochs than {options.warmup_epochs} "
+        "may help; the last checkpoint is from before"
+    )
+
+
+def shown(names: Sequence[object]) -> str:
+    """The first names of a list, and how many there are where those are not all."""
+    first = ", ".join(map(str, names[:_SHOWN]))
+    return first if len(names) <= _SHOWN else f"{first}, ... ({len(names)} in all)"
+
+
+def _batch(job: Job, step: int) -> Batch:
+    """The batch of all processes for the update after `step`, and how large the training set is."""
+    size = len(job.train_set)
+    places = data.train_indices(job.config.seed, step, size, job.config.train.batch_size)
+    return {**job.train_set.read(places), "training_examples": np.array(size)}
+
+
+def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.Path) -> None:
+    """Writes the folder of a dump; one of an earlier attempt at the same update goes."""
+    step_array: Any = np.array(step, np.int32)
+    before = dataclasses.replace(
+        state, step=step_array, opt_state=at_step(state.opt_state, step_array)
+    )
+    if jax.process_index() == 0 and folder.exists():
+        shutil.rmtree(folder)
+    devices.barrier("room for a dump")
+    checkpoint_lib.make_workdir(folder)
+    checkpoint_lib.write_config(job.config, folder)
+    if jax.process_index() == 0:
+        arrays: dict[str, Any] = dict(batch)
+        np.savez(folder / BATCH_NAME, **arrays)
+    with checkpoint_lib.Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, before.items(), None)
+
+
+def read_batch(dump: pathlib.Path) -> Batch:
+    """The batch of a dump.
+
+    Returns:
+      `image`, `label` and `index` as in training, of all processes together, and `training_examples`, a
+      scalar: how many images there were to train on.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = dump / BATCH_NAME
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in ("image", "label", "index", "training_examples")}
+    except FileNotFoundError:
+        raise UserError(
+            f"{dump} is not a dump of a skipped update: it has no {BATCH_NAME}"
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a batch: {error}") from None

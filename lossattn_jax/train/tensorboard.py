@@ -1,0 +1,58 @@
+"""TensorBoard files, written by whoever calls.
+
+tensorboardX' own `SummaryWriter` leaves the writing to a thread. When that ends for want of disk space, it
+says so in pages, and the next event is waited with for ever.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+# What a killed run loses of its file at most.
+_FLUSH_SECONDS = 2.0
+
+
+class TensorBoard:
+    """A file of events in a folder. What cannot be written is an OSError of the call that finds it."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        """Starts a new file.
+
+        Args:
+          folder: made where absent.
+          first_step: of the updates to come; TensorBoard forgets what earlier files say from there on.
+        """
+        # Imported here, since it imports PyTorch where there is one, which takes seconds.
+        from tensorboardX import event_file_writer, summary, utils
+        from tensorboardX.proto import event_pb2
+
+        self._summary, self._utils, self._events = summary, utils, event_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=first_step, session_log=start)
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def scalar(self, tag: str, step: int, value: float) -> None:
+        """Records a number."""
+        self._write(step=step, summary=self._summary.scalar(tag, value))
+        self._flush_sometimes()
+
+    def figure(self, tag: str, step: int, figure: Any) -> None:
+        """Records a matplotlib figure, and closes it."""
+        image = self._utils.figure_to_image(figure)
+        self._write(step=step, summary=self._summary.image(tag, image))
+        self._flush_sometimes()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self._writer.write_event(self._events.Event(wall_time=time.time(), **content))
+
+    def _flush_sometimes(self) -> None:
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()

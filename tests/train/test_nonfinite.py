@@ -1,0 +1,362 @@
+"""Updates that are not finite: skipped without a trace, counted, told of, and in the end a dump to replay."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossattn_jax import config as config_lib
+from lossattn_jax import data, devices, metrics, pooling, replay, runs
+from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.errors import UserError
+from lossattn_jax.models import Outputs
+from lossattn_jax.models.geometry import PatchGrid
+from lossattn_jax.train import ensemble, loop, nonfinite
+from lossattn_jax.train.optimizer import at_step, make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.state import create_state
+from lossattn_jax.train.step import make_train_step, zero_metrics
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import compilations
+
+SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(4, 4, 3))
+STEPS = 4  # of 8 images an epoch
+LOSS, GRADIENT, NORM = 255, 254, 253  # the first pixel of images that are too much for `Toy`
+
+
+class Toy(nn.Module):
+    """As little of a network as compiles in no time: each row of the image is a patch.
+
+    With some first pixels the loss is not finite, or the gradient alone, or only the gradient's norm.
+    """
+
+    dtype: Any = jnp.float32
+
+    def patch_grid(self, image_shape):
+        return PatchGrid(4, 1, (4, 4), 1, 1)
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        first = jnp.round((images[:, 0, 0, 0] * 0.25 + 0.5) * 255)
+        rows = images.reshape(*images.shape[:2], -1)
+        rows = nn.BatchNorm(not train, momentum=0.9, name="norm")(rows)
+        patch_logits = nn.Dense(3)(rows)
+        bias = self.param("extra", nn.initializers.constant(0.5), (3,))
+        # The square root's gradient at 0 is infinite, and the last factor's squares overflow float32.
+        steep = jnp.sqrt(jnp.where((first == GRADIENT)[:, None], 0.0 * bias[None], 1.0))
+        large = jnp.where((first == NORM)[:, None], 1e30 * (bias - jax.lax.stop_gradient(bias)), 0)
+        patch_logits = patch_logits + (bias[None] + steep + large)[:, None]
+        patch_logits = patch_logits * jnp.where(first == LOSS, jnp.nan, 1.0)[:, None, None]
+        attention = pooling.loss_attention(patch_logits, grid=4)
+        return Outputs(pooling.weighted_sum(patch_logits, attention), patch_logits, attention)
+
+
+def train_set(bad):
+    """32 images; `bad` has the first pixels of some of them, by place."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 250, (32, 4, 4, 3)).astype(np.uint8)
+    for place, pixel in bad.items():
+        images[place, 0, 0, 0] = pixel
+    return data.ArrayDataset(SPEC, "train", images, draw.integers(0, 3, 32).astype(np.int32))
+
+
+def settings(**changes):
+    config = config_lib.default_config()
+    config.data.update(name="digit_scenes", crop_padding=0, flip=False, on_device="off")
+    config.train.update(batch_size=8, epochs=3)
+    config.eval.batch_size = 8
+    config.log.update(every_steps=3, pictures=0)
+    config.optimizer.update(schedule="cosine", learning_rate=0.05)
+    config.loss.update(patch_ramp_epochs=0, consistency_weight=1.0, consistency_ramp_epochs=1)
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    return config
+
+
+class Program:
+    """The compiled update of a config, and a state to start from."""
+
+    def __init__(self, config):
+        model = Toy()
+        self.config = config
+        optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS), STEPS)
+        kept = ensemble.create(32, 4)
+        self.state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
+        self.step = make_train_step(model, optimizer, SPEC, config, STEPS)
+
+    def run(self, images, updates, state=None, at_once=1):
+        """The states before and after every dispatch, and the last metrics' history by update."""
+        state = devices.unreplicate(devices.replicate(self.state if state is None else state))
+        states, told = [state], []
+        totals = devices.replicate(zero_metrics(self.config))
+        replicated = devices.replicate(state)
+        for begin in range(int(state.step), int(state.step) + updates, at_once):
+            places = [data.train_indices(0, begin + i, 32, 8) for i in range(at_once)]
+            batch = devices.shard_steps([images.read(p) for p in places])
+            replicated, totals, history = self.step(replicated, totals, batch)
+            states.append(devices.unreplicate(replicated))
+            history = devices.unreplicate(history)
+            told += [jax.tree.map(lambda a, i=i: a[i], history) for i in range(at_once)]
+        return states, told
+
+
+@pytest.fixture(scope="module")
+def program():
+    return Program(settings())
+
+
+def place_of(step):
+    """The place of an image that the update after `step` takes."""
+    return int(data.train_indices(0, step, 32, 8)[3])
+
+
+def equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def advanced(state, skipped=1):
+    """`state` as it is when the next update leaves no trace."""
+    step = state.step + np.int32(1)
+    return dataclasses.replace(
+        state, step=step, opt_state=at_step(state.opt_state, step), skipped=np.int32(skipped)
+    )
+
+
+@pytest.mark.parametrize("step", [0, 2, 5])
+@pytest.mark.parametrize("kind", [LOSS, GRADIENT, NORM])
+def test_an_update_that_is_not_finite_leaves_no_trace(program, kind, step):
+    good, bad = train_set({}), train_set({place_of(step): kind})
+    before = program.run(good, step)[0][-1]
+    (_, after), told = program.run(bad, 1, before)
+    equal(after, advanced(before))
+    assert told[0]["skipped"].total == 1 and told[0]["loss"].count == 0
+    # And the next is that of a run which never saw the batch.
+    states, _ = program.run(good, 1, after)
+    expected, _ = program.run(good, 1, dataclasses.replace(advanced(before), skipped=np.int32(1)))
+    equal(states[1], expected[1])
+    assert states[1].skipped == 0
+    assert np.abs(states[1].params["Dense_0"]["kernel"] - before.params["Dense_0"]["kernel"]).max()
+
+
+def test_an_epoch_begins_with_its_first_update_that_is_made(program):
+    """Which is when the average of attention takes in that of the epoch before."""
+    bad = place_of(STEPS)
+    states, _ = program.run(train_set({bad: LOSS}), STEPS + 2)
+    first_epoch = [data.train_indices(0, step, 32, 8) for step in range(STEPS)]
+    visited = np.ones(32)
+    visited[next(batch for batch in first_epoch if bad in batch)] = 0
+    np.testing.assert_array_equal(states[STEPS + 1].ensemble.epochs, 0)
+    np.testing.assert_array_equal(states[STEPS + 2].ensemble.epochs, visited)
+
+
+def test_metrics_are_of_the_updates_that_were_made(program, caplog):
+    images = train_set({place_of(1): LOSS})
+    _, told = program.run(images, 3)
+    assert told[2]["loss"].count == 16
+    means = nonfinite.means(told[2], 3)
+    assert means["skipped"] == 1 and "first_skipped" not in means
+    assert "1 of the last 3 updates were skipped" in caplog.text
+    assert "(first after step 1)" in caplog.text
+    assert all(np.isfinite(value) for value in means.values())
+    first = metrics.compute(told[0])
+    third = program.run(images, 1, program.run(images, 2)[0][-1])[1][0]
+    both = (first["loss"] + metrics.compute(third)["loss"]) / 2
+    assert means["loss"] == pytest.approx(both, rel=1e-6)
+    nothing = nonfinite.means(program.run(images, 1, program.run(images, 1)[0][-1])[1][0], 2)
+    assert np.isnan(nothing["loss"]) and nothing["skipped"] == 1
+
+
+@pytest.mark.slow
+def test_after_so_many_in_a_row_nothing_moves_any_more():
+    program = Program(settings(train__max_skipped=2))
+    states, _ = program.run(train_set({place_of(s): LOSS for s in (1, 2)}), 5)
+    frozen = states[1]
+    for count, state in enumerate(states[2:], 1):
+        frozen = advanced(frozen, count)
+        equal(state, frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"train__accumulate": 2}, {}], ids=["in parts", "two at once"])
+def test_parts_and_several_updates_at_once_skip_alike(program, changes):
+    other, at_once = (Program(settings(**changes)), 1) if changes else (program, 2)
+    states, told = other.run(train_set({place_of(2): GRADIENT}), 4, at_once=at_once)
+    assert [m["skipped"].total for m in told] == [0, 0, 1, 0]  # counted anew after the third
+    assert states[-1].step == 4 and states[-1].skipped == 0
+    if not changes:
+        alone, _ = program.run(train_set({place_of(2): GRADIENT}), 4)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            states[-1],
+            alone[-1],
+        )
+
+
+OPTIMIZERS = {
+    "sgd": {"optimizer__name": "sgd", "optimizer__nesterov": True},
+    "adam": {"optimizer__name": "adam"},
+    "adamw": {"optimizer__name": "adamw"},
+    "adam with ramps": {
+        "optimizer__name": "adam",
+        "optimizer__schedule": "ramps",
+        "optimizer__ramp_down_epochs": 1,
+        "optimizer__ramp_up_epochs": 1,
+        "optimizer__momentum_end": 0.5,
+        "optimizer__beta2_end": 0.99,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "adam" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
+def test_no_optimiser_zeroes_parameters_for_what_is_not_finite(name):
+    """As the papers' Adam did, in silence."""
+    program = Program(settings(**OPTIMIZERS[name]))
+    (start, *_, before), _ = program.run(train_set({}), 2)
+    for kind in (LOSS, GRADIENT, NORM):
+        (_, after), _ = program.run(train_set({place_of(2): kind}), 1, before)
+        equal(after, advanced(before))
+    states, _ = program.run(train_set({place_of(2): LOSS}), 3)
+    kernel = states[-1].params["Dense_0"]["kernel"]
+    assert (kernel != 0).all() and np.isfinite(kernel).all()
+    # The schedule has gone on: its counts are those of a run of three updates.
+    plain, _ = program.run(train_set({}), 3)
+    if "hyperparams" in str(type(plain[-1].opt_state[-1])) or name == "adam with ramps":
+        ours, theirs = (s[-1].opt_state[-1].hyperparams_states for s in (states, plain))
+        equal(ours, theirs)
+    assert np.abs(kernel - start.params["Dense_0"]["kernel"]).max() < 0.5
+
+
+@pytest.fixture
+def toy_runs(monkeypatch):
+    """`loop.train` on toys; the dictionary takes what is bad of the training set."""
+    bad = {}
+    monkeypatch.setattr(runs, "build_model", lambda *_, **__: Toy())
+    monkeypatch.setattr(runs, "spec_of", lambda config: SPEC)
+    monkeypatch.setattr(
+        runs, "open_split", lambda config, spec, split: train_set(bad if split == "train" else {})
+    )
+    return bad
+
+
+def lines(workdir):
+    told = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in told]
+
+
+def last_state(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        program = Program(settings())
+        return checkpoints.restore(checkpoints.latest_step(), program.state.items())
+
+
+@pytest.mark.slow
+def test_a_run_counts_warns_and_resumes(toy_runs, tmp_path, caplog):
+    toy_runs[5] = GRADIENT
+    with compilations.counted() as names:
+        counts = []
+        save = Checkpoints.save
+
+        def counted(*arguments):
+            save(*arguments)
+            counts.append(len(names))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoints, "save", counted)
+            loop.train(settings(optimizer__schedule="constant"), tmp_path / "whole")
+    assert len(set(counts)) == 1, "something was compiled after the first epoch"
+    whole = [line for line in lines(tmp_path / "whole") if line["kind"] == "train"]
+    assert sum(line["skipped"] for line in whole) == 3
+    assert all(line["loss"] is not None for line in whole)
+    warned = caplog.text.count("updates were skipped because loss or gradient was not finite")
+    assert warned == sum(line["skipped"] > 0 for line in whole) > 1
+    for epochs in (1, 3):
+        config = settings(optimizer__schedule="constant", train__epochs=epochs)
+        loop.train(config, tmp_path / "resumed")
+    equal(last_state(tmp_path / "whole"), last_state(tmp_path / "resumed"))
+
+
+def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_path):
+    # Of the updates after 5 and after 6 an image each, which are in one batch of the epoch before.
+    earlier = data.epoch_order(0, 0, 32)[: 8 * STEPS].reshape(STEPS, 8)
+    pairs = [
+        [set(data.train_indices(0, step, 32, 8)) & set(batch) for step in (5, 6)]
+        for batch in earlier
+    ]
+    toy_runs |= {int(min(images)): LOSS for images in next(p for p in pairs if all(p))}
+    config = settings(train__max_skipped=2, log__every_steps=100)
+    config.train.epochs = 2
+    with pytest.raises(UserError) as error:
+        loop.train(config, tmp_path)
+    folder = tmp_path / "nonfinite" / "step_5"
+    sentence = str(error.value)
+    places = data.train_indices(0, 5, 32, 8).tolist()
+    for part in (
+        " updates in a row, the first after step 5 on the images ",
+        ", ".join(map(str, places)),
+        f"--dump={folder} says",
+        "a lower config.optimizer.learning_rate than 0.05",
+    ):
+        assert part in sentence
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [STEPS]
+    told = "\n".join(replay.replay(folder))
+    bad = [place for place in places if place in toy_runs]
+    assert "update after step 5 was made again on 8 images" in told
+    assert "state were finite" in told
+    assert f"The losses of {len(bad)} of 8 images are not finite" in told
+    for place in bad:
+        assert f"{place} (nan)" in told
+    assert "Dense_0/kernel" in told
+    # What is dumped is the state before.
+    program = Program(config)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [5]
+        stored = checkpoints.restore(5, program.state.items())
+    before = program.run(train_set(toy_runs), 5)[0][-1]
+    assert int(stored["training"]["step"]) == 5
+    jax.tree.map(np.testing.assert_array_equal, stored["training"]["opt_state"], before.opt_state)
+    # Again: the dump of before goes.
+    with pytest.raises(UserError, match="the first after step 5 on the images"):
+        loop.train(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_replaying_says_what_was_wrong_before_and_what_only_overflows(toy_runs, tmp_path):
+    toy_runs |= {place_of(0): NORM, place_of(1): NORM}
+    with pytest.raises(UserError, match="in 2 updates in a row, the first after step 0"):
+        loop.train(settings(train__max_skipped=2, log__every_steps=1), tmp_path)
+    told = "\n".join(replay.replay(tmp_path / "nonfinite" / "step_0"))
+    assert "The losses of all images are finite" in told
+    assert "most of it comes from extra" in told
+    with pytest.raises(UserError, match="is not a workdir of a run"):
+        replay.replay(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"is not a dump of a skipped update: it has no batch\.npz"):
+        replay.replay(tmp_path)
+
+
+@pytest.mark.slow
+def test_four_devices_skip_as_one(program, run_python, tmp_path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
+        "import numpy as np, jax, test_nonfinite as t\n"
+        "assert jax.device_count() == 4\n"
+        "images = t.train_set({t.place_of(1): t.LOSS})\n"
+        "states, told = t.Program(t.settings()).run(images, 3)\n"
+        "assert [int(m['skipped'].total) for m in told] == [0, 1, 1]\n"
+        "t.equal(states[2], t.advanced(states[1]))\n"
+        f"np.savez({str(tmp_path / 'four.npz')!r}, *jax.tree.leaves(states[-1].params))"
+    )
+    finished = run_python("-c", script, devices=4)
+    assert finished.returncode == 0, finished.stderr
