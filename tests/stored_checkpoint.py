@@ -1,0 +1,84 @@
+"""Writes a checkpoint of known arrays, for `test_stored_checkpoints.py` to read with later versions.
+
+    PYTHONPATH=. python tests/stored_checkpoint.py tests/stored_checkpoints/NAME
+
+The folder is that of a run whose network, optimiser and attention average are filled with numbers that follow
+from their names, and `logits.json`, what the network says of the images of `images`.
+"""
+
+import json
+import pathlib
+import sys
+import zlib
+
+import jax
+import numpy as np
+
+from lossattn_jax import checkpoint, runs
+from lossattn_jax import config as config_lib
+from lossattn_jax.train import ensemble
+from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.state import TrainState, create_state
+
+STEP = 7
+EXAMPLES = 6  # of the training set
+METRICS = {"accuracy": 0.75, "loss": 0.5}
+
+
+def config():
+    """Of the run: as small as the network gets, with everything that a training state may hold."""
+    result = config_lib.default_config()
+    result.data.name = "digit_scenes"
+    result.model.update(backbone="small", width=0.05)
+    result.optimizer.schedule = "one_cycle"
+    result.loss.consistency_weight = 1.0
+    return result
+
+
+def images():
+    """`[2, 32, 32, 3]` float32."""
+    return np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+
+
+def shapes() -> TrainState:
+    """A state of the run, none of whose numbers are those of the checkpoint."""
+    settings = config()
+    spec = runs.spec_of(settings)
+    model = runs.build_model(settings, spec)
+    optimizer = make_optimizer(settings, learning_rate_schedule(settings, 1), 1)
+    kept = ensemble.create(EXAMPLES, model.patch_grid(spec.image_shape).patches)
+    return create_state(model, optimizer, spec.image_shape, 0, kept)
+
+
+def items():
+    """The items of the checkpoint."""
+
+    def fill(path, leaf):
+        name = jax.tree_util.keystr(path)
+        draw = np.random.default_rng(zlib.crc32(name.encode()))
+        if np.issubdtype(leaf.dtype, np.floating):
+            lowest = 0.1 if "batch_stats" in name else -0.5  # variances are positive
+            return draw.uniform(lowest, 0.5, leaf.shape).astype(leaf.dtype)
+        return draw.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes().items())
+
+
+def logits(workdir: pathlib.Path):
+    """What the stored network says of `images`, float32 `[2, classes]`."""
+    run = runs.load(workdir)
+    return np.asarray(run.model.apply(run.variables, images()).logits)
+
+
+def write(workdir: pathlib.Path) -> None:
+    """Makes the folder."""
+    checkpoint.make_workdir(workdir)
+    checkpoint.write_config(config(), workdir)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        checkpoints.save(STEP, items(), METRICS)
+    (workdir / "logits.json").write_text(json.dumps(logits(workdir).tolist()) + "\n")
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]))
