@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from benchmarks import apart, comparison, jax_training, machine
 from benchmarks.comparison import DisagreementError
 from lossattn_jax import command
-from lossattn_jax.config import default_config
+from lossattn_jax.config import check, default_config
 from lossattn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,9 +69,12 @@ def run(
       DisagreementError: the two do not compute the same.
     """
     comparison.check_sides()
+    if not networks:
+        raise UserError(f"--networks names none, but allowed are: {', '.join(NETWORKS)}")
     for name in networks:
         if name not in NETWORKS:
             raise UserError(f"--networks has {name!r}, but allowed are: {', '.join(NETWORKS)}")
+        check(network_config(name, width, batch_size))
     path = machine.prepare(out)
     record: dict[str, Any] = {
         "command": machine.command("benchmarks.against_torch"),

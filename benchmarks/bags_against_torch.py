@@ -71,6 +71,8 @@ def run(
       comparison.DisagreementError: the two do not compute the same.
     """
     comparison.check_sides()
+    if not datasets:
+        raise UserError("--datasets names none, but must name one at least")
     config = config_lib.default_config()
     config.folds, config.repeats = folds, draws
     config_lib.check(config)

@@ -142,9 +142,9 @@ def prepare(out: str | pathlib.Path) -> pathlib.Path:
       UserError: it cannot be made, or the file is a folder.
     """
     path = pathlib.Path(out)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, but must be a file for the results")
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but must be a file for the results")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None

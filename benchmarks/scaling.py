@@ -180,8 +180,12 @@ def run(
     Raises:
       UserError: the file is not one of throughput's, or of several devices, or cannot be read or written.
     """
-    path = None if out is None else machine.prepare(out)
     told = _read(steps)
+    given = {"link": link.bandwidth, "latency": link.latency, "memory": memory or 0.0}
+    for name, value in given.items():
+        if not math.isfinite(value):
+            raise UserError(f"--{name} is {value}, but must be a finite number")
+    path = None if out is None else machine.prepare(out)
     log.info("%s", devices.describe())
     limit = memory or told["memory_limit"]
     if limit is None:
@@ -268,7 +272,7 @@ def _read(path: str) -> dict[str, Any]:
         rows[0]["seconds_per_step"]["median"]
     except OSError as error:
         raise UserError(f"--steps is {path}, which cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise UserError(
             f"--steps is {path}, but must be a file of python -m benchmarks.throughput"
         ) from None

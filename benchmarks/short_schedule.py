@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -175,8 +176,14 @@ def run(
     """
     began = time.monotonic()
     folder = pathlib.Path(out)
-    path = machine.prepare(folder / RESULTS_NAME)
     configs = [run_config(recipe, pooling, seed) for seed in seeds for pooling in poolings]
+    if not configs:
+        raise UserError(f"--poolings names none, but may have: {', '.join(POOLINGS)}")
+    if minutes is not None and math.isnan(minutes):
+        raise UserError("--minutes is nan, but must be a number, at least 0")
+    for config in configs:  # complains before anything is made
+        config_lib.check(config)
+    path = machine.prepare(folder / RESULTS_NAME)
     log.info("%s", devices.describe())
     record: dict[str, Any] = {
         "command": machine.command("benchmarks.short_schedule"),

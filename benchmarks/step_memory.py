@@ -6,15 +6,13 @@ For the paper's networks at full width: plain, with rematerialisation, and with 
 besides.
 """
 
-import json
-import pathlib
 from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import training_step
+from benchmarks import machine, training_step
 from lossattn_jax import command, devices
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
@@ -59,16 +57,14 @@ def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
+    path = machine.prepare(values.out)
     result = {
         "batch_size": values.batch_size,
         "devices": devices.describe(),
         "jax": jax.__version__,
         "rows": measure(values.batch_size),
     }
-    try:
-        pathlib.Path(values.out).write_text(json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{values.out} cannot be written: {error.strerror}") from None
+    machine.write(result, path)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,10 @@ def compare_run(
       UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
     """
     run = runs.load(workdir, checkpoint)
+    if not names:
+        raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
+    for name in names:  # before the data are read
+        explainers.make(name, run.model, run.spec.image_shape)
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     measured = compare(run, dataset, names, num, batch_size)

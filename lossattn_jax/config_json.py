@@ -41,14 +41,16 @@ def read(
     """
     try:
         stored = json.loads(path.read_text())
+        given = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    # The last one for what is nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a config: {error}") from None
-    if not isinstance(stored, dict):
+    if given is None:
         raise UserError(f"{path} cannot be read as a config: it holds no keys")
     config = defaults()
-    for key, value in leaves(ConfigDict(stored)):
+    for key, value in given:
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:

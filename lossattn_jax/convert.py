@@ -9,6 +9,7 @@ are those of `lossattn_jax.torch_names`.
 
 import logging
 import numbers
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,8 +63,8 @@ def from_torch_state_dict(
     _check_keys(given, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
     shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}
+    _check_shapes(given, shapes)
     arrays = {key: _array(key, given[key]) for key in shapes}
-    _check_shapes(arrays, shapes)
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
     for slot in layout.slots:
@@ -183,12 +184,22 @@ def _first_of(keys: Sequence[str]) -> str:
     return f"{keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or isinstance(value, numbers.Number)
+
+
 def _array(key: str, value: Any) -> np.ndarray:
     """The value as a NumPy array of float32, or of int64 if it is a counter."""
     if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
-    if not hasattr(value, "__array__") and not isinstance(value, numbers.Number):
+        try:
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        except (TypeError, RuntimeError):
+            raise UserError(
+                f"{key!r} of the weights is a tensor of {value.dtype} and {value.layout}, but must be a "
+                "dense one of numbers"
+            ) from None
+    if not _is_array(value):
         raise UserError(
             f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
         )
@@ -204,14 +215,15 @@ def _array(key: str, value: Any) -> np.ndarray:
     return single
 
 
-def _check_shapes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    wrong = [key for key, shape in shapes.items() if arrays[key].shape != shape]
+def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Before anything is converted: a file of 1 kB may hold one number as a tensor of terabytes."""
+    has = {key: tuple(getattr(given[key], "shape", ())) for key in shapes if _is_array(given[key])}
+    wrong = [key for key, shape in has.items() if shape != shapes[key]]
     if wrong:
         key = wrong[0]
         more = f"; nor do {len(wrong) - 1} more fit" if len(wrong) > 1 else ""
         raise UserError(
-            f"{key!r} of the weights has shape {arrays[key].shape}, but this network's has "
-            f"{shapes[key]}{more}"
+            f"{key!r} of the weights has shape {has[key]}, but this network's has {shapes[key]}{more}"
         )
 
 
@@ -234,7 +246,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     model = runs.build_model(config, spec)
     folder = pathlib.Path(workdir)
     for name in (checkpoint_lib.CONFIG_NAME, checkpoint_lib.CHECKPOINTS_NAME):
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             raise UserError(f"the workdir {workdir} holds a run already: use another one")
     state_dict = weight_files.read(path)
     try:

@@ -193,7 +193,7 @@ def _json(workdir: str, name: str, command_line: str) -> dict[str, Any]:
         return json.loads((pathlib.Path(workdir) / name).read_text())
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {name}; {command_line} makes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{name} in {workdir} cannot be read ({error}); {command_line} makes it"
         ) from None

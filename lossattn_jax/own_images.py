@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from lossattn_jax.errors import UserError
 # Files of a folder that are taken for images, in small letters.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FITS = ("resize", "tile")
+# Pillow's names of these formats; it knows others, of which EPS runs Ghostscript on what is in the file.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     """
     files: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # pathlib's raises where a name is too long
             files.append(path)
             continue
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
@@ -83,12 +86,16 @@ def read(
         except UserError as error:
             refused.append(str(error))
             continue
-        grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
-        if len(images) + len(grid) * len(grid[0]) > most:
-            what = f"{len(grid)}x{len(grid[0])} tiles of {path}" if fit == "tile" else str(path)
+        # Counted before anything is cut: a file of some kB may have millions of rows.
+        rows, columns = (
+            len(_starts(max(n, s), s)) for n, s in zip(whole.shape[:2], shape[:2], strict=True)
+        )
+        if len(images) + rows * columns > most:
+            what = f"{rows}x{columns} tiles of {path}" if fit == "tile" else str(path)
             raise UserError(
                 f"{what} would make more than {most} images; name fewer files, or resize them"
             )
+        grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
         for row, column in np.ndindex(len(grid), len(grid[0])):
             one = len(grid) * len(grid[0]) == 1
             names.append(path.name if one else f"{path.name}, tile {row + 1}, {column + 1}")
@@ -121,12 +128,12 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
     It is turned upright and resized; one of another shape is squeezed. Transparent parts become white.
 
     Raises:
-      UserError: there is no such file, or it is not an image.
+      UserError: there is no such file, or it is not an image of one of the formats of `SUFFIXES`.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             # 16 bits of grey, which `convert` would cut off at 255
             if upright.mode.startswith("I"):
@@ -142,5 +149,5 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
             return np.asarray(rgb)
     except FileNotFoundError:
         raise UserError(f"the image {path} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders fail in many ways on damaged files
         raise UserError(f"{path} cannot be read as an image: {error}") from None

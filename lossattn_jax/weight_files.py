@@ -3,8 +3,10 @@
 Whatever a file holds, nothing of it is run.
 """
 
+import os
 import pathlib
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,7 @@ _SAFETENSORS_DTYPES = {
     "I8": np.int8,
     "U8": np.uint8,
 }
+_MOST_BYTES = 1 << 33  # of arrays in a compressed file; some kB can hold any number of zeros
 # Older ones can be made to run code that is in a file, in spite of `weights_only` (CVE-2025-32434).
 _OLDEST_TORCH = (2, 6)
 
@@ -45,7 +48,7 @@ def read(path: str | pathlib.Path) -> Mapping[str, Any]:
     """
     path = pathlib.Path(path)
     reader, content = _ending(path, _READERS)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
         raise UserError(f"there is no file {path}")
     try:
         path.open("rb").close()
@@ -53,8 +56,10 @@ def read(path: str | pathlib.Path) -> Mapping[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return reader(path)
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError:
+        raise UserError(f"{path} is damaged, or needs more memory than there is") from None
     # A damaged file ends in exceptions of almost any kind, and some of the libraries' sentences tell
     # how to run what is in the file.
     except Exception:
@@ -90,7 +95,7 @@ def check_writable(path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     _ending(path, _WRITERS)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
@@ -102,6 +107,10 @@ def _ending(path: pathlib.Path, known: Mapping[str, Any]) -> Any:
 
 
 def _read_npz(path: pathlib.Path) -> Mapping[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > _MOST_BYTES:
+        raise UserError(f"{path} has {size} bytes uncompressed, but at most {_MOST_BYTES} are read")
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 

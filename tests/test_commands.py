@@ -76,6 +76,7 @@ def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, s
             ["-m", "lossattn_jax.explain", "--workdir=/nowhere"],
             "/nowhere is not a workdir of a run",
         ),
+        (["-m", "lossattn_jax.replay", "--dump=/nowhere"], "/nowhere is not a workdir of a run"),
         (["-m", "lossattn_jax.evaluate"], "--workdir"),
     ],
 )

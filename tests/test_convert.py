@@ -320,6 +320,10 @@ def changed(state_dict, *without, **extra):
             lambda s: {**s, "linear.bias": np.full(10, None)},
             "'linear.bias' of the weights has dtype object, but must hold numbers",
         ),
+        (  # one number that pretends to be terabytes
+            lambda s: {**s, "linear.bias": np.broadcast_to(np.float64(0), (1 << 20, 1 << 20))},
+            "'linear.bias' of the weights has shape (1048576, 1048576), but this network's has (10,)",
+        ),
         (lambda s: [s], "the weights are of type list, but must be a dictionary of arrays"),
     ],
 )

@@ -6,9 +6,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from lossattn_jax.errors import UserError
+
+# Bytes that one file in an archive may have: some kB can be packed so that they make any number of them.
+MOST_BYTES = 1 << 30
 
 # For TFDS, which has no manual folder without instructions.
 INSTRUCTIONS = """The archives are downloaded. Those that lie in the manual folder under the names they are
@@ -36,6 +39,22 @@ def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
     found = {name: path for name, path in copies.items() if path.exists()}
     missing = {name: url for name, url in urls.items() if name not in found}
     return found | (dl_manager.download(missing) if missing else {})
+
+
+def content(stream: IO[bytes], name: str) -> bytes:
+    """Reads a file of an archive into memory.
+
+    Args:
+      stream: the file, opened.
+      name: of it, for the message.
+
+    Raises:
+      ValueError: it has more than `MOST_BYTES`.
+    """
+    read = stream.read(MOST_BYTES + 1)
+    if len(read) > MOST_BYTES:
+        raise ValueError(f"its file {name} has more than {MOST_BYTES >> 20} MiB")
+    return read
 
 
 @contextlib.contextmanager

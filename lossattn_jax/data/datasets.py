@@ -157,7 +157,7 @@ class ImageSource:
     def _image(self, encoded: bytes) -> np.ndarray:
         from PIL import Image
 
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
             if not self.spec.resize:
                 return np.asarray(image)
             height, width, _ = self.spec.image_shape

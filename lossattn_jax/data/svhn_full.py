@@ -49,7 +49,7 @@ def examples(file: BinaryIO) -> Iterator[dict[str, Any]]:
     missing = set(struct.names)
     for name, content in _files(file, missing):
         missing.remove(name)
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             width, height = image.size
         yield {
             "image": content,
@@ -81,7 +81,7 @@ def _files(file: BinaryIO, names: set[str] | None = None) -> Iterator[tuple[str,
             wanted = name == _STRUCT if names is None else name in names
             stream = archive.extractfile(member) if wanted and member.isfile() else None
             if stream is not None:
-                yield name, stream.read()
+                yield name, archives.content(stream, member.name)
 
 
 class SvhnFull(tfds.core.GeneratorBasedBuilder):

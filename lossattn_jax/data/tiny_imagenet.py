@@ -77,13 +77,13 @@ def train_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
         }
         for member in images.get(wnid, []):
             name = os.path.basename(member)
-            yield _example(archive.read(member), label, boxes.get(name, NO_BOX), name)
+            yield _example(_content(archive, member), label, boxes.get(name, NO_BOX), name)
 
 
 def validation_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
     """The validation images of an archive; see `train_examples`."""
     for name, wnid, *corners in _rows(archive, "val/val_annotations.txt", 6):
-        content = archive.read(f"{_ROOT}val/images/{name}")
+        content = _content(archive, f"{_ROOT}val/images/{name}")
         yield _example(content, _label(wnid), parse_box(corners), name)
 
 
@@ -94,7 +94,7 @@ def _example(
 
 
 def _rows(archive: zipfile.ZipFile, name: str, columns: int) -> Iterator[list[str]]:
-    text = archive.read(_ROOT + name).decode()
+    text = _content(archive, _ROOT + name).decode()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -102,6 +102,11 @@ def _rows(archive: zipfile.ZipFile, name: str, columns: int) -> Iterator[list[st
         if len(fields) != columns:
             raise ValueError(f"line {number} of {name} has {len(fields)} columns, not {columns}")
         yield fields
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    with archive.open(name) as stream:
+        return archives.content(stream, name)
 
 
 def _label(wnid: str) -> int:

@@ -26,18 +26,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.io
-import scipy.sparse
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import unix_compress
+from lossattn_jax.mil import matlab_files, unix_compress
 from lossattn_jax.mil.bags import BagDataset
 
 Path = str | os.PathLike[str]
 
 BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
 _GZIP = b"\x1f\x8b"
-_INTEGER = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
+# Python converts no more than 4,300 digits.
+_INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
+_MOST_BYTES = (
+    1 << 30
+)  # that a compressed file may have uncompressed: some kB can make any number of them
 
 
 def read(path: Path) -> BagDataset:
@@ -187,19 +189,17 @@ def read_matlab(path: Path) -> BagDataset:
         has them in shapes that do not fit; or there is only one class.
     """
     names = ("features", "bag_ids", "labels")
-    content = io.BytesIO(_content(path))
     try:
-        found = scipy.io.loadmat(content, variable_names=names, spmatrix=False)
-        arrays = [_dense(found[name]) for name in names]
+        found = matlab_files.read(_content(path), names)
+        arrays = [found[name] for name in names]
     except KeyError as error:
         raise UserError(
             f"{path} has no variable {error}, but must have {', '.join(names)}"
         ) from error
     except NotImplementedError as error:  # HDF5
         raise UserError(f"{path} is of MATLAB's version 7.3; save it with the flag -v7") from error
-    except Exception as error:  # SciPy's reader fails in many ways on a damaged file
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"{path} cannot be read as a MATLAB file ({reason})") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as a MATLAB file ({error})") from error
     features, bag_ids, labels = arrays[0], arrays[1].ravel(), arrays[2].ravel()
     if features.ndim != 2 or not len(features) == len(bag_ids) == len(labels) > 0:
         raise UserError(
@@ -352,10 +352,6 @@ def _is_number(text: str) -> bool:
     return "_" not in text
 
 
-def _dense(values: Any) -> np.ndarray:
-    return np.asarray(values.toarray() if scipy.sparse.issparse(values) else values, np.float64)
-
-
 def _content(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -370,12 +366,20 @@ def _text(path: Path) -> str:
     content = _content(path)
     try:
         if content.startswith(_GZIP):
-            content = gzip.decompress(content)
+            content = _gunzipped(content)
         elif content.startswith(unix_compress.MAGIC):
-            content = unix_compress.uncompress(content)
+            content = unix_compress.uncompress(content, _MOST_BYTES)
         elif os.fspath(path).endswith((".gz", ".Z")):
             raise UserError(f"{path} is not compressed as its name says")
         return content.decode("utf-8-sig")
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         what = "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else "damaged"
         raise UserError(f"{path} is {what} ({error})") from error
+
+
+def _gunzipped(content: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB uncompressed")
+    return text

@@ -24,6 +24,7 @@ import zlib
 
 import numpy as np
 
+from lossattn_jax.data.archives import MOST_BYTES, content
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import bag_files
 from lossattn_jax.mil.bags import BagDataset
@@ -302,6 +303,8 @@ def _fetch(benchmark: Benchmark, path: str) -> None:
                 while chunk := answer.read(_CHUNK):
                     file.write(chunk)
                     done += len(chunk)
+                    if done > MOST_BYTES:
+                        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
                     if time.monotonic() - reported > _REPORT:
                         reported = time.monotonic()
                         _LOG.info("%.1f MB of %s", done / 1e6, f"{size / 1e6:.1f}" if size else "?")
@@ -320,32 +323,35 @@ def _fetch(benchmark: Benchmark, path: str) -> None:
 def _extract(benchmark: Benchmark, archive: str, folder: str) -> str:
     """Takes the published file out of the archive, whatever folder of it it is in."""
     try:
-        content = _members(archive, benchmark.files[:2])
+        found = _members(archive, benchmark.files[:2])
     except _DAMAGED as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise UserError(
             f"the archive from {benchmark.url} is damaged ({reason}); nothing was kept"
         ) from error
     for name in benchmark.files[:2]:
-        if name in content:
+        if name in found:
             path = os.path.join(folder, name)
             with open(path, "wb") as file:
-                file.write(content[name])
+                file.write(found[name])
             return path
     raise UserError(f"the archive from {benchmark.url} holds no {benchmark.files[0]}")
 
 
 def _members(archive: str, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Reads files into memory; nothing is unpacked to where an archive's paths say."""
     found = {}
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for entry in packed.infolist():
                 if os.path.basename(entry.filename) in names:
-                    found[os.path.basename(entry.filename)] = packed.read(entry)
+                    with packed.open(entry) as stream:
+                        found[os.path.basename(entry.filename)] = content(stream, entry.filename)
         return found
     with tarfile.open(archive) as packed:
         for member in packed:
             if member.isfile() and os.path.basename(member.name) in names:
-                stream = packed.extractfile(member)
-                found[os.path.basename(member.name)] = stream.read() if stream else b""
+                unpacked = packed.extractfile(member)
+                assert unpacked is not None  # it is a file
+                found[os.path.basename(member.name)] = content(unpacked, member.name)
     return found

@@ -73,6 +73,7 @@ def check(config: ConfigDict) -> None:
     validation(config)
     NetworkClassifier(
         backbone=config.network.backbone,
+        hidden=tuple(config.network.hidden),
         dropout=config.network.dropout,
         ensemble=config.network.ensemble,
     ).network(2)

@@ -1,6 +1,7 @@
 """What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
 
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -52,17 +53,22 @@ def run(
         another config.
     """
     config_lib.check(config)
+    for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
+        if not any(given):
+            raise UserError(f"--{key} is empty, but must name at least one")
     names = methods.NAMES if ALL in names else tuple(names)
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
     folder = pathlib.Path(workdir)
-    _store_config(config, folder)
+    _refuse_other(config, folder)
     log.info("devices: %s", devices.describe())
     summaries = []
     for dataset in datasets:
         for experiment in sources.experiments(dataset, data_dir, config, download):
+            # Not before there are bags: a misspelled name leaves no workdir behind.
+            _store_config(config, folder)
             _describe(experiment, config)
             for name in names:
                 summaries += _method(experiment, name, rules, config, folder)
@@ -103,10 +109,10 @@ def _method(
     return summaries
 
 
-def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Writes the config, or compares it with the one that is there; `repeats` may change."""
+def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Compares the config with the one that is there; `repeats` may change."""
     path = folder / CONFIG_NAME
-    if path.exists():
+    if os.path.exists(path):  # pathlib's raises where a name is too long
         stored = config_lib.read(path)
         before = dict(config_lib.leaves(stored))
         for key, value in config_lib.leaves(config):
@@ -115,8 +121,14 @@ def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
                     f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
                     "another workdir"
                 )
-    folder.mkdir(parents=True, exist_ok=True)
-    config_lib.write(config, path)
+
+
+def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config_lib.write(config, folder / CONFIG_NAME)
+    except OSError as error:
+        raise UserError(f"the workdir {folder} cannot be written: {error.strerror}") from None
 
 
 def _describe(experiment: Experiment, config: ConfigDict) -> None:

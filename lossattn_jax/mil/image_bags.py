@@ -9,7 +9,6 @@ Bags to train on and bags to test on have to be made of different images, as the
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -177,12 +176,15 @@ def load_digits(source: str | os.PathLike[str] | None, split: str) -> tuple[np.n
         raise UserError(f"the file {source} does not exist") from error
     except KeyError as error:
         raise UserError(f"{source} must hold the arrays 'image' and 'label'") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
         raise UserError(f"{source} cannot be read as an .npz file ({error})") from error
-    if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8 or labels.ndim != 1:
+    # A member of another name than `.npy` comes as bytes.
+    images, labels = np.asarray(images), np.asarray(labels)
+    fits = labels.ndim == 1 and images.shape == (len(labels), 28, 28)
+    if not fits or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
         raise UserError(
-            f"{source} holds images {images.dtype} {images.shape} and labels {labels.shape}, but must "
-            "hold uint8 [N, 28, 28] and [N]"
+            f"{source} holds images {images.dtype} {images.shape} and labels {labels.dtype} "
+            f"{labels.shape}, but must hold uint8 [N, 28, 28] and integers [N]"
         )
     rows = split_digits(labels)[split == "test"]
     return images[rows], labels[rows].astype(np.int32)

@@ -5,6 +5,7 @@ Every lambda is trained on the same draws of bags from the same seeds, all in on
 
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,14 +60,19 @@ def run(
             f"the data set is {dataset!r}, but must be one of {', '.join(sources.GENERATED)}, whose "
             "instances have labels"
         )
-    if not lambdas or min(lambdas) < 0:
-        raise UserError(f"lambdas are {list(lambdas)}, but must be at least one, none negative")
+    if not lambdas or not all(0 <= value < math.inf for value in lambdas):
+        raise UserError(
+            f"lambdas are {list(lambdas)}, but must be at least one, finite and none negative"
+        )
     log.info("devices: %s", devices.describe())
     told = {}
     for experiment in sources.experiments(dataset, data_dir, config):
         name = experiment.dataset.name
         folder = pathlib.Path(workdir) / name
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the workdir {folder} cannot be written: {error.strerror}") from None
         told[name] = _measure(experiment, config, lambdas, folder)
         (folder / METRICS_NAME).write_text(json.dumps(told[name], indent=1) + "\n")
         log.info("files: %s", folder)

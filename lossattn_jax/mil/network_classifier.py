@@ -9,7 +9,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
-from lossattn_jax.mil.networks import METHODS, BagNetwork, instance_scores
+from lossattn_jax.mil.networks import BACKBONES, METHODS, BagNetwork, instance_scores
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.settings import Settings
 
@@ -65,6 +65,12 @@ class NetworkClassifier(BagClassifier):
             raise UserError(f"dropout is {self.dropout}, but must be at least 0 and below 1")
         if self.ensemble < 1:
             raise UserError(f"ensemble is {self.ensemble}, but must be 1 or more")
+        if self.backbone not in BACKBONES:
+            raise UserError(
+                f"backbone is {self.backbone!r}, but must be one of {', '.join(BACKBONES)}"
+            )
+        if min(self.hidden or (1,)) < 1:
+            raise UserError(f"hidden is {self.hidden}, but must be widths of 1 or more")
         return BagNetwork(num_classes, self.method, self.backbone, self.hidden, self.dropout)
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:

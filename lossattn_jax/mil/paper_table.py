@@ -28,13 +28,18 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
 
     Returns:
       The summaries, in the order of the table.
+
+    Raises:
+      UserError: as of `collect`, or a file cannot be written.
     """
     summaries = collect(runs)
-    for path in (table, record):
-        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(table).write_text(markdown(summaries))
     lines = ",\n".join(json.dumps(report.as_record(summary)) for summary in summaries)
-    pathlib.Path(record).write_text(f"[\n{lines}\n]\n")
+    for path, text in ((table, markdown(summaries)), (record, f"[\n{lines}\n]\n")):
+        try:
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(path).write_text(text)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return summaries
 
 
@@ -88,7 +93,9 @@ def _of_run(path: pathlib.Path) -> list[Summary]:
         return [report.from_record(record) for record in records]
     except FileNotFoundError:
         raise UserError(f"the run {path} does not exist") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"the run {path} cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds a summary that cannot be read ({error!r})") from None
 
 

@@ -106,8 +106,11 @@ def from_record(record: Mapping[str, Any]) -> Summary:
 
     Raises:
       KeyError: a value is missing.
+      ValueError: its method or its rule is none.
     """
     values = {field.name: record[field.name] for field in dataclasses.fields(Summary)}
+    if values["method"] not in methods.NAMES or values["rule"] not in RULES:
+        raise ValueError(f"there is no method {values['method']!r}, or no rule {values['rule']!r}")
     values |= {name: math.nan for name, value in values.items() if value is None}
     return Summary(**values | {"accuracies": tuple(values["accuracies"])})
 

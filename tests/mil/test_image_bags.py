@@ -215,7 +215,10 @@ def test_digits_of_a_file(tmp_path):
         ({"image": DIGITS}, "digits.npz must hold the arrays 'image' and 'label'"),
         ({"image": DIGITS[:, :8], "label": LABELS}, r"images uint8 \(3000, 8, 28\) and labels"),
         ({"image": DIGITS / 255, "label": LABELS}, "holds images float64"),
-        ({"image": DIGITS, "label": LABELS[1:]}, r"but must hold uint8 \[N, 28, 28\] and \[N\]"),
+        (
+            {"image": DIGITS, "label": LABELS[1:]},
+            r"but must hold uint8 \[N, 28, 28\] and integers \[N\]",
+        ),
     ],
 )
 def test_wrong_files(tmp_path, content, sentence):

@@ -1,0 +1,96 @@
+"""Runs a command's main in this process, as `python ARGS` would in another: a start costs seconds there."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+import runpy
+import sys
+import warnings
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+app.define_help_flags()  # which absl does once, for the first command
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a command left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(arguments, folder):
+    """Runs `["train.py", ...]` or `["-m", MODULE, ...]` in a folder.
+
+    What a command changes of the process (flags, loggers, XLA's flags, where it is) is put back.
+    """
+    module = arguments[0] == "-m"
+    name, *rest = arguments[1:] if module else arguments
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        _as_new(),
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy, about a module imported before
+        sys.argv = [name, *rest]
+        try:
+            if module:
+                runpy.run_module(name, run_name="__main__", alter_sys=False)
+            else:
+                runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _as_new():
+    """Puts back what a command changes; it finds none of our flags, which another test may have imported."""
+    loggers = [logging.getLogger(name) for name in (None, "lossattn_jax", "absl")]
+    kept = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
+    verbosity, argv, environment = absl_logging.get_verbosity(), sys.argv, dict(os.environ)
+    before, parsed = _our_flags(), flags.FLAGS.is_parsed()
+    flags.FLAGS.remove_flag_values([flag.name for _, flag in before])
+    flags.FLAGS.unparse_flags()
+    try:
+        yield
+    finally:
+        flags.FLAGS.remove_flag_values([flag.name for _, flag in _our_flags()])
+        for module, flag in before:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module, flag)
+        if not parsed:
+            flags.FLAGS.unparse_flags()
+        absl_logging.set_verbosity(verbosity)
+        for log, handlers, level, propagate in kept:
+            log.handlers, log.propagate = handlers, propagate
+            log.setLevel(level)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _our_flags():
+    """Flags of our modules and overrides of configs, each with its module.
+
+    absl calls a main module as its process is called, and says that it defined the overrides itself.
+    """
+    return [
+        (module, flag)
+        for module, own in flags.FLAGS.flags_by_module_dict().items()
+        for flag in own
+        if module.startswith(("lossattn_jax", "benchmarks"))
+        or module.endswith("train.py")
+        or flag.name.startswith("config.")
+    ]
