@@ -1,0 +1,259 @@
+"""Kills a small training and damages its checkpoints: does every rerun end with the same bits?
+
+    python -m benchmarks.crash_campaign --data_dir=data --out=results/reliability/crash_campaign.json
+
+The data folder holds a digit_scenes of any size. Runs are killed by SIGKILL at random moments, a third of
+them while a checkpoint is being written; after half of the kills a random file of the newest checkpoint gets
+a bit flipped, is cut, or removed. Then the same command runs again. SIGTERM, full disks and second trainings
+in one workdir are tried as well.
+"""
+
+import contextlib
+import logging
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from benchmarks import crash_trials as trials
+from benchmarks import machine
+from lossattn_jax import command
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger("lossattn_jax.benchmarks")
+
+DAMAGES = (None, "bit flipped", None, "truncated", None, "bit flipped", None, "removed")
+_SIGNALS_A_RUN = 8  # after which it is left alone
+_SMALLEST, _LARGEST = 60, 900  # KiB of a disk that is to be full sooner or later
+
+
+class Campaign:
+    """Trials of one kind after another, all against the bits of one undisturbed run."""
+
+    def __init__(self, folder: pathlib.Path, data_dir: str, seed: int):
+        """Makes the undisturbed run.
+
+        Raises:
+          UserError: it fails.
+        """
+        self._folder = folder
+        self._data_dir = data_dir
+        self._draw = random.Random(seed)
+        whole = folder / "whole"
+        for _ in range(2):  # the second one finds its programs compiled
+            shutil.rmtree(whole, ignore_errors=True)
+            training = self._train(whole)
+            ended = training.end()
+            self.seconds = time.monotonic() - training.started
+            if ended.code:
+                raise UserError(f"the undisturbed run ended with {ended.code}: {ended.told[-300:]}")
+        self._bits = trials.bits(whole)
+        self._steps_per_epoch = int(self._bits["step"]) // trials.OVERRIDES["train.epochs"]
+
+    def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:
+        """Runs until `count` signals are sent; SIGKILL is followed by damage as `DAMAGES` say."""
+        runs: list[dict[str, Any]] = []
+        sent = 0
+        while sent < count:
+            workdir = self._folder / f"{number.name}_{len(runs)}"
+            events: list[dict[str, Any]] = []
+            while True:
+                training = self._train(workdir)
+                event = None
+                if sent < count and len(events) < _SIGNALS_A_RUN:
+                    event = trials.strike(training, number, self.seconds, self._draw)
+                struck = time.monotonic()
+                ended = training.end()
+                if event is None:
+                    break
+                event["seconds_until_exit"] = round(time.monotonic() - struck, 3)
+                event |= ended.facts()
+                how = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
+                event["damage"] = trials.damage(how, workdir, self._draw) if how else None
+                events.append(event)
+                sent += 1
+            runs.append({"signals": events, **self._judged(workdir, ended)})
+            log.info("%s: %d of %d sent, %d runs", number.name, sent, count, len(runs))
+            shutil.rmtree(workdir, ignore_errors=True)
+        return runs
+
+    def full_disks(self, count: int) -> list[dict[str, Any]] | str:
+        """Runs on disks of random sizes, and on when there is more room; says why where none can be made."""
+        tried: list[dict[str, Any]] = []
+        for _ in range(count):
+            size = self._draw.randrange(_SMALLEST, _LARGEST)
+            try:
+                with _disk(self._folder / "disk", size) as disk:
+                    first = self._train(disk / "run").end()
+                    again = self._train(disk / "run").end() if first.code else None
+                    _resize(disk, 64 * 1024)
+                    last = self._train(disk / "run").end()
+                    tried.append(
+                        {
+                            "kib": size,
+                            "first": first.facts(),
+                            "still_full": again and again.facts(),
+                            **self._judged(disk / "run", last),
+                        }
+                    )
+            except (OSError, subprocess.CalledProcessError) as error:
+                return f"no disk of a given size could be made here: {error}"
+        log.info("full disks: %d", len(tried))
+        return tried
+
+    def two_at_once(self, count: int) -> list[dict[str, Any]]:
+        """Starts a second training of a workdir while the first is at work."""
+        tried = []
+        for number in range(count):
+            workdir = self._folder / f"two_{number}"
+            first = self._train(workdir)
+            while first.runs() and not first.says("from step"):
+                time.sleep(0.02)
+            second = self._train(workdir, log="second")
+            ended = second.end()
+            tried.append({"second": ended.facts(), **self._judged(workdir, first.end())})
+            shutil.rmtree(workdir, ignore_errors=True)
+        log.info("two at once: %d", len(tried))
+        return tried
+
+    def _train(self, workdir: pathlib.Path, log: str = "log") -> trials.Training:
+        return trials.Training(workdir, self._data_dir, self._folder / log)
+
+    def _judged(self, workdir: pathlib.Path, ended: trials.Ended) -> dict[str, Any]:
+        """The end of a run that was left alone at last."""
+        settings = trials.OVERRIDES
+        whole = ended.code == 0 and trials.metrics_are_whole(
+            workdir, settings["train.epochs"], settings["eval.every_epochs"], self._steps_per_epoch
+        )
+        same = ended.code == 0 and trials.bits(workdir) == self._bits
+        return {"last": ended.facts(), "same_bits": same, "metrics_whole": whole}
+
+
+@contextlib.contextmanager
+def _disk(folder: pathlib.Path, kib: int) -> Iterator[pathlib.Path]:
+    """A file system in memory; takes a superuser."""
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    finally:
+        folder.rmdir()
+
+
+def _resize(folder: pathlib.Path, kib: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={kib}k", folder], check=True)
+
+
+def run(
+    out: str, data_dir: str, kills: int, terms: int, disks: int, pairs: int, seed: int
+) -> dict[str, Any]:
+    """Runs the campaign, and writes and prints the results.
+
+    Args:
+      out: JSON file for the results.
+      data_dir: folder of the data sets.
+      kills: SIGKILLs.
+      terms: SIGTERMs.
+      disks: runs on a disk that is too small.
+      pairs: second trainings in one workdir.
+      seed: of the moments and the damage.
+
+    Raises:
+      UserError: the undisturbed run fails, or the file cannot be written.
+    """
+    path = machine.prepare(out)
+    began = machine.now()
+    facts = machine.facts()
+    with tempfile.TemporaryDirectory() as name:
+        campaign = Campaign(pathlib.Path(name), data_dir, seed)
+        killed = campaign.signals(signal.SIGKILL, kills)
+        asked = campaign.signals(signal.SIGTERM, terms)
+        full = campaign.full_disks(disks)
+        two = campaign.two_at_once(pairs)
+    record: dict[str, Any] = {
+        "command": machine.command("benchmarks.crash_campaign"),
+        "date": began,
+        "machine": facts,
+        "versions": machine.versions(("jax", "jaxlib", "orbax-checkpoint", "tensorstore")),
+        "seconds_undisturbed": campaign.seconds,
+        "summary": summary(killed, asked, full, two),
+        "killed": killed,
+        "asked_to_end": asked,
+        "full_disks": full,
+        "two_at_once": two,
+    }
+    machine.write(record, path)
+    for what, value in record["summary"].items():
+        print(f"{what}: {value}")
+    log.info("results: %s", path)
+    return record
+
+
+def summary(
+    killed: list[dict[str, Any]],
+    asked: list[dict[str, Any]],
+    full: list[dict[str, Any]] | str,
+    two: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Counts of what the trials came to; see `Campaign` for what they are."""
+    kills = [event for run in killed for event in run["signals"]]
+    terms = [event for run in asked for event in run["signals"]]
+    disks = [] if isinstance(full, str) else full
+    runs = [*killed, *asked, *disks, *two]
+    starts = [*kills, *terms, *(run["last"] for run in runs)]
+    warned = [line for start in starts for line in start["warnings"]]
+    too_small = [run["first"] for run in disks if run["first"]["code"]]
+    return {
+        "SIGKILLs": len(kills),
+        "of them in the middle of a save": sum(event["saving"] for event in kills),
+        "checkpoints damaged": sum(event["damage"] is not None for event in kills),
+        "damaged checkpoints moved aside": sum("was moved to" in line for line in warned),
+        "runs back at the beginning": sum("from the beginning" in line for line in warned),
+        "SIGTERMs": len(terms),
+        "of them ended with 0": sum(event["code"] == 0 for event in terms),
+        "longest until exit (s)": max((e["seconds_until_exit"] for e in terms), default=None),
+        "full disks": len(too_small),
+        "of them ended with 2": sum(ended["code"] == 2 for ended in too_small),
+        "second trainings": len(two),
+        "of them refused": sum(run["second"]["code"] == 2 for run in two),
+        "runs": len(runs),
+        "with the bits of the undisturbed one": sum(run["same_bits"] for run in runs),
+        "with whole metrics": sum(run["metrics_whole"] for run in runs),
+        "tracebacks": sum(start["traceback"] for start in [*starts, *too_small]),
+    }
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    run(
+        values.out,
+        values.data_dir,
+        values.kills,
+        values.terms,
+        values.disks,
+        values.pairs,
+        values.seed,
+    )
+
+
+if __name__ == "__main__":
+    # Not where tests import several benchmarks, whose flags have the same names.
+    flags.DEFINE_string("out", None, "file for the results (JSON)", required=True)
+    flags.DEFINE_string("data_dir", "data", "folder of the data sets, with digit_scenes in it")
+    flags.DEFINE_integer("kills", 100, "SIGKILLs", lower_bound=0)
+    flags.DEFINE_integer("terms", 30, "SIGTERMs", lower_bound=0)
+    flags.DEFINE_integer("disks", 10, "runs on a disk that is too small", lower_bound=0)
+    flags.DEFINE_integer("pairs", 5, "second trainings in one workdir", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "of the moments and the damage")
+    command.run(main)

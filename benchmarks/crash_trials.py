@@ -1,0 +1,206 @@
+"""A small training as a command, what is done to it, and what is left of it; for `crash_campaign`."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from lossattn_jax import checkpoint, checkpoint_integrity
+
+OVERRIDES: dict[str, Any] = {
+    "model.width": 0.125,
+    "train.epochs": 12,
+    "train.batch_size": 32,
+    "eval.batch_size": 24,
+    "eval.every_epochs": 4,
+    "log.every_steps": 2,
+    "log.pictures": 0,
+    "optimizer.warmup_epochs": 1.0,
+}
+_ROOT = pathlib.Path(__file__).parents[1]
+_WAIT_SECONDS = 1800.0  # of a process that others may have stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What a process has left.
+
+    Attributes:
+      code: its exit code, negative after a signal.
+      told: what it said on stderr.
+    """
+
+    code: int
+    told: str
+
+    def facts(self) -> dict[str, Any]:
+        """For the record: code, where it went on, its warnings of damage, its last line, a traceback."""
+        lines = self.told.strip().splitlines()
+        started = re.search(r"steps of \d+ images, from step (\d+)", self.told)
+        about = ("damaged", "going on from", "starts from the beginning")
+        return {
+            "code": self.code,
+            "from_step": int(started[1]) if started else None,
+            "warnings": [line for line in lines if any(words in line for words in about)],
+            "last_line": lines[-1] if lines else "",
+            "traceback": "Traceback" in self.told,
+        }
+
+
+class Training:
+    """The command, started once."""
+
+    def __init__(self, workdir: pathlib.Path, data_dir: str, log: pathlib.Path):
+        """Starts it.
+
+        Args:
+          workdir: of the run.
+          data_dir: holds a digit_scenes.
+          log: file for what it says on stderr.
+        """
+        values = {**OVERRIDES, "data.dir": data_dir}
+        self.workdir = workdir
+        self._log = log
+        self.started = time.monotonic()
+        with self._log.open("w") as file:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "train.py",
+                    "--config=configs/digit_scenes.py",
+                    *(f"--config.{key}={value}" for key, value in values.items()),
+                    f"--workdir={workdir}",
+                ],
+                cwd=_ROOT,
+                env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+                stderr=file,
+            )
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def says(self, words: str) -> bool:
+        """Whether it has said so."""
+        return words in self._log.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> Ended:
+        """Waits for its end."""
+        code = self._process.wait(_WAIT_SECONDS)
+        return Ended(code, self._log.read_text())
+
+
+def strike(
+    training: Training, number: signal.Signals, seconds: float, draw: random.Random
+) -> dict[str, Any] | None:
+    """Sends a signal at a random moment, a third of the time in the middle of a save.
+
+    Args:
+      training: just started.
+      number: the signal.
+      seconds: that an undisturbed run takes; the moments are spread over nine tenths of them.
+      draw: of the moment.
+
+    Returns:
+      For the record: the moment; None where the run has ended before.
+    """
+    saving = draw.random() < 1 / 3
+    moment = training.started + draw.uniform(0, 0.9 * seconds)
+    save, delay = draw.randrange(1, 4), draw.uniform(0, 0.05)
+    seen: set[str] = set()
+    folder = training.workdir / checkpoint.CHECKPOINTS_NAME
+    before = {path.name for path in folder.glob("*tmp*")}  # of earlier kills
+    while saving or time.monotonic() < moment:
+        if not training.runs():
+            return None
+        if saving and folder.is_dir():
+            seen |= {path.name for path in folder.glob("*.orbax-checkpoint-tmp")} - before
+            if len(seen) >= save:
+                time.sleep(delay)
+                break
+        time.sleep(0.002)
+    if not training.runs():
+        return None
+    training.send(number)
+    return {
+        "saving": saving,
+        "seconds_after_start": round(time.monotonic() - training.started, 3),
+    }
+
+
+def damage(how: str, workdir: pathlib.Path, draw: random.Random) -> dict[str, Any] | None:
+    """Flips a bit of a random file of the newest checkpoint, or cuts the file, or removes it.
+
+    Returns:
+      For the record; None where there is no checkpoint.
+    """
+    folders = steps(workdir)
+    if not folders:
+        return None
+    files = sorted(f for f in folders[-1].rglob("*") if f.is_file() and f.stat().st_size)
+    kinds: dict[str, list[pathlib.Path]] = {}
+    for file in files:  # the names of data files are random
+        name = re.sub("[0-9a-f]{32}", "*", str(file.relative_to(folders[-1])))
+        kinds.setdefault(name, []).append(file)
+    kind = draw.choice(sorted(kinds))
+    file = draw.choice(kinds[kind])
+    content = bytearray(file.read_bytes())
+    place = draw.randrange(len(content))
+    if how == "removed":
+        file.unlink()
+    else:
+        if how == "truncated":
+            del content[place:]
+        else:
+            content[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(content)
+    return {"how": how, "step": int(folders[-1].name), "file": kind, "byte": place}
+
+
+def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a run's checkpoints, by their steps."""
+    folders = (workdir / checkpoint.CHECKPOINTS_NAME).glob("*")
+    return sorted((f for f in folders if f.name.isdecimal()), key=lambda f: int(f.name))
+
+
+def bits(workdir: pathlib.Path) -> dict[str, str]:
+    """Digests of all arrays of the whole state in the last checkpoint, and its step."""
+    import orbax.checkpoint as ocp
+
+    last = steps(workdir)[-1]
+    found = {"step": last.name}
+    with ocp.StandardCheckpointer() as reader:
+        for item in ("variables", "training"):
+            digests = checkpoint_integrity.digests_of(reader.restore(last / item))
+            told = json.dumps(digests, sort_keys=True).encode()
+            found[item] = hashlib.sha256(told).hexdigest()
+    return found
+
+
+def metrics_are_whole(workdir: pathlib.Path, epochs: int, every: int, steps_per_epoch: int) -> bool:
+    """Whether the steps of metrics.jsonl rise, and each test of the run is told of once.
+
+    Args:
+      workdir: of a finished run.
+      epochs: of the run.
+      every: so many epochs there is a test.
+      steps_per_epoch: updates.
+    """
+    read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for kind in ("train", "test"):
+        told = [line["step"] for line in read if line["kind"] == kind]
+        if told != sorted(set(told)):
+            return False
+    return told == [epoch * steps_per_epoch for epoch in range(every, epochs + 1, every)]
