@@ -31,6 +31,8 @@ def main() -> None:
     """Trains with the given flags."""
     with preemption.watch() as stop:
         loop.train(CONFIG.value, WORKDIR.value, stop)
+    # All is done; at its end Python takes handlers away, and SIGTERM would still spoil the exit code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import runpy
+import signal
 import sys
 import warnings
 
@@ -29,7 +30,7 @@ class Finished:
 def run(arguments, folder):
     """Runs `["train.py", ...]` or `["-m", MODULE, ...]` in a folder.
 
-    What a command changes of the process (flags, loggers, XLA's flags, where it is) is put back.
+    What a command changes of the process (flags, loggers, signals, XLA's flags, where it is) is put back.
     """
     module = arguments[0] == "-m"
     name, *rest = arguments[1:] if module else arguments
@@ -60,6 +61,7 @@ def _as_new():
     loggers = [logging.getLogger(name) for name in (None, "lossattn_jax", "absl")]
     kept = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
     verbosity, argv, environment = absl_logging.get_verbosity(), sys.argv, dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
     before, parsed = _our_flags(), flags.FLAGS.is_parsed()
     flags.FLAGS.remove_flag_values([flag.name for _, flag in before])
     flags.FLAGS.unparse_flags()
@@ -72,6 +74,7 @@ def _as_new():
             flags.FLAGS.register_flag_by_module(module, flag)
         if not parsed:
             flags.FLAGS.unparse_flags()
+        signal.signal(signal.SIGTERM, handler)
         absl_logging.set_verbosity(verbosity)
         for log, handlers, level, propagate in kept:
             log.handlers, log.propagate = handlers, propagate

@@ -402,26 +402,47 @@ def test_other_settings_train_and_evaluate(scenes_dir, tmp_path, options):
     assert again["loss"] == pytest.approx(measured["loss"], rel=1e-3)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(finished, scenes_dir, tmp_path, compilation_cache):
-    workdir = tmp_path / "killed"
+def test_an_ended_a_killed_and_a_damaged_run_resume_to_the_same_bits(
+    finished, scenes_dir, tmp_path, compilation_cache
+):
+    """In short what `benchmarks.crash_campaign` does often: SIGTERM, SIGKILL and a flipped bit."""
+    workdir = tmp_path / "run"
     command = [sys.executable, "train.py", *shrunk.flags(scenes_dir), f"--workdir={workdir}"]
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
-    first = workdir / "checkpoints" / "6"
-    deadline = time.monotonic() + 240
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        assert 6 <= checkpoints.latest_step() < 18
+    log = tmp_path / "log"
+
+    def start_and_send(number, when):
+        with log.open("w") as file:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file)
+        deadline = time.monotonic() + 240
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        sent = time.monotonic()
+        return process.wait(60), time.monotonic() - sent
+
+    code, seconds = start_and_send(signal.SIGTERM, lambda: "from step 0" in log.read_text())
+    assert code == 0 and seconds < 10, log.read_text()
+    assert "ended by SIGTERM: " in log.read_text() and "finished" not in log.read_text()
+
+    code, _ = start_and_send(signal.SIGKILL, (workdir / "checkpoints" / "12").exists)
+    assert code == -signal.SIGKILL, "the run ended before it could be killed"
+    newest = workdir / "checkpoints" / "12" / "variables"
+    arrays = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+
     rerun = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert rerun.returncode == 0, rerun.stderr
+    assert f"checkpoint 12 in {workdir} is damaged" in rerun.stderr
+    assert "going on from the checkpoint of step 6" in rerun.stderr
+    assert "Traceback" not in rerun.stderr
+    assert (workdir / "damaged_checkpoints" / "12").is_dir()
     assert_same_parameters(workdir, finished[0])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     test_steps = [line["step"] for line in lines if line["kind"] == "test"]
