@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import step_memory
 from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, metrics, runs
 from lossattn_jax.errors import UserError
@@ -85,19 +86,19 @@ def test_rematerialisation_changes_no_update():
 
 @pytest.mark.slow
 def test_rematerialisation_keeps_less():
-    temporary = []
-    for remat in (False, True):
-        config = settings(train__remat=remat, model__backbone="resnet18", model__width=0.05)
-        step, _ = start(config)
-        batches = {name: array[None] for name, array in BATCH.items()}
-        like = (jax.eval_shape(lambda c=config: start(c)[1]), zero_metrics(config), batches)
-        state, totals, batch = (
-            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
-            for tree in like
+    """Of a network that is wide enough: XLA's scheduler for memory makes small ones alike on CPUs."""
+    plain, less = (
+        step_memory.step_memory(
+            settings(
+                train__remat=remat,
+                train__batch_size=32,
+                model__backbone="resnet18",
+                model__width=0.125,
+            )
         )
-        program = step.lower(state, totals, batch).compile()
-        temporary.append(program.memory_analysis().temp_size_in_bytes)
-    assert temporary[1] < 0.85 * temporary[0]
+        for remat in (False, True)
+    )
+    assert less["temporary"] < 0.87 * plain["temporary"]
 
 
 @pytest.mark.slow
