@@ -55,7 +55,6 @@ class Campaign:
             if ended.code:
                 raise UserError(f"the undisturbed run ended with {ended.code}: {ended.told[-300:]}")
         self._bits = trials.bits(whole)
-        self._steps_per_epoch = int(self._bits["step"]) // trials.OVERRIDES["train.epochs"]
 
     def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:
         """Runs until `count` signals are sent; SIGKILL is followed by damage as `DAMAGES` say."""
@@ -128,9 +127,8 @@ class Campaign:
 
     def _judged(self, workdir: pathlib.Path, ended: trials.Ended) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
-        settings = trials.OVERRIDES
         whole = ended.code == 0 and trials.metrics_are_whole(
-            workdir, settings["train.epochs"], settings["eval.every_epochs"], self._steps_per_epoch
+            workdir, trials.OVERRIDES, int(self._bits["step"])
         )
         same = ended.code == 0 and trials.bits(workdir) == self._bits
         return {"last": ended.facts(), "same_bits": same, "metrics_whole": whole}

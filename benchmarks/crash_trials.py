@@ -1,4 +1,4 @@
-"""A small training as a command, what is done to it, and what is left of it; for `crash_campaign`."""
+"""A small training as a command, what is done to it, and what is left of it."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lossattn_jax import checkpoint, checkpoint_integrity
@@ -58,15 +59,22 @@ class Ended:
 class Training:
     """The command, started once."""
 
-    def __init__(self, workdir: pathlib.Path, data_dir: str, log: pathlib.Path):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        data_dir: str,
+        log: pathlib.Path,
+        overrides: Mapping[str, Any] = OVERRIDES,
+    ):
         """Starts it.
 
         Args:
           workdir: of the run.
           data_dir: holds a digit_scenes.
           log: file for what it says on stderr.
+          overrides: of the config, by key.
         """
-        values = {**OVERRIDES, "data.dir": data_dir}
+        values = {**overrides, "data.dir": data_dir}
         self.workdir = workdir
         self._log = log
         self.started = time.monotonic()
@@ -83,6 +91,11 @@ class Training:
                 env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
                 stderr=file,
             )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def runs(self) -> bool:
         """Whether it has not ended yet."""
@@ -189,18 +202,21 @@ def bits(workdir: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def metrics_are_whole(workdir: pathlib.Path, epochs: int, every: int, steps_per_epoch: int) -> bool:
-    """Whether the steps of metrics.jsonl rise, and each test of the run is told of once.
+def metrics_are_whole(workdir: pathlib.Path, overrides: Mapping[str, Any], total: int) -> bool:
+    """Whether a finished run tells of every step that it had to tell of once, in their order.
 
     Args:
-      workdir: of a finished run.
-      epochs: of the run.
-      every: so many epochs there is a test.
-      steps_per_epoch: updates.
+      workdir: of the run.
+      overrides: of its config, by key.
+      total: updates of the run.
     """
     read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for kind in ("train", "test"):
-        told = [line["step"] for line in read if line["kind"] == kind]
-        if told != sorted(set(told)):
-            return False
-    return told == [epoch * steps_per_epoch for epoch in range(every, epochs + 1, every)]
+    told = {
+        kind: [line["step"] for line in read if line["kind"] == kind] for kind in ("train", "test")
+    }
+    per_epoch = total // overrides["train.epochs"]
+    tests = overrides["eval.every_epochs"] * per_epoch
+    return told == {
+        kind: [step for step in range(1, total + 1) if step % every == 0 or step == total]
+        for kind, every in (("train", overrides["log.every_steps"]), ("test", tests))
+    }

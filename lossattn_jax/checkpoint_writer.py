@@ -1,6 +1,8 @@
 """Writing checkpoints with Orbax: asynchronously, each with its folder's name only when it is whole."""
 
 import contextlib
+import copy
+import functools
 import os
 import pathlib
 import re
@@ -18,7 +20,10 @@ from lossattn_jax.errors import UserError
 # Where a checkpoint goes, at once, before its files are removed one by one.
 _REMOVED_NAME = "removed"
 
+_PLACES = 8  # folders that are written to at about the same time, and more
+
 Metrics = Mapping[str, float]
+Spec = dict[str, Any]
 
 
 class Writer:
@@ -133,3 +138,34 @@ def _disk_error(error: BaseException | None) -> str | None:
             return os.strerror(int(told[1]))
         error = error.__cause__ or error.__context__
     return None
+
+
+def _asked_once(describe: Callable[..., Spec]) -> Callable[..., Spec]:
+    """Orbax' description of an array's place, for which TensorStore is asked once a folder.
+
+    Orbax asks for every array of every checkpoint, and TensorStore (0.1.86 and earlier) never frees the keys
+    and values of a dict that its `to_json` makes: some 300 bytes each time, for as long as the process runs.
+    """
+
+    @functools.lru_cache(maxsize=_PLACES)
+    def of_folder(directory: str, **options: Any) -> Spec:
+        return describe(directory, **options)
+
+    @functools.wraps(describe)
+    def of_array(directory: str, name: str | None = None, **options: Any) -> Spec:
+        try:
+            spec = copy.deepcopy(of_folder(directory, **options))
+        except TypeError:  # of options that cannot be keys, in some other version
+            return describe(directory, name=name, **options)
+        return spec if name is None else {**spec, "path": name}
+
+    return of_array
+
+
+# Orbax has no setting for it; a version that has no such function is left alone.
+with contextlib.suppress(ImportError, AttributeError):
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    tensorstore_utils._build_ocdbt_kvstore_tspec = _asked_once(
+        tensorstore_utils._build_ocdbt_kvstore_tspec
+    )

@@ -88,10 +88,10 @@ class Reporter:
             left = line.encode()
             while left:
                 left = left[self._jsonl.write(left) :]
+        # Of a value that is not finite tensorboardX warns each time.
+        told = {f"{kind}/{name}": v for name, v in values.items() if math.isfinite(v)}
         with _writing(self._folder):
-            for name, value in values.items():
-                if math.isfinite(value):  # else tensorboardX warns, for each
-                    self._tensorboard.scalar(f"{kind}/{name}", step, value)
+            self._tensorboard.scalars(step, told)
 
     def figure(self, name: str, step: int, draw: Callable[[], Any]) -> None:
         """Records the matplotlib figure that `draw` makes in TensorBoard.

@@ -6,10 +6,8 @@ says so in pages, and the next event is waited with for ever.
 
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
-
-# What a killed run loses of its file at most.
-_FLUSH_SECONDS = 2.0
 
 
 class TensorBoard:
@@ -32,18 +30,22 @@ class TensorBoard:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(step=first_step, session_log=start)
         self._writer.flush()
-        self._flushed = time.monotonic()
 
-    def scalar(self, tag: str, step: int, value: float) -> None:
-        """Records a number."""
-        self._write(step=step, summary=self._summary.scalar(tag, value))
-        self._flush_sometimes()
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records numbers by their tags.
+
+        They are in the file then: a checkpoint that comes after them may be gone on from, and what was lost
+        before it would never be told again.
+        """
+        for tag, value in values.items():
+            self._write(step=step, summary=self._summary.scalar(tag, value))
+        self._writer.flush()
 
     def figure(self, tag: str, step: int, figure: Any) -> None:
         """Records a matplotlib figure, and closes it."""
         image = self._utils.figure_to_image(figure)
         self._write(step=step, summary=self._summary.image(tag, image))
-        self._flush_sometimes()
+        self._writer.flush()
 
     def close(self) -> None:
         """Ends the file."""
@@ -51,8 +53,3 @@ class TensorBoard:
 
     def _write(self, **content: Any) -> None:
         self._writer.write_event(self._events.Event(wall_time=time.time(), **content))
-
-    def _flush_sometimes(self) -> None:
-        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
-            self._writer.flush()
-            self._flushed = time.monotonic()

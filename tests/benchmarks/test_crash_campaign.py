@@ -37,17 +37,19 @@ def test_without_a_checkpoint_nothing_is_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "whole"),
     [
-        ("train 1, test 2, train 3, test 4", True),
-        ("train 1, test 2, train 3", False),
-        ("train 1, test 2, test 2, train 3, test 4", False),
-        ("train 3, test 2, train 1, test 4", False),
+        ("train 2, test 2, train 4, test 4", True),
+        ("train 2, test 2, train 4", False),
+        ("test 2, train 4, test 4", False),
+        ("train 2, test 2, test 2, train 4, test 4", False),
+        ("train 4, test 2, train 2, test 4", False),
     ],
 )
-def test_metrics_are_whole_with_every_test_once_and_steps_that_rise(tmp_path, lines, whole):
+def test_metrics_are_whole_with_every_step_once_and_in_order(tmp_path, lines, whole):
     told = [line.split() for line in lines.split(", ")]
     text = "".join(f'{{"kind": "{kind}", "step": {step}}}\n' for kind, step in told)
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert crash_trials.metrics_are_whole(tmp_path, 2, 1, 2) is whole
+    overrides = {"train.epochs": 2, "eval.every_epochs": 1, "log.every_steps": 2}
+    assert crash_trials.metrics_are_whole(tmp_path, overrides, 4) is whole
 
 
 def test_the_summary_counts_what_is_not_as_it_should_be():
