@@ -7,18 +7,16 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import command, data, devices, runs
+from lossattn_jax import command, data, devices, not_finite, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train.gradients import Found, make_gradients
 from lossattn_jax.train.job import build_network, fresh_state
-from lossattn_jax.train.nonfinite import read_batch, shown
+from lossattn_jax.train.nonfinite import read_batch
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState
@@ -53,9 +51,16 @@ def replay(dump: str | pathlib.Path) -> list[str]:
     found: Found = find(devices.replicate(state), devices.shard(batch))
     return [
         f"The update after step {int(state.step)} was made again on {len(batch['index'])} images.",
-        _sentence_of_state(state),
-        _sentence_of_losses(devices.gather(found.seen["loss"]), batch["index"]),
-        _sentence_of_gradient(devices.unreplicate(found.gradients)),
+        not_finite.of_state(
+            state.items(), "parameters, running statistics and the optimiser's state"
+        ),
+        not_finite.of_losses(
+            devices.gather(found.seen["loss"]),
+            batch["index"].tolist(),
+            "images",
+            ", by their places in the training set",
+        ),
+        not_finite.of_gradient(devices.unreplicate(found.gradients)),
         *_sentence_of_statistics(devices.unreplicate(found.batch_stats)),
     ]
 
@@ -78,59 +83,11 @@ def _state(
         return TrainState.from_items(checkpoints.restore(step, like))
 
 
-def _sentence_of_state(state: TrainState) -> str:
-    names = _not_finite(state.items())
-    if names:
-        return f"Already before it, these were not finite: {shown(names)}."
-    return "Before it, parameters, running statistics and the optimiser's state were finite."
-
-
-def _sentence_of_losses(losses: np.ndarray, places: np.ndarray) -> str:
-    wrong = [
-        f"{place} ({loss})"
-        for place, loss in zip(places.tolist(), losses.tolist(), strict=True)
-        if not np.isfinite(loss)
-    ]
-    if not wrong:
-        return f"The losses of all images are finite, {losses.mean():.6g} on average."
-    return (
-        f"The losses of {len(wrong)} of {len(losses)} images are not finite, by their places in the training "
-        f"set: {shown(wrong)}."
-    )
-
-
-def _sentence_of_gradient(gradients: Any) -> str:
-    names, count = _not_finite(gradients), len(jax.tree.leaves(gradients))
-    if names:
-        return (
-            f"The gradients of {len(names)} of {count} parameters are not finite: {shown(names)}."
-        )
-    squares = {
-        name: float(np.sum(np.square(leaf.astype(np.float64)))) for name, leaf in _named(gradients)
-    }
-    norm = float(np.sqrt(sum(squares.values())))
-    if norm**2 > float(jnp.finfo(jnp.float32).max):
-        largest = max(squares, key=lambda name: squares[name])
-        return (
-            f"The gradient is finite, but its norm of {norm:.3g} is not in float32, whose squares end at "
-            f"{jnp.finfo(jnp.float32).max:.3g}; most of it comes from {largest}."
-        )
-    return f"The gradient is finite, with a norm of {norm:.6g}."
-
-
 def _sentence_of_statistics(batch_stats: Any) -> list[str]:
-    names = _not_finite(batch_stats)
-    return [f"After it, these running statistics are not finite: {shown(names)}."] if names else []
-
-
-def _not_finite(tree: Any) -> list[str]:
-    return [name for name, leaf in _named(tree) if not np.isfinite(np.asarray(leaf)).all()]
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves by name, such as "backbone/conv1/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+    names = not_finite.names_of(batch_stats)
+    if not names:
+        return []
+    return [f"After it, these running statistics are not finite: {not_finite.shown(names)}."]
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import safetensors.numpy
 
 from lossattn_jax import convert, weight_files
+from lossattn_jax.mil import BagNetwork, dumps
 from lossattn_jax.mil import config as bag_config
+from lossattn_jax.mil.settings import Settings
 from lossattn_jax.models import build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -172,6 +174,26 @@ def write_bag_runs(world):
     }
     (world / "summaries.json").write_text(json.dumps([record]))
     (world / "odd.json").write_text(json.dumps([{**record, "method": "magic", "rule": "luck"}]))
+    dump = dumps.Dump(
+        **{"training": "own", "update": "of model 0", "ids": ("b0",), "consistency": False},
+        **{"network": BagNetwork(2, hidden=(2, 2, 2)), "settings": Settings()},
+        **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
+        bags={"x": np.zeros((1, 3, 2), np.float32)},
+    )
+    dumps.write(dump, world / "foreign_dump")
+    text = (world / "foreign_dump" / dumps.UPDATE_NAME).read_text()
+    for name, update in {
+        "cut_dump": text[:90],
+        "number_dump": "7",
+        "typed_dump": text.replace('"epochs": 100', '"epochs": "many"'),
+        "pickled_dump": text,
+        "evil_dump": text,
+    }.items():
+        (world / name).mkdir()
+        shutil.copy(world / "foreign_dump" / dumps.ARRAYS_NAME, world / name)
+        (world / name / dumps.UPDATE_NAME).write_text(update)
+    np.savez(world / "pickled_dump" / dumps.ARRAYS_NAME, **{"bags/x": np.array([{}], object)})
+    (world / "evil_dump" / dumps.ARRAYS_NAME).write_bytes(MALICIOUS)
 
 
 def write_bags(world):

@@ -1,6 +1,7 @@
 """What the commands for bags make of wrong input: see `test_bad_input`."""
 
 import bad_input
+import in_process
 import pytest
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
@@ -8,6 +9,7 @@ BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")
 DIGITS = (*MIL, "--dataset=mnist_bags", "--data_dir={w}/right_digits.npz")
 LAMBDAS = ("-m", "lossattn_jax.mil.lambdas", "--workdir={w}/new")
 TABLES = ("-m", "lossattn_jax.mil.tables")
+REPLAY = ("-m", "lossattn_jax.mil.replay")
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 
 FILES = [
@@ -66,6 +68,7 @@ CASES = [
     ((*BAGS, "--config.training.learning_rate=nan"), "config.training.learning_rate is nan"),
     ((*BAGS, "--config.training.learning_rate=-1"), "config.training.learning_rate is -1.0"),
     ((*BAGS, "--config.training.weight_decay=inf"), "config.training.weight_decay is inf"),
+    ((*BAGS, "--config.training.max_skipped=0"), "config.training.max_skipped is 0, but must be"),
     ((*BAGS, "--config.network.backbone=vgg"), "vgg"),
     ((*BAGS, "--config.network.dropout=nan"), "dropout"),
     ((*BAGS, "--config.network.dropout=1"), "dropout"),
@@ -129,6 +132,23 @@ CASES = [
         (*TABLES, "--runs={w}/summaries.json", "--table={w}/folder.csv", "--record={w}/t.json"),
         "{w}/folder.csv cannot be written",
     ),
+    # replay
+    (REPLAY, "--dump"),
+    ((*REPLAY, "--dump="), ". is not a dump of a skipped update of bags: it has no update.json"),
+    ((*REPLAY, "--dump={w}/nowhere"), "{w}/nowhere is not a dump of a skipped update of bags"),
+    ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update of bags"),
+    (
+        (*REPLAY, "--dump={w}/cut_dump"),
+        "{w}/cut_dump/update.json cannot be read as a skipped update",
+    ),
+    ((*REPLAY, "--dump={w}/number_dump"), "{w}/number_dump/update.json cannot be read"),
+    ((*REPLAY, "--dump={w}/typed_dump"), "{w}/typed_dump/update.json cannot be read as a skipped"),
+    ((*REPLAY, "--dump={w}/pickled_dump"), "{w}/pickled_dump/arrays.npz cannot be read"),
+    ((*REPLAY, "--dump={w}/evil_dump"), "{w}/evil_dump/arrays.npz cannot be read as a skipped"),
+    (
+        (*REPLAY, "--dump={w}/foreign_dump"),
+        "{w}/foreign_dump/arrays.npz does not hold an update of the network in update.json",
+    ),
 ]
 
 
@@ -143,3 +163,26 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize(("arguments", "sentence"), CASES)
 def test_wrong_input_is_refused(world, arguments, sentence):
     bad_input.refused(arguments, sentence, world)
+
+
+@pytest.mark.slow
+def test_features_too_large_for_float32_end_with_a_sentence_and_a_dump(tmp_path):
+    features = [(n % 2, f"b{n}", (-1) ** (n // 2) * 3e38, 3e38) for n in range(8)]
+    lines = [",".join(map(str, line)) for line in features]
+    (tmp_path / "huge.csv").write_text("\n".join(["bag_label,bag_id,x,y", *lines, ""]))
+    arguments = [
+        *("-m", "lossattn_jax.mil", f"--dataset={tmp_path}/huge.csv", f"--workdir={tmp_path}/run"),
+        *("--folds=2", "--repeats=1", "--config.training.epochs=2"),
+        *("--config.network.hidden=(32,32,32)", "--config.network.standardise=false"),
+        "--config.training.max_skipped=1",
+    ]
+    finished = in_process.run(arguments, tmp_path)
+    bad_input.check(
+        finished,
+        "huge, Loss-Attention, training: the loss or its gradient was not finite in 1 updates in a row, the "
+        "first of model 0 (repeat0_fold0) after ",
+    )
+    (dump,) = (tmp_path / "run" / "huge" / "loss_attention" / "nonfinite").iterdir()
+    assert f"--dump={dump} says what was not finite" in finished.stderr
+    replayed = in_process.run([*REPLAY, f"--dump={dump}"], tmp_path)
+    assert replayed.returncode == 0 and "The largest feature is 3e+38" in replayed.stdout

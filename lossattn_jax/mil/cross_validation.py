@@ -16,6 +16,7 @@ from lossattn_jax.mil.splits import Split
 
 log = logging.getLogger(__name__)
 
+DUMPS_NAME = "nonfinite"  # folder of the update that a training ended with; see `dumps`
 _SECONDS_BETWEEN_LINES = 10
 
 
@@ -35,10 +36,14 @@ def run(
       method: one of `methods.NAMES`.
       config: of the experiment, checked.
       rules: of `selection.RULES`.
-      folder: gets a folder for each rule, with a file for each fold.
+      folder: gets a folder for each rule, with a file for each fold, and where a training ends in updates
+        that are not finite the folder `DUMPS_NAME`.
 
     Returns:
       For each rule the folds' records (`fold_results.read`), in the order of `splits`.
+
+    Raises:
+      UserError: a model has skipped too many updates in a row; see `training.train`.
     """
     missing = [
         split
@@ -87,6 +92,7 @@ def _networks(dataset, splits, method, config, rules, folder, label) -> None:
         standardise=model.standardise,
         seed=config.seed,
         label=label,
+        dump_dir=folder / DUMPS_NAME,
     )
     for result in results:
         fold_results.write(result, dataset, method, folder / result.rule)

@@ -104,6 +104,7 @@ def _measure(
             train=split.train,
             held=split.test,
             overrides={"patch_weight": value},
+            name=f"lambda {value:g}, {split.name}",
         )
         for value in lambdas
         for split in splits
@@ -117,6 +118,7 @@ def _measure(
         order_seed=config.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
+        dump_dir=folder / cross_validation.DUMPS_NAME,
     )
     said = training.predict(
         dataset,

@@ -1,5 +1,6 @@
 """The networks for bags behind the interface of all methods."""
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,8 @@ class NetworkClassifier(BagClassifier):
       seed: of parameters, dropout and the order of the bags.
       standardise: see `BagClassifier`.
       settings: of the training, a `Settings`; None: its defaults.
+      dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
+        `lossattn_jax.mil.replay`. None: nothing is written.
       networks_: after `fit`, the `training.Trained` networks.
     """
 
@@ -43,6 +46,7 @@ class NetworkClassifier(BagClassifier):
         seed: int = 0,
         standardise: bool = True,
         settings: Settings | None = None,
+        dump_dir: str | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -52,6 +56,7 @@ class NetworkClassifier(BagClassifier):
         self.seed = seed
         self.standardise = standardise
         self.settings = settings
+        self.dump_dir = dump_dir
 
     def network(self, num_classes: int) -> BagNetwork:
         """The network for K classes.
@@ -89,6 +94,7 @@ class NetworkClassifier(BagClassifier):
             order_seed=self.seed,
             every_epoch=False,
             label=self.method,
+            dump_dir=None if self.dump_dir is None else pathlib.Path(self.dump_dir),
         )
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """All folds and repeats of a network, trained in one compiled program."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def run(
     standardise: bool = True,
     seed: int = 0,
     label: str = "",
+    dump_dir: pathlib.Path | None = None,
 ) -> list[FoldResult]:
     """Trains and tests a network on every fold.
 
@@ -52,13 +54,21 @@ def run(
       standardise: whether features are standardised on the training folds.
       seed: of the order of the bags; with repeat and fold, of parameters and dropout.
       label: what the log calls this.
+      dump_dir: gets a folder with the update that a training ended with; see `training.train`.
 
     Returns:
       For each rule and split a result. The test bags take no part in the choices of `FINAL` and
       `VALIDATION`.
+
+    Raises:
+      UserError: a model has skipped `settings.max_skipped` updates in a row.
     """
     choices = [_Choice({}, None)] * len(splits)
-    shared: dict[str, Any] = {"standardise": standardise, "order_seed": seed}
+    shared: dict[str, Any] = {
+        "standardise": standardise,
+        "order_seed": seed,
+        "dump_dir": dump_dir,
+    }
     seconds = {rule: 0.0 for rule in rules}
     if VALIDATION in rules:
         choices, seconds[VALIDATION] = _choose(
@@ -128,6 +138,7 @@ def _choose(
                         train=split.train & ~held,
                         held=held,
                         overrides=overrides,
+                        name=split.name,
                     )
                 )
     trained = training.train(
@@ -183,6 +194,7 @@ def _plans(
                         scored=split.test if BEST_TEST in rules else None,
                         keep_epoch=choice.epoch,
                         overrides=overrides,
+                        name=split.name,
                     )
                     for member in range(ensemble)
                 )

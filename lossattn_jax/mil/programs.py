@@ -15,6 +15,7 @@ from lossattn_jax import devices
 from lossattn_jax.mil.device_bags import Data, cut, standardised, write
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil.states import where
 from lossattn_jax.mil.steps import Steps
 
 
@@ -24,12 +25,17 @@ class Training:
 
     Attributes:
       start: (models, data) to states.
-      block: (models, states, data, steps) to states and `[epochs, bags, K]` logits.
+      block: (models, states, data, steps) to states, `[epochs, bags, K]` logits, and whether all of it was
+        finite.
+      again: (models, states, rows, data, steps) and the results of `block` to states, logits and
+        `[epochs, steps]` bool: of models that were not finite, without the updates that were not, and which
+        these are; see `Steps.epochs_again`.
       chosen: states to the last, best and kept parameters and the best epoch, from 0; None as of `State`.
     """
 
     start: Callable[..., Any]
     block: Callable[..., Any]
+    again: Callable[..., Any]
     chosen: Callable[..., Any]
 
 
@@ -55,12 +61,27 @@ def training(
       consistency: whether attention is kept near its average over the epochs.
     """
     steps = Steps(network, settings, tops, group, select, keep, consistency)
+
+    def again(models: Any, states: Any, rows: Any, data: Data, epochs: Any, *block: Any) -> Any:
+        def of_group(arguments: Any) -> Any:
+            models, states, rows, (*done, fine) = arguments
+            nothing = jnp.zeros((group, *epochs["order"].shape[:2]), bool)
+
+            def make() -> Any:
+                *made, skipped = steps.epochs_again(models, states, rows, data, epochs)
+                # To the bit what they are without the others.
+                return *where(fine, done, made), skipped & ~fine[:, None, None]
+
+            return jax.lax.cond(jnp.all(fine), lambda: (*done, nothing), make)
+
+        return _by_groups(of_group, group, (models, states, rows, block))
+
     return Training(
         start=devices.pmap(lambda m, d: _by_groups(lambda m: steps.start(m, d), group, m)),
         block=devices.pmap(
-            lambda m, s, d, e: _by_groups(lambda a: steps.epochs(a[0], a[1], d, e), group, (m, s)),
-            donate=(1,),
+            lambda m, s, d, e: _by_groups(lambda a: steps.epochs(a[0], a[1], d, e), group, (m, s))
         ),
+        again=devices.pmap(again),
         chosen=devices.pmap(steps.chosen),
     )
 

@@ -30,6 +30,7 @@ class Settings:
       average_epochs: predict with the mean of the parameters at the ends of so many last epochs; 0: with
         the last.
       max_waste: padded slots for each instance; see `bags.bucket_lengths`.
+      max_skipped: updates in a row that are not finite, at which a training ends.
       models_at_once: models that a device computes together; 0: one on CPUs, whose cache keeps its
         parameters, otherwise all.
     """
@@ -46,6 +47,7 @@ class Settings:
     consistency_decay: float = 0.6
     average_epochs: int = 0
     max_waste: float = 1.25
+    max_skipped: int = 10
     models_at_once: int = 0
 
     def __post_init__(self) -> None:
@@ -84,5 +86,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "consistency_decay": (lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1"),
     "average_epochs": _whole(0),
     "max_waste": _at_least(1),
+    "max_skipped": _whole(1),
     "models_at_once": _whole(0),
 }

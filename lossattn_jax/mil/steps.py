@@ -3,77 +3,30 @@
 Everything here works on one group of G models at a time, whose arrays have a leading axis of G. The
 bag of a step is the same for all of them, so that the length it is padded to is one decision for the
 group and not computed for every length.
+
+Looking at every gradient before an update is made of it would cost a sixth of the update on a CPU. So
+`epochs` makes all updates and says in the end whether they were finite: what is not finite stays in Adam's
+moments. Where they were not, `epochs_again` makes the same epochs with a look at each update.
 """
 
 import dataclasses
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from lossattn_jax import losses
 from lossattn_jax.mil.device_bags import Data, cut, cut_values, standardised, write
+from lossattn_jax.mil.gradients import Gradients, decayed
 from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.outputs import BagOutputs
 from lossattn_jax.mil.settings import Settings
-from lossattn_jax.train.schedules import loss_weight_schedule
+from lossattn_jax.mil.states import Models, State, where
 
-
-@flax.struct.dataclass
-class Models:
-    """What does not change while models train; every leaf with a leading axis of models.
-
-    Attributes:
-      seed: `[]` uint32.
-      learning_rate, weight_decay, patch_weight, consistency_weight: `[]` float32.
-      mean, inverse_scale: `[features...]` float32, or ones in their place, for standardisation.
-      train, held, scored: `[bags]` bool; see `training.Plan`.
-      keep_epoch: `[]` int32, from 0; -1: none.
-    """
-
-    seed: Any
-    learning_rate: Any
-    weight_decay: Any
-    patch_weight: Any
-    consistency_weight: Any
-    mean: Any
-    inverse_scale: Any
-    train: Any
-    held: Any
-    scored: Any
-    keep_epoch: Any
-
-
-@flax.struct.dataclass
-class State:
-    """What changes while models train; every leaf with a leading axis of models. None: not in use.
-
-    Attributes:
-      params: of the network.
-      moments: Adam's state.
-      average: mean of the parameters over the last epochs.
-      ensemble: `[N + longest]` float32, the attention's average over the epochs before this one.
-      attention: `[N + longest]` float32, at each bag's last visit.
-      best: parameters of the best epoch so far.
-      best_accuracy, best_loss: `[]` float32 of the scored bags there.
-      best_epoch: `[]` int32.
-      kept: parameters of the epoch that was to be kept.
-    """
-
-    params: Any
-    moments: Any
-    average: Any = None
-    ensemble: Any = None
-    attention: Any = None
-    best: Any = None
-    best_accuracy: Any = None
-    best_loss: Any = None
-    best_epoch: Any = None
-    kept: Any = None
+# Of the sum of Adam's second moments at an epoch's end. A norm that overflowed has left 1e-3 of its square,
+# 3e35 or more, of which each update since has taken a thousandth: 3e4 updates later this is still there.
+_SUSPICIOUS = 1e20
 
 
 class Steps:
@@ -87,6 +40,7 @@ class Steps:
         self.select: bool = select
         self.keep: bool = keep
         self.consistency: bool = consistency
+        self.gradients = Gradients(network, settings, consistency)
 
     def start(self, models: Models, data: Data) -> State:
         def one(model: Models) -> State:
@@ -109,39 +63,69 @@ class Steps:
         return jax.vmap(one)(models)
 
     def epochs(self, models: Models, state: State, data: Data, steps: Any) -> Any:
-        """Some epochs; returns the state and logits `[G, epochs, bags, K]`."""
-        state, logits = jax.lax.scan(lambda s, e: self._epoch(models, s, data, e), state, steps)
-        return state, logits.swapaxes(0, 1)
+        """Some epochs, with every update made.
+
+        Returns:
+          The state, logits `[G, epochs, bags, K]`, and `[G]` bool: False where the loss or the norm of a
+          gradient may not have been finite, so that the rest is to be made again.
+        """
+
+        def epoch(carry: Any, steps: Any) -> Any:
+            state, fine = carry
+            (state, total), _ = self._updates(
+                models, (state, jnp.zeros(self.group)), data, steps, looks=False
+            )
+            fine &= jnp.isfinite(total) & (_squares(state.moments) < _SUSPICIOUS)
+            state, logits = self._end_epoch(models, state, data, steps)
+            return (state, fine), logits
+
+        start = (state, jnp.ones(self.group, bool))
+        (state, fine), logits = jax.lax.scan(epoch, start, steps)
+        return state, logits.swapaxes(0, 1), fine
+
+    def epochs_again(self, models: Models, state: State, row: Any, data: Data, steps: Any) -> Any:
+        """The same epochs, without the updates whose loss or norm of the gradient is not finite.
+
+        Such an update leaves parameters, moments and the average of the bags' attention as they were. After
+        `Settings.max_skipped` in a row a model makes no more.
+
+        Args:
+          models: the group.
+          state: before the epochs.
+          row: `[G]` int32, how many updates were skipped in a row before.
+          data: the bags.
+          steps: of the epochs.
+
+        Returns:
+          The state, logits as of `epochs`, and `[G, epochs, steps]` bool, the updates that were skipped.
+        """
+
+        def epoch(carry: Any, steps: Any) -> Any:
+            (state, row), skipped = self._updates(models, carry, data, steps, looks=True)
+            state, logits = self._end_epoch(models, state, data, steps)
+            return (state, row), (logits, skipped)
+
+        (state, _), (logits, skipped) = jax.lax.scan(epoch, (state, row), steps)
+        return state, logits.swapaxes(0, 1), jnp.moveaxis(skipped, 2, 0)
 
     def chosen(self, state: State) -> Any:
         last = state.average if self.settings.average_epochs else state.params
         return last, state.best, state.kept, state.best_epoch
 
-    def _epoch(self, models: Models, state: State, data: Data, steps: Any) -> Any:
-        epoch, order = steps["epoch"], steps["order"]
-        noise = jax.vmap(lambda model: self._noise(model, data, epoch))(models)
+    def _updates(self, models: Models, carry: Any, data: Data, steps: Any, looks: bool) -> Any:
+        """An epoch's updates of (state, what `_update` tells), and `[steps, G]` what it says of each."""
+        epoch = steps["epoch"]
+        noise = jax.vmap(lambda model: self.noise(model, data, epoch))(models)
 
-        def step(state, rows):
+        def step(carry, rows):
             seen = models.train[:, jnp.maximum(rows, 0)] & (rows >= 0)[None]
-            update = functools.partial(self._update, models, data, epoch, noise, rows, seen)
-            return jax.lax.cond(jnp.any(seen), update, lambda s: s, state), None
+            update = functools.partial(self._update, models, data, epoch, noise, rows, seen, looks)
+            nothing = jnp.zeros(self.group, bool) if looks else None
+            return jax.lax.cond(jnp.any(seen), update, lambda c: (c, nothing), carry)
 
-        state, _ = jax.lax.scan(step, state, order)
-        state = self._end_epoch(state, epoch)
-        params = state.average if self.settings.average_epochs else state.params
-        logits = jax.lax.cond(
-            steps["predict"],
-            lambda: self._predict(models, params, data),
-            lambda: jnp.zeros((len(data.labels), self.group, self.network.num_classes)),
-        ).swapaxes(0, 1)
-        if self.select:
-            state = self._keep_best(models, state, params, logits, data.labels, epoch)
-        if self.keep:
-            kept = _where(models.keep_epoch == epoch, params, state.kept)
-            state = dataclasses.replace(state, kept=kept)
-        return state, logits
+        return jax.lax.scan(step, carry, steps["order"])
 
-    def _noise(self, model: Models, data: Data, epoch: jax.Array) -> jax.Array:
+    def noise(self, model: Models, data: Data, epoch: jax.Array) -> jax.Array:
         """`[N + longest, units]` uint8: what an epoch's dropout of every instance goes by.
 
         Drawn at once, since each draw costs a CPU about as much as a small matrix product.
@@ -152,8 +136,11 @@ class Steps:
         several = jax.lax.bitcast_convert_type(words, jnp.uint8)
         return several.reshape(len(words), -1)[:, :units]
 
-    def _update(self, models, data, epoch, noise, rows, seen, state: State) -> State:
+    def _update(self, models, data, epoch, noise, rows, seen, looks, carry):
+        """An update of (state, sum of the losses), or with `looks` of (state, skipped in a row)."""
+        state, told = carry
         rows = jnp.maximum(rows, 0)
+        active = jnp.any(seen, axis=1)
 
         def gradients(length: int) -> Any:
             x, mask = cut(data, rows, length)
@@ -162,65 +149,51 @@ class Steps:
             else:
                 targets = jnp.zeros((self.group, 0))
             bytes_ = jax.vmap(lambda n: cut_values(n, data, rows, length))(noise)
-            of_one = functools.partial(self._gradients, data.labels[rows], epoch, x, mask)
-            found, attention = jax.vmap(of_one)(models, state.params, seen, bytes_, targets)
+            of_one = functools.partial(self.gradients, data.labels[rows], epoch, x, mask, looks)
+            (values, (attention, _)), found = jax.vmap(of_one)(
+                models, state.params, seen, bytes_, targets
+            )
+            made = None
+            if looks:
+                norms = jax.vmap(lambda *of: optax.tree.norm(decayed(*of)))(
+                    models, state.params, found
+                )
+                finite = jnp.isfinite(values) & jnp.isfinite(norms)
+                made = active & finite & (told < self.settings.max_skipped)
             remembered = state.attention
             if self.consistency:
+                if made is not None:
+                    # What leaves the corrected average as it is.
+                    attention = where(made, attention, self.gradients.known(targets, epoch, mask))
                 for place, row in enumerate(rows):
                     here = mask[place][None] & seen[:, place, None]
                     remembered = write(remembered, attention[:, place], here, data.offsets[row])
-            return found, remembered
+            return values, found, remembered, made
 
         branches = [functools.partial(gradients, length) for length in self.tops]
-        found, attention = jax.lax.switch(data.bucket[rows[0]], branches)
+        values, found, attention, made = jax.lax.switch(data.bucket[rows[0]], branches)
 
-        def apply(model, params, moments, found, active):
+        def apply(model, params, moments, found, made):
             updates, after = _adam(model).update(found, moments, params)
             moved = optax.apply_updates(params, updates)
-            if self.group == 1:
+            if self.group == 1 and not looks:
                 return moved, after
-            keep = functools.partial(jnp.where, active)
+            keep = functools.partial(jnp.where, made)
             return jax.tree.map(keep, (moved, after), (params, moments))
 
         params, moments = jax.vmap(apply)(
-            models, state.params, state.moments, found, jnp.any(seen, axis=1)
+            models, state.params, state.moments, found, made if looks else active
         )
-        return dataclasses.replace(state, params=params, moments=moments, attention=attention)
+        state = dataclasses.replace(state, params=params, moments=moments, attention=attention)
+        if not looks:
+            return (state, told + values), None
+        skipped = active & ~made
+        told = jnp.where(active, jnp.where(made, 0, told + 1), told)
+        return (state, told), skipped
 
-    def _gradients(self, labels, epoch, x, mask, model: Models, params, seen, noise, target):
-        settings = self.settings
-        patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
-
-        def loss(params):
-            out: BagOutputs = self.network.apply(
-                {"params": params},
-                standardised(x, model.mean, model.inverse_scale),
-                mask,
-                train=True,
-                noise=noise,
-            )
-            per_bag = bag_loss(
-                out,
-                labels,
-                mask,
-                patch_weight if self.network.method == "loss_attention" else None,
-                settings.patch_reduction,
-            )
-            if self.consistency:
-                weight = loss_weight_schedule(
-                    epoch, model.consistency_weight, settings.consistency_ramp_epochs
-                )
-                # The average of the epochs before, corrected for its start at 0.
-                corrected = target / jnp.maximum(1 - settings.consistency_decay**epoch, 1e-6)
-                size = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-                distance = losses.consistency_loss(out.attention, jnp.where(mask, corrected, 0.0))
-                per_bag += jnp.where(epoch > 0, weight, 0) * distance * mask.shape[1] / size
-            count = jnp.maximum(jnp.sum(seen), 1)
-            return jnp.sum(jnp.where(seen, per_bag, 0.0)) / count, out.attention
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    def _end_epoch(self, state: State, epoch: jax.Array) -> State:
+    def _end_epoch(self, models: Models, state: State, data: Data, steps: Any) -> Any:
+        """The state at an epoch's end, and logits `[G, bags, K]` of the held bags."""
+        epoch = steps["epoch"]
         if self.consistency:
             decay = self.settings.consistency_decay
             mixed = decay * state.ensemble + (1 - decay) * state.attention
@@ -230,7 +203,18 @@ class Steps:
             share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
             average = jax.tree.map(lambda a, p: a + (p - a) * share, state.average, state.params)
             state = dataclasses.replace(state, average=average)
-        return state
+        params = state.average if self.settings.average_epochs else state.params
+        logits = jax.lax.cond(
+            steps["predict"],
+            lambda: self._predict(models, params, data),
+            lambda: jnp.zeros((len(data.labels), self.group, self.network.num_classes)),
+        ).swapaxes(0, 1)
+        if self.select:
+            state = self._keep_best(models, state, params, logits, data.labels, epoch)
+        if self.keep:
+            kept = where(models.keep_epoch == epoch, params, state.kept)
+            state = dataclasses.replace(state, kept=kept)
+        return state, logits
 
     def _predict(self, models: Models, params: Any, data: Data) -> jax.Array:
         """`[bags, G, K]`, zeros for bags that no model of the group is to predict."""
@@ -266,7 +250,7 @@ class Steps:
         equal = accuracy == state.best_accuracy
         better = (accuracy > state.best_accuracy) | (equal & (loss < state.best_loss))
 
-        keep = functools.partial(_where, better)
+        keep = functools.partial(where, better)
         return dataclasses.replace(
             state,
             best=keep(params, state.best),
@@ -282,10 +266,7 @@ def _adam(model: Models) -> optax.GradientTransformation:
     )
 
 
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    """For each model `[G]` the one or the other of two trees whose leaves have a leading axis of G."""
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
-
-    return jax.tree.map(choose, new, old)
+def _squares(moments: Any) -> jax.Array:
+    """`[G]` sum of Adam's second moments; not finite once a gradient's square was not."""
+    leaves = jax.tree.leaves(optax.tree.get(moments, "nu"))
+    return sum((jnp.sum(leaf.reshape(len(leaf), -1), axis=1) for leaf in leaves), jnp.float32(0))

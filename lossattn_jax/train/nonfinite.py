@@ -10,7 +10,6 @@ import dataclasses
 import math
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import data, devices, metrics
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
+from lossattn_jax.not_finite import shown
 from lossattn_jax.train import reporting
 from lossattn_jax.train.job import Job
 from lossattn_jax.train.optimizer import at_step
@@ -28,8 +28,6 @@ from lossattn_jax.train.step import Metrics
 
 DUMPS_NAME = "nonfinite"
 BATCH_NAME = "batch.npz"
-
-_SHOWN = 16  # of a batch's images, in a sentence
 
 
 def means(totals: Metrics, step: int) -> dict[str, float]:
@@ -87,12 +85,6 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
         f"{options.learning_rate} or a longer config.optimizer.warmup_epochs than {options.warmup_epochs} "
         "may help; the last checkpoint is from before"
     )
-
-
-def shown(names: Sequence[object]) -> str:
-    """The first names of a list, and how many there are where those are not all."""
-    first = ", ".join(map(str, names[:_SHOWN]))
-    return first if len(names) <= _SHOWN else f"{first}, ... ({len(names)} in all)"
 
 
 def _batch(job: Job, step: int) -> Batch:

@@ -260,7 +260,7 @@ def noise(seed, epoch, network=BagNetwork(2, hidden=(40, 30, 27))):  # noqa: B00
     steps = steps_lib.Steps(network, EVERYTHING, (2, 5), 1, False, False, False)
     data = device_bags.on_device(DATASET, (2, 5))
     model = steps_lib.Models(np.uint32(seed), *[None] * 10)
-    return np.asarray(steps._noise(model, data, jnp.int32(epoch)))
+    return np.asarray(steps.noise(model, data, jnp.int32(epoch)))
 
 
 def test_dropout_is_new_for_every_model_epoch_and_instance():

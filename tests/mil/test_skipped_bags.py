@@ -1,0 +1,247 @@
+"""Updates of networks for bags that are not finite: skipped, told of, and in the end a dump to replay."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import BagNetwork, replay, training
+from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.gradients import Gradients
+from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.mil.objective import bag_loss
+from lossattn_jax.mil.order import epoch_order
+from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil.skipping import Skips
+
+RANDOM = np.random.default_rng(5)
+BAGS = [RANDOM.normal(0, 1, (length, 3)).astype(np.float32) for length in (2, 3, 1, 3, 2, 3)]
+LABELS = [0, 1, 0, 1, 1, 0]
+NETWORK = BagNetwork(2, hidden=(4, 4, 4), dropout=0.0)
+SETTINGS = Settings(
+    epochs=2,
+    learning_rate=0.01,
+    patch_weight=0.5,
+    patch_ramp_epochs=1,  # 0 in the first epoch
+    max_waste=10.0,
+    max_skipped=3,
+)
+BAD = 3  # the bag whose features are too large
+
+
+def bags_with(largest, bad=(BAD,)):
+    bags = [np.array(bag) for bag in BAGS]
+    for row in bad:
+        bags[row][:] = largest * np.array([1, -1, 1])[: len(bags[row]), None]
+    return BagDataset.from_bags(bags, LABELS, ids=[f"b{row}" for row in range(6)], name="own")
+
+
+def plan(seed, *left_out):
+    used = ~np.isin(np.arange(6), left_out)
+    return training.Plan(seed, used, ~used, name=f"fold{seed}")
+
+
+def train(dataset, plans, network=NETWORK, dump_dir=None, **changes):
+    return training.train(
+        dataset,
+        network,
+        dataclasses.replace(SETTINGS, **changes),
+        plans,
+        standardise=False,
+        every_epoch=False,
+        label="own, Loss-Attention",
+        dump_dir=dump_dir,
+    )
+
+
+def order_of(epoch):
+    """The bags as they are visited one by one."""
+    return epoch_order(np.zeros(6, int), 1, 0, epoch)[:, 0].tolist()
+
+
+def model(params, number=0):
+    return jax.tree.map(lambda leaf: leaf[number], params)
+
+
+def equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def close(first, second, atol=1e-5):
+    check = functools.partial(np.testing.assert_allclose, rtol=0, atol=atol)
+    jax.tree.map(check, first, second)
+
+
+@functools.cache
+def plain(seed, settings, left_out):
+    """One bag after the other with optax, without some of them."""
+    params = NETWORK.init(jax.random.key(seed), jnp.zeros((1, 2, 3)))["params"]
+    decay = optax.add_decayed_weights(settings.weight_decay)
+    optimizer = optax.chain(decay, optax.adam(settings.learning_rate))
+    moments = optimizer.init(params)
+
+    @jax.jit
+    def update(params, moments, bag, mask, label, patch_weight):
+        def loss(params):
+            out = NETWORK.apply({"params": params}, bag[None], mask[None])
+            return bag_loss(out, label[None], mask[None], patch_weight, "sum")[0]
+
+        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    for epoch in range(settings.epochs):
+        for row in order_of(epoch):
+            if row not in left_out:
+                bag = np.pad(BAGS[row], [(0, 3 - len(BAGS[row])), (0, 0)])
+                mask = np.arange(3) < len(BAGS[row])
+                label, patch_weight = jnp.int32(LABELS[row]), settings.patch_weight * (epoch > 0)
+                params, moments = update(params, moments, bag, mask, label, patch_weight)
+    return params
+
+
+@pytest.mark.slow
+def test_a_bag_that_is_not_finite_is_left_out_and_told_of(caplog):
+    result = train(bags_with(3e38), [plan(1), plan(2, BAD), plan(8, 0)])
+    np.testing.assert_array_equal(result.skipped, [2, 0, 2])
+    close(model(result.last), plain(1, SETTINGS, (BAD,)))
+    close(model(result.last, 2), plain(8, SETTINGS, (BAD, 0)))
+    # The others are to the bit what they are where nothing diverges.
+    equal(model(result.last, 1), model(train(bags_with(1.0), [plan(2, BAD)] * 3).last, 1))
+    told = [record.message for record in caplog.records if "skipped" in record.message]
+    assert told == [
+        f"warning: own, Loss-Attention: 2 updates of 2 of 3 models were skipped in epoch {epoch} because "
+        "loss or gradient was not finite (first of model 0 (fold1) after "
+        f"{count} updates in epoch {epoch} on the bag b3)"
+        for epoch, count in ((1, order_of(0).index(BAD)), (2, order_of(1).index(BAD)))
+    ]
+
+
+@pytest.mark.slow
+def test_the_others_of_a_group_are_not_disturbed():
+    wild, *others = plan(1), plan(2, BAD), plan(3, BAD, 0)
+    changes = {"models_at_once": 3, "batch_size": 2}
+    result = train(bags_with(3e38), [wild, *others], **changes)
+    without = train(bags_with(3e38), [others[0], *others], **changes)
+    np.testing.assert_array_equal(result.skipped, [2, 0, 0])
+    np.testing.assert_array_equal(without.skipped, 0)
+    # Nor do they notice the bag beside theirs in a batch.
+    fine = train(bags_with(1.0), [wild, *others], **changes)
+    for number in (1, 2):
+        equal(model(result.last, number), model(without.last, number))
+        close(model(result.last, number), model(fine.last, number), atol=1e-6)
+    assert np.isfinite(model(result.last)["dense1"]["kernel"]).all()
+
+
+def with_norm(monkeypatch, scale):
+    """Makes the gradient of the bag whose first feature is 7 finite, but its norm not."""
+    call = Gradients.__call__
+
+    def steep(self, labels, epoch, x, mask, *others):
+        (loss, told), found = call(self, labels, epoch, x, mask, *others)
+        factor = jnp.where(x[0, 0, 0] == 7, scale, 0.0)
+        return (loss, told), jax.tree.map(lambda leaf: leaf + factor, found)
+
+    monkeypatch.setattr(Gradients, "__call__", steep)
+    training.programs.forget()
+
+
+@pytest.mark.slow
+def test_a_gradient_whose_norm_alone_overflows_is_not_used(monkeypatch):
+    with_norm(monkeypatch, 1e19)  # whose square is in float32, but not the sum of four of them
+    result = train(bags_with(7.0), [plan(1)])
+    monkeypatch.undo()
+    training.programs.forget()
+    assert result.skipped == [2]
+    close(model(result.last), plain(1, SETTINGS, (BAD,)))
+
+
+@pytest.mark.slow
+def test_the_average_of_a_skipped_bags_attention_stays():
+    """With two bags, one of which is never used, the other's attention is pulled as if it were alone."""
+    changes = {"consistency_weight": 30.0, "consistency_ramp_epochs": 0.0, "epochs": 4}
+    alone = train(bags_with(1.0), [plan(1, BAD)], **changes)
+    result = train(bags_with(3e38), [plan(1)], **changes)
+    assert result.skipped == [4]
+    close(model(result.last), model(alone.last))
+
+
+@pytest.fixture(scope="module")
+def stuck(tmp_path_factory):
+    """The sentence and the dump of a model whose gradient is too large from the second epoch on."""
+    folder = tmp_path_factory.mktemp("dumps")
+    wild = dataclasses.replace(plan(2), overrides={"patch_weight": 3e38})
+    with pytest.raises(UserError) as error:
+        train(bags_with(1.0, ()), [plan(1), wild, plan(8)], dump_dir=folder)
+    return str(error.value), folder / "model_1_epoch_2_update_0"
+
+
+def test_what_is_stuck_ends_with_a_dump_that_replays(stuck):
+    sentence, folder = stuck
+    told = f"of model 1 (fold2) after 0 updates in epoch 2 on the bag b{order_of(1)[0]}"
+    assert sentence == (
+        "own, Loss-Attention: the loss or its gradient was not finite in 3 updates in a row, the first "
+        f"{told}: python -m lossattn_jax.mil.replay --dump={folder} says what was not finite, and smaller "
+        "features or a lower learning_rate than 0.01 may help"
+    )
+    sentences = replay.replay(folder)
+    assert sentences[0] == f"own, Loss-Attention: the update {told} was made again."
+    assert sentences[2] == "Before it, parameters and Adam's moments were finite."
+    assert re.search(r"are not finite|is not in float32", sentences[3] + sentences[4])
+
+
+@pytest.mark.slow
+def test_what_is_dumped_is_the_model_before_and_its_bag(stuck):
+    stored = replay.dumps.read(stuck[1])
+    assert (stored.count, stored.epoch, stored.settings.patch_weight) == (6, 1, 3e38)
+    close(stored.state["params"], plain(2, dataclasses.replace(SETTINGS, epochs=1), ()))
+    first = order_of(1)[0]
+    np.testing.assert_array_equal(stored.bags["x"][0, : len(BAGS[first])], BAGS[first])
+
+
+@pytest.mark.slow
+def test_the_dumped_update_is_that_of_the_training(tmp_path):
+    """With dropout, batches and consistency."""
+    network = NETWORK.clone(dropout=0.5)
+    changes = {"consistency_weight": 3.0, "consistency_ramp_epochs": 0.0, "batch_size": 2}
+    with pytest.raises(UserError, match=r"on the bags b\d, b\d: "):
+        train(bags_with(3e38), [plan(1)], network, max_skipped=1, dump_dir=tmp_path, **changes)
+    (folder,) = tmp_path.iterdir()
+    told = "\n".join(replay.replay(folder))
+    assert re.search(r"The losses of 1 of 2 bags are not finite: b3|is not in float32", told)
+    stored = replay.dumps.read(folder)
+    assert stored.bags["noise"].shape == (2, 3, 12) and stored.bags["target"].shape == (2, 3)
+
+
+@pytest.mark.slow
+def test_the_classifier_ends_with_a_sentence():
+    bags = [np.full((2, 2), 1e30 * (-1) ** row) for row in range(4)]
+    settings = Settings(epochs=1, learning_rate=1e38, max_skipped=2)
+    method = NetworkClassifier(hidden=(4, 4, 4), settings=settings, standardise=False)
+    with pytest.raises(
+        UserError, match=r"not finite in 2 updates in a row, the first of model 0 after"
+    ):
+        method.fit(bags, [0, 1, 0, 1])
+
+
+def test_rows_of_skipped_updates_go_on_over_epochs():
+    dataset = bags_with(1.0)
+    skips = Skips(dataset, np.array([[True, True, False, False, False, False]] * 2), ["", ""], "")
+    order = np.array([[[0], [2], [1]], [[1], [0], [2]]])
+    for _ in range(2):
+        skipped = np.array([[[0, 0, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 0]]], bool)
+        skips.add(skipped, order, np.array([4, 5]))
+    np.testing.assert_array_equal(skips.total, [6, 2])
+    np.testing.assert_array_equal(skips.in_a_row, [3, 0])
+    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,)) and skips.first[1] is None
+    assert skips.stuck(3) == 0 and skips.stuck(4) is None
+    skips.add(np.array([[[1, 0, 1]], [[0, 0, 0]]], bool), order[:1], np.array([6]))
+    np.testing.assert_array_equal(skips.in_a_row, [5, 0])
+    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,))
+    skips.none()
+    assert skips.in_a_row[0] == 0 and skips.first[0] is None
