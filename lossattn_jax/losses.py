@@ -79,7 +79,9 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
       `[...]` float32.
     """
     lengths = lengths.astype(jnp.float32)
-    present = _multi_hot(labels, lengths) > 0
+    if labels.ndim < lengths.ndim:
+        labels = jax.nn.one_hot(labels, lengths.shape[-1])
+    present = labels > 0
     missing = jnp.square(jax.nn.relu(_MARGINS[0] - lengths))
     excess = jnp.square(jax.nn.relu(lengths - _MARGINS[1]))
     return jnp.sum(jnp.where(present, missing, _ABSENT_WEIGHT * excess), axis=-1)
@@ -253,9 +255,3 @@ def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
 def _seen(patch_logits: jax.Array, attention: jax.Array) -> jax.Array:
     """`patch_logits` with zeros for the patches of weight 0, whose logits may be anything."""
     return jnp.where((attention > 0)[:, :, None], patch_logits, 0.0)
-
-
-def _multi_hot(labels: jax.Array, scores: jax.Array) -> jax.Array:
-    if labels.ndim == scores.ndim:
-        return labels.astype(jnp.float32)
-    return jax.nn.one_hot(labels, scores.shape[-1], dtype=jnp.float32)

@@ -150,7 +150,7 @@ def learned_scores(
     hidden = jnp.tanh(tanh(features))
     if gate is not None:
         hidden = hidden * jax.nn.sigmoid(gate(features))
-    return score(hidden)[..., 0]
+    return jnp.squeeze(score(hidden), axis=-1)
 
 
 def coupling_attention(

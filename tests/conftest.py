@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import hypothesis
 import jax
 import pytest
 
@@ -23,13 +24,20 @@ cpu.tune()
 # A shape that fits by accident is a bug waiting for a batch of another size.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# For mutation tests: the same examples every time, and none made smaller once a mutant is found out.
+hypothesis.settings.register_profile(
+    "mutation", derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Programs that several tests compile, also in processes of their own, are compiled once."""
-    folder = tmp_path_factory.mktemp("compilation_cache")
+    # Mutation tests run the same tests a thousand times: there all programs are kept between the runs.
+    kept = os.environ.get("TESTS_COMPILATION_CACHE")
+    folder = kept or tmp_path_factory.mktemp("compilation_cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if kept else 0.5)
     return folder
 
 

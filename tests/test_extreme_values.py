@@ -436,3 +436,26 @@ def test_a_head_has_a_finite_loss_and_gradient_for_any_features(dtype):
             assert finite(told), name
 
     check()
+
+
+def test_all_is_float32_also_where_jax_has_float64():
+    with jax.enable_x64(True):
+        z = jax.ShapeDtypeStruct((ROWS, 3, CLASSES), jnp.float64)
+        labels, positives = (jax.ShapeDtypeStruct((ROWS, *s), jnp.int64) for s in ((), (CLASSES,)))
+        mask, attention = (jax.ShapeDtypeStruct((ROWS, 3), t) for t in (jnp.int64, jnp.float32))
+        votes = jax.ShapeDtypeStruct((ROWS, 3, CLASSES, 2), jnp.float64)
+        told = {
+            "routing": jax.eval_shape(dynamic_routing, votes),
+            "pooled": jax.eval_shape(pooling.weighted_sum, z, attention),
+            "highest": jax.eval_shape(pooling.max_pool, z, mask),
+            "lengths": jax.eval_shape(lambda z, y: losses.margin_loss(z[:, 0], y), z, labels),
+        }
+        for kind in (losses.CROSS_ENTROPY, losses.SIGMOID, losses.MARGIN):
+            told[kind] = jax.eval_shape(functools.partial(losses.probabilities, kind), z)
+        for name, (ours, _) in ATTENTIONS.items():
+            told[f"{name}, masked"] = jax.eval_shape(ours, z, mask)
+            told[name] = jax.eval_shape(lambda z, ours=ours: ours(z, None), z)
+        for name, (ours, _) in LOSSES.items():
+            told[f"{name}, loss"] = jax.eval_shape(ours, z, labels, positives, attention)
+    for name, result in told.items():
+        assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float32")}, name

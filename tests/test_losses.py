@@ -1,5 +1,7 @@
 """Losses against hand-computed and NumPy float64 values."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,30 @@ def test_cross_entropy_agrees_with_float64(seed, scale, smoothing):
     loss = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
     expected = reference_cross_entropy(logits, labels, smoothing)
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_losses_take_any_leading_axes():
+    rng = np.random.default_rng(4)
+    logits = jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.float32)
+    labels, positives = rng.integers(0, 4, (2, 3)), rng.integers(0, 2, (2, 3, 4))
+    for loss, target in (
+        (functools.partial(losses.cross_entropy, label_smoothing=0.1), labels),
+        (losses.sigmoid_cross_entropy, positives),
+        (losses.margin_loss, labels),
+        (losses.margin_loss, positives),
+    ):
+        together = loss(logits, jnp.asarray(target))
+        for row in range(2):
+            alone = loss(logits[row], jnp.asarray(target[row]))
+            np.testing.assert_allclose(together[row], alone, rtol=1e-6)
+
+
+def test_labels_are_not_smoothed_unless_wanted():
+    logits, labels = jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([0])
+    image = losses.image_loss(losses.CROSS_ENTROPY, logits, labels)
+    attention = jnp.ones((1, 1))
+    patch = losses.patch_loss(losses.CROSS_ENTROPY, logits[:, None], labels, attention)
+    np.testing.assert_allclose([image, patch], [[np.log(4 / 3)]] * 2, rtol=1e-6)
 
 
 def test_patch_loss_by_hand():

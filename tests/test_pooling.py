@@ -141,6 +141,8 @@ def test_learned_scores_by_hand():
     gated = pooling.learned_scores(features, gate=lambda h: h @ jnp.array([[0.0], [1.0]]), **layers)
     expected = 3 * np.tanh([[1.0, -0.25]]) / (1 + np.exp([[-2.0, 1.0]]))
     np.testing.assert_allclose(gated, expected, rtol=1e-6)
+    with pytest.raises(ValueError):  # two scores for each patch
+        pooling.learned_scores(features, tanh=layers["tanh"], score=lambda h: jnp.tile(h, 2))
 
 
 SCORES = {
@@ -181,6 +183,18 @@ def test_a_padded_row_gives_what_the_unpadded_one_gives(score, filler):
     pooled = pooling.weighted_sum(jnp.asarray(padded), padded_attention)
     expected = pooling.weighted_sum(jnp.asarray(logits), attention)
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_counts_for_nothing_beside_the_smallest_logits():
+    # Were the padding looked at, the squares of 1e-25 would be 0, or those of the padding infinite.
+    logits = jnp.array([[[3e-25, 4e-25], [0.0, 5e-25], [7.0, 7.0]]])
+    attention = pooling.loss_attention(logits, 9, mask=jnp.array([[1, 1, 0]]))
+    np.testing.assert_allclose(attention, [[0.5, 0.5, 0]], rtol=1e-6)
+
+
+def test_features_are_summed_in_full_precision_on_accelerators_too():
+    traced = jax.make_jaxpr(pooling.weighted_sum)(jnp.ones((1, 2, 3)), jnp.ones((1, 2)))
+    assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in str(traced)
 
 
 def test_a_row_without_patches_has_no_weight_and_finite_gradients():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossattn_jax.models.attention import AttentionScores
 from lossattn_jax.models.layers import BatchNorm, Conv, torch_bias_init, torch_kernel_init
 
 
@@ -109,3 +110,15 @@ def test_initial_values_fill_pytorchs_interval():
         assert np.abs(values).max() <= 1 / 12
         assert np.abs(values).max() > 0.98 / 12
         assert values.std() == pytest.approx(1 / 12 / np.sqrt(3), rel=0.05)
+
+
+def test_layers_of_attention_start_in_the_interval_of_their_inputs():
+    module = AttentionScores(hidden=400, gated=True)
+    params = module.init(jax.random.key(0), jnp.ones((1, 2, 25)))["params"]
+    for name, inputs, outputs in (("tanh", 25, 400), ("gate", 25, 400), ("score", 400, 1)):
+        kernel, bias = (np.abs(params[name][part]) * np.sqrt(inputs) for part in ("kernel", "bias"))
+        assert kernel.shape == (inputs, outputs) and bias.shape == (outputs,)
+        assert 0.95 < kernel.max() <= 1
+        assert bias.max() <= 1 and (outputs == 1 or bias.max() > 0.95)
+    ungated = AttentionScores(hidden=4).init(jax.random.key(0), jnp.ones((1, 2, 3)))
+    assert set(ungated["params"]) == {"tanh", "score"}
