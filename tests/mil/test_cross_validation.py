@@ -104,6 +104,7 @@ def test_a_network_is_as_the_config_has_it():
     assert model.get_params() == {
         "method": "attention",
         "backbone": "dense",
+        "dump_dir": None,
         "hidden": (8, 4),
         "dropout": 0.25,
         "ensemble": 3,

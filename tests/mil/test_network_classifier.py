@@ -72,7 +72,12 @@ def test_bags_may_be_longer_than_those_of_fit(fitted):
 def test_a_copy_learns_the_same_and_another_seed_something_else(fitted):
     bags, labels = toy(0)
     copy = clone(fitted)
-    assert copy.get_params() == {**OPTIONS, "backbone": "dense", "standardise": True}
+    assert copy.get_params() == {
+        **OPTIONS,
+        "backbone": "dense",
+        "standardise": True,
+        "dump_dir": None,
+    }
     with pytest.raises(NotFittedError):
         check_is_fitted(copy)
     with pytest.raises(UserError, match="NetworkClassifier was not fitted"):
