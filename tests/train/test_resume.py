@@ -28,8 +28,8 @@ def test_any_damaged_file_leads_to_the_older_checkpoint_or_does_no_harm(tmp_path
     for number, name in enumerate(files(tmp_path / "whole", 2)):
         workdir = tmp_path / str(number)
         save(workdir, 1, 2)
-        places = files(workdir, 2)  # names of data files are random
-        path = workdir / "checkpoints" / "2" / places[number]
+        places = files(workdir, 2)  # names of data files are random, and a little their number
+        path = workdir / "checkpoints" / "2" / places[min(number, len(places) - 1)]
         path.write_bytes(path.read_bytes()[:-1][: len(path.read_bytes()) // 2])
         with Checkpoints(workdir) as checkpoints:
             state = resume.newest_intact(checkpoints, lambda s, c=checkpoints: c.restore(s, LIKE))
