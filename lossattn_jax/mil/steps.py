@@ -4,9 +4,10 @@ Everything here works on one group of G models at a time, whose arrays have a le
 bag of a step is the same for all of them, so that the length it is padded to is one decision for the
 group and not computed for every length.
 
-Looking at every gradient before an update is made of it would cost a sixth of the update on a CPU. So
-`epochs` makes all updates and says in the end whether they were finite: what is not finite stays in Adam's
-moments. Where they were not, `epochs_again` makes the same epochs with a look at each update.
+On CPUs an update is so short that to look at all of its gradient first, and to choose between the states
+before and after it, would show. So `epochs` makes all updates and says in the end whether they were finite:
+what is not finite stays in Adam's moments. Where they were not, `epochs_again` makes the same epochs with a
+look at each update.
 """
 
 import dataclasses
