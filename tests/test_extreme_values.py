@@ -447,6 +447,9 @@ def test_all_is_float32_also_where_jax_has_float64():
         told = {
             "routing": jax.eval_shape(dynamic_routing, votes),
             "pooled": jax.eval_shape(pooling.weighted_sum, z, attention),
+            "scores": jax.eval_shape(
+                lambda h: pooling.learned_scores(h, jnp.negative, lambda h: h[..., :1]), z
+            ),
             "highest": jax.eval_shape(pooling.max_pool, z, mask),
             "lengths": jax.eval_shape(lambda z, y: losses.margin_loss(z[:, 0], y), z, labels),
         }

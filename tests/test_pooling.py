@@ -187,9 +187,9 @@ def test_a_padded_row_gives_what_the_unpadded_one_gives(score, filler):
 
 def test_padding_counts_for_nothing_beside_the_smallest_logits():
     # Were the padding looked at, the squares of 1e-25 would be 0, or those of the padding infinite.
-    logits = jnp.array([[[3e-25, 4e-25], [0.0, 5e-25], [7.0, 7.0]]])
-    attention = pooling.loss_attention(logits, 9, mask=jnp.array([[1, 1, 0]]))
-    np.testing.assert_allclose(attention, [[0.5, 0.5, 0]], rtol=1e-6)
+    logits = jnp.array([[[3e-25, 4e-25], [0.0, 1e-24], [7.0, 7.0]]])
+    attention = pooling.loss_attention(logits, 9, threshold=0.0, mask=jnp.array([[1, 1, 0]]))
+    np.testing.assert_allclose(attention, [[1 / 3, 2 / 3, 0]], rtol=1e-6)
 
 
 def test_features_are_summed_in_full_precision_on_accelerators_too():
