@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossattn_jax import checkpoint, checkpoint_integrity
+from lossattn_jax.train import reporting
 
 OVERRIDES: dict[str, Any] = {
     "model.width": 0.125,
@@ -210,7 +211,7 @@ def metrics_are_whole(workdir: pathlib.Path, overrides: Mapping[str, Any], total
       overrides: of its config, by key.
       total: updates of the run.
     """
-    read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    read = reporting.read_metrics(workdir)
     told = {
         kind: [line["step"] for line in read if line["kind"] == kind] for kind in ("train", "test")
     }

@@ -22,6 +22,7 @@ from benchmarks import crash_trials as trials
 from benchmarks import machine, process_watch, run_growth
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
+from lossattn_jax.train import reporting
 
 log = logging.getLogger("lossattn_jax.benchmarks")
 
@@ -169,7 +170,7 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
         parts.process()
         judged = {kind: _judged(each) for kind, each in (("whole", whole), ("parts", parts))}
         same = {
-            "bits": trials.bits(whole.workdir) == trials.bits(parts.workdir),
+            "bits": judged["whole"].pop("bits") == judged["parts"].pop("bits"),
             "tests": run_growth.tests(whole.workdir) == run_growth.tests(parts.workdir),
         }
     record: dict[str, Any] = {
@@ -203,11 +204,13 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
 
 def _judged(run: Run) -> dict[str, Any]:
     """What is left of a run."""
-    total = int(trials.bits(run.workdir)["step"])
+    bits = trials.bits(run.workdir)
+    total = int(bits["step"])
     return {
+        "bits": bits,
         "steps": total,
         "metrics_whole": trials.metrics_are_whole(run.workdir, run.overrides, total),
-        "metrics_lines": len(run_growth.lines(run.workdir)),
+        "metrics_lines": len(reporting.read_metrics(run.workdir)),
         "tensorboard": run_growth.events(run.workdir),
         "workdir": run_growth.workdir(run.samples),
     }

@@ -1,6 +1,5 @@
 """What grew while a training ran, of its process and of its workdir, by samples of `process_watch`."""
 
-import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -89,14 +88,9 @@ def workdir(samples: Sequence[Sample]) -> dict[str, Any]:
     return found
 
 
-def lines(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The metrics of a finished run."""
-    return [json.loads(line) for line in (folder / reporting.METRICS_NAME).read_text().splitlines()]
-
-
 def tests(folder: pathlib.Path) -> list[dict[str, Any]]:
     """What a finished run was tested to be, without how long that took."""
-    told = [line for line in lines(folder) if line["kind"] == "test"]
+    told = [line for line in reporting.read_metrics(folder) if line["kind"] == "test"]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in told]
 
 
@@ -109,7 +103,7 @@ def events(folder: pathlib.Path) -> dict[str, Any]:
       test's pictures.
     """
     told: dict[str, set[int]] = {kind: set() for kind in ("train", "test")}
-    for line in lines(folder):
+    for line in reporting.read_metrics(folder):
         told[line["kind"]].add(line["step"])
     shown = event_files.points(folder / reporting.TENSORBOARD_NAME)
     pictures = shown.get(_PICTURES, [])

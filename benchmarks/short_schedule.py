@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, number_lists, pooling_results
-from lossattn_jax import checkpoint, command, data, devices, models
+from lossattn_jax import command, data, devices, models, run_folder
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import loop, reporting
@@ -219,9 +219,9 @@ def run(
 
 
 def _refuse_other(config: ConfigDict, workdir: pathlib.Path) -> None:
-    if not (workdir / checkpoint.CONFIG_NAME).exists():
+    if not (workdir / run_folder.CONFIG_NAME).exists():
         return
-    stored = dict(config_lib.leaves(checkpoint.stored_config(workdir)))
+    stored = dict(config_lib.leaves(run_folder.stored_config(workdir)))
     for key, value in config_lib.leaves(config):
         if key != "data.dir" and stored[key] != value:  # the data may have been moved
             raise UserError(

@@ -15,27 +15,21 @@ import contextlib
 import math
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint_integrity as integrity
-from lossattn_jax import config_json, devices
+from lossattn_jax import devices
 from lossattn_jax.checkpoint_writer import Writer
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
-CONFIG_NAME = "config.json"
 CHECKPOINTS_NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 # The best checkpoint has the highest of the first of these that its metrics hold.
 BEST_BY = ("accuracy", "map_all_point")
-
-# So long a file that another host has written may be unseen: NFS remembers for a minute what was not there.
-_UNSEEN_SECONDS = 90.0
 
 
 class Checkpoints:
@@ -106,8 +100,7 @@ class Checkpoints:
         return sorted(
             int(folder.name)
             for folder in self._folder.iterdir()
-            if folder.name == str(int(folder.name) if folder.name.isdecimal() else "")
-            and folder.is_dir()
+            if folder.name.isdecimal() and folder.name == str(int(folder.name)) and folder.is_dir()
         )
 
     def latest_step(self) -> int | None:
@@ -286,49 +279,3 @@ def _score(saved: Mapping[str, float]) -> float:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Stores the resolved config in the folder of a run; the first process writes, the others wait for it.
-
-    Raises:
-      UserError: the folder cannot be written, or another process' folder is another one.
-    """
-    path = workdir / CONFIG_NAME
-    if jax.process_index() == 0:
-        try:
-            config_json.write(config, path)
-        except OSError as error:
-            raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
-    devices.barrier("config written")
-    until = time.monotonic() + _UNSEEN_SECONDS
-    while not (seen := path.exists()) and time.monotonic() < until:
-        time.sleep(0.5)
-    if not seen:
-        raise UserError(
-            f"the workdir {workdir} has no {CONFIG_NAME} here, which process 0 has written: it must be one "
-            "folder, on a file system that all hosts share"
-        )
-
-
-def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The folder of a run, made where it is absent.
-
-    Raises:
-      UserError: it cannot be made.
-    """
-    folder = pathlib.Path(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
-    return folder
-
-
-def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
-    """The config that a run stored beside its checkpoints.
-
-    Raises:
-      UserError: there is none, or it cannot be read.
-    """
-    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME)

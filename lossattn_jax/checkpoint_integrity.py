@@ -12,11 +12,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from orbax.checkpoint.path import step as orbax_steps
 
 from lossattn_jax.errors import DamagedCheckpoint, UserError
+from lossattn_jax.tree_names import named
 
 DIGESTS = "digests"
 METADATA_NAME = "_CHECKPOINT_METADATA"
@@ -48,12 +48,12 @@ class Record:
 
 def shapes_of(tree: Any) -> Shapes:
     """Shape and dtype of every array of a tree, or of what stands for one."""
-    return {path: _shape(leaf) for path, leaf in _leaves(tree)}
+    return {path: _shape(leaf) for path, leaf in named(tree)}
 
 
 def digests_of(tree: Any) -> dict[str, str]:
     """SHA-256 of the bytes of every array of a tree, in hexadecimal digits."""
-    return {path: _digest(np.asarray(leaf)) for path, leaf in _leaves(tree)}
+    return {path: _digest(np.asarray(leaf)) for path, leaf in named(tree)}
 
 
 def describe(items: Mapping[str, Any], metrics: Mapping[str, float] | None) -> dict[str, Any]:
@@ -112,16 +112,6 @@ def verify(tree: Any, digests: Mapping[str, str]) -> None:
     for path, digest in digests_of(tree).items():
         if digest != digests[path]:
             raise DamagedCheckpoint(f"the array {path} is not as it was saved")
-
-
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves by their path, in which a field of a class is as a key of a dictionary."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [("/".join(map(_name, path)), leaf) for path, leaf in flat]
-
-
-def _name(key: Any) -> str:
-    return str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
 
 
 def _shape(leaf: Any) -> str:

@@ -22,7 +22,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import command, runs, torch_names, weight_files
+from lossattn_jax import command, run_folder, runs, torch_names, weight_files
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
 
@@ -245,7 +245,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     spec = runs.spec_of(config)
     model = runs.build_model(config, spec)
     folder = pathlib.Path(workdir)
-    for name in (checkpoint_lib.CONFIG_NAME, checkpoint_lib.CHECKPOINTS_NAME):
+    for name in (run_folder.CONFIG_NAME, checkpoint_lib.CHECKPOINTS_NAME):
         if os.path.exists(folder / name):
             raise UserError(f"the workdir {workdir} holds a run already: use another one")
     state_dict = weight_files.read(path)
@@ -254,7 +254,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    checkpoint_lib.write_config(config, checkpoint_lib.make_workdir(folder))
+    run_folder.write_config(config, run_folder.make_workdir(folder))
     with checkpoint_lib.Checkpoints(folder) as checkpoints:
         checkpoints.save(0, {"variables": items}, None)
     log.info("written: checkpoint 0 in %s", folder)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lossattn_jax import checkpoint, command
+from lossattn_jax import command, run_folder
 from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.explainer_report import HIGHER, arrow
@@ -154,7 +154,7 @@ def group(read: Sequence[Measured]) -> list[System]:
 
 
 def _read(workdir: str, explainer: str) -> Measured:
-    config = dict(leaves(checkpoint.stored_config(workdir)))
+    config = dict(leaves(run_folder.stored_config(workdir)))
     seed = config.pop("seed")
     evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
     compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lossattn_jax.tree_names import named
+
 # Parts of our networks from the prediction down; the last two are made of layers.
 _WHOLE, _LAYERED = ("classifier", "transform", "attention"), ("head", "backbone")
 # Names of the layers of heads and backbones, in the order of the forward pass; numbers and letters in a
@@ -168,17 +170,17 @@ def randomised(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
     Raises:
       ValueError: a name that `params` does not have.
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-    paths = ["/".join(str(step.key) for step in path) + "/" for path, _ in leaves]
+    leaves, tree = jax.tree.flatten(params)
+    paths = [f"{name}/" for name, _ in named(params)]
     for layer in layers:
         if not any(path.startswith(f"{layer}/") for path in paths):
             raise ValueError(f"there are no parameters {layer!r}")
     prefixes = tuple(f"{layer}/" for layer in layers)
     values = [
         _shuffled(leaf, jax.random.fold_in(key, place)) if path.startswith(prefixes) else leaf
-        for place, (path, (_, leaf)) in enumerate(zip(paths, leaves, strict=True))
+        for place, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
     ]
-    return jax.tree_util.tree_unflatten(tree, values)
+    return jax.tree.unflatten(tree, values)
 
 
 def _shuffled(leaf: jax.Array, key: jax.Array) -> jax.Array:

@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax.tree_names import named
+
+DUMPS_NAME = "nonfinite"  # folder of a run with the updates that it ended with
+
 _SHOWN = 16  # of a batch's images or bags, or of parameters, in a sentence
 
 
@@ -76,9 +80,3 @@ def of_gradient(gradient: Any) -> str:
 def names_of(tree: Any) -> list[str]:
     """The leaves that hold a value which is not finite."""
     return [name for name, leaf in named(tree) if not np.isfinite(np.asarray(leaf)).all()]
-
-
-def named(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves by name, such as "backbone/conv1/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

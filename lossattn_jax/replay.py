@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import command, data, devices, not_finite, runs
+from lossattn_jax import command, data, devices, not_finite, run_folder, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train.gradients import Found, make_gradients
@@ -39,7 +39,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
       UserError: there is no such dump, it cannot be read, or the devices cannot share its batch equally.
     """
     folder = pathlib.Path(dump)
-    config = checkpoint_lib.stored_config(folder)
+    config = run_folder.stored_config(folder)
     batch = read_batch(folder)
     examples = int(batch.pop("training_examples"))
     spec = runs.spec_of(config)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, losses, models
+from lossattn_jax import data, losses, models, run_folder
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
@@ -83,7 +83,7 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     Raises:
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    config = checkpoint_lib.stored_config(workdir)
+    config = run_folder.stored_config(workdir)
     spec = spec_of(config)
     model = build_model(config, spec)
     images = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)

@@ -14,7 +14,7 @@ import zlib
 import jax
 import numpy as np
 
-from lossattn_jax import checkpoint, runs
+from lossattn_jax import checkpoint, run_folder, runs
 from lossattn_jax import config as config_lib
 from lossattn_jax.train import ensemble
 from lossattn_jax.train.optimizer import make_optimizer
@@ -73,8 +73,8 @@ def logits(workdir: pathlib.Path):
 
 def write(workdir: pathlib.Path) -> None:
     """Makes the folder."""
-    checkpoint.make_workdir(workdir)
-    checkpoint.write_config(config(), workdir)
+    run_folder.make_workdir(workdir)
+    run_folder.write_config(config(), workdir)
     with checkpoint.Checkpoints(workdir) as checkpoints:
         checkpoints.save(STEP, items(), METRICS)
     (workdir / "logits.json").write_text(json.dumps(logits(workdir).tolist()) + "\n")

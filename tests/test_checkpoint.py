@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import checkpoint
+from lossattn_jax import checkpoint, run_folder
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
 
@@ -84,4 +84,4 @@ def test_half_written_and_foreign_folders_are_no_checkpoints(tmp_path):
 def test_an_unwritable_workdir_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="the workdir .*file/run cannot be written"):
-        checkpoint.write_config(default_config(), tmp_path / "file" / "run")
+        run_folder.write_config(default_config(), tmp_path / "file" / "run")

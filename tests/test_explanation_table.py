@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from lossattn_jax import checkpoint, explanation_table
+from lossattn_jax import explanation_table, run_folder
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def make_run(tmp_path):
         for key, value in config.items():
             section, _, leaf = key.rpartition("__")
             stored[section][leaf] = value
-        checkpoint.write_config(stored, workdir)
+        run_folder.write_config(stored, workdir)
         measured = {
             "patch_recall": recall,
             "deletion": 1 - recall,

@@ -25,6 +25,7 @@ from lossattn_jax import (
     map_store,
     models,
     receptive_field,
+    run_folder,
     runs,
 )
 from lossattn_jax.config import default_config
@@ -450,7 +451,7 @@ def test_the_command_exports_a_run(scenes_dir, run_python, tmp_path):
     spec = runs.spec_of(config)
     model = runs.build_model(config, spec)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *spec.image_shape))))
-    checkpoint_lib.write_config(config, checkpoint_lib.make_workdir(workdir))
+    run_folder.write_config(config, run_folder.make_workdir(workdir))
     with checkpoint_lib.Checkpoints(workdir) as checkpoints:
         variables = jax.tree.map(np.asarray, init(jax.random.key(0)))
         checkpoints.save(3, {"variables": variables}, None)

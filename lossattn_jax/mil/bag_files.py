@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax.data.archives import MOST_BYTES as _MOST_BYTES
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import matlab_files, unix_compress
 from lossattn_jax.mil.bags import BagDataset
@@ -37,9 +38,6 @@ BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
 _GZIP = b"\x1f\x8b"
 # Python converts no more than 4,300 digits.
 _INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
-_MOST_BYTES = (
-    1 << 30
-)  # that a compressed file may have uncompressed: some kB can make any number of them
 
 
 def read(path: Path) -> BagDataset:

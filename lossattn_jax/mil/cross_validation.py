@@ -13,10 +13,10 @@ from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.splits import Split
+from lossattn_jax.not_finite import DUMPS_NAME
 
 log = logging.getLogger(__name__)
 
-DUMPS_NAME = "nonfinite"  # folder of the update that a training ended with; see `dumps`
 _SECONDS_BETWEEN_LINES = 10
 
 
@@ -37,7 +37,7 @@ def run(
       config: of the experiment, checked.
       rules: of `selection.RULES`.
       folder: gets a folder for each rule, with a file for each fold, and where a training ends in updates
-        that are not finite the folder `DUMPS_NAME`.
+        that are not finite the folder `not_finite.DUMPS_NAME`.
 
     Returns:
       For each rule the folds' records (`fold_results.read`), in the order of `splits`.

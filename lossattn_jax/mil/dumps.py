@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import not_finite
+from lossattn_jax import tree_names
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.settings import Settings
@@ -77,7 +77,7 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
         "settings": dataclasses.asdict(dump.settings),
     }
     arrays: dict[str, Any] = dict(
-        not_finite.named({"bags": dict(dump.bags), "state": dict(dump.state)})
+        tree_names.named({"bags": dict(dump.bags), "state": dict(dump.state)})
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def read(folder: pathlib.Path) -> Dump:
 
 
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Undoes `not_finite.named` for trees of dictionaries."""
+    """Undoes `tree_names.named` for trees of dictionaries."""
     trees: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, last = name.split("/")

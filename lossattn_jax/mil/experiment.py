@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices
+from lossattn_jax import devices, run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import cross_validation, methods, report, selection, sources
@@ -124,8 +124,8 @@ def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
 
 
 def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
+    run_folder.make_workdir(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         config_lib.write(config, folder / CONFIG_NAME)
     except OSError as error:
         raise UserError(f"the workdir {folder} cannot be written: {error.strerror}") from None

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices
+from lossattn_jax import devices, run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import cross_validation, instance_figures, instance_metrics, sources, training
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.sources import Experiment
+from lossattn_jax.not_finite import DUMPS_NAME
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +69,7 @@ def run(
     told = {}
     for experiment in sources.experiments(dataset, data_dir, config):
         name = experiment.dataset.name
-        folder = pathlib.Path(workdir) / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the workdir {folder} cannot be written: {error.strerror}") from None
+        folder = run_folder.make_workdir(pathlib.Path(workdir) / name)
         told[name] = _measure(experiment, config, lambdas, folder)
         (folder / METRICS_NAME).write_text(json.dumps(told[name], indent=1) + "\n")
         log.info("files: %s", folder)
@@ -118,7 +115,7 @@ def _measure(
         order_seed=config.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
-        dump_dir=folder / cross_validation.DUMPS_NAME,
+        dump_dir=folder / DUMPS_NAME,
     )
     said = training.predict(
         dataset,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_json, data, devices, losses, models, runs
+from lossattn_jax import config_json, data, devices, losses, models, run_folder, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import ensemble, reporting, resume
 from lossattn_jax.train.gradients import patch_weight_schedule
@@ -102,7 +102,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
             f"config.profile is {config.profile!r}, but must end by the last update, {job.total_steps}"
         )
     # Last, so that a mistake leaves no workdir behind.
-    checkpoint_lib.make_workdir(workdir)
+    run_folder.make_workdir(workdir)
     return job
 
 
@@ -113,7 +113,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
       UserError: the checkpoints are another run's, or the run to start from does not fit.
     """
     if checkpoints.named():
-        stored = checkpoint_lib.stored_config(job.workdir)
+        stored = run_folder.stored_config(job.workdir)
         for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         state = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import cpu, devices, explanations, figures, runs
+from lossattn_jax import cpu, devices, explanations, figures, run_folder, runs
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import (
     feed,
@@ -59,7 +59,7 @@ def train(
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
         state = first_state(job, checkpoints)
-        checkpoint_lib.write_config(config, job.workdir)
+        run_folder.write_config(config, job.workdir)
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
         step, replicated = int(state.step), devices.replicate(state)

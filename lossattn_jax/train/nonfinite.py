@@ -16,17 +16,16 @@ import jax
 import numpy as np
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, devices, metrics
+from lossattn_jax import data, devices, metrics, run_folder
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
-from lossattn_jax.not_finite import shown
+from lossattn_jax.not_finite import DUMPS_NAME, shown
 from lossattn_jax.train import reporting
 from lossattn_jax.train.job import Job
 from lossattn_jax.train.optimizer import at_step
 from lossattn_jax.train.state import TrainState
 from lossattn_jax.train.step import Metrics
 
-DUMPS_NAME = "nonfinite"
 BATCH_NAME = "batch.npz"
 
 
@@ -103,8 +102,8 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
     if jax.process_index() == 0 and folder.exists():
         shutil.rmtree(folder)
     devices.barrier("room for a dump")
-    checkpoint_lib.make_workdir(folder)
-    checkpoint_lib.write_config(job.config, folder)
+    run_folder.make_workdir(folder)
+    run_folder.write_config(job.config, folder)
     if jax.process_index() == 0:
         arrays: dict[str, Any] = dict(batch)
         np.savez(folder / BATCH_NAME, **arrays)

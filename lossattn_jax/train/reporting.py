@@ -105,6 +105,11 @@ class Reporter:
                 self._tensorboard.figure(name, step, drawn)
 
 
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` of a run that has ended by itself, in their order."""
+    return [json.loads(line) for line in (workdir / METRICS_NAME).read_text().splitlines()]
+
+
 def tells_of(workdir: pathlib.Path, kind: str, step: int) -> bool:
     """Whether the metrics of a run have a line of that kind and step."""
     path = workdir / METRICS_NAME

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from benchmarks import pooling_results, short_schedule
-from lossattn_jax import checkpoint
 from lossattn_jax import config as config_lib
+from lossattn_jax import run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import loop
 
@@ -25,7 +25,7 @@ class Training:
     def __call__(self, config, workdir):
         self.runs.append((config.seed, config.model.pooling))
         workdir.mkdir(exist_ok=True)
-        checkpoint.write_config(config, workdir)
+        run_folder.write_config(config, workdir)
         if len(self.runs) == self._stops_at:
             raise KeyboardInterrupt
         lines = [
