@@ -41,10 +41,8 @@ def error(
       overrides: the model's own values of settings.
       models, states: of all models, on the devices.
       epochs: that are done.
-      dump_dir: gets a folder with the update; None: nothing is written.
-
-    Raises:
-      UserError: the dump cannot be written.
+      dump_dir: gets a folder with the update; None: nothing is written. Where it cannot be written, the
+        error says so.
     """
     place = skips.first[model]
     assert place is not None  # it skips
@@ -65,8 +63,13 @@ def error(
             epoch=place.epoch,
             **_arrays(place, dataset, steps, models, states, epochs),
         )
-        dumps.write(dump, folder)
-        replay = f"python -m lossattn_jax.mil.replay --dump={folder} says what was not finite, and "
+        try:
+            dumps.write(dump, folder)
+            replay = (
+                f"python -m lossattn_jax.mil.replay --dump={folder} says what was not finite, and "
+            )
+        except UserError as why:  # a full disk must not hide why the training ends
+            replay = f"to replay it nothing was kept ({why}), and "
     return UserError(
         f"{skips.label}: the loss or its gradient was not finite in {own.max_skipped} updates in a row, the "
         f"first {skips.told(place)}: {replay}smaller features or a lower learning_rate than "

@@ -75,14 +75,18 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
     step = int(state.step) - skipped
     batch = _batch(job, step)
     folder = job.workdir / DUMPS_NAME / f"step_{step}"
-    _dump(job, step, state, batch, folder)
+    try:
+        _dump(job, step, state, batch, folder)
+        replay = f"python -m lossattn_jax.replay --dump={folder} says what was not finite"
+    except UserError as error:  # a full disk must not hide why the run ends
+        replay = f"to replay it nothing was kept ({error})"
     options, places = job.config.optimizer, batch["index"]
     raise UserError(
         f"the loss or its gradient was not finite in {skipped} updates in a row, the first after step {step} "
-        f"on the images {shown(places.tolist())} of the training set: python -m lossattn_jax.replay "
-        f"--dump={folder} says what was not finite, and a lower config.optimizer.learning_rate than "
-        f"{options.learning_rate} or a longer config.optimizer.warmup_epochs than {options.warmup_epochs} "
-        "may help; the last checkpoint is from before"
+        f"on the images {shown(places.tolist())} of the training set: {replay}, and a lower "
+        f"config.optimizer.learning_rate than {options.learning_rate} or a longer "
+        f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last checkpoint is from "
+        "before"
     )
 
 
@@ -94,19 +98,27 @@ def _batch(job: Job, step: int) -> Batch:
 
 
 def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.Path) -> None:
-    """Writes the folder of a dump; one of an earlier attempt at the same update goes."""
+    """Writes the folder of a dump; one of an earlier attempt at the same update goes.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     step_array: Any = np.array(step, np.int32)
     before = dataclasses.replace(
         state, step=step_array, opt_state=at_step(state.opt_state, step_array)
     )
-    if jax.process_index() == 0 and folder.exists():
-        shutil.rmtree(folder)
-    devices.barrier("room for a dump")
-    run_folder.make_workdir(folder)
-    run_folder.write_config(job.config, folder)
-    if jax.process_index() == 0:
-        arrays: dict[str, Any] = dict(batch)
-        np.savez(folder / BATCH_NAME, **arrays)
+    first = jax.process_index() == 0
+    arrays: dict[str, Any] = dict(batch)
+    try:
+        if first and folder.exists():
+            shutil.rmtree(folder)
+        devices.barrier("room for a dump")
+        run_folder.make_workdir(folder)
+        run_folder.write_config(job.config, folder)
+        if first:
+            np.savez(folder / BATCH_NAME, **arrays)
+    except OSError as error:
+        raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
     with checkpoint_lib.Checkpoints(folder) as checkpoints:
         checkpoints.save(step, before.items(), None)
 
@@ -129,5 +141,5 @@ def read_batch(dump: pathlib.Path) -> Batch:
         raise UserError(
             f"{dump} is not a dump of a skipped update: it has no {BATCH_NAME}"
         ) from None
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
         raise UserError(f"{path} cannot be read as a batch: {error}") from None

@@ -229,6 +229,15 @@ def test_the_classifier_ends_with_a_sentence():
         method.fit(bags, [0, 1, 0, 1])
 
 
+@pytest.mark.slow
+def test_where_the_dump_cannot_be_written_the_training_still_says_why_it_ends(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="not finite in 1 updates in a row") as error:
+        train(bags_with(3e38), [plan(1)], max_skipped=1, dump_dir=tmp_path / "file")
+    assert "to replay it nothing was kept (the dump " in str(error.value)
+    assert "cannot be written: Not a directory), and smaller features" in str(error.value)
+
+
 def test_rows_of_skipped_updates_go_on_over_epochs():
     dataset = bags_with(1.0)
     skips = Skips(dataset, np.array([[True, True, False, False, False, False]] * 2), ["", ""], "")

@@ -1,6 +1,7 @@
 """Updates that are not finite: skipped without a trace, counted, told of, and in the end a dump to replay."""
 
 import dataclasses
+import errno
 import json
 import pathlib
 import sys
@@ -330,6 +331,35 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
     # Again: the dump of before goes.
     with pytest.raises(UserError, match="the first after step 5 on the images"):
         loop.train(config, tmp_path)
+
+
+def test_where_the_dump_cannot_be_written_the_run_still_says_why_it_ends(
+    toy_runs, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    toy_runs |= {place_of(0): LOSS, place_of(1): LOSS}
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match="in 2 updates in a row, the first after step 0") as error:
+        loop.train(settings(train__max_skipped=2, log__every_steps=1), tmp_path)
+    folder = tmp_path / "nonfinite" / "step_0"
+    told = f"nothing was kept (the dump {folder} cannot be written: No space left on device), and"
+    assert told in str(error.value)
+
+
+def test_a_damaged_batch_is_told_in_a_sentence(tmp_path):
+    path = tmp_path / nonfinite.BATCH_NAME
+    batch = train_set({}).read(np.arange(8))
+    np.savez(path, **batch, training_examples=np.array(32))
+    whole = path.read_bytes()
+    assert nonfinite.read_batch(tmp_path)["training_examples"] == 32
+    flipped = bytearray(whole)
+    flipped[whole.index(b"image.npy") + 300] ^= 8
+    for damaged in (whole[:400], whole[:-30], b"", bytes(flipped), b"PK" + whole[100:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"batch\.npz cannot be read as a batch: "):
+            nonfinite.read_batch(tmp_path)
 
 
 @pytest.mark.slow
