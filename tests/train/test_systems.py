@@ -39,7 +39,7 @@ def stored_training(workdir):
     ("head", "pooling"),
     [
         pytest.param("capsule", "loss_attention", marks=pytest.mark.slow),
-        ("capsule", "dynamic_routing"),
+        pytest.param("capsule", "dynamic_routing", marks=pytest.mark.slow),
         pytest.param("conv", "gated_attention", marks=pytest.mark.slow),
         pytest.param("conv", "bag_loss_attention", marks=pytest.mark.slow),
         pytest.param("none", "none", marks=pytest.mark.slow),
