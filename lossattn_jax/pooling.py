@@ -61,7 +61,7 @@ def loss_attention(
       `[B, P]` float32 weights, differentiable in `patch_logits` also where a norm is 0.
     """
     before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
-    return _cut(before, threshold / grid, mask)
+    return _cut(before, threshold / grid)
 
 
 def capsule_loss_attention(
@@ -91,7 +91,7 @@ def capsule_loss_attention(
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
     flat_mask = None if mask is None else jnp.repeat(mask, capsules, axis=1)
     before = _normalise(_norm(flat, flat_mask), flat_mask).reshape(batch, patches, capsules)
-    attention = _cut(jnp.sum(before, axis=-1), threshold / grid, mask)
+    attention = _cut(jnp.sum(before, axis=-1), threshold / grid)
     kept = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
     return _normalise(kept, flat_mask).reshape(batch, patches, capsules), attention
 
@@ -231,12 +231,15 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return jnp.where(jnp.any(real, axis=1), pooled, 0.0)
 
 
-def _cut(before: jax.Array, level: float, mask: jax.Array | None) -> jax.Array:
-    """`relu(before - level)`, renormalised; a row that nothing would be left of stays as it is."""
+def _cut(before: jax.Array, level: float) -> jax.Array:
+    """`relu(before - level)`, renormalised; a row that nothing would be left of stays as it is.
+
+    A patch that is not there has weight 0, which no cut changes.
+    """
     cut = jax.nn.relu(before - level)
     # A sum no larger than rounding means that every weight sat at the threshold.
     survives = jnp.sum(cut, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
-    return jnp.where(survives, _normalise(jnp.where(survives, cut, 1.0), mask), before)
+    return jnp.where(survives, _normalise(jnp.where(survives, cut, 1.0), None), before)
 
 
 def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -35,6 +35,29 @@ def test_a_patch_under_the_threshold_has_no_weight_and_no_gradient():
     np.testing.assert_array_equal(jax.grad(weighted)(logits), 0)
 
 
+def test_a_row_that_falls_to_the_threshold_stays_as_it_is_beside_one_that_does_not():
+    logits = jnp.array([[[0.28], [0.26], [0.24], [0.22]], [[0.7], [0.1], [0.1], [0.1]]])
+    attention = pooling.loss_attention(logits, grid=4, threshold=1.2)
+    np.testing.assert_allclose(attention, [[0.28, 0.26, 0.24, 0.22], [1, 0, 0, 0]], rtol=1e-6)
+    _, attention = pooling.capsule_loss_attention(logits[:, :, None], grid=4, threshold=1.2)
+    np.testing.assert_allclose(attention, [[0.28, 0.26, 0.24, 0.22], [1, 0, 0, 0]], rtol=1e-6)
+
+
+def test_a_row_is_weighed_by_itself_beside_one_of_any_size():
+    logits = np.random.default_rng(0).standard_normal((1, 5, 3)) * np.reshape(
+        [1e30, 1e-12], (2, 1, 1)
+    )
+    attention = pooling.loss_attention(jnp.asarray(logits, jnp.float32), 64)
+    np.testing.assert_allclose(attention, reference_loss_attention(logits, 64, 0.1), rtol=1e-5)
+    np.testing.assert_allclose(attention[0], attention[1], rtol=1e-5)
+
+
+def test_what_rounding_leaves_above_the_threshold_is_not_all_there_is():
+    logits = jnp.array([[[1 + 2.0**-22], [1.0], [1.0], [1.0]]])
+    attention = pooling.loss_attention(logits, grid=4, threshold=1.0)
+    np.testing.assert_allclose(attention, [[0.25] * 4], rtol=1e-6)
+
+
 def test_equal_patches_at_the_threshold_keep_equal_weights():
     # 1 / P is exactly threshold / grid: the definition would divide 0 by 0.
     attention = pooling.loss_attention(jnp.ones((2, 4, 3)), grid=4, threshold=1.0)

@@ -48,6 +48,12 @@ def test_squash_agrees_with_float64_at_any_length(size):
     assert np.isfinite(gradient).all()
 
 
+def test_squash_takes_each_vector_by_itself():
+    vectors = np.array([[1e30, 0.0], [0.3, 0.4], [1e-12, 0.0]], np.float32)
+    expected = reference_squash(vectors.astype(np.float64))
+    np.testing.assert_allclose(squash(jnp.asarray(vectors)), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_routing_agrees_with_the_procedure(iterations):
     votes = np.random.default_rng(0).standard_normal((2, 6, 4, 3)).astype(np.float32)
