@@ -56,6 +56,7 @@ def evaluate(
     variables: Any,
     dataset: data.Dataset,
     batch_size: int,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Metrics over every example of a data set, each counted once.
 
@@ -65,6 +66,7 @@ def evaluate(
       dataset: the split.
       batch_size: examples per batch over all devices, rounded up to a multiple of their number; the
         result does not depend on it.
+      between: called after each batch, equally often in all processes; what it raises ends the evaluation.
 
     Returns:
       `metrics.evaluation_metrics`, and where images have several labels also
@@ -78,6 +80,7 @@ def evaluate(
         totals, pending = add_sums(totals, pending), sums
         if dataset.spec.multi_label:
             scored.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
+        between()
     totals = add_sums(totals, pending)
     assert totals is not None
     measured = metrics.evaluation_metrics(totals)

@@ -4,6 +4,7 @@ import functools
 import logging
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
@@ -71,7 +72,10 @@ def train(
                 with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
                     reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
         else:
-            test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints, stop)
+            try:
+                test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints, stop)
+            except preemption.Ended:
+                test_metrics = {}
     if test_metrics:
         log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
@@ -87,7 +91,8 @@ def _train_steps(
 ) -> dict[str, float]:
     """Runs the steps that are left after `step`; returns the test metrics after the last one.
 
-    They are empty where the run was asked to stop.
+    Raises:
+      Ended: the run was asked to stop.
     """
     config = job.config
     train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
@@ -111,7 +116,7 @@ def _train_steps(
         stop.may_end(leave)
         if _untested(job, step):
             with progress.paused():
-                _test_and_tell(job, reporter, step, eval_step, replicated)
+                _test_and_tell(job, reporter, step, eval_step, replicated, stop, leave)
         for size in sizes:
             stop.may_end(leave)
             batch = waiting.next(batches, totals)
@@ -120,9 +125,7 @@ def _train_steps(
                 cpu.release_memory()  # what compiling took
                 unmeasured = 0
             stop.must_not_end()
-            if stop.reached():
-                log.info("ended by SIGTERM: %s", leave())
-                return {}
+            stop.check(leave)
             tracer.before(step, size, totals)
             replicated, totals, history = train_steps(replicated, totals, batch, *kept)
             ahead.started(history)
@@ -138,7 +141,9 @@ def _train_steps(
             with progress.paused():
                 if evaluates:
                     stop.may_end(leave)
-                    test_metrics = _test_and_tell(job, reporter, step, eval_step, replicated)
+                    test_metrics = _test_and_tell(
+                        job, reporter, step, eval_step, replicated, stop, leave
+                    )
                     leave = functools.partial(
                         _save, job, checkpoints, step, replicated, test_metrics
                     )
@@ -245,17 +250,24 @@ def _test_and_tell(
     step: int,
     eval_step: EvalStep,
     replicated: TrainState,
+    stop: preemption.Stop,
+    leave: Callable[[], str],
 ) -> dict[str, float]:
-    test_metrics = _test(job, eval_step, replicated)
+    test_metrics = _test(job, eval_step, replicated, lambda: stop.check(leave))
     log.info("test  " + _summary(test_metrics))
     reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
     return test_metrics
 
 
-def _test(job: Job, eval_step: EvalStep, replicated: TrainState) -> dict[str, float]:
+def _test(
+    job: Job,
+    eval_step: EvalStep,
+    replicated: TrainState,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     start = time.monotonic()
     batch_size = job.config.eval.batch_size
-    measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size)
+    measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size, between)
     measured["seconds"] = time.monotonic() - start
     return measured
 

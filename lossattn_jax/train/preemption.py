@@ -1,8 +1,9 @@
 """SIGTERM: a training that is asked to end saves its state, says so and ends with exit code 0.
 
-The loop asks between two dispatches. Where a single process does not get there in time, since it compiles or
-evaluates, a thread saves in its place and ends it. Several processes agree on the update after which they all
-save, if only one of them was asked; one that does not get there in time ends without, and the others with it.
+The loop asks between two dispatches, and between two batches of a test. Where a single process does not get
+there in time, since it compiles, a thread saves in its place and ends it. Several processes agree on where
+they all save, if only one of them was asked; one that does not get there in time ends without, and the others
+with it.
 """
 
 import collections
@@ -49,6 +50,10 @@ class Ahead:
             jax.block_until_ready(self._started.popleft())
 
 
+class Ended(Exception):
+    """The training is to end here, and all that it has to do before is done."""
+
+
 class Stop:
     """Whether to end, and what to do before. Without `watch` nobody ever asks for it."""
 
@@ -84,9 +89,19 @@ class Stop:
             self._lock.acquire()  # for ever, where the thread has begun to end the process
             self._held = True
 
-    def reached(self) -> bool:
-        """Whether to end here; all processes have to ask after the same updates, and get the same answer."""
-        return self._agreement.reached(self._asked.is_set())
+    def check(self, leave: Callable[[], str]) -> None:
+        """A place to end at; all processes have to come here equally often, and get the same answer.
+
+        Args:
+          leave: saves the state and says what there is of the run; called where it ends.
+
+        Raises:
+          Ended: this is the end.
+        """
+        if self._agreement.reached(self._asked.is_set()):
+            self.must_not_end()
+            log.info("ended by SIGTERM: %s", leave())
+            raise Ended
 
     def done(self) -> None:
         """Says that the training has ended."""

@@ -260,6 +260,36 @@ def test_all_save_and_end_where_one_is_asked_to(scenes_dir, start, tmp_path, ask
 
 
 @pytest.mark.slow
+def test_all_save_and_end_in_the_middle_of_a_long_test(scenes_dir, start, tmp_path):
+    """Of 20 s, which is more than a process waits for the others."""
+    workdir, begun = tmp_path / "run", tmp_path / "begun"
+    script = (
+        "import pathlib, runpy, time\n"
+        "from lossattn_jax import evaluate\n"
+        "forward = evaluate.forward_batches\n"
+        "def slow(*arguments):\n"
+        "    for batch in forward(*arguments):\n"
+        f"        pathlib.Path({str(begun)!r}).touch()\n"
+        "        time.sleep(20 / 30)\n"
+        "        yield batch\n"
+        "evaluate.forward_batches = slow\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    arguments = train_arguments(scenes_dir, workdir, eval__batch_size=2, log__pictures=0)
+    training = start(2, "-c", script, *arguments[1:])
+    wait_for(begun, training)
+    asked = time.monotonic()
+    training[1].send_signal(signal.SIGTERM)
+    told = finish(training)
+    assert time.monotonic() - asked < 10
+    assert "ended by SIGTERM: step 4 of 8 is saved" in told[0]
+    assert [line["kind"] for line in lines(workdir)] == ["train"] * 4
+    resumed = finish(start(2, *arguments))
+    assert "from step 4" in resumed[0]
+    assert [line["step"] for line in lines(workdir) if line["kind"] == "test"] == [4, 8]
+
+
+@pytest.mark.slow
 def test_all_go_back_where_a_checkpoint_is_damaged(scenes_dir, start, tmp_path):
     workdir = tmp_path / "run"
     arguments = train_arguments(scenes_dir, workdir)

@@ -60,9 +60,16 @@ def test_a_second_training_is_refused_while_the_first_lasts(tmp_path):
 
 
 def test_a_stop_is_asked_for_where_the_loop_looks():
-    stop = preemption.Stop()
-    assert not stop.reached()
-    stop.may_end(lambda: "")
+    stop, left = preemption.Stop(), []
+
+    def leave():
+        left.append("left")
+        return "all is saved"
+
+    stop.check(leave)
+    stop.may_end(leave)
     stop.ask()
-    stop.must_not_end()
-    assert stop.reached()
+    assert not left
+    with pytest.raises(preemption.Ended):
+        stop.check(leave)
+    assert left == ["left"]
