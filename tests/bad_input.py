@@ -17,6 +17,7 @@ from lossattn_jax.mil import BagNetwork, dumps
 from lossattn_jax.mil import config as bag_config
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.models import build
+from lossattn_jax.train.resume import LOCK_NAME
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]
@@ -234,12 +235,16 @@ def write_bags(world):
 
 
 def contents(world):
-    """Of every path below a folder what it is, and of files a hash of what is in them."""
+    """Of every path below a folder what it is, and of files a hash of what is in them.
+
+    But not the lock that a training takes before it looks at what is in its workdir: that file stays, empty.
+    """
     return {
         str(path.relative_to(world)): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         )
         for path in sorted(world.rglob("*"))
+        if path.name != LOCK_NAME
     }
 
 
