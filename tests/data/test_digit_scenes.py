@@ -150,6 +150,7 @@ def _cut_out(scene):
     return np.abs(grey - np.median(grey[[0, -1]]))
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_fails_and_on_cut_out_digits_does_not():
     train, test = (
         list(itertools.islice(digit_scenes.scenes(0, split, count), count))

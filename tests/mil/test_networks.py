@@ -143,6 +143,7 @@ def test_noise_drops_by_its_bytes():
     np.testing.assert_array_equal(same.logits, apply(variables, BAGS).logits)
 
 
+@pytest.mark.slow
 def test_images_go_through_lenet_with_every_method():
     images = np.random.default_rng(1).standard_normal((1, 2, 16, 16, 1)).astype(np.float32)
     for method in ("gated_attention", "mi_net_ds"):

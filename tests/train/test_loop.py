@@ -254,6 +254,7 @@ def test_explaining_a_run_writes_a_report(finished, tmp_path):
     assert [image["name"] for image in told["images"]] == ["test 0", "test 1", "test 2"]
 
 
+@pytest.mark.slow
 def test_a_report_on_ones_own_images_leaves_out_a_broken_one(finished, tmp_path):
     from PIL import Image
 
@@ -287,6 +288,7 @@ def test_streaming_trains_the_same_parameters(finished, scenes_dir, tmp_path):
     assert_same_parameters(tmp_path, finished[0])
 
 
+@pytest.mark.slow
 def test_another_run_can_be_started_from(finished, scenes_dir, tmp_path):
     config = shrunk.config(
         scenes_dir, init_from=str(finished[0]), train__epochs=1, optimizer__warmup_epochs=0.0
@@ -326,6 +328,7 @@ def test_a_workdir_of_another_run_is_refused_and_stays_as_it_is(
     assert (workdir / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_made_longer_and_changed_where_that_is_safe(scenes_dir, tmp_path):
     options = {"train__epochs": 1, "optimizer__warmup_epochs": 0.5}
     loop.train(shrunk.config(scenes_dir, **options), tmp_path)
@@ -359,6 +362,7 @@ def test_a_profile_beyond_the_run_is_refused(scenes_dir, tmp_path):
         loop.train(shrunk.config(scenes_dir, profile="5:19"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, optimizer__warmup_epochs=0.0)
     config.optimizer.learning_rate = 1e30

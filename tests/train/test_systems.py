@@ -73,6 +73,7 @@ AAAI = {
 }
 
 
+@pytest.mark.slow
 def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_path):
     def train(folder, epochs):
         options = {**AAAI, "train__epochs": epochs}
@@ -136,6 +137,7 @@ def test_routing_has_no_label_smoothing(scenes_dir, tmp_path):
         loop.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     config = shrunk.config(
         coco_dir,
