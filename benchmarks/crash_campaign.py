@@ -53,7 +53,7 @@ class Campaign:
             ended = training.end()
             self.seconds = time.monotonic() - training.started
             if ended.code:
-                raise UserError(f"the undisturbed run ended with {ended.code}: {ended.told[-300:]}")
+                raise UserError(f"the undisturbed run ended with {ended.code}: {ended.last_words}")
         self._bits = trials.bits(whole)
 
     def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:

@@ -43,6 +43,11 @@ class Ended:
     code: int
     told: str
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it said, long enough for a sentence with paths in it."""
+        return self.told[-1000:]
+
     def facts(self) -> dict[str, Any]:
         """For the record: code, where it went on, its warnings of damage, its last line, a traceback."""
         lines = self.told.strip().splitlines()

@@ -5,10 +5,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-_HEAD, _FOOT = (
-    struct.Struct("<QI"),
-    4,
-)  # bytes of an event and their checksum before it, its own behind
+_HEAD = struct.Struct("<QI")  # before an event: its bytes, and their checksum
+_FOOT = 4  # bytes of its own checksum, behind it
 
 
 def points(folder: pathlib.Path) -> dict[str, list[tuple[int, int]]]:

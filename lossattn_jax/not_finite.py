@@ -1,12 +1,14 @@
 """Sentences on an update that was made again: what of it is not finite. For images and for bags."""
 
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax.errors import UserError
 from lossattn_jax.tree_names import named
 
 DUMPS_NAME = "nonfinite"  # folder of a run with the updates that it ended with
@@ -18,6 +20,23 @@ def shown(names: Sequence[object]) -> str:
     """The first names of a list, and how many there are where those are not all."""
     first = ", ".join(map(str, names[:_SHOWN]))
     return first if len(names) <= _SHOWN else f"{first}, ... ({len(names)} in all)"
+
+
+def kept(write: Callable[[pathlib.Path], None], folder: pathlib.Path, module: str) -> str:
+    """Writes a dump; a clause that says how to replay it, or that it could not be written.
+
+    A full disk must not hide why a training ends.
+
+    Args:
+      write: of the dump, into `folder`; raises UserError.
+      folder: of the dump.
+      module: that replays it.
+    """
+    try:
+        write(folder)
+    except UserError as error:
+        return f"to replay it nothing was kept ({error})"
+    return f"python -m {module} --dump={folder} says what was not finite"
 
 
 def of_state(tree: Any, what: str) -> str:

@@ -1,6 +1,7 @@
 """How a training of networks for bags ends whose updates are not finite: a sentence and a dump."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lossattn_jax import devices
+from lossattn_jax import devices, not_finite
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import dumps
 from lossattn_jax.mil.bags import BagDataset
@@ -63,13 +64,8 @@ def error(
             epoch=place.epoch,
             **_arrays(place, dataset, steps, models, states, epochs),
         )
-        try:
-            dumps.write(dump, folder)
-            replay = (
-                f"python -m lossattn_jax.mil.replay --dump={folder} says what was not finite, and "
-            )
-        except UserError as why:  # a full disk must not hide why the training ends
-            replay = f"to replay it nothing was kept ({why}), and "
+        write = functools.partial(dumps.write, dump)
+        replay = f"{not_finite.kept(write, folder, 'lossattn_jax.mil.replay')}, and "
     return UserError(
         f"{skips.label}: the loss or its gradient was not finite in {own.max_skipped} updates in a row, the "
         f"first {skips.told(place)}: {replay}smaller features or a lower learning_rate than "

@@ -109,14 +109,14 @@ def train(
     began = time.monotonic()
     select, keep = plans_lib.check(plans, settings, every_epoch)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else len(plans))
-    group = min(group, -(-len(plans) // jax.local_device_count()))
+    group = _group(settings, len(plans))
     mean, scale = plans_lib.standardisations(dataset, plans, standardise)
     consistency = plans_lib.uses_consistency(settings, plans)
     program = programs.training(network, _shared(settings), tops, group, select, keep, consistency)
     data = devices.replicate(device_bags.on_device(dataset, tops))
     models = devices.shard(_padded(plans_lib.models_of(settings, plans, mean, scale), group))
     states = program.start(models, data)
+    predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
     block = _block(settings.epochs)
     progress = Progress(label, settings.epochs, len(plans))
@@ -128,7 +128,7 @@ def train(
         steps = {
             "order": epochs_order(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
             "epoch": epochs.astype(np.int32),
-            "predict": epochs >= (0 if every_epoch else settings.epochs - 1),
+            "predict": predicted[epochs],
         }
         given = (data, devices.replicate(steps))
         made = program.block(models, states, *given)
@@ -156,7 +156,6 @@ def train(
                 )
         logits.append(said[: len(plans)])
         progress.tell(first + block)
-    predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     told = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
     chosen = devices.gather(program.chosen(states))
     last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
@@ -194,8 +193,7 @@ def predict(
     """
     count = len(asked)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else count)
-    group = min(group, -(-count // jax.local_device_count()))
+    group = _group(settings, count)
     program = programs.prediction(network, tops, group)
     models = (params, mean, 1 / scale, asked)
     shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
@@ -216,6 +214,12 @@ def _shared(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings, learning_rate=1.0, weight_decay=0.0, patch_weight=0.0, consistency_weight=0.0
     )
+
+
+def _group(settings: Settings, models: int) -> int:
+    """How many of a device's models are computed at once."""
+    group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else models)
+    return min(group, -(-models // jax.local_device_count()))
 
 
 def _float32(x: Any) -> np.ndarray:

@@ -116,7 +116,8 @@ def _train_steps(
         stop.may_end(leave)
         if _untested(job, step):
             with progress.paused():
-                _test_and_tell(job, reporter, step, eval_step, replicated, stop, leave)
+                between = functools.partial(stop.check, leave)
+                _test_and_tell(job, reporter, step, eval_step, replicated, between)
         for size in sizes:
             stop.may_end(leave)
             batch = waiting.next(batches, totals)
@@ -141,8 +142,9 @@ def _train_steps(
             with progress.paused():
                 if evaluates:
                     stop.may_end(leave)
+                    between = functools.partial(stop.check, leave)
                     test_metrics = _test_and_tell(
-                        job, reporter, step, eval_step, replicated, stop, leave
+                        job, reporter, step, eval_step, replicated, between
                     )
                     leave = functools.partial(
                         _save, job, checkpoints, step, replicated, test_metrics
@@ -250,10 +252,9 @@ def _test_and_tell(
     step: int,
     eval_step: EvalStep,
     replicated: TrainState,
-    stop: preemption.Stop,
-    leave: Callable[[], str],
+    between: Callable[[], None],
 ) -> dict[str, float]:
-    test_metrics = _test(job, eval_step, replicated, lambda: stop.check(leave))
+    test_metrics = _test(job, eval_step, replicated, between)
     log.info("test  " + _summary(test_metrics))
     reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
     return test_metrics

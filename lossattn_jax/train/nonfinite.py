@@ -7,6 +7,7 @@ state after S updates, and the batch of the update after these. `lossattn_jax.re
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import data, devices, metrics, run_folder
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
-from lossattn_jax.not_finite import DUMPS_NAME, shown
+from lossattn_jax.not_finite import DUMPS_NAME, kept, shown
 from lossattn_jax.train import reporting
 from lossattn_jax.train.job import Job
 from lossattn_jax.train.optimizer import at_step
@@ -75,11 +76,8 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
     step = int(state.step) - skipped
     batch = _batch(job, step)
     folder = job.workdir / DUMPS_NAME / f"step_{step}"
-    try:
-        _dump(job, step, state, batch, folder)
-        replay = f"python -m lossattn_jax.replay --dump={folder} says what was not finite"
-    except UserError as error:  # a full disk must not hide why the run ends
-        replay = f"to replay it nothing was kept ({error})"
+    write = functools.partial(_dump, job, step, state, batch)
+    replay = kept(write, folder, "lossattn_jax.replay")
     options, places = job.config.optimizer, batch["index"]
     raise UserError(
         f"the loss or its gradient was not finite in {skipped} updates in a row, the first after step {step} "
