@@ -6,8 +6,7 @@ than rounding (`benchmarks.against_torch` has the times):
 - The gradient of a strided one to its input is, as JAX has it, a convolution of a map with zeros between its
   positions, for which XLA has no library: the paper's 9x9 stride-4 one took 80 times as long as PyTorch's.
   Here it is one matrix product and a sum of overlapping windows.
-- Padded 3x3 ones go by Winograd's F(2x2, 3x3) (Lavin & Gray 2016), which takes 16 multiplications where
-  there are 36.
+- Padded 3x3 ones go by Winograd's algorithm (`winograd`), which takes a quarter of the multiplications.
 """
 
 import functools
@@ -17,15 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from lossattn_jax.models import winograd
+
 KEPT = "convolution"  # name of all results but those of 1x1 ones, for policies of jax.checkpoint
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Below so many channels the products are too thin to gain anything.
-_WINOGRAD_CHANNELS = 64
-# A transformed map takes four times the memory: so many bytes of it are made at a time, or an image's.
-_WINOGRAD_BYTES = 2**23
-
-_Row = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+# With fewer channels, on either side, it gains nothing.
+_WINOGRAD_CHANNELS = 128
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -47,7 +44,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     if on_cpu and stride > 1:
         result = _strided(x, kernel, stride, padding)
     elif on_cpu and stride == 1 and _suits_winograd(x, kernel, padding):
-        result = _winograd(x, kernel)
+        result = winograd.convolve(x, kernel)
     else:
         result = _of_jax(x, kernel, stride, padding)
     return checkpoint_name(result, KEPT)
@@ -103,74 +100,8 @@ def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> j
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
-    even = x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+    whole = x.shape[1] % winograd.TILE == 0 and x.shape[2] % winograd.TILE == 0
     # Sums of bfloat16 numbers would be rounded before they are multiplied.
-    sound = x.dtype == jnp.float32 and even and x.size > 0
+    sound = x.dtype == jnp.float32 and whole and x.size > 0
     thick = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
     return kernel.shape[0] == 3 and padding == 1 and sound and thick
-
-
-@jax.custom_jvp
-def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _of_parts(x, kernel)
-
-
-@_winograd.defjvp
-def _winograd_jvp(primals: Any, tangents: Any) -> Any:
-    (x, kernel), (moved_x, moved_kernel) = primals, tangents
-    return _winograd(x, kernel), _of_parts(moved_x, kernel) + _of_parts(x, moved_kernel)
-
-
-def _of_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_of_tiles`, some images at a time."""
-    # Transformed maps would otherwise be kept for the gradients, four times as large as the maps.
-    of_tiles = jax.checkpoint(_of_tiles)
-    batch = x.shape[0]
-    most = max(1, _WINOGRAD_BYTES // (16 * x[0].size))
-    if batch <= most:
-        return of_tiles(x, kernel)
-    images = max(n for n in range(1, most + 1) if batch % n == 0)
-    parts = x.reshape(-1, images, *x.shape[1:])
-    results = jax.lax.map(lambda part: of_tiles(part, kernel), parts)
-    return results.reshape(batch, *results.shape[2:])
-
-
-def _of_tiles(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of 4x4 tiles that overlap by 2, each of which gives 2x2 results.
-
-    With B, G and A of F(2x2, 3x3), a tile gives `A^T ((G k G^T) (B^T x B)) A`, where products of each of the
-    16 places are one matrix product over the channels for all tiles.
-    """
-    batch, height, width, channels = x.shape
-    high, wide = height // 2, width // 2
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = x.reshape(batch, high + 1, 2, wide + 1, 2, channels)
-    rows = _b((x[:, :-1, 0], x[:, :-1, 1], x[:, 1:, 0], x[:, 1:, 1]))
-    tiles = [
-        place
-        for r in rows
-        for place in _b((r[:, :, :-1, 0], r[:, :, :-1, 1], r[:, :, 1:, 0], r[:, :, 1:, 1]))
-    ]
-    kernels = [place for row in _g(kernel) for place in _g(row)]
-    products = jax.lax.dot_general(
-        jnp.stack(tiles).reshape(16, -1, channels),
-        jnp.stack(kernels),
-        (((2,), (1,)), ((0,), (0,))),
-    )
-    sums = [_a(row) for row in _a(products.reshape(4, 4, batch, high, wide, -1))]
-    return jnp.stack([jnp.stack(row, 3) for row in sums], 2).reshape(batch, height, width, -1)
-
-
-def _b(row: _Row) -> _Row:
-    a, b, c, d = row
-    return a - c, b + c, c - b, b - d
-
-
-def _g(row: jax.Array) -> _Row:
-    a, b, c = row
-    return a, 0.5 * (a + b + c), 0.5 * (a - b + c), c
-
-
-def _a(row: jax.Array) -> tuple[jax.Array, jax.Array]:
-    a, b, c, d = row
-    return a + b + c, b - c - d

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, losses, metrics, runs
+from lossattn_jax import data, devices, losses, metrics, ordering, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.models.convolution import KEPT
@@ -161,7 +161,12 @@ def _accumulated(
     def one(carry: tuple[Any, Any], part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
         total, batch_stats = carry
         number, some = part
-        inputs = (state.params, batch_stats, _after(total, some), jax.random.fold_in(key, number))
+        inputs = (
+            state.params,
+            batch_stats,
+            ordering.after(total, some),
+            jax.random.fold_in(key, number),
+        )
         gradients, (batch_stats, attention, seen) = grad_fn(*inputs)
         return (jax.tree.map(jnp.add, total, gradients), batch_stats), (attention, seen)
 
@@ -171,17 +176,6 @@ def _accumulated(
     (total, batch_stats), told = jax.lax.scan(one, start, numbered, unroll=devices.unrolled(parts))
     attention, seen = jax.tree.map(whole, told)
     return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
-
-
-def _after(earlier: Any, values: Any) -> Any:
-    """`values`, of which nothing can be made before all of `earlier` is there.
-
-    Where a loop is written out, XLA begins with several parts at once, and holds the activations of all of
-    them; it drops `jax.lax.optimization_barrier` on CPUs before it comes to that. That a sum of squares is
-    not negative it does not know.
-    """
-    never = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(earlier)) < 0
-    return jax.tree.map(lambda array: jnp.where(never, jnp.zeros_like(array), array), values)
 
 
 # What is kept for the backward pass with `config.train.remat`: the results that are costly to have again.

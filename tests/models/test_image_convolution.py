@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.models import convolution
 from lossattn_jax.models.convolution import convolve
 
 
@@ -44,9 +43,9 @@ CASES = {
     "as long as its stride": ((1, 12, 12, 2), 4, 3, 4, 0),
     "more padding than needed": ((1, 9, 9, 2), 5, 2, 2, 3),
     "1x1": ((2, 5, 6, 3), 1, 4, 1, 0),
-    "Winograd": ((3, 6, 4, 64), 3, 66, 1, 1),
-    "too few channels for Winograd": ((2, 6, 4, 5), 3, 7, 1, 1),
-    "an odd map": ((1, 5, 6, 64), 3, 64, 1, 1),
+    "Winograd": ((3, 8, 4, 128), 3, 130, 1, 1),
+    "too few channels for Winograd": ((2, 8, 4, 5), 3, 7, 1, 1),
+    "a map of no whole tiles": ((1, 8, 6, 128), 3, 128, 1, 1),
 }
 
 
@@ -65,10 +64,11 @@ def test_a_convolution_and_its_gradients_are_what_they_are_defined_as(case):
         return out, pull_back(gradient)
 
     out, pulled = both(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, gradient)))
-    assert relative_error(out, expected) < 2e-6
+    most = 6e-6 if case == "Winograd" else 2e-6
+    assert relative_error(out, expected) < most
     by_definition = gradients_by_hand(x, kernel, stride, padding, gradient)
     for ours, theirs in zip(pulled, by_definition, strict=True):
-        assert relative_error(ours, theirs) < 2e-6
+        assert relative_error(ours, theirs) < most
 
 
 def relative_error(actual, expected):
@@ -76,31 +76,10 @@ def relative_error(actual, expected):
     return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
 
 
-def test_winograd_in_parts_is_winograd_at_once(monkeypatch):
-    random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal((6, 4, 4, 64)), jnp.float32)
-    kernel = jnp.asarray(random.standard_normal((3, 3, 64, 64)), jnp.float32)
-
-    def value_and_gradients():
-        def total(x, kernel):
-            return jnp.sum(jnp.sin(0.1 * convolve(x, kernel, 1, 1)))
-
-        return jax.jit(jax.value_and_grad(total, (0, 1)))(x, kernel)
-
-    whole = value_and_gradients()
-    # Four images would fit, of which three divide six.
-    monkeypatch.setattr(convolution, "_WINOGRAD_BYTES", 4 * 16 * x[0].size + 1)
-    parts = value_and_gradients()
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-    lowered = jax.jit(convolve, static_argnums=(2, 3)).lower(x, kernel, 1, 1)
-    assert "tensor<2x3x4x4x64xf32>" in lowered.as_text()
-
-
-@pytest.mark.parametrize(("side", "stride", "channels"), [(5, 2, 2), (3, 1, 64)])
+@pytest.mark.parametrize(("side", "stride", "channels"), [(5, 2, 2), (3, 1, 128)])
 def test_it_can_be_transformed_as_any_function(side, stride, channels):
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal((2, 6, 6, channels)), jnp.float32)
+    x = jnp.asarray(random.standard_normal((2, 8, 8, channels)), jnp.float32)
     kernel = jnp.asarray(random.standard_normal((side, side, channels, channels)), jnp.float32)
     padding = side // 2
 
@@ -129,7 +108,7 @@ def test_it_can_be_transformed_as_any_function(side, stride, channels):
 
 def test_bfloat16_is_left_to_jax_and_so_are_accelerators(monkeypatch):
     def primitives(dtype):
-        x, kernel = jnp.ones((1, 4, 4, 64), dtype), jnp.ones((3, 3, 64, 64), dtype)
+        x, kernel = jnp.ones((1, 4, 4, 128), dtype), jnp.ones((3, 3, 128, 128), dtype)
         return str(jax.make_jaxpr(lambda *a: convolve(*a, 1, 1))(x, kernel))
 
     assert "conv_general_dilated" not in primitives(jnp.float32)
