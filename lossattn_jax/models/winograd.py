@@ -32,7 +32,6 @@ _CUTS = tuple((rows, columns) for rows in (TILE, 2) for columns in (TILE, 2))
 _BYTES = 80 * 2**20
 
 
-@jax.custom_jvp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution with one zero of padding on each side; a cross-correlation.
 
@@ -45,6 +44,25 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W, F]` float32.
     """
+    # As all operations of JAX have it: in `jax.shard_map` devices may share a kernel, and not the map.
+    axes = _axes(x) | _axes(kernel)
+    return _convolve(_varying(x, axes), _varying(kernel, axes))
+
+
+def _axes(array: jax.Array) -> frozenset[Any]:
+    """The axes of devices along which an array differs."""
+    # Under another name before JAX 0.10, and not documented.
+    kind = getattr(jax.typeof(array), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
+
+
+def _varying(array: jax.Array, axes: frozenset[Any]) -> jax.Array:
+    missing = tuple(axes - _axes(array))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+@jax.custom_jvp
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     images = _images_at_a_time(x, kernel)
     if images == len(x):
         results = _results(x, kernel)
@@ -60,15 +78,15 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-@convolve.defjvp
+@_convolve.defjvp
 def _jvp(primals: Any, tangents: Any) -> Any:
-    return convolve(*primals), _tangent.bind(*tangents, *primals)
+    return _convolve(*primals), _tangent.bind(*tangents, *primals)
 
 
 def _moved(
     moved_x: jax.Array, moved_kernel: jax.Array, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    return convolve(moved_x, kernel) + convolve(x, moved_kernel)
+    return _convolve(moved_x, kernel) + _convolve(x, moved_kernel)
 
 
 def _gradients(

@@ -64,6 +64,24 @@ def test_one_gradient_alone_is_that_of_both(wanted):
     np.testing.assert_allclose(alone, both[wanted], rtol=1e-5, atol=1e-5)
 
 
+def test_devices_may_share_the_kernel():
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((4, 4, 4, 3)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 5)), jnp.float32)
+
+    def total(kernel, x):
+        return jnp.sum(jnp.cos(winograd.convolve(x, kernel)))
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    split, same = jax.sharding.PartitionSpec("devices"), jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(
+        jax.grad(total, (0, 1)), mesh=mesh, in_specs=(same, split), out_specs=(same, split)
+    )
+    ours, expected = jax.jit(sharded)(kernel, x), jax.grad(total, (0, 1))(kernel, x)
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_gradient_of_nothing_is_zero():
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
     nothing = jax.grad(lambda k: jnp.sum(jax.lax.stop_gradient(winograd.convolve(x, k))))(kernel)
