@@ -10,6 +10,7 @@ on both sides of a square is one product of a Kronecker square with the flattene
 matrix products, and so are the gradients. Written as sums it takes XLA four times as long to compile.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -177,6 +178,7 @@ def _in_parts(x: jax.Array, images: int) -> jax.Array:
     return x.reshape(-1, images, *x.shape[1:])
 
 
+@functools.cache  # every layer's trace asks for them, and its gradient's
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The Kronecker squares of B^T (columns in the order of `_CUTS`), G and A^T, in float64."""
     count = len(_POINTS)
