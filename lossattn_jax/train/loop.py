@@ -176,6 +176,13 @@ class _Teller:
         self._waiting = waiting
         patches = job.model.patch_grid(job.spec.image_shape).patches
         self._watch = health.AttentionWatch(job.config, patches, job.steps_per_epoch)
+        # One program, where every operation of a schedule would be one by itself.
+        self._scheduled = jax.jit(
+            lambda step: {
+                "learning_rate": job.learning_rate(step),
+                "patch_weight": job.patch_weight(step // job.steps_per_epoch),
+            }
+        )
 
     def after(self, step: int, history: Metrics, replicated: TrainState) -> None:
         """Tells what there is to tell of one dispatch, the last of whose updates was the `step`-th.
@@ -208,8 +215,7 @@ class _Teller:
         values = {
             **means,
             "epoch": step / job.steps_per_epoch,
-            "learning_rate": float(job.learning_rate(step - 1)),
-            "patch_weight": float(job.patch_weight((step - 1) // job.steps_per_epoch)),
+            **jax.tree.map(float, self._scheduled(step - 1)),
         }
         log.info(reporting.progress_line(step, job.total_steps, values, left))
         self._reporter.scalars("train", step, values)

@@ -28,7 +28,7 @@ class TrainState:
         finite; see `step.make_train_step`. Not part of a checkpoint: a resumed run counts from 0.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -69,13 +69,19 @@ def create_state(
       seed: of the parameters.
       ensemble: from `ensemble.create`, where the loss needs one.
     """
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(seed), images)
+
+    @jax.jit  # one program, where every array of zeros would be one by itself; the same for all seeds
+    def create(seed: jax.Array) -> tuple[Any, optax.OptState]:
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+        variables = model.init(jax.random.key(seed), images)
+        return variables, optimizer.init(variables["params"])
+
+    variables, opt_state = create(np.uint32(seed))
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=np.zeros((), np.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=opt_state,
         ensemble=ensemble,
     )
 

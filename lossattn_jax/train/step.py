@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -35,7 +36,7 @@ def zero_metrics(config: ConfigDict) -> Metrics:
     names += ["skipped", "first_skipped"]
     if config_lib.uses_consistency(config):
         names.append("consistency_loss")
-    zero = jnp.zeros((), jnp.float32)
+    zero: Any = np.zeros((), np.float32)  # made by JAX it would be a program
     return {name: metrics.Mean(zero, zero) for name in names}
 
 

@@ -4,9 +4,11 @@ tensorboardX' own `SummaryWriter` leaves the writing to a thread. When that ends
 says so in pages, and the next event is waited with for ever.
 """
 
+import contextlib
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -20,9 +22,9 @@ class TensorBoard:
           folder: made where absent.
           first_step: of the updates to come; TensorBoard forgets what earlier files say from there on.
         """
-        # Imported here, since it imports PyTorch where there is one, which takes seconds.
-        from tensorboardX import event_file_writer, summary, utils
-        from tensorboardX.proto import event_pb2
+        with _no_torch():
+            from tensorboardX import event_file_writer, summary, utils
+            from tensorboardX.proto import event_pb2
 
         self._summary, self._utils, self._events = summary, utils, event_pb2
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,3 +55,20 @@ class TensorBoard:
 
     def _write(self, **content: Any) -> None:
         self._writer.write_event(self._events.Event(wall_time=time.time(), **content))
+
+
+@contextlib.contextmanager
+def _no_torch() -> Iterator[None]:
+    """Nothing can import PyTorch meanwhile, if it is not imported already.
+
+    tensorboardX imports it where there is one, for a type in its signatures: a second or more of every start.
+    """
+    modules: dict[str, Any] = sys.modules
+    if "torch" in modules:
+        yield
+        return
+    modules["torch"] = None  # Python's own way of saying that there is no such module
+    try:
+        yield
+    finally:
+        del modules["torch"]

@@ -30,7 +30,7 @@ from lossattn_jax import evaluate as evaluate_module
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
-from lossattn_jax.train import health, loop
+from lossattn_jax.train import health, loop, reporting
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import compilations
@@ -38,6 +38,7 @@ import shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE = Checkpoints.save
+REPORT = reporting.Reporter.scalars
 
 
 def parameters(workdir):
@@ -68,20 +69,28 @@ def logged():
 
 @pytest.fixture(scope="module")
 def observed(scenes_dir, tmp_path_factory, logged):
-    """A finished run of three epochs: workdir, test metrics, and programs compiled by each epoch's end."""
+    """A finished run of three epochs: workdir, test metrics, programs compiled by each epoch's end.
+
+    And the names of those that were compiled before it first told anything.
+    """
     workdir = tmp_path_factory.mktemp("finished")
-    counts = []
+    counts, before = [], []
 
     def save(self, *arguments):
         SAVE(self, *arguments)
         counts.append(len(names))
 
+    def report(self, *arguments):
+        before.append(list(names))
+        REPORT(self, *arguments)
+
     with pytest.MonkeyPatch.context() as patch, compilations.counted() as names:
         patch.setattr(health, "UNIFORM", 0.5)  # so short a run would not get far from it
         patch.setattr(Checkpoints, "save", save)
+        patch.setattr(reporting.Reporter, "scalars", report)
         measured = loop.train(shrunk.config(scenes_dir), workdir)
         counts.append(len(names))
-    return workdir, measured, counts
+    return workdir, measured, counts, before[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +101,16 @@ def finished(observed):
 
 def test_nothing_is_compiled_after_the_first_epoch(observed):
     """With evaluation, checkpoint and pictures after every epoch."""
-    _, _, counts = observed
+    _, _, counts, _ = observed
     assert len(counts) == 4
     assert counts[0] > 0 and set(counts) == {counts[0]}
+
+
+def test_few_programs_are_compiled_before_the_first_step_is_told(observed):
+    """One operation by itself takes 20 ms, of which a start once had 1 s: none is kept on disk."""
+    *_, programs = observed
+    assert "jit(create)" in programs  # the state
+    assert len(programs) <= 6, programs
 
 
 def test_training_says_what_it_takes_and_where_its_images_are(finished, logged):

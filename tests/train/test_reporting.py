@@ -1,6 +1,8 @@
 """Progress and metrics files, with a clock of the test's own."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +98,28 @@ def test_an_inactive_reporter_writes_and_draws_nothing(tmp_path):
         reporter.scalars("train", 1, {"loss": 1.0})
         reporter.figure("attention", 1, draw)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, imported):
+    """One of our own stands for PyTorch, which takes a second or more."""
+    (tmp_path / "torch.py").write_text("class Tensor: pass\n")
+    program = f"""
+import pathlib, sys
+if {imported}:
+    import torch
+from lossattn_jax.train.tensorboard import TensorBoard
+board = TensorBoard(pathlib.Path("events"), 1)
+board.scalars(1, {{"loss": 2.0}})
+board.close()
+assert ("torch" in sys.modules) == {imported}
+import torch
+assert torch.Tensor
+"""
+    paths = [str(tmp_path), *sys.path]
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {paths}\n{program}"],
+        cwd=tmp_path,
+        check=True,
+    )
+    assert list((tmp_path / "events").iterdir())
