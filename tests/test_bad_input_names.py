@@ -17,7 +17,10 @@ def of(name, *flags):
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 CASES = [
     (("train.py", f"--config={LONG}", "--workdir={w}/new"), "does not exist"),
-    (("train.py", CONFIG, f"--workdir={{w}}/{LONG}"), "cannot be written: File name too long"),
+    (
+        ("train.py", CONFIG, "--config.data.dir={w}/data", f"--workdir={{w}}/{LONG}"),
+        "cannot be written: File name too long",
+    ),
     (of("evaluate", f"--workdir={{w}}/{LONG}"), "File name too long"),
     (of("convert", CONFIG, f"--from={LONG}.npz", "--workdir={w}/new"), "there is no file"),
     (
@@ -44,8 +47,9 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, scenes_dir):
     folder = tmp_path_factory.mktemp("world")
+    (folder / "data").symlink_to(scenes_dir)
     for name in ("deep", "dotted", "compared"):
         (folder / name).mkdir()
     (folder / "deep.json").write_text(DEEP)
