@@ -10,7 +10,8 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
-from lossattn_jax.mil.networks import BACKBONES, METHODS, BagNetwork, instance_scores
+from lossattn_jax.mil.network_scores import instance_scores
+from lossattn_jax.mil.networks import BACKBONES, METHODS, BagNetwork
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.settings import Settings
 

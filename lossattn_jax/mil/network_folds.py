@@ -12,7 +12,8 @@ from scipy.special import softmax
 from lossattn_jax.mil import selection, training
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.fold_results import FoldResult
-from lossattn_jax.mil.networks import BagNetwork, instance_scores
+from lossattn_jax.mil.network_scores import instance_scores
+from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.mil.splits import Split

@@ -8,10 +8,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
-from scipy.special import softmax
 
 from lossattn_jax import pooling
 from lossattn_jax.errors import UserError
@@ -34,7 +32,7 @@ METHODS = {
 }
 BACKBONES = ("dense", "lenet")
 # Without attention; after Wang et al. 2018 they drop units where they pool, not between the layers.
-_MI_NETS = ("mi_net", "mi_net_bag", "mi_net_ds", "mi_net_rc")
+MI_NETS = ("mi_net", "mi_net_bag", "mi_net_ds", "mi_net_rc")
 _ATTENTION_HIDDEN = {"dense": 64, "lenet": 128}  # Ilse et al. 2018, for vectors and for digits
 
 
@@ -153,7 +151,7 @@ class BagNetwork(nn.Module):
             own = None if noise is None else noise[..., first : first + width]
             dropped = self._dropped(x, f"dropout{number}", train, own)
             pooled.append(dropped.astype(jnp.float32))
-            x = x if self.method in _MI_NETS else dropped
+            x = x if self.method in MI_NETS else dropped
             first += width
         several = self.method in ("mi_net_ds", "mi_net_rc")
         return pooled if several else pooled[-1:]
@@ -190,24 +188,6 @@ class BagLeNet(BagNetwork):
     num_classes: int = 4
     backbone: str = "lenet"
     hidden: tuple[int, ...] = (HIDDEN,)
-
-
-def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
-    """What an instance says for its bag's label: its attention where the method learns one.
-
-    With the others, the probability that the classifier gives the instance for any class but the first.
-
-    Args:
-      method: one of `METHODS`.
-      attention: `[..., N]`.
-      instance_logits: `[..., N, K]`.
-
-    Returns:
-      `[..., N]` float64.
-    """
-    if method not in _MI_NETS:
-        return attention.astype(np.float64)
-    return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]
 
 
 def _mean(log_probabilities: list[jax.Array]) -> jax.Array:

@@ -1,0 +1,27 @@
+"""What a network's outputs say of each instance.
+
+Apart from the networks, so that importing these takes no SciPy.
+"""
+
+import numpy as np
+from scipy.special import softmax
+
+from lossattn_jax.mil.networks import MI_NETS
+
+
+def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
+    """What an instance says for its bag's label: its attention where the method learns one.
+
+    With the others, the probability that the classifier gives the instance for any class but the first.
+
+    Args:
+      method: one of `METHODS`.
+      attention: `[..., N]`.
+      instance_logits: `[..., N, K]`.
+
+    Returns:
+      `[..., N]` float64.
+    """
+    if method not in MI_NETS:
+        return attention.astype(np.float64)
+    return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]
