@@ -60,18 +60,7 @@ def make_gradients(
     consistent = config_lib.uses_consistency(config)
     shared = config_lib.shares_statistics(config)
     parts = config.train.accumulate
-
-    def forward(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
-        return model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-
-    if config.train.remat:
-        forward = jax.checkpoint(forward, policy=_keeps)
+    forward = make_forward(model, config.train.remat)
 
     def find(state: TrainState, batch: Batch) -> Found:
         labels = batch["label"]
@@ -139,6 +128,31 @@ def make_gradients(
         return Found(loss, gradients, batch_stats, ensemble, attention, seen)
 
     return find
+
+
+def make_forward(model: ImageNetwork, remat: bool) -> Callable[..., tuple[Any, Any]]:
+    """The network as it is trained.
+
+    Args:
+      model: the network.
+      remat: whether the backward pass is to have normalisations and the like computed again.
+
+    Returns:
+      A function of parameters, running statistics, images and the key of dropout, that returns the outputs
+      and the collections after it. It is to be differentiated where `devices.AXIS` is, if the model shares
+      statistics over it.
+    """
+
+    def forward(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        return model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+
+    return jax.checkpoint(forward, policy=_keeps) if remat else forward
 
 
 def _accumulated(

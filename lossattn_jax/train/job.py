@@ -112,7 +112,8 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
     Raises:
       UserError: the checkpoints are another run's, or the run to start from does not fit.
     """
-    if checkpoints.named():
+    if devices.anywhere(bool(checkpoints.named())):
+        checkpoints.latest_step()  # the same for all processes, or an error
         stored = run_folder.stored_config(job.workdir)
         for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)

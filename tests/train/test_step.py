@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import step_memory
 from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, metrics, runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import ensemble
+from lossattn_jax.train.gradients import make_forward
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
@@ -84,21 +84,30 @@ def test_rematerialisation_changes_no_update():
     assert max(jax.tree.leaves(moved)) > 1e-2
 
 
-@pytest.mark.slow
-def test_rematerialisation_keeps_less():
-    """Of a network that is wide enough: XLA's scheduler for memory makes small ones alike on CPUs."""
-    plain, less = (
-        step_memory.step_memory(
-            settings(
-                train__remat=remat,
-                train__batch_size=32,
-                model__backbone="resnet18",
-                model__width=0.125,
-            )
+@pytest.mark.parametrize("backbone", ["vgg11_bn", "resnet18"])
+def test_rematerialisation_keeps_less_for_the_backward_pass(backbone):
+    """By what JAX hands to it: on CPUs XLA computes much of the rest again in any case."""
+    spec = data.get_spec("cifar10")
+    model = runs.build_model(settings(model__backbone=backbone, model__width=0.125), spec)
+    images = jax.ShapeDtypeStruct((8, *spec.image_shape), np.float32)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(model.init, key, images)
+
+    def kept(remat):
+        forward = make_forward(model, remat)
+
+        def back(params, batch_stats, images):
+            def logits(params):
+                return forward(params, batch_stats, images, key)[0].logits
+
+            return jax.vjp(logits, params)[1]
+
+        arrays = jax.tree.leaves(
+            jax.eval_shape(back, variables["params"], variables["batch_stats"], images)
         )
-        for remat in (False, True)
-    )
-    assert less["temporary"] < 0.87 * plain["temporary"]
+        return sum(array.size for array in arrays)
+
+    assert kept(True) < 0.3 * kept(False)
 
 
 @pytest.mark.slow
