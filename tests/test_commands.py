@@ -3,12 +3,14 @@
 import pathlib
 import sys
 
+import in_process
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,8 @@ CONFIG = f"--config={shrunk.CONFIG}"
         (["fast"], "the argument 'fast' is not a flag"),
     ],
 )
-def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, sentence):
-    finished = run_python("train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags)
+def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
+    finished = in_process.run(["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags], ROOT)
     assert finished.returncode == 2
     assert sentence in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -80,7 +82,25 @@ def test_a_mistake_stops_training_with_a_sentence(run_python, tmp_path, flags, s
         (["-m", "lossattn_jax.evaluate"], "--workdir"),
     ],
 )
-def test_a_missing_file_or_flag_is_a_sentence(run_python, arguments, sentence):
+def test_a_missing_file_or_flag_is_a_sentence(arguments, sentence):
+    finished = in_process.run(arguments, ROOT)
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["train.py", CONFIG, "--config.model.widht=2", "--workdir=x"],
+            "widht is not a config key",
+        ),
+        (["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"], "/nowhere is not a workdir"),
+        (["-m", "lossattn_jax.explain"], "--workdir"),
+    ],
+)
+def test_a_process_of_its_own_ends_alike(run_python, arguments, sentence):
     finished = run_python(*arguments)
     assert finished.returncode == 2
     assert sentence in finished.stderr

@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 
+import in_process
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -556,8 +557,8 @@ def test_the_command_goes_both_ways(converted, run_python, tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_a_sentence(run_python, flags, sentence):
-    finished = run_python("-m", "lossattn_jax.convert", *flags)
+def test_a_mistake_is_a_sentence(tmp_path, flags, sentence):
+    finished = in_process.run(["-m", "lossattn_jax.convert", *flags], tmp_path)
     assert finished.returncode == 2
     assert sentence in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
 
@@ -81,8 +82,8 @@ def test_the_command_says_where_the_data_set_is(digits_dir, run_python):
         (["--dataset=cifar10", "--extra"], "no 'extra' split"),
     ],
 )
-def test_mistakes_end_in_a_sentence(flags, sentence, run_python):
-    done = run_python("-m", "lossattn_jax.data.prepare", *flags)
+def test_mistakes_end_in_a_sentence(flags, sentence, tmp_path):
+    done = in_process.run(["-m", "lossattn_jax.data.prepare", *flags], tmp_path)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
