@@ -38,7 +38,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _IMPORT = "import lossattn_jax.train.loop"
 
 
-def start_once(config: str, data_dir: str, programs: pathlib.Path) -> dict[str, float]:
+def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:
     """Starts a training and ends it after its first step.
 
     Args:
@@ -52,7 +52,7 @@ def start_once(config: str, data_dir: str, programs: pathlib.Path) -> dict[str, 
     Raises:
       UserError: the training ends without a step.
     """
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(programs)}
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": programs}
     seconds: dict[str, float] = {}
     told = []
     with tempfile.TemporaryDirectory() as workdir:
@@ -123,13 +123,13 @@ def run(
     firsts = []
     for _ in range(max(1, repeats // 2)):
         with tempfile.TemporaryDirectory() as programs:
-            firsts.append(start_once(config, data_dir, pathlib.Path(programs)))
+            firsts.append(start_once(config, data_dir, programs))
             log.info("without programs: %.2f s", firsts[-1]["step"])
     seconds = []
     with tempfile.TemporaryDirectory() as programs:
-        start_once(config, data_dir, pathlib.Path(programs))
+        start_once(config, data_dir, programs)
         for _ in range(repeats):
-            seconds.append(start_once(config, data_dir, pathlib.Path(programs)))
+            seconds.append(start_once(config, data_dir, programs))
             log.info("with programs: %.2f s", seconds[-1]["step"])
     import_once()  # writes what Python keeps of modules
     record |= {

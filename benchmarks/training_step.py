@@ -15,6 +15,7 @@ from lossattn_jax import config as config_lib
 from lossattn_jax import data, devices, losses, models, runs
 from lossattn_jax.evaluate import EvalStep, make_eval_step, to_devices
 from lossattn_jax.train import memory
+from lossattn_jax.train.gradients import make_forward
 from lossattn_jax.train.job import build_network
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
@@ -145,15 +146,11 @@ def make_loss(
     kind = runs.loss_kind(model, spec)
     weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
 
+    forward = make_forward(model, remat=False)
+
     def loss(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-        outputs: Any
-        outputs, updated = model.apply(
-            variables,
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
-        )
+        batch_stats = variables.get("batch_stats", {})
+        outputs, updated = forward(variables["params"], batch_stats, images, jax.random.key(0))
         terms = losses.loss_attention_loss(
             outputs.logits,
             outputs.patch_logits,

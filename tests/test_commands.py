@@ -10,7 +10,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"
-ROOT = pathlib.Path(__file__).parents[1]
+
+
+def assert_refused(finished, sentence):
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -40,10 +45,10 @@ ROOT = pathlib.Path(__file__).parents[1]
     ],
 )
 def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
-    finished = in_process.run(["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags], ROOT)
-    assert finished.returncode == 2
-    assert sentence in finished.stderr
-    assert "Traceback" not in finished.stderr
+    finished = in_process.run(
+        ["train.py", CONFIG, f"--workdir={tmp_path / 'run'}", *flags], in_process.ROOT
+    )
+    assert_refused(finished, sentence)
     assert finished.stderr.count("error: ") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -83,10 +88,8 @@ def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
     ],
 )
 def test_a_missing_file_or_flag_is_a_sentence(arguments, sentence):
-    finished = in_process.run(arguments, ROOT)
-    assert finished.returncode == 2
-    assert sentence in finished.stderr
-    assert "Traceback" not in finished.stderr
+    finished = in_process.run(arguments, in_process.ROOT)
+    assert_refused(finished, sentence)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,7 @@ def test_a_missing_file_or_flag_is_a_sentence(arguments, sentence):
 )
 def test_a_process_of_its_own_ends_alike(run_python, arguments, sentence):
     finished = run_python(*arguments)
-    assert finished.returncode == 2
-    assert sentence in finished.stderr
-    assert "Traceback" not in finished.stderr
+    assert_refused(finished, sentence)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, scenes_dir, tmp_path):

@@ -54,7 +54,8 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 def newest_intact(checkpoints: Checkpoints, read: Callable[[int], T]) -> T | None:
     """What `read` makes of the newest checkpoint that is intact; damaged ones are moved aside.
 
-    All processes have to come here; a checkpoint that is damaged for one of them is for all.
+    All processes have to come here, and to see the same newest checkpoint (`Checkpoints.latest_step` says if
+    not); one that is damaged for one of them is for all.
 
     Args:
       checkpoints: of the run.
@@ -67,7 +68,6 @@ def newest_intact(checkpoints: Checkpoints, read: Callable[[int], T]) -> T | Non
       UserError: of `read`, or a damaged checkpoint cannot be moved.
     """
     moved = False
-    checkpoints.latest_step()  # the same for all processes, or an error
     # Damage of older ones too, and folders that are no checkpoint, would be in the way of the next save.
     for step in checkpoints.named():
         moved |= _try(checkpoints, step, checkpoints.look)[1]

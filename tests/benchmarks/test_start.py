@@ -58,7 +58,7 @@ def test_first_and_second_starts_are_measured_until_the_first_step(commands, tmp
 
 def test_a_training_that_ends_before_says_why(commands, tmp_path):
     with pytest.raises(UserError, match="before its first step: .* config.seed is bad"):
-        start.start_once("bad.py", "data", tmp_path)
+        start.start_once("bad.py", "data", str(tmp_path))
 
 
 @pytest.mark.slow

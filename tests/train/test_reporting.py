@@ -1,8 +1,6 @@
 """Progress and metrics files, with a clock of the test's own."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -101,25 +99,22 @@ def test_an_inactive_reporter_writes_and_draws_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, imported):
+def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, run_python, imported):
     """One of our own stands for PyTorch, which takes a second or more."""
     (tmp_path / "torch.py").write_text("class Tensor: pass\n")
-    program = f"""
+    script = f"""
 import pathlib, sys
+sys.path.insert(0, {str(tmp_path)!r})
 if {imported}:
     import torch
 from lossattn_jax.train.tensorboard import TensorBoard
-board = TensorBoard(pathlib.Path("events"), 1)
+board = TensorBoard(pathlib.Path({str(tmp_path / "events")!r}), 1)
 board.scalars(1, {{"loss": 2.0}})
 board.close()
 assert ("torch" in sys.modules) == {imported}
 import torch
 assert torch.Tensor
 """
-    paths = [str(tmp_path), *sys.path]
-    subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {paths}\n{program}"],
-        cwd=tmp_path,
-        check=True,
-    )
+    finished = run_python("-c", script)
+    assert finished.returncode == 0, finished.stderr
     assert list((tmp_path / "events").iterdir())
