@@ -6,7 +6,6 @@ before there were digests have none; of their arrays only what Orbax finds by it
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint.path import step as orbax_steps
 
+from lossattn_jax import digests as digests_lib
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 from lossattn_jax.tree_names import named
 
@@ -53,7 +53,7 @@ def shapes_of(tree: Any) -> Shapes:
 
 def digests_of(tree: Any) -> dict[str, str]:
     """SHA-256 of the bytes of every array of a tree, in hexadecimal digits."""
-    return {path: _digest(np.asarray(leaf)) for path, leaf in named(tree)}
+    return {path: digests_lib.of_array(np.asarray(leaf)) for path, leaf in named(tree)}
 
 
 def describe(items: Mapping[str, Any], metrics: Mapping[str, float] | None) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def describe(items: Mapping[str, Any], metrics: Mapping[str, float] | None) -> d
     content = {
         "shapes": {name: shapes_of(tree) for name, tree in items.items()},
         "digests": {name: digests_of(tree) for name, tree in items.items()},
-        "metrics": None if metrics is None else _digest_of_json(metrics),
+        "metrics": None if metrics is None else digests_lib.of_json(metrics),
     }
-    return {**content, "sha256": _digest_of_json(content)}
+    return {**content, "sha256": digests_lib.of_json(content)}
 
 
 def read(folder: pathlib.Path) -> Record:
@@ -94,9 +94,9 @@ def read(folder: pathlib.Path) -> Record:
     if content is None:
         return Record(items, None, None, metrics)
     told = content.pop("sha256", None)
-    if told != _digest_of_json(content):
+    if told != digests_lib.of_json(content):
         raise DamagedCheckpoint(f"{DIGESTS} is not as it was saved")
-    if content["metrics"] != (None if metrics is None else _digest_of_json(metrics)):
+    if content["metrics"] != (None if metrics is None else digests_lib.of_json(metrics)):
         raise DamagedCheckpoint(f"{_METRICS} is not as it was saved")
     if items != frozenset(content["shapes"]):
         raise DamagedCheckpoint(f"{METADATA_NAME} names other items than were saved")
@@ -118,15 +118,6 @@ def _shape(leaf: Any) -> str:
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
     return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
-
-
-def _digest(array: np.ndarray) -> str:
-    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.sha256(content).hexdigest()
-
-
-def _digest_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

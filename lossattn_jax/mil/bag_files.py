@@ -15,7 +15,6 @@ own labels, which are among those of the bags; every other column is a feature.
 """
 
 import array
-import contextlib
 import csv
 import gzip
 import io
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax import records
 from lossattn_jax.data.archives import MOST_BYTES as _MOST_BYTES
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import matlab_files, unix_compress
@@ -136,15 +136,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    temporary = f"{os.fspath(path)}.{os.getpid()}.part"
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        records.write_file(path, content)
     except OSError as error:
         raise UserError(f"the file {path} cannot be written ({error.strerror or error})") from error
 

@@ -1,0 +1,164 @@
+"""JSON files that say by content what they were made from, and that show damage to themselves.
+
+    made_from = {"bags": digests.of_arrays(arrays), "config.seed": 0}
+    records.write(path, {"accuracy": 0.9}, made_from)
+    record = records.read(path)
+    if (reason := records.difference(record.made_from, made_from)) is not None:
+        raise UserError(f"{path} was made from other inputs ({reason}); use another workdir")
+
+Beside its content a file has `made_from` and `digest`, SHA-256 of all the rest. Files from before there were
+digests have neither: they are for reading, not for computing with.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lossattn_jax import digests
+
+MADE_FROM, DIGEST, NONFINITE = "made_from", "digest", "nonfinite"
+
+_OF_CONTENT = re.compile(r"[0-9a-f]{16,64}")  # a digest, which says nothing to a reader
+_MOST_NAMED = 3  # differences that a sentence names
+
+
+class DamagedRecord(Exception):
+    """A file is not as it was written; the text names it and says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a file holds.
+
+    Attributes:
+      content: as it was given to `write`, but for numbers that were not finite, which are None.
+      made_from: likewise; None where the file was written before there were digests.
+    """
+
+    content: dict[str, Any]
+    made_from: dict[str, Any] | None
+
+
+def write(
+    path: pathlib.Path,
+    content: Mapping[str, Any],
+    made_from: Mapping[str, Any],
+    indent: int | None = None,
+) -> None:
+    """Writes a record under another name and renames it.
+
+    Numbers have all their digits. What is not finite becomes null, and `nonfinite` counts it
+    where the content has no such key of its own.
+
+    Args:
+      path: of the file, whose folder exists.
+      content: JSON but for numbers that are not finite, without the keys of `made_from` and `digest`.
+      made_from: JSON; digests and plain values by names that a reader understands.
+      indent: of the text; None: all in one line.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    clean, nonfinite = without_nonfinite({**content, MADE_FROM: dict(made_from)})
+    if nonfinite:
+        clean.setdefault(NONFINITE, nonfinite)
+    clean = json.loads(json.dumps(clean))  # the digest is of what a reader gets, lists for tuples
+    clean[DIGEST] = digests.of_json(clean)
+    write_file(path, (json.dumps(clean, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def read(path: pathlib.Path) -> Record:
+    """Reads what `write` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      DamagedRecord: it is not as it was written, or cannot be read.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    # The last one for what is nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise DamagedRecord(f"{path} holds no keys")
+    digest, made_from = content.pop(DIGEST, None), content.get(MADE_FROM)
+    if digest is None and made_from is None:
+        return Record(content, None)
+    if not isinstance(made_from, dict) or digest != digests.of_json(content):
+        raise DamagedRecord(f"{path} is not as it was written")
+    del content[MADE_FROM]
+    return Record(content, made_from)
+
+
+def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
+    """Says in what two records of inputs differ, as a clause; None where they are the same.
+
+    Args:
+      before: of the file; None where it has none.
+      now: of what is to be computed; JSON.
+    """
+    if before is None:
+        return "it was written before results carried digests"
+    now = json.loads(json.dumps(now))
+    clauses = list(_clauses(before, now))
+    if len(clauses) > _MOST_NAMED:
+        clauses[_MOST_NAMED:] = [f"{len(clauses) - _MOST_NAMED} more"]
+    return ", ".join(clauses) or None
+
+
+def _clauses(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for key in [*now, *(key for key in before if key not in now)]:
+        old, new = before.get(key), now.get(key)
+        if old == new and (key in before) == (key in now):
+            continue
+        if any(isinstance(value, str) and _OF_CONTENT.fullmatch(value) for value in (old, new)):
+            yield f"other {key}"
+        else:
+            yield f"{key} {_shortened(old)} instead of {_shortened(new)}"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def without_nonfinite(value: Any) -> tuple[Any, int]:
+    """A JSON value with None for each number that is not finite, and how many these are."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, 1
+    if isinstance(value, Mapping):
+        pairs = {key: without_nonfinite(item) for key, item in value.items()}
+        return {k: item for k, (item, _) in pairs.items()}, sum(n for _, n in pairs.values())
+    if isinstance(value, list | tuple):
+        items = [without_nonfinite(item) for item in value]
+        return [item for item, _ in items], sum(n for _, n in items)
+    return value, 0
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file under another name and renames it: no part of it is ever under its own.
+
+    A symbolic link is replaced, not followed. The other name cannot be foreseen.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}.part")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
