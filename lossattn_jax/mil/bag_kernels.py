@@ -19,7 +19,6 @@ from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.svm import (
     BLOCK,
     bandwidth,
-    check_class_weight,
     check_positive,
     flat,
     probabilities,
@@ -105,13 +104,15 @@ class _BagKernelSVM(BagClassifier):
         *,
         gamma_factor: float = 1.0,
         C: float = 10.0,
-        class_weight: str | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
         standardise: bool = True,
+        positive: Any = None,
     ) -> None:
         self.gamma_factor = gamma_factor
         self.C = C
         self.class_weight = class_weight
         self.standardise = standardise
+        self.positive = positive
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
@@ -130,11 +131,11 @@ class _BagKernelSVM(BagClassifier):
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         check_positive("gamma_factor", self.gamma_factor)
         check_positive("C", self.C)
-        check_class_weight(self.class_weight)
         bags = flat(bags)
         self._gamma = bandwidth(np.concatenate(bags), self.gamma_factor)
         self._training = weighted(bags, self._weights, self._gamma)
-        self._svc = SVC(C=self.C, kernel="precomputed", class_weight=self.class_weight)
+        weights = None if self._class_weights is None else dict(enumerate(self._class_weights))
+        self._svc = SVC(C=self.C, kernel="precomputed", class_weight=weights)
         self._svc.fit(set_kernel(self._training, self._training, self._gamma), labels)
 
     def _decisions(self, bags: WeightedBags) -> np.ndarray:
@@ -173,8 +174,9 @@ class MIKernel(_BagKernelSVM):
     Attributes:
       gamma_factor: g as a multiple of 1 / (features * variance of the training values).
       C: weight of the margin errors.
-      class_weight: None, or "balanced" for errors in inverse proportion to the number of a class' bags.
-      standardise: see `BagClassifier`.
+      class_weight: None, or "balanced" for errors in inverse proportion to the number of a class' bags, or a
+        dictionary with the weight of each label, 1 for those that it has not.
+      standardise, positive: see `BagClassifier`; the two classes are treated equally.
     """
 
     def _weights(self, similarity: np.ndarray) -> np.ndarray:

@@ -47,6 +47,7 @@ def run(
         began = time.monotonic()
         model = _with(method, candidates[number], own)
         part = dataset.select(train)
+        _name_positive(model, part)
         model.fit(part.bags, part.labels)
         return model, time.monotonic() - began
 
@@ -88,6 +89,13 @@ def run(
 def _with(method: BagClassifier, settings: Mapping[str, Any], seed: int) -> BagClassifier:
     model: BagClassifier = clone(method).set_params(**settings)
     return model.set_params(seed=seed) if "seed" in model.get_params() else model
+
+
+def _name_positive(model: BagClassifier, part: BagDataset) -> None:
+    """Where only two of more classes are left to train on, the last one is what it is among all of them."""
+    labels = np.unique(part.labels)
+    if part.num_classes > 2 and len(labels) == 2 and "positive" in model.get_params(deep=False):
+        model.set_params(positive=int(labels[-1]))
 
 
 def _validated(dataset, split, fit, candidates: int, validation: Validation, seed: int):

@@ -181,10 +181,12 @@ class EMDD(BagClassifier):
       threshold: of a positive bag's probability, in (0, 1).
       hypotheses: "best", the one of lowest NLDD, or "average".
       seed: of the choice of bags and instances.
-      standardise: see `BagClassifier`.
+      standardise, positive: see `BagClassifier`; of two classes the positive one has to be known.
       concepts_: after `fit`, for the positive class (more than two classes: for each class) the
         `Concept`s in use, in terms of the standardised features.
     """
+
+    unequal_classes = True
 
     def __init__(
         self,
@@ -198,6 +200,7 @@ class EMDD(BagClassifier):
         hypotheses: str = "best",
         seed: int = 0,
         standardise: bool = True,
+        positive: Any = None,
     ) -> None:
         self.start_bags = start_bags
         self.max_starts = max_starts
@@ -208,6 +211,7 @@ class EMDD(BagClassifier):
         self.hypotheses = hypotheses
         self.seed = seed
         self.standardise = standardise
+        self.positive = positive
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:

@@ -41,7 +41,7 @@ class Dump:
       bags: "x" `[b, length, features...]` float32 as in the data set, "mask" `[b, length]` bool,
         "labels" `[b]` int32, "noise" `[b, length, units]` uint8 of the dropout, "target" `[b, length]`
         float32 (of `State.ensemble`; without consistency `[0]`), "mean" and "inverse_scale" of the model's
-        standardisation.
+        standardisation, and "class_weights" `[K]` float32 where it has some.
     """
 
     training: str

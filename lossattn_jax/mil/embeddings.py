@@ -128,7 +128,8 @@ class _BagVectorSVM(BagClassifier):
             self._slope = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
         # The primal problem has one solution, whatever the order of the bags.
         self._svc = LinearSVC(C=self.C, dual=False, tol=1e-6, max_iter=10_000)
-        self._svc.fit(self._scaled(vectors), labels)
+        weights = None if self._class_weights is None else self._class_weights[labels]
+        self._svc.fit(self._scaled(vectors), labels, sample_weight=weights)
 
     def _bag_vectors(self, bags: list[np.ndarray]) -> np.ndarray:
         return normalised(self._vectors(np.concatenate(bags), np.array([len(bag) for bag in bags])))
@@ -171,7 +172,9 @@ class MiVLAD(_BagVectorSVM):
       C: weight of the margin errors.
       rescale: whether each element of f is brought to [0, 1] on the training bags.
       seed: of k-means, the best of ten runs.
-      standardise: see `BagClassifier`.
+      standardise, positive: see `BagClassifier`; the two classes are treated equally.
+      class_weight: None, or "balanced" for errors in inverse proportion to the number of a class' bags, or a
+        dictionary with the weight of each label, 1 for those that it has not.
     """
 
     def __init__(
@@ -182,12 +185,16 @@ class MiVLAD(_BagVectorSVM):
         rescale: bool = True,
         seed: int = 0,
         standardise: bool = True,
+        class_weight: str | Mapping[Any, float] | None = None,
+        positive: Any = None,
     ) -> None:
         self.centres = centres
         self.C = C
         self.rescale = rescale
         self.seed = seed
         self.standardise = standardise
+        self.class_weight = class_weight
+        self.positive = positive
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
@@ -229,7 +236,9 @@ class MiFV(_BagVectorSVM):
       C: weight of the margin errors.
       rescale: whether each element of f is brought to [0, 1] on the training bags.
       seed: of the mixture's first guess, by k-means.
-      standardise: see `BagClassifier`.
+      standardise, positive: see `BagClassifier`; the two classes are treated equally.
+      class_weight: None, or "balanced" for errors in inverse proportion to the number of a class' bags, or a
+        dictionary with the weight of each label, 1 for those that it has not.
     """
 
     def __init__(
@@ -241,6 +250,8 @@ class MiFV(_BagVectorSVM):
         rescale: bool = True,
         seed: int = 0,
         standardise: bool = True,
+        class_weight: str | Mapping[Any, float] | None = None,
+        positive: Any = None,
     ) -> None:
         self.components = components
         self.pca_energy = pca_energy
@@ -248,6 +259,8 @@ class MiFV(_BagVectorSVM):
         self.rescale = rescale
         self.seed = seed
         self.standardise = standardise
+        self.class_weight = class_weight
+        self.positive = positive
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:

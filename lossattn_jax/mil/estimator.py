@@ -1,11 +1,14 @@
 """The interface of every method for bags: `fit`, `predict`, `predict_proba`, `instance_scores`.
 
-All follow scikit-learn's conventions (settings are keywords of the constructor, `get_params` and
-`sklearn.base.clone` work, what `fit` learns ends in an underscore), with a list of bags in the place of X:
+All are classifiers of scikit-learn with a list of bags in the place of X (settings are keywords of the
+constructor, what `fit` learns ends in an underscore), so that its tools work on them:
 
     for name in methods.NAMES:
         method = methods.make(name).fit(bags, labels)       # bags: list of [n_i, D]
-        print(name, np.mean(method.predict(other_bags) == other_labels))
+        print(name, method.score(other_bags, other_labels))
+    cross_val_score(methods.make("mi_kernel"), bags, labels, cv=5, scoring="roc_auc")
+    methods.make("mi_svm", positive="cancer").fit(bags, ["healthy", "cancer", ...])
+    GridSearchCV(methods.make("attention"), {"settings__learning_rate": [1e-4, 1e-3]}).fit(bags, labels)
 """
 
 import abc
@@ -13,26 +16,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil.invalid import InvalidInput, NotFitted
+from lossattn_jax.mil.labels import checked_labels, class_weights
+from lossattn_jax.mil.positive import find_positive
 
 
-class BagClassifier(BaseEstimator, abc.ABC):
+class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     """Classifies bags of instances.
 
     A subclass implements `_fit`, `_predict_proba` and `_instance_scores` on bags that were checked and,
-    with `standardise`, scaled to mean 0 and variance 1 of the training bags' instances.
+    with `standardise`, scaled to mean 0 and variance 1 of the training bags' instances. Its labels are 0 to
+    K - 1, of two classes 1 for the positive one, and so are the columns of its probabilities.
+
+    Of two classes the positive one is that of `positive`; without it, the second of 0/1, -1/1, no/yes and
+    the like (`positive.KNOWN`). Where these do not say, a method that treats the classes unequally is not
+    fitted; for the others the class of the first bag is 0, so that predictions do not depend on the words.
 
     Attributes:
       standardise: whether features are standardised on the training bags; a feature that is constant
         there is only centred.
+      positive: the label that is positive; None: found by the words. Of two classes only.
+      class_weight: of methods that have it: None, "balanced" or weights by label, see `labels.class_weights`.
+      unequal_classes: whether the method treats two classes unequally, so that one has to be positive.
       classes_: `[K]` the labels seen in `fit`, sorted.
+      positive_: the one of `classes_` that is positive; None where that is not known.
+      n_features_in_: values of an instance.
     """
 
     standardise: bool
+    positive: Any = None
+    class_weight: Any = None
+    unequal_classes: bool = False
     classes_: np.ndarray
+    positive_: Any
+    n_features_in_: int
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
@@ -44,48 +67,65 @@ class BagClassifier(BaseEstimator, abc.ABC):
 
         Args:
           bags: arrays `[n_i, D]`, each with at least one instance.
-          labels: `[bags]` of any sortable type; at least two different ones.
+          labels: `[bags]` text, whole numbers or truth values; at least two different ones.
 
         Raises:
           UserError: a bag is empty, has another number of features or a value that is not finite; there
-            are not as many labels as bags, or fewer than two classes.
+            are not as many labels as bags, or fewer than two classes; a label is missing or a number with
+            a fraction; or the method has to know which of two classes is positive, and does not.
         """
         arrays = checked(bags)
-        labels = np.asarray(labels)
-        if labels.shape != (len(arrays),):
-            raise UserError(
-                f"labels have the shape {labels.shape}, but must be one for each of {len(arrays)} bags"
-            )
+        labels = checked_labels(labels, len(arrays))
         self.classes_, encoded = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UserError(
-                f"all {len(arrays)} bags have the label {self.classes_[0]!r}, but there must be two"
+            raise InvalidInput(
+                f"all {len(arrays)} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
+                "two: one class alone is nothing to learn"
             )
+        self.positive_ = self._find_positive()
+        self._order = self._order_of(int(encoded[0]))
+        weights = class_weights(self.class_weight, self.classes_, labels)
+        self._class_weights = None if weights is None else weights[self._order]
         self._features = arrays[0].shape[1:]
+        self.n_features_in_ = int(np.prod(self._features))
         instances = np.concatenate(arrays)
         self._mean: Any = 0.0
         self._scale: Any = 1.0
         if self.standardise:
             self._mean, self._scale = standardisation(instances)
-        self._fit(self._standardised(arrays), encoded.astype(np.int64))
+        self._fit(self._standardised(arrays), np.argsort(self._order)[encoded].astype(np.int64))
         return self
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
-        return self._predict_proba(self._standardised(self._seen(bags)))
+        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
+        return probabilities[:, np.argsort(self._order)]
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
-        """`[B]` the most probable of `classes_` for each bag."""
-        probabilities = self.predict_proba(bags)
-        return self.classes_[np.argmax(probabilities, axis=1)]
+        """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
+        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
+        return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """For each bag `[n_i]` float64: how much each instance says for its bag's label.
 
         Attention weights where the method has them; elsewhere how far an instance speaks for a class
-        other than the first (of two classes: for the positive one). Each method's docstring says which.
+        other than the first (of two classes: for the positive one, or where that is not known, for the
+        last of `classes_`). Each method's docstring says which.
         """
-        return self._instance_scores(self._standardised(self._seen(bags)))
+        parts = self._instance_scores(self._standardised(self._checked(bags)))
+        if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
+            return [self._for_the_other_class(part) for part in parts]
+        return parts
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tags: a classifier that needs labels, and takes bags in place of a two-dimensional array."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.allow_nan = False
+        tags.target_tags.required = True
+        tags.classifier_tags.multi_class = True
+        return tags
 
     @abc.abstractmethod
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None: ...
@@ -96,14 +136,46 @@ class BagClassifier(BaseEstimator, abc.ABC):
     @abc.abstractmethod
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]: ...
 
-    def _seen(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+    def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
+        """Instance scores that speak for class 1, as they speak for class 0: of decision values."""
+        return -scores
+
+    def _find_positive(self) -> Any:
+        """One of `classes_`, or None."""
+        classes = self.classes_.tolist()
+        if self.positive is not None and len(classes) > 2:
+            raise InvalidInput(
+                f"positive is {self.positive!r}, but there are {len(classes)} classes; leave it out"
+            )
+        try:
+            found = find_positive(classes, () if self.positive is None else (self.positive,))
+        except UserError as error:
+            raise InvalidInput(str(error)) from None
+        if found is None and len(classes) == 2 and self.unequal_classes:
+            raise InvalidInput(
+                f"{type(self).__name__} treats the two classes unequally, and neither {classes[0]!r} nor "
+                f"{classes[1]!r} is known to be the positive one: name it by positive={classes[0]!r} or "
+                f"positive={classes[1]!r}"
+            )
+        return found
+
+    def _order_of(self, first: int) -> np.ndarray:
+        """`[K]` place in `classes_` of what the method calls class 0, 1, ..., given the first bag's."""
+        if len(self.classes_) > 2:
+            return np.arange(len(self.classes_))
+        if self.positive_ is not None:
+            first = 1 - self.classes_.tolist().index(self.positive_)
+        return np.array([first, 1 - first])
+
+    def _checked(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         if not hasattr(self, "classes_"):
-            raise UserError(f"{type(self).__name__} was not fitted; call fit(bags, labels) first")
+            raise NotFitted(f"{type(self).__name__} was not fitted; call fit(bags, labels) first")
         arrays = checked(bags)
         if arrays[0].shape[1:] != self._features:
-            raise UserError(
-                f"instances have the shape {arrays[0].shape[1:]}, but must have {self._features} "
-                "as the bags of fit had"
+            raise InvalidInput(
+                f"instances have the shape {arrays[0].shape[1:]}, but must have {self._features} as the bags "
+                f"of fit had: X has {np.prod(arrays[0].shape[1:])} features, but {type(self).__name__} is "
+                f"expecting {self.n_features_in_} features as input"
             )
         return arrays
 
@@ -131,24 +203,43 @@ def checked(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
     """The bags as float64 arrays `[n_i, features...]`.
 
     Raises:
-      UserError: there is no bag, or one is empty, has other features than the first, or a value that is
-        not finite; bags are counted from 0.
+      InvalidInput: there is no bag, or one is empty, has no feature or others than the first, or holds
+        something that is no real number or is not finite; bags are counted from 0.
     """
-    arrays = [np.asarray(bag, np.float64) for bag in bags]
+    arrays = [_real_array(bag, number) for number, bag in enumerate(bags)]
     if not arrays:
-        raise UserError("there is no bag, but there must be one at least")
+        raise InvalidInput("there is no bag, but there must be one at least")
     for number, array in enumerate(arrays):
         if array.ndim < 2:
-            raise UserError(
-                f"bag {number} has the shape {array.shape}, but must be [instances, features]"
+            raise InvalidInput(
+                f"bag {number} has the shape {array.shape}, but must be [instances, features]: Reshape "
+                "your data, of which a bag of one instance x is x[None]"
             )
         if not len(array):
-            raise UserError(f"bag {number} has no instance, but must have one at least")
+            raise InvalidInput(f"bag {number} has no instance, but must have one at least")
         if array.shape[1:] != arrays[0].shape[1:]:
-            raise UserError(
+            raise InvalidInput(
                 f"the instances of bag {number} have the shape {array.shape[1:]}, but must have "
                 f"{arrays[0].shape[1:]} as those of bag 0"
             )
+        if not array.size:
+            raise InvalidInput(
+                f"bag {number} has 0 feature(s) (shape={array.shape}) while a minimum of 1 is required."
+            )
         if not np.isfinite(array).all():
-            raise UserError(f"bag {number} holds a value that is not finite")
+            raise InvalidInput(f"bag {number} holds a value that is not finite (NaN or inf)")
     return arrays
+
+
+def _real_array(bag: ArrayLike, number: int) -> np.ndarray:
+    if scipy.sparse.issparse(bag):
+        raise InvalidInput(f"bag {number} is a sparse array, but must be dense: take its toarray()")
+    try:
+        array = np.asarray(bag)
+        if not np.iscomplexobj(array):
+            return np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"bag {number} is no array of numbers: {error}") from None
+    raise InvalidInput(
+        f"bag {number} has the type {array.dtype}: Complex data not supported, take real and imaginary parts"
+    )

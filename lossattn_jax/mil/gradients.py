@@ -67,6 +67,8 @@ class Gradients:
                 patch_weight if self.network.method == "loss_attention" else None,
                 settings.patch_reduction,
             )
+            if model.class_weights is not None:
+                per_bag *= model.class_weights[labels]
             if self.consistency:
                 weight = loss_weight_schedule(
                     epoch, model.consistency_weight, settings.consistency_ramp_epochs

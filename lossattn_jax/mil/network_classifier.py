@@ -1,7 +1,9 @@
 """The networks for bags behind the interface of all methods."""
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -10,10 +12,15 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
+from lossattn_jax.mil.invalid import InvalidInput
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.networks import BACKBONES, METHODS, BagNetwork
+from lossattn_jax.mil.networks import BACKBONES, METHODS, MI_NETS, BagNetwork
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.settings import Settings
+
+# Methods whose first class is what a bag is without an instance that speaks for another.
+_UNEQUAL = ("mi_net",)
+_NESTED = "settings__"
 
 
 class NetworkClassifier(BagClassifier):
@@ -22,6 +29,9 @@ class NetworkClassifier(BagClassifier):
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
 
+    Each of the training's settings is a parameter of its own, too, `settings__learning_rate` for instance, as
+    those of an estimator within another are; they are there for `settings=None` as well.
+
     Attributes:
       method: one of `networks.METHODS`.
       backbone: "dense" for vectors, "lenet" for images.
@@ -29,7 +39,9 @@ class NetworkClassifier(BagClassifier):
       dropout: share of features that is dropped in training.
       ensemble: networks from different seeds, whose probabilities and scores are averaged.
       seed: of parameters, dropout and the order of the bags.
-      standardise: see `BagClassifier`.
+      standardise, positive: see `BagClassifier`; of two classes mi_net has to know the positive one.
+      class_weight: None, or "balanced" for losses of bags in inverse proportion to the number of their
+        class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.mil.replay`. None: nothing is written.
@@ -48,6 +60,8 @@ class NetworkClassifier(BagClassifier):
         standardise: bool = True,
         settings: Settings | None = None,
         dump_dir: str | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
+        positive: Any = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -58,6 +72,38 @@ class NetworkClassifier(BagClassifier):
         self.standardise = standardise
         self.settings = settings
         self.dump_dir = dump_dir
+        self.class_weight = class_weight
+        self.positive = positive
+
+    @property
+    def unequal_classes(self) -> bool:  # type: ignore[override]
+        """Whether the method treats two classes unequally, so that one has to be positive."""
+        return self.method in _UNEQUAL
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters; with `deep` those of `settings`, too."""
+        params = super().get_params(deep=deep)
+        settings = Settings() if self.settings is None else self.settings
+        if deep and isinstance(settings, Settings):
+            for field in dataclasses.fields(settings):
+                params[_NESTED + field.name] = getattr(settings, field.name)
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Sets parameters; `settings` is replaced and not changed, so that copies keep theirs.
+
+        Raises:
+          UserError: there is no parameter of that name, or a setting is impossible.
+        """
+        nested = {
+            name.removeprefix(_NESTED): value
+            for name, value in params.items()
+            if name.startswith(_NESTED)
+        }
+        own = {name: value for name, value in params.items() if not name.startswith(_NESTED)}
+        if nested:
+            own["settings"] = _changed(own.get("settings", self.settings), nested)
+        return super().set_params(**own)
 
     def network(self, num_classes: int) -> BagNetwork:
         """The network for K classes.
@@ -83,13 +129,18 @@ class NetworkClassifier(BagClassifier):
         dataset = BagDataset.from_bags(bags, labels)
         everything = np.ones(len(bags), bool)
         plans = [
-            training.Plan(stream(self.seed, member), everything, ~everything)
+            training.Plan(
+                stream(self.seed, member),
+                everything,
+                ~everything,
+                class_weights=self._class_weights,
+            )
             for member in range(self.ensemble)
         ]
         self.networks_ = training.train(
             dataset,
             self.network(len(self.classes_)),
-            self.settings or Settings(),
+            _settings(self.settings),
             plans,
             standardise=False,  # the base class has done so
             order_seed=self.seed,
@@ -107,12 +158,15 @@ class NetworkClassifier(BagClassifier):
         scores = instance_scores(self.method, said.attention, said.instance_logits).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
+    def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
+        return 1 - scores if self.method in MI_NETS else scores  # attention speaks for both
+
     def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
         dataset = BagDataset.from_bags(bags, np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
             self.network(len(self.classes_)),
-            self.settings or Settings(),
+            _settings(self.settings),
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
@@ -121,3 +175,27 @@ class NetworkClassifier(BagClassifier):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "networks_")
+
+
+def _settings(value: Any) -> Settings:
+    """The settings, or the defaults in place of None."""
+    if value is None:
+        return Settings()
+    if isinstance(value, Settings):
+        return value
+    raise InvalidInput(f"settings is {value!r}, but must be a Settings or None")
+
+
+def _changed(value: Any, changes: Mapping[str, Any]) -> Settings:
+    """Settings with other values of some fields."""
+    settings = _settings(value)
+    known = [field.name for field in dataclasses.fields(settings)]
+    for name in changes:
+        if name not in known:
+            raise InvalidInput(
+                f"settings has no parameter {name!r}; those that it has are {', '.join(known)}"
+            )
+    try:
+        return dataclasses.replace(settings, **changes)
+    except UserError as error:
+        raise InvalidInput(f"{_NESTED}{error}") from None

@@ -23,6 +23,7 @@ class Plan:
       scored: `[bags]` bool, the bags among `held` by which its best epoch is found; None: not wanted.
       keep_epoch: epoch, from 1, whose parameters are wanted too; None: not wanted.
       overrides: values of `Settings` of its own, of those that `PER_MODEL` names.
+      class_weights: `[K]` what the losses of each class' bags are multiplied by; None: all are 1.
       name: what messages call the model, beside its number.
     """
 
@@ -32,6 +33,7 @@ class Plan:
     scored: np.ndarray | None = None
     keep_epoch: int | None = None
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    class_weights: np.ndarray | None = None
     name: str = ""
 
 
@@ -61,6 +63,8 @@ def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple
             raise UserError(
                 f"{unknown.pop()} cannot differ between models; what can is {', '.join(PER_MODEL)}"
             )
+    if len({plan.class_weights is None for plan in plans}) > 1:
+        raise UserError("either all models have weights of classes or none has")
     if select and not every_epoch:
         raise UserError("the best epoch cannot be found where only the last is looked at")
     return select, any(plan.keep_epoch is not None for plan in plans)
@@ -106,6 +110,7 @@ def models_of(
         for name in PER_MODEL
     }
     nothing = np.zeros_like(plans[0].held)
+    weights = [plan.class_weights for plan in plans if plan.class_weights is not None]
     return Models(
         seed=np.array([plan.seed for plan in plans], np.uint32),
         mean=mean,
@@ -114,5 +119,6 @@ def models_of(
         held=np.stack([plan.held for plan in plans]),
         scored=np.stack([nothing if plan.scored is None else plan.scored for plan in plans]),
         keep_epoch=np.array([(plan.keep_epoch or 0) - 1 for plan in plans], np.int32),
+        class_weights=np.stack(weights).astype(np.float32) if weights else None,
         **own,
     )

@@ -67,6 +67,7 @@ def _update(stored: Dump, state: Any, bags: Any) -> tuple[jax.Array, Any]:
         held=None,
         scored=None,
         keep_epoch=None,
+        class_weights=bags.get("class_weights"),
         **{name: jnp.float32(getattr(settings, name)) for name in PER_MODEL},
     )
     (_, (_, per_bag)), gradient = Gradients(stored.network, settings, stored.consistency)(

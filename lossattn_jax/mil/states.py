@@ -17,6 +17,7 @@ class Models:
       mean, inverse_scale: `[features...]` float32, or ones in their place, for standardisation.
       train, held, scored: `[bags]` bool; see `training.Plan`.
       keep_epoch: `[]` int32, from 0; -1: none.
+      class_weights: `[K]` float32 of the bags' losses, by label; None: all are 1.
     """
 
     seed: Any
@@ -30,6 +31,7 @@ class Models:
     held: Any
     scored: Any
     keep_epoch: Any
+    class_weights: Any = None
 
 
 @flax.struct.dataclass

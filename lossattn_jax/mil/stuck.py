@@ -92,6 +92,7 @@ def _arrays(
         # Since the update was skipped, no epoch has changed the average but in how much of it there is.
         decay = steps.settings.consistency_decay
         target = cut(state.ensemble) * np.float32((1 - decay**place.epoch) / (1 - decay**epochs))
+    weights = {} if model.class_weights is None else {"class_weights": model.class_weights}
     return {
         "count": int(optax.tree.get(state.moments, "count")),
         "state": {
@@ -107,5 +108,6 @@ def _arrays(
             "target": target,
             "mean": model.mean,
             "inverse_scale": model.inverse_scale,
+            **weights,
         },
     }

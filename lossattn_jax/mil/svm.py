@@ -43,16 +43,31 @@ class Machine(NamedTuple):
     rounds: int
 
 
+class Weights(NamedTuple):
+    """How much the errors of a machine weigh, of one class against the others.
+
+    Attributes:
+      positive: the weight of positive instances.
+      negative: `[B]` the weight of negative instances of each bag.
+    """
+
+    positive: float
+    negative: np.ndarray
+
+
 class _InstanceSVM(BagClassifier):
+    unequal_classes = True
+
     def __init__(
         self,
         *,
         kernel: str = "rbf",
         gamma_factor: float = 1.0,
         C: float = 1.0,
-        class_weight: str | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
         max_iterations: int = 50,
         standardise: bool = True,
+        positive: Any = None,
     ) -> None:
         self.kernel = kernel
         self.gamma_factor = gamma_factor
@@ -60,6 +75,7 @@ class _InstanceSVM(BagClassifier):
         self.class_weight = class_weight
         self.max_iterations = max_iterations
         self.standardise = standardise
+        self.positive = positive
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
@@ -85,7 +101,7 @@ class _InstanceSVM(BagClassifier):
             gram[start : start + BLOCK] = _KERNELS[self.kernel](block, points, gamma=self._gamma)
         classes = len(self.classes_)
         machines = [
-            self._machine(gram, offsets, labels == label)
+            self._machine(gram, offsets, labels == label, self._weights_of(label, labels))
             for label in ([1] if classes == 2 else range(classes))
         ]
         self.rounds_ = [machine.rounds for machine in machines]
@@ -99,12 +115,26 @@ class _InstanceSVM(BagClassifier):
         """`[P, D]` whatever an SVM may be trained on; the instances come first."""
 
     @abc.abstractmethod
-    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+    def _machine(
+        self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray, weights: Weights | None
+    ) -> Machine:
         """Trains on the points' kernel values `[P, P]`, given which bags are positive."""
 
-    def _solved(self, gram: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-        svc = SVC(C=self.C, kernel="precomputed", class_weight=self.class_weight)
-        svc.fit(gram, labels)
+    def _weights_of(self, label: int, labels: np.ndarray) -> Weights | None:
+        """Weights of one class' machine; None without any, and where they are balanced in each round."""
+        if self._class_weights is None or isinstance(self.class_weight, str):
+            return None
+        weights = self._class_weights
+        # Of which class a negative instance in a positive bag is, is known of two classes only.
+        others = float(np.delete(weights, label).mean())
+        return Weights(weights[label], np.where(labels == label, others, weights[labels]))
+
+    def _solved(
+        self, gram: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, float]:
+        balanced = self.class_weight if isinstance(self.class_weight, str) else None
+        svc = SVC(C=self.C, kernel="precomputed", class_weight=balanced)
+        svc.fit(gram, labels, sample_weight=weights)
         coefficients = np.zeros(len(gram))
         coefficients[svc.support_] = svc.dual_coef_[0]
         return coefficients, float(svc.intercept_[0])
@@ -136,7 +166,6 @@ class _InstanceSVM(BagClassifier):
             )
         check_positive("gamma_factor", self.gamma_factor)
         check_positive("C", self.C)
-        check_class_weight(self.class_weight)
         if not isinstance(self.max_iterations, numbers.Integral) or self.max_iterations < 1:
             raise UserError(
                 f"max_iterations is {self.max_iterations!r}, but must be a whole number above 0"
@@ -169,21 +198,29 @@ class MiSVM(_InstanceSVM):
       C: weight of the margin errors.
       class_weight: None, or "balanced" for errors of the two kinds of instances in inverse proportion
         to their number (counted anew in each round): there are many more negative instances where bags
-        are large.
+        are large. Or a dictionary with the weight of each label, 1 for those that it has not: a positive
+        instance has the weight of its class, a negative one that of its bag's, and in a positive bag that of
+        the other class (the mean of the others' where there are more).
       max_iterations: most SVMs fitted for a class.
-      standardise: see `BagClassifier`.
+      standardise, positive: see `BagClassifier`; of two classes the positive one has to be known.
       rounds_: number of SVMs fitted for each class (one number for two classes).
     """
 
     def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
         return instances
 
-    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+    def _machine(
+        self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray, weights: Weights | None
+    ) -> Machine:
         inside = np.repeat(positive, np.diff(offsets))
         labels, seen = inside, set[bytes]()
         while True:
             seen.add(labels.tobytes())
-            coefficients, bias = self._solved(gram, labels)
+            own = None
+            if weights is not None:
+                negative = np.repeat(weights.negative, np.diff(offsets))
+                own = np.where(labels, weights.positive, negative)
+            coefficients, bias = self._solved(gram, labels, own)
             decisions = gram @ coefficients + bias
             labels = inside & (decisions > 0)
             labels[_largest(decisions, offsets, positive)] = True
@@ -212,9 +249,15 @@ class MISVM(_InstanceSVM):
     def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([instances, [bag.mean(axis=0) for bag in bags]])
 
-    def _machine(self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> Machine:
+    def _machine(
+        self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray, weights: Weights | None
+    ) -> Machine:
         negatives = np.flatnonzero(np.repeat(~positive, np.diff(offsets)))
         witnesses = offsets[-1] + np.flatnonzero(positive)
+        own = None
+        if weights is not None:
+            negative = np.repeat(weights.negative, np.diff(offsets))[negatives]
+            own = np.append(negative, np.full(len(witnesses), weights.positive))
         labels = np.repeat([0, 1], [len(negatives), len(witnesses)])
         work = np.empty((len(labels), len(labels)))
         work[: len(negatives), : len(negatives)] = gram[np.ix_(negatives, negatives)]
@@ -226,7 +269,7 @@ class MISVM(_InstanceSVM):
             work[len(negatives) :] = gram[np.ix_(witnesses, chosen)]
             work[:, len(negatives) :] = work[len(negatives) :].T
             coefficients = np.zeros(len(gram))
-            coefficients[chosen], bias = self._solved(work, labels)
+            coefficients[chosen], bias = self._solved(work, labels, own)
             decisions = gram[: offsets[-1]] @ coefficients + bias
             witnesses = _largest(decisions, offsets, positive)
             if witnesses.tobytes() in seen or len(seen) == self.max_iterations:
@@ -279,9 +322,3 @@ def check_positive(name: str, value: Any) -> None:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not 0 < value < math.inf:
         raise UserError(f"{name} is {value!r}, but must be a number above 0")
-
-
-def check_class_weight(value: Any) -> None:
-    """Raises a `UserError` unless the setting is None or "balanced"."""
-    if value not in (None, "balanced"):
-        raise UserError(f"class_weight is {value!r}, but must be None or 'balanced'")

@@ -1,0 +1,107 @@
+"""Labels of bags as `fit` takes them: which are refused, and how much the bags of each class weigh."""
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils.multiclass import type_of_target
+
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil.invalid import InvalidInput
+
+
+def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
+    """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
+
+    Raises:
+      InvalidInput: there is not one label for each bag; a label is missing (None, NaN), neither text nor a
+        real number, or a number with a fraction, as if it were to be estimated; or some are text and
+        others numbers.
+    """
+    if labels is None:
+        raise InvalidInput(
+            "fit requires y to be passed, but the target y is None; y are the bags' labels"
+        )
+    # As objects, for an array of text would make a NaN the word "nan", and of 1 and "a" two words.
+    values = np.asarray(labels, dtype=object)
+    if values.shape != (bags,):
+        raise InvalidInput(
+            f"labels have the shape {values.shape}, but must be one for each of {bags} bags"
+        )
+    for number, value in enumerate(values):
+        if isinstance(value, str | np.bool_):
+            continue
+        if value is None or _is_not_finite(value):
+            raise InvalidInput(
+                f"the label of bag {number} is {value}, which is none; leave the bag out"
+            )
+        if not isinstance(value, numbers.Real):
+            raise InvalidInput(
+                f"the label of bag {number} is {value!r}, but must be text, a whole number or a truth value"
+            )
+    text = [isinstance(value, str) for value in values]
+    if any(text) and not all(text):
+        one, other = text.index(True), text.index(False)
+        raise InvalidInput(
+            f"the labels of bags {one} and {other} are {values[one]!r} and {values[other]!r}, but must be "
+            "all text or all numbers"
+        )
+    array = np.array(values.tolist()) if np.asarray(labels).dtype == object else np.asarray(labels)
+    if type_of_target(array) not in ("binary", "multiclass"):
+        number = int(np.argmax(array != np.floor(array)))
+        raise InvalidInput(
+            f"the label of bag {number} is {array[number]!s}, but a label names a class by text, a whole "
+            "number or a truth value (Unknown label type: continuous)"
+        )
+    return array
+
+
+def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """How much the errors on bags of each class weigh.
+
+    Args:
+      value: None; "balanced", for weights `B / (K * bags of the class)`; or a dictionary with the weights of
+        labels, 1 for those that it has not.
+      classes: `[K]` different labels, sorted.
+      labels: `[B]` of the bags, each one of `classes`.
+
+    Returns:
+      `[K]` float64; None for None.
+
+    Raises:
+      UserError: `value` is something else, a weight is not above 0, or a key is no label while a label has
+        no weight.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value == "balanced":
+        counts = np.array([np.sum(labels == label) for label in classes])
+        return len(labels) / (len(classes) * counts)
+    if not isinstance(value, Mapping):
+        raise UserError(
+            f"class_weight is {value!r}, but must be None or 'balanced' or a dictionary with a weight for "
+            "each label"
+        )
+    for label, weight in value.items():
+        real = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+        if not real or not 0 < weight < math.inf:
+            raise UserError(
+                f"class_weight of {label!r} is {weight!r}, but must be a number above 0"
+            )
+    known = classes.tolist()
+    unknown = [label for label in value if label not in known]
+    if unknown and not all(label in value for label in known):
+        raise UserError(
+            f"class_weight has a weight for {unknown[0]!r}, which is no label; labels are "
+            f"{', '.join(map(repr, known))}"
+        )
+    return np.array([value.get(label, 1.0) for label in known], np.float64)
+
+
+def _is_not_finite(value: Any) -> bool:
+    if isinstance(value, numbers.Real):
+        return not math.isfinite(value)
+    return type(value).__name__ in ("NAType", "NaTType")  # of pandas
