@@ -140,6 +140,11 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """Instance scores that speak for class 1, as they speak for class 0: of decision values."""
         return -scores
 
+    @property
+    def _name(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
+
     def _find_positive(self) -> Any:
         """One of `classes_`, or None."""
         classes = self.classes_.tolist()
@@ -153,7 +158,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             raise InvalidInput(str(error)) from None
         if found is None and len(classes) == 2 and self.unequal_classes:
             raise InvalidInput(
-                f"{type(self).__name__} treats the two classes unequally, and neither {classes[0]!r} nor "
+                f"{self._name} treats the two classes unequally, and neither {classes[0]!r} nor "
                 f"{classes[1]!r} is known to be the positive one: name it by positive={classes[0]!r} or "
                 f"positive={classes[1]!r}"
             )

@@ -12,14 +12,17 @@ from sklearn.utils.multiclass import type_of_target
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.invalid import InvalidInput
 
+# Numbers of a float type that are more than so many, and more than half as many as bags, are no classes.
+_MOST_FLOATS = 20
+
 
 def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
     """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
 
     Raises:
       InvalidInput: there is not one label for each bag; a label is missing (None, NaN), neither text nor a
-        real number, or a number with a fraction, as if it were to be estimated; or some are text and
-        others numbers.
+        real number, or a number with a fraction; there are floats as many as if they were to be estimated; or
+        some labels are text and others numbers.
     """
     if labels is None:
         raise InvalidInput(
@@ -36,7 +39,7 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
             continue
         if value is None or _is_not_finite(value):
             raise InvalidInput(
-                f"the label of bag {number} is {value}, which is none; leave the bag out"
+                f"bag {number} has no label but {value}; give it one or leave the bag out"
             )
         if not isinstance(value, numbers.Real):
             raise InvalidInput(
@@ -55,6 +58,12 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
         raise InvalidInput(
             f"the label of bag {number} is {array[number]!s}, but a label names a class by text, a whole "
             "number or a truth value (Unknown label type: continuous)"
+        )
+    different = len(np.unique(array))
+    if array.dtype.kind == "f" and different > max(_MOST_FLOATS, bags / 2):
+        raise InvalidInput(
+            f"the labels of {bags} bags are {different} different floats, which look like numbers to be "
+            "estimated; where they are classes, make them whole numbers or text"
         )
     return array
 

@@ -80,6 +80,10 @@ class NetworkClassifier(BagClassifier):
         """Whether the method treats two classes unequally, so that one has to be positive."""
         return self.method in _UNEQUAL
 
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__}(method={self.method!r})"
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's parameters; with `deep` those of `settings`, too."""
         params = super().get_params(deep=deep)

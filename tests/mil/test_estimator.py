@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 
 from lossattn_jax.errors import UserError
@@ -142,3 +143,18 @@ def test_small_and_large_features_are_scaled_alike():
     for size in (1e-12, 1e12):
         mean, scale = standardisation(size * values)
         np.testing.assert_allclose(scale, size * values.std(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("bag", "sentence"),
+    [
+        ([["a", "b", "c"]], "bag 1 is no array of numbers: could not convert string to float"),
+        ([[{}, 1, 2]], "bag 1 is no array of numbers: .*argument must be"),
+        (np.ones((1, 3), complex), "bag 1 has the type complex128: Complex data not supported"),
+        (scipy.sparse.csr_array(np.ones((1, 3))), "bag 1 is a sparse array, but must be dense"),
+        (np.zeros((2, 0)), r"instances of bag 1 have the shape \(0,\), but must have \(3,\)"),
+    ],
+)
+def test_bags_that_are_not_numbers_are_refused(bag, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Recorder().fit([np.ones((1, 3)), bag], [0, 1])
