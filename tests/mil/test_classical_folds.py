@@ -9,6 +9,7 @@ from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
 from lossattn_jax.mil.splits import Split
+from lossattn_jax.mil.svm import MiSVM
 
 RULES = (FINAL, VALIDATION, BEST_TEST)
 TEST = np.arange(20) >= 14
@@ -124,6 +125,22 @@ def test_a_class_that_was_not_trained_on_has_probability_0():
         assert one.probabilities.shape == (6, 3)
         np.testing.assert_array_equal(one.probabilities[:, 2], 0)
         np.testing.assert_allclose(one.probabilities.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("present", [(0, 1), (0, 2), (1, 2)])
+def test_of_two_classes_that_are_left_of_three_the_last_is_positive(present):
+    labels = np.array(present)[np.arange(20) % 2]
+    labels[TEST] = 3 - sum(present)
+    dataset = BagDataset.from_bags(toy().bags, labels)
+    (result,) = classical_folds.run(dataset, SPLIT, MiSVM(C=10.0), rules=(FINAL,))
+    part, others = dataset.select(~TEST), dataset.select(TEST).bags
+    model = MiSVM(C=10.0).fit(part.bags, part.labels == present[1])
+    np.testing.assert_array_equal(
+        result.probabilities[:, list(present)], model.predict_proba(others)
+    )
+    np.testing.assert_array_equal(
+        np.concatenate(result.weights), np.concatenate(model.instance_scores(others))
+    )
 
 
 @pytest.mark.parametrize("features", [(3,), (2, 2)])

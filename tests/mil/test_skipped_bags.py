@@ -219,6 +219,19 @@ def test_the_dumped_update_is_that_of_the_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_weights_of_classes_are_in_the_dump_and_in_what_is_made_again(tmp_path):
+    weights = np.array([1.0, 1e30], np.float32)
+    weighted = dataclasses.replace(plan(1), class_weights=weights)
+    with pytest.raises(UserError, match="not finite in 1 updates in a row"):
+        train(bags_with(1e10), [weighted], max_skipped=1, dump_dir=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(replay.dumps.read(folder).bags["class_weights"], weights)
+    assert re.search("bags are not finite: b3|is not in float32", "\n".join(replay.replay(folder)))
+    with pytest.raises(UserError, match="either all models have weights of classes or none has"):
+        train(bags_with(1.0), [plan(1), weighted])
+
+
+@pytest.mark.slow
 def test_the_classifier_ends_with_a_sentence():
     bags = [np.full((2, 2), 1e30 * (-1) ** row) for row in range(4)]
     settings = Settings(epochs=1, learning_rate=1e38, max_skipped=2)
