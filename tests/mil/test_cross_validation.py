@@ -101,7 +101,7 @@ def test_a_network_is_as_the_config_has_it():
     config.training.epochs = 7
     config.network.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
     model = cross_validation.classifier("attention", config)
-    assert model.get_params() == {
+    assert model.get_params(deep=False) == {
         "method": "attention",
         "backbone": "dense",
         "dump_dir": None,
@@ -111,6 +111,8 @@ def test_a_network_is_as_the_config_has_it():
         "seed": 4,
         "standardise": False,
         "settings": Settings(epochs=7),
+        "class_weight": None,
+        "positive": None,
     }
     network = model.network(2)
     assert network.widths == (8, 4) and network.dropout == 0.25

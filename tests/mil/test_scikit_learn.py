@@ -101,10 +101,10 @@ def of_rows(method, named=False):
         def _find_positive(self):
             return self.classes_.tolist()[-1] if len(self.classes_) == 2 else None
 
-    made = Named if named else OfRows
-    made.__name__ = made.__qualname__ = type(method).__name__
-    globals()[made.__name__] = made  # where pickle looks for it
-    return made
+    kind = Named if named else OfRows
+    kind.__name__ = kind.__qualname__ = type(method).__name__
+    globals()[kind.__name__] = kind  # where pickle looks for it
+    return kind
 
 
 def to_check(name, named=False):
