@@ -1,11 +1,17 @@
 """Labels that are no classes, and which of two classes is positive, whatever the words for them."""
 
+import pathlib
+
 import numpy as np
 import pytest
+from sklearn.model_selection import cross_val_predict
 from tiny_bags import SLOW, UNEQUAL, settings, toy
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
+from lossattn_jax.mil.bag_files import read_csv
+
+CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "label_names"
 
 
 @pytest.mark.parametrize(
@@ -121,3 +127,16 @@ def test_unequal_methods_have_to_know_the_positive_class(name):
         methods.make(name, positive="tumour").fit(bags, labels)
     with pytest.raises(UserError, match="positive is 'c', but there are 3 classes; leave it out"):
         methods.make(name, positive="c").fit(bags, list("abcabcab"))
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="needs shared/cases/label_names")
+@pytest.mark.parametrize("name", ["mi_svm", "mi_svm_bag", "em_dd", "mi_kernel"])
+def test_the_same_bags_with_other_words_are_predicted_alike(name):
+    right = []
+    for words in (("normal", "tumor"), ("healthy", "cancer")):
+        dataset = read_csv(CASES / f"{words[1]}_{words[0]}.csv")
+        labels = np.array(dataset.classes)[dataset.labels]
+        method = methods.make(name, positive=words[1])
+        right.append(cross_val_predict(method, dataset.bags, labels, cv=4) == labels)
+    np.testing.assert_array_equal(*right)
+    assert np.mean(right[0]) > 0.9
