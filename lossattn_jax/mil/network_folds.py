@@ -212,8 +212,11 @@ def _per_bag(dataset: BagDataset, split: Split, scores: np.ndarray) -> list[np.n
 
 
 def _curve(dataset: BagDataset, split: Split, logits: np.ndarray) -> np.ndarray | None:
-    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members."""
+    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members.
+
+    None where an epoch's logits are not known or not finite.
+    """
     tested = logits[:, :, split.test]
-    if np.isnan(tested).any():
+    if not np.isfinite(tested).all():
         return None
     return selection.accuracy_and_loss(tested, dataset.labels[split.test])[0].mean(axis=0)

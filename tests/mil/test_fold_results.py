@@ -32,22 +32,25 @@ RESULT = FoldResult(
 
 def test_the_file_has_everything(tmp_path):
     folder = tmp_path / "some" / "folder"
-    fold_results.write(RESULT, DATASET, "attention", folder)
+    fold_results.write(RESULT, DATASET, "attention", folder, {"config.seed": 3}, benchmark="musk1")
     path = fold_results.file_of(folder, RESULT.split)
     assert path == folder / "repeat2_fold1.json"
     assert [one.name for one in folder.iterdir()] == [path.name]
     expected = {
         "dataset": "toy",
+        "benchmark": "musk1",
         "method": "attention",
         "rule": "best_test_epoch",
         "optimistic": True,
         "repeat": 2,
         "fold": 1,
         "accuracy": 1 / 3,
+        "nonfinite": 0,
         "epoch": 7,
         "settings": {"patch_weight": 0.01},
-        "seconds": 1.235,
+        "seconds": 1.23456,
         "classes": ["no", "yes"],
+        "positive": None,
         "bags": [
             {
                 "id": "b",
@@ -67,23 +70,24 @@ def test_the_file_has_everything(tmp_path):
                 "id": "d",
                 "label": 0,
                 "prediction": 1,
-                "probabilities": [0.333333, 0.666667],
-                "weights": [-0.333333],
+                "probabilities": [1 / 3, 2 / 3],
+                "weights": [-1 / 3],
             },
         ],
-        "test_accuracies": [0.333333, 0.5],
+        "test_accuracies": [1 / 3, 0.5],
     }
     record = fold_results.read(path)
-    assert record == expected
-    assert list(record) == list(expected)
+    assert record.content == expected
+    assert list(record.content) == list(expected)
+    assert record.made_from == {"config.seed": 3}
     assert fold_results.accuracy(RESULT, DATASET) == 1 / 3
 
 
 @pytest.mark.parametrize("rule", ["final", "validation"])
 def test_the_other_rules_are_not_optimistic_and_may_lack_epochs(tmp_path, rule):
     result = dataclasses.replace(RESULT, rule=rule, epoch=None, accuracies=None, settings={})
-    fold_results.write(result, DATASET, "mi_svm", tmp_path)
-    record = fold_results.read(fold_results.file_of(tmp_path, result.split))
+    fold_results.write(result, DATASET, "mi_svm", tmp_path, {})
+    record = fold_results.read(fold_results.file_of(tmp_path, result.split)).content
     assert record["optimistic"] is False
     assert record["epoch"] is record["test_accuracies"] is None
     assert record["settings"] == {}
@@ -92,11 +96,11 @@ def test_the_other_rules_are_not_optimistic_and_may_lack_epochs(tmp_path, rule):
 def test_a_write_that_fails_leaves_no_file(tmp_path):
     broken = dataclasses.replace(RESULT, weights=RESULT.weights[:2])
     with pytest.raises(ValueError):
-        fold_results.write(broken, DATASET, "attention", tmp_path)
+        fold_results.write(broken, DATASET, "attention", tmp_path, {})
     assert not fold_results.file_of(tmp_path, RESULT.split).exists()
     # Nor does what a killed process left count as one.
-    (tmp_path / "repeat2_fold1.json.part").write_text("{")
+    (tmp_path / ".repeat2_fold1.json.0123456789abcdef.part").write_text("{")
     assert not fold_results.file_of(tmp_path, RESULT.split).exists()
-    fold_results.write(RESULT, DATASET, "attention", tmp_path)
-    assert [one.name for one in tmp_path.iterdir()] == ["repeat2_fold1.json"]
+    fold_results.write(RESULT, DATASET, "attention", tmp_path, {})
+    assert [one.name for one in tmp_path.glob("*.json")] == ["repeat2_fold1.json"]
     json.loads(fold_results.file_of(tmp_path, RESULT.split).read_text())

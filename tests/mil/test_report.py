@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import paper_table, report
+from lossattn_jax.mil import methods, paper_table, report
 
 
 def record(repeat, fold, labels, probabilities, rule="final", **values):
@@ -16,11 +16,14 @@ def record(repeat, fold, labels, probabilities, rule="final", **values):
     right = [a == b for a, b in zip(labels, predictions, strict=True)]
     return {
         "dataset": "fox",
+        "benchmark": "fox",
         "method": "mi_net",
         "rule": rule,
         "repeat": repeat,
         "fold": fold,
         "accuracy": sum(right) / len(right),
+        "nonfinite": 0,
+        "positive": "yes",
         "epoch": 3,
         "settings": {},
         "seconds": 2.0,
@@ -51,8 +54,10 @@ FOLDS = (
 
 
 def summary(dataset="fox", method="mi_net", rule="final", accuracy=0.5, spread=0.1):
+    """Of a benchmark where the data set is called like one."""
     return report.Summary(
-        *(dataset, method, rule, 4, accuracy, spread, 0.02, 0.6, 8.0, (0.5, 0.5), {"{}": 4}, {})
+        *(dataset, method, rule, 4, accuracy, spread, 0.02, 0.6, 8.0, (0.5, 0.5), {"{}": 4}, {}),
+        benchmark=dataset if dataset in methods.DATASETS else None,
     )
 
 
@@ -73,7 +78,7 @@ def test_folds_are_summed_up():
 def test_one_repeat_has_no_spread_and_one_class_no_area(tmp_path):
     found = report.summarise([record(0, 0, [1, 1], [0.6, 0.7])])
     assert math.isnan(found.over_repeats) and math.isnan(found.auc)
-    report.write_summary(found, tmp_path / "sub" / "summary.json")
+    report.write_summary(found, tmp_path / "sub" / "summary.json", {})
     stored = json.loads((tmp_path / "sub" / "summary.json").read_text())
     assert stored["auc"] is None and stored["over_folds"] is None
     assert stored["standard_error"] is None
@@ -154,7 +159,7 @@ def test_runs_are_put_together_in_the_papers_order(tmp_path):
         ("a/fox/attention/best", summary("fox", "attention", "best_test_epoch")),
         ("b/musk1/attention/final", summary("musk1", "attention")),
     ):
-        report.write_summary(one, tmp_path / folder / "summary.json")
+        report.write_summary(one, tmp_path / folder / "summary.json", {})
     old = tmp_path / "old.json"
     old.write_text(json.dumps([report.as_record(summary("fox", "em_dd"))]))
     runs = [str(tmp_path / name) for name in ("a", "b", "old.json")]

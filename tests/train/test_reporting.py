@@ -85,7 +85,9 @@ def test_resuming_removes_what_comes_again(tmp_path):
 def test_a_value_that_is_not_finite_is_null(tmp_path):
     with reporting.Reporter(tmp_path, start_step=0) as reporter:
         reporter.scalars("train", 1, {"loss": float("nan")})
-    assert lines(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 1, "loss": None}]
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"kind": "train", "step": 1, "loss": None, "nonfinite": 1}
+    ]
 
 
 def test_an_inactive_reporter_writes_and_draws_nothing(tmp_path):
