@@ -50,13 +50,17 @@ def run(
       For each rule the folds' records, in the order of the splits.
 
     Raises:
-      UserError: as of `find`, or the folder cannot be written, or a model has skipped too many updates in
-        a row; see `training.train`.
+      UserError: as of `refuse_other`, or the folder cannot be written, or a model has skipped too many
+        updates in a row; see `training.train`.
     """
     dataset, splits = experiment.dataset, experiment.splits
     label = f"{dataset.name}, {methods.get(method).title}"
     inputs = _inputs(experiment, method, config, rules)
-    earlier = find(experiment, method, config, rules, folder)
+    earlier = {
+        (rule, split.name): fold_results.find(folder / rule, split, inputs[rule, split.name])
+        for rule in rules
+        for split in splits
+    }
     missing = [s for s in splits if any(earlier[rule, s.name] is None for rule in rules)]
     if len(missing) < len(splits):
         log.info("%s: %d of %d folds are there", label, len(splits) - len(missing), len(splits))
@@ -80,30 +84,25 @@ def run(
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
 
 
-def find(
+def refuse_other(
     experiment: Experiment,
     method: str,
     config: ConfigDict,
     rules: Sequence[str],
     folder: pathlib.Path,
-) -> dict[tuple[str, str], Record | None]:
-    """The folds that an earlier run has left.
+) -> None:
+    """Refuses to go on with folds that were made from other inputs; nothing is written.
 
     Args:
       experiment, method, config, rules, folder: as for `run`.
 
-    Returns:
-      For each rule and `Split.name` the fold's record; None where it is to be made.
-
     Raises:
-      UserError: one was made from other inputs than these.
+      UserError: there is such a fold, or one that was written before there were digests.
     """
     inputs = _inputs(experiment, method, config, rules)
-    return {
-        (rule, split.name): fold_results.find(folder / rule, split, inputs[rule, split.name])
-        for rule in rules
-        for split in experiment.splits
-    }
+    for split in experiment.splits:
+        for rule in rules:
+            fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
 
 
 def _inputs(

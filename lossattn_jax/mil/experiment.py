@@ -103,7 +103,7 @@ def _check(
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        cross_validation.find(experiment, name, config, rules, folder / dataset.name / name)
+        cross_validation.refuse_other(experiment, name, config, rules, folder / dataset.name / name)
 
 
 def _method(

@@ -1,5 +1,6 @@
 """What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.records`."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -152,6 +153,13 @@ def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> re
 def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
     """Where a fold's file is."""
     return folder / f"{split.name}.json"
+
+
+def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> None:
+    """Raises the `UserError` of `find`, and says nothing of a file that is damaged."""
+    path = file_of(folder, split)
+    with contextlib.suppress(FileNotFoundError, records.DamagedRecord):
+        records.refuse_other(path, records.read(path).made_from, made_from)
 
 
 def read(path: pathlib.Path) -> records.Record:

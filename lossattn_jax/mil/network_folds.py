@@ -105,13 +105,15 @@ def run(
             epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
             if trained.best_epochs is not None:
                 epochs[BEST_TEST] = int(trained.best_epochs[first])
+            with np.errstate(invalid="ignore"):  # of infinite logits
+                probabilities = softmax(
+                    said.logits[among][:, split.test].astype(np.float64), axis=-1
+                ).mean(axis=0)
             results.append(
                 FoldResult(
                     rule=rule,
                     split=split,
-                    probabilities=softmax(
-                        said.logits[among][:, split.test].astype(np.float64), axis=-1
-                    ).mean(axis=0),
+                    probabilities=probabilities,
                     weights=_per_bag(dataset, split, scores[among].mean(axis=0)),
                     settings=choices[place].overrides if rule == VALIDATION else {},
                     epoch=epochs[rule],

@@ -21,6 +21,7 @@ _WORDS = {
     "features": "feature names",
     "positive": "positive class",
 }
+SPLIT = "training and test bags"
 _MOST_LISTED = 10  # of a tuple's values, which more of are digested
 _FREE = ("repeats",)  # keys of a config that a fold does not depend on
 
@@ -61,13 +62,13 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
         else:
             bags = of_bags(dataset.select(used))
         rows = {"train": split.train[used], "test": split.test[used]}
-        splits_parts.append({**bags, "training and test bags": digests.of_arrays(rows)})
+        splits_parts.append({**bags, SPLIT: digests.of_arrays(rows)})
     return tuple(splits_parts)
 
 
 def of_config(config: ConfigDict) -> dict[str, Any]:
     """The values that folds depend on, as JSON: all but `repeats`, each as `config.KEY`."""
-    return {f"config.{key}": value for key, value in leaves(config) if key not in _FREE}
+    return {f"config.{key}": _plain(value) for key, value in leaves(config) if key not in _FREE}
 
 
 def _plain_or_digest(value: Any) -> Any:

@@ -48,8 +48,9 @@ class Experiment:
 
     @property
     def digest(self) -> str:
-        """Of the bags of the first split; with more repeats it stays what it is."""
-        return digests.of_json(self.made_from[0])
+        """Of the first split's bags, however they are split; with more repeats it stays what it is."""
+        bags = {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
+        return digests.of_json(bags)
 
 
 def names(name: str, config: ConfigDict) -> tuple[str, ...]:

@@ -104,3 +104,33 @@ def test_a_write_that_fails_leaves_no_file(tmp_path):
     fold_results.write(RESULT, DATASET, "attention", tmp_path, {})
     assert [one.name for one in tmp_path.glob("*.json")] == ["repeat2_fold1.json"]
     json.loads(fold_results.file_of(tmp_path, RESULT.split).read_text())
+
+
+def test_what_is_not_finite_is_null_and_counted(tmp_path):
+    result = dataclasses.replace(
+        RESULT,
+        probabilities=np.array([[np.nan, np.nan], [0.6, 0.4], [0.2, 0.8]]),
+        weights=[np.array([0.5, np.nan, 0.2]), np.array([1.0, 0.0]), np.array([np.inf])],
+    )
+    fold_results.write(result, DATASET, "attention", tmp_path, {})
+    content = fold_results.read(fold_results.file_of(tmp_path, result.split)).content
+    assert content["accuracy"] is None and content["nonfinite"] == 2
+    first, second, third = content["bags"]
+    assert first["probabilities"] == [None, None] and first["prediction"] is None
+    assert first["weights"] == [0.5, None, 0.2]
+    assert (second["prediction"], third["prediction"], third["weights"]) == (0, 1, [None])
+    # Of weights alone no accuracy depends.
+    alone = dataclasses.replace(result, probabilities=RESULT.probabilities)
+    assert fold_results.accuracy(alone, DATASET) == 1 / 3
+
+
+def test_numbers_are_read_back_bit_by_bit(tmp_path):
+    random = np.random.default_rng(0)
+    weights = [random.dirichlet(np.ones(n)) for n in (3, 2, 1)]
+    result = dataclasses.replace(RESULT, weights=weights, seconds=1 / 7)
+    fold_results.write(result, DATASET, "attention", tmp_path, {})
+    content = fold_results.read(fold_results.file_of(tmp_path, result.split)).content
+    for bag, own, probabilities in zip(content["bags"], weights, RESULT.probabilities, strict=True):
+        np.testing.assert_array_equal(bag["weights"], own)
+        np.testing.assert_array_equal(bag["probabilities"], probabilities)
+    assert content["seconds"] == 1 / 7
