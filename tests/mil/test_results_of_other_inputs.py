@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import records
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.mil import benchmarks, experiment, lambda_sweep, paper_table, sources
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil.benchmarks import Benchmark, feature_moments, lengths_digest
@@ -357,3 +357,25 @@ def test_the_shared_cases_have_the_right_values(case, tmp_path):
     run([copied], workdir, method="mi_svm", folds=4)
     shutil.copy(paths[1], copied)
     refused("other instances", [copied], workdir, method="mi_svm", folds=4)
+
+
+def test_a_sweep_names_the_lambdas_whose_outputs_are_not_finite():
+    fine = {"lambdas": {"0": {"nonfinite": 0}, "0.1": {"nonfinite": 0}}}
+    lambda_sweep.refuse_nonfinite({"mnist_bags_6": fine})
+    lost = {"lambdas": {"0": {"nonfinite": 0}, "10": {"nonfinite": 3}}}
+    with pytest.raises(Incomplete, match="mnist_bags_8: lambda 10$"):
+        lambda_sweep.refuse_nonfinite({"mnist_bags_6": fine, "mnist_bags_8": lost})
+
+
+def test_a_sweep_counts_tested_bags_with_outputs_that_are_not_finite():
+    lengths, held = np.array([2, 1, 1]), np.array([[False, True, True], [True, True, True]])
+    attention, logits = np.ones((2, 4)), np.zeros((2, 3, 2))
+    attention[0, :2] = np.nan  # not tested
+    attention[1, 1] = np.inf
+    logits[0, 2, 0] = logits[1, 0, 1] = np.nan
+    assert lambda_sweep._count_nonfinite(lengths, attention, logits, held) == 2
+
+
+def test_lambdas_are_called_by_all_their_digits():
+    values = {0.0: "0", 1e-4: "0.0001", 0.1: "0.1", 100.0: "100", 0.12345678: "0.12345678"}
+    assert {value: lambda_sweep._key(value) for value in values} == values
