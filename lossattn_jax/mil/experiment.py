@@ -1,6 +1,7 @@
 """What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
 
 import functools
+import itertools
 import logging
 import os
 import pathlib
@@ -90,15 +91,15 @@ def run(
 
 
 def _check(
-    experiment: Experiment,
+    experiments: Sequence[Experiment],
     names: Sequence[str],
     rules: Sequence[str],
     config: ConfigDict,
     folder: pathlib.Path,
 ) -> None:
-    """Raises the `UserError`s of an experiment that can be known before it is run."""
-    dataset = experiment.dataset
-    for name in names:
+    """Raises the `UserError`s of experiments that can be known before they are run."""
+    for experiment, name in itertools.product(experiments, names):
+        dataset = experiment.dataset
         if methods.get(name).classical is not None and dataset.instances.ndim != 2:
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"

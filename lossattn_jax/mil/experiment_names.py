@@ -22,7 +22,7 @@ def read(
     load: Callable[[str], Iterable[Experiment]],
     config: ConfigDict,
     workdir: pathlib.Path,
-    check: Callable[[Experiment], None],
+    check: Callable[[Sequence[Experiment]], None],
 ) -> Iterator[Experiment]:
     """Yields the experiments of a command, each under a name of its own.
 
@@ -38,7 +38,7 @@ def read(
       load: reads the experiments on one of them.
       config: of the experiments, checked.
       workdir: that has a folder for each experiment.
-      check: raises for an experiment that cannot be run.
+      check: raises for experiments one of which cannot be run.
 
     Raises:
       UserError: a name is unknown, or the bags cannot be read, or as of `check`.
@@ -55,15 +55,13 @@ def read(
     if len(names) < len(datasets):
         log.info("a data set that is named twice is computed once")
     _rename(early, {name for name, count in often.items() if count > 1})
-    for experiments in early.values():
-        for experiment in experiments:
-            check(experiment)
+    check([experiment for experiments in early.values() for experiment in experiments])
     for dataset in names:
         if dataset in early:
             yield from early.pop(dataset)
         else:
             for experiment in load(dataset):
-                check(experiment)
+                check([experiment])
                 yield experiment
 
 
