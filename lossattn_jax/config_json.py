@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from lossattn_jax import records
 from lossattn_jax.config import (
     changes_betas,
     check,
@@ -19,9 +20,7 @@ from lossattn_jax.errors import UserError
 def write(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole."""
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n")
-    part.replace(path)
+    records.write_file(path, (text + "\n").encode())
 
 
 def read(

@@ -12,7 +12,9 @@ digests have neither: they are for reading, not for computing with.
 
 import contextlib
 import dataclasses
+import io
 import json
+import logging
 import math
 import os
 import pathlib
@@ -21,7 +23,12 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from lossattn_jax import digests
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MADE_FROM, DIGEST, NONFINITE = "made_from", "digest", "nonfinite"
 
@@ -40,10 +47,12 @@ class Record:
     Attributes:
       content: as it was given to `write`, but for numbers that were not finite, which are None.
       made_from: likewise; None where the file was written before there were digests.
+      digest: of both, as the file has it; None likewise. Not compared.
     """
 
     content: dict[str, Any]
     made_from: dict[str, Any] | None
+    digest: str | None = dataclasses.field(default=None, compare=False)
 
 
 def write(
@@ -54,24 +63,45 @@ def write(
 ) -> None:
     """Writes a record under another name and renames it.
 
-    Numbers have all their digits. What is not finite becomes null, and `nonfinite` counts it
-    where the content has no such key of its own.
-
     Args:
       path: of the file, whose folder exists.
-      content: JSON but for numbers that are not finite, without the keys of `made_from` and `digest`.
-      made_from: JSON; digests and plain values by names that a reader understands.
+      content, made_from: as of `complete`.
       indent: of the text; None: all in one line.
 
     Raises:
       OSError: the file cannot be written.
+    """
+    write_complete(path, complete(content, made_from), indent)
+
+
+def complete(content: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as its file has it, with `made_from` and `digest`.
+
+    Numbers have all their digits. What is not finite becomes null, and `nonfinite` counts it
+    where the content has no such key of its own.
+
+    Args:
+      content: JSON but for numbers that are not finite, without the keys of `made_from` and `digest`.
+      made_from: JSON; digests and plain values by names that a reader understands.
     """
     clean, nonfinite = without_nonfinite({**content, MADE_FROM: dict(made_from)})
     if nonfinite:
         clean.setdefault(NONFINITE, nonfinite)
     clean = json.loads(json.dumps(clean))  # the digest is of what a reader gets, lists for tuples
     clean[DIGEST] = digests.of_json(clean)
-    write_file(path, (json.dumps(clean, indent=indent, allow_nan=False) + "\n").encode())
+    return clean
+
+
+def without_digests(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `complete` gave without what it was made from and its digest, for a screen."""
+    return {key: value for key, value in record.items() if key not in (MADE_FROM, DIGEST)}
+
+
+def write_complete(
+    path: pathlib.Path, record: Mapping[str, Any], indent: int | None = None
+) -> None:
+    """Writes what `complete` gave; see `write`."""
+    write_file(path, (json.dumps(record, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def read(path: pathlib.Path) -> Record:
@@ -82,21 +112,81 @@ def read(path: pathlib.Path) -> Record:
       DamagedRecord: it is not as it was written, or cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        return from_json(json.loads(path.read_bytes()), path)
     except FileNotFoundError:
         raise
     # The last one for what is nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedRecord(f"{path} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise DamagedRecord(f"{path} holds no keys")
+
+
+def from_json(value: Any, where: object) -> Record:
+    """Reads what `complete` gave.
+
+    Args:
+      value: JSON.
+      where: what messages call it.
+
+    Raises:
+      DamagedRecord: it is not as it was written.
+    """
+    if not isinstance(value, dict):
+        raise DamagedRecord(f"{where} holds no keys")
+    content = dict(value)
     digest, made_from = content.pop(DIGEST, None), content.get(MADE_FROM)
     if digest is None and made_from is None:
         return Record(content, None)
     if not isinstance(made_from, dict) or digest != digests.of_json(content):
-        raise DamagedRecord(f"{path} is not as it was written")
+        raise DamagedRecord(f"{where} is not as it was written")
     del content[MADE_FROM]
-    return Record(content, made_from)
+    return Record(content, made_from, digest)
+
+
+def find(path: pathlib.Path, made_from: Mapping[str, Any]) -> Record | None:
+    """The record that an earlier run has left, for going on with it.
+
+    Args:
+      path: of the file.
+      made_from: of what is to be computed, as `write` takes it.
+
+    Returns:
+      None where there is no file, and with a warning where it is damaged: it is to be made again.
+
+    Raises:
+      UserError: it was made from other inputs, or before there were digests.
+    """
+    try:
+        record = read(path)
+    except FileNotFoundError:
+        return None
+    except DamagedRecord as error:
+        log.warning("%s; it is made again", error)
+        return None
+    refuse_other(path, record.made_from, made_from)
+    return record
+
+
+def refuse_other(
+    path: pathlib.Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+) -> None:
+    """Refuses to go on with a record of other inputs, or to write over it.
+
+    Args:
+      path: of its file.
+      before: what it was made from; None where that is not known.
+      now: of what is to be computed; JSON.
+
+    Raises:
+      UserError: they differ, or the record was written before there were digests.
+    """
+    if before is None:
+        raise UserError(
+            f"{path} was written before results carried digests, so that nobody knows whether it was made "
+            "from these inputs; use another workdir"
+        )
+    reason = difference(before, now)
+    if reason is not None:
+        raise UserError(f"{path} was made from other inputs ({reason}); use another workdir")
 
 
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
@@ -142,6 +232,14 @@ def without_nonfinite(value: Any) -> tuple[Any, int]:
         items = [without_nonfinite(item) for item in value]
         return [item for item, _ in items], sum(n for _, n in items)
     return value, 0
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as NumPy's .npz under another name and renames it; see `write_file`."""
+    buffer = io.BytesIO()
+    values: dict[str, Any] = dict(arrays)
+    np.savez(buffer, **values)
+    write_file(path, buffer.getvalue())
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:

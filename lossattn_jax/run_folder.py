@@ -1,7 +1,9 @@
 """The folder of a run (its workdir), and the config in it that says what the run is."""
 
+import contextlib
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
@@ -23,10 +25,8 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     path = workdir / CONFIG_NAME
     if jax.process_index() == 0:
-        try:
+        with writing(workdir):
             config_json.write(config, path)
-        except OSError as error:
-            raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
     devices.barrier("config written")
     until = time.monotonic() + _UNSEEN_SECONDS
     while not (seen := path.exists()) and time.monotonic() < until:
@@ -45,11 +45,22 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
       UserError: it cannot be made.
     """
     folder = pathlib.Path(workdir)
-    try:
+    with writing(workdir):
         folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def writing(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Tells in a sentence that a folder cannot be written.
+
+    Raises:
+      UserError: an `OSError` was raised within.
+    """
+    try:
+        yield
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
-    return folder
 
 
 def stored_config(workdir: str | pathlib.Path) -> ConfigDict:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import digests, records
+from lossattn_jax.errors import UserError
 
 CONTENT = {"accuracy": 0.1 + 0.2, "bags": [{"id": "a", "weights": [1 / 3, 2.0]}], "note": None}
 MADE_FROM = {"instances": digests.of_arrays({"x": np.arange(3.0)}), "config": {"seed": 0}}
@@ -21,6 +22,31 @@ def test_a_record_is_read_as_it_was_written(path):
     record = records.read(path)
     assert record == records.Record(CONTENT, MADE_FROM)
     assert record.content["accuracy"] == 0.1 + 0.2  # all digits
+
+
+def test_a_record_may_be_a_part_of_a_larger_file(path):
+    parts = [records.complete(CONTENT, MADE_FROM), records.complete({"a": 1.5}, {})]
+    first, second = (records.from_json(part, "part") for part in json.loads(json.dumps(parts)))
+    assert first == records.read(path) and first.digest == json.loads(path.read_text())["digest"]
+    assert second == records.Record({"a": 1.5}, {})
+    with pytest.raises(records.DamagedRecord, match="part is not as it was written"):
+        records.from_json(parts[1] | {"a": 2.5}, "part")
+
+
+def test_a_record_is_gone_on_with_where_its_inputs_are_the_same(path, caplog):
+    assert records.find(path, MADE_FROM) == records.Record(CONTENT, MADE_FROM)
+    assert records.find(path.with_name("absent.json"), MADE_FROM) is None
+    other = {**MADE_FROM, "config": {"seed": 1}}
+    sentence = "record.json was made from other inputs .*config .* use another workdir"
+    with pytest.raises(UserError, match=sentence):
+        records.find(path, other)
+    assert not caplog.records
+    path.write_text(path.read_text()[:-9])
+    assert records.find(path, other) is None
+    assert "it is made again" in caplog.text
+    path.write_text(json.dumps(CONTENT))
+    with pytest.raises(UserError, match="was written before results carried digests"):
+        records.find(path, MADE_FROM)
 
 
 def test_nothing_is_left_beside_a_record(path):

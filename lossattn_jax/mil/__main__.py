@@ -3,7 +3,7 @@
     python -m lossattn_jax.mil --dataset=musk1 --download --workdir=runs/mil
     python -m lossattn_jax.mil --dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own
 
-Rerunning the same command goes on with the folds that are not there yet.
+Rerunning the same command goes on with the folds that are not there yet; those of other data are refused.
 """
 
 from absl import flags
@@ -48,6 +48,7 @@ def main() -> None:
         DOWNLOAD.value,
     )
     print(report.table(summaries), end="")
+    report.refuse_nonfinite(summaries)
 
 
 if __name__ == "__main__":

@@ -187,6 +187,23 @@ def feature_moments(dataset: BagDataset) -> np.ndarray:
 
 def difference(dataset: BagDataset, benchmark: Benchmark) -> str | None:
     """What differs between a data set and the benchmark, in words; None if it is the benchmark."""
+    unlike = _unlike_bags(dataset, benchmark)
+    if unlike is not None:
+        return unlike
+    if benchmark.exact is not None:
+        return None if exact_digest(dataset) == benchmark.exact else "other features"
+    moments = feature_moments(dataset)
+    same = np.allclose(moments, benchmark.moments, rtol=_TOLERANCE, atol=0)
+    return None if same else "other features"
+
+
+def has_bags_of(dataset: BagDataset, benchmark: Benchmark) -> bool:
+    """Whether bags are those of a benchmark; their features may be a normalised copy's."""
+    return _unlike_bags(dataset, benchmark) is None
+
+
+def _unlike_bags(dataset: BagDataset, benchmark: Benchmark) -> str | None:
+    """What differs in numbers and lengths of the bags, in words; None if nothing does."""
     counts = {
         "bags": (len(dataset), benchmark.bags),
         "instances": (len(dataset.instances), benchmark.instances),
@@ -199,11 +216,7 @@ def difference(dataset: BagDataset, benchmark: Benchmark) -> str | None:
             return f"{found} {what}, not {expected}"
     if lengths_digest(dataset) != benchmark.lengths:
         return "bags of other lengths"
-    if benchmark.exact is not None:
-        return None if exact_digest(dataset) == benchmark.exact else "other features"
-    moments = feature_moments(dataset)
-    same = np.allclose(moments, benchmark.moments, rtol=_TOLERANCE, atol=0)
-    return None if same else "other features"
+    return None
 
 
 def get_benchmark(name: str) -> Benchmark:

@@ -8,12 +8,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds, programs
+from lossattn_jax import run_folder
+from lossattn_jax.mil import (
+    classical_folds,
+    fold_results,
+    methods,
+    network_folds,
+    programs,
+    provenance,
+)
 from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.splits import Split
+from lossattn_jax.mil.sources import Experiment
 from lossattn_jax.not_finite import DUMPS_NAME
+from lossattn_jax.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +30,16 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 def run(
-    dataset: BagDataset,
-    splits: Sequence[Split],
+    experiment: Experiment,
     method: str,
     config: ConfigDict,
     rules: Sequence[str],
     folder: pathlib.Path,
-) -> dict[str, list[dict[str, Any]]]:
-    """Trains and tests a method on every fold that has no file yet.
+) -> dict[str, list[Record]]:
+    """Trains and tests a method on every fold that is not there yet.
 
     Args:
-      dataset: the bags.
-      splits: the folds.
+      experiment: bags and folds.
       method: one of `methods.NAMES`.
       config: of the experiment, checked.
       rules: of `selection.RULES`.
@@ -40,28 +47,79 @@ def run(
         that are not finite the folder `not_finite.DUMPS_NAME`.
 
     Returns:
-      For each rule the folds' records (`fold_results.read`), in the order of `splits`.
+      For each rule the folds' records, in the order of the splits.
 
     Raises:
-      UserError: a model has skipped too many updates in a row; see `training.train`.
+      UserError: as of `refuse_other`, or the folder cannot be written, or a model has skipped too many
+        updates in a row; see `training.train`.
     """
-    missing = [
-        split
-        for split in splits
-        if any(not fold_results.file_of(folder / rule, split).exists() for rule in rules)
-    ]
+    dataset, splits = experiment.dataset, experiment.splits
     label = f"{dataset.name}, {methods.get(method).title}"
+    inputs = _inputs(experiment, method, config, rules)
+    earlier = {
+        (rule, split.name): fold_results.find(folder / rule, split, inputs[rule, split.name])
+        for rule in rules
+        for split in splits
+    }
+    missing = [s for s in splits if any(earlier[rule, s.name] is None for rule in rules)]
     if len(missing) < len(splits):
         log.info("%s: %d of %d folds are there", label, len(splits) - len(missing), len(splits))
+
+    def write(result: FoldResult) -> None:
+        """Of a fold that lacks one rule, the others' files stay as they are."""
+        key = result.rule, result.split.name
+        if earlier[key] is None:
+            own = folder / result.rule
+            with run_folder.writing(own):
+                fold_results.write(
+                    result, dataset, method, own, inputs[key], benchmark=experiment.benchmark
+                )
+            earlier[key] = fold_results.read(fold_results.file_of(own, result.split))
+
     if missing:
         if methods.get(method).classical is None:
-            _networks(dataset, missing, method, config, rules, folder, label)
+            _networks(dataset, missing, method, config, rules, folder / DUMPS_NAME, label, write)
         else:
-            _classical(dataset, missing, method, config, rules, folder, label)
+            _classical(dataset, missing, method, config, rules, label, write)
+    return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
+
+
+def refuse_other(
+    experiment: Experiment,
+    method: str,
+    config: ConfigDict,
+    rules: Sequence[str],
+    folder: pathlib.Path,
+) -> None:
+    """Refuses to go on with folds that were made from other inputs; nothing is written.
+
+    Args:
+      experiment, method, config, rules, folder: as for `run`.
+
+    Raises:
+      UserError: there is such a fold, or one that was written before there were digests.
+    """
+    inputs = _inputs(experiment, method, config, rules)
+    for split in experiment.splits:
+        for rule in rules:
+            fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
+
+
+def _inputs(
+    experiment: Experiment, method: str, config: ConfigDict, rules: Sequence[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """For each rule and `Split.name`, what the fold is made from."""
+    options = provenance.of_config(config)
     return {
-        rule: [fold_results.read(fold_results.file_of(folder / rule, split)) for split in splits]
+        (rule, split.name): fold_results.of_inputs(bags, options, method, rule, split)
+        for bags, split in zip(experiment.made_from, experiment.splits, strict=True)
         for rule in rules
     }
+
+
+def _there(record: Record | None) -> Record:
+    assert record is not None  # every fold was there or is written
+    return record
 
 
 def classifier(method: str, config: ConfigDict) -> NetworkClassifier:
@@ -79,7 +137,7 @@ def classifier(method: str, config: ConfigDict) -> NetworkClassifier:
     )
 
 
-def _networks(dataset, splits, method, config, rules, folder, label) -> None:
+def _networks(dataset, splits, method, config, rules, dump_dir, label, write) -> None:
     model = classifier(method, config)
     results = network_folds.run(
         dataset,
@@ -92,14 +150,14 @@ def _networks(dataset, splits, method, config, rules, folder, label) -> None:
         standardise=model.standardise,
         seed=config.seed,
         label=label,
-        dump_dir=folder / DUMPS_NAME,
+        dump_dir=dump_dir,
     )
     for result in results:
-        fold_results.write(result, dataset, method, folder / result.rule)
+        write(result)
     programs.forget()
 
 
-def _classical(dataset, splits, method, config, rules, folder, label) -> None:
+def _classical(dataset, splits, method, config, rules, label, write) -> None:
     began = told = time.monotonic()
     for done, split in enumerate(splits, start=1):
         results = classical_folds.run(
@@ -111,7 +169,7 @@ def _classical(dataset, splits, method, config, rules, folder, label) -> None:
             seed=config.seed,
         )
         for result in results:
-            fold_results.write(result, dataset, method, folder / result.rule)
+            write(result)
         now = time.monotonic()
         if now - told > _SECONDS_BETWEEN_LINES:
             told = now

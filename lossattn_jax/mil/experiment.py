@@ -1,5 +1,7 @@
 """What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
 
+import functools
+import itertools
 import logging
 import os
 import pathlib
@@ -7,10 +9,17 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, run_folder
+from lossattn_jax import devices, records, run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil import cross_validation, methods, report, selection, sources
+from lossattn_jax.mil import (
+    cross_validation,
+    experiment_names,
+    methods,
+    report,
+    selection,
+    sources,
+)
 from lossattn_jax.mil.bags import bucket_lengths, padding_waste
 from lossattn_jax.mil.sources import Experiment
 
@@ -30,11 +39,11 @@ def run(
     data_dir: str,
     download: bool = False,
 ) -> list[report.Summary]:
-    """Runs methods on data sets; what a run before has done in the workdir is kept.
+    """Runs methods on data sets; what a run before has made of the same inputs in the workdir is kept.
 
     Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
     and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
-    asked for.
+    asked for. Data sets of one name are told apart, see `experiment_names.read`.
 
     Args:
       datasets: as `sources.experiments` takes them.
@@ -46,11 +55,11 @@ def run(
       download: likewise.
 
     Returns:
-      A summary for each data set, method and rule.
+      A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
 
     Raises:
-      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir is that of
-        another config.
+      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has
+        results of another config or of other data. Nothing was computed or written over then.
     """
     config_lib.check(config)
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
@@ -64,17 +73,38 @@ def run(
     folder = pathlib.Path(workdir)
     _refuse_other(config, folder)
     log.info("devices: %s", devices.describe())
+    load = functools.partial(
+        sources.experiments, data_dir=data_dir, config=config, download=download
+    )
+    check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
     summaries = []
-    for dataset in datasets:
-        for experiment in sources.experiments(dataset, data_dir, config, download):
-            # Not before there are bags: a misspelled name leaves no workdir behind.
-            _store_config(config, folder)
-            _describe(experiment, config)
-            for name in names:
-                summaries += _method(experiment, name, rules, config, folder)
-                (folder / TABLE_NAME).write_text(report.table(summaries))
+    for experiment in experiment_names.read(datasets, load, config, folder, check):
+        # Not before there are bags: a misspelled name leaves no workdir behind.
+        _store_config(config, folder)
+        _describe(experiment, config)
+        for name in names:
+            summaries += _method(experiment, name, rules, config, folder)
+            with run_folder.writing(folder):
+                records.write_file(folder / TABLE_NAME, report.table(summaries).encode())
     log.info("files: %s", folder)
     return summaries
+
+
+def _check(
+    experiments: Sequence[Experiment],
+    names: Sequence[str],
+    rules: Sequence[str],
+    config: ConfigDict,
+    folder: pathlib.Path,
+) -> None:
+    """Raises the `UserError`s of experiments that can be known before they are run."""
+    for experiment, name in itertools.product(experiments, names):
+        dataset = experiment.dataset
+        if methods.get(name).classical is not None and dataset.instances.ndim != 2:
+            raise UserError(
+                f"the method {name} takes vectors, but the instances of {dataset.name} are images"
+            )
+        cross_validation.refuse_other(experiment, name, config, rules, folder / dataset.name / name)
 
 
 def _method(
@@ -85,23 +115,24 @@ def _method(
     folder: pathlib.Path,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
-    if methods.get(name).classical is not None and dataset.instances.ndim != 2:
-        raise UserError(
-            f"the method {name} takes vectors, but the instances of {dataset.name} are images"
-        )
     own = folder / dataset.name / name
-    records = cross_validation.run(dataset, experiment.splits, name, config, rules, own)
+    results = cross_validation.run(experiment, name, config, rules, own)
     summaries = []
     for rule in rules:
-        summary = report.summarise(records[rule])
-        report.write_summary(summary, own / rule / SUMMARY_NAME)
-        report.write_weights(records[rule], own / rule / WEIGHTS_NAME)
+        folds = [record.content for record in results[rule]]
+        summary = report.summarise(folds)
+        made_from: dict[str, str | None] = {"bags": experiment.digest}
+        for split, record in zip(experiment.splits, results[rule], strict=True):
+            made_from[split.name] = record.digest
+        with run_folder.writing(own / rule):
+            report.write_summary(summary, own / rule / SUMMARY_NAME, made_from)
+            report.write_weights(folds, own / rule / WEIGHTS_NAME)
         log.info(
-            "%s, %s: accuracy %.3f +- %.3f over %d folds (%s)",
+            "%s, %s: accuracy %s +- %s over %d folds (%s)",
             dataset.name,
             methods.get(name).title,
-            summary.accuracy,
-            summary.over_folds,
+            report.as_text(summary.accuracy),
+            report.as_text(summary.over_folds),
             summary.folds,
             selection.RULES[rule],
         )
@@ -125,10 +156,8 @@ def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
 
 def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
     run_folder.make_workdir(folder)
-    try:
+    with run_folder.writing(folder):
         config_lib.write(config, folder / CONFIG_NAME)
-    except OSError as error:
-        raise UserError(f"the workdir {folder} cannot be written: {error.strerror}") from None
 
 
 def _describe(experiment: Experiment, config: ConfigDict) -> None:

@@ -1,15 +1,29 @@
-"""What one method gave on one fold under one rule, and its file."""
+"""What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.records`."""
 
+import contextlib
 import dataclasses
-import json
+import logging
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from lossattn_jax import records
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.selection import BEST_TEST
 from lossattn_jax.mil.splits import Split
+
+log = logging.getLogger(__name__)
+
+# What has to be in a fold's file, and for each of its bags.
+_KEYS = {
+    *("dataset", "benchmark", "method", "rule", "optimistic", "repeat", "fold", "accuracy"),
+    *("nonfinite", "epoch", "settings", "seconds", "classes", "positive", "bags"),
+    "test_accuracies",
+}
+_BAG_KEYS = {"id", "label", "prediction", "probabilities", "weights"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,52 +53,101 @@ class FoldResult:
 
 
 def accuracy(result: FoldResult, dataset: BagDataset) -> float:
-    """Share of the test bags whose most probable class is theirs."""
+    """Share of the test bags whose most probable class is theirs; NaN where a probability is not finite."""
+    if not np.isfinite(result.probabilities).all():
+        return math.nan
     labels = dataset.labels[result.split.test]
     return float(np.mean(np.argmax(result.probabilities, axis=1) == labels))
 
 
-def write(result: FoldResult, dataset: BagDataset, method: str, folder: pathlib.Path) -> None:
+def write(
+    result: FoldResult,
+    dataset: BagDataset,
+    method: str,
+    folder: pathlib.Path,
+    made_from: Mapping[str, Any],
+    *,
+    benchmark: str | None = None,
+) -> None:
     """Writes a fold's JSON file, or leaves none at all.
 
     The file has the bags' ids, labels, probabilities and predictions, the instances' weights, what was
-    chosen, and times.
+    chosen, and times, all numbers with all their digits. What is not finite is null; `nonfinite` is the
+    number of bags with such a probability or weight, and a bag with such a probability has no prediction.
+
+    Args:
+      result: the fold.
+      dataset: the bags.
+      method: one of `methods.NAMES`.
+      folder: of the file, made where it is absent.
+      made_from: as `of_inputs` gives it.
+      benchmark: as `sources.Experiment` has it.
+
+    Raises:
+      OSError: the file cannot be written.
     """
-    rows = np.flatnonzero(result.split.test)
-    predictions = np.argmax(result.probabilities, axis=1)
-    record = {
+    bags = [
+        _bag(dataset, int(row), probabilities, weights)
+        for row, probabilities, weights in zip(
+            np.flatnonzero(result.split.test), result.probabilities, result.weights, strict=True
+        )
+    ]
+    positive = getattr(dataset, "positive", None)
+    content = {
         "dataset": dataset.name,
+        "benchmark": benchmark,
         "method": method,
         "rule": result.rule,
-        "optimistic": result.rule == "best_test_epoch",
+        "optimistic": result.rule == BEST_TEST,
         "repeat": result.split.repeat,
         "fold": result.split.fold,
         "accuracy": accuracy(result, dataset),
+        "nonfinite": sum(not _is_finite(bag) for bag in bags),
         "epoch": result.epoch,
         "settings": dict(result.settings),
-        "seconds": round(result.seconds, 3),
+        "seconds": result.seconds,
         "classes": [str(name) for name in dataset.classes],
-        "bags": [
-            {
-                "id": dataset.ids[row],
-                "label": int(dataset.labels[row]),
-                "prediction": int(prediction),
-                "probabilities": [round(float(p), 6) for p in probabilities],
-                "weights": [round(float(w), 6) for w in weights],
-            }
-            for row, prediction, probabilities, weights in zip(
-                rows, predictions, result.probabilities, result.weights, strict=True
-            )
-        ],
-        "test_accuracies": None
-        if result.accuracies is None
-        else [round(float(value), 6) for value in result.accuracies],
+        "positive": None if positive is None else str(positive),
+        "bags": bags,
+        "test_accuracies": None if result.accuracies is None else result.accuracies.tolist(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = file_of(folder, result.split)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record) + "\n")
-    part.replace(path)
+    records.write(file_of(folder, result.split), content, made_from)
+
+
+def of_inputs(
+    bags: Mapping[str, Any], config: Mapping[str, Any], method: str, rule: str, split: Split
+) -> dict[str, Any]:
+    """What a fold is made from, as `records.write` takes it.
+
+    Args:
+      bags: one of `sources.Experiment.made_from`.
+      config: of `provenance.of_config`.
+      method: one of `methods.NAMES`.
+      rule: of `selection.RULES`.
+      split: the fold.
+    """
+    own = {"method": method, "rule": rule, "repeat": split.repeat, "fold": split.fold}
+    return {**bags, **config, **own}
+
+
+def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> records.Record | None:
+    """The record of a fold that an earlier run has left; None where it is to be made.
+
+    Args:
+      folder: of the file.
+      split: the fold.
+      made_from: as `of_inputs` gives it.
+
+    Raises:
+      UserError: it was made from other inputs.
+    """
+    path = file_of(folder, split)
+    record = records.find(path, made_from)
+    if record is None or _is_whole(record.content, split):
+        return record
+    log.warning("%s lacks a part of a fold; it is made again", path)
+    return None
 
 
 def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
@@ -92,7 +155,45 @@ def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
     return folder / f"{split.name}.json"
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """The record that `write` wrote."""
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
+def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> None:
+    """Raises the `UserError` of `find`, and says nothing of a file that is damaged."""
+    path = file_of(folder, split)
+    with contextlib.suppress(FileNotFoundError, records.DamagedRecord):
+        records.refuse_other(path, records.read(path).made_from, made_from)
+
+
+def read(path: pathlib.Path) -> records.Record:
+    """The record that `write` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      records.DamagedRecord: it is not as it was written.
+    """
+    return records.read(path)
+
+
+def _bag(
+    dataset: BagDataset, row: int, probabilities: np.ndarray, weights: np.ndarray
+) -> dict[str, Any]:
+    known = np.isfinite(probabilities).all()
+    return {
+        "id": dataset.ids[row],
+        "label": int(dataset.labels[row]),
+        "prediction": int(np.argmax(probabilities)) if known else None,
+        "probabilities": np.asarray(probabilities, np.float64).tolist(),
+        "weights": np.asarray(weights, np.float64).tolist(),
+    }
+
+
+def _is_finite(bag: Mapping[str, Any]) -> bool:
+    return all(map(math.isfinite, (*bag["probabilities"], *bag["weights"])))
+
+
+def _is_whole(content: Mapping[str, Any], split: Split) -> bool:
+    bags = content.get("bags")
+    return (
+        content.keys() >= _KEYS
+        and isinstance(bags, list)
+        and len(bags) == np.count_nonzero(split.test)
+        and all(isinstance(bag, dict) and bag.keys() >= _BAG_KEYS for bag in bags)
+    )

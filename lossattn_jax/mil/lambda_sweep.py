@@ -1,9 +1,9 @@
 """How lambda changes what loss attention finds in generated bags: Figures 2 and 3 of the AAAI 2020 paper.
 
-Every lambda is trained on the same draws of bags from the same seeds, all in one program.
+Every lambda is trained on the same draws of bags from the same seeds, all in one program. Nothing of an
+earlier sweep is gone on with; one of other bags or another config is not written over.
 """
 
-import json
 import logging
 import math
 import pathlib
@@ -13,10 +13,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, run_folder
-from lossattn_jax.errors import UserError
+from lossattn_jax import devices, digests, not_finite, records, run_folder
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil import cross_validation, instance_figures, instance_metrics, sources, training
+from lossattn_jax.mil import (
+    cross_validation,
+    instance_figures,
+    instance_metrics,
+    provenance,
+    sources,
+    training,
+)
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.sources import Experiment
 from lossattn_jax.not_finite import DUMPS_NAME
@@ -27,6 +34,19 @@ METHOD = "loss_attention"
 LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 METRICS_NAME = "lambdas.json"
 _FIGURE_THRESHOLD = 0.5
+_DRAW = "bags of draw "
+# Of each lambda; see `instance_metrics.attention_metrics` and `bag_metrics`.
+_METRICS = (
+    *("raw", "scaled", "bag_auc", "bag_auc_bags", "pointing", "pointing_bags"),
+    *(
+        "average_precision",
+        "average_precision_scaled",
+        "bags",
+        "instances",
+        "true_instances",
+        "bag",
+    ),
+)
 
 
 def run(
@@ -41,6 +61,8 @@ def run(
     Writes for each number of training bags a folder with `lambdas.json` (mean and standard deviation over the
     draws), `thresholds.png` and `thresholds_scaled.png` (precision, recall and F-score against the
     threshold, of weights as they are and relative to the bag's highest), `lambdas.png` and `bag.png`.
+    A lambda one of whose draws has outputs that are not finite has null for each metric, `nonfinite` bags,
+    and no place in the figures.
 
     Args:
       config: of the experiment; `repeats` are draws of bags.
@@ -50,10 +72,11 @@ def run(
       lambdas: values to try, each at least 0.
 
     Returns:
-      For each experiment what is in its `lambdas.json`.
+      For each experiment the content of its `lambdas.json`, a record of `lossattn_jax.records`.
 
     Raises:
-      UserError: a name is unknown, a value impossible, or the data cannot be read.
+      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has a sweep
+        of other bags or another config.
     """
     config_lib.check(config)
     if dataset not in sources.GENERATED:
@@ -70,10 +93,33 @@ def run(
     for experiment in sources.experiments(dataset, data_dir, config):
         name = experiment.dataset.name
         folder = run_folder.make_workdir(pathlib.Path(workdir) / name)
+        made_from = _inputs(experiment, config, lambdas)
+        _refuse_other(folder / METRICS_NAME, made_from)
         told[name] = _measure(experiment, config, lambdas, folder)
-        (folder / METRICS_NAME).write_text(json.dumps(told[name], indent=1) + "\n")
+        with run_folder.writing(folder):
+            records.write(folder / METRICS_NAME, told[name], made_from, indent=1)
         log.info("files: %s", folder)
     return told
+
+
+def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
+    """Ends a command some of whose lambdas have no metrics, for outputs that are not finite.
+
+    Args:
+      sweeps: as `run` returns them.
+
+    Raises:
+      Incomplete: there are such; the text names them.
+    """
+    wrong = [
+        f"{name}: lambda {not_finite.shown(values)}"
+        for name, sweep in sweeps.items()
+        if (values := [key for key, metrics in sweep["lambdas"].items() if metrics["nonfinite"]])
+    ]
+    if wrong:
+        raise Incomplete(
+            f"outputs are not finite, and the metrics that depend on them are null: {'; '.join(wrong)}"
+        )
 
 
 def parsed(texts: Sequence[str]) -> tuple[float, ...]:
@@ -126,29 +172,85 @@ def _measure(
         trained.scale,
         np.stack([plan.held for plan in plans]),
     )
-    runs = [
-        {
-            **instance_metrics.attention_metrics(attention, dataset.lengths, truth, dataset.labels),
-            "bag": instance_metrics.bag_metrics(logits, dataset.labels),
-        }
-        for attention, logits in zip(said.attention, said.logits, strict=True)
-    ]
     draws = len(splits)
-    summaries = {
-        value: instance_metrics.mean_and_spread(runs[place * draws : (place + 1) * draws])
-        for place, value in enumerate(lambdas)
-    }
-    _draw(experiment, summaries, said.attention[0], folder)
+    summaries, nonfinite = {}, {}
+    for place, value in enumerate(lambdas):
+        own = slice(place * draws, (place + 1) * draws)
+        held = np.stack([plan.held for plan in plans[own]])
+        nonfinite[value] = _count_nonfinite(
+            dataset.lengths, said.attention[own], said.logits[own], held
+        )
+        if nonfinite[value]:
+            continue
+        summaries[value] = instance_metrics.mean_and_spread(
+            [
+                {
+                    **instance_metrics.attention_metrics(
+                        attention, dataset.lengths, truth, dataset.labels
+                    ),
+                    "bag": instance_metrics.bag_metrics(logits, dataset.labels),
+                }
+                for attention, logits in zip(said.attention[own], said.logits[own], strict=True)
+            ]
+        )
+    if summaries:
+        weights = said.attention[draws * list(lambdas).index(min(summaries))]
+        _draw(experiment, summaries, weights, folder)
     return {
         "dataset": dataset.name,
         "draws": draws,
         "thresholds": list(instance_metrics.THRESHOLDS),
-        "seconds": round(trained.seconds, 1),
+        "seconds": trained.seconds,
+        # Some have no precision where nothing is found: that is no output which is not finite.
+        "nonfinite": sum(nonfinite.values()),
         "lambdas": {
-            f"{value:g}": instance_metrics.json_ready(summary)
-            for value, summary in summaries.items()
+            _key(value): {
+                **instance_metrics.json_ready(summaries.get(value, dict.fromkeys(_METRICS))),
+                "nonfinite": nonfinite[value],
+            }
+            for value in lambdas
         },
     }
+
+
+def _key(value: float) -> str:
+    """A lambda with all its digits, and none that say nothing."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def _count_nonfinite(
+    lengths: np.ndarray, attention: np.ndarray, logits: np.ndarray, held: np.ndarray
+) -> int:
+    """How many bags of all draws are tested and have an output that is not finite."""
+    starts = np.cumsum(lengths) - lengths
+    of_bags = np.logical_and.reduceat(np.isfinite(attention), starts, axis=1)
+    return int((held & ~(of_bags & np.isfinite(logits).all(axis=-1))).sum())
+
+
+def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]) -> dict[str, Any]:
+    draws = enumerate(experiment.made_from)
+    return {
+        **{f"{_DRAW}{number}": digests.of_json(bags) for number, bags in draws},
+        **provenance.of_config(config),
+        "lambdas": [float(value) for value in lambdas],
+    }
+
+
+def _refuse_other(path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
+    """Keeps a sweep of other bags or another config; lambdas and the number of draws may differ."""
+    try:
+        before = records.read(path).made_from
+    except FileNotFoundError:
+        return
+    except records.DamagedRecord as error:
+        log.warning("%s; it is made again", error)
+        return
+    ours = {key: value for key, value in made_from.items() if key != "lambdas"}
+    if before is not None:
+        draws = {key for key in before.keys() ^ ours.keys() if key.startswith(_DRAW)}
+        before = {key: value for key, value in before.items() if key not in (*draws, "lambdas")}
+        ours = {key: value for key, value in ours.items() if key not in draws}
+    records.refuse_other(path, before, ours)
 
 
 def _draw(

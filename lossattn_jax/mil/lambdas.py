@@ -26,13 +26,14 @@ def main() -> None:
     cpu.one_device_per_core()
     config = CONFIG.value
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
-    lambda_sweep.run(
+    sweeps = lambda_sweep.run(
         config,
         WORKDIR.value,
         DATA_DIR.value,
         DATASET.value,
         lambda_sweep.parsed(LAMBDAS.value),
     )
+    lambda_sweep.refuse_nonfinite(sweeps)
 
 
 if __name__ == "__main__":

@@ -105,13 +105,15 @@ def run(
             epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
             if trained.best_epochs is not None:
                 epochs[BEST_TEST] = int(trained.best_epochs[first])
+            with np.errstate(invalid="ignore"):  # of infinite logits
+                probabilities = softmax(
+                    said.logits[among][:, split.test].astype(np.float64), axis=-1
+                ).mean(axis=0)
             results.append(
                 FoldResult(
                     rule=rule,
                     split=split,
-                    probabilities=softmax(
-                        said.logits[among][:, split.test].astype(np.float64), axis=-1
-                    ).mean(axis=0),
+                    probabilities=probabilities,
                     weights=_per_bag(dataset, split, scores[among].mean(axis=0)),
                     settings=choices[place].overrides if rule == VALIDATION else {},
                     epoch=epochs[rule],
@@ -212,8 +214,11 @@ def _per_bag(dataset: BagDataset, split: Split, scores: np.ndarray) -> list[np.n
 
 
 def _curve(dataset: BagDataset, split: Split, logits: np.ndarray) -> np.ndarray | None:
-    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members."""
+    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members.
+
+    None where an epoch's logits are not known or not finite.
+    """
     tested = logits[:, :, split.test]
-    if np.isnan(tested).any():
+    if not np.isfinite(tested).all():
         return None
     return selection.accuracy_and_loss(tested, dataset.labels[split.test])[0].mean(axis=0)

@@ -1,21 +1,35 @@
 """Summaries of many runs in the layout of the AAAI 2020 paper's Table 1, beside the paper's numbers."""
 
+import dataclasses
 import json
+import logging
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from lossattn_jax import records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods, report
 from lossattn_jax.mil.experiment import SUMMARY_NAME
 from lossattn_jax.mil.report import Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
+log = logging.getLogger(__name__)
+
 # Standard errors by which an accuracy has to differ from the paper's to be listed.
 ERRORS = 2.0
 
 _digits_or_text = re.compile(r"\d+|\D+").findall
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A summary, and of what it was made; None where it was written before there were digests."""
+
+    summary: Summary
+    made_from: Mapping[str, Any] | None
 
 
 def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
@@ -32,12 +46,13 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
     Raises:
       UserError: as of `collect`, or a file cannot be written.
     """
-    summaries = collect(runs)
-    lines = ",\n".join(json.dumps(report.as_record(summary)) for summary in summaries)
+    entries = _collect(runs)
+    summaries = [entry.summary for entry in entries]
+    lines = ",\n".join(json.dumps(_as_json(entry), allow_nan=False) for entry in entries)
     for path, text in ((table, markdown(summaries)), (record, f"[\n{lines}\n]\n")):
         try:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            pathlib.Path(path).write_text(text)
+            records.write_file(path, text.encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return summaries
@@ -46,32 +61,58 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
 def collect(runs: Sequence[str]) -> list[Summary]:
     """The summaries of some runs, sorted by data set, method and rule as the paper has them.
 
+    Other bags of the same name get `NAME-` and 8 digits of their digests as their data set. A warning tells
+    of summaries that were written before there were digests.
+
     Args:
       runs: workdirs of `python -m lossattn_jax.mil`, or JSON files that `write` wrote.
 
     Raises:
-      UserError: a run has no summary, a file is none of ours, or the same method, data set and rule is
-        there twice.
+      UserError: a run has no summary, a file is none of ours or damaged, or the same method, data set and
+        rule is there twice.
     """
-    found: dict[tuple[str, str, str], Summary] = {}
+    return [entry.summary for entry in _collect(runs)]
+
+
+def _collect(runs: Sequence[str]) -> list[_Entry]:
+    pairs: list[tuple[str, _Entry]] = []
     for run in runs:
-        summaries = _of_run(pathlib.Path(run))
-        if not summaries:
+        entries = _of_run(pathlib.Path(run))
+        if not entries:
             raise UserError(f"{run} has no {SUMMARY_NAME}; it is not a workdir of lossattn_jax.mil")
-        for summary in summaries:
-            key = (summary.dataset, summary.method, summary.rule)
-            if key in found:
-                raise UserError(
-                    f"{run} has {summary.method} on {summary.dataset} under the rule {summary.rule}, "
-                    "which another run has too"
-                )
-            found[key] = summary
-    names, rules = list(methods.NAMES), list(RULES)
-    datasets = _datasets(list(found.values()))
-    return sorted(
-        found.values(),
-        key=lambda s: (datasets.index(s.dataset), names.index(s.method), rules.index(s.rule)),
-    )
+        pairs += [(run, entry) for entry in entries]
+    names = _names(entry for _, entry in pairs)
+    found: dict[tuple[str, str, str], _Entry] = {}
+    for (run, entry), name in zip(pairs, names, strict=True):
+        summary = dataclasses.replace(entry.summary, dataset=name)
+        key = (name, summary.method, summary.rule)
+        if key in found:
+            raise UserError(
+                f"{run} has {summary.method} on {name} under the rule {summary.rule}, which another run "
+                "has too"
+            )
+        found[key] = dataclasses.replace(entry, summary=summary)
+    order, rules = list(methods.NAMES), list(RULES)
+    datasets = _datasets([entry.summary for entry in found.values()])
+    return [
+        found[key]
+        for key in sorted(
+            found, key=lambda k: (datasets.index(k[0]), order.index(k[1]), rules.index(k[2]))
+        )
+    ]
+
+
+def _names(entries: Iterable[_Entry]) -> list[str]:
+    """What the entries' data sets are called, so that different bags are called differently."""
+    known = [(entry.summary.dataset, (entry.made_from or {}).get("bags")) for entry in entries]
+    of_name: dict[str, set[str]] = {}
+    for name, bags in known:
+        if bags is not None:
+            of_name.setdefault(name, set()).add(bags)
+    return [
+        f"{name}-{bags[:8]}" if bags is not None and len(of_name[name]) > 1 else name
+        for name, bags in known
+    ]
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
@@ -84,35 +125,62 @@ def markdown(summaries: Sequence[Summary]) -> str:
     return "\n".join(parts)
 
 
-def _of_run(path: pathlib.Path) -> list[Summary]:
+def _as_json(entry: _Entry) -> dict[str, Any]:
+    content = report.as_record(entry.summary)
+    # What has no digest gets none: it would look as if it had been there from the first.
+    return content if entry.made_from is None else records.complete(content, entry.made_from)
+
+
+def _of_run(path: pathlib.Path) -> list[_Entry]:
     try:
         if path.is_dir():
-            records = [json.loads(file.read_text()) for file in sorted(path.rglob(SUMMARY_NAME))]
+            files = sorted(path.rglob(SUMMARY_NAME))
+            there = [records.read(file) for file in files]
         else:
-            records = json.loads(path.read_text())
-        return [report.from_record(record) for record in records]
+            there = [
+                records.from_json(value, f"a summary in {path}")
+                for value in json.loads(path.read_text())
+            ]
+        entries = [_Entry(report.from_record(one.content), one.made_from) for one in there]
+    except records.DamagedRecord as error:
+        raise UserError(
+            f"{error}, so that its numbers cannot be relied on; run lossattn_jax.mil again, which makes it "
+            "again"
+        ) from None
     except FileNotFoundError:
         raise UserError(f"the run {path} does not exist") from None
     except OSError as error:
         raise UserError(f"the run {path} cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds a summary that cannot be read ({error!r})") from None
+    old = sum(entry.made_from is None for entry in entries)
+    if old:
+        log.warning(
+            "%s has %d of %d summaries from before there were digests: whether they are as they were "
+            "written, and of which data, is not known, and their AUC is of rounded probabilities",
+            path,
+            old,
+            len(entries),
+        )
+    return entries
 
 
 def _datasets(summaries: Sequence[Summary]) -> list[str]:
     """The paper's data sets in its order, and others behind them by name, numbers in it by size."""
-    there = {summary.dataset for summary in summaries}
-    others = sorted(
-        there - set(methods.DATASETS),
-        key=lambda name: [
-            (not p.isdigit(), int(p) if p.isdigit() else p) for p in _digits_or_text(name)
-        ],
-    )
-    return [name for name in methods.DATASETS if name in there] + others
+    benchmark = {summary.dataset: summary.benchmark for summary in summaries}
+
+    def place(name: str) -> tuple[int, list[Any]]:
+        own = benchmark[name]
+        rank = methods.DATASETS.index(own) if own in methods.DATASETS else len(methods.DATASETS)
+        parts = _digits_or_text(name)
+        return rank, [(not p.isdigit(), int(p) if p.isdigit() else p) for p in parts]
+
+    return sorted(benchmark, key=place)
 
 
 def _table(summaries: Sequence[Summary]) -> str:
     datasets = _datasets(summaries)
+    benchmark = {summary.dataset: summary.benchmark for summary in summaries}
     cells = {(summary.method, summary.dataset): summary for summary in summaries}
     lines = [
         f"| method | {' | '.join(name.upper() for name in datasets)} |",
@@ -121,7 +189,10 @@ def _table(summaries: Sequence[Summary]) -> str:
     for name in methods.NAMES:
         row = [cells.get((name, dataset)) for dataset in datasets]
         if any(row):
-            printed = [methods.get(name).printed(dataset) for dataset in datasets]
+            owners = [benchmark[dataset] for dataset in datasets]
+            printed = [
+                None if owner is None else methods.get(name).printed(owner) for owner in owners
+            ]
             texts = [_cell(cell, paper) for cell, paper in zip(row, printed, strict=True)]
             lines.append(f"| {methods.get(name).title} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
@@ -129,7 +200,9 @@ def _table(summaries: Sequence[Summary]) -> str:
 
 def _cell(summary: Summary | None, paper: float | None) -> str:
     """Ours (standard deviation over repeats) / the paper's."""
-    ours = "-" if summary is None else f"{summary.accuracy:.3f} ({summary.over_repeats:.3f})"
+    ours = "-"
+    if summary is not None and not math.isnan(summary.accuracy):
+        ours = f"{summary.accuracy:.3f} ({report.as_text(summary.over_repeats)})"
     return ours if paper is None else f"{ours} / {paper:.3f}"
 
 
@@ -151,7 +224,8 @@ def _differences(own: Sequence[Summary], everything: Sequence[Summary]) -> str:
 
 def _sentence(summary: Summary, everything: Sequence[Summary]) -> str:
     others = [
-        f"{other.accuracy:.3f} under `{other.rule}`" + (" (optimistic)" * (other.rule == BEST_TEST))
+        f"{report.as_text(other.accuracy)} under `{other.rule}`"
+        + (" (optimistic)" * (other.rule == BEST_TEST))
         for other in everything
         if (other.dataset, other.method) == (summary.dataset, summary.method)
         and other.rule != summary.rule
@@ -165,8 +239,7 @@ def _sentence(summary: Summary, everything: Sequence[Summary]) -> str:
 
 def _gap(summary: Summary) -> float:
     """Ours minus the paper's; NaN where it has none."""
-    paper = methods.get(summary.method).printed(summary.dataset)
-    return math.nan if paper is None else summary.accuracy - paper
+    return math.nan if summary.paper is None else summary.accuracy - summary.paper
 
 
 def _is_far(summary: Summary) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from lossattn_jax.metrics import finite
+from lossattn_jax import not_finite, records
+from lossattn_jax.errors import Incomplete
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
-Records = Sequence[Mapping[str, Any]]
+Folds = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Summary:
     Attributes:
       dataset, method, rule: which.
       folds: how many, over all repeats.
-      accuracy: mean over folds.
+      accuracy: mean over folds. It and all that follows of accuracies and probabilities is NaN where one
+        of them is not finite.
       over_folds: standard deviation over all folds.
       over_repeats: standard deviation of the repeats' means; NaN for one repeat.
       auc: area under the ROC curve, pooled over a repeat's folds, mean over repeats (more than two classes:
@@ -33,6 +35,10 @@ class Summary:
       seconds: of wall time for all folds.
       accuracies: `[folds]` in the order of repeat and fold.
       settings, epochs: how often each was chosen.
+      benchmark: as `sources.Experiment` has it.
+      positive: the class that counts as positive, as text; None where none does.
+      nonfinite: how many tested bags have a probability or weight that is not finite.
+      nonfinite_folds: the folds with such a bag, by `Split.name`.
     """
 
     dataset: str
@@ -47,72 +53,127 @@ class Summary:
     accuracies: tuple[float, ...]
     settings: Mapping[str, int]
     epochs: Mapping[str, int]
+    benchmark: str | None = None
+    positive: str | None = None
+    nonfinite: int = 0
+    nonfinite_folds: tuple[str, ...] = ()
 
     @property
     def standard_error(self) -> float:
         """Of the mean: over_folds / sqrt(folds), as if folds were independent."""
         return self.over_folds / math.sqrt(self.folds)
 
+    @property
+    def paper(self) -> float | None:
+        """The paper's accuracy; None where the bags are no benchmark of it."""
+        return None if self.benchmark is None else methods.get(self.method).printed(self.benchmark)
 
-def summarise(records: Records) -> Summary:
+
+def summarise(folds: Folds) -> Summary:
     """Sums the folds of one method, data set and rule up.
 
     Args:
-      records: of `fold_results.read`, at least one.
+      folds: contents of folds' records, at least one.
     """
-    accuracies = [float(record["accuracy"]) for record in records]
-    repeats = sorted({record["repeat"] for record in records})
+    accuracies = [_number(fold["accuracy"]) for fold in folds]
+    repeats = sorted({fold["repeat"] for fold in folds})
     means = [
-        np.mean([a for a, r in zip(accuracies, records, strict=True) if r["repeat"] == repeat])
+        np.mean([a for a, fold in zip(accuracies, folds, strict=True) if fold["repeat"] == repeat])
         for repeat in repeats
     ]
-    first = records[0]
+    first = folds[0]
     return Summary(
         dataset=first["dataset"],
         method=first["method"],
         rule=first["rule"],
-        folds=len(records),
+        folds=len(folds),
         accuracy=float(np.mean(accuracies)),
         over_folds=_spread(accuracies),
         over_repeats=_spread(means),
-        auc=float(np.mean([_auc([r for r in records if r["repeat"] == n]) for n in repeats])),
-        seconds=float(sum(record["seconds"] for record in records)),
+        auc=float(np.mean([_auc([f for f in folds if f["repeat"] == n]) for n in repeats])),
+        seconds=float(sum(fold["seconds"] for fold in folds)),
         accuracies=tuple(accuracies),
-        settings=_counts(json.dumps(record["settings"], sort_keys=True) for record in records),
-        epochs=_counts(str(r["epoch"]) for r in records if r["epoch"] is not None),
+        settings=_counts(json.dumps(fold["settings"], sort_keys=True) for fold in folds),
+        epochs=_counts(str(fold["epoch"]) for fold in folds if fold["epoch"] is not None),
+        benchmark=first["benchmark"],
+        positive=first["positive"],
+        nonfinite=sum(fold["nonfinite"] for fold in folds),
+        nonfinite_folds=tuple(
+            f"repeat{fold['repeat']}_fold{fold['fold']}" for fold in folds if fold["nonfinite"]
+        ),
     )
 
 
-def write_summary(summary: Summary, path: pathlib.Path) -> None:
-    """Writes a summary's record as JSON."""
+def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
+    """Writes a summary as a record (`lossattn_jax.records`).
+
+    Args:
+      summary: what to write.
+      path: of the file, whose folder is made where it is absent.
+      made_from: digests of the bags and of the folds' files.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_record(summary), indent=1) + "\n")
+    records.write(path, as_record(summary), made_from, indent=1)
 
 
 def as_record(summary: Summary) -> dict[str, Any]:
     """A summary for JSON, with the paper's accuracy and whether the rule is optimistic; NaN is None."""
     values = dataclasses.asdict(summary)
-    numbers = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
-    values |= finite({name: round(values[name], 6) for name in numbers})
-    values["accuracies"] = [round(value, 6) for value in summary.accuracies]
-    values["standard_error"] = finite({"": round(summary.standard_error, 6)})[""]
+    values["standard_error"] = summary.standard_error
     values["optimistic"] = summary.rule == BEST_TEST
-    values["paper"] = methods.get(summary.method).printed(summary.dataset)
-    return values
+    values["paper"] = summary.paper
+    content: dict[str, Any] = records.without_nonfinite(values)[0]
+    return content
+
+
+# Of a summary, what may be NaN; and what summaries of before these had digests lack.
+_NUMBERS = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
+_LATER = ("positive", "nonfinite", "nonfinite_folds")
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:
     """The summary that `as_record` made a record of.
 
+    One that does not say which benchmark it is of, since it was written before that was asked, is of the one
+    of its name.
+
     Raises:
       KeyError: a value is missing.
       ValueError: its method or its rule is none.
     """
-    values = {field.name: record[field.name] for field in dataclasses.fields(Summary)}
+    names = [field.name for field in dataclasses.fields(Summary)]
+    name = record["dataset"]
+    old: dict[str, Any] = {"benchmark": name if name in methods.DATASETS else None}
+    values: dict[str, Any] = {
+        name: record[name] for name in names if name in record or name not in (*_LATER, "benchmark")
+    }
     if values["method"] not in methods.NAMES or values["rule"] not in RULES:
         raise ValueError(f"there is no method {values['method']!r}, or no rule {values['rule']!r}")
-    values |= {name: math.nan for name, value in values.items() if value is None}
-    return Summary(**values | {"accuracies": tuple(values["accuracies"])})
+    values |= {name: _number(values[name]) for name in _NUMBERS}
+    values["accuracies"] = tuple(map(_number, values["accuracies"]))
+    values["nonfinite_folds"] = tuple(values.get("nonfinite_folds", ()))
+    return Summary(**old | values)
+
+
+def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
+    """Ends a command whose tables lack numbers, for outputs that are not finite.
+
+    Raises:
+      Incomplete: a summary has such outputs; the text names method, data set, rule and folds.
+    """
+    wrong = [summary for summary in summaries if summary.nonfinite]
+    if wrong:
+        parts = [
+            f"{methods.get(summary.method).title} on {summary.dataset} under the rule {summary.rule}, "
+            f"{not_finite.shown(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
+            for summary in wrong
+        ]
+        raise Incomplete(
+            f"outputs are not finite, and what depends on them is null in JSON: {'; '.join(parts)}"
+        )
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -133,59 +194,71 @@ def table(summaries: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
-def write_weights(records: Records, path: pathlib.Path) -> None:
-    """Writes every instance's weight as CSV: one row for each instance of each bag that was tested."""
+def write_weights(folds: Folds, path: pathlib.Path) -> None:
+    """Writes every instance's weight as CSV: one row for each instance of each bag that was tested.
+
+    Args:
+      folds: contents of folds' records. A weight that is not finite, or a prediction that there is none
+        of, is empty.
+      path: of the file.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("repeat", "fold", "bag_id", "bag_label", "prediction", "instance", "weight"))
-        for record in records:
-            names = record["classes"]
-            for bag in record["bags"]:
-                known = (names[bag["label"]], names[bag["prediction"]])
-                rows.writerows(
-                    (record["repeat"], record["fold"], bag["id"], *known, place, weight)
-                    for place, weight in enumerate(bag["weights"])
-                )
+        for fold in folds:
+            names = fold["classes"]
+            for bag in fold["bags"]:
+                predicted = "" if bag["prediction"] is None else names[bag["prediction"]]
+                known = (fold["repeat"], fold["fold"], bag["id"], names[bag["label"]], predicted)
+                rows.writerows((*known, place, w) for place, w in enumerate(bag["weights"]))
     part.replace(path)
 
 
 def _row(summary: Summary) -> str:
-    method = methods.get(summary.method)
-    printed = method.printed(summary.dataset)
     marked = " (optimistic)" if summary.rule == BEST_TEST else ""
     cells = (
         summary.dataset,
-        method.title,
-        f"{summary.accuracy:.3f}{marked}",
-        _number(summary.over_folds),
-        _number(summary.over_repeats),
-        _number(summary.auc),
-        "-" if printed is None else f"{printed:.3f}",
+        methods.get(summary.method).title,
+        f"{as_text(summary.accuracy)}{marked}",
+        as_text(summary.over_folds),
+        as_text(summary.over_repeats),
+        as_text(summary.auc),
+        as_text(summary.paper),
         f"{summary.seconds:.0f} s",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def as_text(value: float | None) -> str:
+    """A number as tables have it: three digits, and a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _bags(count: int) -> str:
+    return f"{count} bag{'s' * (count != 1)}"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _spread(values: Sequence[Any]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def _auc(records: Records) -> float:
-    bags = [bag for record in records for bag in record["bags"]]
+def _auc(folds: Folds) -> float:
+    bags = [bag for fold in folds for bag in fold["bags"]]
     labels = np.array([bag["label"] for bag in bags])
-    probabilities = np.array([bag["probabilities"] for bag in bags])
-    if len(np.unique(labels)) < probabilities.shape[1]:
+    probabilities = np.array([bag["probabilities"] for bag in bags], np.float64)  # None is NaN
+    if len(np.unique(labels)) < probabilities.shape[1] or not np.isfinite(probabilities).all():
         return math.nan
     if probabilities.shape[1] == 2:
         return float(roc_auc_score(labels, probabilities[:, 1]))
-    # The files' rounding may have moved the sum of a row from 1.
-    normalised = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return float(roc_auc_score(labels, normalised, multi_class="ovr"))
+    return float(roc_auc_score(labels, probabilities, multi_class="ovr"))
 
 
 def _counts(values: Any) -> dict[str, int]:

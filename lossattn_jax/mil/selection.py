@@ -90,11 +90,13 @@ def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
       labels: `[bags]` int.
 
     Returns:
-      Two float64 arrays `[...]`; the loss is the cross-entropy in nats.
+      Two float64 arrays `[...]`; the loss is the cross-entropy in nats. A bag whose logits are not finite
+      counts as wrong, and its loss may be NaN, which is never the lowest.
     """
-    logs = log_softmax(logits.astype(np.float64), axis=-1)
+    with np.errstate(invalid="ignore"):  # of infinite logits
+        logs = log_softmax(logits.astype(np.float64), axis=-1)
     picked = np.take_along_axis(logs, np.broadcast_to(labels, logs.shape[:-1])[..., None], axis=-1)
-    right = np.argmax(logits, axis=-1) == labels
+    right = (np.argmax(logits, axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
     return right.mean(axis=-1), -picked[..., 0].mean(axis=-1)
 
 

@@ -1,16 +1,19 @@
 """The bags of an experiment and their splits, by what the user names."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from lossattn_jax import digests
 from lossattn_jax.data import load as load_images
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, benchmarks, image_bags
+from lossattn_jax.mil import bag_files, benchmarks, image_bags, provenance
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.splits import Split, cross_validation
@@ -26,11 +29,53 @@ class Experiment:
 
     Attributes:
       dataset: the bags; its name is that of the experiment.
-      splits: trainings and tests.
+      splits: trainings and tests, at least one.
+      benchmark: the one of `benchmarks.BENCHMARKS` that was asked for and whose bags these are; None for
+        others.
     """
 
     dataset: BagDataset
     splits: tuple[Split, ...]
+    benchmark: str | None = None
+
+    @functools.cached_property
+    def made_from(self) -> tuple[dict[str, Any], ...]:
+        """For each split, of what its results are made, as JSON; see `provenance.of_splits`."""
+        return tuple(
+            {**bags, "benchmark": self.benchmark}
+            for bags in provenance.of_splits(self.dataset, self.splits)
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of the first split's bags, however they are split; with more repeats it stays what it is."""
+        bags = {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
+        return digests.of_json(bags)
+
+
+def names(name: str, config: ConfigDict) -> tuple[str, ...]:
+    """The names of a data set's experiments, by its own; nothing is read.
+
+    Args:
+      name: as `experiments` takes it.
+      config: likewise.
+
+    Raises:
+      UserError: it is none.
+    """
+    if name in GENERATED:
+        return tuple(_generated_name(name, count) for count in config.bags.train)
+    if name in benchmarks.BENCHMARKS:
+        return (name,)
+    file = pathlib.Path(name).name
+    ending = next((end for end in _ENDINGS if file.endswith(end)), None)
+    if ending is None:
+        known = ", ".join((*benchmarks.BENCHMARKS, *GENERATED))
+        raise UserError(
+            f"the data set {name!r} is not known; allowed are {known}, or a file that ends in "
+            f"{', '.join(_ENDINGS)}"
+        )
+    return (file.removesuffix(ending),)
 
 
 def experiments(
@@ -50,19 +95,17 @@ def experiments(
     if name in GENERATED:
         yield from _generated(name, data_dir, config)
         return
+    (own,) = names(name, config)
+    benchmark = None
     if name in benchmarks.BENCHMARKS:
         dataset = benchmarks.load(name, data_dir, download)
+        # Other bags of that name, of which `load` has warned, are not what the paper's figures are of.
+        if benchmarks.has_bags_of(dataset, benchmarks.BENCHMARKS[name]):
+            benchmark = name
     else:
-        path = pathlib.Path(name)
-        ending = next((end for end in _ENDINGS if path.name.endswith(end)), None)
-        if ending is None:
-            known = ", ".join((*benchmarks.BENCHMARKS, *GENERATED))
-            raise UserError(
-                f"the data set {name!r} is not known; allowed are {known}, or a file that ends in "
-                f"{', '.join(_ENDINGS)}"
-            )
-        dataset = dataclasses.replace(bag_files.read(path), name=path.name.removesuffix(ending))
-    yield Experiment(dataset, cross_validation(dataset, config.folds, config.repeats, config.seed))
+        dataset = dataclasses.replace(bag_files.read(pathlib.Path(name)), name=own)
+    splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
+    yield Experiment(dataset, splits, benchmark)
 
 
 def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experiment]:
@@ -86,7 +129,7 @@ def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experim
         first = np.cumsum([0, *(len(part) for part in drawn)])
         rows = np.arange(first[-1] + len(tested))
         yield Experiment(
-            _joined(f"{name}_{count}", [*drawn, tested]),
+            _joined(_generated_name(name, count), [*drawn, tested]),
             tuple(
                 Split(
                     repeat,
@@ -97,6 +140,10 @@ def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experim
                 for repeat in range(config.repeats)
             ),
         )
+
+
+def _generated_name(name: str, count: int) -> str:
+    return f"{name}_{count}"
 
 
 def _joined(name: str, parts: list[BagDataset]) -> BagDataset:

@@ -241,13 +241,17 @@ class Steps:
         return jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
 
     def _keep_best(self, models, state: State, params, logits, labels, epoch) -> State:
-        """The higher accuracy on the scored bags is better, and of equal ones the lower loss."""
+        """The higher accuracy on the scored bags is better, and of equal ones the lower loss.
+
+        A bag whose logits are not finite counts as wrong, and a loss that is not finite as the highest.
+        """
         scored = models.scored.astype(jnp.float32)
         count = jnp.maximum(jnp.sum(scored, axis=1), 1.0)
-        right = (jnp.argmax(logits, axis=-1) == labels[None]).astype(jnp.float32)
-        accuracy = jnp.sum(right * scored, axis=1) / count
+        right = (jnp.argmax(logits, axis=-1) == labels[None]) & jnp.isfinite(logits).all(axis=-1)
+        accuracy = jnp.sum(right.astype(jnp.float32) * scored, axis=1) / count
         everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
         loss = jnp.sum(losses.cross_entropy(logits, everywhere) * scored, axis=1) / count
+        loss = jnp.where(jnp.isfinite(loss), loss, jnp.inf)
         equal = accuracy == state.best_accuracy
         better = (accuracy > state.best_accuracy) | (equal & (loss < state.best_loss))
 

@@ -6,7 +6,7 @@ python -m lossattn_jax.mil.tables --runs=runs/networks,runs/classical --table=t.
 from absl import flags
 
 from lossattn_jax import command
-from lossattn_jax.mil import paper_table
+from lossattn_jax.mil import paper_table, report
 
 RUNS = flags.DEFINE_list(
     "runs", None, "workdirs, or JSON files that this command wrote", required=True
@@ -19,6 +19,7 @@ def main() -> None:
     """The command; its flags are above."""
     summaries = paper_table.write(RUNS.value, TABLE.value, RECORD.value)
     print(paper_table.markdown(summaries), end="")
+    report.refuse_nonfinite(summaries)
 
 
 if __name__ == "__main__":

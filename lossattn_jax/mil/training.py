@@ -65,7 +65,8 @@ class Predictions:
 
     Attributes:
       logits: `[M, B, K]` float32.
-      attention: `[M, N]` float32, in the order of `BagDataset.instances`.
+      attention: `[M, N]` float32, in the order of `BagDataset.instances`; NaN too for all instances of a bag
+        any of whose logits are not finite.
       instance_logits: `[M, N, K]` float32.
     """
 
@@ -200,11 +201,16 @@ def predict(
     data = devices.replicate(device_bags.on_device(dataset, tops))
     said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
-    in_asked = np.repeat(asked, dataset.lengths, axis=1)
     logits, attention, instance_logits = said
+    # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
+    starts = dataset.offsets[:-1]
+    of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
+    fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
+    in_asked = np.repeat(asked, dataset.lengths, axis=1)
+    weighed = np.repeat(asked & fine, dataset.lengths, axis=1)
     return Predictions(
         logits=np.where(asked[..., None], logits, np.nan),
-        attention=np.where(in_asked, attention[:, :instances], np.nan),
+        attention=np.where(weighed, attention[:, :instances], np.nan),
         instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
     )
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
+from lossattn_jax import records
 from lossattn_jax.errors import UserError
-from lossattn_jax.metrics import finite
 from lossattn_jax.train.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,20 @@ class Reporter:
         Args:
           kind: "train" or "test"; the first part of the TensorBoard tag.
           step: updates done.
-          values: by name.
+          values: by name. What is not finite is null in the file, and `nonfinite` counts it
+            where it is none of the names.
 
         Raises:
           UserError: a file cannot be written.
         """
         if not self._active:
             return
-        rounded = {name: _rounded(value) for name, value in values.items()}
-        line = json.dumps({"kind": kind, "step": step, **finite(rounded)}) + "\n"
+        content, nonfinite = records.without_nonfinite(
+            {"kind": kind, "step": step, **{name: _number(v) for name, v in values.items()}}
+        )
+        if nonfinite:
+            content.setdefault(records.NONFINITE, nonfinite)
+        line = json.dumps(content) + "\n"
         with _writing(pathlib.Path(self._jsonl.name)):
             left = line.encode()
             while left:
@@ -214,9 +219,9 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, float], left
     )
 
 
-def _rounded(value: float) -> float:
-    """Seven significant digits, all that a float32 has."""
-    return value if isinstance(value, int) else float(f"{value:.7g}")
+def _number(value: float) -> float:
+    """A number as JSON has it, with all its digits, also of NumPy's types."""
+    return value if isinstance(value, int) else float(value)
 
 
 def _lines_until(path: pathlib.Path, step: int) -> list[str]:

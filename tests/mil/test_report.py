@@ -4,10 +4,13 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from lossattn_jax.errors import UserError
-from lossattn_jax.mil import paper_table, report
+from lossattn_jax import records
+from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.mil import methods, paper_table, report
 
 
 def record(repeat, fold, labels, probabilities, rule="final", **values):
@@ -16,11 +19,14 @@ def record(repeat, fold, labels, probabilities, rule="final", **values):
     right = [a == b for a, b in zip(labels, predictions, strict=True)]
     return {
         "dataset": "fox",
+        "benchmark": "fox",
         "method": "mi_net",
         "rule": rule,
         "repeat": repeat,
         "fold": fold,
         "accuracy": sum(right) / len(right),
+        "nonfinite": 0,
+        "positive": "yes",
         "epoch": 3,
         "settings": {},
         "seconds": 2.0,
@@ -51,8 +57,10 @@ FOLDS = (
 
 
 def summary(dataset="fox", method="mi_net", rule="final", accuracy=0.5, spread=0.1):
+    """Of a benchmark where the data set is called like one."""
     return report.Summary(
-        *(dataset, method, rule, 4, accuracy, spread, 0.02, 0.6, 8.0, (0.5, 0.5), {"{}": 4}, {})
+        *(dataset, method, rule, 4, accuracy, spread, 0.02, 0.6, 8.0, (0.5, 0.5), {"{}": 4}, {}),
+        benchmark=dataset if dataset in methods.DATASETS else None,
     )
 
 
@@ -73,7 +81,7 @@ def test_folds_are_summed_up():
 def test_one_repeat_has_no_spread_and_one_class_no_area(tmp_path):
     found = report.summarise([record(0, 0, [1, 1], [0.6, 0.7])])
     assert math.isnan(found.over_repeats) and math.isnan(found.auc)
-    report.write_summary(found, tmp_path / "sub" / "summary.json")
+    report.write_summary(found, tmp_path / "sub" / "summary.json", {})
     stored = json.loads((tmp_path / "sub" / "summary.json").read_text())
     assert stored["auc"] is None and stored["over_folds"] is None
     assert stored["standard_error"] is None
@@ -115,6 +123,56 @@ def test_weights_have_a_row_for_each_instance(tmp_path):
     }
 
 
+def test_an_area_is_of_all_digits():
+    """Three of four pairs are in order; with six digits all are ties, and the area is 1/2."""
+    labels, chances = [0, 0, 1, 1], [0.99999991, 0.99999993, 0.99999992, 0.99999994]
+    found = report.summarise([record(0, 0, labels, chances)])
+    assert found.auc == roc_auc_score(labels, chances) == 0.75
+    assert roc_auc_score(labels, np.round(chances, 6)) == 0.5
+
+
+def test_an_area_of_three_classes_is_scikit_learns():
+    random = np.random.default_rng(0)
+    labels, chances = np.arange(12) % 3, random.dirichlet(np.ones(3) * 0.01, 12)
+    fold = record(0, 0, labels.tolist(), [0.0] * 12)
+    for bag, own in zip(fold["bags"], chances.tolist(), strict=True):
+        bag["probabilities"] = own
+    assert report.summarise([fold]).auc == roc_auc_score(labels, chances, multi_class="ovr")
+
+
+def test_no_mean_is_taken_over_the_rest(tmp_path):
+    lost = record(1, 0, [0, 1], [0.2, 0.3], accuracy=None, nonfinite=1)
+    lost["bags"][1] |= {"probabilities": [None, None], "prediction": None, "weights": [None, 0.5]}
+    folds = [*FOLDS[:2], lost, FOLDS[3]]
+    found = report.summarise(folds)
+    report.write_summary(found, tmp_path / "summary.json", {})
+    stored = records.read(tmp_path / "summary.json").content
+    for name in ("accuracy", "over_folds", "over_repeats", "standard_error", "auc"):
+        assert stored[name] is None, name
+    assert stored["accuracies"] == [0.5, 1.0, None, 0.0]
+    assert (stored["nonfinite"], stored["nonfinite_folds"]) == (1, ["repeat1_fold0"])
+    assert "| fox | mi-Net | - | - | - | - | 0.613 | 8 s |" in report.table([found])
+    assert "| mi-Net | - / 0.613 |" in paper_table.markdown([found])
+    assert report.as_record(report.from_record(stored)) == stored
+    sentence = r"mi-Net on fox under the rule final, repeat1_fold0 \(1 bag\)"
+    with pytest.raises(Incomplete, match=sentence):
+        report.refuse_nonfinite([report.summarise(FOLDS), found])
+    report.refuse_nonfinite([report.summarise(FOLDS)])
+    report.write_weights([lost], tmp_path / "weights.csv")
+    with (tmp_path / "weights.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["prediction"], row["weight"]) for row in rows[1:3]] == [("no", "0.75"), ("", "")]
+
+
+def test_a_summary_has_all_digits_and_the_positive_class(tmp_path):
+    found = report.summarise(FOLDS)
+    report.write_summary(found, tmp_path / "summary.json", {})
+    stored = records.read(tmp_path / "summary.json").content
+    assert stored["over_folds"] == np.std([0.5, 1, 0.5, 0], ddof=1)
+    assert stored["standard_error"] == stored["over_folds"] / 2
+    assert stored["positive"] == "yes" and stored["benchmark"] == "fox"
+
+
 def test_the_papers_layout_and_what_differs_from_it():
     text = paper_table.markdown(
         [
@@ -154,7 +212,7 @@ def test_runs_are_put_together_in_the_papers_order(tmp_path):
         ("a/fox/attention/best", summary("fox", "attention", "best_test_epoch")),
         ("b/musk1/attention/final", summary("musk1", "attention")),
     ):
-        report.write_summary(one, tmp_path / folder / "summary.json")
+        report.write_summary(one, tmp_path / folder / "summary.json", {})
     old = tmp_path / "old.json"
     old.write_text(json.dumps([report.as_record(summary("fox", "em_dd"))]))
     runs = [str(tmp_path / name) for name in ("a", "b", "old.json")]

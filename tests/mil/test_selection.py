@@ -29,6 +29,12 @@ def test_a_loss_of_large_logits_is_finite():
     assert np.isfinite(loss)
 
 
+def test_a_bag_whose_logits_are_not_finite_counts_as_wrong():
+    logits = np.array([[np.nan, np.nan], [np.inf, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    accuracy, _ = selection.accuracy_and_loss(logits, np.array([0, 0, 0, 0]))
+    assert accuracy == 0.25
+
+
 @pytest.mark.parametrize(
     ("accuracy", "loss", "expected"),
     [

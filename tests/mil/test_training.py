@@ -142,6 +142,15 @@ def test_predictions_of_new_bags_are_the_networks():
     )
 
 
+def test_a_bag_whose_outputs_are_not_finite_has_no_even_attention():
+    result, asked = trained(), np.ones((2, 2), bool)
+    new = BagDataset.from_bags([BAGS[2], np.full((3, 5), 3e38, np.float32)], [0, 1])
+    small = result.scale * 1e-6
+    said = training.predict(new, NETWORK, SETTINGS, result.last, result.mean, small, asked)
+    assert not np.isfinite(said.logits[:, 1]).any()
+    assert np.isnan(said.attention[:, 2:]).all() and np.isfinite(said.attention[:, :2]).all()
+
+
 @pytest.mark.slow
 def test_models_together_give_what_each_gives_alone():
     close(model(trained(count=1).last), model(trained().last), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from lossattn_jax.train import reporting
@@ -85,7 +86,18 @@ def test_resuming_removes_what_comes_again(tmp_path):
 def test_a_value_that_is_not_finite_is_null(tmp_path):
     with reporting.Reporter(tmp_path, start_step=0) as reporter:
         reporter.scalars("train", 1, {"loss": float("nan")})
-    assert lines(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 1, "loss": None}]
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"kind": "train", "step": 1, "loss": None, "nonfinite": 1}
+    ]
+
+
+def test_numbers_have_all_their_digits(tmp_path):
+    values = {"loss": 0.1 + 0.2, "accuracy": np.float32(0.1), "images": 3}
+    with reporting.Reporter(tmp_path, start_step=0) as reporter:
+        reporter.scalars("train", 1, values)
+    (line,) = lines(tmp_path / "metrics.jsonl")
+    assert line["loss"] == 0.1 + 0.2 and line["images"] == 3
+    assert line["accuracy"] == float(np.float32(0.1))
 
 
 def test_an_inactive_reporter_writes_and_draws_nothing(tmp_path):

@@ -1,0 +1,89 @@
+"""What a fold is made from: digests of its bags and its split, and the values of its config."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lossattn_jax import digests
+from lossattn_jax.config import leaves
+from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.splits import Split
+
+# What a sentence calls the fields of `BagDataset`; a field without a word here has its own name.
+_WORDS = {
+    "lengths": "bag lengths",
+    "labels": "bag labels",
+    "ids": "bag ids",
+    "instance_labels": "instance labels",
+    "features": "feature names",
+    "positive": "positive class",
+}
+SPLIT = "training and test bags"
+_MOST_LISTED = 10  # of a tuple's values, which more of are digested
+_FREE = ("repeats",)  # keys of a config that a fold does not depend on
+
+
+def of_bags(dataset: BagDataset) -> dict[str, Any]:
+    """Digests bags, field by field; their data set's name is none of them.
+
+    Every array is read once. A field that is None is left out.
+
+    Returns:
+      JSON: by words that a reader understands, digests of arrays and of long tuples, and the values of
+      short tuples, texts and numbers.
+    """
+    parts = {}
+    for field in dataclasses.fields(dataset):
+        value = getattr(dataset, field.name)
+        if field.name != "name" and value is not None:
+            parts[_WORDS.get(field.name, field.name)] = _plain_or_digest(value)
+    return parts
+
+
+def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, Any], ...]:
+    """What each fold's bags are, and which are trained on.
+
+    Bags that a fold neither trains on nor tests are not looked at: with more repeats, generated data sets
+    have more bags.
+
+    Returns:
+      For each split JSON, as of `of_bags`.
+    """
+    whole: dict[str, Any] = {}
+    splits_parts = []
+    for split in splits:
+        used = split.train | split.test
+        if used.all():
+            whole = whole or of_bags(dataset)
+            bags = whole
+        else:
+            bags = of_bags(dataset.select(used))
+        rows = {"train": split.train[used], "test": split.test[used]}
+        splits_parts.append({**bags, SPLIT: digests.of_arrays(rows)})
+    return tuple(splits_parts)
+
+
+def of_config(config: ConfigDict) -> dict[str, Any]:
+    """The values that folds depend on, as JSON: all but `repeats`, each as `config.KEY`."""
+    return {f"config.{key}": _plain(value) for key, value in leaves(config) if key not in _FREE}
+
+
+def _plain_or_digest(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim:
+        return digests.of_arrays({"": value})
+    plain = _plain(value)
+    if isinstance(plain, list) and len(plain) > _MOST_LISTED:
+        return digests.of_json(plain)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON: NumPy's scalars as Python's, and as text what JSON has no word for."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
