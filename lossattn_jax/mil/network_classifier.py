@@ -80,6 +80,8 @@ class NetworkClassifier(BagClassifier):
         return BagNetwork(num_classes, self.method, self.backbone, self.hidden, self.dropout)
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
+        if self.standardise:  # in float64, after which float32 will do
+            bags = _float32(bags)
         dataset = BagDataset.from_bags(bags, labels)
         everything = np.ones(len(bags), bool)
         plans = [
@@ -108,7 +110,7 @@ class NetworkClassifier(BagClassifier):
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
     def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
-        dataset = BagDataset.from_bags(bags, np.zeros(len(bags), int), classes=(0,))
+        dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
             self.network(len(self.classes_)),
@@ -121,3 +123,7 @@ class NetworkClassifier(BagClassifier):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "networks_")
+
+
+def _float32(bags: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [bag.astype(np.float32) for bag in bags]
