@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from lossattn_jax import devices, run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil import cross_validation, methods, report, selection, sources
-from lossattn_jax.mil.bags import bucket_lengths, padding_waste
+from lossattn_jax.mil import cross_validation, data_warnings, methods, report, selection, sources
+from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.sources import Experiment
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ def run(
     workdir: str,
     data_dir: str,
     download: bool = False,
+    *,
+    positive: Sequence[str] = (),
+    choice: Choice | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets; what a run before has done in the workdir is kept.
 
@@ -44,13 +48,15 @@ def run(
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
       download: likewise.
+      positive: likewise, for each data set.
+      choice: likewise, for each data set.
 
     Returns:
       A summary for each data set, method and rule.
 
     Raises:
-      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir is that of
-        another config.
+      UserError: a name is unknown, a value impossible, the data cannot be read, a method takes one class for
+        the positive one and which that is is not known, or the workdir is that of another config.
     """
     config_lib.check(config)
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
@@ -64,17 +70,50 @@ def run(
     folder = pathlib.Path(workdir)
     _refuse_other(config, folder)
     log.info("devices: %s", devices.describe())
+    # All files before the first fold; generated bags, whose positive class is known, when their turn comes.
+    found = [
+        sources.experiments(dataset, data_dir, config, download, positive=positive, choice=choice)
+        for dataset in datasets
+    ]
+    files = [own for own in found if isinstance(own, Sequence)]
+    check_positive([one.dataset for own in files for one in own], names)
     summaries = []
-    for dataset in datasets:
-        for experiment in sources.experiments(dataset, data_dir, config, download):
+    for own in found:
+        for experiment in own:
             # Not before there are bags: a misspelled name leaves no workdir behind.
             _store_config(config, folder)
             _describe(experiment, config)
+            data_warnings.warn(experiment.dataset)
             for name in names:
                 summaries += _method(experiment, name, rules, config, folder)
                 (folder / TABLE_NAME).write_text(report.table(summaries))
     log.info("files: %s", folder)
     return summaries
+
+
+def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
+    """Refuses methods that need to know which class is positive on data sets where that is not known.
+
+    Args:
+      datasets: of an experiment.
+      names: of `methods.NAMES`.
+
+    Raises:
+      UserError: one sentence for all data sets and methods.
+    """
+    unequal = [name for name in names if methods.get(name).unequal]
+    unknown = [
+        f"{dataset.name} ({' or '.join(repr(str(label)) for label in dataset.classes)})"
+        for dataset in datasets
+        if dataset.num_classes == 2 and dataset.positive is None
+    ]
+    if unequal and unknown:
+        raise UserError(
+            f"which class is positive is not known of {', '.join(unknown)}, but {', '.join(unequal)} "
+            f"{'treat' if len(unequal) > 1 else 'treats'} the positive class unlike the other; name it with "
+            "--positive=WORD[,WORD...], one word for each data set, or leave "
+            f"{'these methods' if len(unequal) > 1 else 'this method'} out"
+        )
 
 
 def _method(
@@ -135,7 +174,7 @@ def _describe(experiment: Experiment, config: ConfigDict) -> None:
     dataset = experiment.dataset
     tops = bucket_lengths(dataset.lengths, config.training.max_waste)
     log.info(
-        "%s: %d bags of %d to %d instances, %d in all, %d classes; padded to %s (%.2f slots an instance); "
+        "%s: %d bags of %d to %d instances, %d in all, %d classes%s; padded to %s (%.2f slots an instance); "
         "%d trainings",
         dataset.name,
         len(dataset),
@@ -143,7 +182,19 @@ def _describe(experiment: Experiment, config: ConfigDict) -> None:
         dataset.lengths.max(),
         len(dataset.instances),
         dataset.num_classes,
+        _told_positive(dataset),
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
         padding_waste(dataset.lengths, tops),
         len(experiment.splits),
     )
+
+
+def _told_positive(dataset: BagDataset) -> str:
+    if dataset.num_classes != 2:
+        return ""
+    if dataset.positive is None:
+        return (
+            f" ({dataset.classes[0]} and {dataset.classes[1]}; which is positive is not known, instances are "
+            f"scored for {dataset.classes[1]})"
+        )
+    return f" (positive: {dataset.positive})"

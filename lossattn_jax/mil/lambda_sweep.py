@@ -141,6 +141,7 @@ def _measure(
     _draw(experiment, summaries, said.attention[0], folder)
     return {
         "dataset": dataset.name,
+        "positive": dataset.positive,
         "draws": draws,
         "thresholds": list(instance_metrics.THRESHOLDS),
         "seconds": round(trained.seconds, 1),

@@ -33,6 +33,7 @@ class Summary:
       seconds: of wall time for all folds.
       accuracies: `[folds]` in the order of repeat and fold.
       settings, epochs: how often each was chosen.
+      positive: the positive one of two classes, as text; None where it is not known.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class Summary:
     accuracies: tuple[float, ...]
     settings: Mapping[str, int]
     epochs: Mapping[str, int]
+    positive: str | None = None
 
     @property
     def standard_error(self) -> float:
@@ -80,6 +82,7 @@ def summarise(records: Records) -> Summary:
         accuracies=tuple(accuracies),
         settings=_counts(json.dumps(record["settings"], sort_keys=True) for record in records),
         epochs=_counts(str(r["epoch"]) for r in records if r["epoch"] is not None),
+        positive=_text_or_none(first.get("positive")),
     )
 
 
@@ -108,11 +111,14 @@ def from_record(record: Mapping[str, Any]) -> Summary:
       KeyError: a value is missing.
       ValueError: its method or its rule is none.
     """
-    values = {field.name: record[field.name] for field in dataclasses.fields(Summary)}
+    # Records from before the positive class was named have none.
+    given = {"positive": None, **record}
+    values = {field.name: given[field.name] for field in dataclasses.fields(Summary)}
+    positive = _text_or_none(values.pop("positive"))
     if values["method"] not in methods.NAMES or values["rule"] not in RULES:
         raise ValueError(f"there is no method {values['method']!r}, or no rule {values['rule']!r}")
     values |= {name: math.nan for name, value in values.items() if value is None}
-    return Summary(**values | {"accuracies": tuple(values["accuracies"])})
+    return Summary(**values | {"accuracies": tuple(values["accuracies"]), "positive": positive})
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -129,6 +135,7 @@ def table(summaries: Sequence[Summary]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *(_row(summary) for summary in own),
             "",
+            *_positive_lines(own),
         ]
     return "\n".join(lines)
 
@@ -165,6 +172,17 @@ def _row(summary: Summary) -> str:
         f"{summary.seconds:.0f} s",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _positive_lines(summaries: Sequence[Summary]) -> list[str]:
+    known = {one.dataset: one.positive for one in summaries if one.positive is not None}
+    if not known:
+        return []
+    return [f"Positive class: {', '.join(f'{p} of {d}' for d, p in known.items())}.", ""]
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _number(value: float) -> str:

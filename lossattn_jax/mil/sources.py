@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,6 +12,8 @@ from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import bag_files, benchmarks, image_bags
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.columns import Choice
+from lossattn_jax.mil.positive import find_positive
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.splits import Split, cross_validation
 
@@ -34,22 +36,35 @@ class Experiment:
 
 
 def experiments(
-    name: str, data_dir: str, config: ConfigDict, download: bool = False
-) -> Iterator[Experiment]:
-    """Yields the experiments on a data set: one, or one for each number of generated bags.
+    name: str,
+    data_dir: str,
+    config: ConfigDict,
+    download: bool = False,
+    *,
+    positive: Sequence[str] = (),
+    choice: Choice | None = None,
+) -> Sequence[Experiment] | Iterator[Experiment]:
+    """The experiments on a data set: one, or one for each number of generated bags, made one after the other.
 
     Args:
       name: a benchmark, "mnist_bags", "cifar_bags", or the path of a file of bags.
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
       config: of the experiment, checked.
       download: whether to fetch a benchmark that is not there.
+      positive: classes that are positive, in this data set or others; empty: those that are known to be.
+      choice: of features, for files whose columns have names.
 
     Raises:
-      UserError: the bags cannot be found or read, or cannot be split so.
+      UserError: the bags cannot be found or read, or cannot be split so; they have two classes, and not
+        exactly one of them is among `positive`; or features are chosen where they have no names.
     """
+    if choice and (name in GENERATED or name in benchmarks.BENCHMARKS):
+        raise UserError(
+            f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
+        )
     if name in GENERATED:
-        yield from _generated(name, data_dir, config)
-        return
+        word = find_positive(tuple(range(1 + len(config.bags.targets))), positive, name)
+        return _generated(name, data_dir, config, word)
     if name in benchmarks.BENCHMARKS:
         dataset = benchmarks.load(name, data_dir, download)
     else:
@@ -61,11 +76,18 @@ def experiments(
                 f"the data set {name!r} is not known; allowed are {known}, or a file that ends in "
                 f"{', '.join(_ENDINGS)}"
             )
-        dataset = dataclasses.replace(bag_files.read(path), name=path.name.removesuffix(ending))
-    yield Experiment(dataset, cross_validation(dataset, config.folds, config.repeats, config.seed))
+        own = bag_files.read(path, choice)
+        dataset = dataclasses.replace(own, name=path.name.removesuffix(ending))
+    if positive:
+        word = find_positive(dataset.classes, positive, dataset.name)
+        dataset = dataclasses.replace(dataset, positive=word)
+    splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
+    return (Experiment(dataset, splits),)
 
 
-def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experiment]:
+def _generated(
+    name: str, data_dir: str, config: ConfigDict, positive: int | None
+) -> Iterator[Experiment]:
     """For each number of bags: `config.repeats` draws to train on, and the same bags to test all on."""
     options = config.bags
     make: Callable[..., BagDataset]
@@ -86,7 +108,7 @@ def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experim
         first = np.cumsum([0, *(len(part) for part in drawn)])
         rows = np.arange(first[-1] + len(tested))
         yield Experiment(
-            _joined(f"{name}_{count}", [*drawn, tested]),
+            _joined(f"{name}_{count}", [*drawn, tested], positive),
             tuple(
                 Split(
                     repeat,
@@ -99,7 +121,7 @@ def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experim
         )
 
 
-def _joined(name: str, parts: list[BagDataset]) -> BagDataset:
+def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
     """All bags of several data sets with the same classes; the last part is the test's."""
     groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
     return BagDataset(
@@ -112,4 +134,5 @@ def _joined(name: str, parts: list[BagDataset]) -> BagDataset:
         classes=parts[0].classes,
         instance_labels=np.concatenate([part.instance_labels for part in parts]),  # type: ignore[arg-type]
         name=name,
+        positive=positive,
     )
