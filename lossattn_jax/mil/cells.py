@@ -94,8 +94,9 @@ class Cells:
                 f"column {self.header[place]!r}"
             )
         values = np.frombuffer(self.values).reshape(len(self.lines), -1)
-        check_finite(self.path, values, self.lines)
-        return values, tuple(self.header[place] for place in self._features)
+        names = tuple(self.header[place] for place in self._features)
+        check_finite(self.path, values, self.lines, names)
+        return values, names
 
     def told(self) -> str:
         """What the columns are, for the log; after `end`."""
@@ -149,21 +150,26 @@ class Cells:
         )
 
 
-def check_finite(path: object, values: np.ndarray, lines: Sequence[int]) -> None:
+def check_finite(
+    path: object, values: np.ndarray, lines: Sequence[int], names: Sequence[str] = ()
+) -> None:
     """Refuses features that are not finite in float32, with the line.
 
     Args:
       path: of the file, for the message.
       values: `[N, D]` float64.
       lines: `[N]`.
+      names: `[D]` of the features; empty where they have none.
     """
     with np.errstate(over="ignore"):
         finite = np.isfinite(values.astype(np.float32))
     if not finite.all():
         row = int(np.argmin(finite.all(axis=1)))
+        place = int(np.argmin(finite[row]))
+        column = f" in the column {names[place]!r}" if names else ""
         raise UserError(
-            f"line {lines[row]} of {path} has the value {values[row][~finite[row]][0]:g}, but values must be "
-            "finite numbers (in float32)"
+            f"line {lines[row]} of {path} has the value {values[row, place]:g}, but values must be finite "
+            f"numbers (in float32){column}"
         )
 
 

@@ -29,11 +29,11 @@ def warn(dataset: BagDataset) -> None:
     separating = np.flatnonzero(separates(dataset))
     if len(separating):
         log.warning(
-            "%s: %s alone separates the classes of all %d bags, and may be a label in disguise; "
-            "--ignore leaves a column out",
+            "%s: %s alone separates the classes of all %d bags, and may be a label in disguise%s",
             dataset.name,
             _named(dataset, separating, "the feature", "each of the features"),
             len(dataset),
+            "; --ignore leaves a column out" if dataset.features else "",
         )
     equal = np.flatnonzero(rounded(dataset))
     if len(equal):
