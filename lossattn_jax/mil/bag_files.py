@@ -112,7 +112,7 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
     except csv.Error as error:
         raise UserError(f"line {lines.line_num} of {path} is not CSV ({error})") from error
     values, names = cells.end()
-    log.info("%s: %s", path, cells.told())
+    log.info("%s: %s", path, cells.describe())
     return rows.dataset(values, names)
 
 
@@ -138,10 +138,10 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
         raise UserError(f"{dataset.name} has several bags {twice!r}, but ids in a file must differ")
     names = dataset.features or tuple(f"f{n}" for n in range(dataset.instances.shape[1]))
     header = [BAG_LABEL, BAG_ID, *names]
-    taken = [name for name in names if name.lower() in (BAG_LABEL, BAG_ID, INSTANCE_LABEL)]
-    if taken:
+    clashes = [name for name in names if name.lower() in (BAG_LABEL, BAG_ID, INSTANCE_LABEL)]
+    if clashes:
         raise UserError(
-            f"{dataset.name} has a feature {taken[0]!r}, but a file has a column of that name anyway"
+            f"{dataset.name} has a feature {clashes[0]!r}, but a file has a column of that name anyway"
         )
     own = dataset.instance_labels
     if own is not None:
@@ -151,7 +151,7 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
     writer.writerow(header)
     row = 0
     # NumPy writes the shortest decimals that give the same number back, in float32 only where that is read.
-    wide = dataset.instances.dtype != np.float32 or precision.lost(dataset.instances).any()
+    wide = dataset.instances.dtype != np.float32 or precision.loses_spread(dataset.instances).any()
     for label, bag_id, bag in zip(dataset.labels, dataset.ids, dataset.bags, strict=True):
         bag = bag.astype(np.float64) if wide else bag
         for values in bag.astype(str).tolist():

@@ -82,7 +82,7 @@ class BagDataset:
 
     def __post_init__(self) -> None:
         converted: dict[str, Any] = {
-            "instances": precision.narrowed(np.asarray(self.instances)),
+            "instances": precision.narrow(np.asarray(self.instances)),
             "lengths": np.asarray(self.lengths, np.int64),
             "labels": np.asarray(self.labels, np.int32),
             "ids": tuple(map(str, self.ids)),
@@ -105,9 +105,9 @@ class BagDataset:
                 f"positive is {self.positive!r}, but {self.name} has {self.num_classes} classes, and only "
                 "one of two can be positive"
             )
-        found = find_positive(self.classes, words, self.name)
-        object.__setattr__(self, "positive", found)
-        if found is None or found == self.classes[1]:
+        positive = find_positive(self.classes, words, self.name)
+        object.__setattr__(self, "positive", positive)
+        if positive is None or positive == self.classes[1]:
             return
         object.__setattr__(self, "classes", self.classes[::-1])
         object.__setattr__(self, "labels", 1 - self.labels)

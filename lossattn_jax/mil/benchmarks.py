@@ -249,9 +249,9 @@ def _with_positive(dataset: BagDataset, benchmark: Benchmark) -> BagDataset:
     """Of a copy with other words for the classes, that one is positive with which it is the benchmark."""
     if dataset.positive is None and dataset.num_classes == 2:
         for label in dataset.classes:
-            named = dataclasses.replace(dataset, positive=label)
-            if difference(named, benchmark) is None:
-                return named
+            candidate = dataclasses.replace(dataset, positive=label)
+            if difference(candidate, benchmark) is None:
+                return candidate
     return dataset
 
 

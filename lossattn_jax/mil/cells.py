@@ -98,7 +98,7 @@ class Cells:
         check_finite(self.path, values, self.lines, names)
         return values, names
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What the columns are, for the log; after `end`."""
         columns, names = self.columns, [self.header[place] for place in self._features]
         uses = f"labels in {self.header[columns.label]!r}, ids in {self.header[columns.bag_id]!r}"
@@ -124,7 +124,7 @@ class Cells:
         self._text = {
             place: (line, fields[place])
             for place in self.columns.features
-            if place not in self.columns.named and not is_number(fields[place])
+            if place not in self.columns.required and not is_number(fields[place])
         }
         for place, (_, text) in self._text.items():
             if _COMMAS.fullmatch(text.strip()):

@@ -60,7 +60,7 @@ class Columns:
       label, bag_id: of what each bag has.
       instance_label: of the instances' own labels; None where there is none.
       features: that are to be features, if they hold numbers.
-      named: of these, the ones that `Choice.features` names in full: they have to hold numbers.
+      required: of these, the ones that `Choice.features` names in full: they have to hold numbers.
       indices: without a name, which may do no more than count the rows.
       others: all the rest.
     """
@@ -69,7 +69,7 @@ class Columns:
     bag_id: int
     instance_label: int | None
     features: tuple[int, ...]
-    named: frozenset[int]
+    required: frozenset[int]
     indices: tuple[int, ...]
     others: tuple[int, ...]
 
@@ -119,18 +119,18 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
         if not name and place:
             raise UserError(f"column {place + 1} of {path} has no name; name it, or take it out")
     used = {label, bag_id} if own is None else {label, bag_id, own}
-    wanted, named = _matched(path, header, "features", choice.features, used)
-    ignored, _ = _matched(path, header, "ignore", choice.ignore, used)
+    chosen, required = _places_of(path, header, "features", choice.features, used)
+    ignored, _ = _places_of(path, header, "ignore", choice.ignore, used)
     indices = [
         place
         for place, name in enumerate(header)
-        if _UNNAMED.fullmatch(name) and place not in named | ignored
+        if _UNNAMED.fullmatch(name) and place not in required | ignored
     ]
     free = [place for place in range(len(header)) if place not in used | ignored | set(indices)]
     features = [
         place
         for place in free
-        if (place in wanted if choice.features else header[place].lower() not in ROLES)
+        if (place in chosen if choice.features else header[place].lower() not in ROLES)
     ]
     if not features:
         raise UserError(
@@ -141,7 +141,7 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
         bag_id,
         own,
         tuple(features),
-        frozenset(named),
+        frozenset(required),
         tuple(indices),
         tuple(place for place in range(len(header)) if place not in {*used, *indices, *features}),
     )
@@ -158,11 +158,11 @@ def _place(path: object, header: Sequence[str], names: Sequence[str]) -> int | N
     return None
 
 
-def _matched(
+def _places_of(
     path: object, header: Sequence[str], flag: str, patterns: Iterable[str], used: set[int]
 ) -> tuple[set[int], set[int]]:
     """Places of the columns that patterns match, and of those that they name in full."""
-    matched, named = set[int](), set[int]()
+    places, exact_places = set[int](), set[int]()
     for pattern in patterns:
         exact = _among(header, lambda name, p=pattern: name == p)  # type: ignore[misc]
         own = exact or _among(header, lambda name, p=pattern: fnmatch.fnmatchcase(name, p))  # type: ignore[misc]
@@ -178,9 +178,9 @@ def _matched(
             raise UserError(
                 f"--{flag} has {pattern!r}, but bags of {path} have their labels or ids from that column"
             )
-        matched |= own - used
-        named |= exact
-    return matched, named
+        places |= own - used
+        exact_places |= exact
+    return places, exact_places
 
 
 def _among(header: Sequence[str], match: Callable[[str], bool]) -> set[int]:

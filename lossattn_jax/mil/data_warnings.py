@@ -35,7 +35,7 @@ def warn(dataset: BagDataset) -> None:
             len(dataset),
             "; --ignore leaves a column out" if dataset.features else "",
         )
-    equal = np.flatnonzero(rounded(dataset))
+    equal = np.flatnonzero(varies_by_rounding(dataset))
     if len(equal):
         log.warning(
             "%s: %s not vary by more than %s rounds, and count as constant; take an offset away before",
@@ -47,7 +47,7 @@ def warn(dataset: BagDataset) -> None:
 
 def loss_in_float32(dataset: BagDataset) -> str:
     """Says which features of bags of vectors networks lose that get them without standardisation."""
-    places = np.flatnonzero(precision.lost(dataset.instances).ravel())
+    places = np.flatnonzero(precision.loses_spread(dataset.instances).ravel())
     return (
         f"{dataset.name}: the spread of {_named(dataset, places, 'the feature', 'the features')} does not "
         "survive float32, in which networks compute; standardise features, or take their offset away before"
@@ -74,7 +74,7 @@ def separates(dataset: BagDataset) -> np.ndarray:
     if len(counts) < 2 or len(dataset) < 3:
         return np.zeros(width, bool)
     starts = dataset.offsets[:-1]
-    found = np.zeros(width, bool)
+    separating = np.zeros(width, bool)
     logs = sum(math.lgamma(count + 1) for count in (len(counts), *counts.tolist()))
     chance = width * math.exp(logs - math.lgamma(len(dataset) + 1))
     for feature in range(width):
@@ -90,11 +90,11 @@ def separates(dataset: BagDataset) -> np.ndarray:
         ordered = means[order]
         if (ordered[changes] == ordered[changes + 1]).any():
             continue
-        found[feature] = (constant and dataset.lengths.max() > 1) or chance <= _BY_CHANCE
-    return found
+        separating[feature] = (constant and dataset.lengths.max() > 1) or chance <= _BY_CHANCE
+    return separating
 
 
-def rounded(dataset: BagDataset) -> np.ndarray:
+def varies_by_rounding(dataset: BagDataset) -> np.ndarray:
     """Whether a feature may have varied but for rounding: its values are nearly equal beside their size.
 
     Args:
@@ -120,5 +120,5 @@ def _named(
 ) -> str:
     names = [dataset.feature_name(int(place)) for place in places]
     more = len(names) - _MOST_NAMED
-    told = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"{one if len(names) == 1 else several} {told}{verbs[len(names) > 1]}"
+    text = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"{one if len(names) == 1 else several} {text}{verbs[len(names) > 1]}"

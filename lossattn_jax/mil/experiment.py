@@ -71,14 +71,14 @@ def run(
     _refuse_other(config, folder)
     log.info("devices: %s", devices.describe())
     # All files before the first fold; generated bags, whose positive class is known, when their turn comes.
-    found = [
+    experiments = [
         sources.experiments(dataset, data_dir, config, download, positive=positive, choice=choice)
         for dataset in datasets
     ]
-    files = [own for own in found if isinstance(own, Sequence)]
+    files = [own for own in experiments if isinstance(own, Sequence)]
     check_positive([one.dataset for own in files for one in own], names)
     summaries = []
-    for own in found:
+    for own in experiments:
         for experiment in own:
             # Not before there are bags: a misspelled name leaves no workdir behind.
             _store_config(config, folder)
@@ -182,14 +182,14 @@ def _describe(experiment: Experiment, config: ConfigDict) -> None:
         dataset.lengths.max(),
         len(dataset.instances),
         dataset.num_classes,
-        _told_positive(dataset),
+        _positive_text(dataset),
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
         padding_waste(dataset.lengths, tops),
         len(experiment.splits),
     )
 
 
-def _told_positive(dataset: BagDataset) -> str:
+def _positive_text(dataset: BagDataset) -> str:
     if dataset.num_classes != 2:
         return ""
     if dataset.positive is None:

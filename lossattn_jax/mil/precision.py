@@ -57,7 +57,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return means, spreads
 
 
-def narrowed(instances: np.ndarray) -> np.ndarray:
+def narrow(instances: np.ndarray) -> np.ndarray:
     """Instances in float32 if all features survive it or a value is none of float32's, else in float64.
 
     Args:
@@ -66,15 +66,15 @@ def narrowed(instances: np.ndarray) -> np.ndarray:
     if instances.dtype == np.float32:
         return instances
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
-        narrow = instances.astype(np.float32)
+        values = instances.astype(np.float32)
     if instances.ndim < 2 or np.can_cast(instances.dtype, np.float32) or not len(instances):
-        return narrow
-    if np.isfinite(narrow).all() and lost(instances).any():
+        return values
+    if np.isfinite(values).all() and loses_spread(instances).any():
         return instances.astype(np.float64)
-    return narrow
+    return values
 
 
-def lost(instances: np.ndarray) -> np.ndarray:
+def loses_spread(instances: np.ndarray) -> np.ndarray:
     """`[features...]` bool: whose spread would not survive float32.
 
     Args:
@@ -90,7 +90,7 @@ def in_float32(
 
     Features that would not survive get another origin and unit, the mean of the models' ones, before
     they are rounded; all others are rounded as they are. Without standardisation (mean 0, scale 1) nothing
-    is moved.
+    is shifted.
 
     Args:
       instances: `[N, features...]` float32 or float64.
@@ -100,15 +100,15 @@ def in_float32(
       The three in float32, of the same shapes.
     """
     mean, scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
-    moved = ~survives(mean, scale).all(axis=0)
+    shift = ~survives(mean, scale).all(axis=0)
     with np.errstate(over="ignore"):
-        narrow = instances.astype(np.float32, copy=bool(moved.any()))
-        if moved.any():
-            origin = np.where(moved, mean.mean(axis=0), 0.0)
-            unit = np.where(moved, scale.mean(axis=0), 1.0)
+        values = instances.astype(np.float32, copy=bool(shift.any()))
+        if shift.any():
+            origin = np.where(shift, mean.mean(axis=0), 0.0)
+            unit = np.where(shift, scale.mean(axis=0), 1.0)
             mean, scale = (mean - origin) / unit, scale / unit
-            narrow[:, moved] = (instances[:, moved] - origin[moved]) / unit[moved]
-        return narrow, mean.astype(np.float32), scale.astype(np.float32)
+            values[:, shift] = (instances[:, shift] - origin[shift]) / unit[shift]
+        return values, mean.astype(np.float32), scale.astype(np.float32)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -112,8 +112,8 @@ def from_record(record: Mapping[str, Any]) -> Summary:
       ValueError: its method or its rule is none.
     """
     # Records from before the positive class was named have none.
-    given = {"positive": None, **record}
-    values = {field.name: given[field.name] for field in dataclasses.fields(Summary)}
+    complete = {"positive": None, **record}
+    values = {field.name: complete[field.name] for field in dataclasses.fields(Summary)}
     positive = _text_or_none(values.pop("positive"))
     if values["method"] not in methods.NAMES or values["rule"] not in RULES:
         raise ValueError(f"there is no method {values['method']!r}, or no rule {values['rule']!r}")

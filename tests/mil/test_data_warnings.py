@@ -7,7 +7,7 @@ import pytest
 
 from lossattn_jax.mil import data_warnings
 from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.data_warnings import rounded, separates, warn
+from lossattn_jax.mil.data_warnings import separates, varies_by_rounding, warn
 
 RANDOM = np.random.default_rng(0)
 
@@ -94,7 +94,7 @@ def test_the_warning_names_the_features(caplog):
 )
 def test_features_that_vary_by_rounding_only(values, expected):
     dataset = BagDataset.from_bags([[[value]] for value in values * 3], [0, 1] * 3)
-    assert rounded(dataset).tolist() == [expected]
+    assert varies_by_rounding(dataset).tolist() == [expected]
 
 
 def test_a_warning_of_features_that_vary_by_rounding_only(caplog):
