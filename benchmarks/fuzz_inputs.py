@@ -63,7 +63,7 @@ CSV = b"""bag_label,bag_id,area,colour,instance_label
 1,a,-0.25,1,0
 "two",c,7,8,0
 """
-WHOLE_CSV = b"bag_label,bag_id,x\n1,a,0.5\n-1,b,1.5\n1.0,a,2\n"
+WHOLE_CSV = b"bag_label,bag_id,area\n1,a,0.5\n-1,b,1.5\n1.0,a,2\n"
 UCI = b"m1,m1_1,42,-198,1.\nm1,m1_2,3,4,1.\nm2,m2_1,5,6,0.\n"
 
 

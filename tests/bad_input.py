@@ -199,14 +199,14 @@ def write_bag_runs(world):
 
 def write_bags(world):
     """Files of bags that are none."""
-    table = "bag_label,bag_id,x\n" + "".join(f"{n % 2},b{n},{n}\n" for n in range(8))
+    table = "bag_label,bag_id,area\n" + "".join(f"{n % 2},b{n},{n}\n" for n in range(8))
     for name, text in {
         "good": table,
         "empty": "",
-        "header": "bag_label,bag_id,x\n",
-        "no_label": table.replace("bag_label", "label"),
+        "header": "bag_label,bag_id,area\n",
+        "no_label": table.replace("bag_label", "kind"),
         "no_feature": "bag_label,bag_id\n1,a\n0,b\n",
-        "twice": table.replace("bag_label,bag_id,x", "bag_label,bag_id,bag_id"),
+        "twice": table.replace("bag_label,bag_id,area", "bag_label,bag_id,bag_id"),
         "ragged": table + "1,c\n",
         "words": table + "1,c,many\n",
         "nan": table + "1,c,nan\n",
@@ -218,7 +218,7 @@ def write_bags(world):
         "quote": table + '1,"c,5\n',
         "digits": table + f"{'9' * 5000},c,5\n",
         "escape": table + "1,c,\x1b[31mred\n",
-        "own_label": "bag_label,bag_id,x,instance_label\n1,a,2,7\n0,b,3,0\n",
+        "own_label": "bag_label,bag_id,area,instance_label\n1,a,2,7\n0,b,3,0\n",
     }.items():
         (world / f"{name}.csv").write_text(text)
     (world / "binary.csv").write_bytes(bytes(range(256)))

@@ -169,7 +169,7 @@ def test_wrong_input_is_refused(world, arguments, sentence):
 def test_features_too_large_for_float32_end_with_a_sentence_and_a_dump(tmp_path):
     features = [(n % 2, f"b{n}", (-1) ** (n // 2) * 3e38, 3e38) for n in range(8)]
     lines = [",".join(map(str, line)) for line in features]
-    (tmp_path / "huge.csv").write_text("\n".join(["bag_label,bag_id,x,y", *lines, ""]))
+    (tmp_path / "huge.csv").write_text("\n".join(["bag_label,bag_id,f0,f1", *lines, ""]))
     arguments = [
         *("-m", "lossattn_jax.mil", f"--dataset={tmp_path}/huge.csv", f"--workdir={tmp_path}/run"),
         *("--folds=2", "--repeats=1", "--config.training.epochs=2"),

@@ -70,7 +70,7 @@ def test_sparse_matrices_that_ended_the_process(rows, starts):
 
 def test_a_label_of_more_digits_than_python_converts(tmp_path):
     path = tmp_path / "own.csv"
-    path.write_text(f"bag_label,bag_id,x\n{'9' * 5000},a,1\n1,b,2\n")
+    path.write_text(f"bag_label,bag_id,area\n{'9' * 5000},a,1\n1,b,2\n")
     assert set(bag_files.read(path).classes) == {"9" * 5000, "1"}
 
 

@@ -2,6 +2,7 @@
 
     python -m lossattn_jax.mil --dataset=musk1 --download --workdir=runs/mil
     python -m lossattn_jax.mil --dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own
+    python -m lossattn_jax.mil --dataset=a.csv,b.csv --positive=tumor,cancer --ignore=age --workdir=runs/two
 
 Rerunning the same command goes on with the folds that are not there yet; those of other data are refused.
 """
@@ -11,10 +12,18 @@ from absl import flags
 from lossattn_jax import command, cpu
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import experiment, methods, report, selection
+from lossattn_jax.mil.columns import Choice
 
 DATASET = flags.DEFINE_list(
     "dataset", None, "benchmarks, mnist_bags, cifar_bags, or files of bags (CSV)", required=True
 )
+POSITIVE = flags.DEFINE_list(
+    "positive", [], "the positive class of each data set of two, where its words do not say it"
+)
+FEATURES = flags.DEFINE_list(
+    "features", [], "names and patterns of columns that are features; all of numbers without a role"
+)
+IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
 METHOD = flags.DEFINE_list(
     "method", ["loss_attention"], f"all, or some of {', '.join(methods.NAMES)}"
 )
@@ -46,6 +55,8 @@ def main() -> None:
         WORKDIR.value,
         DATA_DIR.value,
         DOWNLOAD.value,
+        positive=POSITIVE.value,
+        choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

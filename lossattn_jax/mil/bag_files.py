@@ -11,17 +11,18 @@ A CSV file has a header and a row for each instance:
 
 The rows of a bag need not follow each other; bags are in the order of their first rows. Labels are integers
 if all are written as such (1, -1, 2.0), otherwise text. A column `instance_label` may give the instances'
-own labels, which are among those of the bags; every other column is a feature.
+own labels, which are among those of the bags. Every other column of numbers is a feature, but for those whose
+names say otherwise (`columns.ROLES`) or that a `columns.Choice` leaves out.
 """
 
-import array
 import csv
 import gzip
 import io
+import logging
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,15 @@ import numpy as np
 from lossattn_jax import records
 from lossattn_jax.data.archives import MOST_BYTES as _MOST_BYTES
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import matlab_files, unix_compress
+from lossattn_jax.mil import columns, matlab_files, precision, unix_compress
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.cells import Cells, check_finite, is_number
+from lossattn_jax.mil.columns import Choice
+from lossattn_jax.mil.missing import is_missing
 
 Path = str | os.PathLike[str]
+
+log = logging.getLogger(__name__)
 
 BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
 _GZIP = b"\x1f\x8b"
@@ -40,38 +46,54 @@ _GZIP = b"\x1f\x8b"
 _INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
 
 
-def read(path: Path) -> BagDataset:
+def read(path: Path, choice: Choice | None = None) -> BagDataset:
     """Reads a file of any of the formats here; the ending of its name says which.
 
     `.mat` is read with `read_matlab`, `.data` and `.data.Z` with `read_uci`, all else with `read_csv`.
 
+    Args:
+      path: of the file.
+      choice: of features; only CSV files have names for them.
+
     Raises:
-      UserError: as these do.
+      UserError: as these do, or a choice is made where columns have no names.
     """
     name = os.path.basename(path).lower()
-    if name.endswith(".mat"):
-        return read_matlab(path)
-    if name.endswith((".data", ".data.z")):
-        return read_uci(path)
-    return read_csv(path)
+    if not name.endswith((".mat", ".data", ".data.z")):
+        return read_csv(path, choice)
+    if choice:
+        raise UserError(
+            f"--features and --ignore choose columns by their names, but those of {path} have none"
+        )
+    return read_matlab(path) if name.endswith(".mat") else read_uci(path)
 
 
-def read_csv(path: Path) -> BagDataset:
-    """Reads a CSV file in the format above, compressed with gzip or not.
+def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
+    """Reads a CSV file in the format above, compressed with gzip or not; the log says which features it has.
+
+    The first line says whether commas, semicolons or tabs separate columns. Labels of bags are in the column
+    `bag_label`, else `label`, and their ids in `bag_id`, else `bag`, else `slide_id`. A column without a name
+    that counts the rows is left out.
+
+    Args:
+      path: of the file.
+      choice: of features; None: all columns of numbers whose names have no role.
 
     Raises:
       UserError: the file is missing, cannot be read or is not as above; the sentence names the file and
         the line or the bag.
     """
+    text = _text(path)
+    first = next(iter(text.splitlines()), "")
+    lines = csv.reader(
+        io.StringIO(text, newline=""), strict=True, delimiter=columns.separator(first)
+    )
     rows = _Rows(path)
-    lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = [field.strip() for field in next(lines, [])]
-        place = _places(path, header)
-        features = [number for number, name in enumerate(header) if name not in place]
-        if not features:
-            raise UserError(f"{path} has no column but {', '.join(header)}, so no feature")
-        own = place.get(INSTANCE_LABEL)
+        places = columns.find(path, header, choice or Choice())
+        cells = Cells(path, header, places)
+        own = places.instance_label
         for fields in lines:
             if len(fields) < 2 and not "".join(fields).strip():
                 continue
@@ -82,24 +104,29 @@ def read_csv(path: Path) -> BagDataset:
                 )
             rows.add(
                 lines.line_num,
-                fields[place[BAG_ID]],
-                fields[place[BAG_LABEL]],
-                [fields[number] for number in features],
+                fields[places.bag_id],
+                fields[places.label],
                 None if own is None else fields[own],
             )
+            cells.add(lines.line_num, fields)
     except csv.Error as error:
         raise UserError(f"line {lines.line_num} of {path} is not CSV ({error})") from error
-    return rows.dataset()
+    values, names = cells.end()
+    log.info("%s: %s", path, cells.describe())
+    return rows.dataset(values, names)
 
 
 def write_csv(dataset: BagDataset, path: Path) -> None:
     """Writes a data set in the format above, compressed with gzip if the name ends in `.gz`.
 
-    `read_csv` gives the same bags, ids and classes back, as long as every class has a bag and classes are
-    integers or text that does not look like them. Features are named f0, f1, ...
+    `read_csv` gives the same bags, ids and classes back, as long as every class has a bag, classes are
+    integers or text that does not look like them, and which is positive is known or named again. Features
+    without names are called f0, f1, ...; those whose names have a role (`columns.ROLES`) have to be
+    chosen then.
 
     Raises:
-      UserError: an instance is not a row of features, or two bags have the same id.
+      UserError: an instance is not a row of features, two bags have the same id, or a feature is called as
+        the labels' or the ids' columns are.
     """
     if dataset.instances.ndim != 2:
         raise UserError(
@@ -109,7 +136,13 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
     if len(set(dataset.ids)) < len(dataset):
         twice = next(bag_id for bag_id in dataset.ids if dataset.ids.count(bag_id) > 1)
         raise UserError(f"{dataset.name} has several bags {twice!r}, but ids in a file must differ")
-    header = [BAG_LABEL, BAG_ID, *(f"f{n}" for n in range(dataset.instances.shape[1]))]
+    names = dataset.features or tuple(f"f{n}" for n in range(dataset.instances.shape[1]))
+    header = [BAG_LABEL, BAG_ID, *names]
+    clashes = [name for name in names if name.lower() in (BAG_LABEL, BAG_ID, INSTANCE_LABEL)]
+    if clashes:
+        raise UserError(
+            f"{dataset.name} has a feature {clashes[0]!r}, but a file has a column of that name anyway"
+        )
     own = dataset.instance_labels
     if own is not None:
         header.append(INSTANCE_LABEL)
@@ -117,8 +150,10 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     row = 0
+    # NumPy writes the shortest decimals that give the same number back, in float32 only where that is read.
+    wide = dataset.instances.dtype != np.float32 or precision.loses_spread(dataset.instances).any()
     for label, bag_id, bag in zip(dataset.labels, dataset.ids, dataset.bags, strict=True):
-        # NumPy writes the shortest decimals that give the same float32 back.
+        bag = bag.astype(np.float64) if wide else bag
         for values in bag.astype(str).tolist():
             features = [value.removesuffix(".0") for value in values]
             ending = [] if own is None else [dataset.classes[own[row]]]
@@ -152,7 +187,7 @@ def read_uci(path: Path) -> BagDataset:
     Raises:
       UserError: as for `read_csv`.
     """
-    rows = _Rows(path)
+    rows, features, lines = _Rows(path), [], []
     width = None
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip():
@@ -164,8 +199,17 @@ def read_uci(path: Path) -> BagDataset:
                 f"line {number} of {path} has {len(fields)} fields, but must have a molecule, a "
                 f"conformation, features and a class{f' ({width} fields)' if width > 3 else ''}"
             )
-        rows.add(number, fields[0], fields[-1], fields[2:-1])
-    return rows.dataset()
+        rows.add(number, fields[0], fields[-1])
+        wrong = next((text for text in fields[2:-1] if not is_number(text)), None)
+        if wrong is not None:
+            raise UserError(f"line {number} of {path} has {wrong!r}, which is not a number")
+        features.append(list(map(float, fields[2:-1])))
+        lines.append(number)
+    if not lines:
+        raise UserError(f"{path} has no instance, but must have one in each line")
+    values = np.array(features)
+    check_finite(path, values, lines)
+    return rows.dataset(values)
 
 
 def read_matlab(path: Path) -> BagDataset:
@@ -213,7 +257,7 @@ def read_matlab(path: Path) -> BagDataset:
 
 
 class _Rows:
-    """Collects the rows of a text file, and reports what is wrong with one by its line."""
+    """Collects labels and ids of the rows of a text file, and reports what is wrong with one by its line."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -222,16 +266,11 @@ class _Rows:
         self.bags: list[int] = []  # from here on one per row
         self.lines: list[int] = []
         self.own: list[str] = []
-        self.values = array.array("d")
 
-    def add(
-        self, line: int, bag_id: str, label: str, features: Sequence[str], own: str | None = None
-    ) -> None:
+    def add(self, line: int, bag_id: str, label: str, own: str | None = None) -> None:
         bag_id, label = bag_id.strip(), label.strip()
-        if not bag_id or not label:
-            raise UserError(
-                f"line {line} of {self.path} has an empty {'label' if bag_id else 'bag id'}"
-            )
+        self._refuse_missing(line, "bag id", bag_id)
+        self._refuse_missing(line, "label", label)
         number = self.numbers.setdefault(bag_id, len(self.numbers))
         if number == len(self.labels):
             self.labels.append(label)
@@ -243,31 +282,20 @@ class _Rows:
         self.bags.append(number)
         self.lines.append(line)
         if own is not None:
+            self._refuse_missing(line, "instance label", own)
             self.own.append(own.strip())
-        try:
-            self.values.extend(map(float, features))
-            if "_" in "".join(features):  # which Python's numbers may have
-                raise ValueError
-        except ValueError:
-            wrong = next(text for text in features if not _is_number(text))
-            raise UserError(
-                f"line {line} of {self.path} has {wrong!r}, which is not a number"
-            ) from None
 
-    def dataset(self) -> BagDataset:
-        if not self.lines:
-            raise UserError(f"{self.path} has no instance, but must have one in each line")
-        values = np.frombuffer(self.values).reshape(len(self.lines), -1)
-        with np.errstate(over="ignore"):
-            instances = values.astype(np.float32)
-        finite = np.isfinite(instances).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            wrong = values[row][~np.isfinite(instances[row])][0]
+    def _refuse_missing(self, line: int, what: str, value: str) -> None:
+        if not value.strip():
+            raise UserError(f"line {line} of {self.path} has an empty {what}")
+        if is_missing(value):
             raise UserError(
-                f"line {self.lines[row]} of {self.path} has the value {wrong:g}, but values must be "
-                "finite numbers (in float32)"
+                f"line {line} of {self.path} has the {what} {value.strip()!r}, which stands for a missing "
+                "one; leave such rows out, or rename it if it is none"
             )
+
+    def dataset(self, values: np.ndarray, features: tuple[str, ...] | None = None) -> BagDataset:
+        """The data set of features `[N, D]` float64."""
         integers = all(_INTEGER.fullmatch(label) for label in self.labels)
         labels = [_value(label) if integers else label for label in self.labels]
         own = [_value(label) if integers else label for label in self.own]
@@ -279,7 +307,13 @@ class _Rows:
                     f"are those of the bags, {', '.join(map(str, sorted(allowed)))}"
                 )
         return _dataset(
-            self.path, np.array(self.bags), list(self.numbers), labels, instances, own or None
+            self.path,
+            np.array(self.bags),
+            list(self.numbers),
+            labels,
+            values,
+            own or None,
+            features,
         )
 
 
@@ -290,6 +324,7 @@ def _dataset(
     labels: Sequence[Any],
     instances: np.ndarray,
     own: Sequence[Any] | None = None,
+    features: tuple[str, ...] | None = None,
 ) -> BagDataset:
     """The data set of instances in any order, `bags` being the number of each one's bag."""
     classes = sorted(set(labels))
@@ -305,26 +340,8 @@ def _dataset(
         classes=tuple(classes),
         instance_labels=None if own is None else np.array([place[label] for label in own])[order],
         name=os.path.basename(path).split(".")[0],
+        features=features,
     )
-
-
-def _places(path: Path, header: Sequence[str]) -> Mapping[str, int]:
-    """Where the columns are that are no features."""
-    if not any(header):
-        raise UserError(f"{path} is empty or its first line is, but must be the header")
-    for name in (BAG_LABEL, BAG_ID):
-        if name not in header:
-            raise UserError(
-                f"the first line of {path} names no column {name!r} (names are separated by commas)"
-            )
-    for number, name in enumerate(header):
-        if not name:
-            raise UserError(f"column {number + 1} of {path} has no name")
-        if name in header[:number]:
-            raise UserError(f"{path} has two columns {name!r}, but names must differ")
-    return {
-        name: header.index(name) for name in (BAG_LABEL, BAG_ID, INSTANCE_LABEL) if name in header
-    }
 
 
 def _value(label: str) -> int | str:
@@ -333,14 +350,6 @@ def _value(label: str) -> int | str:
 
 def _whole(value: float) -> int | float:
     return int(value) if value == int(value) else float(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
 
 
 def _content(path: Path) -> bytes:
@@ -364,8 +373,9 @@ def _text(path: Path) -> str:
             raise UserError(f"{path} is not compressed as its name says")
         return content.decode("utf-8-sig")
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
-        what = "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else "damaged"
-        raise UserError(f"{path} is {what} ({error})") from error
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
+        raise UserError(f"{path} is damaged ({error})") from error
 
 
 def _gunzipped(content: bytes) -> bytes:

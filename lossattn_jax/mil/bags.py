@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import precision
+from lossattn_jax.mil.missing import is_missing
+from lossattn_jax.mil.positive import find_positive
 
 # Slots for each instance: padding may double the work, which compiling one more length outweighs.
 MAX_WASTE = 2.0
@@ -27,7 +30,7 @@ class Bucket:
     """Bags padded to one length.
 
     Attributes:
-      instances: `[B, L, features...]` float32, zero at padding.
+      instances: `[B, L, features...]` of the data set's dtype, zero at padding.
       mask: `[B, L]` bool, True for a real instance.
       labels: `[B]` int32.
       rows: `[B]` int64, the bags' positions in the data set.
@@ -48,19 +51,23 @@ class BagDataset:
     Any array that can be converted is taken; the attributes have the types below.
 
     Attributes:
-      instances: `[N, features...]` float32, the instances of all bags, one bag after the other.
+      instances: `[N, features...]`, the instances of all bags, one bag after the other: float32, or
+        float64 where the spread of a feature would not survive that (`precision.survives`).
       lengths: `[bags]` int64, instances of each bag, at least 1; their sum is N.
       labels: `[bags]` int32 in [0, K), the place of the bag's label in `classes`.
       ids: one name per bag; a bag that was selected twice is there twice.
-      classes: K labels as the user knows them, sorted: of 0 and 1, or -1 and 1, the last is the
-        positive one.
+      classes: K labels as the user knows them. Of two the last is the positive one where that is known;
+        where they are given the other way round, they and all labels change places.
       instance_labels: `[N]` int32 in [0, K), where the instances' own labels are known; never trained
         on.
       name: of the data set, for messages and tables.
+      positive: the positive one of two classes: where None is given the one that `find_positive` knows;
+        None where it knows none, and for more classes.
+      features: names of the features of vectors, where they are known.
 
     Raises:
       UserError: there is no bag, a bag is empty or holds a value that is not finite in float32, the
-        lengths of the arrays do not fit, or a label is not in [0, K).
+        lengths of the arrays do not fit, a label is not in [0, K), or `positive` is none of two classes.
     """
 
     instances: np.ndarray
@@ -70,21 +77,42 @@ class BagDataset:
     classes: tuple[Any, ...]
     instance_labels: np.ndarray | None = None
     name: str = "bags"
+    positive: Any = None
+    features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported
-            converted: dict[str, Any] = {
-                "instances": np.asarray(self.instances, np.float32),
-                "lengths": np.asarray(self.lengths, np.int64),
-                "labels": np.asarray(self.labels, np.int32),
-                "ids": tuple(map(str, self.ids)),
-                "classes": tuple(self.classes),
-            }
+        converted: dict[str, Any] = {
+            "instances": precision.narrow(np.asarray(self.instances)),
+            "lengths": np.asarray(self.lengths, np.int64),
+            "labels": np.asarray(self.labels, np.int32),
+            "ids": tuple(map(str, self.ids)),
+            "classes": tuple(self.classes),
+        }
         if self.instance_labels is not None:
             converted["instance_labels"] = np.asarray(self.instance_labels, np.int32)
+        if self.features is not None:
+            converted["features"] = tuple(map(str, self.features))
         for field, value in converted.items():
             object.__setattr__(self, field, value)
         _check(self)
+        self._put_positive_last()
+
+    def _put_positive_last(self) -> None:
+        """Finds the positive class, and swaps the two classes where it is the first."""
+        words = () if self.positive is None else (self.positive,)
+        if words and self.num_classes != 2:
+            raise UserError(
+                f"positive is {self.positive!r}, but {self.name} has {self.num_classes} classes, and only "
+                "one of two can be positive"
+            )
+        positive = find_positive(self.classes, words, self.name)
+        object.__setattr__(self, "positive", positive)
+        if positive is None or positive == self.classes[1]:
+            return
+        object.__setattr__(self, "classes", self.classes[::-1])
+        object.__setattr__(self, "labels", 1 - self.labels)
+        if self.instance_labels is not None:
+            object.__setattr__(self, "instance_labels", 1 - self.instance_labels)
 
     @classmethod
     def from_bags(
@@ -95,6 +123,9 @@ class BagDataset:
         instance_labels: Sequence[ArrayLike] | None = None,
         name: str = "bags",
         classes: Sequence[Any] | None = None,
+        *,
+        positive: Any = None,
+        features: Sequence[str] | None = None,
     ) -> Self:
         """Makes a data set of bags that are arrays of their own.
 
@@ -102,13 +133,16 @@ class BagDataset:
           bags: arrays `[n_i, features...]`.
           labels: `[bags]` of any sortable type.
           ids: one per bag; None: "0", "1", ...
-          instance_labels: for each bag `[n_i]` ints in [0, K); None if they are not known.
+          instance_labels: for each bag `[n_i]` ints in [0, K), places in `classes` or, without them, in
+            the sorted labels; None if they are not known.
           name: of the data set.
           classes: what labels may occur, sorted; None: those that do.
+          positive: the positive one of two classes; None: the one that `find_positive` knows, if any.
+          features: names of the features of vectors; None if they are not known.
 
         Raises:
           UserError: as of the class, or the instances of two bags have different shapes, or a label is
-            none of `classes`.
+            missing (None, NaN or a word of `missing.WORDS`) or none of `classes`.
         """
         arrays = [np.asarray(bag) for bag in bags]
         names = tuple(map(str, range(len(arrays)) if ids is None else ids))
@@ -131,7 +165,7 @@ class BagDataset:
                         f"but must have one for each of its {len(array)} instances"
                     )
             own = np.concatenate(parts)
-        values = np.asarray(labels).tolist()
+        values = _known_labels(labels, names, name)
         known = tuple(sorted(set(values)) if classes is None else classes)
         place = {value: number for number, value in enumerate(known)}
         for value, bag_id in zip(values, names, strict=True):
@@ -148,6 +182,8 @@ class BagDataset:
             classes=known,
             instance_labels=own,
             name=name,
+            positive=positive,
+            features=None if features is None else tuple(features),
         )
 
     def __len__(self) -> int:
@@ -163,6 +199,10 @@ class BagDataset:
         """`[bags + 1]` int64: bag i is `instances[offsets[i]:offsets[i + 1]]`."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
+    def feature_name(self, number: int) -> str:
+        """What messages call a feature, counted from 0."""
+        return repr(self.features[number]) if self.features else f"number {number}"
+
     def bag(self, row: int) -> np.ndarray:
         """`[n_i, features...]`: the instances of a bag, as a view."""
         return self.instances[self.offsets[row] : self.offsets[row + 1]]
@@ -177,7 +217,7 @@ class BagDataset:
         chosen = self._rows(rows)
         within = self._places(chosen)
         own = self.instance_labels
-        return dataclasses.replace(
+        part = dataclasses.replace(
             self,
             instances=self.instances[within],
             lengths=self.lengths[chosen],
@@ -185,6 +225,9 @@ class BagDataset:
             ids=tuple(self.ids[row] for row in chosen),
             instance_labels=None if own is None else own[within],
         )
+        # Whether float32 will do is a matter of all bags, not of those that happen to be chosen.
+        object.__setattr__(part, "instances", self.instances[within])
+        return part
 
     def padded(self, rows: ArrayLike, length: int) -> Bucket:
         """Pads the bags at these positions to one length.
@@ -202,7 +245,7 @@ class BagDataset:
             )
         mask = np.arange(length)[None, :] < lengths[:, None]
         within = self._places(chosen)
-        instances = np.zeros((*mask.shape, *self.instances.shape[1:]), np.float32)
+        instances = np.zeros((*mask.shape, *self.instances.shape[1:]), self.instances.dtype)
         instances[mask] = self.instances[within]
         own = None
         if self.instance_labels is not None:
@@ -302,6 +345,18 @@ def _check_counts(name: str, bags: int, shapes: dict[str, tuple[int, ...]]) -> N
             )
 
 
+def _known_labels(labels: Any, ids: Sequence[str], name: str) -> list[Any]:
+    """Labels of bags as Python's own values; a `UserError` names a bag whose label is missing."""
+    # One by one: NumPy makes the text "nan" of a NaN among words.
+    for label, bag_id in zip(labels, ids, strict=True):
+        if is_missing(label):
+            raise UserError(
+                f"bag {bag_id!r} of {name} has the label {label!r}, which stands for a missing one; leave "
+                "the bag out, or rename the class"
+            )
+    return np.asarray(labels).tolist()
+
+
 def _check(dataset: BagDataset) -> None:
     """Raises the `UserError`s of `BagDataset`."""
     name, instances, lengths = dataset.name, dataset.instances, dataset.lengths
@@ -327,6 +382,7 @@ def _check(dataset: BagDataset) -> None:
         raise UserError(
             f"bag {_owner(dataset, ~finite)!r} of {name} holds a value that is not finite"
         )
+    _check_features(dataset)
     own = dataset.instance_labels
     if own is None:
         return
@@ -340,6 +396,15 @@ def _check(dataset: BagDataset) -> None:
         raise UserError(
             f"bag {_owner(dataset, wrong)!r} of {name} has the instance label {own[np.argmax(wrong)]}, "
             f"but they must be of 0 to {dataset.num_classes - 1}"
+        )
+
+
+def _check_features(dataset: BagDataset) -> None:
+    names, shape = dataset.features, dataset.instances.shape[1:]
+    if names is not None and ((len(names),) != shape or len(set(names)) < len(names)):
+        raise UserError(
+            f"the features of {dataset.name} have {len(names)} names, {len(set(names))} of them different, "
+            f"but must have one each for the shape {shape}"
         )
 
 

@@ -251,10 +251,20 @@ def load(name: str, data_dir: str | os.PathLike[str], download: bool = False) ->
             f"{name} is not in {folder}; put one of {', '.join(names)} there, or have it "
             f"downloaded from {benchmark.url} (--download, or download=True)"
         )
-    dataset = dataclasses.replace(bag_files.read(found[0]), name=name)
+    dataset = _with_positive(dataclasses.replace(bag_files.read(found[0]), name=name), benchmark)
     unlike = difference(dataset, benchmark)
     if unlike:
         _LOG.warning("%s is not %s as published: it has %s", found[0], name, unlike)
+    return dataset
+
+
+def _with_positive(dataset: BagDataset, benchmark: Benchmark) -> BagDataset:
+    """Of a copy with other words for the classes, that one is positive with which it is the benchmark."""
+    if dataset.positive is None and dataset.num_classes == 2:
+        for label in dataset.classes:
+            candidate = dataclasses.replace(dataset, positive=label)
+            if difference(candidate, benchmark) is None:
+                return candidate
     return dataset
 
 

@@ -14,13 +14,15 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
     cross_validation,
+    data_warnings,
     experiment_names,
     methods,
     report,
     selection,
     sources,
 )
-from lossattn_jax.mil.bags import bucket_lengths, padding_waste
+from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.sources import Experiment
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ def run(
     workdir: str,
     data_dir: str,
     download: bool = False,
+    *,
+    positive: Sequence[str] = (),
+    choice: Choice | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets; what a run before has made of the same inputs in the workdir is kept.
 
@@ -53,13 +58,16 @@ def run(
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
       download: likewise.
+      positive: likewise, for each data set.
+      choice: likewise, for each data set.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
 
     Raises:
-      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has
-        results of another config or of other data. Nothing was computed or written over then.
+      UserError: a name is unknown, a value impossible, the data cannot be read, a method takes one class for
+        the positive one and which that is is not known, or the workdir has results of another config or of
+        other data. Nothing was computed or written over then.
     """
     config_lib.check(config)
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
@@ -74,7 +82,12 @@ def run(
     _refuse_other(config, folder)
     log.info("devices: %s", devices.describe())
     load = functools.partial(
-        sources.experiments, data_dir=data_dir, config=config, download=download
+        sources.experiments,
+        data_dir=data_dir,
+        config=config,
+        download=download,
+        positive=positive,
+        choice=choice,
     )
     check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
     summaries = []
@@ -82,6 +95,7 @@ def run(
         # Not before there are bags: a misspelled name leaves no workdir behind.
         _store_config(config, folder)
         _describe(experiment, config)
+        data_warnings.warn(experiment.dataset)
         for name in names:
             summaries += _method(experiment, name, rules, config, folder)
             with run_folder.writing(folder):
@@ -98,6 +112,7 @@ def _check(
     folder: pathlib.Path,
 ) -> None:
     """Raises the `UserError`s of experiments that can be known before they are run."""
+    check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
         if methods.get(name).classical is not None and dataset.instances.ndim != 2:
@@ -105,6 +120,31 @@ def _check(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
         cross_validation.refuse_other(experiment, name, config, rules, folder / dataset.name / name)
+
+
+def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
+    """Refuses methods that need to know which class is positive on data sets where that is not known.
+
+    Args:
+      datasets: of an experiment.
+      names: of `methods.NAMES`.
+
+    Raises:
+      UserError: one sentence for all data sets and methods.
+    """
+    unequal = [name for name in names if methods.make(name).unequal_classes]
+    unknown = [
+        f"{dataset.name} ({' or '.join(repr(str(label)) for label in dataset.classes)})"
+        for dataset in datasets
+        if dataset.num_classes == 2 and dataset.positive is None
+    ]
+    if unequal and unknown:
+        raise UserError(
+            f"which class is positive is not known of {', '.join(unknown)}, but {', '.join(unequal)} "
+            f"{'treat' if len(unequal) > 1 else 'treats'} the positive class unlike the other; name it with "
+            "--positive=WORD[,WORD...], one word for each data set, or leave "
+            f"{'these methods' if len(unequal) > 1 else 'this method'} out"
+        )
 
 
 def _method(
@@ -164,7 +204,7 @@ def _describe(experiment: Experiment, config: ConfigDict) -> None:
     dataset = experiment.dataset
     tops = bucket_lengths(dataset.lengths, config.training.max_waste)
     log.info(
-        "%s: %d bags of %d to %d instances, %d in all, %d classes; padded to %s (%.2f slots an instance); "
+        "%s: %d bags of %d to %d instances, %d in all, %d classes%s; padded to %s (%.2f slots an instance); "
         "%d trainings",
         dataset.name,
         len(dataset),
@@ -172,7 +212,19 @@ def _describe(experiment: Experiment, config: ConfigDict) -> None:
         dataset.lengths.max(),
         len(dataset.instances),
         dataset.num_classes,
+        _positive_text(dataset),
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
         padding_waste(dataset.lengths, tops),
         len(experiment.splits),
     )
+
+
+def _positive_text(dataset: BagDataset) -> str:
+    if dataset.num_classes != 2:
+        return ""
+    if dataset.positive is None:
+        return (
+            f" ({dataset.classes[0]} and {dataset.classes[1]}; which is positive is not known, instances are "
+            f"scored for {dataset.classes[1]})"
+        )
+    return f" (positive: {dataset.positive})"

@@ -92,7 +92,7 @@ def write(
             np.flatnonzero(result.split.test), result.probabilities, result.weights, strict=True
         )
     ]
-    positive = getattr(dataset, "positive", None)
+    positive = dataset.positive
     content = {
         "dataset": dataset.name,
         "benchmark": benchmark,

@@ -198,6 +198,7 @@ def _measure(
         _draw(experiment, summaries, weights, folder)
     return {
         "dataset": dataset.name,
+        "positive": dataset.positive,
         "draws": draws,
         "thresholds": list(instance_metrics.THRESHOLDS),
         "seconds": trained.seconds,

@@ -130,6 +130,8 @@ class NetworkClassifier(BagClassifier):
         return BagNetwork(num_classes, self.method, self.backbone, self.hidden, self.dropout)
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
+        if self.standardise:  # in float64, after which float32 will do
+            bags = _float32(bags)
         dataset = BagDataset.from_bags(bags, labels)
         everything = np.ones(len(bags), bool)
         plans = [
@@ -166,7 +168,7 @@ class NetworkClassifier(BagClassifier):
         return 1 - scores if self.method in MI_NETS else scores  # attention speaks for both
 
     def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
-        dataset = BagDataset.from_bags(bags, np.zeros(len(bags), int), classes=(0,))
+        dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
             self.network(len(self.classes_)),
@@ -203,3 +205,7 @@ def _changed(value: Any, changes: Mapping[str, Any]) -> Settings:
         return dataclasses.replace(settings, **changes)
     except UserError as error:
         raise InvalidInput(f"{_NESTED}{error}") from None
+
+
+def _float32(bags: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [bag.astype(np.float32) for bag in bags]

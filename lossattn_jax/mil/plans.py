@@ -79,9 +79,9 @@ def uses_consistency(settings: Settings, plans: Sequence[Plan]) -> bool:
 def standardisations(
     dataset: BagDataset, plans: Sequence[Plan], standardise: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[M, ...]` float32 mean and scale of each model's training bags; 0 and 1 without `standardise`."""
+    """`[M, ...]` float64 mean and scale of each model's training bags; 0 and 1 without `standardise`."""
     if not standardise:
-        ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])), np.float32)
+        ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])))
         return np.zeros_like(ones), ones
     seen: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     for plan in plans:
@@ -89,7 +89,7 @@ def standardisations(
             instances = dataset.instances[np.repeat(plan.train, dataset.lengths)]
             seen[plan.train.tobytes()] = standardisation(instances)
     pairs = [seen[plan.train.tobytes()] for plan in plans]
-    mean, scale = (np.stack([pair[i] for pair in pairs]).astype(np.float32) for i in range(2))
+    mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
     return mean, scale
 
 
@@ -101,7 +101,7 @@ def models_of(
     Args:
       settings: of the training.
       plans: M of them.
-      mean, scale: from `standardisations`.
+      mean, scale: `[M, ...]` float32, from `precision.in_float32`.
     """
     own = {
         name: np.array(

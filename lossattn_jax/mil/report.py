@@ -190,6 +190,7 @@ def table(summaries: Sequence[Summary]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *(_row(summary) for summary in own),
             "",
+            *_positive_lines(own),
         ]
     return "\n".join(lines)
 
@@ -236,6 +237,13 @@ def _row(summary: Summary) -> str:
 def as_text(value: float | None) -> str:
     """A number as tables have it: three digits, and a dash where there is none."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _positive_lines(summaries: Sequence[Summary]) -> list[str]:
+    known = {one.dataset: one.positive for one in summaries if one.positive is not None}
+    if not known:
+        return []
+    return [f"Positive class: {', '.join(f'{p} of {d}' for d, p in known.items())}.", ""]
 
 
 def _bags(count: int) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import bag_files, benchmarks, image_bags, provenance
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.columns import Choice
+from lossattn_jax.mil.positive import find_positive
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.splits import Split, cross_validation
 
@@ -79,22 +81,35 @@ def names(name: str, config: ConfigDict) -> tuple[str, ...]:
 
 
 def experiments(
-    name: str, data_dir: str, config: ConfigDict, download: bool = False
-) -> Iterator[Experiment]:
-    """Yields the experiments on a data set: one, or one for each number of generated bags.
+    name: str,
+    data_dir: str,
+    config: ConfigDict,
+    download: bool = False,
+    *,
+    positive: Sequence[str] = (),
+    choice: Choice | None = None,
+) -> Sequence[Experiment] | Iterator[Experiment]:
+    """The experiments on a data set: one, or one for each number of generated bags, made one after the other.
 
     Args:
       name: a benchmark, "mnist_bags", "cifar_bags", or the path of a file of bags.
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
       config: of the experiment, checked.
       download: whether to fetch a benchmark that is not there.
+      positive: classes that are positive, in this data set or others; empty: those that are known to be.
+      choice: of features, for files whose columns have names.
 
     Raises:
-      UserError: the bags cannot be found or read, or cannot be split so.
+      UserError: the bags cannot be found or read, or cannot be split so; they have two classes, and not
+        exactly one of them is among `positive`; or features are chosen where they have no names.
     """
+    if choice and (name in GENERATED or name in benchmarks.BENCHMARKS):
+        raise UserError(
+            f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
+        )
     if name in GENERATED:
-        yield from _generated(name, data_dir, config)
-        return
+        word = find_positive(tuple(range(1 + len(config.bags.targets))), positive, name)
+        return _generated(name, data_dir, config, word)
     (own,) = names(name, config)
     benchmark = None
     if name in benchmarks.BENCHMARKS:
@@ -103,12 +118,17 @@ def experiments(
         if benchmarks.has_bags_of(dataset, benchmarks.BENCHMARKS[name]):
             benchmark = name
     else:
-        dataset = dataclasses.replace(bag_files.read(pathlib.Path(name)), name=own)
+        dataset = dataclasses.replace(bag_files.read(pathlib.Path(name), choice), name=own)
+    if positive:
+        word = find_positive(dataset.classes, positive, dataset.name)
+        dataset = dataclasses.replace(dataset, positive=word)
     splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
-    yield Experiment(dataset, splits, benchmark)
+    return (Experiment(dataset, splits, benchmark),)
 
 
-def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experiment]:
+def _generated(
+    name: str, data_dir: str, config: ConfigDict, positive: int | None
+) -> Iterator[Experiment]:
     """For each number of bags: `config.repeats` draws to train on, and the same bags to test all on."""
     options = config.bags
     make: Callable[..., BagDataset]
@@ -129,7 +149,7 @@ def _generated(name: str, data_dir: str, config: ConfigDict) -> Iterator[Experim
         first = np.cumsum([0, *(len(part) for part in drawn)])
         rows = np.arange(first[-1] + len(tested))
         yield Experiment(
-            _joined(_generated_name(name, count), [*drawn, tested]),
+            _joined(_generated_name(name, count), [*drawn, tested], positive),
             tuple(
                 Split(
                     repeat,
@@ -146,7 +166,7 @@ def _generated_name(name: str, count: int) -> str:
     return f"{name}_{count}"
 
 
-def _joined(name: str, parts: list[BagDataset]) -> BagDataset:
+def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
     """All bags of several data sets with the same classes; the last part is the test's."""
     groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
     return BagDataset(
@@ -159,4 +179,5 @@ def _joined(name: str, parts: list[BagDataset]) -> BagDataset:
         classes=parts[0].classes,
         instance_labels=np.concatenate([part.instance_labels for part in parts]),  # type: ignore[arg-type]
         name=name,
+        positive=positive,
     )

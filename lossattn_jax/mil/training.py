@@ -6,7 +6,9 @@ their bucket. Models are split over the devices; each device trains its models g
 All models visit the bags in the same order and skip those that they may not see.
 """
 
+import copy
 import dataclasses
+import logging
 import pathlib
 import time
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 
 from lossattn_jax import devices
-from lossattn_jax.mil import device_bags, programs, stuck
+from lossattn_jax.mil import data_warnings, device_bags, precision, programs, stuck
 from lossattn_jax.mil import plans as plans_lib
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths
 from lossattn_jax.mil.networks import BagNetwork
@@ -26,6 +28,8 @@ from lossattn_jax.mil.progress import Progress
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.mil.skipping import Skips
 from lossattn_jax.mil.steps import Steps
+
+log = logging.getLogger(__name__)
 
 # Calls of the program in a run; the log tells how far it is after each.
 _BLOCKS = 10
@@ -43,7 +47,7 @@ class Trained:
       kept: those of the plans' `keep_epoch`; None where no plan has one.
       best_epochs: `[M]` int, from 1; None without `best`.
       logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
-      mean, scale: `[M, ...]` what instances are standardised with, broadcast over their features.
+      mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
       skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
       seconds: wall time, compilation included.
     """
@@ -98,6 +102,7 @@ def train(
       settings: of all models, but for the plans' overrides.
       plans: M of them, all with `scored` or all without.
       standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
+        Without it a warning names features whose spread does not survive float32.
       order_seed: of the order of the bags, which all models share.
       every_epoch: False predicts after the last epoch only.
       label: what the log calls this.
@@ -113,9 +118,12 @@ def train(
     group = _group(settings, len(plans))
     mean, scale = plans_lib.standardisations(dataset, plans, standardise)
     consistency = plans_lib.uses_consistency(settings, plans)
+    if not standardise and dataset.instances.dtype != np.float32:
+        log.warning("%s", data_warnings.loss_in_float32(dataset))
+    bags, *moments = _in_float32(dataset, mean, scale)
     program = programs.training(network, _shared(settings), tops, group, select, keep, consistency)
-    data = devices.replicate(device_bags.on_device(dataset, tops))
-    models = devices.shard(_padded(plans_lib.models_of(settings, plans, mean, scale), group))
+    data = devices.replicate(device_bags.on_device(bags, tops))
+    models = devices.shard(_padded(plans_lib.models_of(settings, plans, *moments), group))
     states = program.start(models, data)
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
@@ -147,7 +155,7 @@ def train(
                 raise stuck.error(
                     skips,
                     model,
-                    dataset,
+                    bags,
                     Steps(network, settings, tops, group, select, keep, consistency),
                     plans[model].overrides,
                     models,
@@ -189,16 +197,17 @@ def predict(
       network: of the training.
       settings: of the training.
       params: of M networks, every leaf with a leading axis of M.
-      mean, scale: `[M, ...]`, as `Trained` has them.
+      mean, scale: `[M, ...]` float64, as `Trained` has them.
       asked: `[M, bags]` bool, which bags each is asked about.
     """
     count = len(asked)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = _group(settings, count)
     program = programs.prediction(network, tops, group)
-    models = (params, mean, 1 / scale, asked)
+    bags, mean32, scale32 = _in_float32(dataset, mean, scale)
+    models = (params, mean32, 1 / scale32, asked)
     shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
-    data = devices.replicate(device_bags.on_device(dataset, tops))
+    data = devices.replicate(device_bags.on_device(bags, tops))
     said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
     logits, attention, instance_logits = said
@@ -213,6 +222,18 @@ def predict(
         attention=np.where(weighed, attention[:, :instances], np.nan),
         instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
     )
+
+
+def _in_float32(
+    dataset: BagDataset, mean: np.ndarray, scale: np.ndarray
+) -> tuple[BagDataset, np.ndarray, np.ndarray]:
+    """The bags as devices get them, and what they are standardised with there; see `precision.in_float32`."""
+    instances, *moments = precision.in_float32(dataset.instances, mean, scale)
+    bags = copy.copy(dataset)
+    # Not by `replace`, which refuses what is not finite: a bag that is not trained on may be too large on the
+    # scale of the others, and then its outputs show that.
+    object.__setattr__(bags, "instances", instances)
+    return bags, moments[0], moments[1]
 
 
 def _shared(settings: Settings) -> Settings:

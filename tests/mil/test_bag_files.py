@@ -92,9 +92,9 @@ WRONG = {
     "empty": ("", "is empty or its first line is"),
     "blank first line": ("\n" + CSV, "is empty or its first line is"),
     "only a header": (CSV.split("\n")[0], "has no instance"),
-    "no bag_label": (CSV.replace("bag_label", "label"), "names no column 'bag_label'"),
-    "no bag_id": (CSV.replace("bag_id", "bag"), "names no column 'bag_id'"),
-    "semicolons": (CSV.replace(",", ";"), "'bag_label' .names are separated by commas"),
+    "no bag_label": (CSV.replace("bag_label", "kind"), "names no column 'bag_label'"),
+    "no bag_id": (CSV.replace("bag_id", "sack"), "names no column 'bag_id'"),
+    "bars": (CSV.replace(",", "|"), "'bag_label' .*names are separated by commas, semicolons or"),
     "no feature": (
         "bag_label,bag_id\n1,a\n0,b\n",
         "no column but bag_label, bag_id, so no feature",
@@ -185,7 +185,7 @@ def test_the_same_data_make_the_same_file(tmp_path):
         write_csv(dataset, tmp_path / name)
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
     write_csv(dataset, tmp_path / "three.csv")
-    expected = "bag_label,bag_id,f0,f1\n1,a,0.5,3\n1,a,0.25,1\n0,b,1.5,2\n"
+    expected = "bag_label,bag_id,area,colour\n1,a,0.5,3\n1,a,0.25,1\n0,b,1.5,2\n"
     assert (tmp_path / "three.csv").read_text() == expected
 
 

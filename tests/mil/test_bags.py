@@ -1,5 +1,6 @@
 """Data sets of bags, and their padding: hand-computed values, all ways tried, and properties."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -213,3 +214,53 @@ def test_what_are_no_bags_is_refused(bags, labels, own, sentence):
 def test_selecting_nothing_is_refused():
     with pytest.raises(UserError, match="three has no bag"):
         three_bags().select([])
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "classes", "encoded"),
+    [
+        (["healthy", "cancer", "healthy"], "cancer", ("healthy", "cancer"), [0, 1, 0]),
+        (["healthy", "cancer", "healthy"], "healthy", ("cancer", "healthy"), [1, 0, 1]),
+        (["Pos", "neg", "neg"], None, ("neg", "Pos"), [1, 0, 0]),
+        ([1, -1, 1], None, (-1, 1), [1, 0, 1]),
+        ([0, 1, 1], 0, (1, 0), [1, 0, 0]),
+        ([1, 2, 2], "1", (2, 1), [1, 0, 0]),
+    ],
+)
+def test_the_positive_class_is_the_last(labels, positive, classes, encoded):
+    bags, places = [np.ones((1, 2))] * 3, {name: n for n, name in enumerate(sorted(set(labels)))}
+    own = [[places[label]] for label in labels]
+    dataset = BagDataset.from_bags(bags, labels, instance_labels=own, positive=positive)
+    assert dataset.classes == classes and dataset.positive == classes[1]
+    np.testing.assert_array_equal(dataset.labels, encoded)
+    np.testing.assert_array_equal(dataset.instance_labels, encoded)
+    part = dataset.select([2, 0])
+    assert (part.classes, part.positive) == (classes, classes[1])
+    np.testing.assert_array_equal(part.labels, [encoded[2], encoded[0]])
+
+
+def test_a_positive_class_that_is_not_known():
+    bags = [np.ones((1, 2))] * 3
+    dataset = BagDataset.from_bags(bags, ["healthy", "cancer", "healthy"], name="own")
+    assert dataset.positive is None and dataset.classes == ("cancer", "healthy")
+    assert BagDataset.from_bags(bags, [0, 1, 2]).positive is None
+    named = dataclasses.replace(dataset, positive="cancer")
+    np.testing.assert_array_equal(named.labels, [0, 1, 0])
+    with pytest.raises(UserError, match="positive names 'tumor', of which none is a class of own"):
+        dataclasses.replace(dataset, positive="tumor")
+    with pytest.raises(
+        UserError, match="positive is 2, but some has 3 classes, and only one of two"
+    ):
+        BagDataset.from_bags(bags, [0, 1, 2], positive=2, name="some")
+
+
+def test_features_may_have_names():
+    dataset = three_bags(features=["area", "colour"])
+    assert dataset.features == ("area", "colour") and dataset.feature_name(1) == "'colour'"
+    assert dataset.select([1]).features == dataset.features
+    assert three_bags().features is None and three_bags().feature_name(1) == "number 1"
+    for names in (["area"], ["area", "area"], ["area", "colour", "size"]):
+        with pytest.raises(
+            UserError, match=r"features of three have \d names, \d of them different"
+        ):
+            three_bags(features=names)

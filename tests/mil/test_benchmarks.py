@@ -310,3 +310,16 @@ def test_a_folder_that_cannot_be_used(served, tmp_path):
         download("musk1", tmp_path / "file" / "data", described(few_bags(), f"{address}/a.zip"))
     with pytest.raises(UserError, match="could not be fetched"):
         download("musk1", tmp_path / "data", described(few_bags(), "no address"))
+
+
+def test_a_copy_with_other_words_has_the_benchmarks_positive_class(tmp_path, monkeypatch):
+    dataset = few_bags()
+    monkeypatch.setitem(BENCHMARKS, "musk1", described(dataset))
+    words = np.where(dataset.labels == 1, "musk", "non-musk")
+    write_csv(BagDataset.from_bags(dataset.bags, words, dataset.ids), tmp_path / "musk1.csv")
+    found = load("musk1", tmp_path)
+    assert found.classes == ("non-musk", "musk") and found.positive == "musk"
+    np.testing.assert_array_equal(found.labels, dataset.labels)
+    other = BagDataset.from_bags([bag + 1 for bag in dataset.bags], words, dataset.ids)
+    write_csv(other, tmp_path / "musk1.csv")
+    assert load("musk1", tmp_path).positive is None

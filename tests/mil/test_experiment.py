@@ -10,9 +10,10 @@ import pytest
 
 from lossattn_jax import records
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, experiment, lambda_sweep, network_folds
+from lossattn_jax.mil import bag_files, experiment, lambda_sweep, network_folds, sources
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.selection import RULES, Validation
 from lossattn_jax.mil.settings import Settings
@@ -143,6 +144,74 @@ def test_mistakes_are_named(tmp_path, dataset, names, rules, sentence):
         experiment.run([dataset], names, rules, small(), str(tmp_path), "nowhere")
 
 
+def worded(folder, name, words):
+    """A file of the toy's bags with words for the two classes."""
+    plain = toy()
+    path = folder / f"{name}.csv"
+    made = BagDataset.from_bags(plain.bags, np.array(list(words))[plain.labels])
+    bag_files.write_csv(made, path)
+    return str(path)
+
+
+def test_unequal_methods_are_refused_before_the_first_fold(own_csv, tmp_path):
+    files = [own_csv, worded(tmp_path, "a", ("healthy", "cancer"))]
+    files.append(worded(tmp_path, "b", ("b", "a")))
+    names, workdir = ["mi_kernel", "mi_svm", "em_dd"], tmp_path / "run"
+    with pytest.raises(UserError) as caught:
+        experiment.run(files, names, ["final"], small(), str(workdir), "nowhere")
+    assert str(caught.value) == (
+        "which class is positive is not known of a ('cancer' or 'healthy'), b ('a' or 'b'), but mi_svm, "
+        "em_dd treat the positive class unlike the other; name it with --positive=WORD[,WORD...], one word "
+        "for each data set, or leave these methods out"
+    )
+    assert not workdir.exists()
+    for words, sentence in (
+        (["cancer", "a"], "positive names 'cancer', 'a', of which none is a class of own, '0' or"),
+        (["1", "cancer", "healthy", "a"], "of which both are a class of a, 'cancer' or 'healthy'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            experiment.run(
+                files, names, ["final"], small(), str(workdir), "nowhere", positive=words
+            )
+    found = experiment.run(files[1:], names[:1], ["final"], small(), str(workdir), "nowhere")
+    assert [one.dataset for one in found] == ["a", "b"]
+
+
+def test_words_for_classes_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
+    caplog.set_level("INFO")
+    files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
+    names = ["mi_svm", "mi_svm_bag", "em_dd", "mi_graph"]
+    summaries = []
+    for path, words in zip(files, ([], ["b"], ["x", "a"]), strict=True):
+        folder = str(tmp_path / pathlib.Path(path).stem)
+        summaries += experiment.run(
+            [path], names, ["all"], small(), folder, "nowhere", positive=words
+        )
+        record = pathlib.Path(folder, pathlib.Path(path).stem, "mi_svm/final/repeat0_fold0.json")
+        assert json.loads(record.read_text())["classes"][1] == (words or ["1"])[-1]
+    count = len(summaries) // 3
+    for place, one in enumerate(summaries[:count]):
+        for other in summaries[place + count :: count]:
+            assert (one.method, one.accuracies) == (other.method, other.accuracies)
+            assert one.auc == other.auc
+    assert "ba: 12 bags of 1 to 3 instances, 24 in all, 2 classes (positive: a)" in caplog.text
+
+
+def test_choices_of_features_reach_the_files(own_csv, digits, tmp_path):
+    def run(dataset, choice):
+        return experiment.run(
+            [dataset], ["mi_graph"], ["final"], small(), str(tmp_path / "x"), digits, choice=choice
+        )
+
+    with pytest.raises(UserError, match="--ignore has 'g', which is no column of .*own.csv"):
+        run(own_csv, Choice(ignore=("g",)))
+    for name in ("musk1", "mnist_bags"):
+        with pytest.raises(UserError, match=f"choose columns of files of bags, but {name} is none"):
+            run(name, Choice(("f0",)))
+    with pytest.raises(UserError, match="positive names '2', of which none is a class of mnist_b"):
+        next(iter(sources.experiments("mnist_bags", digits, small(), positive=["2"])))
+
+
 @pytest.fixture
 def digits(tmp_path):
     random = np.random.default_rng(0)
@@ -190,3 +259,16 @@ def test_the_command_runs_from_flags_to_table(run_python, own_csv, tmp_path):
     wrong = run_python("-m", "lossattn_jax.mil", *flags, "--config.epochs=3")
     assert wrong.returncode == 2 and "config.epochs is not a config key" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_the_command_takes_words_and_columns(run_python, tmp_path):
+    path = worded(tmp_path, "own", ("healthy", "cancer"))
+    flags = ["-m", "lossattn_jax.mil", f"--dataset={path}", "--method=mi_svm", "--folds=2"]
+    flags += ["--repeats=1", f"--workdir={tmp_path / 'run'}"]
+    finished = run_python(*flags, "--positive=tumor,cancer", "--features=f*", "--ignore=f1")
+    assert finished.returncode == 0, finished.stderr
+    assert "2 features, from 'f0' to 'f2'" in finished.stderr
+    assert "columns of numbers not taken: 'f1'" in finished.stderr
+    assert "2 classes (positive: cancer)" in finished.stderr
+    wrong = run_python(*flags)
+    assert wrong.returncode == 2 and "--positive=WORD" in wrong.stderr

@@ -50,7 +50,7 @@ def test_the_file_has_everything(tmp_path):
         "settings": {"patch_weight": 0.01},
         "seconds": 1.23456,
         "classes": ["no", "yes"],
-        "positive": None,
+        "positive": "yes",
         "bags": [
             {
                 "id": "b",

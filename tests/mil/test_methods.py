@@ -1,5 +1,7 @@
 """All fourteen methods in one loop, and their table."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -7,6 +9,7 @@ from sklearn.base import clone
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.settings import Settings
 
 
@@ -70,6 +73,57 @@ def test_the_table_is_the_papers():
     assert methods.get("mi_graph").printed("own") is None
     networks = [name for name in methods.NAMES if methods.get(name).classical is None]
     assert len(networks) == 7
+
+
+def blurred(bags, seed):
+    """Bags that no method tells apart with certainty."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(bags) % 2
+    made = [random.normal(0.4 * label, 1.0, (1 + n % 4, 3)) for n, label in enumerate(labels)]
+    return made, labels
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in methods.NAMES if methods.get(name).classical is not None]
+)
+def test_a_classical_method_says_whether_it_treats_classes_unequally(name):
+    bags, labels = blurred(30, seed=1)
+    options = {"seed": 0} if "seed" in methods.make(name).get_params() else {}
+    found, swapped = (
+        methods.make(name, **options).fit(bags, own).predict_proba(bags)
+        for own in (labels, 1 - labels)
+    )
+    same = np.allclose(found, swapped[:, ::-1], atol=1e-3)
+    assert same == (not methods.make(name).unequal_classes)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in methods.NAMES if methods.get(name).classical is None]
+)
+def test_a_network_says_whether_it_treats_classes_unequally(name):
+    network = BagNetwork(2, name, hidden=(4, 4, 4))
+    bags = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 2)), jnp.float32)
+    params = network.init(jax.random.key(0), bags)["params"]
+
+    def swap(path, leaf):
+        """The two classes of a classifier in the other order, or the only score's sign changed."""
+        if "classifier" not in path[0].key:
+            return leaf
+        return leaf[..., ::-1] if leaf.shape[-1] == 2 else -leaf
+
+    other = jax.tree_util.tree_map_with_path(swap, params)
+    found, swapped = (network.apply({"params": own}, bags) for own in (params, other))
+    # Up to a constant: the score of one class is 0.
+    logits, back = (jax.nn.log_softmax(x) for x in (found.logits, swapped.logits[:, ::-1]))
+    same = np.allclose(logits, back, atol=1e-6)
+    assert same == (not methods.make(name).unequal_classes)
+    if same:
+        np.testing.assert_allclose(found.attention, swapped.attention, atol=1e-6)
+
+
+def test_four_methods_treat_classes_unequally():
+    unequal = [name for name in methods.NAMES if methods.make(name).unequal_classes]
+    assert unequal == ["mi_svm", "mi_svm_bag", "em_dd", "mi_net"]
 
 
 def test_an_unknown_method_is_refused():

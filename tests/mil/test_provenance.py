@@ -35,7 +35,8 @@ def test_a_name_is_no_part_of_bags():
             ("0", "1", "3", "2"),
             "bag ids ['0', '1', '2', '3'] instead of ['0', '1', '3', '2']",
         ),
-        ("classes", ("no", "maybe"), "classes ['no', 'yes'] instead of ['no', 'maybe']"),
+        ("classes", ("NO", "yes"), "classes ['no', 'yes'] instead of ['NO', 'yes']"),
+        ("features", ("a", "b", "c"), "feature names None instead of ['a', 'b', 'c']"),
         ("instance_labels", None, "other instance labels"),
     ],
 )
@@ -49,13 +50,20 @@ def test_a_field_of_later_counts_without_being_named_here():
     @dataclasses.dataclass(frozen=True, eq=False)
     class Later(BagDataset):
         groups: tuple[str, ...] | None = None
-        positive: object = None
 
     own = {f.name: getattr(DATASET, f.name) for f in dataclasses.fields(DATASET)}
     assert provenance.of_bags(Later(**own)) == provenance.of_bags(DATASET)
-    grouped = provenance.of_bags(Later(**own, groups=("a", "b"), positive=np.int64(1)))
+    grouped = provenance.of_bags(Later(**own, groups=("a", "b")))
     reason = records.difference(provenance.of_bags(DATASET), grouped)
-    assert reason == "groups None instead of ['a', 'b'], positive class None instead of 1"
+    assert reason == "groups None instead of ['a', 'b']"
+
+
+def test_the_positive_class_counts():
+    before, now = (
+        {"positive class": provenance.of_bags(one)["positive class"]}
+        for one in (DATASET, dataclasses.replace(DATASET, positive="no"))
+    )
+    assert records.difference(before, now) == "positive class 'yes' instead of 'no'"
 
 
 def test_a_split_is_its_bags_and_which_are_trained_on():

@@ -64,6 +64,21 @@ def summary(dataset="fox", method="mi_net", rule="final", accuracy=0.5, spread=0
     )
 
 
+def test_the_positive_class_is_named():
+    folds = [record(0, n, [0, 1], [0.6, 0.7], positive="yes") for n in range(2)]
+    found = report.summarise(folds)
+    assert found.positive == "yes" and report.as_record(found)["positive"] == "yes"
+    assert report.from_record(json.loads(json.dumps(report.as_record(found)))).positive == "yes"
+    of_numbers = report.summarise([record(0, 0, [0, 1], [0.6, 0.7], dataset="own", positive=1)])
+    unknown = summary("toy")
+    assert unknown.positive is None and report.as_record(unknown)["positive"] is None
+    text = report.table([found, of_numbers, unknown])
+    assert "Positive class: yes of fox, 1 of own.\n" in text
+    assert "Positive" not in report.table([unknown])
+    before = {k: v for k, v in report.as_record(unknown).items() if k != "positive"}
+    assert report.from_record(before).positive is None
+
+
 def test_folds_are_summed_up():
     found = report.summarise(FOLDS)
     assert (found.dataset, found.method, found.rule, found.folds) == ("fox", "mi_net", "final", 4)

@@ -76,7 +76,7 @@ def test_two_files_of_one_name_have_their_own_numbers(tmp_path):
     assert len(folders) == 2 and folders == {one.dataset for one in both}
     config = config_lib.default_config()
     config.folds = 2
-    digests = [next(sources.experiments(str(path), "", config)).digest for path in paths]
+    digests = [sources.experiments(str(path), "", config)[0].digest for path in paths]
     assert [one.dataset for one in both] == [f"own-{digest[:8]}" for digest in digests]
     table = (tmp_path / "both" / "table.md").read_text()
     assert all(f"| {one.dataset} |" in table for one in both)
@@ -240,7 +240,7 @@ def test_reports_tell_data_sets_of_one_name_apart(own, tmp_path):
 
 def toy_benchmark(path):
     """The fox of these tests: the bags of a file."""
-    dataset = next(sources.experiments(str(path), "", config_lib.default_config())).dataset
+    dataset = sources.experiments(str(path), "", config_lib.default_config())[0].dataset
     return Benchmark(
         *("fox", 20, len(dataset.instances), 2, 10, "", (), lengths_digest(dataset)),
         moments=tuple(feature_moments(dataset)),

@@ -1,0 +1,118 @@
+"""Whether features keep their spread in float32, and how networks get those that do not.
+
+A float32 number has 24 significant bits: a Unix time, 1.7e9, is rounded to multiples of 128 seconds. So
+moments are computed in float64, and what is not exact enough in float32 is centred and scaled before that.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Rounding may be this share of a feature's standard deviation.
+RATIO = 1e-4
+# Of standard deviations that float32 has with all bits, and their inverses too.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+_BLOCK = 1 << 20  # numbers that are looked at together
+_FLOAT32 = np.finfo(np.float32)
+
+
+def survives(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Whether rounding to float32 is small against the spread of features.
+
+    Values near a mean that is large against their spread are rounded by about `eps * |mean|`, eps being
+    2**-23.
+
+    Args:
+      mean: `[...]` float64 of features.
+      spread: `[...]` float64, their standard deviations; a constant feature, 0, has none to lose.
+
+    Returns:
+      `[...]` bool.
+    """
+    small = _FLOAT32.eps * np.abs(mean) <= RATIO * spread
+    return (spread == 0) | (small & (spread >= _SMALLEST) & (spread <= _LARGEST))
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of features, exact whatever their offset and their size.
+
+    Args:
+      values: `[N, D]` of any real dtype, finite in float32.
+
+    Returns:
+      Two float64 arrays `[D]`; the standard deviation is 0 for constant features only.
+    """
+    means, spreads = np.empty(values.shape[1]), np.empty(values.shape[1])
+    for columns in _blocks(*values.shape):
+        block = values[:, columns].astype(np.float64)
+        first = block[0].copy()
+        block -= first  # so that the offset takes no digits from the sums
+        middle = block.mean(axis=0)
+        block -= middle
+        unit = np.abs(block).max(axis=0, initial=0)
+        constant = unit == 0
+        block /= np.where(constant, 1.0, unit)  # so that no square is too small or too large
+        means[columns] = first + middle
+        spreads[columns] = unit * np.sqrt(np.square(block).mean(axis=0))
+    return means, spreads
+
+
+def narrow(instances: np.ndarray) -> np.ndarray:
+    """Instances in float32 if all features survive it or a value is none of float32's, else in float64.
+
+    Args:
+      instances: `[N, features...]` of any real dtype.
+    """
+    if instances.dtype == np.float32:
+        return instances
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+        values = instances.astype(np.float32)
+    if instances.ndim < 2 or np.can_cast(instances.dtype, np.float32) or not len(instances):
+        return values
+    if np.isfinite(values).all() and loses_spread(instances).any():
+        return instances.astype(np.float64)
+    return values
+
+
+def loses_spread(instances: np.ndarray) -> np.ndarray:
+    """`[features...]` bool: whose spread would not survive float32.
+
+    Args:
+      instances: `[N, features...]`, N > 0, finite.
+    """
+    return ~survives(*moments(instances.reshape(len(instances), -1))).reshape(instances.shape[1:])
+
+
+def in_float32(
+    instances: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `(x - mean) / scale` can be computed of in float32.
+
+    Features that would not survive get another origin and unit, the mean of the models' ones, before
+    they are rounded; all others are rounded as they are. Without standardisation (mean 0, scale 1) nothing
+    is shifted.
+
+    Args:
+      instances: `[N, features...]` float32 or float64.
+      mean, scale: `[M, features...]` float64 of M models, or ones in the places of features.
+
+    Returns:
+      The three in float32, of the same shapes. A value that is too large for float32 on the other scale is
+      infinite.
+    """
+    mean, scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
+    shift = ~survives(mean, scale).all(axis=0)
+    with np.errstate(over="ignore"):
+        values = instances.astype(np.float32, copy=bool(shift.any()))
+        if shift.any():
+            origin = np.where(shift, mean.mean(axis=0), 0.0)
+            unit = np.where(shift, scale.mean(axis=0), 1.0)
+            mean, scale = (mean - origin) / unit, scale / unit
+            values[:, shift] = (instances[:, shift] - origin[shift]) / unit[shift]
+        return values, mean.astype(np.float32), scale.astype(np.float32)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    width = max(1, _BLOCK // max(1, rows))
+    for start in range(0, columns, width):
+        yield slice(start, start + width)
