@@ -54,24 +54,45 @@ def write(
 ) -> None:
     """Writes a record under another name and renames it.
 
-    Numbers have all their digits. What is not finite becomes null, and `nonfinite` counts it
-    where the content has no such key of its own.
-
     Args:
       path: of the file, whose folder exists.
-      content: JSON but for numbers that are not finite, without the keys of `made_from` and `digest`.
-      made_from: JSON; digests and plain values by names that a reader understands.
+      content, made_from: as of `complete`.
       indent: of the text; None: all in one line.
 
     Raises:
       OSError: the file cannot be written.
+    """
+    write_complete(path, complete(content, made_from), indent)
+
+
+def complete(content: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as its file has it, with `made_from` and `digest`.
+
+    Numbers have all their digits. What is not finite becomes null, and `nonfinite` counts it
+    where the content has no such key of its own.
+
+    Args:
+      content: JSON but for numbers that are not finite, without the keys of `made_from` and `digest`.
+      made_from: JSON; digests and plain values by names that a reader understands.
     """
     clean, nonfinite = without_nonfinite({**content, MADE_FROM: dict(made_from)})
     if nonfinite:
         clean.setdefault(NONFINITE, nonfinite)
     clean = json.loads(json.dumps(clean))  # the digest is of what a reader gets, lists for tuples
     clean[DIGEST] = digests.of_json(clean)
-    write_file(path, (json.dumps(clean, indent=indent, allow_nan=False) + "\n").encode())
+    return clean
+
+
+def without_digests(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `complete` gave without what it was made from and its digest, for a screen."""
+    return {key: value for key, value in record.items() if key not in (MADE_FROM, DIGEST)}
+
+
+def write_complete(
+    path: pathlib.Path, record: Mapping[str, Any], indent: int | None = None
+) -> None:
+    """Writes what `complete` gave; see `write`."""
+    write_file(path, (json.dumps(record, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def read(path: pathlib.Path) -> Record:

@@ -8,6 +8,7 @@ quick for programs that never open a data set.
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import io
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax.data import file_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
@@ -113,17 +115,23 @@ class ImageSource:
         return os.fspath(self.records.dataset_info.data_dir)
 
     def fingerprint(self) -> str:
-        """A string that changes whenever the prepared split does: version, files, dates."""
+        """A string that changes whenever the content of the prepared split does.
+
+        It goes by the files' content, not by their dates and places: a copy has the same. Files that are
+        not on a file system here go by how many examples they have.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
         info = self.records.dataset_info
+        instructions = _file_instructions(self.records)
+        paths = [instruction.filename for instruction in instructions]
+        here = [path for path in paths if "://" not in os.fspath(path)]
+        digests = file_digests.of_files(self.folder, here)
         shards = []
-        for instruction in _file_instructions(self.records):
-            try:
-                stat = os.stat(instruction.filename)
-                size, date = stat.st_size, stat.st_mtime_ns
-            except OSError:  # a remote file system: the counts have to do
-                size, date = -1, -1
+        for instruction in instructions:
             name = os.path.basename(instruction.filename)
-            shards.append([name, instruction.skip, instruction.take, size, date])
+            shards.append([name, instruction.skip, instruction.take, digests.get(name)])
         content = {
             "name": info.full_name,
             "split": self.spec.split(self.split),
@@ -136,6 +144,10 @@ class ImageSource:
         if self.spec.max_boxes > 1:
             content["boxes"] = f"the {self.spec.max_boxes} largest"
         return json.dumps(content, sort_keys=True)
+
+    def digest(self) -> str:
+        """SHA-256 of the fingerprint; see `fingerprint`."""
+        return hashlib.sha256(self.fingerprint().encode()).hexdigest()
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
         image = self._image(record["image"])
