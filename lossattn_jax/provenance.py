@@ -35,22 +35,25 @@ def of_outputs(run: runs.Run, dataset: data.Dataset) -> dict[str, Any]:
     Raises:
       UserError: as of `of_data`.
     """
-    return {"split": dataset.split, **of_run(run), "data": of_data(dataset)}
+    (images,) = of_data(dataset)
+    return {"split": dataset.split, **of_run(run), "data": images}
 
 
-def of_data(dataset: data.Dataset) -> str:
-    """The digest of a split's examples, which have to be the same for all processes; all have to come here.
+def of_data(*datasets: data.Dataset) -> list[str]:
+    """The digests of splits, which have to be the same for all processes; all have to come here.
 
     Raises:
       UserError: they are not, or a file cannot be read.
     """
-    digest = dataset.digest()
-    if not devices.same_everywhere(int(digest[:7], 16)):  # as many digits as an int32 takes
+    found = [dataset.digest() for dataset in datasets]
+    # As many digits as an int32 takes.
+    if not devices.same_everywhere(int(digests.of_json(found)[:7], 16)):
+        splits = " and ".join(dataset.split for dataset in datasets)
         raise UserError(
-            f"the {dataset.split} images of {dataset.spec.name} are others for another process; every host "
-            "has to have the same copy of the data set"
+            f"the {splits} images of {datasets[0].spec.name} are others for another process; every host has "
+            "to have the same copy of the data set"
         )
-    return digest
+    return found
 
 
 def of_run(run: runs.Run) -> dict[str, Any]:

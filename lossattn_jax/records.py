@@ -12,6 +12,7 @@ digests have neither: they are for reading, not for computing with.
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
@@ -20,6 +21,8 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from lossattn_jax import digests
 
@@ -163,6 +166,14 @@ def without_nonfinite(value: Any) -> tuple[Any, int]:
         items = [without_nonfinite(item) for item in value]
         return [item for item, _ in items], sum(n for _, n in items)
     return value, 0
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as NumPy's .npz under another name and renames it; see `write_file`."""
+    buffer = io.BytesIO()
+    values: dict[str, Any] = dict(arrays)
+    np.savez(buffer, **values)
+    write_file(path, buffer.getvalue())
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
