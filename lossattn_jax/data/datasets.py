@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax.data import file_digests
+from lossattn_jax import digests
+from lossattn_jax.data import shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
@@ -117,27 +118,29 @@ class ImageSource:
     def fingerprint(self) -> str:
         """A string that changes whenever the content of the prepared split does.
 
-        It goes by the files' content, not by their dates and places: a copy has the same. Files that are
-        not on a file system here go by how many examples they have.
+        It goes by what the examples hold, not by dates and places: a copy has the same, and so has what was
+        prepared again. Files that are not on a file system here go by how many examples they have.
 
         Raises:
           UserError: a file cannot be read.
         """
         info = self.records.dataset_info
-        instructions = _file_instructions(self.records)
-        paths = [instruction.filename for instruction in instructions]
-        here = [path for path in paths if "://" not in os.fspath(path)]
-        digests = file_digests.of_files(self.folder, here)
-        shards = []
-        for instruction in instructions:
-            name = os.path.basename(instruction.filename)
-            shards.append([name, instruction.skip, instruction.take, digests.get(name)])
+        shards = [
+            shard_digests.Shard(os.fspath(instruction.filename), instruction.skip, instruction.take)
+            for instruction in _file_instructions(self.records)
+        ]
+        held: Sequence[str | None] = [None] * len(shards)
+        if not any("://" in shard.path for shard in shards):
+            starts = np.cumsum([0, *(shard.count for shard in shards)]).tolist()
+            held = shard_digests.of_shards(
+                self.folder, shards, lambda place: self._digest(starts[place], starts[place + 1])
+            )
         content = {
             "name": info.full_name,
             "split": self.spec.split(self.split),
             "num_examples": len(self),
             "shape": self.spec.image_shape,
-            "shards": shards,
+            "shards": [[shard.name, digest] for shard, digest in zip(shards, held, strict=True)],
         }
         if self.spec.resize:
             content["resized"] = f"bilinear, draft {_DRAFT}"
@@ -148,6 +151,15 @@ class ImageSource:
     def digest(self) -> str:
         """SHA-256 of the fingerprint; see `fingerprint`."""
         return hashlib.sha256(self.fingerprint().encode()).hexdigest()
+
+    def _digest(self, start: int, stop: int) -> str:
+        """The digest of what the examples hold from one place to before another, images as encoded."""
+        digest = hashlib.sha256()
+        for begin in range(start, stop, _READ_AT_ONCE):
+            indices = range(begin, min(begin + _READ_AT_ONCE, stop))
+            for record in self.records.__getitems__(list(indices)):
+                digest.update(digests.of_arrays(_fields(record)).encode())
+        return digest.hexdigest()
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
         image = self._image(record["image"])
@@ -184,6 +196,16 @@ class ImageSource:
         label = np.zeros(self.spec.num_classes, np.uint8)
         label[np.asarray(record["objects"]["label"], np.int64)] = 1
         return label
+
+
+def _fields(record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of a record that an example may be made of, with the image as it is encoded."""
+    fields = {"image": np.frombuffer(record["image"], np.uint8)}
+    for prefix, part in (("", record), ("objects/", record.get("objects", {}))):
+        for name in ("label", "bbox"):
+            if name in part:
+                fields[prefix + name] = np.asarray(part[name])
+    return fields
 
 
 def _file_instructions(records: Any) -> list[Any]:
