@@ -32,6 +32,11 @@ DAMAGED_NAME = "damaged_checkpoints"
 BEST_BY = ("accuracy", "map_all_point")
 
 
+def folder(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
+    """Where the checkpoint of a step is, absolute."""
+    return pathlib.Path(workdir).absolute() / CHECKPOINTS_NAME / str(step)
+
+
 class Checkpoints:
     """The checkpoints of one workdir. Use as a context manager: leaving it waits for pending saves."""
 

@@ -6,7 +6,6 @@ What the rows mean is in `lossattn_jax.explanation_metrics`.
 """
 
 import dataclasses
-import json
 import logging
 import pathlib
 import time
@@ -27,6 +26,8 @@ from lossattn_jax import (
     losses,
     map_agreement,
     metrics,
+    provenance,
+    records,
     runs,
 )
 from lossattn_jax.errors import UserError
@@ -126,7 +127,8 @@ def compare_run(
       data_dir: folder of the data sets; None: as in the run's config.
 
     Returns:
-      `explainers` as of `compare`, what they were measured on, and where and with which arguments.
+      `explainers` as of `compare`, what they were measured on, and where and with which arguments; a
+      `records.complete` one.
 
     Raises:
       UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
@@ -138,8 +140,9 @@ def compare_run(
         explainers.make(name, run.model, run.spec.image_shape)
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
-    measured = compare(run, dataset, names, num, batch_size)
-    result = {
+    protocol = Protocol()
+    measured = compare(run, dataset, names, num, batch_size, protocol)
+    content = {
         "dataset": run.spec.name,
         "split": split,
         "step": run.step,
@@ -156,10 +159,16 @@ def compare_run(
         "jax": jax.__version__,
         "explainers": {name: _finite(values) for name, values in measured.items()},
     }
+    made_from = {
+        **provenance.of_outputs(run, dataset),
+        "images": content["images"],
+        "protocol": dataclasses.asdict(protocol),
+    }
+    result = records.complete(content, made_from)
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / RESULT_NAME
         try:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+            records.write_complete(path, result, indent=2)
             explainer_report.draw(measured).savefig(path.with_suffix(".png"))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import average_precision, command, data, devices, metrics, runs
+from lossattn_jax import (
+    average_precision,
+    command,
+    data,
+    devices,
+    metrics,
+    provenance,
+    records,
+    runs,
+)
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork, Outputs
 
@@ -154,8 +163,8 @@ def evaluate_run(
       data_dir: folder of the data sets; None: as in the run's config.
 
     Returns:
-      The metrics, and what they were measured on: data set, split, step, workdir. A metric that is
-      not finite is None.
+      The metrics, and what they were measured on: data set, split, step, workdir, and by digests
+      (`made_from`); a `records.complete` one. A metric that is not finite is None.
 
     Raises:
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
@@ -172,17 +181,18 @@ def evaluate_run(
     )
     seconds = time.monotonic() - start
     log.info("%.0f images/s, compilation included", len(dataset) / seconds)
-    result = {
+    content = {
         "dataset": run.spec.name,
         "split": split,
         "step": run.step,
         "workdir": str(workdir),
         **metrics.finite(measured),
     }
+    result = records.complete(content, provenance.of_outputs(run, dataset))
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / f"evaluation_{split}.json"
         try:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+            records.write_complete(path, result, indent=2)
         except OSError as error:
             log.warning("the result %s", json.dumps(result))
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
@@ -197,7 +207,7 @@ def main() -> None:
         values.workdir, values.split, values.checkpoint, values.batch_size, values.data_dir
     )
     if jax.process_index() == 0:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(records.without_digests(result), indent=2))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, devices, explanations, metrics, own_images, runs
+from lossattn_jax import (
+    command,
+    devices,
+    digests,
+    explanations,
+    metrics,
+    own_images,
+    provenance,
+    runs,
+)
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import add_sums, make_eval_step
 from lossattn_jax.explanations import Explanations
@@ -134,6 +143,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
         attentions=attentions,
         plots=counts.plots(run.spec.class_names),
         thresholds=compared,
+        made_from=provenance.of_outputs(run, dataset),
     )
 
 
@@ -167,6 +177,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         intro=f"{len(shown.names)} images of {len(own.files)} files.",
         attentions=attentions,
         mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+        made_from={**provenance.of_run(run), "images": digests.of_arrays({"": own.images})},
     )
 
 

@@ -7,6 +7,7 @@ Each run has to have been through `python -m lossattn_jax.evaluate` and `lossatt
 
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, run_folder
+from lossattn_jax import command, digests, provenance, records, run_folder
 from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.explainer_report import HIGHER, arrow
 from lossattn_jax.metrics import finite
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.explanation_table")
 
 EVALUATED, COMPARED = "evaluation_test.json", "compare_explainers.json"
 # The rows, and where each is better. Times are of the machine; localised is in its average precision.
@@ -46,6 +50,7 @@ class Measured:
       seed: of the run.
       images: in words, what it was measured on.
       values: by names of `METRICS`; NaN for what is not finite.
+      data: digests of the images, by names of the files that have one.
     """
 
     workdir: str
@@ -53,6 +58,7 @@ class Measured:
     seed: int
     images: str
     values: Mapping[str, float]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +129,12 @@ def write(
         "systems": [_system_record(system) for system in systems],
         "differences": [_difference(*pair) for pair in pairs],
     }
-    for path, written in ((table, text), (record, json.dumps(content, indent=1) + "\n")):
+    made_from = {run.workdir: digests.of_json([run.config, run.seed, run.values]) for run in read}
+    stored = records.complete(content, {"explainer": explainer, **made_from})
+    for path, written in ((table, text), (record, json.dumps(stored, indent=1) + "\n")):
         try:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            pathlib.Path(path).write_text(written)
+            records.write_file(path, written.encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return text
@@ -158,7 +166,9 @@ def _read(workdir: str, explainer: str) -> Measured:
     seed = config.pop("seed")
     evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
     compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"
-    evaluated, compared = _json(workdir, EVALUATED, evaluate), _json(workdir, COMPARED, compare)
+    of_evaluation = _record(workdir, EVALUATED, evaluate)
+    of_comparison = _record(workdir, COMPARED, compare)
+    evaluated, compared = of_evaluation.content, of_comparison.content
     try:
         of_explainers = compared["explainers"]
         if explainer not in of_explainers:
@@ -185,18 +195,61 @@ def _read(workdir: str, explainer: str) -> Measured:
             f"{EVALUATED} or {COMPARED} in {workdir} cannot be read ({error!r}); {evaluate} and "
             f"{compare} make them"
         ) from None
-    return Measured(workdir, config, seed, images, numbers)
+    inputs = {EVALUATED: of_evaluation.made_from, COMPARED: of_comparison.made_from}
+    _refuse_mixed(workdir, inputs, evaluated["step"], f"{evaluate} and {compare} make them again")
+    data = {name: made_from.get("data") for name, made_from in inputs.items() if made_from}
+    return Measured(workdir, config, seed, images, numbers, data)
 
 
-def _json(workdir: str, name: str, command_line: str) -> dict[str, Any]:
+def _refuse_mixed(
+    workdir: str, inputs: Mapping[str, Mapping[str, Any] | None], step: int, remedy: str
+) -> None:
+    """Numbers of another network or of other images than the rest make no table.
+
+    Args:
+      workdir: of the run.
+      inputs: by the file's name what it was made from, None where that is not known.
+      step: of the checkpoint.
+      remedy: what makes the files again.
+    """
+    config = provenance.of_config(run_folder.stored_config(workdir))
+    checkpoint = provenance.of_checkpoint(workdir, step)
+    now = config if checkpoint is None else {**config, "parameters": checkpoint}
+    for name, made_from in inputs.items():
+        if made_from is None:
+            continue
+        before = {key: made_from[key] for key in now if key in made_from}
+        reason = records.difference(before, {key: now[key] for key in before})
+        if reason is not None:
+            raise UserError(
+                f"{name} in {workdir} was not made from the run that is there now ({reason}); {remedy}"
+            )
+    known = [made_from for made_from in inputs.values() if made_from is not None]
+    if len(known) == 2 and known[0].get("split") == known[1].get("split"):
+        shared = [key for key in known[0] if key in known[1]]
+        first, second = ({key: made_from[key] for key in shared} for made_from in known)
+        reason = records.difference(first, second)
+        if reason is not None:
+            names = " and ".join(inputs)
+            raise UserError(f"{names} in {workdir} were made from others ({reason}); {remedy}")
+
+
+def _record(workdir: str, name: str, command_line: str) -> records.Record:
+    path = pathlib.Path(workdir) / name
     try:
-        return json.loads((pathlib.Path(workdir) / name).read_text())
+        record = records.read(path)
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {name}; {command_line} makes it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except records.DamagedRecord as error:
         raise UserError(
             f"{name} in {workdir} cannot be read ({error}); {command_line} makes it"
         ) from None
+    if record.made_from is None:
+        log.warning(
+            "warning: %s was written before results carried digests: that it is of this run cannot be seen",
+            path,
+        )
+    return record
 
 
 def _refuse_different(read: Sequence[Measured]) -> None:
@@ -207,6 +260,12 @@ def _refuse_different(read: Sequence[Measured]) -> None:
             raise UserError(
                 f"{first.workdir} was measured on {first.images}, but {run.workdir} on {run.images}"
             )
+        for name in first.data.keys() & run.data.keys():
+            if first.data[name] != run.data[name]:
+                raise UserError(
+                    f"{name} in {run.workdir} was measured on other images than in {first.workdir}, though "
+                    "the data set has the same name"
+                )
         for one, other in ((first, run), (run, first)):
             for name in one.values.keys() - other.values.keys():
                 raise UserError(

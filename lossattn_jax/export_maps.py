@@ -7,7 +7,6 @@ The numbers come from the forward pass that evaluation runs. The same command go
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import logging
 import pathlib
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, losses, receptive_field, runs
+from lossattn_jax import command, data, devices, losses, provenance, receptive_field, runs
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step
 from lossattn_jax.map_store import FORMAT, MapStore, legible, make_group
 from lossattn_jax.models import Outputs
@@ -50,8 +49,8 @@ def export(
       run: a checkpoint.
       eval_step: from `make_eval_step`.
       dataset: the split.
-      output: folder of the store. One that is there has to be of the same export; it is gone on with from
-        the first batch that is not done.
+      output: folder of the store. One that is there has to be of the same export: network, checkpoint and
+        images by content, and sizes. It is gone on with from the first batch that is not done.
       workdir: folder of the run, for the attributes.
       num: number of images; None: all. A smaller split gives fewer.
       batch_size: images per batch over all devices, rounded up to a multiple of their number; None: as in
@@ -61,7 +60,8 @@ def export(
       The folder.
 
     Raises:
-      UserError: the folder is something else, or cannot be written.
+      UserError: the folder is something else or of other inputs, or cannot be written, or the images
+        differ between processes.
     """
     size = devices.round_up(batch_size or run.config.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
@@ -146,22 +146,16 @@ def _open_store(
     height, width, _ = run.spec.image_shape
     sizes = {"image": num, "patch": grid.patches, "class": run.spec.num_classes}
     sizes |= {"y": height, "x": width}
+    outputs = provenance.of_outputs(run, dataset)
     if jax.process_index() == 0:
-        parameters = hashlib.sha256()
-        for leaf in jax.tree.leaves(run.variables):
-            parameters.update(np.asarray(leaf).tobytes())
         made_from = {
             "format": FORMAT,
-            "dataset": run.spec.name,
-            "split": dataset.split,
-            "step": run.step,
-            "parameters": parameters.hexdigest()[:16],
+            **outputs,
             "num_images": num,
             "batch_size": batch_size,
             "chunk_rows": rows,
-            "class_names": list(run.spec.class_names),
-            "image_shape": list(run.spec.image_shape),
             "patch_grid": {**dataclasses.asdict(grid), "map_size": list(grid.map_size)},
+            "probes": receptive_field.PROBES,
         }
         make_group(folder, made_from, {"workdir": str(workdir)})
         MapStore(folder, run.spec, sizes, rows)

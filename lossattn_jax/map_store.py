@@ -1,11 +1,12 @@
 """Zarr stores of maps: the only module that knows about TensorStore.
 
 A store is a Zarr v3 group with an array for each of `ARRAYS`. What it was made from is in the group's
-attributes, so that it is gone on with only by the same export.
+attributes, with digests of data and parameters, so that it is gone on with only by the same export.
 """
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ import lossattn_jax
 from lossattn_jax.data import DatasetSpec
 from lossattn_jax.errors import UserError
 
-FORMAT = "lossattn_jax maps 1"
+_FORMATS = "lossattn_jax maps "
+FORMAT = _FORMATS + "2"
 # The arrays: type, and axes in the order of a row. `done` is the last to be made and to be written.
 ARRAYS = {
     "index": ("int32", ("image",)),
@@ -32,6 +34,7 @@ ARRAYS = {
 }
 _UNWRITTEN = {"float32": "NaN", "int32": -1, "uint8": 255, "bool": False}
 _COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
+_DIGEST = re.compile("[0-9a-f]{64}")
 _METADATA = "zarr.json"  # of a group or an array
 
 
@@ -146,10 +149,24 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         pass  # of something else, or damaged
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    kind = stored.get("format") if isinstance(stored, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(_FORMATS):
         raise UserError(f"{folder} is not a store of maps; {instead}")
+    if kind != FORMAT:
+        raise UserError(
+            f"{folder} was written by another version, in the format {kind!r} and not {FORMAT!r}, so that "
+            f"it cannot be seen whether it was made from the same; {instead}"
+        )
     for key, here in made_from.items():
         if stored.get(key) != here:
+            before, now = _shown(stored.get(key)), _shown(here)
             raise UserError(
-                f"{folder} holds another export, with {key} {stored.get(key)!r} and not {here!r}; {instead}"
+                f"{folder} holds another export, with {key} {before} and not {now}; {instead}"
             )
+
+
+def _shown(value: Any) -> str:
+    """A value for a sentence, a digest by its first digits."""
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return f"'{value[:8]}...'"
+    return repr(value)

@@ -16,7 +16,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train.gradients import Found, make_gradients
 from lossattn_jax.train.job import build_network, fresh_state
-from lossattn_jax.train.nonfinite import read_batch
+from lossattn_jax.train.nonfinite import part_of, parts_of, read_batch, refuse_mixed
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState
@@ -36,17 +36,20 @@ def replay(dump: str | pathlib.Path) -> list[str]:
       running statistics after it is not finite, images by their places in the training set.
 
     Raises:
-      UserError: there is no such dump, it cannot be read, or the devices cannot share its batch equally.
+      UserError: there is no such dump, it cannot be read, its parts were not written together, or the
+        devices cannot share its batch equally.
     """
     folder = pathlib.Path(dump)
     config = run_folder.stored_config(folder)
     batch = read_batch(folder)
+    refuse_mixed(folder, parts_of(config, batch))
     examples = int(batch.pop("training_examples"))
     spec = runs.spec_of(config)
     model = build_network(config, spec)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
     steps_per_epoch = data.steps_per_epoch(examples, config.train.batch_size)
     state = _state(folder, config, model, spec, examples, steps_per_epoch)
+    refuse_mixed(folder, part_of(state))
     find = devices.pmap(make_gradients(model, spec, config, steps_per_epoch))
     found: Found = find(devices.replicate(state), devices.shard(batch))
     return [

@@ -1,11 +1,14 @@
 """The table of finished runs, from files written by hand."""
 
 import json
+import pathlib
 import statistics
 
+import numpy as np
 import pytest
 
-from lossattn_jax import explanation_table, run_folder
+from lossattn_jax import checkpoint as checkpoint_lib
+from lossattn_jax import explanation_table, provenance, records, run_folder
 from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
 
@@ -199,6 +202,73 @@ def test_a_broken_file_is_refused(make_run, write, tmp_path, content):
 def test_runs_that_were_measured_otherwise_are_refused(make_run, write, compared, sentence):
     runs = [make_run("a", "mean", 0, 0.5), make_run("b", "mean", 1, 0.5, compared=compared)]
     refused(write, runs, sentence)
+
+
+INPUTS = {"split": "test", "config.model.threshold": 0.1, "data": "a" * 64, "parameters": "b" * 64}
+
+
+def recorded(workdir, **changes):
+    """The files of a run as records that say what they were made from."""
+    for name in (explanation_table.EVALUATED, explanation_table.COMPARED):
+        path = pathlib.Path(workdir) / name
+        made_from = INPUTS | {"num_images": 9} | changes.get(name, {})
+        records.write(path, records.read(path).content, made_from)
+    return workdir
+
+
+def test_records_make_the_same_table_and_old_files_warn(make_run, write, caplog):
+    run = make_run("a", "mean", 0, 0.5)
+    lines, _ = write([run])
+    assert caplog.text.count("was written before results carried digests") == 2
+    caplog.clear()
+    again, record = write([recorded(run)])
+    assert again == lines and not caplog.text
+    assert record["made_from"].keys() == {"explainer", run}
+
+
+@pytest.mark.parametrize("name", [explanation_table.EVALUATED, explanation_table.COMPARED])
+def test_an_edited_record_is_refused(make_run, write, name):
+    run = recorded(make_run("a", "mean", 0, 0.5))
+    path = pathlib.Path(run) / name
+    path.write_text(path.read_text().replace("0.5", "0.6").replace("0.9", "0.8"))
+    refused(write, [run], rf"{name} in .*/a cannot be read \(.* is not as it was written\)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data": "c" * 64}, r"in .*/a were made from others \(other data\); python -m"),
+        ({"parameters": "c" * 64}, r"were made from others \(other parameters\)"),
+        (
+            {"config.model.threshold": 1.0},
+            r"is there now \(config.model.threshold 1.0 instead of 0.1\)",
+        ),
+    ],
+)
+def test_files_of_different_inputs_are_refused(make_run, write, changes, sentence):
+    run = make_run("a", "mean", 0, 0.5)
+    refused(write, [recorded(run, **{explanation_table.COMPARED: changes})], sentence)
+
+
+def test_files_of_another_checkpoint_than_is_there_are_refused(make_run, write):
+    run = recorded(make_run("a", "mean", 0, 0.5))
+    variables = {"params": {"a": np.zeros(2, np.float32)}, "batch_stats": {}}
+    with checkpoint_lib.Checkpoints(run) as checkpoints:
+        checkpoints.save(7, {"variables": variables}, None)
+    refused(write, [run], r"evaluation_test.json in .* is there now \(other parameters\)")
+    digest = {"parameters": provenance.of_variables(variables)}
+    files = (explanation_table.EVALUATED, explanation_table.COMPARED)
+    write([recorded(run, **dict.fromkeys(files, digest))])
+
+
+def test_runs_measured_on_other_images_of_one_name_are_refused(make_run, write):
+    other = {"data": "c" * 64}
+    files = (explanation_table.EVALUATED, explanation_table.COMPARED)
+    runs = [
+        recorded(make_run("a", "mean", 0, 0.5)),
+        recorded(make_run("b", "mean", 1, 0.5), **dict.fromkeys(files, other)),
+    ]
+    refused(write, runs, "in .*/b was measured on other images than in .*/a, though the data set")
 
 
 def test_the_same_run_twice_and_unmeasured_metrics_are_refused(make_run, write):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import re
 import socket
 import sys
 import weakref
@@ -305,6 +306,66 @@ def test_a_store_of_another_export_is_refused(export, run, images, whole, change
     with pytest.raises(UserError, match=f"{sentence}; give another --out, or remove it to start"):
         export(whole, **given)
     assert contents(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.threshold", 1.0),
+        ("model.dtype", "bfloat16"),
+        ("data.num_labels", 30),
+        ("data.label_seed", 1),
+    ],
+)
+def test_a_store_of_another_config_is_refused(export, run, whole, key, value):
+    config = run.config.copy_and_resolve_references()
+    section, name = key.split(".")
+    was, config[section][name] = config[section][name], value
+    sentence = re.escape(f"with config.{key} {was!r} and not {value!r}; give another --out")
+    with pytest.raises(UserError, match=sentence):
+        export(whole, run=dataclasses.replace(run, config=config))
+
+
+@pytest.mark.parametrize("changed", ["pixel", "label", "order", "box", "mean", "std", "network"])
+def test_a_store_of_other_inputs_is_refused(export, run, images, whole, changed):
+    """Each of one name, shape and size."""
+    before = contents(whole)
+    pixels, labels = images.images.copy(), images.labels.copy()
+    pixels[-1, 0, 0, 0] ^= 1
+    labels[0] = (labels[0] + 1) % 3
+    threshold = dataclasses.replace(
+        run, model=models.build("small", num_classes=3, width=0.1, threshold=1.0)
+    )
+    inputs = {
+        "pixel": {"dataset": dataclasses.replace(images, images=pixels)},
+        "label": {"dataset": dataclasses.replace(images, labels=labels)},
+        "order": {"dataset": images.take(np.arange(NUM)[::-1])},
+        "box": {"dataset": dataclasses.replace(images, boxes=np.zeros((NUM, 4), np.float32))},
+        "network": {"run": threshold},
+    }
+    for key in ("mean", "std"):
+        spec = dataclasses.replace(SPEC, **{key: (0.5, 0.25, 0.51)})
+        inputs[key] = {"run": dataclasses.replace(run, spec=spec)}
+    key = changed if changed in ("mean", "std", "network") else "data"
+    with pytest.raises(UserError, match=rf"with {key} .* and not .*; give another --out"):
+        export(whole, **inputs[changed])
+    assert contents(whole) == before
+
+
+def test_keys_that_only_training_reads_do_not_matter(export, eval_step, run, whole):
+    config = run.config.copy_and_resolve_references()
+    config.train.epochs, config.optimizer.learning_rate, config.data.dir = 7, 0.5, "/elsewhere"
+    config.data.mode = "stream"
+    steps = Steps(eval_step)
+    export(whole, run=dataclasses.replace(run, config=config), eval_step=steps)
+    assert steps.calls == 0
+
+
+def test_a_store_of_an_earlier_format_is_not_gone_on_with(export, whole):
+    path = whole / "zarr.json"
+    path.write_text(path.read_text().replace(map_store.FORMAT, "lossattn_jax maps 1"))
+    with pytest.raises(UserError, match="in the format 'lossattn_jax maps 1' .*another --out"):
+        export(whole)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ quick for programs that never open a data set.
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import io
 import json
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax import digests
+from lossattn_jax.data import shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
@@ -113,29 +116,50 @@ class ImageSource:
         return os.fspath(self.records.dataset_info.data_dir)
 
     def fingerprint(self) -> str:
-        """A string that changes whenever the prepared split does: version, files, dates."""
+        """A string that changes whenever the content of the prepared split does.
+
+        It goes by what the examples hold, not by dates and places: a copy has the same, and so has what was
+        prepared again. Files that are not on a file system here go by how many examples they have.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
         info = self.records.dataset_info
-        shards = []
-        for instruction in _file_instructions(self.records):
-            try:
-                stat = os.stat(instruction.filename)
-                size, date = stat.st_size, stat.st_mtime_ns
-            except OSError:  # a remote file system: the counts have to do
-                size, date = -1, -1
-            name = os.path.basename(instruction.filename)
-            shards.append([name, instruction.skip, instruction.take, size, date])
+        shards = [
+            shard_digests.Shard(os.fspath(instruction.filename), instruction.skip, instruction.take)
+            for instruction in _file_instructions(self.records)
+        ]
+        held: Sequence[str | None] = [None] * len(shards)
+        if not any("://" in shard.path for shard in shards):
+            starts = np.cumsum([0, *(shard.count for shard in shards)]).tolist()
+            held = shard_digests.of_shards(
+                self.folder, shards, lambda place: self._digest(starts[place], starts[place + 1])
+            )
         content = {
             "name": info.full_name,
             "split": self.spec.split(self.split),
             "num_examples": len(self),
             "shape": self.spec.image_shape,
-            "shards": shards,
+            "shards": [[shard.name, digest] for shard, digest in zip(shards, held, strict=True)],
         }
         if self.spec.resize:
             content["resized"] = f"bilinear, draft {_DRAFT}"
         if self.spec.max_boxes > 1:
             content["boxes"] = f"the {self.spec.max_boxes} largest"
         return json.dumps(content, sort_keys=True)
+
+    def digest(self) -> str:
+        """SHA-256 of the fingerprint; see `fingerprint`."""
+        return hashlib.sha256(self.fingerprint().encode()).hexdigest()
+
+    def _digest(self, start: int, stop: int) -> str:
+        """The digest of what the examples hold from one place to before another, images as encoded."""
+        digest = hashlib.sha256()
+        for begin in range(start, stop, _READ_AT_ONCE):
+            indices = range(begin, min(begin + _READ_AT_ONCE, stop))
+            for record in self.records.__getitems__(list(indices)):
+                digest.update(digests.of_arrays(_fields(record)).encode())
+        return digest.hexdigest()
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
         image = self._image(record["image"])
@@ -172,6 +196,16 @@ class ImageSource:
         label = np.zeros(self.spec.num_classes, np.uint8)
         label[np.asarray(record["objects"]["label"], np.int64)] = 1
         return label
+
+
+def _fields(record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of a record that an example may be made of, with the image as it is encoded."""
+    fields = {"image": np.frombuffer(record["image"], np.uint8)}
+    for prefix, part in (("", record), ("objects/", record.get("objects", {}))):
+        for name in ("label", "bbox"):
+            if name in part:
+                fields[prefix + name] = np.asarray(part[name])
+    return fields
 
 
 def _file_instructions(records: Any) -> list[Any]:

@@ -5,17 +5,22 @@ import logging
 import os
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
+from lossattn_jax import digests
 from lossattn_jax.data.datasets import ImageSource, open_source
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.subset import digest_of_part
 
 _LOG = logging.getLogger(__name__)
 _READ_AT_ONCE = 1000
 # What the arrays of a split are called in a single example.
 _IN_EXAMPLE = {"images": "image", "labels": "label", "boxes": "box", "box_labels": "box_label"}
+# What a cache holds beside the arrays: digests of the prepared files, and of the arrays.
+_OF_CACHE = ("made_from", "digest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,8 @@ class ArrayDataset(Examples):
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or [N, M, 4] where an
         image may have several, or None.
       box_labels: int32 [N, M], the classes of several boxes; None without.
+      prepared: digest of the prepared examples that `load` has made the arrays of; None for other arrays,
+        and for what `dataclasses.replace` makes.
     """
 
     spec: DatasetSpec
@@ -41,6 +48,7 @@ class ArrayDataset(Examples):
     labels: np.ndarray
     boxes: np.ndarray | None = None
     box_labels: np.ndarray | None = None
+    prepared: str | None = dataclasses.field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,21 +68,35 @@ class ArrayDataset(Examples):
 
     def take(self, indices: np.ndarray) -> "ArrayDataset":
         """The examples at `indices` int64 [n] as a data set of their own, counted from 0 anew."""
-        return dataclasses.replace(
+        part = dataclasses.replace(
             self,
             images=self.images[indices],
             labels=self.labels[indices],
             boxes=None if self.boxes is None else self.boxes[indices],
             box_labels=None if self.box_labels is None else self.box_labels[indices],
         )
+        return part if self.prepared is None else part._made_of(self.prepared, indices)
+
+    def digest(self) -> str:
+        """See `pipeline.Examples.digest`; of arrays that were not prepared it is their own."""
+        return self.prepared or digests.of_arrays(
+            {name: array for name in _IN_EXAMPLE if (array := getattr(self, name)) is not None}
+        )
+
+    def _made_of(self, prepared: str, indices: np.ndarray | None = None) -> "ArrayDataset":
+        """This data set, which then knows what it was made of; only for one that is new."""
+        digest = prepared if indices is None else digest_of_part(prepared, indices)
+        object.__setattr__(self, "prepared", digest)
+        return self
 
 
 def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDataset:
     """Loads a prepared split into memory.
 
     The first call decodes every image and writes the arrays to `cache_<split>.npz` beside the data
-    set; later calls read that file. A cache that is truncated or belongs to another version of the
-    data set is rebuilt, and where the folder cannot be written to, nothing is cached.
+    set; later calls read that file. It holds digests of the prepared files and of the arrays: a cache
+    that is damaged, of other files or without digests is rebuilt, and where the folder cannot be
+    written to, nothing is cached.
 
     Args:
       spec: the data set.
@@ -89,12 +111,12 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
     """
     source = open_source(spec, split, data_dir)
     path = cache_path(source)
-    fingerprint = source.fingerprint()
-    arrays = _read_cache(path, fingerprint)
+    made_from = source.digest()
+    arrays = _read_cache(path, made_from)
     if arrays is None:
         arrays = _decode(source)
-        _write_cache(path, fingerprint, arrays)
-    return ArrayDataset(
+        _write_cache(path, made_from, arrays)
+    dataset = ArrayDataset(
         spec,
         split,
         arrays["images"],
@@ -102,6 +124,7 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
         arrays.get("boxes"),
         arrays.get("box_labels"),
     )
+    return dataset._made_of(made_from)
 
 
 def cache_path(source: ImageSource) -> str:
@@ -136,13 +159,20 @@ def _decode(source: ImageSource) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_cache(path: str, fingerprint: str) -> dict[str, np.ndarray] | None:
+def _read_cache(path: str, made_from: str) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if str(stored["fingerprint"]) != fingerprint:
-                _LOG.info("%s belongs to another version of the data set; rebuilding it", path)
+            if not set(_OF_CACHE) <= set(stored.files):
+                _LOG.warning("%s was written before caches carried digests; rebuilding it", path)
                 return None
-            return {name: stored[name] for name in stored.files if name != "fingerprint"}
+            if str(stored["made_from"]) != made_from:
+                _LOG.warning("%s was made of other files than are there now; rebuilding it", path)
+                return None
+            arrays = {name: stored[name] for name in stored.files if name not in _OF_CACHE}
+            if str(stored["digest"]) != digests.of_arrays(arrays):
+                _LOG.warning("%s is damaged (it is not as it was written); rebuilding it", path)
+                return None
+            return arrays
     except FileNotFoundError:
         return None
     except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
@@ -150,7 +180,7 @@ def _read_cache(path: str, fingerprint: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _write_cache(path: str, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_cache(path: str, made_from: str, arrays: dict[str, np.ndarray]) -> None:
     # Written under another name and renamed, so that a reader never meets half a file, even when
     # several processes of a host start at once.
     temporary = None
@@ -159,7 +189,12 @@ def _write_cache(path: str, fingerprint: str, arrays: dict[str, np.ndarray]) -> 
             prefix=".cache_", suffix=".npz", dir=os.path.dirname(path)
         )
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), **arrays)  # type: ignore[arg-type]
+            told = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
+            values: dict[str, Any] = {
+                **{name: np.array(told[name]) for name in _OF_CACHE},
+                **arrays,
+            }
+            np.savez(file, **values)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:

@@ -34,6 +34,17 @@ class Examples(abc.ABC):
           `image`, `label`, `index` and perhaps `box`; see `train_batches` and `eval_batches`.
         """
 
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """SHA-256 by which examples of other content differ, however they are kept, in hexadecimal digits.
+
+        Of a prepared split it is that of its files and of which examples are taken: the same from memory
+        and from disk, in a copied folder too.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
+
     def iterate(self, batches: "Batches") -> Iterator[Batch]:
         """All of `batches`, one after the other."""
         return (batches[item] for item in range(len(batches)))

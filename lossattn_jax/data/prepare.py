@@ -5,14 +5,16 @@ array_record, which allows random access; the decoded images are cached beside i
 """
 
 import contextlib
+import logging
 import os
+import pathlib
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
-from lossattn_jax import command
+from lossattn_jax import command, records
 from lossattn_jax.data import memory
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
@@ -23,6 +25,11 @@ from lossattn_jax.data.datasets import (
 )
 from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
 from lossattn_jax.errors import UserError
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.data.prepare")
+
+_RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
 
 
 def prepare(
@@ -40,34 +47,78 @@ def prepare(
       name: one of `DATASETS`.
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
-      builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one.
+      builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one. A data set
+        that is there has to be made with the same, where any are given.
       archives: a folder with published archives under their own names; what it has is not downloaded.
 
     Returns:
       The folder of the prepared data set, its version included.
 
     Raises:
-      UserError: unknown data set, failed download, or a folder or an archive that cannot be used.
+      UserError: unknown data set, failed download, a folder or an archive that cannot be used, or a data
+        set that is there and was made with other settings.
     """
     spec = get_spec(name, extra)
     if archives is not None and not os.path.isdir(archives):
         raise UserError(
             f"archives is {archives!r}, but must be a folder with the published archives."
         )
+    settings = dict(builder_kwargs or {})
+    built = False
     try:
-        open_source(spec, "train", data_dir)
+        _refuse_other(open_source(spec, "train", data_dir).folder, settings)
     except DatasetNotFound:
-        _build(spec, data_dir, builder_kwargs or {}, archives)
+        _build(spec, data_dir, settings, archives)
+        built = True
     try:
         for split in ("train", "test"):
             memory.load(spec, split, data_dir)
-        return open_source(spec, "train", data_dir).folder
+        folder = open_source(spec, "train", data_dir).folder
+        if built:
+            _remember(folder, settings)
+        return folder
     except DatasetNotFound as error:
         # TFDS leaves a folder that it finds alone, however little is in it.
         folder = os.path.join(resolve_data_dir(data_dir), spec.tfds_name)
         raise UserError(
             f"the copy of {name} in {folder} is damaged; remove the folder and run this again"
         ) from error
+
+
+def _remember(folder: str, settings: Mapping[str, Any]) -> None:
+    """Writes down what a data set was made with; where the folder cannot be written, nothing."""
+    with contextlib.suppress(OSError):
+        records.write(pathlib.Path(folder) / _RECORD_NAME, {}, _plain(settings), indent=1)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON."""
+    plain = bool | int | float | str | None
+    return {
+        key: value if isinstance(value, plain) else repr(value) for key, value in settings.items()
+    }
+
+
+def _refuse_other(folder: str, settings: Mapping[str, Any]) -> None:
+    """Stops where settings are given, and the data set that is there was made with others.
+
+    Raises:
+      UserError: they are others.
+    """
+    if not settings:
+        return
+    try:
+        made_from = records.read(pathlib.Path(folder) / _RECORD_NAME).made_from
+    except (FileNotFoundError, records.DamagedRecord):
+        made_from = None
+    if made_from is None:
+        log.warning("warning: %s does not say with which settings it was made", folder)
+        return
+    if (reason := records.difference(made_from, _plain(settings))) is not None:
+        raise UserError(
+            f"the data set in {folder} was made with other settings ({reason}); name another data_dir, or "
+            "remove the folder"
+        )
 
 
 def _build(

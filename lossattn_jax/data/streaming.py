@@ -15,6 +15,7 @@ from absl import flags
 from lossattn_jax.data.datasets import ImageSource
 from lossattn_jax.data.pipeline import Batch, Batches, Examples
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.subset import digest_of_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,11 @@ class StreamDataset(Examples):
             for name in ("box", "box_label") if self.spec.max_boxes > 1 else ("box",):
                 batch[name] = np.stack([example[name] for example in examples])
         return batch
+
+    def digest(self) -> str:
+        """See `pipeline.Examples.digest`."""
+        whole = self.source.digest()
+        return whole if self.kept is None else digest_of_part(whole, self.kept)
 
     def iterate(self, batches: Batches) -> Iterator[Batch]:
         """All of `batches`, read ahead; closing the iterator ends its threads and workers."""

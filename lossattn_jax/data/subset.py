@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lossattn_jax import digests
 from lossattn_jax.errors import UserError
 
 # Keeps the draw apart from others that are made from the same seed.
@@ -58,3 +59,8 @@ def labelled_subset(
         shuffled = np.random.Generator(np.random.Philox(entropy)).permutation(members)
         chosen.append(shuffled[:wanted])
     return np.sort(np.concatenate(chosen)).astype(np.int64, copy=False)
+
+
+def digest_of_part(whole: str, indices: np.ndarray) -> str:
+    """The digest of the examples at `indices` int64 [n] of a data set whose own digest is `whole`."""
+    return digests.of_json([whole, digests.of_array(indices.astype("<i8"))])

@@ -1,18 +1,18 @@
 """Dumps of updates of networks for bags that were not finite: written where a training ends, read to replay.
 
 A dump is a folder with `update.json`, which says whose update it is, and `arrays.npz`: the model before the
-update, Adam's moments, and the bags with their dropout.
+update, Adam's moments, and the bags with their dropout. `update.json` is a record (see `records`) that has
+the arrays' digest, so that arrays of another update are not taken for those of this one.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lossattn_jax import tree_names
+from lossattn_jax import digests, records, tree_names
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.settings import Settings
@@ -42,6 +42,7 @@ class Dump:
         "labels" `[b]` int32, "noise" `[b, length, units]` uint8 of the dropout, "target" `[b, length]`
         float32 (of `State.ensemble`; without consistency `[0]`), "mean" and "inverse_scale" of the model's
         standardisation, and "class_weights" `[K]` float32 where it has some.
+      data: digest of the data set that the training had.
     """
 
     training: str
@@ -55,6 +56,7 @@ class Dump:
     count: int
     state: Mapping[str, Any]
     bags: Mapping[str, np.ndarray]
+    data: str = ""
 
 
 def write(dump: Dump, folder: pathlib.Path) -> None:
@@ -69,13 +71,15 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
         "network": {name: getattr(dump.network, name) for name in _NETWORK},
         "settings": dataclasses.asdict(dump.settings),
     }
-    arrays: dict[str, Any] = dict(
-        tree_names.named({"bags": dict(dump.bags), "state": dict(dump.state)})
-    )
+    arrays: dict[str, Any] = {
+        name: np.asarray(array)
+        for name, array in tree_names.named({"bags": dict(dump.bags), "state": dict(dump.state)})
+    }
+    made_from = {"data": dump.data, "arrays": digests.of_arrays(arrays)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / ARRAYS_NAME, **arrays)
-        (folder / UPDATE_NAME).write_text(json.dumps(told, indent=1) + "\n")
+        records.write_arrays(folder / ARRAYS_NAME, arrays)
+        records.write(folder / UPDATE_NAME, told, made_from, indent=1)
     except OSError as error:
         raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
 
@@ -84,16 +88,25 @@ def read(folder: pathlib.Path) -> Dump:
     """Reads what `write` wrote. Whether its arrays are those of its network is not looked at.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read or is not as it was written, or it has no digests.
     """
     path = folder / UPDATE_NAME
     try:
-        told = json.loads(path.read_text())
+        path.stat()  # an absent file is no damage
+        record = records.read(path)
+        if record.made_from is None:
+            raise ValueError(
+                "it was written before dumps carried digests; the same training writes it anew"
+            )
+        told = record.content
         hidden = told["network"]["hidden"]
         network = {**told["network"], "hidden": None if hidden is None else tuple(hidden)}
         path = folder / ARRAYS_NAME
         with np.load(path, allow_pickle=False) as stored:
-            trees = _nested({name: stored[name] for name in stored.files})
+            arrays = {name: stored[name] for name in stored.files}
+        if digests.of_arrays(arrays) != record.made_from.get("arrays"):
+            raise ValueError(f"its arrays are not those that were written with {UPDATE_NAME}")
+        trees = _nested(arrays)
         state, bags = trees["state"], trees["bags"]
         path = folder / UPDATE_NAME
         return Dump(
@@ -108,6 +121,7 @@ def read(folder: pathlib.Path) -> Dump:
             count=int(told["count"]),
             state=state,
             bags=bags,
+            data=str(record.made_from.get("data", "")),
         )
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lossattn_jax import devices, not_finite
+from lossattn_jax import devices, digests, not_finite
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import dumps
 from lossattn_jax.mil.bags import BagDataset
@@ -62,6 +62,9 @@ def error(
             consistency=steps.consistency,
             seed=int(devices.gather(models.seed)[model]),
             epoch=place.epoch,
+            data=digests.of_arrays(
+                {name: getattr(dataset, name) for name in ("instances", "lengths", "labels")}
+            ),
             **_arrays(place, dataset, steps, models, states, epochs),
         )
         write = functools.partial(dumps.write, dump)

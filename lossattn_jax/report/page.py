@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Content:
       plots: of the whole split.
       thresholds: by name of the threshold the metrics of the whole split; empty where there is none.
       mosaics: pictures of tiled images.
+      made_from: what the numbers follow from, as JSON; see `records`.
     """
 
     title: str
@@ -52,6 +54,7 @@ class Content:
     plots: Sequence[Plot] = ()
     thresholds: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     mosaics: Sequence[Plot] = ()
+    made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def render(content: Content) -> str:

@@ -1,13 +1,12 @@
 """Writes a report's folder: the page, its pictures and its numbers."""
 
-import json
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
-from lossattn_jax import figures, metrics
+from lossattn_jax import figures, metrics, records
 from lossattn_jax.errors import UserError
 from lossattn_jax.report import page, pictures
 
@@ -22,7 +21,8 @@ _SCALE = 8  # of the pictures of single images
 def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
     """Writes `index.html`, `report.json`, `explanations.png`, `images/` and the plots as PNG.
 
-    Pictures of single images that an earlier report left in `images/` are removed.
+    Pictures of single images that an earlier report left in `images/` are removed. `report.json` is a
+    record (see `records`) that says what the numbers were made from.
 
     Returns:
       The page.
@@ -35,9 +35,8 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
         _write_pictures(content, folder)
         for plot in (*content.plots, *content.mosaics):
             (folder / f"{plot.name}.png").write_bytes(plot.png)
-        numbers = json.dumps(_numbers(content), indent=1, allow_nan=False)
-        (folder / NUMBERS_NAME).write_text(numbers + "\n", encoding="utf-8")
-        (folder / PAGE_NAME).write_text(page.render(content), encoding="utf-8")
+        records.write(folder / NUMBERS_NAME, _numbers(content), content.made_from, indent=1)
+        records.write_file(folder / PAGE_NAME, page.render(content).encode())
     except OSError as error:
         raise UserError(f"the report {folder} cannot be written: {error.strerror}") from None
     return folder / PAGE_NAME

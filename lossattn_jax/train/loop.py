@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import cpu, devices, explanations, figures, run_folder, runs
+from lossattn_jax import cpu, data, devices, explanations, figures, run_folder, runs
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import (
     feed,
@@ -21,6 +21,7 @@ from lossattn_jax.train import (
     reporting,
     resume,
     tracing,
+    training_data,
 )
 from lossattn_jax.train.job import Job, describe, first_state, open_job
 from lossattn_jax.train.state import TrainState
@@ -34,8 +35,8 @@ def train(
 ) -> dict[str, float]:
     """Trains a network, or goes on where an earlier call for the same workdir stopped.
 
-    Writes `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` into `workdir`, and with
-    `config.profile` also `profile/`. The result is a pure function of the config: an interrupted and
+    Writes `config.json`, `data.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` into `workdir`,
+    and with `config.profile` also `profile/`. The result is a pure function of the config: an interrupted and
     resumed run ends with the parameters of an uninterrupted one (bit-equal on CPU).
 
     Args:
@@ -48,9 +49,9 @@ def train(
       measuring them took. Empty where the run was asked to stop before.
 
     Raises:
-      UserError: the config is impossible, the data set is absent, the workdir holds another run or
-        cannot be written, another training is at it, or too many updates in a row were not finite (see
-        `train.nonfinite`).
+      UserError: the config is impossible, the data set is absent or not the one that the run was started
+        with, the workdir holds another run or cannot be written, another training is at it, or too many
+        updates in a row were not finite (see `train.nonfinite`).
     """
     job = open_job(config, workdir)
     stop = stop or preemption.Stop()
@@ -60,7 +61,12 @@ def train(
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
         state = first_state(job, checkpoints)
-        run_folder.write_config(config, job.workdir)
+        images = training_data.describe(job.train_set, job.test_set)
+        if state.step > 0:
+            folder = data.resolve_data_dir(config.data.dir)
+            training_data.refuse_other(job.workdir, images, folder)
+        training_data.write(job.workdir, images, job.spec.name)
+        run_folder.write_config(config, job.workdir)  # all processes wait for it
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
         step, replicated = int(state.step), devices.replicate(state)

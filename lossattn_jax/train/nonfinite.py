@@ -3,7 +3,8 @@
 `step.make_train_step` skips and counts them on the devices. Here the host looks at the count, whenever it
 fetches metrics anyway or is about to evaluate or save. When it is full, the batch and the state of before
 the first of the row go to `WORKDIR/nonfinite/step_S/`, a workdir of its own with one checkpoint, of the
-state after S updates, and the batch of the update after these. `lossattn_jax.replay` makes it again.
+state after S updates, and the batch of the update after these. `lossattn_jax.replay` makes it again, after
+it has seen by the digests in `dump.json`, which is written last, that all of that belongs together.
 """
 
 import dataclasses
@@ -11,13 +12,15 @@ import functools
 import math
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, devices, metrics, run_folder
+from lossattn_jax import data, devices, digests, metrics, provenance, records, run_folder
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
 from lossattn_jax.not_finite import DUMPS_NAME, kept, shown
@@ -28,6 +31,7 @@ from lossattn_jax.train.state import TrainState
 from lossattn_jax.train.step import Metrics
 
 BATCH_NAME = "batch.npz"
+RECORD_NAME = "dump.json"
 
 
 def means(totals: Metrics, step: int) -> dict[str, float]:
@@ -106,7 +110,7 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
         state, step=step_array, opt_state=at_step(state.opt_state, step_array)
     )
     first = jax.process_index() == 0
-    arrays: dict[str, Any] = dict(batch)
+    arrays = {name: np.asarray(array) for name, array in batch.items()}
     try:
         if first and folder.exists():
             shutil.rmtree(folder)
@@ -114,11 +118,63 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
         run_folder.make_workdir(folder)
         run_folder.write_config(job.config, folder)
         if first:
-            np.savez(folder / BATCH_NAME, **arrays)
+            records.write_arrays(folder / BATCH_NAME, arrays)
     except OSError as error:
         raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
     with checkpoint_lib.Checkpoints(folder) as checkpoints:
         checkpoints.save(step, before.items(), None)
+    if first:
+        made_from = {
+            **parts_of(job.config, arrays),
+            **part_of(before),
+            "data": job.train_set.digest(),
+        }
+        try:
+            records.write(folder / RECORD_NAME, {"step": step}, made_from, indent=1)
+        except OSError as error:
+            raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
+
+
+def parts_of(config: ConfigDict, batch: Batch) -> dict[str, Any]:
+    """What a dump has besides a state, for its record; JSON."""
+    return {**provenance.of_config(config, ("",)), "batch": digests.of_arrays(batch)}
+
+
+def part_of(state: TrainState) -> dict[str, Any]:
+    """What a dump has as its state, for its record; JSON."""
+    return {"state": provenance.of_variables(state.items())}
+
+
+def refuse_mixed(dump: pathlib.Path, parts: Mapping[str, Any]) -> None:
+    """Stops a replay of parts that were not written together.
+
+    Args:
+      dump: its folder.
+      parts: `parts_of` or `part_of` what was read there.
+
+    Raises:
+      UserError: they are not those of the dump, or that cannot be seen.
+    """
+    remedy = "the same training writes it anew"
+    try:
+        record = records.read(dump / RECORD_NAME)
+    except FileNotFoundError:
+        raise UserError(
+            f"the dump {dump} has no {RECORD_NAME}: it was not written to its end, or before dumps carried "
+            f"digests; {remedy}"
+        ) from None
+    except records.DamagedRecord as error:
+        raise UserError(f"the dump {dump} is damaged: {error}; {remedy}") from None
+    stored = record.made_from or {}
+    # Keys of the config that came later than the dump have their defaults.
+    here = {
+        key: value for key, value in parts.items() if key in stored or not key.startswith("config.")
+    }
+    before = {key: stored.get(key) for key in here}
+    if (reason := records.difference(before, here)) is not None:
+        raise UserError(
+            f"the dump {dump} is damaged: its parts were not written together ({reason}); {remedy}"
+        )
 
 
 def read_batch(dump: pathlib.Path) -> Batch:

@@ -59,6 +59,18 @@ def test_the_same_scenes_are_prepared_again(digits_dir, digits_spec, tmp_path):
         np.testing.assert_array_equal(one.labels, two.labels)
 
 
+def test_other_settings_than_those_of_the_data_set_are_refused(tmp_path):
+    sizes = {"num_train": 4, "num_test": 2}
+    folder = prepare("digit_scenes", str(tmp_path), builder_kwargs=sizes)
+    assert prepare("digit_scenes", str(tmp_path), builder_kwargs=sizes) == folder
+    assert prepare("digit_scenes", str(tmp_path)) == folder
+    for settings in ({**sizes, "num_test": 3}, {**sizes, "seed": 1}):
+        with pytest.raises(
+            UserError, match=r"was made with other settings \((num_test 2|seed None)"
+        ):
+            prepare("digit_scenes", str(tmp_path), builder_kwargs=settings)
+
+
 def test_a_folder_that_cannot_be_used_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="digit_scenes could not be prepared in .*file"):

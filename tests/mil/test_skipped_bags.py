@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import json
+import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +196,31 @@ def test_what_is_stuck_ends_with_a_dump_that_replays(stuck):
     assert sentences[0] == f"own, Loss-Attention: the update {told} was made again."
     assert sentences[2] == "Before it, parameters and Adam's moments were finite."
     assert re.search(r"are not finite|is not in float32", sentences[3] + sentences[4])
+
+
+def test_a_dump_of_other_arrays_or_without_digests_is_refused(stuck, tmp_path):
+    dump = pathlib.Path(shutil.copytree(stuck[1], tmp_path / "dump"))
+    update, path = dump / "update.json", dump / "arrays.npz"
+    text = update.read_text()
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "bags/x": arrays["bags/x"] + 1})
+    with pytest.raises(UserError, match="arrays are not those that were written with update.json"):
+        replay.replay(dump)
+    np.savez(path, **arrays)
+    assert replay.replay(dump) == replay.replay(stuck[1])
+    for name, value, sentence in (
+        ("epoch", 5, "update.json is not as it was written"),
+        (None, None, "was written before dumps carried digests; the same training writes it anew"),
+    ):
+        edited = json.loads(text)
+        if name is None:
+            del edited["made_from"], edited["digest"]
+        else:
+            edited[name] = value
+        update.write_text(json.dumps(edited))
+        with pytest.raises(UserError, match=sentence):
+            replay.replay(dump)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import pathlib
+import shutil
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import Outputs
 from lossattn_jax.models.geometry import PatchGrid
-from lossattn_jax.train import ensemble, loop, nonfinite
+from lossattn_jax.train import ensemble, loop, nonfinite, training_data
 from lossattn_jax.train.optimizer import at_step, make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
@@ -288,6 +289,49 @@ def test_a_run_counts_warns_and_resumes(toy_runs, tmp_path, caplog):
     equal(last_state(tmp_path / "whole"), last_state(tmp_path / "resumed"))
 
 
+def refuses_mixed_parts(dump, copy):
+    """Of a dump that replays, copies with something of another dump, or without its record."""
+    config = json.loads((dump / "config.json").read_text())
+    config["optimizer"]["momentum"] = 0.5
+    with np.load(dump / "batch.npz") as stored:
+        batch = dict(stored)
+    with Checkpoints(dump, read_only=True) as checkpoints:
+        program = Program(settings())
+        items = checkpoints.restore(5, program.state.items())
+    items["variables"]["params"]["extra"] += 1
+
+    def write_batch(folder):
+        np.savez(folder / "batch.npz", **{**batch, "label": (batch["label"] + 1) % 3})
+
+    def write_state(folder):
+        shutil.rmtree(folder / "checkpoints")
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(5, jax.tree.map(np.asarray, items), None)
+
+    def edit_record(folder):
+        path = folder / nonfinite.RECORD_NAME
+        path.write_text(path.read_text().replace('"step": 5', '"step": 6'))
+
+    for change, sentence in (
+        (write_batch, r"were not written together \(other batch\)"),
+        (write_state, r"were not written together \(other state\)"),
+        (
+            lambda folder: (folder / "config.json").write_text(json.dumps(config)),
+            r"were not written together \(config.optimizer.momentum 0.9 instead of 0.5\)",
+        ),
+        (edit_record, r"is damaged: .*dump\.json is not as it was written; the same training"),
+        (
+            lambda folder: (folder / nonfinite.RECORD_NAME).unlink(),
+            r"has no dump\.json: .* or before dumps carried digests; the same training",
+        ),
+    ):
+        shutil.copytree(dump, copy)
+        change(copy)
+        with pytest.raises(UserError, match=sentence):
+            replay.replay(copy)
+        shutil.rmtree(copy)
+
+
 def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_path):
     # Of the updates after 5 and after 6 an image each, which are in one batch of the epoch before.
     earlier = data.epoch_order(0, 0, 32)[: 8 * STEPS].reshape(STEPS, 8)
@@ -320,6 +364,7 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
     for place in bad:
         assert f"{place} (nan)" in told
     assert "Dense_0/kernel" in told
+    refuses_mixed_parts(folder, tmp_path / "mixed")
     # What is dumped is the state before.
     program = Program(config)
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -360,6 +405,39 @@ def test_a_damaged_batch_is_told_in_a_sentence(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"batch\.npz cannot be read as a batch: "):
             nonfinite.read_batch(tmp_path)
+
+
+def test_a_run_goes_on_with_its_own_images_only(toy_runs, tmp_path, caplog):
+    """Of one name and size."""
+    loop.train(settings(train__epochs=1), tmp_path)
+    record = tmp_path / training_data.RECORD_NAME
+    whole = record.read_bytes()
+    toy_runs |= {3: 7}
+    sentence = r"than the run in .* was started with \(other training images\): give the folder"
+    with pytest.raises(UserError, match=sentence):
+        loop.train(settings(train__epochs=2), tmp_path)
+    assert record.read_bytes() == whole
+    toy_runs.clear()
+    loop.train(settings(train__epochs=2), tmp_path)
+    assert record.read_bytes() == whole
+    assert "warning: " not in caplog.text
+
+
+def test_where_a_run_does_not_say_its_images_it_warns(tmp_path, caplog):
+    images = training_data.describe(train_set({}), train_set({3: 7}))
+    training_data.refuse_other(tmp_path, images, "data")
+    assert "was started before runs said by digests" in caplog.text
+    training_data.write(tmp_path, images, "toy")
+    caplog.clear()
+    training_data.refuse_other(tmp_path, images, "data")
+    assert not caplog.text
+    other = training_data.describe(train_set({}), train_set({3: 8}))
+    with pytest.raises(UserError, match=r"the data set in data is .* \(other test images\)"):
+        training_data.refuse_other(tmp_path, other, "data")
+    path = tmp_path / training_data.RECORD_NAME
+    path.write_text(path.read_text().replace("toy", "tor"))
+    training_data.refuse_other(tmp_path, other, "data")
+    assert "data.json is not as it was written: whether the images are the same" in caplog.text
 
 
 @pytest.mark.slow

@@ -1,0 +1,86 @@
+"""Digests of shards: computed once, and again where anything about the file has changed."""
+
+import json
+import os
+
+import pytest
+
+from lossattn_jax import data
+from lossattn_jax.data import shard_digests
+from lossattn_jax.data.prepare import prepare
+from lossattn_jax.data.shard_digests import Shard, of_shards
+from lossattn_jax.errors import UserError
+
+
+@pytest.fixture
+def digest(tmp_path):
+    """`of_shards` of two files; the second result are the places whose examples were read."""
+    shards = [Shard(str(tmp_path / name), 0, 9) for name in ("a", "b")]
+    for shard in shards:
+        (tmp_path / shard.path).write_text(shard.path)
+
+    def call():
+        read = []
+
+        def examples(place):
+            read.append(place)
+            return f"examples of {open(shards[place].path).read()}"
+
+        return of_shards(str(tmp_path), shards, examples), read
+
+    return call
+
+
+def test_examples_are_read_once(digest, tmp_path):
+    first, read = digest()
+    assert read == [0, 1]
+    assert first == [f"examples of {tmp_path / name}" for name in "ab"]
+    assert digest() == (first, [])
+
+
+def test_other_dates_read_the_bytes_and_other_bytes_the_examples(digest, tmp_path, monkeypatch):
+    first, _ = digest()
+    os.utime(tmp_path / "a", (1, 1))
+    assert digest() == (first, [])
+    monkeypatch.setattr(shard_digests, "_sha256", lambda path: pytest.fail("remembered"))
+    assert digest() == (first, [])
+    monkeypatch.undo()
+    stat = (tmp_path / "b").stat()
+    (tmp_path / "b").write_text(str(tmp_path / "c"))
+    os.utime(tmp_path / "b", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (tmp_path / "b").stat().st_size == stat.st_size
+    assert digest() == ([first[0], f"examples of {tmp_path / 'c'}"], [1])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a[0:9]": {}}', None])
+def test_a_memory_that_is_damaged_is_made_again(digest, tmp_path, text):
+    first, _ = digest()
+    memory = tmp_path / shard_digests.NAME
+    edited = json.loads(memory.read_text())
+    edited["a[0:9]"]["examples"] = "others"
+    memory.write_text(json.dumps(edited) if text is None else text)
+    assert digest() == (first, [0, 1])
+    assert digest() == (first, [])
+
+
+def test_a_folder_that_cannot_be_written_is_read_each_time(digest, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(shard_digests.records, "write", refuse)
+    first, _ = digest()
+    assert digest() == (first, [0, 1])
+
+
+def test_a_file_that_cannot_be_read_is_a_sentence(digest, tmp_path):
+    (tmp_path / "b").unlink()
+    with pytest.raises(UserError, match="b cannot be read: No such file"):
+        digest()
+
+
+def test_the_same_scenes_prepared_again_are_the_same_data(digits_dir, digits_spec, tmp_path):
+    """TFDS writes the fields of a record in any order, so that the files differ."""
+    prepare("digit_scenes", str(tmp_path), builder_kwargs={"num_train": 60, "num_test": 21})
+    for split in ("train", "test"):
+        one, two = (data.open_source(digits_spec, split, d) for d in (digits_dir, str(tmp_path)))
+        assert one.digest() == two.digest()
