@@ -56,7 +56,8 @@ def from_torch_state_dict(
       by key, where they are not what `to_torch_state_dict` writes by itself. `model.apply` ignores it.
 
     Raises:
-      UserError: a key is missing, unknown, or holds no array, or one of another shape.
+      UserError: a key is missing, unknown, or holds no array, or one of another shape, or the network's
+        bottlenecks begin with a 3x3 convolution and `bottleneck_relu_before_add` has been left open.
     """
     layout = torch_names.layout(model, image_shape)
     given = _unwrapped(state_dict)
@@ -64,6 +65,7 @@ def from_torch_state_dict(
     shapes = {slot.key: slot.shape for slot in layout.slots}
     shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}
     _check_shapes(given, shapes)
+    torch_names.refuse_undecided(model)
     arrays = {key: _array(key, given[key]) for key in shapes}
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}

@@ -11,6 +11,7 @@ is traced. Traced values are not looked at: what comes of those that make no sen
 The loss of a label outside `[0, K)` is NaN, which a training that checks its losses does not learn from.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -348,13 +349,17 @@ def _no_patch_loss(patch_logits: jax.Array, labels: jax.Array, attention: jax.Ar
     return jnp.zeros(attention.shape[:1], jnp.float32)
 
 
-_IMAGE_LOSSES = {CROSS_ENTROPY: cross_entropy, SIGMOID: sigmoid_cross_entropy, MARGIN: margin_loss}
-_PATCH_LOSSES = {
+_IMAGE_LOSSES: dict[str, Callable[..., jax.Array]] = {
+    CROSS_ENTROPY: cross_entropy,
+    SIGMOID: sigmoid_cross_entropy,
+    MARGIN: margin_loss,
+}
+_PATCH_LOSSES: dict[str, Callable[..., jax.Array]] = {
     CROSS_ENTROPY: patch_cross_entropy,
     SIGMOID: patch_sigmoid_loss,
     MARGIN: _no_patch_loss,
 }
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     CROSS_ENTROPY: jax.nn.softmax,
     SIGMOID: jax.nn.sigmoid,
     MARGIN: lambda lengths: lengths,

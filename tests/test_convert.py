@@ -44,6 +44,7 @@ NARROW = {
     "resnet18 routing": ("resnet18", "capsule", "dynamic_routing"),
     "resnet18_stride2 routing": ("resnet18_stride2", "capsule", "dynamic_routing"),
     "resnet50 attention": ("resnet50", "conv", "attention"),
+    "resnet50 papers": ("resnet50", "none", "none"),
     "resnet34 plain": ("resnet34", "none", "none"),
     "resnet152 plain": ("resnet152", "none", "none"),
     "vgg11 plain": ("vgg11_bn", "none", "none"),
@@ -55,8 +56,15 @@ NARROW = {
 }
 
 
+# Of bottlenecks that begin with a 3x3 convolution, what weights do not say.
+BLOCKS = {
+    "resnet50 attention": {"bottleneck_relu_before_add": False},
+    "resnet50 papers": {"bottleneck_first_kernel": 3, "bottleneck_relu_before_add": True},
+}
+
+
 def narrow(name):
-    return models.build(*NARROW[name], width=0.0625)
+    return models.build(*NARROW[name], width=0.0625, **BLOCKS.get(name, {}))
 
 
 def random_variables(module, image_shape=(32, 32, 3)):

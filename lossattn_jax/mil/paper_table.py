@@ -122,15 +122,20 @@ def _table(summaries: Sequence[Summary]) -> str:
         row = [cells.get((name, dataset)) for dataset in datasets]
         if any(row):
             printed = [methods.get(name).printed(dataset) for dataset in datasets]
-            texts = [_cell(cell, paper) for cell, paper in zip(row, printed, strict=True)]
+            texts = [
+                _cell(cell, paper, dataset in methods.DATASETS)
+                for cell, paper, dataset in zip(row, printed, datasets, strict=True)
+            ]
             lines.append(f"| {methods.get(name).title} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(summary: Summary | None, paper: float | None) -> str:
-    """Ours (standard deviation over repeats) / the paper's."""
+def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
+    """Ours (standard deviation over repeats) / the paper's, or ours alone of a data set not in the paper."""
     ours = "-" if summary is None else f"{summary.accuracy:.3f} ({summary.over_repeats:.3f})"
-    return ours if paper is None else f"{ours} / {paper:.3f}"
+    if not in_paper:
+        return ours
+    return f"{ours} / {'-' if paper is None else f'{paper:.3f}'}"
 
 
 def _differences(own: Sequence[Summary], everything: Sequence[Summary]) -> str:
