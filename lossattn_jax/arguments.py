@@ -2,7 +2,7 @@
 
     sizes = check_arrays(
         patch_logits=(patch_logits, "B P K", NUMBERS),
-        mask=(mask, "B P", FLAGS),
+        mask=(mask, "B P", MASK),
     )
 
 They look at what is known when a program is traced and at nothing else. So they cost nothing in a compiled
@@ -27,15 +27,18 @@ class Kind:
     Attributes:
       name: for sentences.
       dtypes: the allowed ones, as NumPy's and JAX's abstract dtypes.
+      optional: whether None may stand for the array.
     """
 
     name: str
     dtypes: tuple[Any, ...]
+    optional: bool = False
 
 
 NUMBERS = Kind("real numbers", (jnp.floating, jnp.integer))
 WHOLE = Kind("whole numbers", (jnp.integer,))
 FLAGS = Kind("True and False, or 1 and 0", (jnp.bool_, jnp.integer, jnp.floating))
+MASK = dataclasses.replace(FLAGS, optional=True)
 
 _LEADING = "..."
 
@@ -47,7 +50,7 @@ def check_arrays(**arrays: tuple[Any, str, Kind]) -> dict[str, Any]:
       **arrays: by the name of the argument: the array, the names of its axes, and what it holds. An axis
         of one name has one size in all arrays, and at least 1 unless its name is "B", of a batch. A
         number stands for an axis of that size. "..." at the front stands for any axes, the same in all
-        arrays. An array that is None is left out.
+        arrays. None is left out where the kind is optional.
 
     Returns:
       The size of each axis by its name; of "..." the tuple of sizes.
@@ -58,7 +61,7 @@ def check_arrays(**arrays: tuple[Any, str, Kind]) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for name, (array, axes, kind) in arrays.items():
-        if array is None:
+        if array is None and kind.optional:
             continue
         named = axes.split()
         layout = f"[{', '.join(named)}]"

@@ -50,7 +50,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     Returns:
       `[...]` float32, in nats; NaN where the label is outside `[0, K)`.
     """
-    _refuse_rows(labels, np.ndim(logits) - 1)
+    _refuse_rows(labels, max(np.ndim(logits) - 1, 0))
     sizes = check_arrays(logits=(logits, "... K", NUMBERS), labels=(labels, "...", WHOLE))
     check_number("label_smoothing", label_smoothing, 0, 1)
     # Not optax's: it takes the label's logit from the normaliser, of which at 1e4 three decimals are left.
@@ -266,9 +266,10 @@ def loss_attention_loss(
         logits=(logits, "B K", NUMBERS),
         patch_logits=(patch_logits, "B P K", NUMBERS),
         attention=(attention, "B P", NUMBERS),
-        patch_weight=(patch_weight if np.ndim(patch_weight) else None, "B", NUMBERS),
     )
-    if not np.ndim(patch_weight):
+    if np.ndim(patch_weight):
+        check_arrays(logits=(logits, "B K", NUMBERS), patch_weight=(patch_weight, "B", NUMBERS))
+    else:
         check_number("patch_weight", patch_weight, 0)
     image = image_loss(kind, logits, labels, label_smoothing)
     patch = patch_loss(kind, patch_logits, labels, attention, label_smoothing)

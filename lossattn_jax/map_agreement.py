@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossattn_jax.arguments import FLAGS, NUMBERS, check_arrays, check_number
+from lossattn_jax.arguments import MASK, NUMBERS, check_arrays, check_number
 from lossattn_jax.tree_names import named
 
 # Parts of our networks from the prediction down; the last two are made of layers.
@@ -218,7 +218,7 @@ def _flattened(
     first: jax.Array, second: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     check_arrays(
-        first=(first, "...", NUMBERS), second=(second, "...", NUMBERS), valid=(valid, "...", FLAGS)
+        first=(first, "...", NUMBERS), second=(second, "...", NUMBERS), valid=(valid, "...", MASK)
     )
     if np.ndim(first) < 2:
         raise ValueError(f"first has the shape {np.shape(first)}, but must be maps [B, ...]")

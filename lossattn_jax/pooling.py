@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, check_arrays, check_number
+from lossattn_jax.arguments import MASK, NUMBERS, WHOLE, check_arrays, check_number
 
 # Threshold of the TIP 2021 paper's classification tables; 1.0 localises better.
 DEFAULT_THRESHOLD = 0.1
@@ -41,7 +41,7 @@ def uniform_attention(patch_logits: jax.Array, mask: jax.Array | None = None) ->
     Returns:
       `[B, P]` float32, `1 / P` for each real patch of a row; 0 in a row with no patch.
     """
-    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     return _normalise(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask)
 
 
@@ -70,7 +70,7 @@ def loss_attention(
       `[B, P]` float32 weights, differentiable in `patch_logits` also where a norm is 0; all 0 in a row with
       no patch.
     """
-    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     _check_cut(grid, threshold)
     before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
     return _cut(before, threshold / grid)
@@ -100,7 +100,7 @@ def capsule_loss_attention(
       sums to 1 over all but the batch axis, and is differentiable also where a norm is 0; all 0 in a row
       with no patch.
     """
-    check_arrays(capsule_logits=(capsule_logits, "B P C K", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(capsule_logits=(capsule_logits, "B P C K", NUMBERS), mask=(mask, "B P", MASK))
     _check_cut(grid, threshold)
     batch, patches, capsules, _ = capsule_logits.shape
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
@@ -121,7 +121,7 @@ def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -
     Returns:
       `[B, P]` float32 weights; all 0 in a row with no patch.
     """
-    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     logits = patch_logits.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask[:, :, None].astype(bool), logits, 0.0)
@@ -138,7 +138,7 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
     Returns:
       `[B, P]` float32 weights; all 0 in a row with no patch.
     """
-    check_arrays(scores=(scores, "B P", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(scores=(scores, "B P", NUMBERS), mask=(mask, "B P", MASK))
     scores = scores.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask.astype(bool), scores, jnp.finfo(jnp.float32).min)
@@ -166,14 +166,17 @@ def learned_scores(
     check_arrays(features=(features, "B P D", NUMBERS))
     features = features.astype(jnp.float32)
     hidden = tanh(features)
-    opened = None if gate is None else gate(features)
     check_arrays(
         features=(features, "B P D", NUMBERS),
         **{"what tanh gives": (hidden, "B P H", NUMBERS)},
-        **{"what gate gives": (opened, "B P H", NUMBERS)},
     )
     hidden = jnp.tanh(hidden)
-    if opened is not None:
+    if gate is not None:
+        opened = gate(features)
+        check_arrays(
+            **{"what tanh gives": (hidden, "B P H", NUMBERS)},
+            **{"what gate gives": (opened, "B P H", NUMBERS)},
+        )
         hidden = hidden * jax.nn.sigmoid(opened)
     scores = score(hidden)
     check_arrays(
@@ -200,7 +203,7 @@ def coupling_attention(
     sizes = check_arrays(
         couplings=(couplings, "B P C K", NUMBERS),
         classes=(classes, "B", WHOLE),
-        mask=(mask, "B P", FLAGS),
+        mask=(mask, "B P", MASK),
     )
     exists = (classes >= 0) & (classes < sizes["K"])
     index = jnp.where(exists, classes, 0)[:, None, None, None]
@@ -223,7 +226,7 @@ def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Arr
     Returns:
       `[B, P]` float32; all 0 in a row with no patch. It carries no gradient.
     """
-    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", MASK))
     features = jax.lax.stop_gradient(features.astype(jnp.float32))
     wins = (features == max_pool(features, mask)[:, None, :]).astype(jnp.float32)
     if mask is not None:
@@ -258,7 +261,7 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Returns:
       `[B, D]` float32; zeros for a row with no patch. Of equal maxima the first gets the gradient.
     """
-    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", FLAGS))
+    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", MASK))
     features = features.astype(jnp.float32)
     if mask is not None:
         real = mask[:, :, None].astype(bool)

@@ -132,6 +132,48 @@ def test_the_usual_bottleneck_has_the_keys_of_the_papers():
     assert shapes == reference_shapes()["conv_resnet50"]
 
 
+@pytest.mark.parametrize(("backbone", "head"), [("resnet50", "none"), ("resnet50", "conv")])
+def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
+    def made(**block):
+        pooling = "none" if head == "none" else "mean"
+        return models.build(
+            backbone, head, pooling, width=0.0625, bottleneck_first_kernel=3, **block
+        )
+
+    variables = random_variables(made())
+    state_dict = convert.to_torch_state_dict(variables, made())
+    sentence = "set config.model.bottleneck_relu_before_add to True .* or to False"
+    with pytest.raises(UserError, match=sentence):
+        convert.from_torch_state_dict(state_dict, made())
+    for choice in (False, True):
+        module = made(bottleneck_relu_before_add=choice)
+        assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
+    # For the usual blocks they are of another shape.
+    usual = models.build(backbone, "none", "none", width=0.0625)
+    with pytest.raises(UserError, match="has shape|lack|does not have"):
+        convert.from_torch_state_dict(state_dict, usual)
+
+
+@pytest.mark.parametrize("value", [None, False, True])
+def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value, scenes_dir):
+    config = shrunk.config(scenes_dir)
+    config.model.update(backbone="resnet50", head="none", pooling="none", width=0.0625)
+    config.model.update(bottleneck_first_kernel=3, bottleneck_relu_before_add=value)
+    module = runs.build_model(config, runs.spec_of(config))
+    variables = random_variables(module)
+    weights = tmp_path / "weights.safetensors"
+    weight_files.write(convert.to_torch_state_dict(variables, module), weights)
+    if value is None:
+        with pytest.raises(UserError, match="set config.model.bottleneck_relu_before_add"):
+            convert.convert_file(weights, config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return
+    convert.convert_file(weights, config, tmp_path / "run")
+    loaded = runs.load(tmp_path / "run")
+    assert loaded.config.model.bottleneck_relu_before_add is value
+    assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
+
+
 @pytest.mark.parametrize("name", NARROW)
 def test_every_network_goes_out_and_comes_back_exactly(name):
     module = narrow(name)
