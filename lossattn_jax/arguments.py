@@ -95,8 +95,9 @@ def check_number(
     whole: bool = False,
     low_too: bool = True,
     high_too: bool = False,
+    static: bool = False,
 ) -> None:
-    """Refuses a number out of range; of a traced one only that it is no scalar.
+    """Refuses a number out of range; of a traced one its shape alone is looked at.
 
     Args:
       name: of the argument.
@@ -106,6 +107,7 @@ def check_number(
       whole: whether it must be a whole number.
       low_too: whether `low` itself is allowed.
       high_too: whether `high` itself is allowed.
+      static: whether it must be known while a program is traced.
 
     Raises:
       ValueError: a sentence with the argument, its value and what is allowed.
@@ -118,6 +120,8 @@ def check_number(
     if np.ndim(value):
         raise ValueError(f"{name} has the shape {np.shape(value)}, but must be {allowed}")
     if isinstance(value, jax.core.Tracer):
+        if static:
+            raise ValueError(f"{name} is traced, but must be {allowed}, that is known before")
         return
     plain = value.item() if hasattr(value, "item") else value
     real = isinstance(plain, numbers.Real) and not isinstance(plain, bool)

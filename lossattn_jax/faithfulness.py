@@ -290,7 +290,7 @@ def _curve(
     start: jax.Array,
 ) -> jax.Array:
     """Class probabilities while pixels of `start` are replaced by those of `changed` in order."""
-    check_number("steps", steps, 1, whole=True)
+    check_number("steps", steps, 1, whole=True, static=True)
     middles = _middles(ranks)
     pixels = ranks.shape[1] * ranks.shape[2]
     limits = [2 * pixels * step // steps for step in range(steps + 1)]

@@ -54,7 +54,7 @@ def linear_imputation(
     """
     check_arrays(images=(images, "B H W C", NUMBERS), missing=(missing, "B H W", FLAGS))
     if iterations is not None:
-        check_number("iterations", iterations, 1, whole=True)
+        check_number("iterations", iterations, 1, whole=True, static=True)
     images = images.astype(jnp.float32)
     if iterations is None:
         iterations = 3 * max(images.shape[1:3])

@@ -276,18 +276,18 @@ def loss_attention_loss(
     return LossTerms(total=image + patch_weight * patch, image=image, patch=patch)
 
 
-def reduced_weight(reduction: str, weight: Any, patches: Any) -> Any:
+def reduced_weight(reduction: str, weight: Any, count: Callable[[], Any]) -> Any:
     """lambda as a factor of the sum over patches, for either way of putting their losses together.
 
     Args:
       reduction: one of `REDUCTIONS`: "sum" (TIP 2021), or "mean" (the AAAI 2020 paper's public code).
       weight: lambda.
-      patches: P, the number of an image's patches: of all images, or of each.
+      count: gives P, the number of an image's patches: of all images, or of each. Called by "mean" alone.
 
     Raises:
       UnknownName: there is no such reduction.
     """
-    return lookup("the patch reduction", reduction, _REDUCED_WEIGHTS)(weight, patches)
+    return lookup("the patch reduction", reduction, _REDUCED_WEIGHTS)(weight, count)
 
 
 def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -366,7 +366,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     MARGIN: lambda lengths: lengths,
 }
 _REDUCED_WEIGHTS = {
-    "sum": lambda weight, patches: weight,
-    "mean": lambda weight, patches: weight / patches,
+    "sum": lambda weight, count: weight,
+    "mean": lambda weight, count: weight / count(),
 }
 REDUCTIONS = tuple(_REDUCED_WEIGHTS)

@@ -55,7 +55,7 @@ def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:
       ValueError: votes of another number of axes, or a number of iterations that is no such number.
     """
     check_arrays(votes=(votes, "B N K E", NUMBERS))
-    check_number("iterations", iterations, 1, whole=True)
+    check_number("iterations", iterations, 1, whole=True, static=True)
     votes = votes.astype(jnp.float32)
     agreement = jnp.zeros(votes.shape[:3], jnp.float32)
     for iteration in range(iterations):

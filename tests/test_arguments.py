@@ -80,7 +80,7 @@ CALLS = {
         losses,
         WEIGHTED | dict(logits=floats(B, K), labels=whole(B), patch_weight=0.1, kind=CE),
     ),
-    "reduced_weight": (losses, dict(reduction="sum", weight=0.1, patches=36)),
+    "reduced_weight": (losses, dict(reduction="mean", weight=0.1, count=lambda: 36)),
     "deep_supervision_loss": (losses, dict(side_logits=floats(B, 3, K), labels=whole(B))),
     "consistency_loss": (losses, dict(attention=weights(B, P), target=weights(B, P))),
     "squash": (routing, dict(vectors=floats(B, E))),
@@ -311,6 +311,20 @@ def test_nonsense_raises_the_same_sentence_everywhere(name, change, sentence):
 def test_what_is_no_array_of_numbers_raises_too(name, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         eagerly(*split(name, change))
+
+
+def test_what_a_program_is_made_of_has_to_be_known_while_it_is_traced():
+    with pytest.raises(
+        ValueError, match="iterations is traced, but must be a whole number, at lea"
+    ):
+        jax.jit(routing.dynamic_routing)(floats(B, P, K, E), 3)
+    with pytest.raises(ValueError, match="steps is traced, but must be a whole number, at least 1"):
+        jax.jit(lambda n: faithfulness.deletion(predict, IMAGES, whole(B), RANKS, n))(3)
+
+
+def test_patch_losses_are_summed_or_averaged():
+    assert losses.reduced_weight("sum", 0.5, count=None) == 0.5
+    assert losses.reduced_weight("mean", 0.5, lambda: 4) == 0.125
 
 
 def test_a_threshold_of_zero_and_traced_numbers_are_fine():
