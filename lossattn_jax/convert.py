@@ -57,15 +57,15 @@ def from_torch_state_dict(
 
     Raises:
       UserError: a key is missing, unknown, or holds no array, or one of another shape, or the network's
-        bottlenecks begin with a 3x3 convolution and `bottleneck_relu_before_add` has been left open.
+        bottlenecks begin with a 3x3 convolution and `bottleneck_relu_before_add` is left open.
     """
     layout = torch_names.layout(model, image_shape)
     given = _unwrapped(state_dict)
+    torch_names.check_bottlenecks(model, given)
     _check_keys(given, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
     shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}
     _check_shapes(given, shapes)
-    torch_names.refuse_undecided(model)
     arrays = {key: _array(key, given[key]) for key in shapes}
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}

@@ -7,7 +7,7 @@ attention, and our own for the rest. Convolutions are OIHW in PyTorch and HWIO h
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ _ALL = slice(None)
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # by the number of axes
 _PARAMETER_KEYS = {"b4": "b4", "transform": "routing.weight"}  # parameters that belong to no layer
+_FIRST_OF_BLOCK = "layer1.0.conv1.weight"
 _BLOCK_NAMES = {
     **{part: part for number in "123" for part in (f"conv{number}", f"bn{number}")},
     "shortcut_conv": "shortcut.0",
@@ -103,20 +104,37 @@ class Layout:
     unused: dict[str, np.ndarray]
 
 
-def refuse_undecided(model: nn.Module) -> None:
-    """Refuses to read weights for bottlenecks of which they do not say what to compute.
+def check_bottlenecks(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Refuses weights of bottlenecks that begin with 3x3 where the network leaves open what they compute.
+
+    Such weights fit a block that rectifies before the addition and one that does not; the logits differ by
+    about 1 %.
+
+    Args:
+      model: the network to be.
+      state_dict: arrays by key, not checked yet.
 
     Raises:
-      UserError: its bottlenecks begin with a 3x3 convolution, and the order of the last rectification and
-        the addition has been left open; weights fit either, and the logits differ by about 1 %.
+      UserError: the weights' bottlenecks begin with a 3x3 convolution, and the network's do not, or the
+        order of the last rectification and the addition is not decided.
     """
     backbone = model.make_backbone() if isinstance(model, ImageNetwork) else None
     block = backbone.make_block(1, 1) if isinstance(backbone, resnet.ResNet) else None
-    if isinstance(block, resnet.Bottleneck) and not block.decided:
+    if not isinstance(block, resnet.Bottleneck):
+        return
+    if tuple(getattr(state_dict.get(_FIRST_OF_BLOCK), "shape", ()))[2:] != (3, 3):
+        return
+    missing = []
+    if block.first_kernel != 3:
+        missing.append("config.model.bottleneck_first_kernel to 3")
+    if block.relu_before_add is None:
+        missing.append(
+            "config.model.bottleneck_relu_before_add, which is not in the weights, to True (rectified "
+            "before the shortcut is added, as in the papers' code) or to False"
+        )
+    if missing:
         raise UserError(
-            "the weights' bottlenecks begin with a 3x3 convolution, and whether they rectify before the "
-            "shortcut is added is not in the weights: set config.model.bottleneck_relu_before_add to True "
-            "(the papers' code) or to False (rectified after the addition alone)"
+            f"the weights' bottlenecks begin with a 3x3 convolution: set {', and '.join(missing)}"
         )
 
 

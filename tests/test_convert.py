@@ -142,16 +142,25 @@ def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
 
     variables = random_variables(made())
     state_dict = convert.to_torch_state_dict(variables, made())
-    sentence = "set config.model.bottleneck_relu_before_add to True .* or to False"
+    sentence = "set config.model.bottleneck_relu_before_add, .* to True .* or to False"
     with pytest.raises(UserError, match=sentence):
         convert.from_torch_state_dict(state_dict, made())
     for choice in (False, True):
         module = made(bottleneck_relu_before_add=choice)
         assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
-    # For the usual blocks they are of another shape.
-    usual = models.build(backbone, "none", "none", width=0.0625)
-    with pytest.raises(UserError, match="has shape|lack|does not have"):
+    # Blocks that begin with 1x1 take none of them, and leave nothing open themselves.
+    pooling = "none" if head == "none" else "mean"
+    options = dict(width=0.0625, bottleneck_first_kernel=1)
+    usual = models.build(backbone, head, pooling, **options)
+    both = "set config.model.bottleneck_first_kernel to 3, and config.model.bottleneck_relu_before"
+    with pytest.raises(UserError, match=both):
         convert.from_torch_state_dict(state_dict, usual)
+    chosen = models.build(backbone, head, pooling, bottleneck_relu_before_add=False, **options)
+    with pytest.raises(UserError, match="set config.model.bottleneck_first_kernel to 3$"):
+        convert.from_torch_state_dict(state_dict, chosen)
+    own = random_variables(usual)
+    stored = convert.to_torch_state_dict(own, usual)
+    assert_same_tree(convert.from_torch_state_dict(stored, usual), own)
 
 
 @pytest.mark.parametrize("value", [None, False, True])

@@ -63,7 +63,8 @@ class Bottleneck(nn.Module):
       dtype: compute dtype.
       first_kernel: side of the first convolution: 1 as He et al. have it, or 3 as the papers' code.
       relu_before_add: apply a ReLU to the third convolution's output before the shortcut is added, as
-        the papers' code does. None: not decided, and not applied; see `decided`.
+        the papers' code does. None: not applied, and `convert` refuses weights that would fit
+        either.
     """
 
     channels: int
@@ -72,15 +73,6 @@ class Bottleneck(nn.Module):
     dtype: Dtype = jnp.float32
     first_kernel: int = 1
     relu_before_add: bool | None = None
-
-    @property
-    @nn.nowrap
-    def decided(self) -> bool:
-        """Whether it is certain what to compute with weights of this shape.
-
-        Blocks that begin with a 1x1 convolution are He et al.'s. Those of 3x3 are found with either order.
-        """
-        return self.first_kernel == 1 or self.relu_before_add is not None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
