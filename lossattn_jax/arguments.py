@@ -63,17 +63,17 @@ def check_arrays(**arrays: tuple[Any, str, Kind]) -> dict[str, Any]:
     for name, (array, axes, kind) in arrays.items():
         if array is None and kind.optional:
             continue
-        named = axes.split()
-        layout = f"[{', '.join(named)}]"
+        names = axes.split()
+        layout = f"[{', '.join(names)}]"
         shape = _shape(name, array, layout, kind)
-        free = _LEADING in named
-        named = [axis for axis in named if axis != _LEADING]
-        if len(shape) < len(named) or (len(shape) > len(named) and not free):
+        free = _LEADING in names
+        names = [axis for axis in names if axis != _LEADING]
+        if len(shape) < len(names) or (len(shape) > len(names) and not free):
             raise ValueError(f"{name} has the shape {shape}, but must be {layout}")
-        lead = len(shape) - len(named)
-        found: list[tuple[str, Any]] = [(_LEADING, shape[:lead])] if free else []
-        found += zip(named, shape[lead:], strict=True)
-        for axis, size in found:
+        lead = len(shape) - len(names)
+        pairs: list[tuple[str, Any]] = [(_LEADING, shape[:lead])] if free else []
+        pairs += zip(names, shape[lead:], strict=True)
+        for axis, size in pairs:
             expected = int(axis) if axis.isdecimal() else sizes.setdefault(axis, size)
             owner = "" if axis.isdecimal() else owners.setdefault(axis, name)
             if size != expected:

@@ -172,12 +172,12 @@ def learned_scores(
     )
     hidden = jnp.tanh(hidden)
     if gate is not None:
-        opened = gate(features)
+        gates = gate(features)
         check_arrays(
             **{"what tanh gives": (hidden, "B P H", NUMBERS)},
-            **{"what gate gives": (opened, "B P H", NUMBERS)},
+            **{"what gate gives": (gates, "B P H", NUMBERS)},
         )
-        hidden = hidden * jax.nn.sigmoid(opened)
+        hidden = hidden * jax.nn.sigmoid(gates)
     scores = score(hidden)
     check_arrays(
         features=(features, "B P D", NUMBERS),

@@ -280,14 +280,14 @@ def test_calls_that_make_sense_are_made(way):
 
 @pytest.mark.parametrize(("name", "change", "sentence"), NONSENSE)
 def test_nonsense_raises_the_same_sentence_everywhere(name, change, sentence):
-    raised = set()
+    sentences = set()
     for way in WAYS:
         if name == "reduced_weight" and way is not eagerly:
             continue
         with pytest.raises(ValueError, match=sentence) as error:
             way(*split(name, change))
-        raised.add(str(error.value))
-    assert len(raised) == 1 and "\n" not in raised.pop()
+        sentences.add(str(error.value))
+    assert len(sentences) == 1 and "\n" not in sentences.pop()
 
 
 @pytest.mark.parametrize(
@@ -349,8 +349,8 @@ def test_whole_numbers_of_any_width_are_labels():
     logits = jnp.asarray(floats(B, K))
     expected = losses.cross_entropy(logits, jnp.array([2, 1]))
     for dtype in (np.int8, np.uint8, np.int16, np.uint32, np.int64):
-        found = losses.cross_entropy(logits, np.array([2, 1], dtype))
-        np.testing.assert_array_equal(found, expected)
+        results = losses.cross_entropy(logits, np.array([2, 1], dtype))
+        np.testing.assert_array_equal(results, expected)
 
 
 def test_checks_leave_nothing_in_the_program(monkeypatch):
@@ -378,7 +378,7 @@ def test_checks_leave_nothing_in_the_program(monkeypatch):
 def test_a_label_that_is_no_class_gives_nan(label):
     logits, patch_logits = jnp.asarray(floats(B, K)), jnp.asarray(floats(B, P, K))
     labels, attention = jnp.array([label, 1]), jnp.asarray(weights(B, P))
-    found = {
+    results = {
         "image": losses.cross_entropy(logits, labels),
         "smooth": losses.cross_entropy(logits, labels, 0.1),
         "margin": losses.margin_loss(logits, labels),
@@ -386,7 +386,7 @@ def test_a_label_that_is_no_class_gives_nan(label):
         "side": losses.deep_supervision_loss(patch_logits, labels),
         "total": losses.loss_attention_loss(logits, patch_logits, attention, labels, 0.1).total,
     }
-    for name, loss in found.items():
+    for name, loss in results.items():
         assert np.isnan(loss[0]) and np.isfinite(loss[1]), name
     gradient = jax.jit(jax.grad(lambda z: losses.cross_entropy(z, labels).sum()))(logits)
     np.testing.assert_array_equal(gradient[0], 0)
@@ -404,7 +404,7 @@ def test_a_class_that_is_none_gives_attention_of_nan(index):
 def test_a_row_with_no_patch_has_weights_and_losses_of_zero():
     logits, mask = jnp.asarray(floats(B, P, K)), jnp.array([[False] * P, [True] * P])
     capsules = jnp.asarray(floats(B, P, C, K))
-    found = {
+    results = {
         "uniform": pooling.uniform_attention(logits, mask),
         "loss": pooling.loss_attention(logits, 64, 0.1, mask),
         "capsules": pooling.capsule_loss_attention(capsules, P, 0.1, mask)[0],
@@ -414,10 +414,10 @@ def test_a_row_with_no_patch_has_weights_and_losses_of_zero():
         "coupling": pooling.coupling_attention(jnp.abs(capsules), jnp.array([0, 1]), mask),
         "max": pooling.max_attention(logits, mask),
     }
-    for name, attention in found.items():
+    for name, attention in results.items():
         np.testing.assert_array_equal(attention[0], 0, err_msg=name)
         assert float(attention[1].sum()) == pytest.approx(1, rel=1e-5), name
-    labels, attention = jnp.array([0, 1]), found["bag"]
+    labels, attention = jnp.array([0, 1]), results["bag"]
     np.testing.assert_array_equal(pooling.weighted_sum(logits, attention)[0], 0)
     np.testing.assert_array_equal(pooling.max_pool(logits, mask)[0], 0)
     assert losses.patch_cross_entropy(logits, labels, attention)[0] == 0

@@ -134,19 +134,19 @@ def test_the_usual_bottleneck_has_the_keys_of_the_papers():
 
 @pytest.mark.parametrize(("backbone", "head"), [("resnet50", "none"), ("resnet50", "conv")])
 def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
-    def made(**block):
+    def build(**block):
         pooling = "none" if head == "none" else "mean"
         return models.build(
             backbone, head, pooling, width=0.0625, bottleneck_first_kernel=3, **block
         )
 
-    variables = random_variables(made())
-    state_dict = convert.to_torch_state_dict(variables, made())
+    variables = random_variables(build())
+    state_dict = convert.to_torch_state_dict(variables, build())
     sentence = "set config.model.bottleneck_relu_before_add, .* to True .* or to False"
     with pytest.raises(UserError, match=sentence):
-        convert.from_torch_state_dict(state_dict, made())
+        convert.from_torch_state_dict(state_dict, build())
     for choice in (False, True):
-        module = made(bottleneck_relu_before_add=choice)
+        module = build(bottleneck_relu_before_add=choice)
         assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
     # Blocks that begin with 1x1 take none of them, and leave nothing open themselves.
     pooling = "none" if head == "none" else "mean"
@@ -155,12 +155,12 @@ def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
     both = "set config.model.bottleneck_first_kernel to 3, and config.model.bottleneck_relu_before"
     with pytest.raises(UserError, match=both):
         convert.from_torch_state_dict(state_dict, usual)
-    chosen = models.build(backbone, head, pooling, bottleneck_relu_before_add=False, **options)
+    decided = models.build(backbone, head, pooling, bottleneck_relu_before_add=False, **options)
     with pytest.raises(UserError, match="set config.model.bottleneck_first_kernel to 3$"):
-        convert.from_torch_state_dict(state_dict, chosen)
+        convert.from_torch_state_dict(state_dict, decided)
     own = random_variables(usual)
-    stored = convert.to_torch_state_dict(own, usual)
-    assert_same_tree(convert.from_torch_state_dict(stored, usual), own)
+    exported = convert.to_torch_state_dict(own, usual)
+    assert_same_tree(convert.from_torch_state_dict(exported, usual), own)
 
 
 @pytest.mark.parametrize("value", [None, False, True])

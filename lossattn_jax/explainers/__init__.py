@@ -65,10 +65,10 @@ def make(
     explain = functools.partial(EXPLAINERS[name], Subject(model, image_shape), **options)
     layout = " ".join(("B", *(str(size) for size in image_shape)))
 
-    def checked(
+    def explain_images(
         variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
     ) -> Relevance:
         check_arrays(images=(images, layout, NUMBERS), classes=(classes, "B", WHOLE))
         return explain(variables, images, classes, keys)
 
-    return checked
+    return explain_images
