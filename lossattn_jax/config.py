@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.registry import lookup
 
 
 def default_config() -> ConfigDict:
@@ -45,7 +46,9 @@ def default_config() -> ConfigDict:
     config.model.pooling = "loss_attention"  # see lossattn_jax.models.build
     config.model.width = 1.0  # times the paper's channels
     config.model.threshold = 0.1  # t of the loss attention
-    config.model.bottleneck_relu_before_add = False  # resnet50 and deeper: as the papers' code
+    # Of resnet50 and deeper; see lossattn_jax.models.build. As the papers' code: 3 and True.
+    config.model.bottleneck_first_kernel = config_dict.placeholder(int)  # None: 1, 3 with a head
+    config.model.bottleneck_relu_before_add = config_dict.placeholder(bool)  # None: False
     config.model.dtype = "float32"  # or bfloat16: compute dtype; parameters stay float32
     config.model.batch_norm = "cross_replica"  # or local: statistics of each device's own batch
 
@@ -157,6 +160,8 @@ _RULES = {
     "data.crop_padding": _between(0, 16),
     "model.width": _Rule(lambda v: _finite(v) and 0 < v <= 100, "a positive number, at most 100"),
     "model.threshold": _between(0, 1),
+    "model.bottleneck_first_kernel": _one_of(None, 1, 3),
+    "model.bottleneck_relu_before_add": _one_of(None, False, True),
     "model.dtype": _one_of("float32", "bfloat16"),
     "model.batch_norm": _one_of("cross_replica", "local"),
     "loss.patch": _one_of("auto", "on", "off"),
@@ -261,9 +266,8 @@ def check(config: ConfigDict) -> None:
 
 def uses_patch_loss(config: ConfigDict) -> bool:
     """Whether the patch loss takes part: the papers' baselines have none."""
-    if config.loss.patch == "auto":
-        return config.model.pooling in ("loss_attention", "bag_loss_attention")
-    return config.loss.patch == "on"
+    auto = config.model.pooling in ("loss_attention", "bag_loss_attention")
+    return lookup("config.loss.patch", config.loss.patch, {"auto": auto, "on": True, "off": False})
 
 
 def profiled(config: ConfigDict) -> tuple[int, int] | None:
@@ -273,7 +277,8 @@ def profiled(config: ConfigDict) -> tuple[int, int] | None:
 
 def shares_statistics(config: ConfigDict) -> bool:
     """Whether batch normalisations take their statistics over all devices in training."""
-    return config.model.batch_norm == "cross_replica"
+    shared = {"cross_replica": True, "local": False}
+    return lookup("config.model.batch_norm", config.model.batch_norm, shared)
 
 
 def changes_betas(config: ConfigDict) -> bool:

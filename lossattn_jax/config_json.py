@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -73,6 +74,8 @@ _FIXED = {
     "data.extra": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
 }
+# Runs from before None was a value of these have False, which None means for the network.
+_NONE_IS_FALSE = ("model.bottleneck_relu_before_add",)
 # What may change as long as this stays as it is, which decides what the state holds.
 _SWITCHES = {
     "loss.consistency_weight": uses_consistency,
@@ -100,7 +103,7 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
     allowed = []
     for key, value in leaves(config):
         was = before[key]
-        if was == value:
+        if was == value or _means_the_same(key, was, value):
             continue
         why = _why_fixed(key, stored, config)
         if why is not None:
@@ -110,6 +113,11 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
             )
         allowed.append(f"config.{key}: {was!r} -> {value!r}")
     return allowed
+
+
+def _means_the_same(key: str, was: Any, value: Any) -> bool:
+    """Whether two values of a key make the same run: None for the choice that it stands for."""
+    return key in _NONE_IS_FALSE and bool(was) == bool(value)
 
 
 def _why_fixed(key: str, stored: ConfigDict, config: ConfigDict) -> str | None:

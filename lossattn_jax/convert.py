@@ -56,10 +56,12 @@ def from_torch_state_dict(
       by key, where they are not what `to_torch_state_dict` writes by itself. `model.apply` ignores it.
 
     Raises:
-      UserError: a key is missing, unknown, or holds no array, or one of another shape.
+      UserError: a key is missing, unknown, or holds no array, or one of another shape, or the network's
+        bottlenecks begin with a 3x3 convolution and `bottleneck_relu_before_add` is left open.
     """
     layout = torch_names.layout(model, image_shape)
     given = _unwrapped(state_dict)
+    torch_names.check_bottlenecks(model, given)
     _check_keys(given, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
     shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}

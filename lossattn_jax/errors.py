@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class UnknownName(UserError, ValueError):
+    """A name that no part has: a user's mistake in a command, an argument of a wrong value in Python."""
+
+
 class Incomplete(UserError):
     """A part of what was asked for could not be done, and the rest was: the text says which.
 

@@ -12,6 +12,8 @@ What the metrics take, under the same names:
 Values are float32, per image, and no image changes another's: padding is masked when they are averaged,
 by `metrics.mean_of(values, mask)`, or for `[B, S]` `jax.vmap(metrics.mean_of, (1, None))(values, mask)`.
 Shares are computed one after the other, so that memory does not grow with their number.
+
+Shapes, dtypes and numbers that do not fit raise a `ValueError` with a sentence, also while traced.
 """
 
 import functools
@@ -23,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax.arguments import NUMBERS, WHOLE, check_arrays, check_number
 from lossattn_jax.imputation import BLUR, blurred, linear_imputation
 from lossattn_jax.models import PatchGrid
 
@@ -73,6 +76,7 @@ def by_pixels(maps: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W]` int32: each of 0 ... H * W - 1 once.
     """
+    check_arrays(maps=(maps, "B H W", NUMBERS))
     return _ranks(maps.reshape(maps.shape[0], -1)).reshape(maps.shape)
 
 
@@ -86,11 +90,14 @@ def by_patches(patches: jax.Array, cells: Cells) -> jax.Array:
     Returns:
       `[B, H, W]` int32 in [0, P): the rank of the pixel's patch.
     """
+    check_arrays(patches=(patches, "B P", NUMBERS))
+    check_arrays(cells=(cells, "H W", WHOLE))
     return _ranks(patches)[:, jnp.asarray(cells)]
 
 
 def least_first(ranks: jax.Array) -> jax.Array:
     """`ranks` `[B, H, W]` turned round: what would go last goes first."""
+    check_arrays(ranks=(ranks, "B H W", WHOLE))
     return jnp.max(ranks, axis=(1, 2), keepdims=True) - ranks
 
 
@@ -103,6 +110,7 @@ def deletion(
       `[B, steps + 1]`: with the shares 0, 1 / steps, ..., 1 of the pixels removed, rounded half up. The
       lower its `area`, the better the explanation.
     """
+    _check(images, classes, ranks)
     images = images.astype(jnp.float32)
     return _curve(predict, classes, ranks, steps, jnp.zeros_like(images), images)
 
@@ -121,12 +129,16 @@ def insertion(
       `[B, steps + 1]`: with the shares 0, 1 / steps, ..., 1 of the pixels inserted, rounded half up. The
       higher its `area`, the better the explanation. The blur is that of `blurred`.
     """
+    _check(images, classes, ranks)
     images = images.astype(jnp.float32)
     return _curve(predict, classes, ranks, steps, images, blurred(images, sigma))
 
 
 def area(curve: jax.Array) -> jax.Array:
     """Area `[B]` under curves `[B, steps + 1]` over shares from 0 to 1, by trapezoids."""
+    check_arrays(curve=(curve, "B S", NUMBERS))
+    if curve.shape[1] < 2:
+        raise ValueError(f"curve has the shape {curve.shape}, but must be [B, steps + 1]")
     return jnp.mean((curve[:, 1:] + curve[:, :-1]) / 2, axis=1)
 
 
@@ -159,6 +171,9 @@ def road(
     """
     if not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"the shares are {tuple(shares)}, but each must lie between 0 and 1")
+    _check(images, classes, ranks)
+    if key.ndim and key.shape != images.shape[:1]:
+        raise ValueError(f"key has the shape {key.shape}, but must be one key, or {len(images)}")
     images = images.astype(jnp.float32)
     places = jnp.arange(len(images))
     keys = key if key.ndim else jax.vmap(functools.partial(jax.random.fold_in, key))(places)
@@ -231,6 +246,14 @@ def _drops(
     keep: bool,
 ) -> jax.Array:
     """Falls `[B, S]` of the class's probability with (`keep`) or without the top patches of each of S."""
+    check_arrays(
+        images=(images, "B H W C", NUMBERS),
+        classes=(classes, "B", WHOLE),
+        patches=(patches, "B P", NUMBERS),
+        cells=(cells, "H W", WHOLE),
+    )
+    for share in shares:
+        check_number("a share", share, 0, 1, high_too=True)
     images = images.astype(jnp.float32)
     ranks, tops = by_patches(patches, cells), _tops(shares, patches.shape[1])
 
@@ -242,6 +265,15 @@ def _drops(
     whole = np.iinfo(np.int32).max if keep else 0
     probabilities = jax.lax.map(look, jnp.asarray([whole, *tops], jnp.int32)).T
     return probabilities[:, :1] - probabilities[:, 1:]
+
+
+def _check(images: jax.Array, classes: jax.Array, ranks: jax.Array) -> None:
+    """Refuses images, classes and ranks that do not fit together."""
+    check_arrays(
+        images=(images, "B H W C", NUMBERS),
+        classes=(classes, "B", WHOLE),
+        ranks=(ranks, "B H W", WHOLE),
+    )
 
 
 def _tops(shares: Sequence[float], count: int) -> list[int]:
@@ -258,6 +290,7 @@ def _curve(
     start: jax.Array,
 ) -> jax.Array:
     """Class probabilities while pixels of `start` are replaced by those of `changed` in order."""
+    check_number("steps", steps, 1, whole=True, static=True)
     middles = _middles(ranks)
     pixels = ranks.shape[1] * ranks.shape[2]
     limits = [2 * pixels * step // steps for step in range(steps + 1)]

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax.arguments import FLAGS, NUMBERS, check_arrays, check_number
+
 BLUR = 5 / 32  # deviation, as a share of the image's side
 
 
@@ -16,7 +18,12 @@ def blurred(images: jax.Array, sigma: float = BLUR) -> jax.Array:
 
     Returns:
       `[B, H, W, C]` float32.
+
+    Raises:
+      ValueError: images of another number of axes, or a deviation that is no such number.
     """
+    check_arrays(images=(images, "B H W C", NUMBERS))
+    check_number("sigma", sigma, 0)
     rows, cols = (jnp.asarray(_blur_matrix(side, sigma * side)) for side in images.shape[1:3])
     columns = jnp.einsum("gh,bhwc->bgwc", rows, images.astype(jnp.float32), precision="highest")
     return jnp.einsum("vw,bgwc->bgvc", cols, columns, precision="highest")
@@ -41,7 +48,13 @@ def linear_imputation(
 
     Returns:
       `[B, H, W, C]` float32: known pixels as they are; all 0 where nothing is known.
+
+    Raises:
+      ValueError: arguments that do not fit together, or a number of iterations that is no such number.
     """
+    check_arrays(images=(images, "B H W C", NUMBERS), missing=(missing, "B H W", FLAGS))
+    if iterations is not None:
+        check_number("iterations", iterations, 1, whole=True, static=True)
     images = images.astype(jnp.float32)
     if iterations is None:
         iterations = 3 * max(images.shape[1:3])

@@ -12,6 +12,8 @@ that depends on the other images, so that padding is masked when values are aver
 `metrics.mean_of(values, mask)`, or for `[B, T]` `jax.vmap(metrics.mean_of, (1, None))(values, mask)`.
 
 Equal values share: a map that prefers nothing gets what chance would get, not what stands first.
+
+Shapes, dtypes and thresholds that do not fit raise a `ValueError` with a sentence, also while traced.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import metrics
+from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, Kind, check_arrays, check_number
 from lossattn_jax.data.boxes import NO_BOX
 
 THRESHOLDS = tuple(tenths / 10 for tenths in range(1, 10))
@@ -62,6 +65,11 @@ def boxes_of_class(boxes: jax.Array, box_labels: jax.Array, classes: jax.Array) 
     Returns:
       `[B, M, 4]` with `NO_BOX` in place of the others.
     """
+    check_arrays(
+        boxes=(boxes, "B M 4", NUMBERS),
+        box_labels=(box_labels, "B M", WHOLE),
+        classes=(classes, "B", WHOLE),
+    )
     of_class = (box_labels == classes[:, None])[..., None]
     return jnp.where(of_class, boxes, jnp.asarray(NO_BOX, boxes.dtype)[None, None])
 
@@ -94,6 +102,9 @@ def patch_pointing(patches: jax.Array, centres: jax.Array, boxes: jax.Array) -> 
     Returns:
       `[B]` float32 in [0, 1].
     """
+    check_arrays(
+        patches=(patches, "B P", NUMBERS), centres=(centres, "P 2", NUMBERS), boxes=_boxes(boxes)
+    )
     inside = metrics.centres_in_boxes(centres, boxes)
     return _share_inside(_highest(patches.astype(jnp.float32)), inside)
 
@@ -129,6 +140,12 @@ def patch_scores(
       `PatchScores`. Summed over images, its counts give the pooled scores through `scores_of_counts`;
       averaged with a mask over images with `true > 0`, its scores leave out images without an object.
     """
+    check_arrays(patches=(patches, "B P", NUMBERS), inside=(inside, "B P", FLAGS))
+    if isinstance(thresholds, jax.Array):
+        check_arrays(thresholds=(thresholds, "T", NUMBERS))
+    else:
+        for threshold in thresholds:
+            check_number("a threshold", threshold, 0, 1, low_too=False, high_too=True)
     patches = patches.astype(jnp.float32)
     levels = jnp.asarray(thresholds, jnp.float32)
     highest = jnp.max(patches, axis=1, keepdims=True)
@@ -151,6 +168,9 @@ def scores_of_counts(
       passing: number of patches that pass, of the same shape.
       true: number of true patches, of the same shape.
     """
+    check_arrays(
+        hits=(hits, "...", NUMBERS), passing=(passing, "...", NUMBERS), true=(true, "...", NUMBERS)
+    )
     pairs = ((hits, passing), (hits, true), (2 * hits, passing + true))
     precision, recall, f = (part / jnp.maximum(whole, 1) for part, whole in pairs)
     return precision, recall, f
@@ -168,6 +188,11 @@ def localised(patches: jax.Array, boxes: jax.Array, patch_boxes: jax.Array) -> j
       `[B]` float32, 0 or 1. Of several patches with the highest value the areas are added up: at least
       half of their sum has to lie in the box. Of several boxes one alone has to hold that half.
     """
+    check_arrays(
+        patches=(patches, "B P", NUMBERS),
+        boxes=_boxes(boxes),
+        patch_boxes=(patch_boxes, "P 4", NUMBERS),
+    )
     boxes, windows = metrics.several(boxes)[:, :, None], patch_boxes[None, None]
     low = jnp.maximum(boxes[..., :2], windows[..., :2])
     high = jnp.minimum(boxes[..., 2:], windows[..., 2:])
@@ -221,8 +246,14 @@ def localisation_average_precision(
     return float(np.sum(np.diff(hits, prepend=0) * precision) / (objects or found))
 
 
+def _boxes(boxes: jax.Array) -> tuple[jax.Array, str, Kind]:
+    """Boxes for `check_arrays`: `[B, 4]`, or `[B, M, 4]` where there are three axes."""
+    return boxes, "B M 4" if np.ndim(boxes) == 3 else "B 4", NUMBERS
+
+
 def _flattened(pixels: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps as `[B, H * W]` float32, and which of the pixels lie in the box."""
+    check_arrays(pixels=(pixels, "B H W", NUMBERS), boxes=_boxes(boxes))
     batch, height, width = pixels.shape
     ys, xs = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     centres = np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -5,14 +5,23 @@ goes through log_softmax or softplus, finite for logits up to 1e37 in size.
 
 Three kinds of image loss exist, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
 image, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths.
+
+Shapes, dtypes, names and numbers that do not fit raise a `ValueError` with a sentence, also while a program
+is traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
+The loss of a label outside `[0, K)` is NaN, which a training that checks its losses does not learn from.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
+
+from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, check_arrays, check_number, is_zero
+from lossattn_jax.registry import lookup
 
 CROSS_ENTROPY, SIGMOID, MARGIN = "cross_entropy", "sigmoid", "margin"
 
@@ -39,12 +48,18 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
         on every class (Szegedy et al. 2016, section 7).
 
     Returns:
-      `[...]` float32, in nats.
+      `[...]` float32, in nats; NaN where the label is outside `[0, K)`.
     """
+    _refuse_rows(labels, max(np.ndim(logits) - 1, 0))
+    sizes = check_arrays(logits=(logits, "... K", NUMBERS), labels=(labels, "...", WHOLE))
+    check_number("label_smoothing", label_smoothing, 0, 1)
     # Not optax's: it takes the label's logit from the normaliser, of which at 1e4 three decimals are left.
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    loss = -jnp.take_along_axis(logs, labels[..., None], axis=-1)[..., 0]
-    if not label_smoothing:
+    index = jnp.asarray(labels, jnp.int32)
+    # JAX counts negative indices from the end; behind the end it gives NaN.
+    index = jnp.where(index < 0, sizes["K"], index)[..., None]
+    loss = -jnp.take_along_axis(logs, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    if is_zero(label_smoothing):
         return loss
     uniform = -jnp.mean(logs, axis=-1)
     return (1 - label_smoothing) * loss + label_smoothing * uniform
@@ -60,6 +75,7 @@ def sigmoid_cross_entropy(logits: jax.Array, positives: jax.Array) -> jax.Array:
     Returns:
       `[...]` float32, in nats.
     """
+    check_arrays(logits=(logits, "... K", NUMBERS), positives=(positives, "... K", FLAGS))
     logits = logits.astype(jnp.float32)
     return jnp.sum(
         optax.sigmoid_binary_cross_entropy(logits, positives.astype(jnp.float32)), axis=-1
@@ -76,15 +92,19 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
       labels: `[...]` int, in `[0, K)`, or multi-hot `[..., K]`.
 
     Returns:
-      `[...]` float32.
+      `[...]` float32; NaN where a whole number as label is outside `[0, K)`.
     """
+    single = np.ndim(labels) < np.ndim(lengths)
+    sizes = check_arrays(
+        lengths=(lengths, "... K", NUMBERS),
+        labels=(labels, "...", WHOLE) if single else (labels, "... K", FLAGS),
+    )
     lengths = lengths.astype(jnp.float32)
-    if labels.ndim < lengths.ndim:
-        labels = jax.nn.one_hot(labels, lengths.shape[-1])
-    present = labels > 0
+    present = jax.nn.one_hot(labels, sizes["K"]) > 0 if single else labels > 0
     missing = jnp.square(jax.nn.relu(_MARGINS[0] - lengths))
     excess = jnp.square(jax.nn.relu(lengths - _MARGINS[1]))
-    return jnp.sum(jnp.where(present, missing, _ABSENT_WEIGHT * excess), axis=-1)
+    loss = jnp.sum(jnp.where(present, missing, _ABSENT_WEIGHT * excess), axis=-1)
+    return jnp.where(jnp.any(present, axis=-1), loss, jnp.nan) if single else loss
 
 
 def image_loss(
@@ -100,12 +120,14 @@ def image_loss(
 
     Returns:
       `[B]` float32.
+
+    Raises:
+      UnknownName: there is no such kind.
+      ValueError: arguments that do not fit together.
     """
-    if kind == SIGMOID:
-        return sigmoid_cross_entropy(logits, labels)
-    if kind == MARGIN:
-        return margin_loss(logits, labels)
-    return cross_entropy(logits, labels, label_smoothing)
+    compute = lookup("kind", kind, _IMAGE_LOSSES)
+    check_arrays(logits=(logits, "B K", NUMBERS))
+    return compute(logits, labels, *_smoothing(kind, label_smoothing))
 
 
 def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
@@ -118,11 +140,15 @@ def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
 
     Returns:
       `[..., K]` float32; sums to 1 with `CROSS_ENTROPY` only.
+
+    Raises:
+      UnknownName: there is no such kind.
+      ValueError: `logits` has no axis of classes, or does not hold real numbers.
     """
-    logits = jnp.asarray(logits, jnp.float32)
-    if kind == MARGIN:
-        return logits
-    return jax.nn.sigmoid(logits) if kind == SIGMOID else jax.nn.softmax(logits)
+    activation = lookup("kind", kind, _ACTIVATIONS)
+    logits = jnp.asarray(logits)
+    check_arrays(logits=(logits, "... K", NUMBERS))
+    return activation(logits.astype(jnp.float32))
 
 
 def patch_cross_entropy(
@@ -143,10 +169,16 @@ def patch_cross_entropy(
       label_smoothing: as in `cross_entropy`.
 
     Returns:
-      `[B]` float32, in nats.
+      `[B]` float32, in nats; 0 where all weights of a row are 0. NaN where the label is outside `[0, K)`.
     """
+    _refuse_rows(labels, 1)
+    check_arrays(
+        patch_logits=(patch_logits, "B P K", NUMBERS),
+        attention=(attention, "B P", NUMBERS),
+        labels=(labels, "B", WHOLE),
+    )
     patch_labels = jnp.broadcast_to(labels[:, None], attention.shape)
-    per_patch = cross_entropy(_seen(patch_logits, attention), patch_labels, label_smoothing)
+    per_patch = cross_entropy(_with_weight(patch_logits, attention), patch_labels, label_smoothing)
     return jnp.sum(attention * per_patch, axis=-1)
 
 
@@ -165,10 +197,15 @@ def patch_sigmoid_loss(
       attention: `[B, P]` float weights.
 
     Returns:
-      `[B]` float32, in nats.
+      `[B]` float32, in nats; 0 where all weights of a row are 0.
     """
+    check_arrays(
+        patch_logits=(patch_logits, "B P K", NUMBERS),
+        attention=(attention, "B P", NUMBERS),
+        positives=(positives, "B K", FLAGS),
+    )
     present = positives.astype(bool)
-    per_class = jax.nn.softplus(-_seen(patch_logits, attention).astype(jnp.float32))
+    per_class = jax.nn.softplus(-_with_weight(patch_logits, attention).astype(jnp.float32))
     others = jnp.where(present[:, None], per_class, jnp.inf)
     some = jnp.any(present, axis=-1)[:, None]
     per_patch = jnp.where(some, jnp.min(jnp.where(some[..., None], others, 0.0), axis=-1), 0.0)
@@ -187,12 +224,13 @@ def patch_loss(
     Returns:
       `[B]` float32: `patch_cross_entropy`, or `patch_sigmoid_loss` with `SIGMOID`. Zeros with `MARGIN`,
       whose patch predictions are parts of a length and not logits.
+
+    Raises:
+      UnknownName: there is no such kind.
+      ValueError: arguments that do not fit together.
     """
-    if kind == SIGMOID:
-        return patch_sigmoid_loss(patch_logits, labels, attention)
-    if kind == MARGIN:
-        return jnp.zeros(attention.shape[:1], jnp.float32)
-    return patch_cross_entropy(patch_logits, labels, attention, label_smoothing)
+    compute = lookup("kind", kind, _PATCH_LOSSES)
+    return compute(patch_logits, labels, attention, *_smoothing(kind, label_smoothing))
 
 
 def loss_attention_loss(
@@ -211,17 +249,45 @@ def loss_attention_loss(
       patch_logits: `[B, P, K]` patch predictions.
       attention: `[B, P]` float weights.
       labels: `[B]` int, in `[0, K)`, or multi-hot `[B, K]`; see `image_loss`.
-      patch_weight: lambda, a scalar >= 0; see `lossattn_jax.train.schedules.loss_weight_schedule`.
-        Where a paper averages over patches instead of summing (AAAI 2020), it is divided by P.
+      patch_weight: lambda, a scalar >= 0, or `[B]`; see
+        `lossattn_jax.train.schedules.loss_weight_schedule`. Where a paper averages over patches instead of
+        summing (AAAI 2020), it is divided by P; see `reduced_weight`.
       label_smoothing: as in `cross_entropy`, for both terms.
       kind: of image loss.
 
     Returns:
       The three terms per example.
+
+    Raises:
+      UnknownName: there is no such kind.
+      ValueError: arguments that do not fit together.
     """
+    check_arrays(
+        logits=(logits, "B K", NUMBERS),
+        patch_logits=(patch_logits, "B P K", NUMBERS),
+        attention=(attention, "B P", NUMBERS),
+    )
+    if np.ndim(patch_weight):
+        check_arrays(logits=(logits, "B K", NUMBERS), patch_weight=(patch_weight, "B", NUMBERS))
+    else:
+        check_number("patch_weight", patch_weight, 0)
     image = image_loss(kind, logits, labels, label_smoothing)
     patch = patch_loss(kind, patch_logits, labels, attention, label_smoothing)
     return LossTerms(total=image + patch_weight * patch, image=image, patch=patch)
+
+
+def reduced_weight(reduction: str, weight: Any, count: Callable[[], Any]) -> Any:
+    """lambda as a factor of the sum over patches, for either way of putting their losses together.
+
+    Args:
+      reduction: one of `REDUCTIONS`: "sum" (TIP 2021), or "mean" (the AAAI 2020 paper's public code).
+      weight: lambda.
+      count: gives P, the number of an image's patches: of all images, or of each. Called by "mean" alone.
+
+    Raises:
+      UnknownName: there is no such reduction.
+    """
+    return lookup("the patch reduction", reduction, _REDUCED_WEIGHTS)(weight, count)
 
 
 def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -232,8 +298,9 @@ def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Arra
       labels: `[B]` int, in `[0, K)`.
 
     Returns:
-      `[B]` float32, in nats.
+      `[B]` float32, in nats; NaN where the label is outside `[0, K)`.
     """
+    check_arrays(side_logits=(side_logits, "B S K", NUMBERS), labels=(labels, "B", WHOLE))
     side_labels = jnp.broadcast_to(labels[:, None], side_logits.shape[:2])
     return jnp.sum(cross_entropy(side_logits, side_labels), axis=-1)
 
@@ -248,10 +315,58 @@ def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
     Returns:
       `[B]` float32.
     """
+    check_arrays(attention=(attention, "B P", NUMBERS), target=(target, "B P", NUMBERS))
     difference = attention - jax.lax.stop_gradient(target)
     return jnp.mean(jnp.square(difference.astype(jnp.float32)), axis=-1)
 
 
-def _seen(patch_logits: jax.Array, attention: jax.Array) -> jax.Array:
+def _with_weight(patch_logits: jax.Array, attention: jax.Array) -> jax.Array:
     """`patch_logits` with zeros for the patches of weight 0, whose logits may be anything."""
     return jnp.where((attention > 0)[:, :, None], patch_logits, 0.0)
+
+
+def _refuse_rows(labels: Any, axes: int) -> None:
+    """Refuses rows of a number for each class where a label is one whole number."""
+    if np.ndim(labels) > axes:
+        raise ValueError(
+            f"labels has the shape {np.shape(labels)}, but must hold one whole number in [0, K) for each "
+            "example: of one-hot rows take their argmax over the last axis"
+        )
+
+
+def _smoothing(kind: str, label_smoothing: Any) -> tuple[Any, ...]:
+    """The further arguments of a kind's losses: the smoothing, where it has one."""
+    if kind == CROSS_ENTROPY:
+        return (label_smoothing,)
+    if not is_zero(label_smoothing):
+        raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be 0 with {kind!r}")
+    return ()
+
+
+def _no_patch_loss(patch_logits: jax.Array, labels: jax.Array, attention: jax.Array) -> jax.Array:
+    check_arrays(
+        patch_logits=(patch_logits, "B P K", NUMBERS), attention=(attention, "B P", NUMBERS)
+    )
+    return jnp.zeros(attention.shape[:1], jnp.float32)
+
+
+_IMAGE_LOSSES: dict[str, Callable[..., jax.Array]] = {
+    CROSS_ENTROPY: cross_entropy,
+    SIGMOID: sigmoid_cross_entropy,
+    MARGIN: margin_loss,
+}
+_PATCH_LOSSES: dict[str, Callable[..., jax.Array]] = {
+    CROSS_ENTROPY: patch_cross_entropy,
+    SIGMOID: patch_sigmoid_loss,
+    MARGIN: _no_patch_loss,
+}
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    CROSS_ENTROPY: jax.nn.softmax,
+    SIGMOID: jax.nn.sigmoid,
+    MARGIN: lambda lengths: lengths,
+}
+_REDUCED_WEIGHTS = {
+    "sum": lambda weight, count: weight,
+    "mean": lambda weight, count: weight / count(),
+}
+REDUCTIONS = tuple(_REDUCED_WEIGHTS)

@@ -7,17 +7,20 @@ to change when the network's weights are randomised, layer by layer from the cla
 
 Maps are `[B, ...]`, such as patches `[B, P]` or pixels `[B, H, W]`: finite floats of which only the order
 counts. Both measures take each image by itself and can be traced; `valid`, of the maps' shape, says which
-places are compared (None: all).
+places are compared (None: all). Maps that do not fit together raise a `ValueError`, also while traced.
 """
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lossattn_jax.arguments import MASK, NUMBERS, check_arrays, check_number
 from lossattn_jax.tree_names import named
 
 # Parts of our networks from the prediction down; the last two are made of layers.
@@ -99,6 +102,9 @@ def shifted(images: jax.Array, dy: jax.Array | int, dx: jax.Array | int) -> jax.
     Returns:
       The same shape and dtype.
     """
+    _check_shift(dy, dx)
+    if np.ndim(images) < 3:
+        raise ValueError(f"images has the shape {np.shape(images)}, but must be [B, H, W, ...]")
     height, width = images.shape[1:3]
     rows = jnp.clip(jnp.arange(height) - dy, 0, height - 1)
     cols = jnp.clip(jnp.arange(width) - dx, 0, width - 1)
@@ -119,6 +125,8 @@ def shifted_back(
       `[B, H, W]` maps, and `[B, H, W]` bool: False for what the shift pushed out of the image, where the
       maps hold their edge.
     """
+    check_arrays(maps=(maps, "B H W", NUMBERS))
+    _check_shift(dy, dx)
     height, width = maps.shape[1:]
     rows, cols = jnp.arange(height) + dy, jnp.arange(width) + dx
     in_rows, in_cols = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
@@ -183,6 +191,11 @@ def randomised(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
     return jax.tree.unflatten(tree, values)
 
 
+def _check_shift(dy: Any, dx: Any) -> None:
+    for name, shift in (("dy", dy), ("dx", dx)):
+        check_number(name, shift, -math.inf, whole=True)
+
+
 def _shuffled(leaf: jax.Array, key: jax.Array) -> jax.Array:
     return jax.random.permutation(key, leaf.reshape(-1)).reshape(leaf.shape)
 
@@ -204,6 +217,11 @@ def _forward_place(name: str) -> tuple[int, int, str, int]:
 def _flattened(
     first: jax.Array, second: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    check_arrays(
+        first=(first, "...", NUMBERS), second=(second, "...", NUMBERS), valid=(valid, "...", MASK)
+    )
+    if np.ndim(first) < 2:
+        raise ValueError(f"first has the shape {np.shape(first)}, but must be maps [B, ...]")
     batch = first.shape[0]
     flat = (x.astype(jnp.float32).reshape(batch, -1) for x in (first, second))
     a, b = flat

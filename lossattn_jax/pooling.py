@@ -10,13 +10,20 @@ This module is the one home of attention scores. Everything is a pure function o
 Scores are computed in float32 whatever the dtype of the features, because a sum over patches of
 bfloat16 weights would not come out as 1. A masked patch has weight exactly 0, and a padded row gives
 exactly what the unpadded one gives. A row with no patch at all has all weights 0, and so do its
-gradients; every other row sums to 1.
+gradients; every other row sums to 1. A mask holds True or 1 for a real patch, and whatever is not 0 counts
+as 1.
+
+Shapes, dtypes and numbers that do not fit raise a `ValueError` with a sentence, also while a program is
+traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from lossattn_jax.arguments import MASK, NUMBERS, WHOLE, check_arrays, check_number
 
 # Threshold of the TIP 2021 paper's classification tables; 1.0 localises better.
 DEFAULT_THRESHOLD = 0.1
@@ -32,8 +39,9 @@ def uniform_attention(patch_logits: jax.Array, mask: jax.Array | None = None) ->
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32, `1 / P` for each real patch of a row.
+      `[B, P]` float32, `1 / P` for each real patch of a row; 0 in a row with no patch.
     """
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     return _normalise(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask)
 
 
@@ -51,15 +59,19 @@ def loss_attention(
     A row whose logits are all zero gets equal weights.
 
     Args:
-      patch_logits: `[B, P, K]` patch predictions z_p, any float dtype.
-      grid: g, positive: positions of the backbone's map (1024 for a 32x32 map) with the convolutional
-        head, number of patches with the capsule head.
-      threshold: t >= 0; 0.1 in the paper's tables.
+      patch_logits: `[B, P, K]` patch predictions z_p, any float dtype; of a map `[B, H, W, K]` its
+        reshape to `[B, H * W, K]`.
+      grid: g, a whole number, at least 1: positions of the backbone's map (1024 for a 32x32 map) with the
+        convolutional head, number of patches with the capsule head.
+      threshold: t >= 0; 0.1 in the paper's tables. 0: nothing is cut.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32 weights, differentiable in `patch_logits` also where a norm is 0.
+      `[B, P]` float32 weights, differentiable in `patch_logits` also where a norm is 0; all 0 in a row with
+      no patch.
     """
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
+    _check_cut(grid, threshold)
     before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
     return _cut(before, threshold / grid)
 
@@ -79,14 +91,17 @@ def capsule_loss_attention(
 
     Args:
       capsule_logits: `[B, P, C, K]` predictions z_pc of C capsules at each of P patches, any float dtype.
-      grid: g, positive; the number of patches (36) in the paper.
-      threshold: t >= 0; 0.1 in the paper's tables.
+      grid: g, a whole number, at least 1; the number of patches (36) in the paper.
+      threshold: t >= 0; 0.1 in the paper's tables. 0: nothing is cut.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
       `[B, P, C]` float32 weights of the capsules and `[B, P]` float32 attention of the patches. Each
-      sums to 1 over all but the batch axis, and is differentiable also where a norm is 0.
+      sums to 1 over all but the batch axis, and is differentiable also where a norm is 0; all 0 in a row
+      with no patch.
     """
+    check_arrays(capsule_logits=(capsule_logits, "B P C K", NUMBERS), mask=(mask, "B P", MASK))
+    _check_cut(grid, threshold)
     batch, patches, capsules, _ = capsule_logits.shape
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
     flat_mask = None if mask is None else jnp.repeat(mask, capsules, axis=1)
@@ -104,8 +119,9 @@ def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32 weights.
+      `[B, P]` float32 weights; all 0 in a row with no patch.
     """
+    check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     logits = patch_logits.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask[:, :, None].astype(bool), logits, 0.0)
@@ -120,8 +136,9 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32 weights.
+      `[B, P]` float32 weights; all 0 in a row with no patch.
     """
+    check_arrays(scores=(scores, "B P", NUMBERS), mask=(mask, "B P", MASK))
     scores = scores.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask.astype(bool), scores, jnp.finfo(jnp.float32).min)
@@ -146,11 +163,27 @@ def learned_scores(
     Returns:
       `[B, P]` float32.
     """
+    check_arrays(features=(features, "B P D", NUMBERS))
     features = features.astype(jnp.float32)
-    hidden = jnp.tanh(tanh(features))
+    hidden = tanh(features)
+    check_arrays(
+        features=(features, "B P D", NUMBERS),
+        **{"what tanh gives": (hidden, "B P H", NUMBERS)},
+    )
+    hidden = jnp.tanh(hidden)
     if gate is not None:
-        hidden = hidden * jax.nn.sigmoid(gate(features))
-    return jnp.squeeze(score(hidden), axis=-1)
+        gates = gate(features)
+        check_arrays(
+            **{"what tanh gives": (hidden, "B P H", NUMBERS)},
+            **{"what gate gives": (gates, "B P H", NUMBERS)},
+        )
+        hidden = hidden * jax.nn.sigmoid(gates)
+    scores = score(hidden)
+    check_arrays(
+        features=(features, "B P D", NUMBERS),
+        **{"what score gives": (scores, "B P 1", NUMBERS)},
+    )
+    return jnp.squeeze(scores, axis=-1)
 
 
 def coupling_attention(
@@ -164,13 +197,21 @@ def coupling_attention(
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32 weights: `sum_c c_pck`, normalised over the patches.
+      `[B, P]` float32 weights: `sum_c c_pck`, normalised over the patches; all 0 in a row with no patch.
+      NaN in a row whose class is outside `[0, K)`.
     """
-    wanted = jnp.take_along_axis(couplings, classes[:, None, None, None], axis=-1)[..., 0]
-    totals = jnp.sum(wanted.astype(jnp.float32), axis=-1)
+    sizes = check_arrays(
+        couplings=(couplings, "B P C K", NUMBERS),
+        classes=(classes, "B", WHOLE),
+        mask=(mask, "B P", MASK),
+    )
+    exists = (classes >= 0) & (classes < sizes["K"])
+    index = jnp.where(exists, classes, 0)[:, None, None, None]
+    of_class = jnp.take_along_axis(couplings, index, axis=-1)[..., 0]
+    totals = jnp.sum(of_class.astype(jnp.float32), axis=-1)
     if mask is not None:
         totals = jnp.where(mask.astype(bool), totals, 0.0)
-    return _normalise(totals, mask)
+    return jnp.where(exists[:, None], _normalise(totals, mask), jnp.nan)
 
 
 def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -183,12 +224,13 @@ def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Arr
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
 
     Returns:
-      `[B, P]` float32. It carries no gradient.
+      `[B, P]` float32; all 0 in a row with no patch. It carries no gradient.
     """
+    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", MASK))
     features = jax.lax.stop_gradient(features.astype(jnp.float32))
     wins = (features == max_pool(features, mask)[:, None, :]).astype(jnp.float32)
     if mask is not None:
-        wins = wins * mask[:, :, None].astype(jnp.float32)
+        wins = jnp.where(mask[:, :, None].astype(bool), wins, 0.0)
     winners = jnp.maximum(jnp.sum(wins, axis=1, keepdims=True), 1.0)
     return _normalise(jnp.mean(wins / winners, axis=-1), mask)
 
@@ -198,11 +240,12 @@ def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
 
     Args:
       features: `[B, P, D]`, any float dtype.
-      attention: `[B, P]` weights.
+      attention: `[B, P]` weights. A patch of weight 0 takes no part, whatever its features hold.
 
     Returns:
-      `[B, D]` float32.
+      `[B, D]` float32; zeros where all weights of a row are 0.
     """
+    check_arrays(features=(features, "B P D", NUMBERS), attention=(attention, "B P", NUMBERS))
     # A masked patch may hold anything, and 0 * inf is not 0.
     features = jnp.where(attention[:, :, None] != 0, features.astype(jnp.float32), 0.0)
     return jnp.einsum("bpd,bp->bd", features, attention, precision=jax.lax.Precision.HIGHEST)
@@ -218,6 +261,7 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Returns:
       `[B, D]` float32; zeros for a row with no patch. Of equal maxima the first gets the gradient.
     """
+    check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", MASK))
     features = features.astype(jnp.float32)
     if mask is not None:
         real = mask[:, :, None].astype(bool)
@@ -229,6 +273,12 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     if mask is None:
         return pooled
     return jnp.where(jnp.any(real, axis=1), pooled, 0.0)
+
+
+def _check_cut(grid: Any, threshold: Any) -> None:
+    """Refuses a grid or a threshold that is no such number; of traced ones only their shape is known."""
+    check_number("grid", grid, 1, whole=True)
+    check_number("threshold", threshold, 0)
 
 
 def _cut(before: jax.Array, level: float) -> jax.Array:
@@ -262,7 +312,7 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def _normalise(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Non-negative weights to sum 1 over the real patches; equal weights where all are 0."""
-    real = jnp.ones_like(weights) if mask is None else mask.astype(weights.dtype)
+    real = jnp.ones_like(weights) if mask is None else mask.astype(bool).astype(weights.dtype)
     weights = weights * real
     total = jnp.sum(weights, axis=-1, keepdims=True)
     count = jnp.sum(real, axis=-1, keepdims=True)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lossattn_jax.arguments import NUMBERS, check_arrays, check_number
+
 ITERATIONS = 3  # Sabour et al. 2017, section 4
 
 
@@ -29,7 +31,11 @@ def squash(vectors: jax.Array) -> jax.Array:
 
     Returns:
       The same shape; 0 with a finite gradient where a vector is 0.
+
+    Raises:
+      ValueError: there is no last axis, or it holds no real numbers.
     """
+    check_arrays(vectors=(vectors, "... E", NUMBERS))
     # With s = m u the formula is u |u| / (1 / m^2 + |u|^2): the squares stay in range for any m.
     largest = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
@@ -44,7 +50,12 @@ def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:
     Args:
       votes: `[B, N, K, E]`, what each of N capsules predicts for each of K class capsules.
       iterations: at least 1.
+
+    Raises:
+      ValueError: votes of another number of axes, or a number of iterations that is no such number.
     """
+    check_arrays(votes=(votes, "B N K E", NUMBERS))
+    check_number("iterations", iterations, 1, whole=True, static=True)
     votes = votes.astype(jnp.float32)
     agreement = jnp.zeros(votes.shape[:3], jnp.float32)
     for iteration in range(iterations):

@@ -54,6 +54,7 @@ def build_model(
             width=config.model.width,
             threshold=config.model.threshold,
             bottleneck_relu_before_add=config.model.bottleneck_relu_before_add,
+            bottleneck_first_kernel=config.model.bottleneck_first_kernel,
             dtype=jnp.dtype(config.model.dtype),
             bn_axis_name=bn_axis_name,
         )

@@ -7,6 +7,7 @@ attention, and our own for the rest. Convolutions are OIHW in PyTorch and HWIO h
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from flax import traverse_util
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.networks import BagLeNet
 from lossattn_jax.models import resnet, small, vgg
-from lossattn_jax.models.capsules import CapsuleHead, PrimaryUnits
+from lossattn_jax.models.capsules import CapsNetBackbone, CapsuleHead, PrimaryUnits
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead
 
@@ -36,6 +37,7 @@ _ALL = slice(None)
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # by the number of axes
 _PARAMETER_KEYS = {"b4": "b4", "transform": "routing.weight"}  # parameters that belong to no layer
+_FIRST_OF_BLOCK = "layer1.0.conv1.weight"
 _BLOCK_NAMES = {
     **{part: part for number in "123" for part in (f"conv{number}", f"bn{number}")},
     "shortcut_conv": "shortcut.0",
@@ -102,6 +104,40 @@ class Layout:
     unused: dict[str, np.ndarray]
 
 
+def check_bottlenecks(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Refuses weights of bottlenecks that begin with 3x3 where the network leaves open what they compute.
+
+    Such weights fit a block that rectifies before the addition and one that does not; the logits differ by
+    about 1 %.
+
+    Args:
+      model: the network to be.
+      state_dict: arrays by key, not checked yet.
+
+    Raises:
+      UserError: the weights' bottlenecks begin with a 3x3 convolution, and the network's do not, or the
+        order of the last rectification and the addition is not decided.
+    """
+    backbone = model.make_backbone() if isinstance(model, ImageNetwork) else None
+    block = backbone.make_block(1, 1) if isinstance(backbone, resnet.ResNet) else None
+    if not isinstance(block, resnet.Bottleneck):
+        return
+    if tuple(getattr(state_dict.get(_FIRST_OF_BLOCK), "shape", ()))[2:] != (3, 3):
+        return
+    missing = []
+    if block.first_kernel != 3:
+        missing.append("config.model.bottleneck_first_kernel to 3")
+    if block.relu_before_add is None:
+        missing.append(
+            "config.model.bottleneck_relu_before_add, which is not in the weights, to True (rectified "
+            "before the shortcut is added, as in the papers' code) or to False"
+        )
+    if missing:
+        raise UserError(
+            f"the weights' bottlenecks begin with a 3x3 convolution: set {', and '.join(missing)}"
+        )
+
+
 def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> Layout:
     """The layout of a network of `models.build`, or of `mil.BagLeNet`.
 
@@ -139,6 +175,8 @@ def _slots(path: Path, shape: tuple[int, ...], modules: Modules) -> list[Slot]:
         torch_shape = (1, *shape, 1, 1) if name == "b4" else shape
         return [Slot(_PARAMETER_KEYS[name], torch_shape, path, _ALL, axes)]
     module = "/".join(path[1:-1]).removesuffix("/conv")  # `layers.Conv` wraps one of Flax
+    if module not in modules:
+        raise UserError(f"the network's layer {module} has no name in PyTorch")
     slots = []
     for torch_module, channels in modules[module].items():
         part = (*shape[:-1], len(range(shape[-1])[channels]))
@@ -210,14 +248,22 @@ def _unit_modules(prefix: str, units: PrimaryUnits) -> Modules:
 
 def _backbone_names(backbone: nn.Module) -> dict[str, str]:
     """Names of a backbone's layers in a state dict, by ours."""
-    if isinstance(backbone, vgg.VGG):
-        return _vgg_names(backbone)
-    if isinstance(backbone, resnet.ResNet):
-        return _resnet_names(backbone)
-    if isinstance(backbone, small.SmallBackbone):
-        numbers = ["1", "2", *(f"{b + 3}{part}" for b in range(backbone.blocks) for part in "ab")]
-        return {f"{layer}{n}": f"{layer}{n}" for n in numbers for layer in ("conv", "bn")}
-    return {"conv1": "conv1"}  # CapsNet's
+    for kind, names in _NAMES_OF_BACKBONES.items():
+        if isinstance(backbone, kind):
+            return names(backbone)
+    raise UserError(
+        f"a {type(backbone).__name__} is not a backbone of models.build, and has no names in PyTorch"
+    )
+
+
+def _small_names(backbone: small.SmallBackbone) -> dict[str, str]:
+    numbers = ["1", "2", *(f"{b + 3}{part}" for b in range(backbone.blocks) for part in "ab")]
+    return {f"{layer}{n}": f"{layer}{n}" for n in numbers for layer in ("conv", "bn")}
+
+
+def _capsnet_names(backbone: CapsNetBackbone) -> dict[str, str]:
+    del backbone
+    return {"conv1": "conv1"}
 
 
 def _vgg_names(backbone: vgg.VGG) -> dict[str, str]:
@@ -240,6 +286,14 @@ def _resnet_names(backbone: resnet.ResNet) -> dict[str, str]:
             for ours, theirs in _BLOCK_NAMES.items():
                 names[f"layer{stage}_{block}/{ours}"] = f"layer{stage}.{block}.{theirs}"
     return names
+
+
+_NAMES_OF_BACKBONES: dict[type[nn.Module], Callable[[Any], dict[str, str]]] = {
+    vgg.VGG: _vgg_names,
+    resnet.ResNet: _resnet_names,
+    small.SmallBackbone: _small_names,
+    CapsNetBackbone: _capsnet_names,
+}
 
 
 def _usual_image_shape(model: ImageNetwork) -> tuple[int, int, int]:

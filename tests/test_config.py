@@ -1,6 +1,7 @@
 """Configs: defaults, refusals, and storing beside the checkpoints."""
 
 import importlib.util
+import json
 import pathlib
 
 import pytest
@@ -247,6 +248,38 @@ def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_pa
         config_json.refuse_other_run(stored, config, tmp_path)
     assert "config.model.width is 0.5" in str(refused.value)
     assert "has 1.0" in str(refused.value)
+
+
+def test_a_run_from_before_the_blocks_were_keys_is_read_and_continued(tmp_path):
+    config = config_lib.default_config()
+    older = config.to_dict()
+    del older["model"]["bottleneck_first_kernel"]
+    older["model"]["bottleneck_relu_before_add"] = False
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    stored = config_json.read(tmp_path / "config.json")
+    assert stored.model.bottleneck_first_kernel is None
+    assert stored.model.bottleneck_relu_before_add is False
+    assert config_json.refuse_other_run(stored, config, tmp_path) == []
+    assert config_json.refuse_other_run(config, stored, tmp_path) == []
+    config.model.bottleneck_relu_before_add = True
+    with pytest.raises(
+        UserError, match="config.model.bottleneck_relu_before_add is True, but the r"
+    ):
+        config_json.refuse_other_run(stored, config, tmp_path)
+    config.model.bottleneck_relu_before_add = None
+    config.model.bottleneck_first_kernel = 3
+    with pytest.raises(UserError, match="config.model.bottleneck_first_kernel is 3, but the run"):
+        config_json.refuse_other_run(stored, config, tmp_path)
+
+
+@pytest.mark.parametrize("kernel", [0, 2, 5])
+def test_a_first_kernel_that_no_block_has_is_refused(kernel):
+    config = config_lib.default_config()
+    config.model.bottleneck_first_kernel = kernel
+    with pytest.raises(
+        UserError, match=f"first_kernel is {kernel}, but must be one of: None, 1, 3"
+    ):
+        config_lib.check(config)
 
 
 def test_the_patch_loss_is_on_with_loss_attentions_only_unless_told():

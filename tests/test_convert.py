@@ -44,6 +44,7 @@ NARROW = {
     "resnet18 routing": ("resnet18", "capsule", "dynamic_routing"),
     "resnet18_stride2 routing": ("resnet18_stride2", "capsule", "dynamic_routing"),
     "resnet50 attention": ("resnet50", "conv", "attention"),
+    "resnet50 papers": ("resnet50", "none", "none"),
     "resnet34 plain": ("resnet34", "none", "none"),
     "resnet152 plain": ("resnet152", "none", "none"),
     "vgg11 plain": ("vgg11_bn", "none", "none"),
@@ -55,8 +56,15 @@ NARROW = {
 }
 
 
+# Of bottlenecks that begin with a 3x3 convolution, what weights do not say.
+BLOCKS = {
+    "resnet50 attention": {"bottleneck_relu_before_add": False},
+    "resnet50 papers": {"bottleneck_first_kernel": 3, "bottleneck_relu_before_add": True},
+}
+
+
 def narrow(name):
-    return models.build(*NARROW[name], width=0.0625)
+    return models.build(*NARROW[name], width=0.0625, **BLOCKS.get(name, {}))
 
 
 def random_variables(module, image_shape=(32, 32, 3)):
@@ -122,6 +130,57 @@ def test_the_usual_bottleneck_has_the_keys_of_the_papers():
     shapes = {slot.key: list(slot.shape) for slot in usual.slots}
     shapes |= {key: list(array.shape) for key, array in usual.unused.items()}
     assert shapes == reference_shapes()["conv_resnet50"]
+
+
+@pytest.mark.parametrize(("backbone", "head"), [("resnet50", "none"), ("resnet50", "conv")])
+def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
+    def build(**block):
+        pooling = "none" if head == "none" else "mean"
+        return models.build(
+            backbone, head, pooling, width=0.0625, bottleneck_first_kernel=3, **block
+        )
+
+    variables = random_variables(build())
+    state_dict = convert.to_torch_state_dict(variables, build())
+    sentence = "set config.model.bottleneck_relu_before_add, .* to True .* or to False"
+    with pytest.raises(UserError, match=sentence):
+        convert.from_torch_state_dict(state_dict, build())
+    for choice in (False, True):
+        module = build(bottleneck_relu_before_add=choice)
+        assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
+    # Blocks that begin with 1x1 take none of them, and leave nothing open themselves.
+    pooling = "none" if head == "none" else "mean"
+    options = dict(width=0.0625, bottleneck_first_kernel=1)
+    usual = models.build(backbone, head, pooling, **options)
+    both = "set config.model.bottleneck_first_kernel to 3, and config.model.bottleneck_relu_before"
+    with pytest.raises(UserError, match=both):
+        convert.from_torch_state_dict(state_dict, usual)
+    decided = models.build(backbone, head, pooling, bottleneck_relu_before_add=False, **options)
+    with pytest.raises(UserError, match="set config.model.bottleneck_first_kernel to 3$"):
+        convert.from_torch_state_dict(state_dict, decided)
+    own = random_variables(usual)
+    exported = convert.to_torch_state_dict(own, usual)
+    assert_same_tree(convert.from_torch_state_dict(exported, usual), own)
+
+
+@pytest.mark.parametrize("value", [None, False, True])
+def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value, scenes_dir):
+    config = shrunk.config(scenes_dir)
+    config.model.update(backbone="resnet50", head="none", pooling="none", width=0.0625)
+    config.model.update(bottleneck_first_kernel=3, bottleneck_relu_before_add=value)
+    module = runs.build_model(config, runs.spec_of(config))
+    variables = random_variables(module)
+    weights = tmp_path / "weights.safetensors"
+    weight_files.write(convert.to_torch_state_dict(variables, module), weights)
+    if value is None:
+        with pytest.raises(UserError, match="set config.model.bottleneck_relu_before_add"):
+            convert.convert_file(weights, config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return
+    convert.convert_file(weights, config, tmp_path / "run")
+    loaded = runs.load(tmp_path / "run")
+    assert loaded.config.model.bottleneck_relu_before_add is value
+    assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
 
 
 @pytest.mark.parametrize("name", NARROW)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from lossattn_jax.arguments import NUMBERS, WHOLE, check_arrays
 from lossattn_jax.errors import UserError
 from lossattn_jax.explainers.attention import attention, contribution
 from lossattn_jax.explainers.grad_cam import grad_cam
@@ -54,9 +55,20 @@ def make(
       keys `[B]`, which only "smooth_grad" uses. Each image is explained as if it were alone, so that
       padding or splitting a batch changes nothing.
 
+      It raises a `ValueError` with a sentence where images or classes are of another shape or dtype.
+
     Raises:
       UserError: there is no such explainer.
     """
     if name not in EXPLAINERS:
         raise UserError(f"the explainer {name!r} is not known; allowed are {', '.join(NAMES)}")
-    return functools.partial(EXPLAINERS[name], Subject(model, image_shape), **options)
+    explain = functools.partial(EXPLAINERS[name], Subject(model, image_shape), **options)
+    layout = " ".join(("B", *(str(size) for size in image_shape)))
+
+    def explain_images(
+        variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
+    ) -> Relevance:
+        check_arrays(images=(images, layout, NUMBERS), classes=(classes, "B", WHOLE))
+        return explain(variables, images, classes, keys)
+
+    return explain_images

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax import devices
+from lossattn_jax.arguments import check_number
 from lossattn_jax.explainers.subject import Relevance, Subject
 
 
@@ -33,6 +34,7 @@ def integrated_gradients(
     `score(image) - score(mean colour)`, up to the error of that sum.
     """
     del keys
+    check_number("steps", steps, 1, whole=True, static=True)
 
     def step(total: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
         return total + _gradient(subject, variables, place * images, classes), None
@@ -56,6 +58,8 @@ def smooth_grad(
     Smilkov et al. 2017, with their noise of 10% to 20% of the image's range as the deviation, and the
     absolute value that they take for images of natural colours.
     """
+    check_number("samples", samples, 1, whole=True, static=True)
+    check_number("noise", noise, 0)
     spread = jnp.max(images, axis=(1, 2, 3)) - jnp.min(images, axis=(1, 2, 3))
     deviation = noise * spread[:, None, None, None]
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossattn_jax.arguments import check_number
 from lossattn_jax.explainers.subject import Relevance, Subject
 
 
@@ -24,6 +25,8 @@ def occlusion(
     pixel is covered as often as the others where `stride` divides `size`.
     """
     del keys
+    check_number("size", size, 1, whole=True, static=True)
+    check_number("stride", stride, 1, whole=True, static=True)
     squares = jnp.asarray(_squares(images.shape[1:3], size, stride))
     score = subject.score(variables, images, classes)
 

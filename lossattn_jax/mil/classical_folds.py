@@ -38,7 +38,11 @@ def run(
 
     Returns:
       One result for each rule.
+
+    Raises:
+      UserError: there is no such rule.
     """
+    selection.check_rules(tuple(rules))
     own = stream(seed, split.repeat, split.fold)
     fitted: dict[int, tuple[BagClassifier, float]] = {}
     candidates = method.candidates()

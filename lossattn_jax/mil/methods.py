@@ -22,16 +22,25 @@ class Method:
     Attributes:
       title: as the paper prints it.
       classical: makes the method, or None for a network.
-      paper: the paper's accuracy on each of `DATASETS`: mean of ten folds, five times.
+      paper: the paper's accuracy on each of `DATASETS`, in their order: mean of ten folds, five times. None
+        where it has none, as for what comes after the last; tables then have a dash.
     """
 
     title: str
     classical: Callable[..., BagClassifier] | None
-    paper: tuple[float, ...]
+    paper: tuple[float | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where there are more accuracies than data sets."""
+        if len(self.paper) > len(DATASETS):
+            raise ValueError(
+                f"{self.title} has {len(self.paper)} accuracies of the paper, but may have one for each of "
+                f"{', '.join(DATASETS)}"
+            )
 
     def printed(self, dataset: str) -> float | None:
         """The paper's accuracy on a data set; None where it has none."""
-        return dict(zip(DATASETS, self.paper, strict=True)).get(dataset)
+        return dict(zip(DATASETS, self.paper, strict=False)).get(dataset)
 
 
 METHODS: Mapping[str, Method] = {

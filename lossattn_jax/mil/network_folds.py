@@ -62,8 +62,9 @@ def run(
       `VALIDATION`.
 
     Raises:
-      UserError: a model has skipped `settings.max_skipped` updates in a row.
+      UserError: there is no such rule, or a model has skipped `settings.max_skipped` updates in a row.
     """
+    selection.check_rules(tuple(rules))
     choices = [_Choice({}, None)] * len(splits)
     shared: dict[str, Any] = {
         "standardise": standardise,

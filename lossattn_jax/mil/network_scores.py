@@ -6,7 +6,8 @@ Apart from the networks, so that importing these takes no SciPy.
 import numpy as np
 from scipy.special import softmax
 
-from lossattn_jax.mil.networks import MI_NETS
+from lossattn_jax.mil.networks import METHODS, MI_NETS
+from lossattn_jax.registry import lookup
 
 
 def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
@@ -21,7 +22,11 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
 
     Returns:
       `[..., N]` float64.
+
+    Raises:
+      UnknownName: there is no such method.
     """
+    lookup("method", method, METHODS)
     if method not in MI_NETS:
         return attention.astype(np.float64)
     return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]

@@ -5,6 +5,7 @@ the attention scores are those of `lossattn_jax.pooling`, an instance being a pa
 """
 
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax import pooling
-from lossattn_jax.errors import UserError
 from lossattn_jax.mil.lenet import HIDDEN, lenet_features
 from lossattn_jax.mil.linear import dot_general
 from lossattn_jax.mil.outputs import BagOutputs
 from lossattn_jax.models import layers as layers_lib
 from lossattn_jax.models.attention import AttentionScores
 from lossattn_jax.models.layers import ExampleDropout
+from lossattn_jax.registry import lookup
 
 # Method: the widths of the three layers over instances that it was published with.
 METHODS = {
@@ -77,9 +78,8 @@ class BagNetwork(nn.Module):
     @property
     def widths(self) -> tuple[int, ...]:
         """Outputs of the dense layers."""
-        if self.backbone == "lenet":
-            return self.hidden or (HIDDEN,)
-        return self.hidden or METHODS[self.method]
+        published = {"dense": lookup("method", self.method, METHODS), "lenet": (HIDDEN,)}
+        return self.hidden or lookup("backbone", self.backbone, published)
 
     @nn.compact
     def __call__(
@@ -104,82 +104,23 @@ class BagNetwork(nn.Module):
           of the maxima (`pooling.max_attention`), and with mi_net of the highest score.
 
         Raises:
-          UserError: `method` or `backbone` is none of those above.
+          UnknownName: there is no such method or backbone.
         """
+        make_layers = lookup("backbone", self.backbone, _LAYERS)
+        pool = lookup("method", self.method, _POOLINGS)
         if mask is not None:
             real = mask.astype(bool).reshape(*mask.shape, *(1 for _ in instances.shape[2:]))
             instances = jnp.where(real, instances, 0)
-        layers = self._layers(instances, train, noise)
-        features = layers[-1]
-        if self.method == "mi_net":
-            return self._scored(features, mask)
-        if self.method == "mi_net_ds":
-            return self._deeply_supervised(layers, mask)
-        if self.method == "mi_net_rc":
-            features = sum(layers[:-1], layers[-1])  # of one width
-        classifier = dense(self.num_classes, features.shape[-1], "classifier")
-        patch_logits = classifier(features)
-        if self.method in ("mi_net_bag", "mi_net_rc"):
-            pooled = sum(pooling.max_pool(layer, mask) for layer in layers)
-            attention = pooling.max_attention(jnp.concatenate(layers, axis=-1), mask)
-            return BagOutputs(classifier(pooled), patch_logits, attention)
-        if self.method == "loss_attention":
-            attention = pooling.bag_loss_attention(patch_logits, mask)
-        else:
-            gated = self.method == "gated_attention"
-            scores = AttentionScores(_ATTENTION_HIDDEN[self.backbone], gated, name="attention")
-            attention = pooling.softmax_attention(scores(features), mask)
-        pooled = pooling.weighted_sum(features, attention)
-        return BagOutputs(classifier(pooled), patch_logits, attention)
+        return pool(self, make_layers(self, instances, train, noise), mask)
 
-    def _layers(
-        self, instances: jax.Array, train: bool, noise: jax.Array | None
-    ) -> list[jax.Array]:
-        """Features that are pooled, float32: of the last layer, or of all that the method looks at."""
-        if self.method not in METHODS:
-            raise UserError(f"method is {self.method!r}, but must be one of {', '.join(METHODS)}")
-        if self.backbone not in BACKBONES:
-            raise UserError(
-                f"backbone is {self.backbone!r}, but must be one of {', '.join(BACKBONES)}"
-            )
-        if self.backbone == "lenet":
-            features = lenet_features(instances, self.widths[0], self.dtype)
-            return [self._dropped(features, "dropout", train, noise).astype(jnp.float32)]
-        pooled, x, first = [], instances.astype(self.dtype), 0
-        for number, width in enumerate(self.widths, start=1):
-            x = nn.relu(dense(width, x.shape[-1], f"dense{number}", self.dtype)(x))
-            own = None if noise is None else noise[..., first : first + width]
-            dropped = self._dropped(x, f"dropout{number}", train, own)
-            pooled.append(dropped.astype(jnp.float32))
-            x = x if self.method in MI_NETS else dropped
-            first += width
-        several = self.method in ("mi_net_ds", "mi_net_rc")
-        return pooled if several else pooled[-1:]
-
-    def _dropped(self, x: jax.Array, name: str, train: bool, noise: jax.Array | None) -> jax.Array:
+    def dropped(self, x: jax.Array, name: str, train: bool, noise: jax.Array | None) -> jax.Array:
+        """`x` `[B, N, D]` with dropout in training, by `noise` of its shape or by the module `name`."""
         if noise is None:
             return ExampleDropout(self.dropout, self.axis_name, name=name)(x, train)
         if not train or self.dropout == 0:
             return x
         dropped = min(round(self.dropout * 256), 255)
         return jnp.where(noise >= dropped, x / (1 - dropped / 256), 0.0).astype(x.dtype)
-
-    def _scored(self, features: jax.Array, mask: jax.Array | None) -> BagOutputs:
-        scores = dense(self.num_classes - 1, features.shape[-1], "classifier")(features)
-        background = jnp.zeros((*scores.shape[:-1], 1), jnp.float32)
-        patch_logits = jnp.concatenate([background, scores], axis=-1)
-        highest = pooling.max_pool(scores, mask)
-        logits = jnp.concatenate([background[:, 0], highest], axis=-1)
-        return BagOutputs(logits, patch_logits, pooling.max_attention(scores, mask))
-
-    def _deeply_supervised(self, layers: list[jax.Array], mask: jax.Array | None) -> BagOutputs:
-        logits, patches = [], []
-        for number, layer in enumerate(layers, start=1):
-            classifier = dense(self.num_classes, layer.shape[-1], f"classifier{number}")
-            logits.append(jax.nn.log_softmax(classifier(pooling.max_pool(layer, mask))))
-            patches.append(jax.nn.log_softmax(classifier(layer)))
-        attention = pooling.max_attention(jnp.concatenate(layers, axis=-1), mask)
-        return BagOutputs(_mean(logits), _mean(patches), attention, jnp.stack(logits, axis=1))
 
 
 class BagLeNet(BagNetwork):
@@ -188,6 +129,103 @@ class BagLeNet(BagNetwork):
     num_classes: int = 4
     backbone: str = "lenet"
     hidden: tuple[int, ...] = (HIDDEN,)
+
+
+# Makes of a network's instances `[B, N, ...]` the features that are pooled, float32: of the last layer, or of
+# all that the method looks at. Its layers become the network's, as do those of a pooling.
+Layers = Callable[[BagNetwork, jax.Array, bool, jax.Array | None], list[jax.Array]]
+# Makes of a network's features, each `[B, N, D]`, and the mask `[B, N]` what the network says.
+Pooling = Callable[[BagNetwork, list[jax.Array], jax.Array | None], BagOutputs]
+
+
+def _dense_layers(
+    network: BagNetwork, instances: jax.Array, train: bool, noise: jax.Array | None
+) -> list[jax.Array]:
+    pooled, x, first = [], instances.astype(network.dtype), 0
+    for number, width in enumerate(network.widths, start=1):
+        x = nn.relu(dense(width, x.shape[-1], f"dense{number}", network.dtype)(x))
+        own = None if noise is None else noise[..., first : first + width]
+        dropped = network.dropped(x, f"dropout{number}", train, own)
+        pooled.append(dropped.astype(jnp.float32))
+        x = x if network.method in MI_NETS else dropped
+        first += width
+    several = network.method in ("mi_net_ds", "mi_net_rc")
+    return pooled if several else pooled[-1:]
+
+
+def _lenet_layers(
+    network: BagNetwork, instances: jax.Array, train: bool, noise: jax.Array | None
+) -> list[jax.Array]:
+    features = lenet_features(instances, network.widths[0], network.dtype)
+    return [network.dropped(features, "dropout", train, noise).astype(jnp.float32)]
+
+
+_LAYERS: Mapping[str, Layers] = {"dense": _dense_layers, "lenet": _lenet_layers}
+
+
+def _scored(network: BagNetwork, layers: list[jax.Array], mask: jax.Array | None) -> BagOutputs:
+    features = layers[-1]
+    scores = dense(network.num_classes - 1, features.shape[-1], "classifier")(features)
+    background = jnp.zeros((*scores.shape[:-1], 1), jnp.float32)
+    patch_logits = jnp.concatenate([background, scores], axis=-1)
+    highest = pooling.max_pool(scores, mask)
+    logits = jnp.concatenate([background[:, 0], highest], axis=-1)
+    return BagOutputs(logits, patch_logits, pooling.max_attention(scores, mask))
+
+
+def _max_pooled(network: BagNetwork, layers: list[jax.Array], mask: jax.Array | None) -> BagOutputs:
+    features = sum(layers[:-1], layers[-1])  # of one width
+    classifier = dense(network.num_classes, features.shape[-1], "classifier")
+    patch_logits = classifier(features)
+    pooled = sum(pooling.max_pool(layer, mask) for layer in layers)
+    attention = pooling.max_attention(jnp.concatenate(layers, axis=-1), mask)
+    return BagOutputs(classifier(pooled), patch_logits, attention)
+
+
+def _deeply_supervised(
+    network: BagNetwork, layers: list[jax.Array], mask: jax.Array | None
+) -> BagOutputs:
+    logits, patches = [], []
+    for number, layer in enumerate(layers, start=1):
+        classifier = dense(network.num_classes, layer.shape[-1], f"classifier{number}")
+        logits.append(jax.nn.log_softmax(classifier(pooling.max_pool(layer, mask))))
+        patches.append(jax.nn.log_softmax(classifier(layer)))
+    attention = pooling.max_attention(jnp.concatenate(layers, axis=-1), mask)
+    return BagOutputs(_mean(logits), _mean(patches), attention, jnp.stack(logits, axis=1))
+
+
+def _loss_attention(
+    network: BagNetwork, layers: list[jax.Array], mask: jax.Array | None
+) -> BagOutputs:
+    features = layers[-1]
+    classifier = dense(network.num_classes, features.shape[-1], "classifier")
+    patch_logits = classifier(features)
+    attention = pooling.bag_loss_attention(patch_logits, mask)
+    pooled = pooling.weighted_sum(features, attention)
+    return BagOutputs(classifier(pooled), patch_logits, attention)
+
+
+def _learned_attention(
+    network: BagNetwork, layers: list[jax.Array], mask: jax.Array | None, *, gated: bool
+) -> BagOutputs:
+    features = layers[-1]
+    classifier = dense(network.num_classes, features.shape[-1], "classifier")
+    patch_logits = classifier(features)
+    scores = AttentionScores(_ATTENTION_HIDDEN[network.backbone], gated, name="attention")
+    attention = pooling.softmax_attention(scores(features), mask)
+    pooled = pooling.weighted_sum(features, attention)
+    return BagOutputs(classifier(pooled), patch_logits, attention)
+
+
+_POOLINGS: Mapping[str, Pooling] = {
+    "mi_net": _scored,
+    "mi_net_bag": _max_pooled,
+    "mi_net_ds": _deeply_supervised,
+    "mi_net_rc": _max_pooled,
+    "attention": functools.partial(_learned_attention, gated=False),
+    "gated_attention": functools.partial(_learned_attention, gated=True),
+    "loss_attention": _loss_attention,
+}
 
 
 def _mean(log_probabilities: list[jax.Array]) -> jax.Array:

@@ -31,8 +31,9 @@ def bag_loss(
         return losses.deep_supervision_loss(outputs.side_logits, labels)
     if patch_weight is None:
         return losses.cross_entropy(outputs.logits, labels)
-    if patch_reduction == "mean":
-        patch_weight = patch_weight / jnp.maximum(jnp.sum(mask, axis=-1), 1)
+    patch_weight = losses.reduced_weight(
+        patch_reduction, patch_weight, lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1)
+    )
     return losses.loss_attention_loss(
         outputs.logits, outputs.patch_logits, outputs.attention, labels, patch_weight
     ).total

@@ -193,17 +193,20 @@ def _table(summaries: Sequence[Summary]) -> str:
             printed = [
                 None if owner is None else methods.get(name).printed(owner) for owner in owners
             ]
-            texts = [_cell(cell, paper) for cell, paper in zip(row, printed, strict=True)]
+            texts = [
+                _cell(cell, paper, owner is not None)
+                for cell, paper, owner in zip(row, printed, owners, strict=True)
+            ]
             lines.append(f"| {methods.get(name).title} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(summary: Summary | None, paper: float | None) -> str:
-    """Ours (standard deviation over repeats) / the paper's."""
+def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
+    """Ours (standard deviation over repeats) / the paper's, or ours alone of a data set not in the paper."""
     ours = "-"
     if summary is not None and not math.isnan(summary.accuracy):
         ours = f"{summary.accuracy:.3f} ({report.as_text(summary.over_repeats)})"
-    return ours if paper is None else f"{ours} / {paper:.3f}"
+    return f"{ours} / {report.as_text(paper)}" if in_paper else ours
 
 
 def _differences(own: Sequence[Summary], everything: Sequence[Summary]) -> str:

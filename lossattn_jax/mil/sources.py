@@ -19,6 +19,7 @@ from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.positive import find_positive
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.splits import Split, cross_validation
+from lossattn_jax.registry import lookup
 
 GENERATED = ("mnist_bags", "cifar_bags")
 # Ends of the names of files that are read as bags.
@@ -126,19 +127,25 @@ def experiments(
     return (Experiment(dataset, splits, benchmark),)
 
 
+def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    loaded = load_images(get_spec("cifar10"), split, data_dir)
+    return loaded.images, loaded.labels
+
+
+# By name: makes bags of images and labels, and loads these by data folder and split.
+_GENERATORS: dict[str, tuple[Callable[..., BagDataset], Callable[..., Any]]] = {
+    "mnist_bags": (image_bags.mnist_bags, image_bags.load_digits),
+    "cifar_bags": (image_bags.cifar_bags, _load_cifar),
+}
+
+
 def _generated(
     name: str, data_dir: str, config: ConfigDict, positive: int | None
 ) -> Iterator[Experiment]:
     """For each number of bags: `config.repeats` draws to train on, and the same bags to test all on."""
     options = config.bags
-    make: Callable[..., BagDataset]
-    if name == "mnist_bags":
-        make = image_bags.mnist_bags
-        pools = {split: image_bags.load_digits(data_dir, split) for split in ("train", "test")}
-    else:
-        make = image_bags.cifar_bags
-        loaded = {s: load_images(get_spec("cifar10"), s, data_dir) for s in ("train", "test")}
-        pools = {split: (data.images, data.labels) for split, data in loaded.items()}
+    make, load = lookup("the generated data set", name, _GENERATORS)
+    pools = {split: load(data_dir, split) for split in ("train", "test")}
     shared = {"targets": tuple(options.targets), "mean_length": options.mean_length}
     tested = make(*pools["test"], options.test, stream(config.seed, 0), **shared)
     for count in options.train:

@@ -22,6 +22,7 @@ from lossattn_jax.models.layers import BatchNorm
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
 from lossattn_jax.models.outputs import Outputs
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead, MapHead
+from lossattn_jax.registry import lookup
 
 # Kernel, stride and channels of the patch convolution: 6x6 patches of a 32x32 map, as of the small
 # backbone's 8x8 map with its own.
@@ -49,7 +50,7 @@ def build(
     num_classes: int = 10,
     width: float = 1.0,
     threshold: float = pooling_lib.DEFAULT_THRESHOLD,
-    bottleneck_relu_before_add: bool = False,
+    bottleneck_relu_before_add: bool | None = None,
     bottleneck_first_kernel: int | None = None,
     dtype: Dtype = jnp.float32,
     bn_axis_name: str | None = None,
@@ -69,10 +70,11 @@ def build(
         "resnet18" with a convolutional head and 10 classes).
       threshold: t of the loss attention; 0.1 in the paper's tables, 1.0 to localise.
       bottleneck_relu_before_add: ResNets from 50 on: whether a block rectifies before it adds the
-        shortcut, as the papers' code does. The usual block, and the default, does not.
+        shortcut, as the papers' code does. The usual block does not, and nor does None, which besides
+        makes `convert` refuse weights that would fit either.
       bottleneck_first_kernel: the same networks: 1 or 3, side of a block's first convolution. None: 1
-        in the plain networks (He et al. 2016, and the parameter counts of the paper's table), 3 with a
-        head (the papers' code).
+        in the plain networks (He et al. 2016), 3 with a head (the papers' code). The paper's own plain
+        ResNet50, of 58.16 M parameters, has 3, and True for the key above.
       dtype: compute dtype, float32 or bfloat16; parameters, statistics and outputs are float32.
       bn_axis_name: pmap axis over which batch statistics are shared, and dropout drawn, in training;
         None keeps both local to a device.
@@ -91,6 +93,11 @@ def build(
         raise UserError(f"width is {width!r}, but must be a positive number")
     if not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
         raise UserError(f"threshold is {threshold!r}, but must lie between 0 and 1")
+    if bottleneck_relu_before_add not in (None, False, True):
+        raise UserError(
+            f"bottleneck_relu_before_add is {bottleneck_relu_before_add!r}, but must be True, False or "
+            "None"
+        )
     if bottleneck_first_kernel not in (None, 1, 3):
         raise UserError(
             f"bottleneck_first_kernel is {bottleneck_first_kernel}, but must be 1, 3 or None"
@@ -123,23 +130,23 @@ def build(
         )
         return CapsuleNetwork(make_backbone, make_capsules, num_classes, dtype, threshold)
 
-    make_head: Callable[..., nn.Module]
-    if head == "conv":
-        make_head = functools.partial(
-            ConvPatchHead,
-            channels=scaled(channels),
-            kernel=kernel,
-            stride=stride,
-            norm=norm,
-            use_bias=backbone in vgg.STAGES,
-            dtype=dtype,
-        )
-    elif backbone in vgg.STAGES:
-        make_head = functools.partial(
-            DenseHead, hidden=scaled(_DENSE_HIDDEN), axis_name=bn_axis_name, dtype=dtype
-        )
-    else:
-        make_head = MapHead
+    conv_head = functools.partial(
+        ConvPatchHead,
+        channels=scaled(channels),
+        kernel=kernel,
+        stride=stride,
+        norm=norm,
+        use_bias=backbone in vgg.STAGES,
+        dtype=dtype,
+    )
+    dense_head = functools.partial(
+        DenseHead, hidden=scaled(_DENSE_HIDDEN), axis_name=bn_axis_name, dtype=dtype
+    )
+    heads: dict[str, Callable[..., nn.Module]] = {
+        "none": dense_head if backbone in vgg.STAGES else MapHead,
+        "conv": conv_head,
+    }
+    make_head = lookup("head", head, heads)
     return PatchNetwork(
         make_backbone, make_head, num_classes, dtype, pooling, threshold, scaled(attention.HIDDEN)
     )
@@ -151,7 +158,7 @@ def _backbone(
     scaled: Callable[[int], int],
     norm: Callable[..., nn.Module],
     dtype: Dtype,
-    relu_before_add: bool,
+    relu_before_add: bool | None,
     first_kernel: int,
 ) -> Callable[..., nn.Module]:
     if name == "small":

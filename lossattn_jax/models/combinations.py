@@ -1,9 +1,11 @@
 """Which backbones, heads and poolings go together."""
 
+from collections.abc import Mapping
+
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import resnet, vgg
+from lossattn_jax.registry import lookup
 
-BACKBONES = (*vgg.STAGES, *resnet.STAGE_BLOCKS, "resnet18_stride2", "small", "capsnet")
 HEADS = ("none", "conv", "capsule")
 POOLINGS = (
     "none",
@@ -16,23 +18,33 @@ POOLINGS = (
     "bag_loss_attention",
 )
 
-_CONV_POOLINGS = tuple(p for p in POOLINGS if p not in ("none", "dynamic_routing"))
-_CAPSULE_POOLINGS = ("loss_attention", "dynamic_routing")
+
+def _of_heads(plain: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The poolings by head, of a backbone that goes with every head."""
+    conv = tuple(p for p in POOLINGS if p not in ("none", "dynamic_routing"))
+    return {"none": plain, "conv": conv, "capsule": ("loss_attention", "dynamic_routing")}
+
+
+_POOLINGS_OF_HEADS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # A VGG's one patch has nothing to be weighed against.
+    **dict.fromkeys(vgg.STAGES, _of_heads(("none",))),
+    **dict.fromkeys(
+        (*resnet.STAGE_BLOCKS, "resnet18_stride2", "small"),
+        _of_heads(("none", "bag_loss_attention")),
+    ),
+    "capsnet": {"none": ("dynamic_routing",), "conv": (), "capsule": ()},
+}
+BACKBONES = tuple(_POOLINGS_OF_HEADS)
 
 
 def poolings(backbone: str, head: str) -> tuple[str, ...]:
-    """The poolings that exist for a backbone and a head; none where these do not go together."""
-    if head not in HEADS:
-        return ()
-    if backbone == "capsnet":
-        return ("dynamic_routing",) if head == "none" else ()
-    if head == "conv":
-        return _CONV_POOLINGS
-    if head == "capsule":
-        return _CAPSULE_POOLINGS
-    if backbone in vgg.STAGES:
-        return ("none",)  # its one patch has nothing to be weighed against
-    return ("none", "bag_loss_attention")
+    """The poolings that exist for a backbone and a head; none where these do not go together.
+
+    Raises:
+      UnknownName: there is no such backbone or head.
+    """
+    of_heads = lookup("backbone", backbone, _POOLINGS_OF_HEADS)
+    return lookup("head", head, of_heads)
 
 
 def check(backbone: str, head: str, pooling: str) -> None:
@@ -41,22 +53,16 @@ def check(backbone: str, head: str, pooling: str) -> None:
     Raises:
       UserError: a sentence with the ones that do.
     """
-    names = (
-        ("backbone", backbone, BACKBONES),
-        ("head", head, HEADS),
-        ("pooling", pooling, POOLINGS),
-    )
-    for what, name, allowed in names:
-        if name not in allowed:
-            raise UserError(f"{what} is {name!r}, but must be one of: {', '.join(allowed)}")
-    if pooling in poolings(backbone, head):
+    existing = poolings(backbone, head)
+    lookup("pooling", pooling, dict.fromkeys(POOLINGS))
+    if pooling in existing:
         return
-    existing = "; ".join(
+    there_is = "; ".join(
         f"head {other} with pooling {', '.join(poolings(backbone, other))}"
         for other in HEADS
         if poolings(backbone, other)
     )
     raise UserError(
         f"backbone {backbone!r} with head {head!r} and pooling {pooling!r} does not exist; "
-        f"for this backbone there is {existing}"
+        f"for this backbone there is {there_is}"
     )

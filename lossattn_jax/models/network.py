@@ -1,6 +1,7 @@
 """Networks: a backbone, a head that makes patches of its map, and a pooling that makes one prediction."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from lossattn_jax.models.attention import HIDDEN, AttentionScores
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
 from lossattn_jax.models.outputs import Outputs
+from lossattn_jax.registry import lookup
 
 
 class ImageNetwork(nn.Module):
@@ -52,8 +54,7 @@ class PatchNetwork(ImageNetwork):
     One linear classifier predicts for each patch's features and for their weighted sum.
 
     Attributes:
-      pooling: "mean" (or "none", which is the same), "max", "attention", "gated_attention",
-        "loss_attention" or "bag_loss_attention".
+      pooling: one of `POOLINGS`; "none" is the same as "mean".
       threshold: t of the loss attention.
       attention_hidden: hidden units of attention and gated attention.
     """
@@ -74,28 +75,71 @@ class PatchNetwork(ImageNetwork):
 
         Returns:
           `Outputs` in float32.
+
+        Raises:
+          UnknownName: there is no such pooling.
         """
+        pool = lookup("pooling", self.pooling, POOLINGS)
         backbone_map = self.make_backbone(name="backbone")(images.astype(self.dtype), train)
         features = self.make_head(name="head")(backbone_map, train).astype(jnp.float32)
         classifier = dense(self.num_classes, features.shape[-1], "classifier")
         patch_logits = classifier(features)
         grid = backbone_map.shape[1] * backbone_map.shape[2]
-        attention = self._attention(features, patch_logits, grid)
-        if self.pooling == "max":
-            pooled = pooling_lib.max_pool(features)
-        else:
-            pooled = pooling_lib.weighted_sum(features, attention)
+        pooled, attention = pool(self, features, patch_logits, grid)
         return Outputs(classifier(pooled), patch_logits, attention)
 
-    def _attention(self, features: jax.Array, patch_logits: jax.Array, grid: int) -> jax.Array:
-        if self.pooling == "loss_attention":
-            return pooling_lib.loss_attention(patch_logits, grid, self.threshold)
-        if self.pooling == "bag_loss_attention":
-            return pooling_lib.bag_loss_attention(patch_logits)
-        if self.pooling in ("attention", "gated_attention"):
-            gated = self.pooling == "gated_attention"
-            scores = AttentionScores(self.attention_hidden, gated, name="attention")(features)
-            return pooling_lib.softmax_attention(scores)
-        if self.pooling == "max":
-            return pooling_lib.max_attention(features)
-        return pooling_lib.uniform_attention(patch_logits)
+
+# Of a network, patch features `[B, P, D]`, patch logits `[B, P, K]` and the number of the map's positions it
+# makes pooled features `[B, D]` and attention `[B, P]`. May make layers, which become the network's.
+Pooling = Callable[[PatchNetwork, jax.Array, jax.Array, int], tuple[jax.Array, jax.Array]]
+
+
+def _mean(
+    network: PatchNetwork, features: jax.Array, patch_logits: jax.Array, grid: int
+) -> tuple[jax.Array, jax.Array]:
+    del network, grid
+    attention = pooling_lib.uniform_attention(patch_logits)
+    return pooling_lib.weighted_sum(features, attention), attention
+
+
+def _max(
+    network: PatchNetwork, features: jax.Array, patch_logits: jax.Array, grid: int
+) -> tuple[jax.Array, jax.Array]:
+    del network, patch_logits, grid
+    return pooling_lib.max_pool(features), pooling_lib.max_attention(features)
+
+
+def _learned_attention(
+    network: PatchNetwork, features: jax.Array, patch_logits: jax.Array, grid: int, *, gated: bool
+) -> tuple[jax.Array, jax.Array]:
+    del patch_logits, grid
+    scores = AttentionScores(network.attention_hidden, gated, name="attention")(features)
+    attention = pooling_lib.softmax_attention(scores)
+    return pooling_lib.weighted_sum(features, attention), attention
+
+
+def _loss_attention(
+    network: PatchNetwork, features: jax.Array, patch_logits: jax.Array, grid: int
+) -> tuple[jax.Array, jax.Array]:
+    attention = pooling_lib.loss_attention(patch_logits, grid, network.threshold)
+    return pooling_lib.weighted_sum(features, attention), attention
+
+
+def _bag_loss_attention(
+    network: PatchNetwork, features: jax.Array, patch_logits: jax.Array, grid: int
+) -> tuple[jax.Array, jax.Array]:
+    del network, grid
+    attention = pooling_lib.bag_loss_attention(patch_logits)
+    return pooling_lib.weighted_sum(features, attention), attention
+
+
+# The poolings of a `PatchNetwork`, by name.
+POOLINGS: Mapping[str, Pooling] = {
+    "none": _mean,
+    "mean": _mean,
+    "max": _max,
+    "attention": functools.partial(_learned_attention, gated=False),
+    "gated_attention": functools.partial(_learned_attention, gated=True),
+    "loss_attention": _loss_attention,
+    "bag_loss_attention": _bag_loss_attention,
+}

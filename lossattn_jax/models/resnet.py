@@ -63,7 +63,8 @@ class Bottleneck(nn.Module):
       dtype: compute dtype.
       first_kernel: side of the first convolution: 1 as He et al. have it, or 3 as the papers' code.
       relu_before_add: apply a ReLU to the third convolution's output before the shortcut is added, as
-        the papers' code does.
+        the papers' code does. None: not applied, and `convert` refuses weights that would fit
+        either.
     """
 
     channels: int
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
     norm: Callable[..., nn.Module]
     dtype: Dtype = jnp.float32
     first_kernel: int = 1
-    relu_before_add: bool = False
+    relu_before_add: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

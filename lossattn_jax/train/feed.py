@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lossattn_jax import data, devices
+from lossattn_jax.registry import lookup
 from lossattn_jax.train import memory
 from lossattn_jax.train.job import Job
 
@@ -54,8 +55,10 @@ def on_devices(job: Job) -> dict[str, jax.Array] | None:
     if not isinstance(train_set, data.ArrayDataset):
         log.info("training images: streamed")
         return None
-    wanted, images = job.config.data.on_device, train_set.images
-    if wanted == "off" or (wanted == "auto" and not _suits(images)):
+    images = train_set.images
+    choices = {"on": True, "off": False, "auto": None}
+    there = lookup("config.data.on_device", job.config.data.on_device, choices)
+    if not (_suits(images) if there is None else there):
         log.info("training images: in the host's memory")
         return None
     log.info("training images: on each device, %s", memory.size(images.nbytes))

@@ -204,7 +204,8 @@ def patch_weight_schedule(
 ) -> Callable[[jax.Array | int], jax.Array]:
     """lambda by epoch, as a factor of the sum over patches; 0 without a patch loss."""
     weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
-    if weight and config.loss.patch_reduction == "mean":
-        weight /= model.patch_grid(spec.image_shape).patches
+    weight = losses.reduced_weight(
+        config.loss.patch_reduction, weight, lambda: model.patch_grid(spec.image_shape).patches
+    )
     ramp_epochs = config.loss.patch_ramp_epochs
     return lambda epoch: loss_weight_schedule(epoch, weight, ramp_epochs)

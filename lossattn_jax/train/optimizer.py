@@ -1,6 +1,7 @@
 """Optimisers by config, all optax."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,10 @@ import optax
 from ml_collections import ConfigDict
 
 from lossattn_jax import config as config_lib
+from lossattn_jax.registry import lookup
 from lossattn_jax.train.schedules import beta_schedules
+
+Mask = Callable[[Any], Any]  # of parameters a tree of bools: which of them decay
 
 
 def make_optimizer(
@@ -28,30 +32,53 @@ def make_optimizer(
 
     Returns:
       An optax transformation whose state is a pytree of arrays.
+
+    Raises:
+      UnknownName: there is no such optimiser or mask of the weight decay.
     """
     options = config.optimizer
     # A mask either way, so that the shape of the state does not depend on which parameters decay.
-    mask = kernels_only if options.weight_decay_mask == "kernels" else everything
-    if options.name == "adamw":
-        return optax.adamw(
-            learning_rate,
-            b1=options.momentum,
-            b2=options.beta2,
-            weight_decay=options.weight_decay,
-            mask=mask,
-            nesterov=options.nesterov,
-        )
-    if options.name == "adam":
-        adam = functools.partial(optax.adam, nesterov=options.nesterov)
-        if config_lib.changes_betas(config):
-            beta1, beta2 = beta_schedules(config, steps_per_epoch)
-            injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
-            update = injected(learning_rate=learning_rate, b1=beta1, b2=beta2)
-        else:
-            update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
-    else:
-        update = optax.sgd(learning_rate, options.momentum, options.nesterov)
+    mask = lookup("config.optimizer.weight_decay_mask", options.weight_decay_mask, DECAY_MASKS)
+    make = lookup("config.optimizer.name", options.name, OPTIMIZERS)
+    return make(config, learning_rate, steps_per_epoch, mask)
+
+
+def _sgd(
+    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+) -> optax.GradientTransformation:
+    del steps_per_epoch
+    options = config.optimizer
+    update = optax.sgd(learning_rate, options.momentum, options.nesterov)
     return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)
+
+
+def _adam(
+    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+) -> optax.GradientTransformation:
+    options = config.optimizer
+    adam = functools.partial(optax.adam, nesterov=options.nesterov)
+    if config_lib.changes_betas(config):
+        beta1, beta2 = beta_schedules(config, steps_per_epoch)
+        injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
+        update = injected(learning_rate=learning_rate, b1=beta1, b2=beta2)
+    else:
+        update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
+    return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)
+
+
+def _adamw(
+    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+) -> optax.GradientTransformation:
+    del steps_per_epoch
+    options = config.optimizer
+    return optax.adamw(
+        learning_rate,
+        b1=options.momentum,
+        b2=options.beta2,
+        weight_decay=options.weight_decay,
+        mask=mask,
+        nesterov=options.nesterov,
+    )
 
 
 def everything(params: Any) -> Any:
@@ -62,6 +89,10 @@ def everything(params: Any) -> Any:
 def kernels_only(params: Any) -> Any:
     """A tree of bools: True for kernels, False for biases and normalisations."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+DECAY_MASKS: dict[str, Mask] = {"all": everything, "kernels": kernels_only}
 
 
 def at_step(opt_state: Any, step: Any) -> Any:

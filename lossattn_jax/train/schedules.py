@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from lossattn_jax.registry import lookup
+
 
 def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate by step.
@@ -24,22 +26,14 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Sc
 
     Returns:
       A function from the step (0 for the first update) to the rate.
+
+    Raises:
+      UnknownName: there is no such schedule.
     """
     options = config.optimizer
-    top = options.learning_rate
     warmup = round(options.warmup_epochs * steps_per_epoch)
-    after = max(config.train.epochs * steps_per_epoch - warmup, 1)
-    if options.schedule == "cosine":
-        main, start = optax.cosine_decay_schedule(top, after), warmup
-    elif options.schedule == "one_cycle":
-        main, start = optax.linear_schedule(top, 0.0, after), warmup
-    elif options.schedule == "step":
-        drops = {epoch * steps_per_epoch: options.decay_factor for epoch in options.milestones}
-        main, start = optax.piecewise_constant_schedule(top, drops), 0
-    elif options.schedule == "ramps":
-        main, start = _ramps(config, steps_per_epoch), 0
-    else:
-        main, start = optax.constant_schedule(top), 0
+    make = lookup("config.optimizer.schedule", options.schedule, SCHEDULES)
+    main, start = make(config, steps_per_epoch, warmup)
 
     def schedule(step: Any) -> jax.Array:
         # The first update has a rate above 0, and the last of the warm-up the full one.
@@ -49,7 +43,34 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Sc
     return schedule
 
 
-def _ramps(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def _cosine(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
+    after = _updates_after(config, steps_per_epoch, warmup)
+    return optax.cosine_decay_schedule(config.optimizer.learning_rate, after), warmup
+
+
+def _one_cycle(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
+    after = _updates_after(config, steps_per_epoch, warmup)
+    return optax.linear_schedule(config.optimizer.learning_rate, 0.0, after), warmup
+
+
+def _step(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
+    del warmup
+    options = config.optimizer
+    drops = {epoch * steps_per_epoch: options.decay_factor for epoch in options.milestones}
+    return optax.piecewise_constant_schedule(options.learning_rate, drops), 0
+
+
+def _constant(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
+    del steps_per_epoch, warmup
+    return optax.constant_schedule(config.optimizer.learning_rate), 0
+
+
+def _updates_after(config: ConfigDict, steps_per_epoch: int, warmup: int) -> int:
+    return max(config.train.epochs * steps_per_epoch - warmup, 1)
+
+
+def _ramps(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
+    del warmup
     options = config.optimizer
 
     def rate(step: Any) -> jax.Array:
@@ -58,7 +79,17 @@ def _ramps(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
         rise = _rise(epoch, options.ramp_up_epochs) if options.ramp_up_epochs else 1.0
         return options.learning_rate * rise * fall
 
-    return rate
+    return rate, 0
+
+
+# By name: makes the rate by step apart from the warm-up, and the step at which that begins.
+SCHEDULES = {
+    "step": _step,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "ramps": _ramps,
+    "constant": _constant,
+}
 
 
 def loss_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: float) -> jax.Array:

@@ -1,6 +1,7 @@
 """Summaries of folds, their records, and the tables that are made of them."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -265,3 +266,31 @@ def test_what_is_no_run_is_named(tmp_path, content, sentence):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty has no summary.json"):
         paper_table.collect([str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize(
+    ("paper", "cells"),
+    [
+        ((), ("0.500 (0.020) / -", "0.500 (0.020) / -", "0.500 (0.020)")),
+        ((0.9,), ("0.500 (0.020) / 0.900", "0.500 (0.020) / -", "0.500 (0.020)")),
+        ((0.9, None, 0.6), ("0.500 (0.020) / 0.900", "0.500 (0.020) / 0.600", "0.500 (0.020)")),
+    ],
+)
+def test_a_method_without_figures_of_the_paper_has_a_dash(monkeypatch, tmp_path, paper, cells):
+    row = dataclasses.replace(methods.get("mi_net"), title="Ours", paper=paper)
+    monkeypatch.setitem(methods.METHODS, "mi_net", row)
+    own = [summary(dataset) for dataset in ("musk1", "fox", "mnist_bags_50")]
+    assert f"| Ours | {' | '.join(cells)} |" in paper_table.markdown(own)
+    printed = "-" if len(paper) < 3 else "0.600"
+    assert f"| fox | Ours | 0.500 | 0.100 | 0.020 | 0.600 | {printed} | 8 s |" in report.table(own)
+    report.write_summary(own[1], tmp_path / "summary.json", {})
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["paper"] == (None if len(paper) < 3 else 0.6)
+
+
+def test_more_figures_than_data_sets_are_refused():
+    with pytest.raises(
+        ValueError, match="Ours has 6 accuracies of the paper, but may have one for"
+    ):
+        methods.Method("Ours", None, (0.5,) * 6)
+    assert methods.Method("Ours", None).printed("fox") is None

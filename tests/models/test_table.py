@@ -3,20 +3,31 @@
 import importlib.util
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from lossattn_jax import config as config_lib
+from lossattn_jax import runs
 from lossattn_jax.models import table
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 # Live parameters where the paper's number counts something else; see the notes of `table.ROWS`.
-LIVE = {"ResNet50": 23.52, "VGG11_bn capsules, loss attention": 30.75}
-LIVE["ResNet18 capsules, loss attention"] = 32.69
+LIVE = {"VGG11_bn capsules, loss attention": 30.75, "ResNet18 capsules, loss attention": 32.69}
+
+
+def load_config(path):
+    """A file of configs as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.system)
 def test_parameters_of_the_table(row):
-    ours = table.count_parameters(row.backbone, row.head, row.pooling) / 1e6
+    ours = row.parameters / 1e6
     if row.paper_parameters is None:
         assert 15 < ours < 16
         return
@@ -26,18 +37,52 @@ def test_parameters_of_the_table(row):
     assert bool(row.note) == (row.system in LIVE)
 
 
-def test_the_count_in_the_papers_resnet50_row_is_a_resnet152s():
-    assert table.count_parameters("resnet152", "none", "none") / 1e6 == pytest.approx(
-        58.16, abs=0.005
-    )
+def block_parameters(channels, out, first, shortcut):
+    """Of a bottleneck from `channels` to `4 * out`, with batch normalisations of two numbers a channel."""
+    convolutions = first**2 * channels * out + 9 * out * out + 4 * out * out
+    return convolutions + 2 * (out + out + 4 * out) + shortcut * (channels * 4 * out + 2 * 4 * out)
+
+
+def plain_parameters(blocks, first):
+    total, channels = 3 * 9 * 64 + 2 * 64, 64
+    for number, out in zip(blocks, (64, 128, 256, 512), strict=True):
+        for block in range(number):
+            total += block_parameters(channels, out, first, shortcut=block == 0)
+            channels = 4 * out
+    return total + 2048 * 10 + 10
+
+
+def test_the_papers_own_resnet50_has_by_chance_the_count_of_a_resnet152():
+    row = next(row for row in table.ROWS if row.system == "ResNet50")
+    papers = dict(bottleneck_first_kernel=3, bottleneck_relu_before_add=True)
+    assert row.block == papers
+    assert row.parameters == 58_156_618 == plain_parameters((3, 4, 6, 3), first=3)
+    assert table.count_parameters("resnet152", "none", "none") == 58_156_618
+    assert plain_parameters((3, 8, 36, 3), first=1) == 58_156_618
+    # The usual block stays what `build` makes of a plain network by itself.
+    usual = table.count_parameters("resnet50", "none", "none")
+    assert usual == plain_parameters((3, 4, 6, 3), first=1) == 23_520_842
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn_cropped"])
+def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
+    config = load_config(CONFIGS / "resnet50.py").get_config(dataset)
+    config_lib.check(config)
+    assert config.optimizer.learning_rate == 0.02 and config.train.batch_size == 48
+    assert config.optimizer.milestones == (100, 150) and config.train.epochs == 200
+    spec = runs.spec_of(config)
+    model = runs.build_model(config, spec)
+    block = model.make_backbone().make_block(64, 1)
+    assert (block.first_kernel, block.relu_before_add) == (3, True)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == 58_156_618 + 2049 * (spec.num_classes - 10)
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.system)
 def test_every_row_has_a_config_whose_header_names_it(row):
-    path = CONFIGS / row.config
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_config(CONFIGS / row.config)
     assert module.__doc__.startswith(f"{row.system}: the row of")
     for score in row.paper_accuracy:
         assert score is None or f"{score:.2f}" in module.__doc__
@@ -46,6 +91,8 @@ def test_every_row_has_a_config_whose_header_names_it(row):
         assert config.data.name == dataset
         chosen = (config.model.backbone, config.model.head, config.model.pooling)
         assert chosen == (row.backbone, row.head, row.pooling)
+        block = {name: config.model[name] for name in row.block}
+        assert block == row.block
 
 
 def test_the_command_prints_every_row_and_says_what_to_know(run_python):
@@ -53,7 +100,9 @@ def test_the_command_prints_every_row_and_says_what_to_know(run_python):
     assert printed.returncode == 0, printed.stderr
     for row in table.ROWS:
         assert row.system in printed.stdout
-    assert "58.16*" in printed.stdout and "count is that of a ResNet-152" in printed.stdout
-    assert "resnet152 58.16" in printed.stdout
+    row = next(line for line in printed.stdout.splitlines() if line.startswith("ResNet50 "))
+    assert row.split()[4:6] == ["58.16", "58.16"]
+    assert "ResNet50 has the papers' own bottlenecks" in printed.stdout
+    assert "resnet50 23.52" in printed.stdout and "resnet152 58.16" in printed.stdout
     refused = run_python("-m", "lossattn_jax.models")
     assert refused.returncode == 2 and "--list" in refused.stderr

@@ -1,0 +1,194 @@
+"""Names that no part has: each raises a sentence with the name and the allowed ones, wherever it is used."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from lossattn_jax import config as config_lib
+from lossattn_jax import losses, models, torch_names
+from lossattn_jax.errors import UnknownName, UserError
+from lossattn_jax.mil import classical_folds, methods, network_folds, networks, objective, sources
+from lossattn_jax.mil import config as mil_config
+from lossattn_jax.mil.network_scores import instance_scores
+from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.mil.outputs import BagOutputs
+from lossattn_jax.models import combinations, network
+from lossattn_jax.registry import lookup
+from lossattn_jax.train import feed, gradients
+from lossattn_jax.train.optimizer import DECAY_MASKS, OPTIMIZERS, make_optimizer
+from lossattn_jax.train.schedules import SCHEDULES, learning_rate_schedule
+
+IMAGES = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+BAGS = jax.ShapeDtypeStruct((1, 4, 5), jnp.float32)
+
+
+def config_with(**values):
+    config = config_lib.default_config()
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    return config
+
+
+def with_pooling(name):
+    model = models.build("small", "conv", "mean", width=0.125).clone(pooling=name)
+    return jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+
+def with_bags(**changes):
+    return jax.eval_shape(BagNetwork(**changes).init, jax.random.key(0), BAGS)
+
+
+def bag_loss(reduction):
+    outputs = BagOutputs(jnp.zeros((1, 2)), jnp.zeros((1, 3, 2)), jnp.ones((1, 3)) / 3)
+    return objective.bag_loss(outputs, jnp.array([0]), jnp.ones((1, 3), bool), 0.1, reduction)
+
+
+def patch_weight(reduction):
+    config = config_with(loss__patch_reduction=reduction)
+    model = models.build("small", "conv", width=0.125)
+    spec = types.SimpleNamespace(image_shape=(32, 32, 3))
+    return gradients.patch_weight_schedule(config, model, spec)
+
+
+def on_devices(value):
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    train_set = feed.data.ArrayDataset.__new__(feed.data.ArrayDataset)
+    object.__setattr__(train_set, "images", images)
+    return feed.on_devices(
+        types.SimpleNamespace(train_set=train_set, config=config_with(data__on_device=value))
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: with_pooling("median"),
+            "pooling is 'median', but must be one of: none, mean, max",
+        ),
+        (lambda: with_pooling("dynamic_routing"), "pooling is 'dynamic_routing', but must be"),
+        (lambda: with_pooling("Mean"), "pooling is 'Mean', but must be one of: none, mean"),
+        (lambda: models.build("resnet20"), "backbone is 'resnet20', but must be one of: vgg11_bn"),
+        (lambda: models.build(head="dense"), "head is 'dense', but must be one of: none, conv"),
+        (lambda: models.build(pooling=["mean"]), r"pooling is \['mean'\], but must be one of"),
+        (lambda: combinations.poolings("resnet20", "none"), "backbone is 'resnet20', but must be"),
+        (lambda: combinations.poolings("small", "dense"), "head is 'dense', but must be one of"),
+        (
+            lambda: with_bags(method="mean"),
+            "method is 'mean', but must be one of: mi_net, mi_net_b",
+        ),
+        (lambda: with_bags(backbone="vit"), "backbone is 'vit', but must be one of: dense, lenet"),
+        (lambda: BagNetwork(backbone="vit").widths, "backbone is 'vit', but must be one of"),
+        (lambda: BagNetwork(method="mean").widths, "method is 'mean', but must be one of"),
+        (
+            lambda: instance_scores("mean", np.ones(3), np.ones((3, 2))),
+            "method is 'mean', but must be one of: mi_net",
+        ),
+        (lambda: bag_loss("max"), "patch reduction is 'max', but must be one of: sum, mean"),
+        (lambda: patch_weight("max"), "patch reduction is 'max', but must be one of: sum, mean"),
+        (
+            lambda: make_optimizer(config_with(optimizer__name="lion"), lambda step: 0.1, 10),
+            "config.optimizer.name is 'lion', but must be one of: sgd, adam, adamw",
+        ),
+        (
+            lambda: make_optimizer(config_with(optimizer__name="SGD"), lambda step: 0.1, 10),
+            "config.optimizer.name is 'SGD', but must be one of",
+        ),
+        (
+            lambda: make_optimizer(
+                config_with(optimizer__weight_decay_mask="biases"), lambda step: 0.1, 10
+            ),
+            "config.optimizer.weight_decay_mask is 'biases', but must be one of: all, kernels",
+        ),
+        (
+            lambda: learning_rate_schedule(config_with(optimizer__schedule="poly"), 10),
+            "config.optimizer.schedule is 'poly', but must be one of: step, cosine, one_cycle",
+        ),
+        (
+            lambda: config_lib.uses_patch_loss(config_with(loss__patch="yes")),
+            "config.loss.patch is 'yes', but must be one of: auto, on, off",
+        ),
+        (
+            lambda: config_lib.shares_statistics(config_with(model__batch_norm="sync")),
+            "config.model.batch_norm is 'sync', but must be one of: cross_replica, local",
+        ),
+        (
+            lambda: on_devices("always"),
+            "config.data.on_device is 'always', but must be one of: on,",
+        ),
+        (
+            lambda: next(sources._generated("svhn_bags", "", mil_config.default_config(), None)),
+            "the generated data set is 'svhn_bags', but must be one of: mnist_bags, cifar_bags",
+        ),
+        (lambda: losses.image_loss("focal", jnp.ones((1, 2)), jnp.array([0])), "kind is 'focal'"),
+        (lambda: methods.get("svm"), "the method 'svm' is not known; allowed are mi_svm"),
+        (
+            lambda: classical_folds.run(None, None, None, rules=("best",)),
+            "the rule 'best' is not known; allowed are final",
+        ),
+        (
+            lambda: network_folds.run(None, (), BagNetwork(), None, rules=("final", "last")),
+            "the rule 'last' is not known; allowed are final",
+        ),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_allowed_ones(call, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_is_a_wrong_value_in_python_too():
+    with pytest.raises(ValueError, match="the part is None, but must be one of: a, b"):
+        lookup("the part", None, {"a": 1, "b": 2})
+    assert issubclass(UnknownName, UserError)
+    assert lookup("the part", "b", {"a": 1, "b": 2}) == 2
+
+
+def test_a_bag_network_without_a_pooling_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setitem(networks.METHODS, "mean", (8, 8))
+    with pytest.raises(UserError, match="method is 'mean', but must be one of: mi_net"):
+        with_bags(method="mean")
+    monkeypatch.undo()
+    assert tuple(networks._POOLINGS) == tuple(networks.METHODS)
+    assert tuple(networks._LAYERS) == networks.BACKBONES
+
+
+def test_every_name_that_a_config_may_have_is_in_its_registry():
+    assert {*network.POOLINGS, "dynamic_routing"} == set(combinations.POOLINGS)
+    for key, registry in {
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.schedule": SCHEDULES,
+        "optimizer.weight_decay_mask": DECAY_MASKS,
+        "loss.patch_reduction": dict.fromkeys(losses.REDUCTIONS),
+    }.items():
+        section, name = key.split(".")
+        for allowed in registry:
+            config_lib.check(config_with(**{f"{section}__{name}": allowed}))
+        with pytest.raises(UserError, match=f"config.{key} is 'other', but must be one of"):
+            config_lib.check(config_with(**{f"{section}__{name}": "other"}))
+
+
+class OtherBackbone(nn.Module):
+    """A backbone that no state dict has names for."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Conv(4, (9, 9), padding="VALID", name="conv1")(x)
+
+
+def test_an_unknown_backbone_has_no_names_in_pytorch():
+    model = models.build("small", "conv", "mean", width=0.125).clone(make_backbone=OtherBackbone)
+    with pytest.raises(UserError, match="a OtherBackbone is not a backbone of models.build"):
+        torch_names.layout(model)
+
+
+def test_a_layer_without_a_name_in_pytorch_is_refused():
+    model = networks.BagLeNet(method="attention")
+    with pytest.raises(UserError, match="the network's layer attention/.* has no name in PyTorch"):
+        torch_names.layout(model.clone(hidden=(4,)))
