@@ -8,6 +8,7 @@ What the rows mean is in `lossattn_jax.explanation_metrics`.
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from lossattn_jax import (
     metrics,
     runs,
 )
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import EvalStep, add_sums, make_eval_step
 from lossattn_jax.explanation_metrics import (
     Explained,
@@ -276,10 +277,34 @@ def _measured(
 
 
 def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """For JSON: None for a number that is not finite; the curves always are."""
+    """For JSON: None for a number that is not finite, in the curves too."""
     numbers = {name: value for name, value in measured.items() if name != "curves"}
-    curves = {"curves": measured["curves"]} if "curves" in measured else {}
-    return metrics.finite(numbers) | curves
+    told: dict[str, Any] = dict(metrics.finite(numbers))
+    if "curves" in measured:
+        told["curves"] = {
+            name: [value if math.isfinite(value) else None for value in curve]
+            for name, curve in measured["curves"].items()
+        }
+    return told
+
+
+def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
+    """Says of which explainers metrics are missing.
+
+    Raises:
+      Incomplete: there is one.
+    """
+    counts = {
+        name: values[metrics.NONFINITE]
+        for name, values in result["explainers"].items()
+        if metrics.NONFINITE in values
+    }
+    if counts:
+        told = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        raise Incomplete(
+            f"outputs or maps are non-finite for some of {result['images']} images of {result['split']} "
+            f"({told}): the metrics that hold them are null"
+        )
 
 
 def main() -> None:
@@ -296,6 +321,7 @@ def main() -> None:
     )
     if jax.process_index() == 0:
         print(explainer_report.table(result["explainers"]), end="")
+    _refuse_nonfinite(result)
 
 
 if __name__ == "__main__":
