@@ -121,7 +121,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
             reporting.warn("changed since the run was last started: %s", difference)
         state = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
         if state is not None:
-            _warn_of_rise(job, stored, int(state.step))
+            warn_of_rise(job, stored, int(state.step))
             return state
     if (job.workdir / checkpoint_lib.DAMAGED_NAME / "0").exists():
         raise UserError(
@@ -132,7 +132,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
     return _start_from(job.config.init_from, state) if job.config.init_from else state
 
 
-def _warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
+def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
     """Warns where more epochs than the run had raise its learning rate again, as falling schedules do.
 
     Args:
