@@ -82,8 +82,7 @@ class Reporter:
         """
         if not self._active:
             return
-        rounded = {name: _rounded(value) for name, value in values.items()}
-        line = json.dumps({"kind": kind, "step": step, **finite(rounded)}) + "\n"
+        line = json.dumps({"kind": kind, "step": step, **finite(values)}) + "\n"
         with _writing(pathlib.Path(self._jsonl.name)):
             left = line.encode()
             while left:
@@ -212,11 +211,6 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, float], left
         f"{values['images_per_second']:,.0f} images/s  input wait {100 * values['input_wait']:.1f} %  "
         f"{left} left"
     )
-
-
-def _rounded(value: float) -> float:
-    """Seven significant digits, all that a float32 has."""
-    return value if isinstance(value, int) else float(f"{value:.7g}")
 
 
 def _lines_until(path: pathlib.Path, step: int) -> list[str]:
