@@ -226,12 +226,12 @@ def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
         _check_config_flags(argv[1:], known)
         return flags.FLAGS(list(argv))
     except flags.Error as error:
-        sys.exit(_complain(UserError(_with_flag(argv[1:], str(error)))))
+        sys.exit(_complain(UserError(_name_missing_flag(argv[1:], str(error)))))
     except UserError as error:
         sys.exit(_complain(error))
 
 
-def _with_flag(args: Sequence[str], sentence: str) -> str:
+def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
     """What is wrong with flags; where one is missing and a word stands alone, that the two belong together.
 
     Args:
@@ -239,13 +239,13 @@ def _with_flag(args: Sequence[str], sentence: str) -> str:
       sentence: absl's.
     """
     missing = re.search(r"Flag --(\w+) must have a value other than None", sentence)
-    word = next(_words(args), None)
+    word = next(_find_words(args), None)
     if missing is None or word is None:
         return sentence
     return f"the argument {word!r} is not a flag: say --{missing[1]}={word}"
 
 
-def _words(args: Sequence[str]) -> Iterator[str]:
+def _find_words(args: Sequence[str]) -> Iterator[str]:
     """The arguments that are neither flags nor their values."""
     value = False
     for place, arg in enumerate(args):

@@ -279,13 +279,13 @@ def _measured(
 def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
     """For JSON: None for a number that is not finite, in the curves too."""
     numbers = {name: value for name, value in measured.items() if name != "curves"}
-    told: dict[str, Any] = dict(metrics.finite(numbers))
+    values: dict[str, Any] = dict(metrics.finite(numbers))
     if "curves" in measured:
-        told["curves"] = {
-            name: [value if math.isfinite(value) else None for value in curve]
+        values["curves"] = {
+            name: [number if math.isfinite(number) else None for number in curve]
             for name, curve in measured["curves"].items()
         }
-    return told
+    return values
 
 
 def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
@@ -300,10 +300,10 @@ def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
         if metrics.NONFINITE in values
     }
     if counts:
-        told = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        by_explainer = ", ".join(f"{count} with {name}" for name, count in counts.items())
         raise Incomplete(
             f"outputs or maps are non-finite for some of {result['images']} images of {result['split']} "
-            f"({told}): the metrics that hold them are null"
+            f"({by_explainer}): the metrics that hold them are null"
         )
 
 

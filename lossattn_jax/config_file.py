@@ -35,7 +35,7 @@ def check(value: str) -> None:
         tree = ast.parse(path.read_text())
     except (SyntaxError, ValueError) as error:
         raise UserError(f"the config file {path} is not Python: {error}") from None
-    if not {_FUNCTION, "*"} & set(_names(tree)):
+    if not {_FUNCTION, "*"} & set(_list_names(tree)):
         raise UserError(f"the config file {path} has no function {_FUNCTION}")
     # Made here for once, since ml_collections leaves what goes wrong in the file as it is.
     try:
@@ -44,17 +44,17 @@ def check(value: str) -> None:
             raise UserError(f"the config file {path} has no function {_FUNCTION}")
         if colon and not _takes(get_config, argument):
             raise UserError(f"the config file {path} takes no argument, but is given {argument!r}")
-        made = get_config(*([argument] if colon else []))
+        config = get_config(*([argument] if colon else []))
     except UserError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the config file {path} makes no config ({reason})") from error
-    if not isinstance(made, ConfigDict):
-        raise UserError(f"the config file {path} makes {made!r}, but must make a ConfigDict")
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config file {path} makes {config!r}, but must make a ConfigDict")
 
 
-def _names(node: ast.AST) -> Iterator[str]:
+def _list_names(node: ast.AST) -> Iterator[str]:
     """What a module gives names to, outside of functions and classes; "*" where it imports all of another."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.FunctionDef):
@@ -64,7 +64,7 @@ def _names(node: ast.AST) -> Iterator[str]:
         elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
             yield inner.id
         elif not isinstance(inner, ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            yield from _names(inner)
+            yield from _list_names(inner)
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:

@@ -47,7 +47,7 @@ def from_torch_state_dict(
     Args:
       state_dict: arrays (NumPy, JAX or PyTorch; floats of any width) by key. The whole may be wrapped as
         trainers do, `{"state_dict": ...}`, and every key may begin with `module.`, as of DataParallel; see
-        `state_dicts.unwrapped`.
+        `state_dicts.unwrap`.
       model: a network of `models.build`, or `mil.BagLeNet`.
       image_shape: (height, width, channels) of its images, on which the weights of dynamic routing and
         of a plain VGG's first dense layer depend. None: 64x64 for "resnet18_stride2", else 32x32.
@@ -62,7 +62,7 @@ def from_torch_state_dict(
         several state dicts in the wrapper.
     """
     layout = torch_names.layout(model, image_shape)
-    given = state_dicts.unwrapped(state_dict)
+    given = state_dicts.unwrap(state_dict)
     _check_keys(given, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
     shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}

@@ -143,7 +143,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
     variables = devices.replicate(run.variables)
 
     def explained(model: Any) -> Explanations:
-        told = explanations.explain_images(
+        explanation = explanations.explain_images(
             make_eval_step(model, run.spec),
             variables,
             own.images,
@@ -152,10 +152,10 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             run.spec,
             kind,
         )
-        finite = metrics.outputs_finite(told)
+        finite = metrics.outputs_finite(explanation)
         wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]
         _refuse_nonfinite(run, len(wrong), len(own.names), f"images ({not_finite.shown(wrong)})")
-        return told
+        return explanation
 
     shown = explained(run.model)
     attentions = {_threshold_name(run.config.model.threshold): shown.attention}

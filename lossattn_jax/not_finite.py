@@ -1,4 +1,4 @@
-"""Sentences on what is not finite: of an update that was made again, and of a network's outputs."""
+"""Reports non-finite values: of an update that was made again, and of a network's outputs."""
 
 import pathlib
 from collections.abc import Callable, Sequence

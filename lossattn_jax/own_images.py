@@ -54,7 +54,7 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, paths):
         inside = [path]
         if os.path.isdir(path):  # pathlib's raises where a name is too long
-            inside = _inside(path)
+            inside = _list_images(path)
         if not inside:
             raise UserError(f"the folder {path} has no image file ({', '.join(SUFFIXES)})")
         for file in inside:
@@ -62,13 +62,13 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     return list(files.values())
 
 
-def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     """Image files in a folder and its folders, sorted."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
 
-    found = []
+    files = []
     for root, folders, names in os.walk(folder, onerror=refuse):
         place = pathlib.Path(root)
         links = [name for name in folders if (place / name).is_symlink()]
@@ -77,8 +77,8 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
         named = [name for name in folders if _is_named_image(place / name)]
         # A folder with an image's name that holds nothing is refused as an image.
         empty = [name for name in named if not any(os.scandir(place / name))]
-        found += [place / name for name in names + empty if _is_named_image(place / name)]
-    return sorted(found)
+        files += [place / name for name in names + empty if _is_named_image(place / name)]
+    return sorted(files)
 
 
 def _is_named_image(path: pathlib.Path) -> bool:
@@ -129,8 +129,8 @@ def read(
     places: list[tuple[int, int, int]] = []
     files: list[str] = []
     refused: list[str] = []
-    found = find(paths)
-    for path, name in zip(found, short_names(found), strict=True):
+    sources = find(paths)
+    for path, name in zip(sources, short_names(sources), strict=True):
         try:
             whole = read_image(path, shape if fit == "resize" else None)
         except UserError as error:

@@ -46,7 +46,7 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     from PIL import Image, ImageOps
 
     tags = getattr(image, "tag_v2", {})
-    colours, order = _wide_colours(image, tags, path)
+    colours, order = _find_wide_colours(image, tags, path)
     if not colours and image.mode[0] not in "IF":
         return ImageOps.exif_transpose(image)
     # The values before `image` is loaded, which then says how it is turned, if it still is.
@@ -54,13 +54,13 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     values = values.reshape(*values.shape[:2], -1)
     tones = values.shape[-1] - (colours in ("LA", "RGBA"))  # without the transparency
     if image.mode == "F":
-        levels = _of_floats(values, path)
+        levels = _scale_floats(values, path)
     elif image.mode == "I" and image.format == "TIFF":
         signed_16 = tags.get(_BITS) == (16,)
-        levels = (_of_signed_16_bits if signed_16 else _of_32_bits)(values, path)
+        levels = (_scale_signed_16_bits if signed_16 else _take_32_bits)(values, path)
     else:
-        full = _declared(image, file, tags, values[..., :tones])
-        levels = _of_16_bits(values, tones, full or _guessed(values[..., :tones], path))
+        full = _read_white(image, file, tags, values[..., :tones])
+        levels = _scale_16_bits(values, tones, full or _guess_white(values[..., :tones], path))
     if not colours and tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits
         levels = 255 - levels
     bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(levels, -1, 0)]
@@ -69,17 +69,19 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     if transparent is not None:
         visible = (values != np.asarray(transparent)).any(axis=-1)
         flat.putalpha(Image.fromarray((255 * visible).astype(np.uint8)))
-    if turned := image.getexif().get(_ORIENTATION):
-        flat.getexif()[_ORIENTATION] = turned
+    if orientation := image.getexif().get(_ORIENTATION):
+        flat.getexif()[_ORIENTATION] = orientation
     return ImageOps.exif_transpose(flat)
 
 
-def _wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str, str]:
+def _find_wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str, str]:
     """Name and byte order of colours with 16 bits a sample; empty where the image has others.
 
     Pillow has no mode for them and leaves the low bytes out without a word.
     """
-    name, wide, order = _raw_mode(image.tile[0]).partition(";16") if image.tile else ("", "", "")
+    name, wide, order = (
+        _name_raw_mode(image.tile[0]).partition(";16") if image.tile else ("", "", "")
+    )
     bits = tags.get(_BITS, ())
     if tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:
         raise UserError(f"{path} has its colours in planes of {max(bits)} bits: {_REMEDY}")
@@ -90,7 +92,7 @@ def _wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str,
     return name, order
 
 
-def _raw_mode(tile: Any) -> str:
+def _name_raw_mode(tile: Any) -> str:
     arguments = tile[3]
     return arguments if isinstance(arguments, str) else str(arguments[0])
 
@@ -122,20 +124,20 @@ def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
     return pixels
 
 
-def _declared(image: Any, file: BinaryIO, tags: Any, tones: np.ndarray) -> int | None:
+def _read_white(image: Any, file: BinaryIO, tags: Any, tones: np.ndarray) -> int | None:
     """What a file says that white is; None where it only says that samples take 16 bits."""
     if image.format == "PPM":
         return _FULL  # Pillow divides by the maxval
     if tags.get(_BITS) == (12,):
         return 2**12 - 1
-    bits = _significant_bits(file) if image.format == "PNG" else None
+    bits = _read_significant_bits(file) if image.format == "PNG" else None
     if bits is None:
         return None
     # PNG wants samples multiplied up to 16 bits whatever sBIT says, but not all programs do it.
     return 2**bits - 1 if tones.max() < 2**bits else _FULL
 
 
-def _significant_bits(file: BinaryIO) -> int | None:
+def _read_significant_bits(file: BinaryIO) -> int | None:
     """The most of a PNG's chunk sBIT; None where it has none."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
@@ -148,7 +150,7 @@ def _significant_bits(file: BinaryIO) -> int | None:
     return None
 
 
-def _guessed(tones: np.ndarray, path: str | pathlib.Path) -> int:
+def _guess_white(tones: np.ndarray, path: str | pathlib.Path) -> int:
     """What white probably is, which is said where it is not 65,535."""
     highest = int(tones.max())
     for bits in _GUESSES:
@@ -164,22 +166,22 @@ def _guessed(tones: np.ndarray, path: str | pathlib.Path) -> int:
     return _FULL
 
 
-def _of_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
+def _scale_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
     """Levels of bands, the last of which may be transparency, of `full` too unless it goes beyond."""
     whole = [
         full if band < tones or values[..., band].max() <= full else _FULL
         for band in range(values.shape[-1])
     ]
-    return _levels(values / np.array(whole, np.float64))
+    return _to_levels(values / np.array(whole, np.float64))
 
 
-def _of_signed_16_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+def _scale_signed_16_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
     if values.min() < 0:
         raise UserError(f"{path} has negative values, down to {values.min()}: {_REMEDY}")
-    return _levels(values / min(_guessed(values, path), 2**15 - 1))
+    return _to_levels(values / min(_guess_white(values, path), 2**15 - 1))
 
 
-def _of_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+def _take_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
         raise UserError(
@@ -189,7 +191,7 @@ def _of_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _of_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
     if wrong := int((~np.isfinite(values)).sum()):
         raise UserError(f"{path} has {wrong} of {values.size} values that are not finite")
     low, high = float(values.min()), float(values.max())
@@ -198,9 +200,9 @@ def _of_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
             f"{path} has floats from {low:g} to {high:g}, of which only 0 to 1 have a known meaning: "
             f"{_REMEDY}"
         )
-    return _levels(values.astype(np.float64))
+    return _to_levels(values.astype(np.float64))
 
 
-def _levels(shares: np.ndarray) -> np.ndarray:
+def _to_levels(shares: np.ndarray) -> np.ndarray:
     """Shares of white, in [0, 1], as uint8."""
     return (255 * shares).round().astype(np.uint8)

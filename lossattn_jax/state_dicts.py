@@ -13,7 +13,7 @@ _COMPILED = "_orig_mod"  # what torch.compile puts into the names of a module th
 _DEEPEST = 8  # wrappers inside each other
 
 
-def unwrapped(state_dict: Any) -> dict[str, Any]:
+def unwrap(state_dict: Any) -> dict[str, Any]:
     """The state dict inside the wrappers of a trainer, under the network's own keys.
 
     Args:
@@ -24,7 +24,7 @@ def unwrapped(state_dict: Any) -> dict[str, Any]:
       UserError: it is no dictionary, holds several state dicts, or one key both compiled and not.
     """
     for _ in range(_DEEPEST):  # a dictionary may hold itself
-        inside = _wrapped(state_dict)
+        inside = _unwrap_once(state_dict)
         if inside is None:
             break
         state_dict = inside
@@ -52,7 +52,7 @@ def _holds_arrays(values: Mapping[str, Any]) -> bool:
     return nested or any(hasattr(value, "shape") for value in values.values())
 
 
-def _wrapped(state_dict: Any) -> Mapping[str, Any] | None:
+def _unwrap_once(state_dict: Any) -> Mapping[str, Any] | None:
     """The dictionary that one of `WRAPPERS` holds; None where none does.
 
     Raises:
