@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossattn_jax import command
+from lossattn_jax.evaluate import refuse_nonfinite
 from lossattn_jax.train import loop, preemption
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -30,9 +31,10 @@ WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains with the given flags."""
     with preemption.watch() as stop:
-        loop.train(CONFIG.value, WORKDIR.value, stop)
+        measured = loop.train(CONFIG.value, WORKDIR.value, stop)
     # All is done; at its end Python takes handlers away, and SIGTERM would still spoil the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    refuse_nonfinite(measured, "test")
 
 
 if __name__ == "__main__":

@@ -144,14 +144,16 @@ class Checkpoints:
             return record
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best test accuracy; None where none was tested.
+        """Step of the checkpoint with the best test accuracy; None where none has a finite one.
 
         Raises:
           DamagedCheckpoint: the metrics of one are not as they were saved.
         """
         metrics = {step: self.look(step).metrics for step in self.steps()}
         scored = [(_score(saved), step) for step, saved in metrics.items() if saved is not None]
-        return max(scored)[1] if scored else None
+        # The score of a network with non-finite outputs is no score, and it is never the best.
+        finite = [(score, step) for score, step in scored if math.isfinite(score)]
+        return max(finite)[1] if finite else None
 
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None

@@ -1,16 +1,14 @@
 """How a command of this package starts and ends: flags, log, errors, exit code."""
 
-import ast
 import difflib
 import functools
 import itertools
 import logging
 import os
-import pathlib
-import runpy
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 from absl import app, flags
@@ -18,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import cpu, devices
+from lossattn_jax import config_file, cpu, devices
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
@@ -28,6 +26,29 @@ EXIT_INTERRUPTED = 130
 _LONGEST = 4000  # characters of a sentence
 
 _PLACE = ("coordinator", "num_processes", "process_id")
+
+
+class _Stdout:
+    """A stdout whose reader may go, as `head` does: what is left for it is dropped, and the rest is done."""
+
+    def __init__(self, stdout: Any):
+        self._stdout = stdout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stdout.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stdout.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
 
 
 def run(
@@ -50,10 +71,16 @@ def run(
     known = {key for key, _ in config_lib.leaves(config())}
     if processes:
         _define_process_flags()
-    app.run(
-        lambda argv: sys.exit(_call(main, argv, processes)),
-        flags_parser=functools.partial(_parse, known=known),
-    )
+    stdout = sys.stdout
+    sys.stdout = cast(Any, _Stdout(stdout))
+    try:
+        app.run(
+            lambda argv: sys.exit(_call(main, argv, processes)),
+            flags_parser=functools.partial(_parse, known=known),
+        )
+    finally:
+        sys.stdout.flush()
+        sys.stdout = stdout
 
 
 def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHolder:
@@ -155,7 +182,7 @@ def _keep_stdout() -> None:
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(ours, "w")
+    sys.stdout = cast(Any, _Stdout(os.fdopen(ours, "w")))
 
 
 def place_of(given: dict[str, Any]) -> devices.Place | None:
@@ -199,9 +226,39 @@ def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
         _check_config_flags(argv[1:], known)
         return flags.FLAGS(list(argv))
     except flags.Error as error:
-        sys.exit(_complain(UserError(str(error))))
+        sys.exit(_complain(UserError(_name_missing_flag(argv[1:], str(error)))))
     except UserError as error:
         sys.exit(_complain(error))
+
+
+def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
+    """What is wrong with flags; where one is missing and a word stands alone, that the two belong together.
+
+    Args:
+      args: of the command line.
+      sentence: absl's.
+    """
+    missing = re.search(r"Flag --(\w+) must have a value other than None", sentence)
+    word = next(_find_words(args), None)
+    if missing is None or word is None:
+        return sentence
+    return f"the argument {word!r} is not a flag: say --{missing[1]}={word}"
+
+
+def _find_words(args: Sequence[str]) -> Iterator[str]:
+    """The arguments that are neither flags nor their values."""
+    value = False
+    for place, arg in enumerate(args):
+        if arg == "--":
+            yield from args[place + 1 :]
+            return
+        if arg.startswith("-") and not value:
+            name, equals, _ = arg.lstrip("-").partition("=")
+            value = not equals and name in flags.FLAGS and not flags.FLAGS[name].boolean
+        elif value:
+            value = False
+        else:
+            yield arg
 
 
 def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
@@ -211,39 +268,9 @@ def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
             continue
         name, equals, value = arg.lstrip("-").partition("=")
         if name == "config":
-            _check_config_file(value if equals else after)
+            config_file.check(value if equals else after)
         key = name.removeprefix("no") if name.startswith("noconfig.") else name
         if key.startswith("config.") and key.removeprefix("config.") not in known:
             close = difflib.get_close_matches(key.removeprefix("config."), sorted(known), n=1)
             hint = f"did you mean config.{close[0]}? Allowed are" if close else "allowed are"
             raise UserError(f"{key} is not a config key; {hint}: {', '.join(sorted(known))}")
-
-
-def _check_config_file(value: str) -> None:
-    name, colon, argument = value.partition(":")
-    path = pathlib.Path(name)
-    if not os.path.isfile(path):  # pathlib's raises where a name is too long
-        raise UserError(f"the config file {str(path)!r} does not exist")
-    try:
-        functions = {
-            node.name: node.args
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.FunctionDef)
-        }
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"the config file {path} is not Python: {error}") from None
-    if "get_config" not in functions:
-        raise UserError(f"the config file {path} has no function get_config")
-    takes = functions["get_config"]
-    if colon and not (takes.posonlyargs or takes.args or takes.vararg):
-        raise UserError(f"the config file {path} takes no argument, but is given {argument!r}")
-    # Made here for once, since ml_collections leaves what goes wrong in the file as it is.
-    try:
-        made = runpy.run_path(str(path))["get_config"](*([argument] if colon else []))
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"the config file {path} makes no config ({reason})") from error
-    if not isinstance(made, ConfigDict):
-        raise UserError(f"the config file {path} makes {made!r}, but must make a ConfigDict")

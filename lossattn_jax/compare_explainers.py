@@ -7,6 +7,7 @@ What the rows mean is in `lossattn_jax.explanation_metrics`.
 
 import dataclasses
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from lossattn_jax import (
     records,
     runs,
 )
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import EvalStep, add_sums, make_eval_step
 from lossattn_jax.explanation_metrics import (
     Explained,
@@ -285,10 +286,34 @@ def _measured(
 
 
 def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """For JSON: None for a number that is not finite; the curves always are."""
+    """For JSON: None for a number that is not finite, in the curves too."""
     numbers = {name: value for name, value in measured.items() if name != "curves"}
-    curves = {"curves": measured["curves"]} if "curves" in measured else {}
-    return metrics.finite(numbers) | curves
+    values: dict[str, Any] = dict(metrics.finite(numbers))
+    if "curves" in measured:
+        values["curves"] = {
+            name: [number if math.isfinite(number) else None for number in curve]
+            for name, curve in measured["curves"].items()
+        }
+    return values
+
+
+def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
+    """Says of which explainers metrics are missing.
+
+    Raises:
+      Incomplete: there is one.
+    """
+    counts = {
+        name: values[metrics.NONFINITE]
+        for name, values in result["explainers"].items()
+        if metrics.NONFINITE in values
+    }
+    if counts:
+        by_explainer = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        raise Incomplete(
+            f"outputs or maps are non-finite for some of {result['images']} images of {result['split']} "
+            f"({by_explainer}): the metrics that hold them are null"
+        )
 
 
 def main() -> None:
@@ -305,6 +330,7 @@ def main() -> None:
     )
     if jax.process_index() == 0:
         print(explainer_report.table(result["explainers"]), end="")
+    _refuse_nonfinite(result)
 
 
 if __name__ == "__main__":

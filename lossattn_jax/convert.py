@@ -22,7 +22,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import command, run_folder, runs, torch_names, weight_files
+from lossattn_jax import command, run_folder, runs, state_dicts, torch_names, weight_files
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
 
@@ -30,6 +30,7 @@ from lossattn_jax.errors import UserError
 log = logging.getLogger("lossattn_jax.convert")
 
 UNUSED = "unused"  # collection of what PyTorch's code stores and never uses
+_VARIANCE = "var"  # of a normalisation, in our variables
 
 
 def from_torch_state_dict(
@@ -45,7 +46,8 @@ def from_torch_state_dict(
 
     Args:
       state_dict: arrays (NumPy, JAX or PyTorch; floats of any width) by key. The whole may be wrapped as
-        `{"state_dict": ...}`, and every key may begin with `module.`, as of DataParallel.
+        trainers do, `{"state_dict": ...}`, and every key may begin with `module.`, as of DataParallel; see
+        `state_dicts.unwrap`.
       model: a network of `models.build`, or `mil.BagLeNet`.
       image_shape: (height, width, channels) of its images, on which the weights of dynamic routing and
         of a plain VGG's first dense layer depend. None: 64x64 for "resnet18_stride2", else 32x32.
@@ -56,11 +58,12 @@ def from_torch_state_dict(
       by key, where they are not what `to_torch_state_dict` writes by itself. `model.apply` ignores it.
 
     Raises:
-      UserError: a key is missing, unknown, or holds no array, or one of another shape, or the network's
-        bottlenecks begin with a 3x3 convolution and `bottleneck_relu_before_add` is left open.
+      UserError: a key is missing, unknown, or holds no array, or one of another shape; there are several
+        state dicts in the wrapper; or the network's bottlenecks begin with a 3x3 convolution and
+        `bottleneck_relu_before_add` is left open.
     """
     layout = torch_names.layout(model, image_shape)
-    given = _unwrapped(state_dict)
+    given = state_dicts.unwrap(state_dict)
     torch_names.check_bottlenecks(model, given)
     _check_keys(given, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
@@ -155,19 +158,6 @@ def _read_slots(
     return {slot.key: slot.read(arrays[slot.path]) for slot in slots}
 
 
-def _unwrapped(state_dict: Any) -> dict[str, Any]:
-    if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state_dict"), Mapping):
-        state_dict = state_dict["state_dict"]
-    if not isinstance(state_dict, Mapping):
-        raise UserError(
-            f"the weights are of type {type(state_dict).__name__}, but must be a dictionary of arrays"
-        )
-    given = {str(key): value for key, value in state_dict.items()}
-    if given and all(key.startswith("module.") for key in given):
-        given = {key.removeprefix("module."): value for key, value in given.items()}
-    return given
-
-
 def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
     needed = [slot.key for slot in layout.slots]
     needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
@@ -229,8 +219,33 @@ def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         )
 
 
+def _refuse_unusable(
+    variables: Mapping[str, Any], model: nn.Module, image_shape: tuple[int, int, int]
+) -> None:
+    """Refuses values that make every output of the network NaN; of arrays that take part alone.
+
+    Raises:
+      UserError: an array is not finite, or a running variance negative.
+    """
+    layout = torch_names.layout(model, image_shape)
+    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
+    arrays = _read_slots(stored, layout, layout.slots)
+    wrong = []
+    for slot in layout.slots:
+        array, name = arrays[slot.key], f"{slot.key!r} ({'/'.join(slot.path)})"
+        if count := int((~np.isfinite(array)).sum()):
+            wrong.append(f"{name} holds {count} of {array.size} values that are not finite")
+        elif slot.path[-1] == _VARIANCE and (array < 0).any():
+            wrong.append(f"{name} holds a negative variance, {array.min()}")
+    if wrong:
+        more = f"; nor can {len(wrong) - 1} more be used" if len(wrong) > 1 else ""
+        raise UserError(f"of the weights, {wrong[0]}{more}")
+
+
 def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Makes a run of a file of weights: `config.json` and a checkpoint of step 0 without training state.
+
+    Weights that are not finite, and negative running variances, are refused.
 
     What the papers' code stores and never uses is checked and left out.
 
@@ -240,8 +255,8 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
       workdir: folder of the run; made where absent.
 
     Raises:
-      UserError: the file cannot be read or is of another network, the config is impossible, or the
-        workdir holds a run already or cannot be written.
+      UserError: the file cannot be read, is of another network or holds values that no network can use,
+        the config is impossible, or the workdir holds a run already or cannot be written.
     """
     config_lib.check(config)
     spec = runs.spec_of(config)
@@ -253,6 +268,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     state_dict = weight_files.read(path)
     try:
         variables = from_torch_state_dict(state_dict, model, spec.image_shape)
+        _refuse_unusable(variables, model, spec.image_shape)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
@@ -273,10 +289,15 @@ def export_file(
       checkpoint: "latest", "best" or a step.
 
     Raises:
-      UserError: there is no such run or checkpoint, or the file cannot be written.
+      UserError: there is no such run or checkpoint, it holds weights that are not finite or negative
+        running variances, or the file cannot be written.
     """
     weight_files.check_writable(path)
     run = runs.load(workdir, checkpoint)
+    try:
+        _refuse_unusable(run.variables, run.model, run.spec.image_shape)
+    except UserError as error:
+        raise UserError(f"checkpoint {run.step} in {workdir}: {error}") from None
     state = to_torch_state_dict(run.variables, run.model, run.spec.image_shape)
     weight_files.write(state, path)
     log.info("written: step %d of %s in %s", run.step, workdir, path)

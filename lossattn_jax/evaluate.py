@@ -7,7 +7,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,11 +21,12 @@ from lossattn_jax import (
     data,
     devices,
     metrics,
+    not_finite,
     provenance,
     records,
     runs,
 )
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.models import ImageNetwork, Outputs
 
 # Named here, since `python -m` runs this module under another name.
@@ -79,7 +80,7 @@ def evaluate(
 
     Returns:
       `metrics.evaluation_metrics`, and where images have several labels also
-      `average_precision.mean_average_precision`.
+      `average_precision.mean_average_precision`, NaN as every metric that holds a non-finite example.
     """
     totals: dict[str, metrics.Mean] | None = None
     pending = None
@@ -97,7 +98,7 @@ def evaluate(
         parts = [np.concatenate(arrays) for arrays in zip(*scored, strict=True)]
         scores, positives, mask = devices.concatenate_processes(parts)
         scores, positives = scores[mask > 0], positives[mask > 0] > 0
-        if not np.isfinite(scores).all():  # a diverged network ranks nothing
+        if metrics.NONFINITE in measured:  # such a network ranks nothing
             scores, positives = np.zeros_like(scores), np.zeros_like(positives)
         measured.update(average_precision.mean_average_precision(scores, positives))
     return measured
@@ -164,7 +165,8 @@ def evaluate_run(
 
     Returns:
       The metrics, and what they were measured on: data set, split, step, workdir, and by digests
-      (`made_from`); a `records.complete` one. A metric that is not finite is None.
+      (`made_from`); a `records.complete` one. Metrics that hold an example with non-finite outputs are
+      None, and `nonfinite` counts these examples; see `refuse_nonfinite`.
 
     Raises:
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
@@ -200,6 +202,21 @@ def evaluate_run(
     return result
 
 
+def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:
+    """Says that an evaluation is incomplete, where it is.
+
+    Args:
+      measured: of `evaluate` or `evaluate_run`.
+      split: of the data set, for the sentence.
+
+    Raises:
+      Incomplete: the network has non-finite outputs for some of the images.
+    """
+    if count := measured.get(metrics.NONFINITE):
+        sentence = not_finite.of_outputs(count, measured["num_examples"], f"images of {split}")
+        raise Incomplete(f"{sentence}: the metrics that hold them are null")
+
+
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
@@ -208,6 +225,7 @@ def main() -> None:
     )
     if jax.process_index() == 0:
         print(json.dumps(records.without_digests(result), indent=2))
+    refuse_nonfinite(result, values.split)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lossattn_jax import (
     digests,
     explanations,
     metrics,
+    not_finite,
     own_images,
     provenance,
     runs,
@@ -113,12 +114,13 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     totals = _Totals()
 
     def look(rows: explanations.Rows, sums: explanations.Sums) -> None:
-        _refuse_diverged(run, rows["logits"])
-        counts.add(rows)
         totals.add(sums)
+        if not totals.nonfinite():  # else there will be no report
+            counts.add(rows)
 
     log.info("looking at %d images of %s", len(dataset), dataset.split)
     shown = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    _refuse_nonfinite(run, totals.nonfinite(), len(dataset), f"images of {dataset.split}")
     if pick == "first":
         shown = explanations.explain_dataset(eval_step, variables, dataset, num, batch_size, kind)
         intro = f"The first {len(shown.names)} of {len(dataset)} images."
@@ -152,7 +154,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
     variables = devices.replicate(run.variables)
 
     def explained(model: Any) -> Explanations:
-        return explanations.explain_images(
+        explanation = explanations.explain_images(
             make_eval_step(model, run.spec),
             variables,
             own.images,
@@ -161,9 +163,12 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             run.spec,
             kind,
         )
+        finite = metrics.outputs_finite(explanation)
+        wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]
+        _refuse_nonfinite(run, len(wrong), len(own.names), f"images ({not_finite.shown(wrong)})")
+        return explanation
 
     shown = explained(run.model)
-    _refuse_diverged(run, shown.logits)
     attentions = {_threshold_name(run.config.model.threshold): shown.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
@@ -194,11 +199,12 @@ def _content(run: runs.Run, shown: Explanations, fields: np.ndarray, **rest: Any
     )
 
 
-def _refuse_diverged(run: runs.Run, logits: np.ndarray) -> None:
-    if not np.isfinite(logits).all():
+def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> None:
+    """Refuses a network with non-finite outputs for `count` of `total` `images`, where that is not 0."""
+    if count:
         raise UserError(
-            f"the network of step {run.step} predicts numbers that are not finite, so that there is nothing "
-            "to explain; name an earlier step with --checkpoint"
+            f"there is nothing to explain at step {run.step}: {not_finite.of_outputs(count, total, images)}; "
+            "name an earlier step with --checkpoint"
         )
 
 
@@ -252,6 +258,7 @@ def _thresholds(
             run.config.eval.batch_size,
             others.add,
         )
+        _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
         compared[_threshold_name(threshold)] = others.compared()
     return attentions, compared if len(compared) > 1 else {}
 
@@ -264,6 +271,10 @@ class _Totals:
 
     def add(self, sums: explanations.Sums) -> None:
         self._sums = add_sums(self._sums, sums)
+
+    def nonfinite(self) -> int:
+        """How many examples had non-finite outputs."""
+        return int(self._sums[metrics.NONFINITE].total)
 
     def compared(self) -> dict[str, float]:
         measured = metrics.evaluation_metrics(self._sums)

@@ -147,15 +147,23 @@ def make_metric_step(
         values = _faithfulness(predict, images, classes, found, cells, keys, protocol)
         for name, other in explained.randomised.items():
             values[f"similarity_{name}"] = map_agreement.spearman(found.pixels, other.pixels)
+            values[f"similarity_{name}"] = _where(_finite(other), values[f"similarity_{name}"])
         back, valid = map_agreement.shifted_back(explained.shifted.pixels, *protocol.shift)
         values["stability"] = map_agreement.spearman(found.pixels, back, valid)
+        values["stability"] = _where(_finite(explained.shifted), values["stability"])
+        # Ranks and highest values are numbers whatever the outputs and the map hold.
+        outputs = subject.outputs(variables, images)
+        right = metrics.outputs_finite(outputs) & _finite(found)
+        values = {name: _where(right, value) for name, value in values.items()}
         sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
+        sums[metrics.NONFINITE] = metrics.mean_of(1.0 - metrics.rows_finite(*values.values()), mask)
         per_image = {}
         if "box" in batch:
             boxes = batch["box"]
             if "box_label" in batch:  # what was explained is one class of several
                 boxes = localisation.boxes_of_class(boxes, batch["box_label"], classes)
             placed = _localisation(found, boxes, centres, patch_boxes, protocol)
+            placed = {name: _where(right, value) for name, value in placed.items()}
             has_box = metrics.has_box(boxes)
             sums |= {name: _mean_of(value, mask * has_box) for name, value in placed.items()}
             per_image = {"localised": placed["localised"], "has_box": has_box}
@@ -183,14 +191,21 @@ def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
       curves: `threshold`, a list of shares of the image's highest value, and the lists `precision`,
         `recall` and `f` of the patches that reach them, means over images.
       patch_f_best, patch_f_best_threshold: the highest F of the curve, and the first threshold with it.
+
+      Metrics that hold an image with non-finite outputs, or a non-finite map of it, are NaN (also in the
+      curves); `nonfinite`, which is there only then, counts these images.
     """
     scalars = {name: mean for name, mean in sums.items() if not name.startswith("curve_")}
+    nonfinite = scalars.pop(metrics.NONFINITE, None)
     measured: dict[str, Any] = metrics.compute(scalars)
+    if nonfinite is not None and int(nonfinite.total):
+        measured[metrics.NONFINITE] = int(nonfinite.total)
     if "curve_f" in sums:
         curves = {name: _divided(sums[f"curve_{name}"]) for name in _CURVES}
         best = int(np.argmax(curves["f"]))
         measured["patch_f_best"] = curves["f"][best]
-        measured["patch_f_best_threshold"] = localisation.THRESHOLDS[best]
+        known = math.isfinite(curves["f"][best])
+        measured["patch_f_best_threshold"] = localisation.THRESHOLDS[best] if known else math.nan
         measured["curves"] = {"threshold": list(localisation.THRESHOLDS), **curves}
     return measured
 
@@ -209,10 +224,10 @@ def mean_localisation_ap(
       labels: `[N]` int in [0, K).
 
     Returns:
-      Between 0 and 1, over the classes that an image shows; NaN without images, and where a probability is
-      not finite.
+      Between 0 and 1, over the classes that an image shows; NaN without images, and where a probability or
+      `localised` is not finite.
     """
-    if not len(labels) or not np.isfinite(probabilities).all():
+    if not len(labels) or not (np.isfinite(probabilities).all() and np.isfinite(localised).all()):
         return math.nan
     of_classes = []
     for label in np.unique(labels):
@@ -290,6 +305,16 @@ def _localisation(
         values[f"patch_{name}"] = of_levels[:, -1]
         values[f"{name}_above_mean"] = mean_rule
     return values
+
+
+def _finite(relevance: Relevance) -> jax.Array:
+    """`[B]` bool: which images have a finite map."""
+    return metrics.rows_finite(relevance.patches, relevance.pixels)
+
+
+def _where(right: jax.Array, values: jax.Array) -> jax.Array:
+    """`values` `[B, ...]` with NaN in the rows that are not `right` `[B]`."""
+    return jnp.where(right.reshape(-1, *(1 for _ in values.shape[1:])), values, jnp.nan)
 
 
 def _mean_of(values: jax.Array, mask: jax.Array) -> metrics.Mean:

@@ -17,7 +17,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, data, devices, losses, provenance, receptive_field, runs
+from lossattn_jax import (
+    command,
+    data,
+    devices,
+    losses,
+    metrics,
+    not_finite,
+    provenance,
+    receptive_field,
+    runs,
+)
+from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step
 from lossattn_jax.map_store import FORMAT, MapStore, legible, make_group
 from lossattn_jax.models import Outputs
@@ -27,6 +38,7 @@ from lossattn_jax.train.reporting import Progress
 log = logging.getLogger("lossattn_jax.export_maps")
 
 _LOG_SECONDS = 10.0
+_NO_PREDICTION = -1  # of an image with non-finite outputs
 
 
 def export(
@@ -40,7 +52,8 @@ def export(
 ) -> pathlib.Path:
     """Writes what a network says about the first `num` images of a split into a Zarr v3 group.
 
-    It holds `ARRAYS`: `label` is uint8 `[N, K]` where images have several, `prediction` the highest logit,
+    It holds `ARRAYS`: `label` is uint8 `[N, K]` where images have several, `prediction` the highest logit
+    (-1 for an image with non-finite outputs, whose probabilities and maps are NaN),
     `pixels` the attention over pixels (`receptive_field.pixel_map`), `receptive_field` that of the split's
     first images, and `done` says that the rest of a row is there. What they were made from is in the
     group's attributes.
@@ -62,6 +75,7 @@ def export(
     Raises:
       UserError: the folder is something else or of other inputs, or cannot be written, or the images
         differ between processes.
+      Incomplete: the store is complete, and the network has non-finite outputs for some of the images.
     """
     size = devices.round_up(batch_size or run.config.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
@@ -73,6 +87,7 @@ def export(
     first = int(devices.concatenate_processes(mine).min())
     if first == total:
         log.info("%s was complete: %d images", store.folder, num)
+        _refuse_nonfinite(store, num)
         return store.folder
     if first:
         log.info("going on after %d of %d images", first * size, num)
@@ -99,6 +114,7 @@ def export(
     log.info("%.0f images/s, compilation included", rate)
     written = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
     log.info("written: %s, %d images, %.1f MB", store.folder, num, written / 1e6)
+    _refuse_nonfinite(store, num)
     return store.folder
 
 
@@ -106,15 +122,36 @@ def _rows(
     batch: dict[str, np.ndarray], outputs: Outputs, fields: np.ndarray, kind: str
 ) -> dict[str, np.ndarray]:
     """What the store holds of a batch, padding included, by the arrays' names."""
-    local = dataclasses.asdict(devices.gather(outputs))
+    gathered = devices.gather(outputs)
+    local = dataclasses.asdict(gathered)
+    finite = np.asarray(metrics.outputs_finite(gathered))
+    # Pooling has even weights for NaN, and argmax has class 0: neither is what the network says.
+    attention = np.where(finite[:, None], local["attention"], np.nan)
+    predicted = np.where(finite, local["logits"].argmax(axis=-1), _NO_PREDICTION)
+    probabilities = np.asarray(losses.probabilities(kind, local["logits"]))
     return {
+        **local,
         "index": batch["index"],
         "label": batch["label"],
-        "prediction": local["logits"].argmax(axis=-1).astype(np.int32),
-        "probabilities": np.asarray(losses.probabilities(kind, local["logits"])),
-        "pixels": receptive_field.pixel_map(local["attention"], fields).astype(np.float32),
-        **local,
+        "prediction": predicted.astype(np.int32),
+        "probabilities": np.where(finite[:, None], probabilities, np.nan),
+        "pixels": receptive_field.pixel_map(attention, fields).astype(np.float32),
+        "attention": attention,
     }
+
+
+def _refuse_nonfinite(store: MapStore, num: int) -> None:
+    """Counts the images with non-finite outputs in a store that is complete.
+
+    Raises:
+      Incomplete: there are some.
+    """
+    count = int((store.wait(store.arrays["prediction"].read()) == _NO_PREDICTION).sum())
+    if count:
+        raise Incomplete(
+            f"{not_finite.of_outputs(count, num, 'images')}: in {store.folder} their prediction is "
+            f"{_NO_PREDICTION}, and their probabilities, attention and pixels are NaN"
+        )
 
 
 def _receptive_fields(run: runs.Run, dataset: data.Dataset, store: MapStore) -> np.ndarray:

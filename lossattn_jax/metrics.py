@@ -1,10 +1,13 @@
 """Metrics as (sum, count) pairs: summed on the devices, over batches and over processes, divided once.
 
 A masked example adds nothing to any sum, so that a padded batch gives exactly what the unpadded one
-gives, on any number of devices.
+gives, on any number of devices. An example with a non-finite output makes every mean that holds it NaN: no
+mean is taken over the rest.
 """
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -15,6 +18,9 @@ from lossattn_jax import losses
 from lossattn_jax.models import Outputs
 
 CALIBRATION_BINS = 15
+NONFINITE = "nonfinite"  # beside metrics: how many examples have non-finite outputs
+# A loss beyond it counts as non-finite: a batch of them could have no sum in float32.
+_HIGHEST = 1e32
 
 
 @flax.struct.dataclass
@@ -51,6 +57,23 @@ def compute(means: Mapping[str, Mean]) -> dict[str, float]:
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """`values` with None for what is not finite, which JSON has no word for."""
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
+def rows_finite(*arrays: jax.Array) -> jax.Array:
+    """`[B]` bool: which rows of all `arrays` `[B, ...]` hold finite numbers alone."""
+    rows = [jnp.all(jnp.isfinite(array), axis=tuple(range(1, array.ndim))) for array in arrays]
+    return functools.reduce(jnp.logical_and, rows)
+
+
+def outputs_finite(outputs: Any) -> jax.Array:
+    """`[B]` bool: which examples have finite logits, patch logits and attention.
+
+    Pooling may give even weights where patch logits are NaN: all three count.
+
+    Args:
+      outputs: `models.Outputs`, or anything with arrays `[B, ...]` of these names.
+    """
+    return rows_finite(outputs.logits, outputs.patch_logits, outputs.attention)
 
 
 def attention_entropy(attention: jax.Array) -> jax.Array:
@@ -126,36 +149,51 @@ def evaluation_sums(
       centres: `[P, 2]` patch centres, fractions of the image; used with `boxes`.
       boxes: `[B, 4]` (ymin, xmin, ymax, xmax) of the labelled object, `[B, M, 4]` of several, or None.
       kind: of image loss; see `losses`.
+
+    Returns:
+      Sums by name. Those that hold an example whose outputs or losses are non-finite (or losses beyond
+      1e32) are NaN, and the total of "nonfinite" counts these examples.
     """
     multi_label = labels.ndim == outputs.logits.ndim
     correct = hits(outputs.logits, labels)
     patch_labels = jnp.broadcast_to(labels[:, None], (*outputs.attention.shape, *labels.shape[1:]))
     patch_correct = hits(outputs.patch_logits, patch_labels)
-    sums = {
-        "precision_at_1" if multi_label else "accuracy": mean_of(correct, mask),
-        "loss": mean_of(losses.image_loss(kind, outputs.logits, labels), mask),
-        "patch_accuracy": mean_of(jnp.mean(patch_correct, axis=-1), mask),
-        "attended_patch_accuracy": mean_of(
-            jnp.sum(outputs.attention * patch_correct, axis=-1), mask
-        ),
-        "attention_entropy": mean_of(attention_entropy(outputs.attention), mask),
+    values = {
+        "precision_at_1" if multi_label else "accuracy": correct,
+        "loss": losses.image_loss(kind, outputs.logits, labels),
+        "patch_accuracy": jnp.mean(patch_correct, axis=-1),
+        "attended_patch_accuracy": jnp.sum(outputs.attention * patch_correct, axis=-1),
+        "attention_entropy": attention_entropy(outputs.attention),
     }
     if kind != losses.MARGIN:
         patch = losses.patch_loss(kind, outputs.patch_logits, labels, outputs.attention)
-        sums["patch_loss"] = mean_of(patch, mask)
-    if not multi_label:
-        confidence = jnp.max(losses.probabilities(kind, outputs.logits), axis=-1)
-        sums["calibration"] = _calibration(confidence, correct, mask)
+        values["patch_loss"] = patch
+    placed = {}
     if boxes is not None:
-        # An image without an object says nothing about where the network should look.
-        mask = mask * has_box(boxes)
         inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
         top = jnp.argmax(outputs.attention, axis=-1)
-        pointing = jnp.take_along_axis(inside, top[:, None], axis=1)[:, 0]
-        sums["attention_in_box"] = mean_of(jnp.sum(outputs.attention * inside, axis=-1), mask)
-        sums["pointing_accuracy"] = mean_of(pointing, mask)
-        # What weights without any preference would reach: the yardstick of attention_in_box.
-        sums["patches_in_box"] = mean_of(jnp.mean(inside, axis=-1), mask)
+        placed = {
+            "attention_in_box": jnp.sum(outputs.attention * inside, axis=-1),
+            "pointing_accuracy": jnp.take_along_axis(inside, top[:, None], axis=1)[:, 0],
+            # What weights without any preference would reach: the yardstick of attention_in_box.
+            "patches_in_box": jnp.mean(inside, axis=-1),
+        }
+    bounded = (jnp.where(jnp.abs(row) < _HIGHEST, row, jnp.nan) for row in values.values())
+    finite_rows = outputs_finite(outputs) & rows_finite(*bounded)
+
+    def mean(of_examples: jax.Array, which: jax.Array) -> Mean:
+        return mean_of(jnp.where(finite_rows, of_examples, jnp.nan), which)
+
+    sums = {name: mean(of_examples, mask) for name, of_examples in values.items()}
+    sums[NONFINITE] = mean_of(1.0 - finite_rows, mask)
+    if not multi_label:
+        confidence = jnp.max(losses.probabilities(kind, outputs.logits), axis=-1)
+        gaps = jnp.where(finite_rows, confidence - correct, jnp.nan)
+        sums["calibration"] = _calibration(confidence, gaps, mask)
+    if boxes is not None:
+        # An image without an object says nothing about where the network should look.
+        with_box = mask * has_box(boxes)
+        sums |= {name: mean(of_examples, with_box) for name, of_examples in placed.items()}
     return sums
 
 
@@ -173,20 +211,30 @@ def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
       most attended patch has its centre in the box) and patches_in_box (share of patches with their
       centre in the box). These three are means over the images with a box, and of an image with
       several boxes any counts; 0 where no image has one.
+
+      Where examples have non-finite outputs or losses, `nonfinite` is how many, and the metrics that hold
+      one of them are NaN; else there is no `nonfinite`.
     """
-    scalars = {name: mean for name, mean in sums.items() if name != "calibration"}
+    scalars = {name: mean for name, mean in sums.items() if name not in ("calibration", NONFINITE)}
     metrics = compute(scalars)
     if "calibration" in sums:
         metrics["calibration_error"] = _expected_calibration_error(sums["calibration"])
     metrics["num_examples"] = int(sums["loss"].count)
+    if nonfinite := int(sums[NONFINITE].total):
+        metrics[NONFINITE] = nonfinite
     return metrics
 
 
-def _calibration(confidence: jax.Array, correct: jax.Array, mask: jax.Array) -> Mean:
-    """Per confidence bin the sum of (confidence - correct), and the number of examples: `[bins]`."""
+def _calibration(confidence: jax.Array, gaps: jax.Array, mask: jax.Array) -> Mean:
+    """Per confidence bin the sum of (confidence - correct), and the number of examples: `[bins]`.
+
+    NaN in a real example's gap makes every bin NaN; in a masked one it changes nothing.
+    """
     bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
     member = jax.nn.one_hot(bins, CALIBRATION_BINS) * mask[:, None]
-    return Mean(jnp.sum(member * (confidence - correct)[:, None], axis=0), jnp.sum(member, axis=0))
+    # A masked row may hold anything, and 0 * NaN is not 0.
+    gaps = jnp.where(mask > 0, gaps, 0.0)
+    return Mean(jnp.sum(member * gaps[:, None], axis=0), jnp.sum(member, axis=0))
 
 
 def _expected_calibration_error(calibration: Mean) -> float:

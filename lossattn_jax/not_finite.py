@@ -1,4 +1,4 @@
-"""Sentences on an update that was made again: what of it is not finite. For images and for bags."""
+"""Reports non-finite values: of an update that was made again, and of a network's outputs."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -72,6 +72,20 @@ def of_losses(losses: np.ndarray, names: Sequence[object], what: str, named: str
         )
     return (
         f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{named}: {shown(wrong)}."
+    )
+
+
+def of_outputs(count: int, total: int, of: str) -> str:
+    """How many images have non-finite outputs or losses.
+
+    Args:
+      count: of them.
+      total: of all images that were looked at.
+      of: what these are, such as "images of test".
+    """
+    return (
+        f"the network has non-finite outputs (logits, patch logits, attention or their loss) for {count} of "
+        f"{total} {of}"
     )
 
 

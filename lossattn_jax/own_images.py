@@ -1,6 +1,8 @@
 """The user's own image files, of any size and mode, brought to a network's size."""
 
+import collections
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -8,7 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lossattn_jax import picture_depth
 from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # Files of a folder that are taken for images, in small letters.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -22,7 +27,7 @@ class OwnImages:
     """Images that could be read, and files that could not.
 
     Attributes:
-      names: `N`: the file's name, with tiles also their place.
+      names: `N`: the file's name, with tiles also their place; see `short_names`.
       images: `[N, H, W, 3]` uint8.
       places: of each image its file's place in `files`, and its tile's row and column.
       files: names of the files that could be read.
@@ -37,21 +42,65 @@ class OwnImages:
 
 
 def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Files as they are named, and of a folder its image files (`SUFFIXES`) by name, without its folders.
+    """Files as they are named, and of a folder the image files (`SUFFIXES`) in it and in its folders.
+
+    Those of a folder are in the order of their paths. Folders in it that are symbolic links are left out,
+    which is said. A file that is named or found several times is there once.
 
     Raises:
-      UserError: a folder has no image file.
+      UserError: a folder has no image file, or cannot be read.
     """
-    files: list[pathlib.Path] = []
+    files: dict[str, pathlib.Path] = {}
     for path in map(pathlib.Path, paths):
-        if not os.path.isdir(path):  # pathlib's raises where a name is too long
-            files.append(path)
-            continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        inside = [path]
+        if os.path.isdir(path):  # pathlib's raises where a name is too long
+            inside = _list_images(path)
         if not inside:
             raise UserError(f"the folder {path} has no image file ({', '.join(SUFFIXES)})")
-        files += inside
-    return files
+        for file in inside:
+            files.setdefault(os.path.abspath(file), file)
+    return list(files.values())
+
+
+def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Image files in a folder and its folders, sorted."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
+
+    files = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        place = pathlib.Path(root)
+        links = [name for name in folders if (place / name).is_symlink()]
+        if links:
+            log.info("not looked into, as links to folders: %s", ", ".join(sorted(links)))
+        named = [name for name in folders if _is_named_image(place / name)]
+        # A folder with an image's name that holds nothing is refused as an image.
+        empty = [name for name in named if not any(os.scandir(place / name))]
+        files += [place / name for name in names + empty if _is_named_image(place / name)]
+    return sorted(files)
+
+
+def _is_named_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def short_names(files: Sequence[pathlib.Path]) -> list[str]:
+    """For each file the end of its path that no other one has: its name, where that is enough.
+
+    Args:
+      files: different ones.
+    """
+    parts = [pathlib.Path(os.path.abspath(file)).parts for file in files]
+    names: dict[int, str] = {}
+    length = 1
+    while len(names) < len(files) and length <= max(map(len, parts)):
+        ends = collections.Counter(part[-length:] for part in parts)
+        for place, part in enumerate(parts):
+            if place not in names and ends[part[-length:]] == 1:
+                names[place] = pathlib.PurePath(*part[-length:]).as_posix()
+        length += 1
+    return [names[place] for place in range(len(files))]
 
 
 def read(
@@ -80,7 +129,8 @@ def read(
     places: list[tuple[int, int, int]] = []
     files: list[str] = []
     refused: list[str] = []
-    for path in find(paths):
+    sources = find(paths)
+    for path, name in zip(sources, short_names(sources), strict=True):
         try:
             whole = read_image(path, shape if fit == "resize" else None)
         except UserError as error:
@@ -98,10 +148,10 @@ def read(
         grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
         for row, column in np.ndindex(len(grid), len(grid[0])):
             one = len(grid) * len(grid[0]) == 1
-            names.append(path.name if one else f"{path.name}, tile {row + 1}, {column + 1}")
+            names.append(name if one else f"{name}, tile {row + 1}, {column + 1}")
             images.append(grid[row][column])
             places.append((len(files), row, column))
-        files.append(path.name)
+        files.append(name)
     if not images:
         raise UserError("no image could be read: " + "; ".join(refused))
     return OwnImages(tuple(names), np.stack(images), tuple(places), tuple(files), tuple(refused))
@@ -125,21 +175,18 @@ def _starts(length: int, size: int) -> list[int]:
 def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> np.ndarray:
     """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), or its own with None.
 
-    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white.
+    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white. More
+    than 8 bits a sample are brought to 8 by `picture_depth`.
 
     Raises:
-      UserError: there is no such file, or it is not an image of one of the formats of `SUFFIXES`.
+      UserError: there is no such file, it is not an image of one of the formats of `SUFFIXES`, or it is not
+        known what its values mean.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            # 16 bits of grey, which `convert` would cut off at 255
-            if upright.mode.startswith("I"):
-                upright = Image.fromarray(
-                    (np.asarray(upright) // 256).clip(0, 255).astype(np.uint8)
-                )
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            upright = picture_depth.to_8_bits(image, file, path)
             if upright.has_transparency_data:
                 white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(white, upright.convert("RGBA"))
@@ -147,6 +194,8 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
             if shape is not None:
                 rgb = rgb.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
             return np.asarray(rgb)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"the image {path} does not exist") from None
     except Exception as error:  # decoders fail in many ways on damaged files

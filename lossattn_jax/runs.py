@@ -141,7 +141,9 @@ def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:
     if wanted == "best":
         best = checkpoints.best_step()
         if best is None:
-            raise UserError(f"no checkpoint in {checkpoints.workdir} was tested; use latest")
+            raise UserError(
+                f"no checkpoint in {checkpoints.workdir} was tested with finite results; use latest"
+            )
         return best
     if wanted.isdecimal() and int(wanted) in steps:
         return int(wanted)

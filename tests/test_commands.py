@@ -121,6 +121,85 @@ def test_help_names_the_flags(run_python):
     assert "--checkpoint" in finished.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "lossattn_jax.evaluate", "runs/a"], "'runs/a' is not a flag: say --workdir=runs/a"),
+        (
+            ["-m", "lossattn_jax.evaluate", "--split", "train", "runs/a"],
+            "'runs/a' is not a flag: say --workdir=runs/a",
+        ),
+        (["-m", "lossattn_jax.replay", "dump"], "'dump' is not a flag: say --dump=dump"),
+        (["train.py", "a.py", "--workdir=x"], "'a.py' is not a flag: say --config=a.py"),
+        (["-m", "lossattn_jax.evaluate", "--split", "train"], "--workdir must have a value"),
+    ],
+)
+def test_a_word_without_its_flag_is_named_with_it(tmp_path, arguments, sentence):
+    assert_refused(in_process.run(arguments, tmp_path), sentence)
+
+
+DEFAULT = "from lossattn_jax.config import default_config"
+CONFIGS = {
+    "assigned": f"{DEFAULT}\nget_config = default_config",
+    "imported": f"{DEFAULT} as get_config",
+    "starred": "from configs.digit_scenes import *",
+    "lambda": f"{DEFAULT}\nget_config = lambda: default_config()",
+    "partial": f"import functools\n{DEFAULT}\nget_config = functools.partial(default_config)",
+    "tried": f"try:\n    from absent import get_config\nexcept ImportError:\n    {DEFAULT} as get_config",
+    "package": (in_process.ROOT / "lossattn_jax" / "config.py").read_text()
+    + "\nget_config = default_config\n",
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_config_may_come_by_its_function_in_any_way(tmp_path, monkeypatch, kind):
+    monkeypatch.syspath_prepend(in_process.ROOT)
+    (tmp_path / "c.py").write_text(CONFIGS[kind])
+    arguments = ["train.py", "--config=c.py", "--workdir=run", "--config.data.dir=/nowhere"]
+    assert_refused(in_process.run(arguments, tmp_path), "is not prepared (as array_record)")
+    if kind != "starred":
+        arguments[1] = "--config=c.py:some"
+        assert_refused(
+            in_process.run(arguments, tmp_path), "takes no argument, but is given 'some'"
+        )
+
+
+def test_the_packages_own_config_of_bags_is_one(tmp_path):
+    path = in_process.ROOT / "lossattn_jax" / "mil" / "config.py"
+    arguments = ["-m", "lossattn_jax.mil", f"--config={path}", "--dataset=absent.csv"]
+    finished = in_process.run([*arguments, "--workdir=run"], tmp_path)
+    assert_refused(finished, "absent.csv does not exist")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "get_config = 3",
+        "import os as get_config",
+        "from lossattn_jax.errors import *",
+        "class A:\n    def get_config(self):\n        pass",
+        "def other():\n    get_config = 3",
+    ],
+)
+def test_a_file_without_the_function_is_no_config(tmp_path, content):
+    (tmp_path / "c.py").write_text(content)
+    finished = in_process.run(["train.py", "--config=c.py", "--workdir=run"], tmp_path)
+    assert_refused(finished, "the config file c.py has no function get_config")
+
+
+@pytest.mark.parametrize("flags", ["--list", "--help"])
+def test_a_reader_that_goes_is_no_error(run_python, flags):
+    script = (
+        "import subprocess, sys\n"
+        f"command = [sys.executable, '-m', 'lossattn_jax.models', {flags!r}]\n"
+        "made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)\n"
+        "made.stdout.close()\n"
+        "print(made.stderr.read().decode(), made.wait())"
+    )
+    finished = run_python("-c", script)
+    assert finished.stdout.split() == ["0" if flags == "--list" else "1"], finished.stdout
+
+
 def test_what_is_done_in_part_has_an_exit_code_of_its_own(run_python):
     script = (
         "from lossattn_jax import command, errors\n"

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pickle
+import shutil
 import sys
 import types
 
@@ -338,6 +339,41 @@ def test_wrappers_and_prefixes_are_taken_off(small):
         assert_same_tree(convert.from_torch_state_dict(given, module), variables)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {f"_orig_mod.{key}": array for key, array in s.items()},
+        lambda s: {f"model.{key}": array for key, array in s.items()},
+        lambda s: {f"module._orig_mod.{key}": array for key, array in s.items()},
+        lambda s: {f"model.module.net._orig_mod.{key}": array for key, array in s.items()},
+        # One layer was compiled by itself.
+        lambda s: {key.replace("conv5.", "conv5._orig_mod."): array for key, array in s.items()},
+        lambda s: {"model": s, "optimizer": {"state": {}}, "epoch": 3},
+        lambda s: {"net": s, "acc": 0.9},
+        lambda s: {"model_state_dict": s, "loss": np.float32(0.1)},
+        lambda s: {"model": "small", "state_dict": s},
+        lambda s: {"model": {"name": "small", "width": 1}, "state_dict": s},
+        lambda s: {"state_dict": {"model": {f"module.{k}": v for k, v in s.items()}}},
+    ],
+)
+def test_state_dicts_of_common_trainers_are_read(small, wrap):
+    module, variables, state_dict = small
+    assert_same_tree(convert.from_torch_state_dict(wrap(state_dict), module), variables)
+
+
+def test_a_state_dict_that_is_not_clear_is_refused(small):
+    module, _, state_dict = small
+    with pytest.raises(UserError, match="several state dicts .'model', 'net'.: save the one"):
+        convert.from_torch_state_dict({"model": state_dict, "net": state_dict}, module)
+    both = state_dict | {"linear._orig_mod.bias": state_dict["linear.bias"]}
+    with pytest.raises(UserError, match="hold 'linear.bias' twice, with and without '_orig_mod'"):
+        convert.from_torch_state_dict(both, module)
+    itself = {}
+    itself["model"] = itself
+    with pytest.raises(UserError, match="the weights lack"):
+        convert.from_torch_state_dict(itself, module)
+
+
 def changed(state_dict, *without, **extra):
     return {key: v for key, v in state_dict.items() if key not in without} | extra
 
@@ -586,6 +622,39 @@ def test_weights_of_another_network_leave_nothing_behind(converted, tmp_path):
         convert.convert_file(path, config, tmp_path / "run")
     assert str(refused.value) == f"{path}: the weights lack 'linear.bias'"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("linear.bias", np.nan, "'linear.bias' (params/classifier/bias) holds 1 of 10 values that"),
+        ("linear.weight", -np.inf, "'linear.weight' (params/classifier/kernel) holds 1 of 160 val"),
+        ("bn1.running_mean", np.inf, "'bn1.running_mean' (batch_stats/backbone/bn1/mean) holds 1"),
+        ("bn5.running_var", -0.5, "'bn5.running_var' (batch_stats/head/bn1/var) holds a negative"),
+    ],
+)
+def test_values_that_no_network_can_use_are_refused_both_ways(
+    converted, tmp_path, key, value, sentence
+):
+    config, state_dict, workdir = converted
+    bad = state_dict | {key: state_dict[key].copy()}
+    bad[key].reshape(-1)[3] = value
+    path = tmp_path / "weights.npz"
+    weight_files.write(bad, path)
+    with pytest.raises(UserError) as refused:
+        convert.convert_file(path, config, tmp_path / "run")
+    assert str(refused.value).startswith(f"{path}: of the weights, {sentence}")
+    assert not (tmp_path / "run").exists()
+    run = runs.load(workdir)
+    variables = convert.from_torch_state_dict(bad, run.model, run.spec.image_shape)
+    with checkpoint.Checkpoints(tmp_path / "damaged") as checkpoints:
+        items = {name: variables[name] for name in ("params", "batch_stats")}
+        checkpoints.save(0, {"variables": items}, None)
+    shutil.copy(workdir / "config.json", tmp_path / "damaged")
+    with pytest.raises(UserError) as refused:
+        convert.export_file(tmp_path / "damaged", tmp_path / "out.npz")
+    assert sentence in str(refused.value) and "checkpoint 0 in" in str(refused.value)
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_the_command_goes_both_ways(converted, run_python, tmp_path):

@@ -103,3 +103,41 @@ def test_tiles_are_named_by_place_and_not_without_number(folder):
     assert own.places[5] == (0, 1, 2) and own.places[6] == (1, 0, 0)
     with pytest.raises(UserError, match="2x3 tiles of .*b.PNG would make more than 5 images"):
         own_images.read([folder / "b.PNG"], SHAPE, fit="tile", most=5)
+
+
+def test_subfolders_are_gone_into_and_links_to_folders_are_not(tmp_path, caplog):
+    for place in ("c.png", "b/c.png", "b/deep/a.PNG", "empty/notes.txt"):
+        path = tmp_path / "in" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("")
+        else:
+            Image.new("L", (2, 2)).save(path)
+    (tmp_path / "in" / "b" / "loop").symlink_to(tmp_path / "in")
+    Image.new("L", (2, 2)).save(tmp_path / "elsewhere.png")
+    (tmp_path / "in" / "z.png").symlink_to(tmp_path / "elsewhere.png")
+    with caplog.at_level("INFO", logger="lossattn_jax"):
+        own = own_images.read([tmp_path / "in"], SHAPE)
+    assert own.names == ("b/c.png", "a.PNG", "in/c.png", "z.png") and not own.refused
+    assert "not looked into, as links to folders: loop" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.png", "b/x.png"], ["a/x.png", "b/x.png"]),
+        (["a/x.png", "b/y.png"], ["x.png", "y.png"]),
+        (["p/a/x.png", "q/a/x.png", "b/x.png"], ["p/a/x.png", "q/a/x.png", "b/x.png"]),
+        (["x.png", "a/x.png", "a/a/x.png"], None),
+        (["/x.png", "/a/x.png"], ["/x.png", "a/x.png"]),
+    ],
+)
+def test_files_of_one_name_are_told_apart_by_the_end_of_their_paths(tmp_path, paths, names):
+    found = own_images.short_names([tmp_path / path for path in paths])
+    expected = names or [f"{tmp_path.name}/x.png", f"{tmp_path.name}/a/x.png", "a/a/x.png"]
+    assert found == expected
+
+
+def test_a_file_that_is_named_twice_is_there_once(folder):
+    found = own_images.find([folder / "a.jpg", folder, folder / ".." / folder.name / "a.jpg"])
+    assert [path.name for path in found].count("a.jpg") == 1

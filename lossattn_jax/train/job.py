@@ -22,6 +22,8 @@ from lossattn_jax.train.state import TrainState, count_parameters, create_state
 
 log = logging.getLogger(__name__)
 
+_RATE_ROUNDING = 1e-5  # relative, of schedules in float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -119,6 +121,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
             reporting.warn("changed since the run was last started: %s", difference)
         state = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
         if state is not None:
+            warn_of_rise(job, stored, int(state.step))
             return state
     if (job.workdir / checkpoint_lib.DAMAGED_NAME / "0").exists():
         raise UserError(
@@ -127,6 +130,33 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
         )
     state = _fresh_state(job)
     return _start_from(job.config.init_from, state) if job.config.init_from else state
+
+
+def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
+    """Warns where more epochs than the run had raise its learning rate again, as falling schedules do.
+
+    Args:
+      job: the run.
+      stored: its config of before.
+      step: updates done.
+    """
+    epochs, more = stored.train.epochs, job.config.train.epochs
+    if more <= epochs or not 0 < step < job.total_steps:
+        return
+    before = learning_rate_schedule(stored, job.steps_per_epoch)
+    last, planned, now = (
+        float(rate) for rate in (before(step - 1), before(step), job.learning_rate(step))
+    )
+    if now > max(last, planned) * (1 + _RATE_ROUNDING):
+        reporting.warn(
+            "warning: with config.train.epochs=%d instead of %d the learning rate goes up again, from %.4g "
+            "in the last update to %.4g in the next: the network may get worse before it gets better; "
+            "config.optimizer.schedule=constant with a low config.optimizer.learning_rate avoids it",
+            more,
+            epochs,
+            last,
+            now,
+        )
 
 
 def _state_of(job: Job, checkpoints: checkpoint_lib.Checkpoints, newest: int) -> TrainState:

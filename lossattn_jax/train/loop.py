@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -10,7 +11,17 @@ import jax
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import cpu, data, devices, explanations, figures, run_folder, runs
+from lossattn_jax import (
+    cpu,
+    data,
+    devices,
+    explanations,
+    figures,
+    metrics,
+    not_finite,
+    run_folder,
+    runs,
+)
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import (
     feed,
@@ -268,6 +279,11 @@ def _test_and_tell(
 ) -> dict[str, float]:
     test_metrics = _test(job, eval_step, replicated, between)
     log.info("test  " + _summary(test_metrics))
+    if count := test_metrics.get(metrics.NONFINITE):
+        sentence = not_finite.of_outputs(
+            int(count), int(test_metrics["num_examples"]), "images of test"
+        )
+        reporting.warn("warning: %s after step %d: its metrics are null", sentence, step)
     reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
     return test_metrics
 
@@ -288,7 +304,11 @@ def _test(
 def _summary(test_metrics: dict[str, float]) -> str:
     shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
     numbers = "  ".join(
-        f"{name} {test_metrics[name]:.4f}" for name in shown if name in test_metrics
+        f"{name} {test_metrics[name]:.4f}"
+        if math.isfinite(test_metrics[name])
+        else f"{name} not finite"
+        for name in shown
+        if name in test_metrics
     )
     return f"{numbers}  ({test_metrics['seconds']:.1f} s)"
 

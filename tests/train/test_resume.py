@@ -1,13 +1,17 @@
-"""Where a run goes on after damage, and that a workdir has one training at a time."""
+"""Where a run goes on, after damage and with more epochs; one training at a time in a workdir."""
 
+import math
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from lossattn_jax.checkpoint import DAMAGED_NAME, Checkpoints
+from lossattn_jax.config import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import preemption, resume
+from lossattn_jax.train import job, preemption, resume
+from lossattn_jax.train.schedules import learning_rate_schedule
 
 LIKE = {"state": {"a": np.zeros((2, 3), np.float32), "step": np.int32(0)}}
 
@@ -78,3 +82,40 @@ def test_a_stop_is_asked_for_where_the_loop_looks():
     with pytest.raises(preemption.Ended):
         stop.check(leave)
     assert left == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "rates"),
+    [
+        ("cosine", 4, (0.14645, 0.5)),  # (1 + cos(3/4 pi)) / 2, and half of the way down
+        ("cosine", 3, (0.5, 0.69134)),  # (1 + cos(3/8 pi)) / 2
+        ("one_cycle", 4, (0.25, 0.5)),
+        ("ramps", 4, (math.exp(-(0.5**2) / 2), 1.0)),
+        ("cosine", 0, None),  # nothing was done with the other rates
+        ("cosine", 8, None),  # nothing is left to do
+        ("step", 4, None),
+        ("constant", 4, None),
+    ],
+)
+def test_more_epochs_that_raise_the_rate_again_are_warned_of(caplog, schedule, step, rates):
+    stored = default_config()
+    stored.optimizer.learning_rate, stored.optimizer.schedule = 1.0, schedule
+    stored.optimizer.ramp_up_epochs, stored.optimizer.ramp_down_epochs = 0, 2
+    stored.train.epochs = 2
+    longer = stored.copy_and_resolve_references()
+    longer.train.epochs = 4
+    for config in (stored, longer):
+        caplog.clear()
+        told = types.SimpleNamespace(
+            config=config,
+            steps_per_epoch=2,
+            total_steps=2 * config.train.epochs,
+            learning_rate=learning_rate_schedule(config, 2),
+        )
+        job.warn_of_rise(told, stored, step)
+        if config is stored or rates is None:
+            assert not caplog.text
+    if rates is not None:
+        sentence = f"from {rates[0]:.4g} in the last update to {rates[1]:.4g} in the next"
+        assert caplog.text.count(sentence) == 1
+        assert "with config.train.epochs=4 instead of 2" in caplog.text

@@ -1,0 +1,77 @@
+"""Looks at a config file before ml_collections reads it, whose errors say little of what is wrong in it."""
+
+import ast
+import inspect
+import os
+import pathlib
+import runpy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lossattn_jax.errors import UserError
+
+_FUNCTION = "get_config"
+
+
+def check(value: str) -> None:
+    """Refuses a file that makes no config.
+
+    It may define its function, import it, or give it a name in any other way; a file that nowhere has the
+    name is not run.
+
+    Args:
+      value: of the flag --config: a path, and after a colon an argument where the function takes one.
+
+    Raises:
+      UserError: there is no such file or function, or it makes no config.
+    """
+    name, colon, argument = value.partition(":")
+    path = pathlib.Path(name)
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
+        raise UserError(f"the config file {str(path)!r} does not exist")
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"the config file {path} is not Python: {error}") from None
+    if not {_FUNCTION, "*"} & set(_list_names(tree)):
+        raise UserError(f"the config file {path} has no function {_FUNCTION}")
+    # Made here for once, since ml_collections leaves what goes wrong in the file as it is.
+    try:
+        get_config = runpy.run_path(str(path)).get(_FUNCTION)
+        if not callable(get_config):
+            raise UserError(f"the config file {path} has no function {_FUNCTION}")
+        if colon and not _takes(get_config, argument):
+            raise UserError(f"the config file {path} takes no argument, but is given {argument!r}")
+        config = get_config(*([argument] if colon else []))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config file {path} makes no config ({reason})") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config file {path} makes {config!r}, but must make a ConfigDict")
+
+
+def _list_names(node: ast.AST) -> Iterator[str]:
+    """What a module gives names to, outside of functions and classes; "*" where it imports all of another."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.FunctionDef):
+            yield inner.name
+        elif isinstance(inner, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in inner.names)
+        elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            yield inner.id
+        elif not isinstance(inner, ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _list_names(inner)
+
+
+def _takes(function: Callable[..., Any], argument: str) -> bool:
+    try:
+        inspect.signature(function).bind(argument)
+    except TypeError:
+        return False
+    except ValueError:  # of a function that says nothing of itself
+        return True
+    return True

@@ -1,0 +1,208 @@
+"""Pictures of more than 8 bits a sample, brought to 8 bits.
+
+16 bits are divided by what the file declares (PNG: sBIT; TIFF: 12 bits a sample; PPM: its maxval), else by
+65,535, unless all values fit in 10 or 12 bits: cameras and microscopes write such files and declare nothing.
+Of 32 bits, floats in [0, 1] and integers in [0, 255] have a meaning, and the others are refused.
+"""
+
+import logging
+import pathlib
+import struct
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_FULL = 65535
+_GUESSES = (10, 12)  # bits
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of a TIFF
+_ORIENTATION = 0x0112  # of EXIF
+# Colours of 16 bits a sample, as Pillow names them in files, by how many bands they have.
+_BANDS = {"LA": 2, "RGB": 3, "RGBX": 3, "RGBA": 4, "CMYK": 4}
+_MODES = {1: "L", 2: "LA", 3: "RGB"}
+# Where the high byte of a sample stands: first in "B", last in "L"; "N" is the machine's, as of libtiff.
+_SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_REMEDY = "save it with 8 bits a sample"
+
+
+def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
+    """A picture with 8 bits a sample, upright; as it is where it has no more.
+
+    Args:
+      image: of Pillow, opened and not yet loaded.
+      file: that it was opened from.
+      path: of the file, for the sentences.
+
+    Returns:
+      An image of Pillow in one of its modes of 8 bits.
+
+    Raises:
+      UserError: it is not known what the values mean.
+    """
+    from PIL import Image, ImageOps
+
+    tags = getattr(image, "tag_v2", {})
+    colours, order = _find_wide_colours(image, tags, path)
+    if not colours and image.mode[0] not in "IF":
+        return ImageOps.exif_transpose(image)
+    # The values before `image` is loaded, which then says how it is turned, if it still is.
+    values = _read_colours(image, file, colours, order) if colours else np.asarray(image)
+    values = values.reshape(*values.shape[:2], -1)
+    tones = values.shape[-1] - (colours in ("LA", "RGBA"))  # without the transparency
+    if image.mode == "F":
+        levels = _scale_floats(values, path)
+    elif image.mode == "I" and image.format == "TIFF":
+        signed_16 = tags.get(_BITS) == (16,)
+        levels = (_scale_signed_16_bits if signed_16 else _take_32_bits)(values, path)
+    else:
+        full = _read_white(image, file, tags, values[..., :tones])
+        levels = _scale_16_bits(values, tones, full or _guess_white(values[..., :tones], path))
+    if not colours and tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits
+        levels = 255 - levels
+    bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(levels, -1, 0)]
+    flat = Image.merge(_MODES.get(len(bands), colours), bands)
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        visible = (values != np.asarray(transparent)).any(axis=-1)
+        flat.putalpha(Image.fromarray((255 * visible).astype(np.uint8)))
+    if orientation := image.getexif().get(_ORIENTATION):
+        flat.getexif()[_ORIENTATION] = orientation
+    return ImageOps.exif_transpose(flat)
+
+
+def _find_wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str, str]:
+    """Name and byte order of colours with 16 bits a sample; empty where the image has others.
+
+    Pillow has no mode for them and leaves the low bytes out without a word.
+    """
+    name, wide, order = (
+        _name_raw_mode(image.tile[0]).partition(";16") if image.tile else ("", "", "")
+    )
+    bits = tags.get(_BITS, ())
+    if tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise UserError(f"{path} has its colours in planes of {max(bits)} bits: {_REMEDY}")
+    if not wide or name == "I":
+        return "", ""
+    if name not in _BANDS or order not in _SWAPPED:
+        raise UserError(f"{path} has colours of 16 bits of the kind {name}: {_REMEDY}")
+    return name, order
+
+
+def _name_raw_mode(tile: Any) -> str:
+    arguments = tile[3]
+    return arguments if isinstance(arguments, str) else str(arguments[0])
+
+
+def _read_colours(image: Any, file: BinaryIO, colours: str, order: str) -> np.ndarray:
+    """`[H, W, bands]` uint16, from reading the file once for each of a sample's two bytes."""
+    if colours == "LA":  # the four bytes of a pixel as they stand in a PNG
+        pixels = _read_as(image, file, "RGBA").astype(np.uint16)
+        return pixels[..., ::2] << 8 | pixels[..., 1::2]
+    high, low = (_read_as(image, file, f"{colours};16{o}") for o in (order, _SWAPPED[order]))
+    return high.astype(np.uint16) << 8 | low
+
+
+def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
+    """The pixels of a file whose samples Pillow is told to be of another kind of the same size."""
+    from PIL import Image
+
+    file.seek(0)
+    again: Any = Image.open(file, formats=[image.format])
+    if again.mode == "LA":
+        again._mode = "RGBA"
+    again.tile = [
+        (*tile[:3], raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:]))
+        for tile in again.tile
+    ]
+    pixels = np.asarray(again)
+    # Pillow turns TIFFs by itself, when it loads them; `image` is to know.
+    image.getexif().update({_ORIENTATION: again.getexif().get(_ORIENTATION, 1)})
+    return pixels
+
+
+def _read_white(image: Any, file: BinaryIO, tags: Any, tones: np.ndarray) -> int | None:
+    """What a file says that white is; None where it only says that samples take 16 bits."""
+    if image.format == "PPM":
+        return _FULL  # Pillow divides by the maxval
+    if tags.get(_BITS) == (12,):
+        return 2**12 - 1
+    bits = _read_significant_bits(file) if image.format == "PNG" else None
+    if bits is None:
+        return None
+    # PNG wants samples multiplied up to 16 bits whatever sBIT says, but not all programs do it.
+    return 2**bits - 1 if tones.max() < 2**bits else _FULL
+
+
+def _read_significant_bits(file: BinaryIO) -> int | None:
+    """The most of a PNG's chunk sBIT; None where it has none."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"sBIT":
+            return max((bits for bits in file.read(min(length, 3)) if 0 < bits <= 16), default=None)
+        if kind == b"IDAT":
+            return None
+        file.seek(length + 4, 1)
+    return None
+
+
+def _guess_white(tones: np.ndarray, path: str | pathlib.Path) -> int:
+    """What white probably is, which is said where it is not 65,535."""
+    highest = int(tones.max())
+    for bits in _GUESSES:
+        if 0 < highest < 2**bits:
+            log.warning(
+                "%s has 16 bits a sample and no value above %d: read as one of %d bits, white being %d",
+                path,
+                highest,
+                bits,
+                2**bits - 1,
+            )
+            return 2**bits - 1
+    return _FULL
+
+
+def _scale_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
+    """Levels of bands, the last of which may be transparency, of `full` too unless it goes beyond."""
+    whole = [
+        full if band < tones or values[..., band].max() <= full else _FULL
+        for band in range(values.shape[-1])
+    ]
+    return _to_levels(values / np.array(whole, np.float64))
+
+
+def _scale_signed_16_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+    if values.min() < 0:
+        raise UserError(f"{path} has negative values, down to {values.min()}: {_REMEDY}")
+    return _to_levels(values / min(_guess_white(values, path), 2**15 - 1))
+
+
+def _take_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        raise UserError(
+            f"{path} has integers of 32 bits from {low} to {high}, of which only 0 to 255 have a known "
+            f"meaning: {_REMEDY}"
+        )
+    return values.astype(np.uint8)
+
+
+def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise UserError(f"{path} has {wrong} of {values.size} values that are not finite")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{path} has floats from {low:g} to {high:g}, of which only 0 to 1 have a known meaning: "
+            f"{_REMEDY}"
+        )
+    return _to_levels(values.astype(np.float64))
+
+
+def _to_levels(shares: np.ndarray) -> np.ndarray:
+    """Shares of white, in [0, 1], as uint8."""
+    return (255 * shares).round().astype(np.uint8)
