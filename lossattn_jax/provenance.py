@@ -125,4 +125,7 @@ def _describe(value: Any) -> Any:
     name = getattr(value, "__qualname__", None)
     if name is not None:
         return name
-    return np.dtype(value).name  # such as jnp.float32, which is no type
+    try:
+        return np.dtype(value).name  # such as jnp.float32, which is no type
+    except (TypeError, ValueError):
+        return type(value).__qualname__
