@@ -18,6 +18,8 @@ from lossattn_jax.mil.selection import BEST_TEST, RULES
 
 log = logging.getLogger(__name__)
 
+# Key of summaries from before there were digests: probabilities were rounded to 6 decimals before their AUC.
+AUC_ROUNDED = "auc_of_rounded_probabilities"
 # Standard errors by which an accuracy has to differ from the paper's to be listed.
 ERRORS = 2.0
 
@@ -128,7 +130,9 @@ def markdown(summaries: Sequence[Summary]) -> str:
 def _as_json(entry: _Entry) -> dict[str, Any]:
     content = report.as_record(entry.summary)
     # What has no digest gets none: it would look as if it had been there from the first.
-    return content if entry.made_from is None else records.complete(content, entry.made_from)
+    if entry.made_from is None:
+        return {**content, AUC_ROUNDED: True}
+    return records.complete(content, entry.made_from)
 
 
 def _of_run(path: pathlib.Path) -> list[_Entry]:

@@ -241,6 +241,8 @@ def test_runs_are_put_together_in_the_papers_order(tmp_path):
         ("fox", "attention", "best_test_epoch"),
     ]
     assert table.read_text() == paper_table.markdown(found)
+    marked = [paper_table.AUC_ROUNDED in entry for entry in json.loads(stored.read_text())]
+    assert marked == [False, True, False, False]
     # What it wrote is a run again, and the same one.
     assert paper_table.collect([str(stored)]) == found
     with pytest.raises(UserError, match="attention on musk1 under the rule final, which another"):
