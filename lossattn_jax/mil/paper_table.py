@@ -12,8 +12,7 @@ from typing import Any
 from lossattn_jax import records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods, report
-from lossattn_jax.mil.experiment import SUMMARY_NAME
-from lossattn_jax.mil.report import Summary
+from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
 log = logging.getLogger(__name__)
