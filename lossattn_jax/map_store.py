@@ -159,13 +159,13 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         )
     for key, here in made_from.items():
         if stored.get(key) != here:
-            before, now = _shown(stored.get(key)), _shown(here)
+            before, now = _abbreviate(stored.get(key)), _abbreviate(here)
             raise UserError(
                 f"{folder} holds another export, with {key} {before} and not {now}; {instead}"
             )
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     """A value for a sentence, a digest by its first digits."""
     if isinstance(value, str) and _DIGEST.fullmatch(value):
         return f"'{value[:8]}...'"

@@ -45,14 +45,15 @@ def refuse_other(experiment: Experiment, folder: pathlib.Path) -> None:
 def write(experiment: Experiment, folder: pathlib.Path) -> None:
     """Says in the folder of a data set of which bags it is, where it does not say so yet.
 
+    Not before there are results: of what was stopped without any, the bags may change.
+
     Args:
       experiment: that `refuse_other` has not refused.
-      folder: of the data set, made where it is absent.
+      folder: of the data set, which exists.
 
     Raises:
       OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORD_NAME
     try:
         records.read(path)

@@ -95,8 +95,6 @@ def run(
     for experiment in experiment_names.read(datasets, load, config, folder, check):
         # Not before there are bags: a misspelled name leaves no workdir behind.
         _store_config(config, folder)
-        with run_folder.writing(folder):
-            data_record.write(experiment, folder / experiment.dataset.name)
         _describe(experiment, config)
         data_warnings.warn(experiment.dataset)
         for name in names:
@@ -162,6 +160,8 @@ def _method(
     dataset = experiment.dataset
     own = folder / dataset.name / name
     results = cross_validation.run(experiment, name, config, rules, own)
+    with run_folder.writing(folder):
+        data_record.write(experiment, folder / dataset.name)
     summaries = []
     for rule in rules:
         folds = [record.content for record in results[rule]]

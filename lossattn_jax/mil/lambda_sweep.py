@@ -105,10 +105,9 @@ def run(
     for experiment in experiment_names.read([dataset], load, config, root, check):
         name = experiment.dataset.name
         folder = run_folder.make_workdir(root / name)
-        with run_folder.writing(folder):
-            data_record.write(experiment, folder)
         told[name] = _measure(experiment, config, lambdas, folder)
         with run_folder.writing(folder):
+            data_record.write(experiment, folder)
             made_from = _inputs(experiment, config, lambdas)
             records.write(folder / METRICS_NAME, told[name], made_from, indent=1)
         log.info("files: %s", folder)

@@ -81,22 +81,22 @@ def _collect(runs: Sequence[str]) -> list[_Entry]:
             raise UserError(f"{run} has no {SUMMARY_NAME}; it is not a workdir of lossattn_jax.mil")
         pairs += [(run, entry) for entry in entries]
     names = _names(entry for _, entry in pairs)
-    found: dict[tuple[str, str, str], _Entry] = {}
+    by_key: dict[tuple[str, str, str], _Entry] = {}
     for (run, entry), name in zip(pairs, names, strict=True):
         summary = dataclasses.replace(entry.summary, dataset=name)
         key = (name, summary.method, summary.rule)
-        if key in found:
+        if key in by_key:
             raise UserError(
                 f"{run} has {summary.method} on {name} under the rule {summary.rule}, which another run "
                 "has too"
             )
-        found[key] = dataclasses.replace(entry, summary=summary)
+        by_key[key] = dataclasses.replace(entry, summary=summary)
     order, rules = list(methods.NAMES), list(RULES)
-    datasets = _datasets([entry.summary for entry in found.values()])
+    datasets = _datasets([entry.summary for entry in by_key.values()])
     return [
-        found[key]
+        by_key[key]
         for key in sorted(
-            found, key=lambda k: (datasets.index(k[0]), order.index(k[1]), rules.index(k[2]))
+            by_key, key=lambda k: (datasets.index(k[0]), order.index(k[1]), rules.index(k[2]))
         )
     ]
 

@@ -146,6 +146,16 @@ def test_a_summary_alone_says_which_bags_a_folder_is_of(own, tmp_path):
     assert run([path], workdir, method="mi_graph")[0].folds == 3
 
 
+def test_where_a_run_has_stopped_without_a_fold_the_bags_may_change(tmp_path, monkeypatch):
+    first, workdir = write_bags(tmp_path / "a" / "own.csv"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.cross_validation, "run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run([first], workdir)
+    assert run([write_bags(tmp_path / "own.csv", seed=1)], workdir)[0].folds == 3
+    refused("own/data.json was made", [first], workdir, method="mi_graph")
+
+
 @pytest.mark.parametrize("prepare", [lambda workdir: None, without_data_record])
 def test_other_methods_rules_and_more_repeats_go_on_with_the_same_bags(own, prepare):
     path, workdir = own
