@@ -338,6 +338,22 @@ def test_a_benchmark_and_ones_own_file_of_its_name_are_two_data_sets(fox, tmp_pa
     assert {one.dataset: one.paper for one in found} == {one.dataset: one.paper for one in both}
 
 
+def test_ones_own_bags_are_in_no_column_of_a_benchmark_without_digests(fox, tmp_path):
+    run(["fox"], tmp_path / "old", data_dir=str(fox))
+    for file in (tmp_path / "old" / "fox").rglob("*.json"):
+        as_before_digests(file)
+    own = write_bags(tmp_path / "own" / "fox.csv", bags=20, shift=1.0)
+    run([own], tmp_path / "own", method="mi_graph")
+    runs = [str(tmp_path / "old"), str(tmp_path / "own")]
+    for order in (runs, runs[::-1]):
+        of_method = {one.method: one for one in paper_table.collect(order)}
+        assert of_method["mi_kernel"].dataset == "fox"
+        assert of_method["mi_graph"].dataset.startswith("fox-")
+        text = paper_table.markdown(list(of_method.values()))
+        number = of_method["mi_graph"].accuracy
+        assert f"| mi-Graph | - / 0.620 | {number:.3f} (-) |" in text
+
+
 def test_other_bags_in_the_place_of_a_benchmark_have_no_figures(fox, tmp_path, caplog):
     write_bags(fox / "fox.csv", bags=18)
     (summary,) = run(["fox"], tmp_path / "run", data_dir=str(fox))
