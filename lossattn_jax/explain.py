@@ -131,11 +131,12 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
         )
     attentions, compared = _thresholds(run, variables, dataset, shown, totals)
     fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
-    facts = _facts(run, workdir, fields) | {
-        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images"
+    facts: dict[str, str | float] = {
+        **_facts(run, workdir, fields),
+        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images",
     }
     if not run.spec.multi_label:
-        facts["calibration error"] = f"{counts.calibration_error():.4f}"
+        facts["calibration error"] = counts.calibration_error()
     return _content(
         run,
         shown,

@@ -30,7 +30,7 @@ from lossattn_jax import (
 )
 from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step
-from lossattn_jax.map_store import FORMAT, MapStore, legible, make_group
+from lossattn_jax.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
 from lossattn_jax.train.reporting import Progress
 
@@ -63,7 +63,8 @@ def export(
       eval_step: from `make_eval_step`.
       dataset: the split.
       output: folder of the store. One that is there has to be of the same export: network, checkpoint and
-        images by content, and sizes. It is gone on with from the first batch that is not done.
+        images by content, and sizes. It is gone on with from the first batch that is not done, or, with a
+        warning, not as it was written.
       workdir: folder of the run, for the attributes.
       num: number of images; None: all. A smaller split gives fewer.
       batch_size: images per batch over all devices, rounded up to a multiple of their number; None: as in
@@ -91,7 +92,7 @@ def export(
         return store.folder
     if first:
         log.info("going on after %d of %d images", first * size, num)
-    fields = _receptive_fields(run, dataset, store)
+    fields = _receptive_fields(run, dataset, store, anew=first == 0)
     kind = runs.loss_kind(run.model, run.spec)
     began = told = time.monotonic()
     progress = Progress(first * size, num, batch_size=1)
@@ -104,7 +105,7 @@ def export(
         # In pairs, so that the devices are busy with the next batch while this one is written.
         for (place, (batch, _, outputs)), _ in itertools.pairwise(itertools.chain(steps, end)):
             start = place * size + jax.process_index() * store.rows
-            store.write(start, _rows(batch, outputs, fields, kind))
+            store.write(start, _rows(batch, outputs, fields, kind), fields)
             if time.monotonic() - told >= _LOG_SECONDS:
                 told, reached = time.monotonic(), min((place + 1) * size, num)
                 rate, left = progress.measure(reached), progress.time_left(reached)
@@ -154,17 +155,17 @@ def _refuse_nonfinite(store: MapStore, num: int) -> None:
         )
 
 
-def _receptive_fields(run: runs.Run, dataset: data.Dataset, store: MapStore) -> np.ndarray:
-    """`[P, H, W]` float32 as the store has them; measured where it does not yet."""
+def _receptive_fields(
+    run: runs.Run, dataset: data.Dataset, store: MapStore, anew: bool
+) -> np.ndarray:
+    """`[P, H, W]` float32, measured anew, or as the store has them, whose digests of rows are of them too."""
     array = store.arrays["receptive_field"]
-    if jax.process_index() == 0:
-        stored = legible(array)
-        if stored is None or np.isnan(stored).any():
-            first = np.arange(min(receptive_field.PROBES, len(dataset)))
-            log.info("measuring what each patch sees of an image")
-            images = dataset.read(first)["image"]
-            fields = receptive_field.on_images(run.model, run.variables, images, run.spec)
-            store.wait(array.write(fields))
+    if anew and jax.process_index() == 0:
+        first = np.arange(min(receptive_field.PROBES, len(dataset)))
+        log.info("measuring what each patch sees of an image")
+        images = dataset.read(first)["image"]
+        fields = receptive_field.on_images(run.model, run.variables, images, run.spec)
+        store.wait(array.write(fields))
     devices.barrier("receptive fields written")
     return store.wait(array.read())
 

@@ -1,12 +1,16 @@
 """Zarr stores of maps: the only module that knows about TensorStore.
 
 A store is a Zarr v3 group with an array for each of `ARRAYS`. What it was made from is in the group's
-attributes, with digests of data and parameters, so that it is gone on with only by the same export.
+attributes, with digests of data and parameters, so that it is gone on with only by the same export. Each row
+has a digest of its content, by which damaged, lost and exchanged chunks are found.
 """
 
+import hashlib
 import json
+import logging
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,8 +21,10 @@ import lossattn_jax
 from lossattn_jax.data import DatasetSpec
 from lossattn_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _FORMATS = "lossattn_jax maps "
-FORMAT = _FORMATS + "2"
+FORMAT = _FORMATS + "3"
 # The arrays: type, and axes in the order of a row. `done` is the last to be made and to be written.
 ARRAYS = {
     "index": ("int32", ("image",)),
@@ -30,8 +36,11 @@ ARRAYS = {
     "attention": ("float32", ("image", "patch")),
     "pixels": ("float32", ("image", "y", "x")),
     "receptive_field": ("float32", ("patch", "y", "x")),
+    "digest": ("uint8", ("image", "byte")),
     "done": ("bool", ("image",)),
 }
+# What the digest of a row is of, besides the receptive fields.
+_DIGESTED = [name for name in ARRAYS if name not in ("receptive_field", "digest", "done")]
 _UNWRITTEN = {"float32": "NaN", "int32": -1, "uint8": 255, "bool": False}
 _COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -41,10 +50,13 @@ _METADATA = "zarr.json"  # of a group or an array
 class MapStore:
     """An opened store of N images, a chunk of which holds the `rows` that a process has of a batch."""
 
-    def __init__(self, folder: pathlib.Path, spec: DatasetSpec, sizes: dict[str, int], rows: int):
+    def __init__(
+        self, folder: pathlib.Path, spec: DatasetSpec, sizes: Mapping[str, int], rows: int
+    ):
         """Opens a store in `folder`; `sizes` are those of the axes."""
         self.folder, self.rows = folder, rows
         self._num = sizes["image"]
+        sizes = {**sizes, "byte": hashlib.sha256().digest_size}
         self._pending: tuple[int, int, list[Any]] | None = None
         # `done` is made last: where it is, another array that is not has been lost.
         create = jax.process_index() == 0 and not (folder / "done" / _METADATA).exists()
@@ -69,19 +81,47 @@ class MapStore:
             self.arrays[name] = self.wait(tensorstore.open(opening, open=True, create=create))
 
     def first_undone(self) -> int | None:
-        """The first row of the first chunk that is not done; None where all are."""
-        for start in range(0, self._num, self.rows):
-            done = legible(self.arrays["done"][start : min(start + self.rows, self._num)])
+        """The first row of the first chunk of this process that is not done or not as it was written.
+
+        Of the latter a warning tells. None where there is no such chunk.
+        """
+        fields = legible(self.arrays["receptive_field"])
+        own = jax.process_index() * self.rows
+        for start in range(own, self._num, jax.process_count() * self.rows):
+            stop = min(start + self.rows, self._num)
+            done = legible(self.arrays["done"][start:stop])
             if done is None or not done.all():
+                return start
+            digests: Any = legible(self.arrays["digest"][start:stop])
+            rows = {name: legible(self.arrays[name][start:stop]) for name in _DIGESTED}
+            illegible = any(array is None for array in (fields, digests, *rows.values()))
+            if illegible or (digests != _digest_rows(rows, fields)).any():
+                log.warning(
+                    "the store %s is damaged: images from %d on are not as they were written; "
+                    "they are made again",
+                    self.folder,
+                    start,
+                )
                 return start
         return None
 
-    def write(self, start: int, values: dict[str, np.ndarray]) -> None:
-        """Starts to write a chunk from row `start` on, once the one before is written; cuts it at N."""
+    def write(self, start: int, values: Mapping[str, np.ndarray], fields: np.ndarray) -> None:
+        """Starts to write a chunk, once the one before is written.
+
+        Args:
+          start: its first row; it is cut at N.
+          values: by names of the arrays, all but `receptive_field`, `digest` and `done`.
+          fields: what `receptive_field` has.
+        """
         self.close()
         count = min(self.rows, self._num - start)
         if count > 0:
-            begun = [self._begin(name, start, rows[:count]) for name, rows in values.items()]
+            rows = {
+                name: np.asarray(array[:count], self.arrays[name].dtype.numpy_dtype)
+                for name, array in values.items()
+            }
+            rows["digest"] = _digest_rows(rows, fields)
+            begun = [self._begin(name, start, array) for name, array in rows.items()]
             self._pending = start, count, begun
 
     def close(self) -> None:
@@ -110,6 +150,18 @@ class MapStore:
             # TensorStore ends its messages with whole specifications.
             reason = " ".join(str(error).split()).split(" [")[0][:300]
             raise UserError(f"the store {self.folder} cannot be written: {reason}") from None
+
+
+def _digest_rows(rows: Mapping[str, Any], fields: Any) -> np.ndarray:
+    """SHA-256 of each of n rows as `_DIGESTED` has them and of the receptive fields, uint8 `[n, 32]`."""
+    shared = hashlib.sha256(fields.tobytes())
+    digests = []
+    for values in zip(*(rows[name] for name in _DIGESTED), strict=True):
+        digest = shared.copy()
+        for value in values:
+            digest.update(value.tobytes())
+        digests.append(np.frombuffer(digest.digest(), np.uint8))
+    return np.stack(digests)
 
 
 def legible(array: Any) -> np.ndarray | None:
@@ -159,13 +211,13 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         )
     for key, here in made_from.items():
         if stored.get(key) != here:
-            before, now = _shown(stored.get(key)), _shown(here)
+            before, now = _abbreviate(stored.get(key)), _abbreviate(here)
             raise UserError(
                 f"{folder} holds another export, with {key} {before} and not {now}; {instead}"
             )
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     """A value for a sentence, a digest by its first digits."""
     if isinstance(value, str) and _DIGEST.fullmatch(value):
         return f"'{value[:8]}...'"

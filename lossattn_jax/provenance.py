@@ -45,15 +45,15 @@ def of_data(*datasets: data.Dataset) -> list[str]:
     Raises:
       UserError: they are not, or a file cannot be read.
     """
-    found = [dataset.digest() for dataset in datasets]
+    contents = [dataset.digest() for dataset in datasets]
     # As many digits as an int32 takes.
-    if not devices.same_everywhere(int(digests.of_json(found)[:7], 16)):
+    if not devices.same_everywhere(int(digests.of_json(contents)[:7], 16)):
         splits = " and ".join(dataset.split for dataset in datasets)
         raise UserError(
             f"the {splits} images of {datasets[0].spec.name} are others for another process; every host has "
             "to have the same copy of the data set"
         )
-    return found
+    return contents
 
 
 def of_run(run: runs.Run) -> dict[str, Any]:

@@ -403,6 +403,48 @@ def test_what_cannot_be_written_is_a_sentence(export, whole, tmp_path):
     assert "tensorstore_spec" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("damage", "calls"),
+    [
+        (lambda store, other: (store / "attention/c/2/0").unlink(), 3),
+        (lambda store, other: (store / "pixels/c/4/0/0").write_bytes(b"torn"), 1),
+        (lambda store, other: (store / "digest/c/3/0").unlink(), 2),
+        # Parts of another export, or of other images of this one, are whole in themselves.
+        (lambda store, other: copy(other, store, "logits/c/1/0", "logits/c/1/0"), 4),
+        (
+            lambda store, other: copy(store, store, "patch_logits/c/0/0/0", "patch_logits/c/3/0/0"),
+            2,
+        ),
+        (lambda store, other: set_to_zero(store, "receptive_field"), 5),
+    ],
+)
+def test_a_damaged_store_is_made_again_from_the_damage_on(
+    export, eval_step, run, whole, tmp_path, damage, calls, caplog
+):
+    draw = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: leaf * draw.uniform(1, 2, leaf.shape), run.variables)
+    other = export(tmp_path / "other.zarr", run=dataclasses.replace(run, variables=variables))
+    before = contents(whole)
+    damage(whole, other)
+    assert contents(whole) != before
+    steps = Steps(eval_step)
+    export(whole, eval_step=steps)
+    assert steps.calls == calls and contents(whole) == before
+    assert f"the store {whole} is damaged: images from {(5 - calls) * BATCH} on" in caplog.text
+    caplog.clear()
+    export(whole, eval_step=steps)
+    assert steps.calls == calls and not caplog.records
+
+
+def copy(source, target, chunk, place):
+    (target / place).write_bytes((source / chunk).read_bytes())
+
+
+def set_to_zero(folder, name):
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
+    tensorstore.open(spec, open=True).result()[...].write(0).result()
+
+
 def test_a_lost_array_is_not_made_anew(export, whole):
     (whole / "pixels" / "zarr.json").unlink()
     with pytest.raises(UserError, match=r"cannot be written: .*pixels/zarr\.json.* does not exist"):

@@ -189,9 +189,9 @@ def _write_cache(path: str, made_from: str, arrays: dict[str, np.ndarray]) -> No
             prefix=".cache_", suffix=".npz", dir=os.path.dirname(path)
         )
         with os.fdopen(handle, "wb") as file:
-            told = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
+            facts = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
             values: dict[str, Any] = {
-                **{name: np.array(told[name]) for name in _OF_CACHE},
+                **{name: np.array(facts[name]) for name in _OF_CACHE},
                 **arrays,
             }
             np.savez(file, **values)

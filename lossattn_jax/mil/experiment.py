@@ -14,6 +14,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
     cross_validation,
+    data_record,
     data_warnings,
     experiment_names,
     methods,
@@ -28,7 +29,7 @@ from lossattn_jax.mil.sources import Experiment
 log = logging.getLogger(__name__)
 
 CONFIG_NAME, TABLE_NAME = "config.json", "table.md"
-SUMMARY_NAME, WEIGHTS_NAME = "summary.json", "instance_weights.csv"
+WEIGHTS_NAME = "instance_weights.csv"
 ALL = "all"
 
 
@@ -120,6 +121,8 @@ def _check(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
         cross_validation.refuse_other(experiment, name, config, rules, folder / dataset.name / name)
+    for experiment in experiments:
+        data_record.refuse_other(experiment, folder / experiment.dataset.name)
 
 
 def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
@@ -157,6 +160,8 @@ def _method(
     dataset = experiment.dataset
     own = folder / dataset.name / name
     results = cross_validation.run(experiment, name, config, rules, own)
+    with run_folder.writing(folder):
+        data_record.write(experiment, folder / dataset.name)
     summaries = []
     for rule in rules:
         folds = [record.content for record in results[rule]]
@@ -165,7 +170,7 @@ def _method(
         for split, record in zip(experiment.splits, results[rule], strict=True):
             made_from[split.name] = record.digest
         with run_folder.writing(own / rule):
-            report.write_summary(summary, own / rule / SUMMARY_NAME, made_from)
+            report.write_summary(summary, own / rule / report.SUMMARY_NAME, made_from)
             report.write_weights(folds, own / rule / WEIGHTS_NAME)
         log.info(
             "%s, %s: accuracy %s +- %s over %d folds (%s)",

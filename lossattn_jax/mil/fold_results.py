@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import records
+from lossattn_jax.mil import provenance
 from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.selection import BEST_TEST
 from lossattn_jax.mil.splits import Split
@@ -129,6 +130,16 @@ def of_inputs(
     """
     own = {"method": method, "rule": rule, "repeat": split.repeat, "fold": split.fold}
     return {**bags, **config, **own}
+
+
+def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `of_inputs` gave the part that is about the bags, however they are split."""
+    other = {provenance.SPLIT, "method", "rule", "repeat", "fold"}
+    return {
+        key: value
+        for key, value in made_from.items()
+        if key not in other and not key.startswith(provenance.CONFIG)
+    }
 
 
 def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> records.Record | None:

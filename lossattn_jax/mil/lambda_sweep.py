@@ -4,6 +4,7 @@ Every lambda is trained on the same draws of bags from the same seeds, all in on
 earlier sweep is gone on with; one of other bags or another config is not written over.
 """
 
+import functools
 import logging
 import math
 import pathlib
@@ -18,6 +19,8 @@ from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
     cross_validation,
+    data_record,
+    experiment_names,
     instance_figures,
     instance_metrics,
     provenance,
@@ -75,8 +78,8 @@ def run(
       For each experiment the content of its `lambdas.json`, a record of `lossattn_jax.records`.
 
     Raises:
-      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has a sweep
-        of other bags or another config.
+      UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has results
+        of other bags or a sweep of another config. Nothing was written over then.
     """
     config_lib.check(config)
     if dataset not in sources.GENERATED:
@@ -89,14 +92,23 @@ def run(
             f"lambdas are {list(lambdas)}, but must be at least one, finite and none negative"
         )
     log.info("devices: %s", devices.describe())
+    root = pathlib.Path(workdir)
+    load = functools.partial(sources.experiments, data_dir=data_dir, config=config)
+
+    def check(experiments: Sequence[Experiment]) -> None:
+        for experiment in experiments:
+            folder = root / experiment.dataset.name
+            _refuse_other(folder / METRICS_NAME, _inputs(experiment, config, lambdas))
+            data_record.refuse_other(experiment, folder)
+
     told = {}
-    for experiment in sources.experiments(dataset, data_dir, config):
+    for experiment in experiment_names.read([dataset], load, config, root, check):
         name = experiment.dataset.name
-        folder = run_folder.make_workdir(pathlib.Path(workdir) / name)
-        made_from = _inputs(experiment, config, lambdas)
-        _refuse_other(folder / METRICS_NAME, made_from)
+        folder = run_folder.make_workdir(root / name)
         told[name] = _measure(experiment, config, lambdas, folder)
         with run_folder.writing(folder):
+            data_record.write(experiment, folder)
+            made_from = _inputs(experiment, config, lambdas)
             records.write(folder / METRICS_NAME, told[name], made_from, indent=1)
         log.info("files: %s", folder)
     return told

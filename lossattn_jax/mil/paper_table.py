@@ -1,19 +1,19 @@
 """Summaries of many runs in the layout of the AAAI 2020 paper's Table 1, beside the paper's numbers."""
 
+import collections
 import dataclasses
 import json
 import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossattn_jax import records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods, report
-from lossattn_jax.mil.experiment import SUMMARY_NAME
-from lossattn_jax.mil.report import Summary
+from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
 def collect(runs: Sequence[str]) -> list[Summary]:
     """The summaries of some runs, sorted by data set, method and rule as the paper has them.
 
-    Other bags of the same name get `NAME-` and 8 digits of their digests as their data set. A warning tells
-    of summaries that were written before there were digests.
+    Other bags of the same name, such as a benchmark's and one's own, get `NAME-` and 8 digits of their
+    digests as their data set. A warning tells of summaries that were written before there were digests.
 
     Args:
       runs: workdirs of `python -m lossattn_jax.mil`, or JSON files that `write` wrote.
@@ -83,36 +83,42 @@ def _collect(runs: Sequence[str]) -> list[_Entry]:
         if not entries:
             raise UserError(f"{run} has no {SUMMARY_NAME}; it is not a workdir of lossattn_jax.mil")
         pairs += [(run, entry) for entry in entries]
-    names = _names(entry for _, entry in pairs)
-    found: dict[tuple[str, str, str], _Entry] = {}
+    names = _names([entry for _, entry in pairs])
+    by_key: dict[tuple[str, str, str], _Entry] = {}
     for (run, entry), name in zip(pairs, names, strict=True):
         summary = dataclasses.replace(entry.summary, dataset=name)
         key = (name, summary.method, summary.rule)
-        if key in found:
+        if key in by_key:
             raise UserError(
                 f"{run} has {summary.method} on {name} under the rule {summary.rule}, which another run "
                 "has too"
             )
-        found[key] = dataclasses.replace(entry, summary=summary)
+        by_key[key] = dataclasses.replace(entry, summary=summary)
     order, rules = list(methods.NAMES), list(RULES)
-    datasets = _datasets([entry.summary for entry in found.values()])
+    datasets = _datasets([entry.summary for entry in by_key.values()])
     return [
-        found[key]
+        by_key[key]
         for key in sorted(
-            found, key=lambda k: (datasets.index(k[0]), order.index(k[1]), rules.index(k[2]))
+            by_key, key=lambda k: (datasets.index(k[0]), order.index(k[1]), rules.index(k[2]))
         )
     ]
 
 
-def _names(entries: Iterable[_Entry]) -> list[str]:
-    """What the entries' data sets are called, so that different bags are called differently."""
+def _names(entries: Sequence[_Entry]) -> list[str]:
+    """What the entries' data sets are called, so that different bags are called differently.
+
+    Bags that are not known are others than those that are known where only one of them are a benchmark's.
+    """
     known = [(entry.summary.dataset, (entry.made_from or {}).get("bags")) for entry in entries]
-    of_name: dict[str, set[str]] = {}
-    for name, bags in known:
+    bags_of: dict[str, set[str]] = collections.defaultdict(set)
+    benchmarks_of: dict[str, set[str | None]] = collections.defaultdict(set)
+    for entry, (name, bags) in zip(entries, known, strict=True):
+        benchmarks_of[name].add(entry.summary.benchmark)
         if bags is not None:
-            of_name.setdefault(name, set()).add(bags)
+            bags_of[name].add(bags)
+    ambiguous = {name for name in bags_of if max(len(bags_of[name]), len(benchmarks_of[name])) > 1}
     return [
-        f"{name}-{bags[:8]}" if bags is not None and len(of_name[name]) > 1 else name
+        f"{name}-{bags[:8]}" if bags is not None and name in ambiguous else name
         for name, bags in known
     ]
 

@@ -22,6 +22,7 @@ _WORDS = {
     "positive": "positive class",
 }
 SPLIT = "training and test bags"
+CONFIG = "config."  # how the names of a config's values begin
 _MOST_LISTED = 10  # of a tuple's values, which more of are digested
 _FREE = ("repeats",)  # keys of a config that a fold does not depend on
 
@@ -68,7 +69,7 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
 
 def of_config(config: ConfigDict) -> dict[str, Any]:
     """The values that folds depend on, as JSON: all but `repeats`, each as `config.KEY`."""
-    return {f"config.{key}": _plain(value) for key, value in leaves(config) if key not in _FREE}
+    return {f"{CONFIG}{key}": _plain(value) for key, value in leaves(config) if key not in _FREE}
 
 
 def _plain_or_digest(value: Any) -> Any:

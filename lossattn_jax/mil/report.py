@@ -16,6 +16,8 @@ from lossattn_jax.errors import Incomplete
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
+SUMMARY_NAME = "summary.json"
+
 Folds = Sequence[Mapping[str, Any]]
 
 

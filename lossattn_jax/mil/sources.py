@@ -50,10 +50,14 @@ class Experiment:
         )
 
     @property
+    def bags(self) -> dict[str, Any]:
+        """The first split's bags, however they are split, as JSON; with more repeats they stay the same."""
+        return {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
+
+    @property
     def digest(self) -> str:
-        """Of the first split's bags, however they are split; with more repeats it stays what it is."""
-        bags = {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
-        return digests.of_json(bags)
+        """Of `bags`."""
+        return digests.of_json(self.bags)
 
 
 def names(name: str, config: ConfigDict) -> tuple[str, ...]:

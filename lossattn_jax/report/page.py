@@ -28,7 +28,8 @@ class Content:
 
     Attributes:
       title: its heading.
-      facts: by name, what a reader has to know about the checkpoint and the data.
+      facts: by name, what a reader has to know about the checkpoint and the data; the page
+        has four digits of a number.
       intro: a sentence on which images are shown.
       explanations: N images.
       grid: places of the P patches.
@@ -43,7 +44,7 @@ class Content:
     """
 
     title: str
-    facts: Mapping[str, str]
+    facts: Mapping[str, str | float]
     intro: str
     explanations: Explanations
     grid: PatchGrid
@@ -65,7 +66,7 @@ def render(content: Content) -> str:
         "title": _text(content.title),
         "style": _asset("page.css"),
         "facts": "\n".join(
-            f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
+            f"<div><dt>{_text(name)}</dt><dd>{_text(_fact(value))}</dd></div>"
             for name, value in content.facts.items()
         ),
         "summary": _summary(content),
@@ -133,6 +134,10 @@ def _figure(plot: Plot) -> str:
         f'<figure><img src="{_uri(plot.png)}" alt="{_text(plot.alt)}">'
         f"<figcaption>{_text(plot.title)}</figcaption></figure>"
     )
+
+
+def _fact(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def _summary(content: Content) -> str:

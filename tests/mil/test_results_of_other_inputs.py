@@ -111,6 +111,62 @@ def test_other_bags_of_the_name_are_refused(own, tmp_path, ending):
     refused(f"{workdir}/own/mi_kernel/final/.*other instances.*another workdir", [other], workdir)
 
 
+def without_data_record(workdir):
+    """As workdirs were before folders of data sets said of which bags they are."""
+    (workdir / "own" / "data.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (lambda workdir: None, "own/data.json was made from other inputs .*other instances"),
+        (lambda workdir: shutil.rmtree(workdir / "own" / "mi_kernel"), "own/data.json was made"),
+        (without_data_record, "mi_kernel/final/repeat0_fold0.json was made .*other instances"),
+        (
+            lambda workdir: (workdir / "own" / "data.json").write_text("{"),
+            "mi_kernel/final/repeat0_fold0.json was made .*other instances",
+        ),
+    ],
+)
+def test_other_methods_and_rules_are_for_the_same_bags(own, tmp_path, prepare, sentence):
+    _, workdir = own
+    other = write_bags(tmp_path / "b" / "own.csv", seed=1)
+    prepare(workdir)
+    refused(sentence, [other], workdir, method="mi_graph")
+    refused(sentence, [other], workdir, rules=("best_test_epoch",), method="mi_graph", repeats=2)
+
+
+def test_a_summary_alone_says_which_bags_a_folder_is_of(own, tmp_path):
+    path, workdir = own
+    without_data_record(workdir)
+    for fold in (workdir / "own").rglob("repeat*.json"):
+        fold.unlink()
+    other = write_bags(tmp_path / "b" / "own.csv", seed=1)
+    refused("summary.json was made from other inputs .*other bags", [other], workdir)
+    assert run([path], workdir, method="mi_graph")[0].folds == 3
+
+
+def test_where_a_run_has_stopped_without_a_fold_the_bags_may_change(tmp_path, monkeypatch):
+    first, workdir = write_bags(tmp_path / "a" / "own.csv"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.cross_validation, "run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run([first], workdir)
+    assert run([write_bags(tmp_path / "own.csv", seed=1)], workdir)[0].folds == 3
+    refused("own/data.json was made", [first], workdir, method="mi_graph")
+
+
+@pytest.mark.parametrize("prepare", [lambda workdir: None, without_data_record])
+def test_other_methods_rules_and_more_repeats_go_on_with_the_same_bags(own, prepare):
+    path, workdir = own
+    prepare(workdir)
+    before = files(workdir / "own" / "mi_kernel")
+    assert run([path], workdir, method="mi_graph", rules=("final", "best_test_epoch"))[1].folds == 3
+    assert files(workdir / "own" / "mi_kernel") == before
+    assert records.read(workdir / "own" / "data.json").content == {"dataset": "own"}
+    assert run([path], workdir, repeats=2)[0].folds == 6
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -282,6 +338,22 @@ def test_a_benchmark_and_ones_own_file_of_its_name_are_two_data_sets(fox, tmp_pa
     assert {one.dataset: one.paper for one in found} == {one.dataset: one.paper for one in both}
 
 
+def test_ones_own_bags_are_in_no_column_of_a_benchmark_without_digests(fox, tmp_path):
+    run(["fox"], tmp_path / "old", data_dir=str(fox))
+    for file in (tmp_path / "old" / "fox").rglob("*.json"):
+        as_before_digests(file)
+    own = write_bags(tmp_path / "own" / "fox.csv", bags=20, shift=1.0)
+    run([own], tmp_path / "own", method="mi_graph")
+    runs = [str(tmp_path / "old"), str(tmp_path / "own")]
+    for order in (runs, runs[::-1]):
+        of_method = {one.method: one for one in paper_table.collect(order)}
+        assert of_method["mi_kernel"].dataset == "fox"
+        assert of_method["mi_graph"].dataset.startswith("fox-")
+        text = paper_table.markdown(list(of_method.values()))
+        number = of_method["mi_graph"].accuracy
+        assert f"| mi-Graph | - / 0.620 | {number:.3f} (-) |" in text
+
+
 def test_other_bags_in_the_place_of_a_benchmark_have_no_figures(fox, tmp_path, caplog):
     write_bags(fox / "fox.csv", bags=18)
     (summary,) = run(["fox"], tmp_path / "run", data_dir=str(fox))
@@ -337,6 +409,27 @@ def test_a_sweep_of_lambdas_is_not_written_over_by_another(tmp_path, monkeypatch
     with pytest.raises(UserError, match="config.training.epochs 100 instead of 7"):
         lambda_sweep.run(config, str(tmp_path / "run"), first)
     assert path.read_bytes() == before
+    path.unlink()  # no sweep, but results of another method may be there
+    with pytest.raises(UserError, match="mnist_bags_6/data.json was made .*other instances"):
+        lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "b.npz", 1))
+
+
+def test_a_sweep_is_refused_before_any_of_its_experiments_is_computed(tmp_path, monkeypatch):
+    computed = []
+
+    def measured(experiment, config, lambdas, folder):
+        computed.append(experiment.dataset.name)
+        return {"lambdas": {}}
+
+    monkeypatch.setattr(lambda_sweep, "_measure", measured)
+    config = config_lib.default_config()
+    config.repeats = 1
+    config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
+    lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "a.npz"))
+    config.bags.train = (4, 6)
+    with pytest.raises(UserError, match="mnist_bags_6/lambdas.json was made from other inputs"):
+        lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "b.npz", 1))
+    assert computed == ["mnist_bags_6"] and not (tmp_path / "run" / "mnist_bags_4").exists()
 
 
 @pytest.mark.parametrize("case", ["stale_results", "own_name"])

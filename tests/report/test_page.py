@@ -1,6 +1,7 @@
 """The page: self-contained, escaped, and holding the numbers it is given."""
 
 import base64
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -166,3 +167,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="the report .*file cannot be written"):
         write(content(), tmp_path / "file")
+
+
+def test_a_number_among_the_facts_is_rounded_on_the_page_alone(tmp_path):
+    error = 0.123456789
+    write(dataclasses.replace(content(), facts={"calibration error": error}), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["facts"] == {
+        "calibration error": error
+    }
+    assert "<dd>0.1235</dd>" in (tmp_path / "index.html").read_text()
