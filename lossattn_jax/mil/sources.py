@@ -123,6 +123,8 @@ def experiments(
     if positive:
         word = find_positive(dataset.classes, positive, dataset.name)
         dataset = dataclasses.replace(dataset, positive=word)
+    # Held-out bags and parameters are drawn class by class, so other words would give other results.
+    dataset = dataset.in_order_of_appearance()
     splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
     return (Experiment(dataset, splits, benchmark),)
 
