@@ -197,6 +197,15 @@ def test_words_for_classes_change_no_result_once_positive_is_known(own_csv, tmp_
     assert "ba: 12 bags of 1 to 3 instances, 24 in all, 2 classes (positive: a)" in caplog.text
 
 
+def test_words_for_more_than_two_classes_are_not_used_silently(tmp_path, caplog):
+    path = tmp_path / "grades.csv"
+    bags = [np.full((1, 1), number, float) for number in range(6)]
+    bag_files.write_csv(BagDataset.from_bags(bags, ["low", "middle", "high"] * 2), path)
+    experiments = sources.experiments(str(path), "nowhere", small(), positive=["high"])
+    assert next(iter(experiments)).dataset.positive is None
+    assert "grades: --positive names no class of it, for it has 3 classes" in caplog.text
+
+
 def test_words_for_classes_change_no_result_of_equal_methods(own_csv, tmp_path):
     files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
     names = ["mi_kernel", "mi_vlad"]
