@@ -266,6 +266,21 @@ class BagDataset:
             for bucket, top in enumerate(tops)
         )
 
+    def in_order_of_appearance(self) -> Self:
+        """The same bags; of two classes neither of which is known to be positive, the first bag's is 0.
+
+        So their order does not follow from the alphabet. Known and more classes stay as they are.
+        """
+        if self.num_classes != 2 or self.positive is not None or not self.labels[0]:
+            return self
+        own = self.instance_labels
+        return dataclasses.replace(
+            self,
+            classes=self.classes[::-1],
+            labels=1 - self.labels,
+            instance_labels=None if own is None else 1 - own,
+        )
+
     def _rows(self, rows: ArrayLike) -> np.ndarray:
         chosen = np.asarray(rows)
         if chosen.dtype == bool:

@@ -166,7 +166,12 @@ def check_finite(
     if not finite.all():
         row = int(np.argmin(finite.all(axis=1)))
         place = int(np.argmin(finite[row]))
-        column = f" in the column {names[place]!r}" if names else ""
+        column = ""
+        if names:
+            way_out = (
+                f"correct it, or leave its row out, or the column with --ignore={names[place]}"
+            )
+            column = f" in the column {names[place]!r}; {way_out}"
         raise UserError(
             f"line {lines[row]} of {path} has the value {values[row, place]:g}, but values must be finite "
             f"numbers (in float32){column}"

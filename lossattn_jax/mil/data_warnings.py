@@ -38,7 +38,7 @@ def warn(dataset: BagDataset) -> None:
     equal = np.flatnonzero(varies_by_rounding(dataset))
     if len(equal):
         log.warning(
-            "%s: %s not vary by more than %s rounds, and count as constant; take an offset away before",
+            "%s: %s not vary by more than %s rounds, which is taken for constant; take an offset away before",
             dataset.name,
             _named(dataset, equal, "the feature", "the features", (" does", " do")),
             dataset.instances.dtype,

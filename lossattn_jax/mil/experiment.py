@@ -137,7 +137,7 @@ def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None
     """
     unequal = [name for name in names if methods.make(name).unequal_classes]
     unknown = [
-        f"{dataset.name} ({' or '.join(repr(str(label)) for label in dataset.classes)})"
+        f"{dataset.name} ({' or '.join(sorted(repr(str(label)) for label in dataset.classes))})"
         for dataset in datasets
         if dataset.num_classes == 2 and dataset.positive is None
     ]

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.invalid import InvalidInput
+from lossattn_jax.mil.missing import is_missing
 
 # Numbers of a float type that are more than so many, and more than half as many as bags, are no classes.
 _MOST_FLOATS = 20
@@ -20,14 +21,16 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
     """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
 
     Raises:
-      InvalidInput: there is not one label for each bag; a label is missing (None, NaN), neither text nor a
-        real number, or a number with a fraction; there are floats as many as if they were to be estimated; or
-        some labels are text and others numbers.
+      InvalidInput: there is not one label for each bag; a label is missing (None, NaN or a word of
+        `missing.WORDS`), neither text nor a real number, or a number with a fraction; there are floats as
+        many as if they were to be estimated; or some labels are text and others numbers.
     """
     if labels is None:
         raise InvalidInput(
             "fit requires y to be passed, but the target y is None; y are the bags' labels"
         )
+    if isinstance(labels, np.ma.MaskedArray):
+        labels = np.array(labels.tolist(), dtype=object)  # None where masked
     # As objects, for an array of text would make a NaN the word "nan", and of 1 and "a" two words.
     values = np.asarray(labels, dtype=object)
     if values.shape != (bags,):
@@ -35,6 +38,12 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
             f"labels have the shape {values.shape}, but must be one for each of {bags} bags"
         )
     for number, value in enumerate(values):
+        # NumPy and pandas make words of NaN and None.
+        if isinstance(value, str) and is_missing(value):
+            raise InvalidInput(
+                f"the label of bag {number} is {str(value)!r}, which stands for a missing one; leave the bag "
+                "out, or rename the class"
+            )
         if isinstance(value, str | np.bool_):
             continue
         if value is None or _is_not_finite(value):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from lossattn_jax.mil.positive import find_positive
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.splits import Split, cross_validation
 from lossattn_jax.registry import lookup
+
+log = logging.getLogger(__name__)
 
 GENERATED = ("mnist_bags", "cifar_bags")
 # Ends of the names of files that are read as bags.
@@ -113,7 +116,7 @@ def experiments(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
     if name in GENERATED:
-        word = find_positive(tuple(range(1 + len(config.bags.targets))), positive, name)
+        word = _positive(tuple(range(1 + len(config.bags.targets))), positive, name)
         return _generated(name, data_dir, config, word)
     (own,) = names(name, config)
     benchmark = None
@@ -125,10 +128,23 @@ def experiments(
     else:
         dataset = dataclasses.replace(bag_files.read(pathlib.Path(name), choice), name=own)
     if positive:
-        word = find_positive(dataset.classes, positive, dataset.name)
+        word = _positive(dataset.classes, positive, dataset.name)
         dataset = dataclasses.replace(dataset, positive=word)
+    # Held-out bags and parameters are drawn class by class, so other words would give other results.
+    dataset = dataset.in_order_of_appearance()
     splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
     return (Experiment(dataset, splits, benchmark),)
+
+
+def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
+    """As `find_positive`; warns where there are words, but not two classes."""
+    if words and len(classes) > 2:
+        log.warning(
+            "%s: --positive names no class of it, for it has %d classes, and only one of two can be positive",
+            name,
+            len(classes),
+        )
+    return find_positive(classes, words, name)
 
 
 def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:

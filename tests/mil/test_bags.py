@@ -254,6 +254,26 @@ def test_a_positive_class_that_is_not_known():
         BagDataset.from_bags(bags, [0, 1, 2], positive=2, name="some")
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (["b", "a", "b"], ("b", "a"), [0, 1, 0]),
+        (["a", "b", "b"], ("a", "b"), [0, 1, 1]),
+        ([2, 1, 1], (2, 1), [0, 1, 1]),
+        (["yes", "no", "no"], ("no", "yes"), [1, 0, 0]),
+        (["c", "a", "b"], ("a", "b", "c"), [2, 0, 1]),
+    ],
+)
+def test_unknown_classes_are_in_order_of_appearance(labels, classes, expected):
+    place = {name: number for number, name in enumerate(sorted(set(labels)))}
+    bags, own = [np.ones((1, 2))] * 3, [[place[label]] for label in labels]
+    dataset = BagDataset.from_bags(bags, labels, instance_labels=own).in_order_of_appearance()
+    assert dataset.classes == classes
+    np.testing.assert_array_equal(dataset.labels, expected)
+    np.testing.assert_array_equal(dataset.instance_labels, expected)
+    assert dataset.select([1, 2]).classes == classes
+
+
 def test_features_may_have_names():
     dataset = three_bags(features=["area", "colour"])
     assert dataset.features == ("area", "colour") and dataset.feature_name(1) == "'colour'"

@@ -140,7 +140,10 @@ def test_a_choice_where_columns_have_no_names(tmp_path):
             "nan nan nan nan nan nan nan nan",
             "line 2 of .* the value nan, .* in the column 'colour'",
         ),
-        ("1 2 1e200 4 5 6 7 8", r"line 4 of .* the value 1e\+200, .* in the column 'colour'"),
+        (
+            "1 2 1e200 4 5 6 7 8",
+            r"line 4 of .* the value 1e\+200, .* 'colour'; correct it, .* --ignore=colour",
+        ),
         ('"1,5" "2,5" 3 4 5 6 7 8', "line 2 of .* has '1,5', .*; write decimals with a point"),
         ('a b c "4,5" e f g h', "line 5 of .* has '4,5', .*; write decimals with a point"),
         ('"1,234.5" a b c d e f g', "line 2 of .* has '1,234.5', .*; write decimals with a point"),

@@ -197,6 +197,39 @@ def test_words_for_classes_change_no_result_once_positive_is_known(own_csv, tmp_
     assert "ba: 12 bags of 1 to 3 instances, 24 in all, 2 classes (positive: a)" in caplog.text
 
 
+def test_words_for_more_than_two_classes_are_not_used_silently(tmp_path, caplog):
+    path = tmp_path / "grades.csv"
+    bags = [np.full((1, 1), number, float) for number in range(6)]
+    bag_files.write_csv(BagDataset.from_bags(bags, ["low", "middle", "high"] * 2), path)
+    experiments = sources.experiments(str(path), "nowhere", small(), positive=["high"])
+    assert next(iter(experiments)).dataset.positive is None
+    assert "grades: --positive names no class of it, for it has 3 classes" in caplog.text
+
+
+def test_words_for_classes_change_no_result_of_equal_methods(own_csv, tmp_path):
+    files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
+    names = ["mi_kernel", "mi_vlad"]
+    config = small(folds=3)
+    summaries = experiment.run(files, names, ["all"], config, str(tmp_path / "run"), "nowhere")
+    count = len(summaries) // 3
+    assert count == len(names) * len(RULES)
+    for place, one in enumerate(summaries[:count]):
+        for other in summaries[place + count :: count]:
+            assert (one.method, one.rule) == (other.method, other.rule)
+            assert (one.accuracies, one.settings, one.auc) == (
+                other.accuracies,
+                other.settings,
+                other.auc,
+            )
+    weights = [
+        (tmp_path / "run" / name / "mi_kernel/validation/instance_weights.csv").read_text()
+        for name in ("ab", "ba")
+    ]
+    swapped = str.maketrans("ab", "ba")
+    rows = [text.splitlines()[1:] for text in weights]
+    assert [row.translate(swapped) for row in rows[0]] == rows[1]
+
+
 def test_choices_of_features_reach_the_files(own_csv, digits, tmp_path):
     def run(dataset, choice):
         return experiment.run(

@@ -29,6 +29,15 @@ CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "label_names"
         ([[0, 1], [1]] * 30, r"the label of bag 0 is \[0, 1\], but must be text, a whole number"),
         ([0, 1, None] * 20, "bag 2 has no label but None; give it one or leave the bag out"),
         (["a", np.nan] * 30, "bag 1 has no label but nan"),
+        (
+            np.array(["a", np.nan, "b"] * 20),
+            "label of bag 1 is 'nan', which stands for a missing one",
+        ),
+        (
+            ["a", "b", " "] * 20,
+            "label of bag 2 is ' ', which stands for a missing one; leave the bag",
+        ),
+        (np.ma.array([0, 1, 0] * 20, mask=[0, 0, 1] * 20), "bag 2 has no label but None"),
         ([np.nan, 1.0] * 30, "bag 0 has no label but nan"),
         ([0.0, np.inf] * 30, "bag 1 has no label but inf"),
         ([0, 1j] * 30, "the label of bag 1 is 1j, but must be text"),

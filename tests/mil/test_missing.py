@@ -17,7 +17,11 @@ PANDAS = [
 ]
 
 
-@pytest.mark.parametrize("word", [*PANDAS, "?", "-", "none", "NONE", "NaT"])
+# Of databases, of spreadsheets and of other languages.
+OTHERS = [r"\N", "#DIV/0!", "#VALUE!", "#REF!", "(null)", "<null>", "nil", "+nan", "undefined"]
+
+
+@pytest.mark.parametrize("word", [*PANDAS, *OTHERS, "?", "-", "none", "NONE", "NaT"])
 def test_words_for_what_is_missing(word):
     assert is_missing(word)
 
@@ -56,8 +60,9 @@ def test_a_missing_label_or_id_is_refused_with_its_line(tmp_path, word, cells, w
         np.array([0, np.nan, 1]),
         np.array(["normal", "nan", "tumor"]),
         np.array([0, None, 1], object),
+        np.ma.array([0, 0, 1], mask=[False, True, False]),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_a_missing_label_is_refused_in_python(labels):
     with pytest.raises(
