@@ -72,14 +72,16 @@ def run(
     if processes:
         _define_process_flags()
     stdout = sys.stdout
-    sys.stdout = cast(Any, _Stdout(stdout))
+    if stdout is not None:  # as it is where the command was started without one
+        sys.stdout = cast(Any, _Stdout(stdout))
     try:
         app.run(
             lambda argv: sys.exit(_call(main, argv, processes)),
             flags_parser=functools.partial(_parse, known=known),
         )
     finally:
-        sys.stdout.flush()
+        if stdout is not None:
+            sys.stdout.flush()
         sys.stdout = stdout
 
 

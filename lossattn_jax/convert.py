@@ -42,7 +42,8 @@ def from_torch_state_dict(
 
     Every array that takes part must be there in its shape, and nothing else may. Of what the papers' code
     stores and never uses, the counters `num_batches_tracked` may be absent, as in files of PyTorch
-    before 0.4.1; the rest may not, since PyTorch's own strict loading asks for it too.
+    before 0.4.1; the rest may not, since PyTorch's own strict loading asks for it too. Values are taken as
+    they are, also non-finite ones and negative running variances, which `convert_file` refuses.
 
     Args:
       state_dict: arrays (NumPy, JAX or PyTorch; floats of any width) by key. The whole may be wrapped as

@@ -10,8 +10,8 @@ This module is the one home of attention scores. Everything is a pure function o
 Scores are computed in float32 whatever the dtype of the features, because a sum over patches of
 bfloat16 weights would not come out as 1. A masked patch has weight exactly 0, and a padded row gives
 exactly what the unpadded one gives. A row with no patch at all has all weights 0, and so do its
-gradients; every other row sums to 1. A mask holds True or 1 for a real patch, and whatever is not 0 counts
-as 1.
+gradients; every other row sums to 1, but one with NaN in a real patch has NaN weights. A mask holds True or 1
+for a real patch, and whatever is not 0 counts as 1.
 
 Shapes, dtypes and numbers that do not fit raise a `ValueError` with a sentence, also while a program is
 traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
@@ -306,17 +306,19 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
     largest = jnp.max(magnitude, axis=(-2, -1), keepdims=True)
     scaled = logits / jnp.where(largest > 0, largest, 1.0)
     squares = jnp.sum(jnp.square(scaled), axis=-1)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+    zero = squares == 0  # not of NaN, which is to be seen in the weights
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
 def _normalise(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Non-negative weights to sum 1 over the real patches; equal weights where all are 0."""
-    real = jnp.ones_like(weights) if mask is None else mask.astype(bool).astype(weights.dtype)
-    weights = weights * real
+    """Non-negative weights to sum 1 over the real patches; equal where all are 0, NaN where one is."""
+    real = jnp.ones(weights.shape, bool) if mask is None else mask.astype(bool)
+    weights = jnp.where(real, weights, 0.0)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    count = jnp.sum(real, axis=-1, keepdims=True)
-    positive = total > 0
+    count = jnp.sum(real, axis=-1, keepdims=True, dtype=weights.dtype)
+    zero = total == 0
     return jnp.where(
-        positive, weights / jnp.where(positive, total, 1.0), real / jnp.maximum(count, 1.0)
+        zero,
+        real / jnp.maximum(count, 1.0),
+        jnp.where(real, weights / jnp.where(zero, 1.0, total), 0.0),
     )

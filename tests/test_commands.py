@@ -200,6 +200,16 @@ def test_a_reader_that_goes_is_no_error(run_python, flags):
     assert finished.stdout.split() == ["0" if flags == "--list" else "1"], finished.stdout
 
 
+def test_a_command_without_stdout_is_no_error(run_python):
+    script = (
+        "import subprocess, sys\n"
+        "command = [sys.executable, '-m', 'lossattn_jax.models', '--list']\n"
+        "print(subprocess.call(['sh', '-c', 'exec \"$@\" >&-', 'sh', *command]))"
+    )
+    finished = run_python("-c", script)
+    assert (finished.stdout, finished.stderr) == ("0\n", "")
+
+
 def test_what_is_done_in_part_has_an_exit_code_of_its_own(run_python):
     script = (
         "from lossattn_jax import command, errors\n"

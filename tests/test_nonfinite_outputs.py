@@ -127,6 +127,26 @@ def test_finite_logits_whose_loss_has_no_sum_count_too():
     assert measured["nonfinite"] == 2 and math.isnan(measured["loss"])
 
 
+@pytest.mark.parametrize(
+    ("backbone", "head", "pooling", "leaf"),
+    [
+        ("small", "conv", "attention", ("attention", "score", "bias")),
+        ("small", "conv", "gated_attention", ("attention", "gate", "kernel")),
+        ("vgg11_bn", "none", "none", ("backbone", "bn1", "bias")),
+        ("capsnet", "none", "dynamic_routing", ("transform",)),
+    ],
+)
+def test_nan_inside_a_network_comes_out(backbone, head, pooling, leaf):
+    model = models.build(backbone, head=head, pooling=pooling, num_classes=3, width=0.1)
+    images = np.random.default_rng(2).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    flat = {k: np.array(a) for k, a in traverse_util.flatten_dict(variables).items()}
+    flat[("params", *leaf)].reshape(-1)[-1] = np.nan
+    variables = traverse_util.unflatten_dict(flat)
+    outputs = jax.jit(lambda v: model.apply(v, images, train=False))(variables)
+    np.testing.assert_array_equal(metrics.outputs_finite(outputs), [False, False])
+
+
 @pytest.mark.parametrize("batch_size", [4, 11])
 def test_an_evaluation_counts_real_examples_alone(run, images, batch_size):
     variables = devices.replicate(run.variables)

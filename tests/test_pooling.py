@@ -286,3 +286,27 @@ def test_uniform_attention_pools_to_the_mean():
     attention = pooling.uniform_attention(jnp.asarray(features))
     pooled = pooling.weighted_sum(jnp.asarray(features), attention)
     np.testing.assert_allclose(pooled, features.mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda x, mask: pooling.loss_attention(x, 4, mask=mask),
+        lambda x, mask: pooling.capsule_loss_attention(x[:, :, None], 4, mask=mask)[1],
+        lambda x, mask: pooling.bag_loss_attention(x, mask),
+        lambda x, mask: pooling.softmax_attention(x[..., 0], mask),
+    ],
+    ids=["loss", "capsule", "bag", "softmax"],
+)
+def test_nan_makes_its_row_nan_and_not_even(weigh):
+    x = np.arange(1, 25, dtype=np.float32).reshape(3, 4, 2) / 10
+    bad = x.copy()
+    bad[1, 2] = np.nan
+    for mask in (None, jnp.ones((3, 4))):
+        weights = weigh(jnp.asarray(bad), mask)
+        assert np.isnan(weights[1]).all()
+        np.testing.assert_array_equal(weights[::2], weigh(jnp.asarray(x), mask)[::2])
+    hidden = jnp.ones((3, 4)).at[:, 2].set(0)
+    weights = weigh(jnp.asarray(bad), hidden)
+    np.testing.assert_array_equal(weights, weigh(jnp.asarray(x), hidden))
+    np.testing.assert_array_equal(weights[:, 2], 0)

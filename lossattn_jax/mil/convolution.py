@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax.mil.linear import dot_general
+from lossattn_jax.models.layers import max_pool
+
+__all__ = ["conv_general_dilated", "max_pool"]
 
 
 def conv_general_dilated(
@@ -46,29 +49,6 @@ def conv_general_dilated(
     if unpadded and neutral and set(window_strides) == {1} and layout == _nhwc(lhs, rhs):
         return jax.lax.platform_dependent(lhs, rhs, cpu=_as_product, default=of_jax)
     return of_jax(lhs, rhs)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling with stride 2; an odd last row or column is left out.
-
-    The gradient goes to the first of equal values, row by row, as PyTorch's does. A NaN is the highest.
-
-    Args:
-      x: `[B, H, W, C]`.
-
-    Returns:
-      `[B, H // 2, W // 2, C]`.
-    """
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    x = _first_highest(x[..., 0, :], x[..., 1, :])
-    return _first_highest(x[:, :, 0], x[:, :, 1])
-
-
-def _first_highest(first: jax.Array, second: jax.Array) -> jax.Array:
-    # maximum's gradient is shared between equals, and all windows of a blank part of an image are equal.
-    return jnp.where((first >= second) | jnp.isnan(first), first, second)
 
 
 def _nhwc(x: jax.Array, kernel: jax.Array) -> Any:

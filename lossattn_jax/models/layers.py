@@ -188,6 +188,30 @@ class ExampleDropout(nn.Module):
         return jnp.where(kept, x / (1 - self.rate), 0.0).astype(x.dtype)
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max pooling with stride 2; an odd last row or column is left out.
+
+    The gradient goes to the first of equal values, row by row, as PyTorch's does. A NaN is the highest; XLA's
+    own pooling on CPUs leaves it out, and a network with NaN inside would have outputs like any other.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, H // 2, W // 2, C]`.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = _first_highest(x[..., 0, :], x[..., 1, :])
+    return _first_highest(x[:, :, 0], x[:, :, 1])
+
+
+def _first_highest(first: jax.Array, second: jax.Array) -> jax.Array:
+    # maximum's gradient is shared between equals, and all windows of a blank part of an image are equal.
+    return jnp.where((first >= second) | jnp.isnan(first), first, second)
+
+
 def _per_channel(x: jax.Array) -> tuple[int, ...]:
     """Shape of a per-channel vector that is to be combined with `x`."""
     return (1,) * (x.ndim - 1) + (-1,)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.layers import Conv, max_pool
 
 # Channels of the 3x3 convolutions of each of the five stages (Simonyan & Zisserman 2015, table 1).
 STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -44,5 +44,5 @@ class VGG(nn.Module):
                 x = Conv(channels, 3, 1, 1, self.dtype, use_bias=True, name=f"conv{number}")(x)
                 x = nn.relu(self.norm(name=f"bn{number}")(x, train))
             if self.pool:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
         return x
