@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.invalid import InvalidInput
+from lossattn_jax.mil.missing import is_missing
 
 # Numbers of a float type that are more than so many, and more than half as many as bags, are no classes.
 _MOST_FLOATS = 20
@@ -20,9 +21,9 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
     """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
 
     Raises:
-      InvalidInput: there is not one label for each bag; a label is missing (None, NaN), neither text nor a
-        real number, or a number with a fraction; there are floats as many as if they were to be estimated; or
-        some labels are text and others numbers.
+      InvalidInput: there is not one label for each bag; a label is missing (masked, or as
+        `missing.is_missing` has it), infinite, neither text nor a real number, or a number with a fraction;
+        there are floats as many as if they were to be estimated; or some labels are text and others numbers.
     """
     if labels is None:
         raise InvalidInput(
@@ -34,13 +35,18 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
         raise InvalidInput(
             f"labels have the shape {values.shape}, but must be one for each of {bags} bags"
         )
+    masked = np.ma.getmaskarray(labels) if np.ma.isMaskedArray(labels) else np.zeros(bags, bool)
     for number, value in enumerate(values):
+        # NumPy makes the word "nan" of a NaN among words.
+        if masked[number] or is_missing(value) or _is_infinite(value):
+            instead = (
+                "a mask" if masked[number] else repr(value) if isinstance(value, str) else value
+            )
+            raise InvalidInput(
+                f"bag {number} has no label but {instead}; give it one or leave the bag out"
+            )
         if isinstance(value, str | np.bool_):
             continue
-        if value is None or _is_not_finite(value):
-            raise InvalidInput(
-                f"bag {number} has no label but {value}; give it one or leave the bag out"
-            )
         if not isinstance(value, numbers.Real):
             raise InvalidInput(
                 f"the label of bag {number} is {value!r}, but must be text, a whole number or a truth value"
@@ -110,7 +116,5 @@ def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.nda
     return np.array([value.get(label, 1.0) for label in known], np.float64)
 
 
-def _is_not_finite(value: Any) -> bool:
-    if isinstance(value, numbers.Real):
-        return not math.isfinite(value)
-    return type(value).__name__ in ("NAType", "NaTType")  # of pandas
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not math.isfinite(value)
