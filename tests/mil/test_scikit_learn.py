@@ -242,6 +242,42 @@ def test_a_search_finds_a_setting_of_the_training():
     assert network.settings == FAST
 
 
+def test_a_search_may_draw_from_arrays():
+    bags, labels = toy(8)
+    bags = [np.resize(bag, (4, 3)) for bag in bags]
+    network = methods.make("attention", **settings("attention"))
+    grid = {
+        "settings__epochs": np.array([2]),
+        "settings__learning_rate": np.array([0.01], np.float32),
+        "hidden": [[4, 4, 4], np.array([4, 4, 4])],
+        "dropout": np.array([0.5], np.float32),
+    }
+    search = GridSearchCV(network, grid, cv=2, error_score="raise").fit(bags, labels)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and scores[0] == scores[1]
+    best = search.best_estimator_.settings
+    assert type(best.epochs) is int and type(best.learning_rate) is float
+    reduced = methods.make("mi_fv", components=1, pca_energy=np.float32(0.9)).fit(bags, labels)
+    assert np.isfinite(reduced.predict_proba(bags)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ensemble": 1.5}, "ensemble is 1.5, but must be 1 or more"),
+        ({"ensemble": "2"}, "ensemble is '2', but must be 1 or more"),
+        ({"dropout": None}, "dropout is None, but must be at least 0 and below 1"),
+        ({"hidden": 8}, "hidden is 8, but must be widths of 1 or more"),
+        ({"hidden": (8.5, 8, 8)}, r"hidden is \(8.5, 8, 8\), but must be widths of 1 or more"),
+        ({"seed": -1}, "seed is -1, but must be a whole number from 0 on"),
+        ({"seed": None}, "seed is None, but must be a whole number from 0 on"),
+    ],
+)
+def test_impossible_networks_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        methods.make("attention", **settings("attention") | options).fit(*toy(4))
+
+
 def test_settings_are_parameters_also_of_none():
     network = methods.make("loss_attention")
     assert network.get_params()["settings__learning_rate"] == 1e-4
