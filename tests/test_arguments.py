@@ -221,11 +221,11 @@ NONSENSE = [
 def split(name, change):
     """A function, its arrays, and the rest of its arguments."""
     module, usual = CALLS[name]
-    given = usual | change
-    arrays = {key: value for key, value in given.items() if hasattr(value, "dtype")}
+    arguments = usual | change
+    arrays = {key: value for key, value in arguments.items() if hasattr(value, "dtype")}
     scalar = {k for k, v in arrays.items() if k in ("grid", "threshold")}
     arrays = {key: value for key, value in arrays.items() if key not in scalar}
-    rest = {key: value for key, value in given.items() if key not in arrays}
+    rest = {key: value for key, value in arguments.items() if key not in arrays}
     return getattr(module, name), arrays, rest
 
 

@@ -154,16 +154,16 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
                 f"positive is {self.positive!r}, but there are {len(classes)} classes; leave it out"
             )
         try:
-            found = find_positive(classes, () if self.positive is None else (self.positive,))
+            positive = find_positive(classes, () if self.positive is None else (self.positive,))
         except UserError as error:
             raise InvalidInput(str(error)) from None
-        if found is None and len(classes) == 2 and self.unequal_classes:
+        if positive is None and len(classes) == 2 and self.unequal_classes:
             raise InvalidInput(
                 f"{self._name} treats the two classes unequally, and neither {classes[0]!r} nor "
                 f"{classes[1]!r} is known to be the positive one: name it by positive={classes[0]!r} or "
                 f"positive={classes[1]!r}"
             )
-        return found
+        return positive
 
     def _order_of(self, first: int) -> np.ndarray:
         """`[K]` place in `classes_` of what the method calls class 0, 1, ..., given the first bag's."""

@@ -57,10 +57,11 @@ class Settings:
             value = getattr(self, name)
             if not accepts(value):
                 raise UserError(f"{name} is {value!r}, but must be {allowed}")
-            if isinstance(value, numbers.Real):
-                # Searches draw them from arrays; whole ones count loops and are written as JSON.
-                whole = isinstance(value, numbers.Integral) or name in _WHOLE
-                object.__setattr__(self, name, int(value) if whole else float(value))
+            # Searches draw them from arrays; whole ones count loops, and all are written as JSON.
+            if isinstance(value, numbers.Integral) or name in _WHOLE:
+                object.__setattr__(self, name, int(value))
+            elif isinstance(value, numbers.Real):
+                object.__setattr__(self, name, float(value))
         if self.average_epochs > self.epochs:
             raise UserError(
                 f"average_epochs is {self.average_epochs}, but must be at most epochs, {self.epochs}"
