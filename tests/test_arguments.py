@@ -19,6 +19,7 @@ from lossattn_jax import (
     pooling,
     routing,
 )
+from lossattn_jax.train import schedules
 
 B, P, K, C, D, E = 2, 5, 3, 4, 6, 7
 CE, SIGMOID, MARGIN = losses.CROSS_ENTROPY, losses.SIGMOID, losses.MARGIN
@@ -578,3 +579,17 @@ def test_networks_take_batches_of_normalised_images_alone(names, images, sentenc
     for init in (network.init, jax.jit(network.init)):
         with pytest.raises(ValueError, match=sentence):
             init(jax.random.key(0), images)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda n: schedules.loss_weight_schedule(3, -0.1, 80), "weight is -0.1, but must be a f"),
+        (lambda n: schedules.loss_weight_schedule(3, 0.1, -5), "ramp_epochs is -5, but must be a"),
+        (lambda n: schedules.fall_schedule(3, 10, -5), "fall_epochs is -5, but must be a finite"),
+    ],
+)
+def test_schedules_are_checked_too(call, sentence):
+    for way in (call, jax.jit(call)):
+        with pytest.raises(ValueError, match=sentence):
+            way(0)
