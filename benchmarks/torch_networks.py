@@ -5,6 +5,7 @@ that weights go over by `lossattn_jax.convert`. Imports PyTorch, which is no dep
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +191,8 @@ def build(
       width: multiplies the channels of every layer.
       fused: with capsules, whether the units are one convolution.
     """
-    body = (ResNet18Backbone if backbone == "resnet18" else VGG11Backbone)(width)
+    bodies: dict[str, Any] = {"resnet18": ResNet18Backbone, "vgg11_bn": VGG11Backbone}
+    body = bodies[backbone](width)
     if head == "capsule":
         return Network(body, CapsuleHead(body.outputs, width, classes, fused))
     return Network(

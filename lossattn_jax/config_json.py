@@ -16,6 +16,7 @@ from lossattn_jax.config import (
     uses_consistency,
 )
 from lossattn_jax.errors import UserError
+from lossattn_jax.models import resnet
 
 
 def write(config: ConfigDict, path: pathlib.Path) -> None:
@@ -74,8 +75,13 @@ _FIXED = {
     "data.extra": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
 }
-# Runs from before None was a value of these have False, which None means for the network.
-_NONE_IS_FALSE = ("model.bottleneck_relu_before_add",)
+# Keys that may be None, with the value that decides what the network is: of a config and a value.
+_RESOLVED: dict[str, Callable[[ConfigDict, Any], Any]] = {
+    "model.bottleneck_relu_before_add": lambda config, value: bool(value),
+    "model.bottleneck_first_kernel": lambda config, value: resnet.first_kernel(
+        value, config.model.head
+    ),
+}
 # What may change as long as this stays as it is, which decides what the state holds.
 _SWITCHES = {
     "loss.consistency_weight": uses_consistency,
@@ -103,7 +109,8 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
     allowed = []
     for key, value in leaves(config):
         was = before[key]
-        if was == value or _means_the_same(key, was, value):
+        resolve = _RESOLVED.get(key, lambda config, value: value)
+        if resolve(stored, was) == resolve(config, value):
             continue
         why = _why_fixed(key, stored, config)
         if why is not None:
@@ -113,11 +120,6 @@ def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Pa
             )
         allowed.append(f"config.{key}: {was!r} -> {value!r}")
     return allowed
-
-
-def _means_the_same(key: str, was: Any, value: Any) -> bool:
-    """Whether two values of a key make the same run: None for the choice that it stands for."""
-    return key in _NONE_IS_FALSE and bool(was) == bool(value)
 
 
 def _why_fixed(key: str, stored: ConfigDict, config: ConfigDict) -> str | None:

@@ -64,13 +64,13 @@ def from_torch_state_dict(
         `bottleneck_relu_before_add` is left open.
     """
     layout = torch_names.layout(model, image_shape)
-    given = state_dicts.unwrap(state_dict)
-    torch_names.check_bottlenecks(model, given)
-    _check_keys(given, layout)
+    weights = state_dicts.unwrap(state_dict)
+    torch_names.check_bottlenecks(model, weights)
+    _check_keys(weights, layout)
     shapes = {slot.key: slot.shape for slot in layout.slots}
-    shapes |= {key: array.shape for key, array in layout.unused.items() if key in given}
-    _check_shapes(given, shapes)
-    arrays = {key: _array(key, given[key]) for key in shapes}
+    shapes |= {key: array.shape for key, array in layout.unused.items() if key in weights}
+    _check_shapes(weights, shapes)
+    arrays = {key: _array(key, weights[key]) for key in shapes}
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
     for slot in layout.slots:

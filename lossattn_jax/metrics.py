@@ -3,6 +3,8 @@
 A masked example adds nothing to any sum, so that a padded batch gives exactly what the unpadded one
 gives, on any number of devices. An example with a non-finite output makes every mean that holds it NaN: no
 mean is taken over the rest.
+
+Shapes and dtypes that do not fit raise a `ValueError` with a sentence, also while a program is traced.
 """
 
 import functools
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import losses
+from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, check_arrays
 from lossattn_jax.models import Outputs
 
 CALIBRATION_BINS = 15
@@ -37,7 +40,9 @@ class Mean:
 def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
     """The `Mean` of `values` `[B]` over the examples that `mask` `[B]` keeps (None: all)."""
     if mask is None:
+        check_arrays(values=(values, "...", FLAGS))
         return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
+    check_arrays(values=(values, "...", FLAGS), mask=(mask, "...", FLAGS))
     return Mean(jnp.sum(jnp.where(mask > 0, values, 0.0)), jnp.sum(mask))
 
 
@@ -78,12 +83,14 @@ def outputs_finite(outputs: Any) -> jax.Array:
 
 def attention_entropy(attention: jax.Array) -> jax.Array:
     """Entropy `-sum_p a_p log a_p` of each row of `[B, P]`, in nats: 0 for one patch, log P for all."""
+    check_arrays(attention=(attention, "B P", NUMBERS))
     logs = jnp.log(jnp.where(attention > 0, attention, 1.0))
     return -jnp.sum(attention * logs, axis=-1)
 
 
 def several(boxes: jax.Array) -> jax.Array:
     """Boxes `[B, 4]` or `[B, M, 4]` as `[B, M, 4]`."""
+    check_arrays(boxes=(boxes, "B M 4" if np.ndim(boxes) == 3 else "B 4", NUMBERS))
     return boxes if boxes.ndim == 3 else boxes[:, None]
 
 
@@ -110,6 +117,7 @@ def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
     Returns:
       `[B, P]` bool; all False for an image without a box.
     """
+    check_arrays(centres=(centres, "P 2", NUMBERS))
     boxes = several(boxes)[:, :, None]
     places = centres[None, None]
     within = jnp.all((places >= boxes[..., :2]) & (places <= boxes[..., 2:]), axis=-1)
@@ -126,8 +134,13 @@ def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       `[...]` float32.
     """
+    single = np.ndim(labels) < np.ndim(logits)
+    check_arrays(
+        logits=(logits, "... K", NUMBERS),
+        labels=(labels, "...", WHOLE) if single else (labels, "... K", FLAGS),
+    )
     top = jnp.argmax(logits, axis=-1)
-    if labels.ndim == logits.ndim:
+    if not single:
         return jnp.take_along_axis(labels, top[..., None], axis=-1)[..., 0].astype(jnp.float32)
     return (top == labels).astype(jnp.float32)
 
@@ -154,6 +167,12 @@ def evaluation_sums(
       Sums by name. Those that hold an example whose outputs or losses are non-finite (or losses beyond
       1e32) are NaN, and the total of "nonfinite" counts these examples.
     """
+    check_arrays(
+        logits=(outputs.logits, "B K", NUMBERS),
+        patch_logits=(outputs.patch_logits, "B P K", NUMBERS),
+        attention=(outputs.attention, "B P", NUMBERS),
+        mask=(mask, "B", FLAGS),
+    )
     multi_label = labels.ndim == outputs.logits.ndim
     correct = hits(outputs.logits, labels)
     patch_labels = jnp.broadcast_to(labels[:, None], (*outputs.attention.shape, *labels.shape[1:]))
@@ -170,6 +189,9 @@ def evaluation_sums(
         values["patch_loss"] = patch
     placed = {}
     if boxes is not None:
+        check_arrays(
+            attention=(outputs.attention, "B P", NUMBERS), centres=(centres, "P 2", NUMBERS)
+        )
         inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
         top = jnp.argmax(outputs.attention, axis=-1)
         placed = {

@@ -32,19 +32,19 @@ def unwrap(state_dict: Any) -> dict[str, Any]:
         raise UserError(
             f"the weights are of type {type(state_dict).__name__}, but must be a dictionary of arrays"
         )
-    given: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     for name, value in state_dict.items():
         key = ".".join(part for part in str(name).split(".") if part != _COMPILED)
-        if key in given:
+        if key in weights:
             raise UserError(
                 f"the weights hold {key!r} twice, with and without {_COMPILED!r}: leave one of them out"
             )
-        given[key] = value
+        weights[key] = value
     while prefix := next(
-        (p for p in PREFIXES if given and all(k.startswith(p) for k in given)), ""
+        (p for p in PREFIXES if weights and all(k.startswith(p) for k in weights)), ""
     ):
-        given = {key.removeprefix(prefix): value for key, value in given.items()}
-    return given
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights
 
 
 def _holds_arrays(values: Mapping[str, Any]) -> bool:

@@ -14,9 +14,12 @@ from lossattn_jax import (
     localisation,
     losses,
     map_agreement,
+    metrics,
+    models,
     pooling,
     routing,
 )
+from lossattn_jax.train import schedules
 
 B, P, K, C, D, E = 2, 5, 3, 4, 6, 7
 CE, SIGMOID, MARGIN = losses.CROSS_ENTROPY, losses.SIGMOID, losses.MARGIN
@@ -219,11 +222,11 @@ NONSENSE = [
 def split(name, change):
     """A function, its arrays, and the rest of its arguments."""
     module, usual = CALLS[name]
-    given = usual | change
-    arrays = {key: value for key, value in given.items() if hasattr(value, "dtype")}
+    arguments = usual | change
+    arrays = {key: value for key, value in arguments.items() if hasattr(value, "dtype")}
     scalar = {k for k, v in arrays.items() if k in ("grid", "threshold")}
     arrays = {key: value for key, value in arrays.items() if key not in scalar}
-    rest = {key: value for key, value in given.items() if key not in arrays}
+    rest = {key: value for key, value in arguments.items() if key not in arrays}
     return getattr(module, name), arrays, rest
 
 
@@ -523,3 +526,70 @@ def test_explanations_are_checked_too(call, sentence):
     for way in (lambda call: call(), lambda call: jax.jit(call)()):
         with pytest.raises(ValueError, match=sentence):
             way(call)
+
+
+OUTPUTS = models.Outputs(floats(B, K), floats(B, P, K), weights(B, P))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: metrics.mean_of(floats(B), flags(B, 1)), r"mask has the shape \(2, 1\), but"),
+        (lambda: metrics.hits(floats(B, K), whole(B, 1)), "labels has .* with K = 3 as in logits"),
+        (lambda: metrics.hits(floats(B, K), flags(B, K + 1)), "with K = 3 as in logits"),
+        (lambda: metrics.hits(floats(B, K), whole(1)), r"labels has the shape \(1,\), but"),
+        (lambda: metrics.hits(floats(B, K), floats(B)), "labels has the dtype float32"),
+        (lambda: metrics.attention_entropy(weights(B, 6, 6)), r"must be \[B, P\]"),
+        (lambda: metrics.has_box(weights(B, 5)), r"boxes has the shape \(2, 5\), but must be"),
+        (lambda: metrics.centres_in_boxes(floats(P, 3), BOXES), r"centres has .* be \[P, 2\]"),
+        (lambda: metrics.centres_in_boxes(floats(P, 2), BOXES[0]), r"boxes has the shape \(4,\)"),
+        (
+            lambda: metrics.evaluation_sums(OUTPUTS, whole(B), weights(B, 1), floats(P, 2)),
+            r"mask has the shape \(2, 1\), but must be \[B\]",
+        ),
+        (
+            lambda: metrics.evaluation_sums(OUTPUTS, whole(B), weights(B), floats(4, 2), BOXES),
+            "centres has .* with P = 5 as in attention",
+        ),
+    ],
+)
+def test_metrics_are_checked_too(call, sentence):
+    for way in (lambda call: call(), lambda call: jax.jit(call)()):
+        with pytest.raises(ValueError, match=sentence):
+            way(call)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("small", "conv", "loss_attention"),
+        ("small", "capsule", "loss_attention"),
+        ("capsnet", "none", "dynamic_routing"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (floats(32, 32, 3), r"images has the shape \(32, 32, 3\), but must be \[B, H, W, C\]"),
+        (np.zeros((B, 32, 32, 3), np.uint8), "dtype uint8, but must hold normalised values"),
+    ],
+)
+def test_networks_take_batches_of_normalised_images_alone(names, images, sentence):
+    network = models.build(*names, width=0.02)
+    for init in (network.init, jax.jit(network.init)):
+        with pytest.raises(ValueError, match=sentence):
+            init(jax.random.key(0), images)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda n: schedules.loss_weight_schedule(3, -0.1, 80), "weight is -0.1, but must be a f"),
+        (lambda n: schedules.loss_weight_schedule(3, 0.1, -5), "ramp_epochs is -5, but must be a"),
+        (lambda n: schedules.fall_schedule(3, 10, -5), "fall_epochs is -5, but must be a finite"),
+    ],
+)
+def test_schedules_are_checked_too(call, sentence):
+    for way in (call, jax.jit(call)):
+        with pytest.raises(ValueError, match=sentence):
+            way(0)

@@ -267,8 +267,22 @@ def test_a_run_from_before_the_blocks_were_keys_is_read_and_continued(tmp_path):
     ):
         config_json.refuse_other_run(stored, config, tmp_path)
     config.model.bottleneck_relu_before_add = None
-    config.model.bottleneck_first_kernel = 3
-    with pytest.raises(UserError, match="config.model.bottleneck_first_kernel is 3, but the run"):
+    config.model.bottleneck_first_kernel = 1
+    with pytest.raises(UserError, match="config.model.bottleneck_first_kernel is 1, but the run"):
+        config_json.refuse_other_run(stored, config, tmp_path)
+
+
+@pytest.mark.parametrize(("head", "kernel", "other"), [("none", 1, 3), ("conv", 3, 1)])
+def test_a_block_may_be_written_out_when_a_run_is_continued(tmp_path, head, kernel, other):
+    stored = config_lib.default_config()
+    stored.model.head = head
+    config = stored.copy_and_resolve_references()
+    config.model.bottleneck_first_kernel = kernel
+    config.model.bottleneck_relu_before_add = False
+    assert config_json.refuse_other_run(stored, config, tmp_path) == []
+    assert config_json.refuse_other_run(config, stored, tmp_path) == []
+    config.model.bottleneck_first_kernel = other
+    with pytest.raises(UserError, match=f"config.model.bottleneck_first_kernel is {other}, but"):
         config_json.refuse_other_run(stored, config, tmp_path)
 
 

@@ -281,7 +281,7 @@ class MiFV(_BagVectorSVM):
         repeated = np.repeat(instances, counts, axis=0)
         # Equal instances have no variance to keep a share of.
         reduce = self.pca_energy < 1 and len(instances) > 1
-        self._pca = PCA(self.pca_energy, svd_solver="full").fit(repeated) if reduce else None
+        self._pca = PCA(float(self.pca_energy), svd_solver="full").fit(repeated) if reduce else None
         self._mixture = GaussianMixture(
             self.components, covariance_type="diag", max_iter=300, random_state=self.seed
         )

@@ -21,9 +21,9 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
     """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
 
     Raises:
-      InvalidInput: there is not one label for each bag; a label is missing (None, NaN or a word of
-        `missing.WORDS`), neither text nor a real number, or a number with a fraction; there are floats as
-        many as if they were to be estimated; or some labels are text and others numbers.
+      InvalidInput: there is not one label for each bag; a label is missing (masked, or as
+        `missing.is_missing` has it), infinite, neither text nor a real number, or a number with a fraction;
+        there are floats as many as if they were to be estimated; or some labels are text and others numbers.
     """
     if labels is None:
         raise InvalidInput(
@@ -39,24 +39,21 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
         )
     for number, value in enumerate(values):
         # NumPy and pandas make words of NaN and None.
-        if isinstance(value, str) and is_missing(value):
+        if is_missing(value) or _is_infinite(value):
+            label = repr(str(value)) if isinstance(value, str) else value
+            rename = ", or rename the class" if isinstance(value, str) else ""
             raise InvalidInput(
-                f"the label of bag {number} is {str(value)!r}, which stands for a missing one; leave the bag "
-                "out, or rename the class"
+                f"bag {number} has no label but {label}; give it one or leave the bag out{rename}"
             )
         if isinstance(value, str | np.bool_):
             continue
-        if value is None or _is_not_finite(value):
-            raise InvalidInput(
-                f"bag {number} has no label but {value}; give it one or leave the bag out"
-            )
         if not isinstance(value, numbers.Real):
             raise InvalidInput(
                 f"the label of bag {number} is {value!r}, but must be text, a whole number or a truth value"
             )
-    text = [isinstance(value, str) for value in values]
-    if any(text) and not all(text):
-        one, other = text.index(True), text.index(False)
+    is_text = [isinstance(value, str) for value in values]
+    if any(is_text) and not all(is_text):
+        one, other = is_text.index(True), is_text.index(False)
         raise InvalidInput(
             f"the labels of bags {one} and {other} are {values[one]!r} and {values[other]!r}, but must be "
             "all text or all numbers"
@@ -119,7 +116,5 @@ def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.nda
     return np.array([value.get(label, 1.0) for label in known], np.float64)
 
 
-def _is_not_finite(value: Any) -> bool:
-    if isinstance(value, numbers.Real):
-        return not math.isfinite(value)
-    return type(value).__name__ in ("NAType", "NaTType")  # of pandas
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not math.isfinite(value)

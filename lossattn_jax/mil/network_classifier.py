@@ -1,6 +1,7 @@
 """The networks for bags behind the interface of all methods."""
 
 import dataclasses
+import numbers
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -11,6 +12,7 @@ from scipy.special import softmax
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.invalid import InvalidInput
 from lossattn_jax.mil.network_scores import instance_scores
@@ -117,19 +119,27 @@ class NetworkClassifier(BagClassifier):
         """
         if self.method not in METHODS:
             raise UserError(f"method is {self.method!r}, but must be one of {', '.join(METHODS)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}, but must be at least 0 and below 1")
-        if self.ensemble < 1:
-            raise UserError(f"ensemble is {self.ensemble}, but must be 1 or more")
+        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout!r}, but must be at least 0 and below 1")
+        if not isinstance(self.ensemble, numbers.Integral) or self.ensemble < 1:
+            raise UserError(f"ensemble is {self.ensemble!r}, but must be 1 or more")
         if self.backbone not in BACKBONES:
             raise UserError(
                 f"backbone is {self.backbone!r}, but must be one of {', '.join(BACKBONES)}"
             )
-        if min(self.hidden or (1,)) < 1:
+        # A search may hold widths as a list or an array; a network's have to be hashable.
+        hidden = () if self.hidden is None else np.asarray(self.hidden).tolist()
+        if np.ndim(hidden) != 1 or not all(
+            isinstance(width, int) and width > 0 for width in hidden
+        ):
             raise UserError(f"hidden is {self.hidden}, but must be widths of 1 or more")
-        return BagNetwork(num_classes, self.method, self.backbone, self.hidden, self.dropout)
+        return BagNetwork(
+            num_classes, self.method, self.backbone, tuple(hidden) or None, self.dropout
+        )
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
+        network = self.network(len(self.classes_))
+        check_whole("seed", self.seed, 0)
         if self.standardise:  # in float64, after which float32 will do
             bags = _float32(bags)
         dataset = BagDataset.from_bags(bags, labels)
@@ -145,7 +155,7 @@ class NetworkClassifier(BagClassifier):
         ]
         self.networks_ = training.train(
             dataset,
-            self.network(len(self.classes_)),
+            network,
             _settings(self.settings),
             plans,
             standardise=False,  # the base class has done so

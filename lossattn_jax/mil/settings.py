@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -51,18 +52,28 @@ class Settings:
     models_at_once: int = 0
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for an impossible value."""
+        """Raises `UserError` for an impossible value; NumPy's numbers become Python's."""
         for name, (accepts, allowed) in _RULES.items():
-            if not accepts(getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)!r}, but must be {allowed}")
+            value = getattr(self, name)
+            if not accepts(value):
+                raise UserError(f"{name} is {value!r}, but must be {allowed}")
+            # Searches draw them from arrays; whole ones count loops, and all are written as JSON.
+            if isinstance(value, numbers.Integral) or name in _WHOLE:
+                object.__setattr__(self, name, int(value))
+            elif isinstance(value, numbers.Real):
+                object.__setattr__(self, name, float(value))
         if self.average_epochs > self.epochs:
             raise UserError(
                 f"average_epochs is {self.average_epochs}, but must be at most epochs, {self.epochs}"
             )
 
 
+# Settings that are whole numbers, whatever the type of the value.
+_WHOLE = ("epochs", "batch_size", "average_epochs", "max_skipped", "models_at_once")
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(low: int) -> tuple[Callable[[Any], bool], str]:

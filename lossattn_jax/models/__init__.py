@@ -108,7 +108,7 @@ def build(
 
     norm = functools.partial(BatchNorm, axis_name=bn_axis_name, dtype=dtype)
     plain = head == "none"
-    first_kernel = bottleneck_first_kernel or (1 if plain else 3)
+    first_kernel = resnet.first_kernel(bottleneck_first_kernel, head)
     make_backbone = _backbone(
         backbone, plain, scaled, norm, dtype, bottleneck_relu_before_add, first_kernel
     )

@@ -126,7 +126,7 @@ class CapsuleNetwork(ImageNetwork):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
         """Predicts for a batch; see `PatchNetwork.__call__`."""
-        backbone_map = self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+        backbone_map = self.make_map(images, train)
         capsules = self.make_head(name="head")(backbone_map, train)
         batch, patches, _, dimension = capsules.shape
         classifier = dense(self.num_classes, dimension, "classifier")
@@ -156,7 +156,7 @@ class RoutingNetwork(ImageNetwork):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
         """Predicts for a batch; see `PatchNetwork.__call__`."""
-        backbone_map = self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+        backbone_map = self.make_map(images, train)
         units = self.make_head(name="head")(backbone_map, train)
         batch, patches, dimension, channels = units.shape
         primary = squash(units.transpose(0, 1, 3, 2)).reshape(batch, -1, dimension)

@@ -10,11 +10,15 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax import pooling as pooling_lib
+from lossattn_jax.arguments import Kind, check_arrays
 from lossattn_jax.models.attention import HIDDEN, AttentionScores
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
 from lossattn_jax.models.outputs import Outputs
 from lossattn_jax.registry import lookup
+
+# Whole numbers are the values of a file, which were not normalised.
+_NORMALISED = Kind("normalised values, which are floats", (jnp.floating,))
 
 
 class ImageNetwork(nn.Module):
@@ -47,6 +51,16 @@ class ImageNetwork(nn.Module):
         height, width = shapes.shape[1:3]
         return self.make_head().grid((height, width))
 
+    @nn.nowrap
+    def make_map(self, images: jax.Array, train: bool) -> jax.Array:
+        """The backbone's map `[B, H', W', C]` of images `[B, H, W, 3]`, called inside a compact network.
+
+        Raises:
+          ValueError: images of another shape, or that are not floats.
+        """
+        check_arrays(images=(images, "B H W C", _NORMALISED))
+        return self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+
 
 class PatchNetwork(ImageNetwork):
     """An image classifier that also classifies and weighs every patch (TIP 2021, figure 2).
@@ -78,9 +92,10 @@ class PatchNetwork(ImageNetwork):
 
         Raises:
           UnknownName: there is no such pooling.
+          ValueError: images of another shape, or that are not floats.
         """
         pool = lookup("pooling", self.pooling, POOLINGS)
-        backbone_map = self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+        backbone_map = self.make_map(images, train)
         features = self.make_head(name="head")(backbone_map, train).astype(jnp.float32)
         classifier = dense(self.num_classes, features.shape[-1], "classifier")
         patch_logits = classifier(features)

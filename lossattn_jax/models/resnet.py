@@ -53,6 +53,16 @@ class BasicBlock(nn.Module):
         return nn.relu(_shortcut(self, x, self.channels, self.stride, train) + y)
 
 
+def first_kernel(chosen: int | None, head: str) -> int:
+    """Side of a bottleneck's first convolution: where none is chosen 1 in plain networks, 3 with a head.
+
+    Args:
+      chosen: 1, 3 or None.
+      head: of the network; "none": it is a plain one.
+    """
+    return chosen or (1 if head == "none" else 3)
+
+
 class Bottleneck(nn.Module):
     """Three convolutions with batch normalisation, the last one to four times the channels.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from lossattn_jax.arguments import check_number
 from lossattn_jax.registry import lookup
 
 
@@ -106,7 +107,12 @@ def loss_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: flo
 
     Returns:
       A float32 scalar.
+
+    Raises:
+      ValueError: a negative number, or a traced length.
     """
+    check_number("weight", weight, 0)
+    check_number("ramp_epochs", ramp_epochs, 0, static=True)
     if not ramp_epochs:
         return jnp.asarray(weight, jnp.float32)
     ramp = weight * _rise(epoch, ramp_epochs)
@@ -122,7 +128,11 @@ def fall_schedule(epoch: jax.Array | int, epochs: int, fall_epochs: float) -> ja
       epoch: whole epochs finished.
       epochs: of the run.
       fall_epochs: length of the ramp-down; 0: none.
+
+    Raises:
+      ValueError: a negative or a traced length.
     """
+    check_number("fall_epochs", fall_epochs, 0, static=True)
     if not fall_epochs:
         return jnp.ones((), jnp.float32)
     into = jnp.maximum(jnp.asarray(epoch, jnp.float32) - (epochs - fall_epochs), 0.0)

@@ -44,9 +44,9 @@ def test_weights_of_classes_are_those_of_an_ordinary_svm(name, options, classes)
     # The kernel's width goes by the variance of all values.
     repeated = make(gamma_factor=more.var() / rows.var()).fit(more[:, None], more_labels)
     plain = make().fit(rows[:, None], labels)
-    found = weighted.predict_proba(rows[:, None])
-    np.testing.assert_allclose(found, repeated.predict_proba(rows[:, None]), atol=2e-3)
-    assert np.abs(found - plain.predict_proba(rows[:, None])).max() > 0.05
+    probabilities = weighted.predict_proba(rows[:, None])
+    np.testing.assert_allclose(probabilities, repeated.predict_proba(rows[:, None]), atol=2e-3)
+    assert np.abs(probabilities - plain.predict_proba(rows[:, None])).max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["mi_vlad", "mi_fv"])
@@ -100,14 +100,14 @@ def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
         )
         of_bags = Gradients(network, Settings(), False)
         noise = jnp.zeros((len(rows), 2, 12), jnp.uint8)
-        seen, target = jnp.ones(len(rows), bool), jnp.zeros((len(rows), 0))
+        visible, target = jnp.ones(len(rows), bool), jnp.zeros((len(rows), 0))
         bags = (labels[rows], jnp.int32(1), x[rows], mask[rows], False)
-        (_, (_, losses)), found = jax.jit(of_bags, static_argnums=4)(
-            *bags, model, params, seen, noise, target
+        (_, (_, losses)), average = jax.jit(of_bags, static_argnums=4)(
+            *bags, model, params, visible, noise, target
         )
-        return losses, found
+        return losses, average
 
-    losses, found = gradient(jnp.array([2.0, 5.0]), 0, 1, 2)
+    losses, average = gradient(jnp.array([2.0, 5.0]), 0, 1, 2)
     alone = [gradient(None, row) for row in range(3)]
     np.testing.assert_allclose(
         losses, [w * one[0] for w, (one, _) in zip([5, 2, 5], alone, strict=True)], rtol=1e-5
@@ -115,7 +115,7 @@ def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
     expected = jax.tree.map(lambda a, b, c: (5 * a + 2 * b + 5 * c) / 3, *[one for _, one in alone])
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6),
-        found,
+        average,
         expected,
     )
 

@@ -173,13 +173,13 @@ def test_cross_validation_takes_stratified_folds():
     bags, labels = toy(40)
     order = np.argsort(labels, kind="stable")  # all of one class first
     bags, labels = [bags[place] for place in order], labels[order]
-    found = cross_val_score(methods.make("mi_kernel"), bags, labels, cv=4)
+    scores = cross_val_score(methods.make("mi_kernel"), bags, labels, cv=4)
     by_hand = []
     for train, test in StratifiedKFold(4).split(np.zeros(40), labels):
         model = methods.make("mi_kernel").fit([bags[row] for row in train], labels[train])
         by_hand.append(np.mean(model.predict([bags[row] for row in test]) == labels[test]))
-    np.testing.assert_array_equal(found, by_hand)
-    assert np.mean(found) > 0.8
+    np.testing.assert_array_equal(scores, by_hand)
+    assert np.mean(scores) > 0.8
 
 
 @pytest.mark.parametrize("kind", [list, tuple, "object array"])
@@ -190,24 +190,24 @@ def test_bags_may_come_in_any_sequence(kind):
         own[:] = bags
     else:
         own = kind(bags)
-    found = cross_val_score(methods.make("mi_fv"), own, labels, cv=3, scoring="roc_auc")
+    scores = cross_val_score(methods.make("mi_fv"), own, labels, cv=3, scoring="roc_auc")
     expected = cross_val_score(methods.make("mi_fv"), bags, labels, cv=3, scoring="roc_auc")
-    np.testing.assert_array_equal(found, expected)
-    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(scores, expected)
+    assert np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("words", [("no", "yes"), ("tumour", "healthy"), ("a", "b")])
 def test_the_area_under_the_curve_is_that_of_the_last_word(words):
     bags, labels = toy(30, words=words, shift=0.7)
     method = methods.make("mi_kernel")
-    found = cross_val_score(method, bags, labels, cv=3, scoring="roc_auc")
+    scores = cross_val_score(method, bags, labels, cv=3, scoring="roc_auc")
     expected = []
     for train, test in StratifiedKFold(3).split(np.zeros(30), labels):
         model = clone(method).fit([bags[row] for row in train], labels[train])
         column = model.predict_proba([bags[row] for row in test])[:, 1]
         expected.append(roc_auc_score(labels[test] == max(words), column))
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    assert np.mean(found) > 0.6
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+    assert np.mean(scores) > 0.6
 
 
 def test_the_score_is_the_accuracy_also_with_weights():
@@ -240,6 +240,42 @@ def test_a_search_finds_a_setting_of_the_training():
     best = search.best_estimator_.settings
     assert best == Settings(epochs=10, learning_rate=0.03, batch_size=4, max_waste=4.0)
     assert network.settings == FAST
+
+
+def test_a_search_may_draw_from_arrays():
+    bags, labels = toy(8)
+    bags = [np.resize(bag, (4, 3)) for bag in bags]
+    network = methods.make("attention", **settings("attention"))
+    grid = {
+        "settings__epochs": np.array([2]),
+        "settings__learning_rate": np.array([0.01], np.float32),
+        "hidden": [[4, 4, 4], np.array([4, 4, 4])],
+        "dropout": np.array([0.5], np.float32),
+    }
+    search = GridSearchCV(network, grid, cv=2, error_score="raise").fit(bags, labels)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and scores[0] == scores[1]
+    best = search.best_estimator_.settings
+    assert type(best.epochs) is int and type(best.learning_rate) is float
+    reduced = methods.make("mi_fv", components=1, pca_energy=np.float32(0.9)).fit(bags, labels)
+    assert np.isfinite(reduced.predict_proba(bags)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ensemble": 1.5}, "ensemble is 1.5, but must be 1 or more"),
+        ({"ensemble": "2"}, "ensemble is '2', but must be 1 or more"),
+        ({"dropout": None}, "dropout is None, but must be at least 0 and below 1"),
+        ({"hidden": 8}, "hidden is 8, but must be widths of 1 or more"),
+        ({"hidden": (8.5, 8, 8)}, r"hidden is \(8.5, 8, 8\), but must be widths of 1 or more"),
+        ({"seed": -1}, "seed is -1, but must be a whole number from 0 on"),
+        ({"seed": None}, "seed is None, but must be a whole number from 0 on"),
+    ],
+)
+def test_impossible_networks_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        methods.make("attention", **settings("attention") | options).fit(*toy(4))
 
 
 def test_settings_are_parameters_also_of_none():
@@ -302,11 +338,11 @@ def test_musk1_is_cross_validated_in_stratified_folds():
     """The file has one class after the other: unshuffled folds would be of one class, nearly all."""
     dataset = read_csv(MUSK1)
     method = methods.make("mi_kernel")
-    found = cross_val_score(method, dataset.bags, dataset.labels, cv=5)
+    scores = cross_val_score(method, dataset.bags, dataset.labels, cv=5)
     folds = StratifiedKFold(5)
     np.testing.assert_array_equal(
-        found, cross_val_score(method, dataset.bags, dataset.labels, cv=folds)
+        scores, cross_val_score(method, dataset.bags, dataset.labels, cv=folds)
     )
-    assert found.min() > 0.7 and found.mean() > 0.8
+    assert scores.min() > 0.7 and scores.mean() > 0.8
     areas = cross_val_score(method, dataset.bags, dataset.labels, cv=5, scoring="roc_auc")
     assert areas.min() > 0.7

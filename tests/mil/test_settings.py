@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
@@ -63,3 +64,11 @@ def test_more_epochs_to_average_than_there_are_is_refused():
     assert Settings(epochs=3, average_epochs=3).average_epochs == 3
     with pytest.raises(UserError, match="average_epochs is 4, but must be at most epochs, 3"):
         Settings(epochs=3, average_epochs=4)
+
+
+def test_numbers_of_any_type_become_those_of_python():
+    settings = Settings(epochs=2.0, batch_size=np.int64(3), learning_rate=np.float32(0.5))
+    assert settings == Settings(epochs=2, batch_size=3, learning_rate=0.5)
+    types = [type(getattr(settings, name)) for name in ("epochs", "batch_size", "learning_rate")]
+    assert types == [int, int, float]
+    assert Settings(patch_weight=1).patch_weight == 1
