@@ -75,7 +75,7 @@ class ArrayDataset(Examples):
             boxes=None if self.boxes is None else self.boxes[indices],
             box_labels=None if self.box_labels is None else self.box_labels[indices],
         )
-        return part if self.prepared is None else part._made_of(self.prepared, indices)
+        return part if self.prepared is None else part._with_origin(self.prepared, indices)
 
     def digest(self) -> str:
         """See `pipeline.Examples.digest`; of arrays that were not prepared it is their own."""
@@ -83,8 +83,8 @@ class ArrayDataset(Examples):
             {name: array for name in _IN_EXAMPLE if (array := getattr(self, name)) is not None}
         )
 
-    def _made_of(self, prepared: str, indices: np.ndarray | None = None) -> "ArrayDataset":
-        """This data set, which then knows what it was made of; only for one that is new."""
+    def _with_origin(self, prepared: str, indices: np.ndarray | None = None) -> "ArrayDataset":
+        """Sets `prepared` of a new data set."""
         digest = prepared if indices is None else digest_of_part(prepared, indices)
         object.__setattr__(self, "prepared", digest)
         return self
@@ -124,7 +124,7 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
         arrays.get("boxes"),
         arrays.get("box_labels"),
     )
-    return dataset._made_of(made_from)
+    return dataset._with_origin(made_from)
 
 
 def cache_path(source: ImageSource) -> str:

@@ -66,7 +66,7 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
       UserError: it cannot be written.
     """
     plain = ("training", "update", "ids", "consistency", "seed", "epoch", "count")
-    told = {
+    content = {
         **{name: getattr(dump, name) for name in plain},
         "network": {name: getattr(dump.network, name) for name in _NETWORK},
         "settings": dataclasses.asdict(dump.settings),
@@ -79,7 +79,7 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         records.write_arrays(folder / ARRAYS_NAME, arrays)
-        records.write(folder / UPDATE_NAME, told, made_from, indent=1)
+        records.write(folder / UPDATE_NAME, content, made_from, indent=1)
     except OSError as error:
         raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
 
@@ -98,9 +98,9 @@ def read(folder: pathlib.Path) -> Dump:
             raise ValueError(
                 "it was written before dumps carried digests; the same training writes it anew"
             )
-        told = record.content
-        hidden = told["network"]["hidden"]
-        network = {**told["network"], "hidden": None if hidden is None else tuple(hidden)}
+        content = record.content
+        hidden = content["network"]["hidden"]
+        network = {**content["network"], "hidden": None if hidden is None else tuple(hidden)}
         path = folder / ARRAYS_NAME
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -110,15 +110,15 @@ def read(folder: pathlib.Path) -> Dump:
         state, bags = trees["state"], trees["bags"]
         path = folder / UPDATE_NAME
         return Dump(
-            training=str(told["training"]),
-            update=str(told["update"]),
-            ids=tuple(map(str, told["ids"])),
+            training=str(content["training"]),
+            update=str(content["update"]),
+            ids=tuple(map(str, content["ids"])),
             network=BagNetwork(**network),
-            settings=Settings(**told["settings"]),
-            consistency=bool(told["consistency"]),
-            seed=int(told["seed"]),
-            epoch=int(told["epoch"]),
-            count=int(told["count"]),
+            settings=Settings(**content["settings"]),
+            consistency=bool(content["consistency"]),
+            seed=int(content["seed"]),
+            epoch=int(content["epoch"]),
+            count=int(content["count"]),
             state=state,
             bags=bags,
             data=str(record.made_from.get("data", "")),
