@@ -200,6 +200,7 @@ def test_a_reader_that_goes_is_no_error(run_python, flags):
     assert finished.stdout.split() == ["0" if flags == "--list" else "1"], finished.stdout
 
 
+@pytest.mark.slow
 def test_a_command_without_stdout_is_no_error(run_python):
     script = (
         "import subprocess, sys\n"

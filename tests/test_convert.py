@@ -164,6 +164,7 @@ def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
     assert_same_tree(convert.from_torch_state_dict(exported, usual), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, False, True])
 def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value, scenes_dir):
     config = shrunk.config(scenes_dir)

@@ -79,6 +79,7 @@ def test_weights_of_classes_weigh_the_loss_of_a_network():
         assert heavy[:, place].mean() > plain[:, place].mean() + 0.1
 
 
+@pytest.mark.slow
 def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
     network, random = BagNetwork(2, hidden=(4, 4, 4), dropout=0.0), np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((3, 2, 3)), jnp.float32)

@@ -206,6 +206,7 @@ def test_words_for_more_than_two_classes_are_not_used_silently(tmp_path, caplog)
     assert "grades: --positive names no class of it, for it has 3 classes" in caplog.text
 
 
+@pytest.mark.slow
 def test_words_for_classes_change_no_result_of_equal_methods(own_csv, tmp_path):
     files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
     names = ["mi_kernel", "mi_vlad"]
@@ -294,6 +295,7 @@ def test_the_command_runs_from_flags_to_table(run_python, own_csv, tmp_path):
     assert "Traceback" not in wrong.stderr
 
 
+@pytest.mark.slow
 def test_the_command_takes_words_and_columns(run_python, tmp_path):
     path = worded(tmp_path, "own", ("healthy", "cancer"))
     flags = ["-m", "lossattn_jax.mil", f"--dataset={path}", "--method=mi_svm", "--folds=2"]

@@ -143,6 +143,7 @@ def test_networks_see_through_offset_and_size(caplog):
     assert not caplog.records  # without `standardise` there would be a warning
 
 
+@pytest.mark.slow
 def test_a_network_behind_the_interface_sees_through_an_offset():
     def probabilities(bags):
         network = NetworkClassifier(settings=SETTINGS, hidden=(4, 4, 4), dropout=0.0, seed=1)
@@ -152,6 +153,7 @@ def test_a_network_behind_the_interface_sees_through_an_offset():
     np.testing.assert_allclose(found, probabilities(BAGS), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_without_standardisation_nothing_is_moved_but_a_warning_is_given(caplog):
     mean, scale = np.zeros((2, 1)), np.ones((2, 1))
     values = np.concatenate(changed(1.7e9, 1))

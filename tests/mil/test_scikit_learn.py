@@ -228,6 +228,7 @@ def test_weights_of_single_bags_are_not_taken():
         methods.make("mi_kernel").fit(bags, labels, sample_weight=np.ones(8))
 
 
+@pytest.mark.slow
 def test_a_search_finds_a_setting_of_the_training():
     bags, labels = toy(24)
     bags = [np.resize(bag[::-1], (4, 3)) for bag in bags]  # of one length: compiled once
@@ -242,6 +243,7 @@ def test_a_search_finds_a_setting_of_the_training():
     assert network.settings == FAST
 
 
+@pytest.mark.slow
 def test_a_search_may_draw_from_arrays():
     bags, labels = toy(8)
     bags = [np.resize(bag, (4, 3)) for bag in bags]
