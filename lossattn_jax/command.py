@@ -29,7 +29,10 @@ _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 class _Stdout:
-    """A stdout whose reader may go, as `head` does: what is left for it is dropped, and the rest is done."""
+    """Writes to a stdout whose reader may go away, as `head` does.
+
+    What is left for that reader is dropped, and the rest of the work is done.
+    """
 
     def __init__(self, stdout: Any):
         self._stdout = stdout
@@ -234,7 +237,7 @@ def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
 
 
 def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
-    """What is wrong with flags; where one is missing and a word stands alone, that the two belong together.
+    """Says what is wrong with flags, and which flag a lone word lacks.
 
     Args:
       args: of the command line.

@@ -1,4 +1,4 @@
-"""Looks at a config file before ml_collections reads it, whose errors say little of what is wrong in it."""
+"""Checks of a config file before ml_collections reads it."""
 
 import ast
 import inspect
@@ -55,7 +55,7 @@ def check(value: str) -> None:
 
 
 def _list_names(node: ast.AST) -> Iterator[str]:
-    """What a module gives names to, outside of functions and classes; "*" where it imports all of another."""
+    """Lists the names of a module; "*" where it imports all of another."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.FunctionDef):
             yield inner.name

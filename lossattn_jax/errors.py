@@ -10,7 +10,10 @@ class UserError(Exception):
 
 
 class UnknownName(UserError, ValueError):
-    """A name that no part has: a user's mistake in a command, an argument of a wrong value in Python."""
+    """A name that no part has.
+
+    In a command it is a user's mistake, in Python an argument of a wrong value.
+    """
 
 
 class Incomplete(UserError):

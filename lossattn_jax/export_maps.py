@@ -158,7 +158,7 @@ def _refuse_nonfinite(store: MapStore, num: int) -> None:
 def _receptive_fields(
     run: runs.Run, dataset: data.Dataset, store: MapStore, anew: bool
 ) -> np.ndarray:
-    """`[P, H, W]` float32, measured anew, or as the store has them, whose digests of rows are of them too."""
+    """Reads or measures receptive fields, `[P, H, W]` float32."""
     array = store.arrays["receptive_field"]
     if anew and jax.process_index() == 0:
         first = np.arange(min(receptive_field.PROBES, len(dataset)))

@@ -81,7 +81,7 @@ class MapStore:
             self.arrays[name] = self.wait(tensorstore.open(opening, open=True, create=create))
 
     def first_undone(self) -> int | None:
-        """The first row of the first chunk of this process that is not done or not as it was written.
+        """Finds the first row that is not done or is damaged.
 
         Of the latter a warning tells. None where there is no such chunk.
         """
@@ -153,7 +153,7 @@ class MapStore:
 
 
 def _digest_rows(rows: Mapping[str, Any], fields: Any) -> np.ndarray:
-    """SHA-256 of each of n rows as `_DIGESTED` has them and of the receptive fields, uint8 `[n, 32]`."""
+    """Digests each of n rows with the receptive fields, uint8 `[n, 32]`."""
     shared = hashlib.sha256(fields.tobytes())
     digests = []
     for values in zip(*(rows[name] for name in _DIGESTED), strict=True):

@@ -42,7 +42,7 @@ class OwnImages:
 
 
 def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
-    """Files as they are named, and of a folder the image files (`SUFFIXES`) in it and in its folders.
+    """Finds files by name, and image files (`SUFFIXES`) within folders.
 
     Those of a folder are in the order of their paths. Folders in it that are symbolic links are left out,
     which is said. A file that is named or found several times is there once.
@@ -86,7 +86,7 @@ def _is_named_image(path: pathlib.Path) -> bool:
 
 
 def short_names(files: Sequence[pathlib.Path]) -> list[str]:
-    """For each file the end of its path that no other one has: its name, where that is enough.
+    """Names files by the shortest ends of paths that differ.
 
     Args:
       files: different ones.

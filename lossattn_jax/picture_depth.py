@@ -75,7 +75,7 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
 
 
 def _find_wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str, str]:
-    """Name and byte order of colours with 16 bits a sample; empty where the image has others.
+    """Finds name and byte order of colours with 16 bits a sample.
 
     Pillow has no mode for them and leaves the low bytes out without a word.
     """
@@ -107,7 +107,7 @@ def _read_colours(image: Any, file: BinaryIO, colours: str, order: str) -> np.nd
 
 
 def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
-    """The pixels of a file whose samples Pillow is told to be of another kind of the same size."""
+    """Reads pixels with Pillow as samples of another kind."""
     from PIL import Image
 
     file.seek(0)
@@ -125,7 +125,7 @@ def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
 
 
 def _read_white(image: Any, file: BinaryIO, tags: Any, tones: np.ndarray) -> int | None:
-    """What a file says that white is; None where it only says that samples take 16 bits."""
+    """Finds the value of white that a file declares, or None."""
     if image.format == "PPM":
         return _FULL  # Pillow divides by the maxval
     if tags.get(_BITS) == (12,):
@@ -167,7 +167,7 @@ def _guess_white(tones: np.ndarray, path: str | pathlib.Path) -> int:
 
 
 def _scale_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
-    """Levels of bands, the last of which may be transparency, of `full` too unless it goes beyond."""
+    """Scales bands to 8 bits, the last of which may be transparency."""
     whole = [
         full if band < tones or values[..., band].max() <= full else _FULL
         for band in range(values.shape[-1])

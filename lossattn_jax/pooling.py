@@ -276,7 +276,7 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
 
 def _check_cut(grid: Any, threshold: Any) -> None:
-    """Refuses a grid or a threshold that is no such number; of traced ones only their shape is known."""
+    """Refuses a grid or a threshold out of range."""
     check_number("grid", grid, 1, whole=True)
     check_number("threshold", threshold, 0)
 
@@ -311,7 +311,10 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def _normalise(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Non-negative weights to sum 1 over the real patches; equal where all are 0, NaN where one is."""
+    """Scales weights to sum 1; equal where all are 0.
+
+    Over the real patches of a row of non-negative weights; NaN where one of them is.
+    """
     real = jnp.ones(weights.shape, bool) if mask is None else mask.astype(bool)
     weights = jnp.where(real, weights, 0.0)
     total = jnp.sum(weights, axis=-1, keepdims=True)

@@ -40,7 +40,7 @@ def of_outputs(run: runs.Run, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def of_data(*datasets: data.Dataset) -> list[str]:
-    """The digests of splits, which have to be the same for all processes; all have to come here.
+    """Digests splits, and refuses processes with other ones.
 
     Raises:
       UserError: they are not, or a file cannot be read.

@@ -190,7 +190,7 @@ def refuse_other(
 
 
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
-    """Says in what two records of inputs differ, as a clause; None where they are the same.
+    """Says how two records of inputs differ, as a clause, or None.
 
     Args:
       before: of the file; None where it has none.
@@ -222,7 +222,7 @@ def _shortened(value: Any) -> str:
 
 
 def without_nonfinite(value: Any) -> tuple[Any, int]:
-    """A JSON value with None for each number that is not finite, and how many these are."""
+    """Replaces non-finite numbers of a JSON value by None, and counts them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None, 1
     if isinstance(value, Mapping):
@@ -243,7 +243,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file under another name and renames it: no part of it is ever under its own.
+    """Writes a whole file: under another name, and then renames it.
 
     A symbolic link is replaced, not followed. The other name cannot be foreseen.
 

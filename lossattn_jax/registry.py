@@ -1,4 +1,4 @@
-"""Names of parts: every part that is chosen by a name stands in a dictionary, and is looked up here."""
+"""Look-up of parts by their names."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

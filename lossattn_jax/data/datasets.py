@@ -199,7 +199,7 @@ class ImageSource:
 
 
 def _fields(record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The fields of a record that an example may be made of, with the image as it is encoded."""
+    """Selects the fields of a record that examples hold, images still encoded."""
     fields = {"image": np.frombuffer(record["image"], np.uint8)}
     for prefix, part in (("", record), ("objects/", record.get("objects", {}))):
         for name in ("label", "bbox"):

@@ -80,7 +80,10 @@ def of_shards(
 
 
 def _facts(path: str) -> dict[str, int]:
-    """What changes with a file's content: an edit may set its date back, but not that of its inode."""
+    """Describes a file by size, dates and inode, which change with its content.
+
+    An edit may set the date of the content back, but not that of the inode.
+    """
     try:
         stat = os.stat(path)
     except OSError as error:

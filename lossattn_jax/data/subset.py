@@ -62,5 +62,5 @@ def labelled_subset(
 
 
 def digest_of_part(whole: str, indices: np.ndarray) -> str:
-    """The digest of the examples at `indices` int64 [n] of a data set whose own digest is `whole`."""
+    """Digests the part at `indices` int64 [n] of a data set whose digest is `whole`."""
     return digests.of_json([whole, digests.of_array(indices.astype("<i8"))])

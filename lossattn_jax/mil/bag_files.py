@@ -69,7 +69,7 @@ def read(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a CSV file in the format above, compressed with gzip or not; the log says which features it has.
+    """Reads a CSV file in the format above, compressed with gzip or not.
 
     The first line says whether commas, semicolons or tabs separate columns. Labels of bags are in the column
     `bag_label`, else `label`, and their ids in `bag_id`, else `bag`, else `slide_id`. A column without a name
@@ -257,7 +257,7 @@ def read_matlab(path: Path) -> BagDataset:
 
 
 class _Rows:
-    """Collects labels and ids of the rows of a text file, and reports what is wrong with one by its line."""
+    """Collects labels and ids of rows, and reports mistakes by their lines."""
 
     def __init__(self, path: Path):
         self.path = path

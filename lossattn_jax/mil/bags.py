@@ -267,7 +267,7 @@ class BagDataset:
         )
 
     def in_order_of_appearance(self) -> Self:
-        """The same bags; of two classes neither of which is known to be positive, the first bag's is 0.
+        """Numbers two classes of unknown meaning by the order of their bags.
 
         So their order does not follow from the alphabet. Known and more classes stay as they are.
         """

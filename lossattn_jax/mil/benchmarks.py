@@ -259,7 +259,7 @@ def load(name: str, data_dir: str | os.PathLike[str], download: bool = False) ->
 
 
 def _with_positive(dataset: BagDataset, benchmark: Benchmark) -> BagDataset:
-    """Of a copy with other words for the classes, that one is positive with which it is the benchmark."""
+    """Finds the positive class of a benchmark whose classes have other words."""
     if dataset.positive is None and dataset.num_classes == 2:
         for label in dataset.classes:
             candidate = dataclasses.replace(dataset, positive=label)

@@ -15,7 +15,7 @@ _COMMAS = re.compile(r"[+-]?[\d.' ]*(,\d+)+(\.\d*)?([eE][+-]?\d+)?")
 
 
 class Cells:
-    """Collects the features of a table row by row, and reports a cell that is no number by its line.
+    """Collects features row by row, and reports wrong cells by their lines.
 
     A column is one of numbers, all of whose cells have to be, or one of text, none of whose cells may be: one
     wrong cell must not take a feature away unnoticed.

@@ -96,7 +96,10 @@ def _with(method: BagClassifier, settings: Mapping[str, Any], seed: int) -> BagC
 
 
 def _name_positive(model: BagClassifier, part: BagDataset) -> None:
-    """Where only two of more classes are left to train on, the last one is what it is among all of them."""
+    """Names the last class positive where two of several classes are left.
+
+    It comes after the other among all classes as well.
+    """
     labels = np.unique(part.labels)
     if part.num_classes > 2 and len(labels) == 2 and "positive" in model.get_params(deep=False):
         model.set_params(positive=int(labels[-1]))

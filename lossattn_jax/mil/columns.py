@@ -75,7 +75,7 @@ class Columns:
 
 
 def separator(header: str) -> str:
-    """What separates the names in the first line: of `SEPARATORS` the one that gives labels and ids.
+    """Finds which of `SEPARATORS` stands between the names of a header.
 
     Where none does, it is the one that there is most of, or a comma.
     """
@@ -148,7 +148,7 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
 
 
 def _place(path: object, header: Sequence[str], names: Sequence[str]) -> int | None:
-    """Where the first of these names is that there is; a `UserError` if it is there twice."""
+    """Finds the column with the first of these names that exists."""
     lowered = [name.lower() for name in header]
     for name in names:
         if lowered.count(name) > 1:

@@ -1,4 +1,4 @@
-"""Of which bags the folder of a data set in a workdir is: `data.json` there, whatever the method and rule."""
+"""The record `data.json`: whose bags a folder of a workdir belongs to."""
 
 import logging
 import pathlib
@@ -43,7 +43,7 @@ def refuse_other(experiment: Experiment, folder: pathlib.Path) -> None:
 
 
 def write(experiment: Experiment, folder: pathlib.Path) -> None:
-    """Says in the folder of a data set of which bags it is, where it does not say so yet.
+    """Records whose bags a folder belongs to, where no record is.
 
     Not before there are results: of what was stopped without any, the bags may change.
 
@@ -64,7 +64,7 @@ def write(experiment: Experiment, folder: pathlib.Path) -> None:
 def _pairs(
     experiment: Experiment, folder: pathlib.Path
 ) -> Iterator[tuple[pathlib.Path, Mapping[str, Any] | None, Mapping[str, Any]]]:
-    """Of each summary and fold in a folder the path, of which bags it is, and of which it has to be.
+    """Yields paths of summaries and folds, their bags, and the expected bags.
 
     Folds of a draw of generated bags that the experiment does not have are left out.
     """

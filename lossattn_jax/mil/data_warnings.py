@@ -1,4 +1,4 @@
-"""What in the features of bags is suspicious: labels in disguise, and values that have lost their digits."""
+"""Warnings of suspicious features: labels in disguise, values without their digits."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ _NO_FRACTIONS = 2.0**53
 
 
 def warn(dataset: BagDataset) -> None:
-    """Logs a warning of features that separate the classes alone, and of those that rounding has made equal.
+    """Warns of features that separate the classes alone or lost their digits.
 
     Args:
       dataset: bags of vectors; of others nothing is said.
@@ -55,7 +55,7 @@ def loss_in_float32(dataset: BagDataset) -> str:
 
 
 def separates(dataset: BagDataset) -> np.ndarray:
-    """Whether the means of a feature over bags alone tell the bags' classes apart, and not by chance.
+    """Finds features whose means over bags alone separate the classes.
 
     They do where, in the order of their means, all bags of a class follow each other and two of different
     classes are never equal. Of n bags, n_k of class k, a feature without any relation to them does so with
@@ -95,7 +95,7 @@ def separates(dataset: BagDataset) -> np.ndarray:
 
 
 def varies_by_rounding(dataset: BagDataset) -> np.ndarray:
-    """Whether a feature may have varied but for rounding: its values are nearly equal beside their size.
+    """Finds features that vary by no more than rounding.
 
     Args:
       dataset: bags of vectors.

@@ -166,7 +166,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         return label
 
     def _order_of(self, first: int) -> np.ndarray:
-        """`[K]` place in `classes_` of what the method calls class 0, 1, ..., given the first bag's."""
+        """Orders `classes_` as the method numbers them, `[K]` places."""
         if len(self.classes_) > 2:
             return np.arange(len(self.classes_))
         if self.positive_ is not None:

@@ -45,7 +45,7 @@ def run(
     positive: Sequence[str] = (),
     choice: Choice | None = None,
 ) -> list[report.Summary]:
-    """Runs methods on data sets; what a run before has made of the same inputs in the workdir is kept.
+    """Runs methods on data sets, and reuses results of the same inputs.
 
     Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
     and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
@@ -126,7 +126,7 @@ def _check(
 
 
 def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
-    """Refuses methods that need to know which class is positive on data sets where that is not known.
+    """Refuses methods that need a positive class where none is known.
 
     Args:
       datasets: of an experiment.

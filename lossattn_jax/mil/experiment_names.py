@@ -1,4 +1,4 @@
-"""One name for each experiment of a command: that of its folder, of its rows in tables, and in messages."""
+"""Names of experiments: of their folders, rows in tables, and messages."""
 
 import collections
 import dataclasses
@@ -66,7 +66,7 @@ def read(
 
 
 def _rename(early: dict[str, list[Experiment]], ambiguous: set[str]) -> None:
-    """Drops the same bags of the same name, and gives others of the same name names of their own."""
+    """Drops repeated bags, and renames different bags of one name."""
     digests: dict[str, set[str]] = collections.defaultdict(set)
     for dataset, experiments in early.items():
         different = []

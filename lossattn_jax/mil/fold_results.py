@@ -54,7 +54,7 @@ class FoldResult:
 
 
 def accuracy(result: FoldResult, dataset: BagDataset) -> float:
-    """Share of the test bags whose most probable class is theirs; NaN where a probability is not finite."""
+    """Share of test bags predicted rightly; NaN where a probability is non-finite."""
     if not np.isfinite(result.probabilities).all():
         return math.nan
     labels = dataset.labels[result.split.test]
@@ -143,7 +143,7 @@ def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> records.Record | None:
-    """The record of a fold that an earlier run has left; None where it is to be made.
+    """Reads the record of a fold of an earlier run, or None.
 
     Args:
       folder: of the file.

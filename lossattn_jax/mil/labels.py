@@ -1,4 +1,4 @@
-"""Labels of bags as `fit` takes them: which are refused, and how much the bags of each class weigh."""
+"""Labels of bags as `fit` takes them, and weights of classes."""
 
 import math
 import numbers

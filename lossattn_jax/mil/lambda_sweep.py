@@ -250,7 +250,7 @@ def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]
 
 
 def _refuse_other(path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
-    """Keeps a sweep of other bags or another config; lambdas and the number of draws may differ."""
+    """Refuses to write over a sweep of other bags or another config."""
     try:
         before = records.read(path).made_from
     except FileNotFoundError:

@@ -17,7 +17,7 @@ WORDS = frozenset(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label or an id is one of `WORDS`, in any case, or None, NaN, NaT, `pandas.NA` or masked.
+    """Whether a label or an id stands for a missing value.
 
     Args:
       value: text, a number or anything else.

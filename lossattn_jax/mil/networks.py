@@ -114,7 +114,7 @@ class BagNetwork(nn.Module):
         return pool(self, make_layers(self, instances, train, noise), mask)
 
     def dropped(self, x: jax.Array, name: str, train: bool, noise: jax.Array | None) -> jax.Array:
-        """`x` `[B, N, D]` with dropout in training, by `noise` of its shape or by the module `name`."""
+        """Drops units of `x` `[B, N, D]` in training."""
         if noise is None:
             return ExampleDropout(self.dropout, self.axis_name, name=name)(x, train)
         if not train or self.dropout == 0:

@@ -28,7 +28,7 @@ _digits_or_text = re.compile(r"\d+|\D+").findall
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A summary, and of what it was made; None where it was written before there were digests."""
+    """A summary and its inputs; None where these are not known."""
 
     summary: Summary
     made_from: Mapping[str, Any] | None
@@ -212,7 +212,7 @@ def _table(summaries: Sequence[Summary]) -> str:
 
 
 def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
-    """Ours (standard deviation over repeats) / the paper's, or ours alone of a data set not in the paper."""
+    """Formats our accuracy, and the paper's where it has the data set."""
     ours = "-"
     if summary is not None and not math.isnan(summary.accuracy):
         ours = f"{summary.accuracy:.3f} ({report.as_text(summary.over_repeats)})"

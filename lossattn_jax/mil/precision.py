@@ -58,7 +58,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def narrow(instances: np.ndarray) -> np.ndarray:
-    """Instances in float32 if all features survive it or a value is none of float32's, else in float64.
+    """Casts instances to float32 where their features survive it, else to float64.
 
     Args:
       instances: `[N, features...]` of any real dtype.

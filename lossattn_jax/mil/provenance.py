@@ -1,4 +1,4 @@
-"""What a fold is made from: digests of its bags and its split, and the values of its config."""
+"""The inputs of a fold: digests of bags and split, config values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _plain_or_digest(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON: NumPy's scalars as Python's, and as text what JSON has no word for."""
+    """Turns a value into JSON, as text where it must."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, tuple | list):

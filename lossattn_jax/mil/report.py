@@ -198,7 +198,7 @@ def table(summaries: Sequence[Summary]) -> str:
 
 
 def write_weights(folds: Folds, path: pathlib.Path) -> None:
-    """Writes every instance's weight as CSV: one row for each instance of each bag that was tested.
+    """Writes a CSV row for every instance of every test bag.
 
     Args:
       folds: contents of folds' records. A weight that is not finite, or a prediction that there is none

@@ -54,7 +54,7 @@ class Experiment:
 
     @property
     def bags(self) -> dict[str, Any]:
-        """The first split's bags, however they are split, as JSON; with more repeats they stay the same."""
+        """Describes the first split's bags, however they are split, as JSON."""
         return {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
 
     @property
@@ -97,7 +97,7 @@ def experiments(
     positive: Sequence[str] = (),
     choice: Choice | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
-    """The experiments on a data set: one, or one for each number of generated bags, made one after the other.
+    """Makes the experiments on a data set, several of generated bags.
 
     Args:
       name: a benchmark, "mnist_bags", "cifar_bags", or the path of a file of bags.

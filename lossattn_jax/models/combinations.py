@@ -38,7 +38,7 @@ BACKBONES = tuple(_POOLINGS_OF_HEADS)
 
 
 def poolings(backbone: str, head: str) -> tuple[str, ...]:
-    """The poolings that exist for a backbone and a head; none where these do not go together.
+    """Lists the poolings of a backbone and a head; none where these do not fit.
 
     Raises:
       UnknownName: there is no such backbone or head.

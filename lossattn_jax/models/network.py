@@ -53,7 +53,7 @@ class ImageNetwork(nn.Module):
 
     @nn.nowrap
     def make_map(self, images: jax.Array, train: bool) -> jax.Array:
-        """The backbone's map `[B, H', W', C]` of images `[B, H, W, 3]`, called inside a compact network.
+        """Computes the backbone's map `[B, H', W', C]` of images `[B, H, W, 3]`.
 
         Raises:
           ValueError: images of another shape, or that are not floats.

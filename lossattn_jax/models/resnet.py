@@ -54,7 +54,7 @@ class BasicBlock(nn.Module):
 
 
 def first_kernel(chosen: int | None, head: str) -> int:
-    """Side of a bottleneck's first convolution: where none is chosen 1 in plain networks, 3 with a head.
+    """Side of a bottleneck's first convolution, chosen or by default.
 
     Args:
       chosen: 1, 3 or None.

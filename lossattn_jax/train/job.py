@@ -133,7 +133,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState
 
 
 def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
-    """Warns where more epochs than the run had raise its learning rate again, as falling schedules do.
+    """Warns where more epochs raise the learning rate of a run again.
 
     Args:
       job: the run.

@@ -1,4 +1,4 @@
-"""Which images a run trains and tests on, by content: `data.json` in its workdir, seen to when it goes on."""
+"""The record `data.json` of the images that a run trains on."""
 
 import pathlib
 from typing import Any
@@ -13,7 +13,7 @@ RECORD_NAME = "data.json"
 
 
 def describe(train_set: data.Dataset, test_set: data.Dataset) -> dict[str, Any]:
-    """The digests of a run's images, by names for a reader; all processes have to come here.
+    """Digests a run's images; all processes have to come here.
 
     Raises:
       UserError: as of `provenance.of_data`.
@@ -23,7 +23,7 @@ def describe(train_set: data.Dataset, test_set: data.Dataset) -> dict[str, Any]:
 
 
 def refuse_other(workdir: pathlib.Path, images: dict[str, Any], folder: str) -> None:
-    """Stops a run that would go on with other images than it has begun with; all processes have to come here.
+    """Refuses to resume a run with other images; all processes have to come here.
 
     Where the workdir does not say which these were, it warns.
 
