@@ -1,13 +1,14 @@
 """The config that a run stores beside its checkpoints, and whether another one may continue the run."""
 
 import json
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import records
+from lossattn_jax import digests, files, records
 from lossattn_jax.config import (
     changes_betas,
     check,
@@ -18,11 +19,17 @@ from lossattn_jax.config import (
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import resnet
 
+log = logging.getLogger(__name__)
+
 
 def write(config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole."""
-    text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-    records.write_file(path, (text + "\n").encode())
+    """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole.
+
+    Beside the config it has `records.DIGEST`, of all the rest.
+    """
+    content = json.loads(json.dumps(config.to_dict()))
+    content[records.DIGEST] = digests.of_json(content)
+    files.write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read(
@@ -32,16 +39,19 @@ def read(
 ) -> ConfigDict:
     """Reads what `write` wrote. Keys that came later than the file have their defaults.
 
+    Of a file without a digest, from before there were any, a warning tells.
+
     Args:
       path: the file.
       defaults: makes a config with every key there is.
       checks: refuses a config with an impossible value.
 
     Raises:
-      UserError: there is no such file, or it is not a config.
+      UserError: there is no such file, or it is not a config, or not as it was written.
     """
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(files.read(path))
+        digest = stored.pop(records.DIGEST, None) if isinstance(stored, dict) else None
         given = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
@@ -50,6 +60,12 @@ def read(
         raise UserError(f"{path} cannot be read as a config: {error}") from None
     if given is None:
         raise UserError(f"{path} cannot be read as a config: it holds no keys")
+    if digest is None:
+        log.warning("warning: %s was written before configs carried digests", path)
+    elif digest != digests.of_json(stored):
+        raise UserError(
+            f"{path} is not as it was written; bring the file back, or use another workdir"
+        )
     config = defaults()
     for key, value in given:
         section, _, name = key.rpartition(".")

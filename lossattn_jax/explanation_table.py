@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, digests, provenance, records, run_folder
+from lossattn_jax import command, digests, files, provenance, records, run_folder
 from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.explainer_report import HIGHER, arrow
@@ -134,7 +134,7 @@ def write(
     for path, written in ((table, text), (record, json.dumps(stored, indent=1) + "\n")):
         try:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            records.write_file(path, written.encode())
+            files.write(path, written.encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return text

@@ -10,22 +10,19 @@ Beside its content a file has `made_from` and `digest`, SHA-256 of all the rest.
 digests have neither: they are for reading, not for computing with.
 """
 
-import contextlib
 import dataclasses
 import io
 import json
 import logging
 import math
-import os
 import pathlib
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from lossattn_jax import digests
+from lossattn_jax import digests, files
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -101,7 +98,7 @@ def write_complete(
     path: pathlib.Path, record: Mapping[str, Any], indent: int | None = None
 ) -> None:
     """Writes what `complete` gave; see `write`."""
-    write_file(path, (json.dumps(record, indent=indent, allow_nan=False) + "\n").encode())
+    files.write(path, (json.dumps(record, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def read(path: pathlib.Path) -> Record:
@@ -112,7 +109,7 @@ def read(path: pathlib.Path) -> Record:
       DamagedRecord: it is not as it was written, or cannot be read.
     """
     try:
-        return from_json(json.loads(path.read_bytes()), path)
+        return from_json(json.loads(files.read(path)), path)
     except FileNotFoundError:
         raise
     # The last one for what is nested too deeply.
@@ -235,28 +232,8 @@ def without_nonfinite(value: Any) -> tuple[Any, int]:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as NumPy's .npz under another name and renames it; see `write_file`."""
+    """Writes arrays as NumPy's .npz under another name and renames it; see `files.write`."""
     buffer = io.BytesIO()
     values: dict[str, Any] = dict(arrays)
     np.savez(buffer, **values)
-    write_file(path, buffer.getvalue())
-
-
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a whole file: under another name, and then renames it.
-
-    A symbolic link is replaced, not followed. The other name cannot be foreseen.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}.part")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    files.write(path, buffer.getvalue())

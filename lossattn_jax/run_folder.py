@@ -1,17 +1,23 @@
-"""The folder of a run (its workdir), and the config in it that says what the run is."""
+"""The folder of a run (its workdir): its config, and that one process alone writes in it."""
 
 import contextlib
+import logging
+import os
 import pathlib
 import time
 from collections.abc import Iterator
 
+import filelock
 import jax
 from ml_collections import ConfigDict
 
-from lossattn_jax import config_json, devices
+from lossattn_jax import config_json, devices, files
 from lossattn_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 CONFIG_NAME = "config.json"
+LOCK_NAME = "workdir.lock"
 
 # So long a file that another host has written may be unseen: NFS remembers for a minute what was not there.
 _UNSEEN_SECONDS = 90.0
@@ -48,6 +54,50 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
     with writing(workdir):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
+    """Keeps other commands from writing in a folder, by a lock that ends with the process, however it ends.
+
+    All processes of a command have to come here. What killed processes have left of files is removed. Where
+    the folder cannot be locked, a warning says so.
+
+    Args:
+      folder: that exists.
+      beside: whether the lock's file is beside the folder, for one that may have no file of ours.
+
+    Raises:
+      UserError: another command has it.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    path = folder.with_name(f".{folder.name}.lock") if beside else folder / LOCK_NAME
+    lock = filelock.FileLock(path)
+    busy, failure = False, None
+    if jax.process_index() == 0:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            busy = True
+        except (OSError, NotImplementedError) as error:
+            failure = error
+    try:
+        if devices.anywhere(busy):
+            raise UserError(
+                f"{folder} is being written by another command already: wait for that to end, or use "
+                "another folder"
+            )
+        if failure is not None:
+            log.warning(
+                "warning: %s cannot be locked (%s): take care that no second command writes it",
+                folder,
+                getattr(failure, "strerror", None) or failure,
+            )
+        elif jax.process_index() == 0:
+            files.remove_temporaries(folder)
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

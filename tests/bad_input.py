@@ -17,7 +17,7 @@ from lossattn_jax.mil import BagNetwork, dumps
 from lossattn_jax.mil import config as bag_config
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.models import build
-from lossattn_jax.train.resume import LOCK_NAME
+from lossattn_jax.run_folder import LOCK_NAME
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import records
+from lossattn_jax import files
 from lossattn_jax.data.archives import MOST_BYTES as _MOST_BYTES
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import columns, matlab_files, precision, unix_compress
@@ -172,7 +172,7 @@ def write_atomically(path: Path, content: bytes) -> None:
       UserError: it cannot be written.
     """
     try:
-        records.write_file(path, content)
+        files.write(path, content)
     except OSError as error:
         raise UserError(f"the file {path} cannot be written ({error.strerror or error})") from error
 

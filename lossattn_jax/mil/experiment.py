@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, records, run_folder
+from lossattn_jax import devices, files, run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
@@ -100,7 +100,7 @@ def run(
         for name in names:
             summaries += _method(experiment, name, rules, config, folder)
             with run_folder.writing(folder):
-                records.write_file(folder / TABLE_NAME, report.table(summaries).encode())
+                files.write(folder / TABLE_NAME, report.table(summaries).encode())
     log.info("files: %s", folder)
     return summaries
 

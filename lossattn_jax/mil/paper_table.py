@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lossattn_jax import records
+from lossattn_jax import files, records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods, report
 from lossattn_jax.mil.report import SUMMARY_NAME, Summary
@@ -54,7 +54,7 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
     for path, text in ((table, markdown(summaries)), (record, f"[\n{lines}\n]\n")):
         try:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            records.write_file(path, text.encode())
+            files.write(path, text.encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return summaries

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import figures, metrics, records
+from lossattn_jax import figures, files, metrics, records
 from lossattn_jax.errors import UserError
 from lossattn_jax.report import page, pictures
 
@@ -36,7 +36,7 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
         for plot in (*content.plots, *content.mosaics):
             (folder / f"{plot.name}.png").write_bytes(plot.png)
         records.write(folder / NUMBERS_NAME, _numbers(content), content.made_from, indent=1)
-        records.write_file(folder / PAGE_NAME, page.render(content).encode())
+        files.write(folder / PAGE_NAME, page.render(content).encode())
     except OSError as error:
         raise UserError(f"the report {folder} cannot be written: {error.strerror}") from None
     return folder / PAGE_NAME

@@ -30,7 +30,6 @@ from lossattn_jax.train import (
     nonfinite,
     preemption,
     reporting,
-    resume,
     tracing,
     training_data,
 )
@@ -67,7 +66,7 @@ def train(
     job = open_job(config, workdir)
     stop = stop or preemption.Stop()
     with (
-        resume.alone(job.workdir),
+        run_folder.alone(job.workdir),
         checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))

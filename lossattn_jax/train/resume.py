@@ -1,54 +1,14 @@
-"""Where a run goes on: at its newest checkpoint that is as it was saved, and in no workdir twice at once."""
+"""Where a run goes on: at its newest checkpoint that is as it was saved."""
 
-import contextlib
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
-
-import filelock
-import jax
 
 from lossattn_jax import devices
 from lossattn_jax.checkpoint import Checkpoints
-from lossattn_jax.errors import DamagedCheckpoint, UserError
+from lossattn_jax.errors import DamagedCheckpoint
 from lossattn_jax.train import reporting
 
-LOCK_NAME = "training.lock"
-
 T = TypeVar("T")
-
-
-@contextlib.contextmanager
-def alone(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other trainings out of a workdir, by a lock that ends with the process, however it ends.
-
-    Raises:
-      UserError: another training has it, or the folder cannot be written.
-    """
-    lock = filelock.FileLock(workdir / LOCK_NAME)
-    taken, failure = False, None
-    if jax.process_index() == 0:
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            taken = True
-        except (OSError, NotImplementedError) as error:
-            failure = error
-    try:
-        if devices.anywhere(taken):
-            raise UserError(
-                f"the workdir {workdir} is being trained in already: wait for that run to end, or use "
-                "another workdir"
-            )
-        if failure is not None:
-            reporting.warn(
-                "warning: %s cannot be locked (%s): take care that no second training uses it",
-                workdir,
-                failure,
-            )
-        yield
-    finally:
-        lock.release()
 
 
 def newest_intact(checkpoints: Checkpoints, read: Callable[[int], T]) -> T | None:

@@ -314,7 +314,7 @@ def test_a_second_training_is_refused_by_all(scenes_dir, start, tmp_path):
     training = start(2, *train_arguments(scenes_dir, workdir, train__epochs=500))
     wait_for(workdir / CHECKPOINTS_NAME / "4", training)
     for told in finish(start(2, *train_arguments(scenes_dir, workdir, train__epochs=500)), code=2):
-        assert "is being trained in already" in told and "Traceback" not in told
+        assert "is being written by another command already" in told and "Traceback" not in told
     assert all(process.poll() is None for process in training)
 
 

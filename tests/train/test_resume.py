@@ -9,7 +9,6 @@ import pytest
 
 from lossattn_jax.checkpoint import DAMAGED_NAME, Checkpoints
 from lossattn_jax.config import default_config
-from lossattn_jax.errors import UserError
 from lossattn_jax.train import job, preemption, resume
 from lossattn_jax.train.schedules import learning_rate_schedule
 
@@ -58,14 +57,6 @@ def test_without_an_intact_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert resume.newest_intact(checkpoints, lambda s: checkpoints.restore(s, LIKE)) is None
         assert checkpoints.steps() == []
-
-
-def test_a_second_training_is_refused_while_the_first_lasts(tmp_path):
-    with resume.alone(tmp_path), pytest.raises(UserError, match="is being trained in already"):
-        with resume.alone(tmp_path):
-            pass
-    with resume.alone(tmp_path):
-        pass
 
 
 def test_a_stop_is_asked_for_where_the_loop_looks():

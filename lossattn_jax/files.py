@@ -1,0 +1,104 @@
+"""Files on disk: only regular ones are opened, whole ones are written, and their names are safe."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+Path = str | os.PathLike[str]
+
+# Bytes of a name; file systems take 255, of which what is put beside the file needs some.
+_LONGEST_NAME = 150
+_DIGITS = 8  # of a digest, in a name
+# What no name may have on some system, or at its beginning or end; what is not printable besides.
+_UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading bytes; a link to one counts as one.
+
+    Others may keep their reader waiting for ever (FIFOs), or never end (devices).
+
+    Raises:
+      OSError: there is none, it cannot be read, or it is a folder, FIFO, socket or device; `strerror` is for
+        people.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read(path: Path) -> bytes:
+    """Reads a whole regular file; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a whole file; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing under another name, which is renamed when all is written.
+
+    A symbolic link is replaced, not followed. The other name cannot be foreseen; `remove_temporaries` knows
+    it, for what a killed process has left.
+
+    Raises:
+      OSError: it cannot be written. What there was is still there then.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(folder, f".{name[:32]}.{secrets.token_hex(8)}.part")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
+def safe_name(text: str, reserved: Collection[str] = ()) -> str:
+    """Makes a name for a file or folder of any text, another one for another text.
+
+    A text that every system takes for a name stays as it is. Of others, what is in the way becomes `_`, and
+    a dash and digits of the text's digest are added; likewise where it is too long or reserved.
+
+    Args:
+      text: whatever a user calls something.
+      reserved: names that others have in the same folder, compared as in file systems without capitals.
+    """
+    name = "".join(c if c.isprintable() else "_" for c in _UNSAFE.sub("_", text))
+    taken = {other.lower() for other in reserved}
+    encoded = name.encode()
+    if name == text and name and len(encoded) <= _LONGEST_NAME and name.lower() not in taken:
+        return name
+    short = encoded[:_LONGEST_NAME].decode(errors="ignore").rstrip(". ")
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{short or '_'}-{digest[:_DIGITS]}"

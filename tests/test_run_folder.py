@@ -1,0 +1,55 @@
+import json
+import os
+
+import pytest
+
+from lossattn_jax import config, run_folder
+from lossattn_jax.errors import UserError
+
+
+def test_a_second_command_is_refused_while_the_first_lasts(tmp_path):
+    sentence = "is being written by another command already: wait for that to end"
+    with run_folder.alone(tmp_path), pytest.raises(UserError, match=sentence):
+        with run_folder.alone(tmp_path):
+            pass
+    with run_folder.alone(tmp_path):
+        pass
+
+
+def test_a_lock_may_be_beside_its_folder(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with run_folder.alone(folder, beside=True), pytest.raises(UserError):
+        with run_folder.alone(folder, beside=True):
+            pass
+        assert os.listdir(folder) == [] and sorted(os.listdir(tmp_path)) == [".store.lock", "store"]
+
+
+def test_what_killed_commands_have_left_is_removed(tmp_path):
+    left = tmp_path / f".config.json.{'a' * 16}.part"
+    left.write_text("half")
+    with run_folder.alone(tmp_path):
+        assert not left.exists()
+
+
+def test_an_edited_config_is_refused(tmp_path):
+    run_folder.write_config(config.default_config(), tmp_path)
+    path = tmp_path / run_folder.CONFIG_NAME
+    assert run_folder.stored_config(tmp_path) == config.default_config()
+    content = json.loads(path.read_text())
+    content["model"]["threshold"] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match="config.json is not as it was written; bring the file back"
+    ):
+        run_folder.stored_config(tmp_path)
+
+
+def test_a_config_without_a_digest_is_read_with_a_warning(tmp_path, caplog):
+    run_folder.write_config(config.default_config(), tmp_path)
+    path = tmp_path / run_folder.CONFIG_NAME
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert run_folder.stored_config(tmp_path) == config.default_config()
+    assert "was written before configs carried digests" in caplog.text
