@@ -12,6 +12,7 @@ from typing import Any
 
 from lossattn_jax import files, records
 from lossattn_jax.errors import UserError
+from lossattn_jax.escaping import for_markdown
 from lossattn_jax.mil import methods, report
 from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
@@ -144,12 +145,11 @@ def _as_json(entry: _Entry) -> dict[str, Any]:
 def _of_run(path: pathlib.Path) -> list[_Entry]:
     try:
         if path.is_dir():
-            files = sorted(path.rglob(SUMMARY_NAME))
-            there = [records.read(file) for file in files]
+            there = [records.read(file) for file in sorted(path.rglob(SUMMARY_NAME))]
         else:
             there = [
                 records.from_json(value, f"a summary in {path}")
-                for value in json.loads(path.read_text())
+                for value in json.loads(files.read(path))
             ]
         entries = [_Entry(report.from_record(one.content), one.made_from) for one in there]
     except records.DamagedRecord as error:
@@ -193,7 +193,7 @@ def _table(summaries: Sequence[Summary]) -> str:
     benchmark = {summary.dataset: summary.benchmark for summary in summaries}
     cells = {(summary.method, summary.dataset): summary for summary in summaries}
     lines = [
-        f"| method | {' | '.join(name.upper() for name in datasets)} |",
+        f"| method | {' | '.join(for_markdown(name.upper()) for name in datasets)} |",
         f"| --- |{' --- |' * len(datasets)}",
     ]
     for name in methods.NAMES:
@@ -243,8 +243,9 @@ def _sentence(summary: Summary, everything: Sequence[Summary]) -> str:
         if (other.dataset, other.method) == (summary.dataset, summary.method)
         and other.rule != summary.rule
     ]
+    dataset = for_markdown(summary.dataset.upper())
     return (
-        f"- {methods.get(summary.method).title} on {summary.dataset.upper()}: {_gap(summary):+.3f}, "
+        f"- {methods.get(summary.method).title} on {dataset}: {_gap(summary):+.3f}, "
         f"{summary.accuracy:.3f} with a standard error of {summary.standard_error:.3f}"
         f"{''.join('; ' + other for other in others)}."
     )
