@@ -82,6 +82,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def path_of(error: OSError) -> str | None:
+    """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
+    for path in (error.filename2, error.filename):
+        if isinstance(path, str | os.PathLike):
+            if not _TEMPORARY.fullmatch(os.path.basename(path)):
+                return os.fspath(path)
+    return None
+
+
 def _is_special(path: Path) -> bool:
     """Whether a path leads to what is neither a file nor a folder, such as /dev/null."""
     try:

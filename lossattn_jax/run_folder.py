@@ -113,8 +113,10 @@ def writing(workdir: str | pathlib.Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOENT and not os.path.isdir(workdir):
             raise UserError(describe_move(workdir)) from None
+        path = files.path_of(error)
+        place = f" ({path})" if path not in (None, str(workdir)) else ""
         raise UserError(
-            f"the workdir {workdir} cannot be written: {error.strerror or error}"
+            f"the workdir {workdir} cannot be written: {error.strerror or error}{place}"
         ) from None
 
 

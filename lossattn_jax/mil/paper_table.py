@@ -145,6 +145,7 @@ def _as_json(entry: _Entry) -> dict[str, Any]:
 def _of_run(path: pathlib.Path) -> list[_Entry]:
     try:
         if path.is_dir():
+            _warn_of_missing(path)
             there = [records.read(file) for file in sorted(path.rglob(SUMMARY_NAME))]
         else:
             there = [
@@ -173,6 +174,19 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
             len(entries),
         )
     return entries
+
+
+def _warn_of_missing(workdir: pathlib.Path) -> None:
+    """Names folders of folds that have no summary, and so no place in a table."""
+    folders = sorted({path.parent for path in workdir.rglob("repeat*_fold*.json")})
+    for folder in folders:
+        if not (folder / SUMMARY_NAME).exists():
+            log.warning(
+                "warning: %s has folds, but no %s: it is not in the table; run lossattn_jax.mil again, which "
+                "makes it",
+                folder,
+                SUMMARY_NAME,
+            )
 
 
 def _datasets(summaries: Sequence[Summary]) -> list[str]:
