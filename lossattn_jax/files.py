@@ -12,15 +12,14 @@ from typing import BinaryIO
 
 Path = str | os.PathLike[str]
 
+# What errors say of the process or the machine, and not of the file: there may be too many open ones.
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
 _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name
 # What no name may have on some system, or at its beginning or end; what is not printable besides.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
-
-# Of an OSError: this process or the machine may open no more files.
-TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
@@ -86,7 +85,8 @@ def path_of(error: OSError) -> str | None:
     """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
     for path in (error.filename2, error.filename):
         if isinstance(path, str | os.PathLike):
-            if not _TEMPORARY.fullmatch(os.path.basename(path)):
+            name = os.path.basename(os.fspath(path))
+            if not (name.startswith(".") and name.endswith(".part")):
                 return os.fspath(path)
     return None
 

@@ -135,7 +135,9 @@ DAMAGES = {
     "half the bags": _edit(_halve),
     "probabilities swapped": _edit(_swap_probabilities),
     "no digest": _edit(lambda content: content.pop("digest", None)),
-    "before digests": _edit(lambda content: [content.pop(k, None) for k in ("digest", "made_from")]),
+    "before digests": _edit(
+        lambda content: [content.pop(k, None) for k in ("digest", "made_from")]
+    ),
     "seed": _edit(lambda content: content.update(seed=7)),
     "list": lambda path: path.write_text("[1, 2]"),
     "nested": lambda path: path.write_text('{"a":' * 100_000),
