@@ -85,9 +85,9 @@ def run(
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
-    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or where the system has too
-    little left of something (one sentence on stderr, no traceback), or 3 where a part of the work was left out
-    for such a mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
+    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or where the system lacks
+    something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
+    mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
     if processes:

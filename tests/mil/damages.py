@@ -44,7 +44,8 @@ def contents(folder):
         if path.is_file() and path.name != LOCK_NAME:
             content = path.read_bytes()
             if path.suffix == ".json":
-                content = _timeless(json.loads(content))
+                with contextlib.suppress(ValueError):
+                    content = _timeless(json.loads(content))
             found[str(path.relative_to(folder))] = content
     return found
 
