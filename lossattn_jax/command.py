@@ -28,8 +28,9 @@ _LONGEST = 4000  # characters of a sentence
 
 # Errors of the system that are for the user to mend.
 _SHORTAGES = {
-    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n)",
+    # Before the next, whose words are in those of this one.
     errno.ENFILE: "the machine can open no more files; end other programs",
+    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n)",
     errno.ENOMEM: "the machine has no more memory; end other programs",
     errno.ENOSPC: "no space is left on a disk; free some",
 }
