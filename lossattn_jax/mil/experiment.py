@@ -234,19 +234,19 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
 def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
     """Compares the config with the one that is there; `repeats` may change.
 
-    Where there is none, or a damaged one, every fold that is there is compared.
+    Where there is none, or a damaged one, every fold that is there is compared. A damaged one without a fold
+    may be another kind of run's.
     """
     path = folder / CONFIG_NAME
-    try:
-        # pathlib's `exists` raises where a name is too long.
-        stored = config_lib.read(path) if os.path.exists(path) else None
-    except config_json.DamagedConfig as error:
-        log.warning(
-            "%s; it is made again where all folds there are of this command's config", error
-        )
-        stored = None
-    if stored is None:
+    if not os.path.exists(path):  # pathlib's raises where a name is too long
         _refuse_other_folds(config, folder)
+        return
+    try:
+        stored = config_lib.read(path)
+    except config_json.DamagedConfig as error:
+        if not _refuse_other_folds(config, folder):
+            raise
+        log.warning("%s; it is made again, as the folds there are of this command's config", error)
         return
     before = dict(config_lib.leaves(stored))
     for key, value in config_lib.leaves(config):
@@ -257,9 +257,9 @@ def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
             )
 
 
-def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares the config of every fold that is there, whatever its data set and method."""
-    now = provenance.of_config(config)
+def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> int:
+    """Compares the config of every fold that is there, whatever its data set and method; counts them."""
+    now, count = provenance.of_config(config), 0
     for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
         try:
             before = fold_results.read(path).made_from
@@ -268,6 +268,8 @@ def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> None:
         if before is not None:
             before = {k: value for k, value in before.items() if k.startswith(provenance.CONFIG)}
         records.refuse_other(path, before, now)
+        count += 1
+    return count
 
 
 def _store_config(config: ConfigDict, folder: Workdir) -> None:
