@@ -1,7 +1,6 @@
 """How a command of this package starts and ends: flags, log, errors, exit code."""
 
 import difflib
-import errno
 import functools
 import itertools
 import logging
@@ -17,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_file, cpu, devices
+from lossattn_jax import config_file, cpu, devices, shortages
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
@@ -25,15 +24,6 @@ EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
 
 _LONGEST = 4000  # characters of a sentence
-
-# Errors of the system that are for the user to mend.
-_SHORTAGES = {
-    # Before the next, whose words are in those of this one.
-    errno.ENFILE: "the machine can open no more files; end other programs",
-    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n)",
-    errno.ENOMEM: "the machine has no more memory; end other programs",
-    errno.ENOSPC: "no space is left on a disk; free some",
-}
 
 _PLACE = ("coordinator", "num_processes", "process_id")
 
@@ -140,7 +130,7 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
         if code != EXIT_INCOMPLETE:
             return code
     except Exception as error:
-        shortage = _find_shortage(error)
+        shortage = shortages.describe(error)
         if shortage is None:
             raise
         return _complain(UserError(shortage), process)
@@ -153,26 +143,6 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
         # At its end JAX waits only so long for the others, one of which may still write.
         devices.barrier("the command is done")
     return code
-
-
-def _find_shortage(error: BaseException | None) -> str | None:
-    """What the system has too little of, in a sentence, where that is why an exception was raised.
-
-    Libraries raise exceptions of their own of it, some with no more than the system's words.
-    """
-    while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
-        for lacks, sentence in _SHORTAGES.items():
-            if number == lacks or number is None and os.strerror(lacks) in text:
-                where = getattr(error, "filename", None)
-                return (
-                    sentence
-                    if where is None
-                    else f"{where} cannot be opened or written: {sentence}"
-                )
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def one_line(text: str) -> str:
