@@ -4,10 +4,12 @@ import csv
 import os
 
 import damages
+import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import paper_table, report
+from lossattn_jax.mil import BagNetwork, dumps, paper_table, report
+from lossattn_jax.mil.settings import Settings
 from lossattn_jax.mil.workdir import Workdir
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
@@ -107,3 +109,20 @@ def test_a_workdir_makes_folders_only_in_itself(tmp_path):
         assert workdir.make() and not workdir.make()
         folder = workdir.make_folder(workdir.folder_of(".."), "mi_svm", "final")
         assert folder == tmp_path / "run" / "__-5ec1f7e7" / "mi_svm" / "final" and folder.is_dir()
+
+
+@pytest.mark.parametrize("place", ["nonfinite", "nonfinite/model_0"])
+def test_a_dump_is_not_written_through_a_link(tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    planted = tmp_path / place
+    planted.parent.mkdir(exist_ok=True)
+    planted.symlink_to(tmp_path / "elsewhere")
+    dump = dumps.Dump(
+        **{"training": "own", "update": "of model 0", "ids": ("b0",), "consistency": False},
+        **{"network": BagNetwork(2, hidden=(2, 2, 2)), "settings": Settings()},
+        **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
+        bags={"x": np.zeros((1, 3, 2), np.float32)},
+    )
+    with pytest.raises(UserError, match="cannot be written: it is a symbolic link, or in one"):
+        dumps.write(dump, tmp_path / "nonfinite" / "model_0")
+    assert os.listdir(tmp_path / "elsewhere") == []
