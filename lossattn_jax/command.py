@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_file, cpu, devices
+from lossattn_jax import config_file, cpu, devices, shortages
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
@@ -28,10 +28,17 @@ _LONGEST = 4000  # characters of a sentence
 _PLACE = ("coordinator", "num_processes", "process_id")
 
 
-class _Stdout:
-    """Writes to a stdout whose reader may go away, as `head` does.
+class _Formatter(logging.Formatter):
+    """Makes lines of the log, whatever names of files they have."""
 
-    What is left for that reader is dropped, and the rest of the work is done.
+    def format(self, record: logging.LogRecord) -> str:
+        return _printable(super().format(record))
+
+
+class _Stdout:
+    """Writes to a stdout whose reader may go away, as `head` does, or whose disk may become full.
+
+    What is left for that reader is dropped, and the rest of the work is done. A full disk is an error, once.
     """
 
     def __init__(self, stdout: Any):
@@ -50,8 +57,10 @@ class _Stdout:
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise
 
 
 def run(
@@ -67,9 +76,9 @@ def run(
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
-    The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
-    traceback), or 3 where a part of the work was left out for such a mistake and the rest is done,
-    or 130 after Ctrl-C, or 1 with a traceback for a bug.
+    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or where the system lacks
+    something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
+    mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
     if processes:
@@ -115,10 +124,16 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
         process = _join() if processes else None
         main()
+        sys.stdout.flush()
     except UserError as error:
         code = _complain(error, process)
         if code != EXIT_INCOMPLETE:
             return code
+    except Exception as error:
+        shortage = shortages.describe(error)
+        if shortage is None:
+            raise
+        return _complain(UserError(shortage), process)
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -138,7 +153,12 @@ def one_line(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """A text that changes nothing of a terminal; its lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _complain(error: UserError, process: int | None = None) -> int:
@@ -216,7 +236,7 @@ def place_of(given: dict[str, Any]) -> devices.Place | None:
 def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     """Our own log lines from `level` on, without those of the libraries below us."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     log = logging.getLogger("lossattn_jax")
     log.setLevel(level)
     log.handlers = [handler]

@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 Path = str | os.PathLike[str]
 
+# What errors say of the process or the machine, and not of the file: there may be too many open ones.
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
 _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name
@@ -62,8 +65,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     it, for what a killed process has left.
 
     Raises:
-      OSError: it cannot be written. What there was is still there then.
+      OSError: it cannot be written, or there is a FIFO, socket or device. What there was is still there then.
     """
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
     temporary = os.path.join(folder, f".{name[:32]}.{secrets.token_hex(8)}.part")
     try:
@@ -74,6 +79,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def path_of(error: OSError) -> str | None:
+    """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
+    for path in (error.filename2, error.filename):
+        if isinstance(path, str | os.PathLike):
+            name = os.path.basename(os.fspath(path))
+            if not (name.startswith(".") and name.endswith(".part")):
+                return os.fspath(path)
+    return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path leads to what is neither a file nor a folder, such as /dev/null."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def remove_temporaries(folder: Path) -> None:
