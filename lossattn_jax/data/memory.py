@@ -202,7 +202,8 @@ def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndar
         return None
     except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
         damage.refuse_lack(error, path)
-        _LOG.warning("%s is damaged (%s); rebuilding it", path, error)
+        reason = getattr(error, "strerror", None) or error
+        _LOG.warning("%s is damaged (%s); rebuilding it", path, reason)
         return None
 
 

@@ -146,7 +146,8 @@ def test_a_command_refuses_a_damaged_shard(folder, tmp_path):
     shard = _shard(folder, "train")
     shard.write_bytes(_flip(shard.read_bytes(), 5000))
     root = folder.parents[1]
-    small = ["--config.model.width=0.125", f"--config.data.dir={root}", f"--workdir={tmp_path}/run"]
+    small = ["--config.model.width=0.125", "--config.train.batch_size=20"]
+    small += [f"--config.data.dir={root}", f"--workdir={tmp_path}/run"]
     config = f"--config={in_process.ROOT}/configs/digit_scenes.py"
     for arguments in (
         ["train.py", config, *small],
@@ -178,7 +179,7 @@ def test_a_lack_of_open_files_is_no_damage(folder):
             assert caught.value.errno == errno.EMFILE
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert len(source.labels()) == 21
+    assert len(data.open_source(spec, "test", str(folder.parents[1])).labels()) == 21
 
 
 def test_settings_survive_a_kill_before_they_lie_beside_the_data(folder):
