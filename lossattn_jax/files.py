@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 Path = str | os.PathLike[str]
 
+# What errors say of the process or the machine, and not of the file: there may be too many open ones.
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
 _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name

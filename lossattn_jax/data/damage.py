@@ -1,6 +1,5 @@
 """Prepared data sets that cannot be read or are not as they were prepared, and the sentence about them."""
 
-import errno
 import json
 import os
 import re
@@ -9,8 +8,6 @@ from collections.abc import Iterable
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
 
-# What is the machine's or the process's, and would be the same with a whole file.
-_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _IN_SENTENCES = (OSError, RuntimeError, ValueError)  # their texts are for people
 
 
@@ -86,7 +83,7 @@ def refuse_lack(error: Exception, path: str) -> None:
     """
     if isinstance(error, MemoryError):
         raise error
-    for number in _LACKS:
+    for number in files.LACKS:
         # array_record has the system's words and no number.
         if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
             raise OSError(number, os.strerror(number), path) from error
