@@ -93,14 +93,15 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
       DatasetNotFound: it is not.
       UserError: it is damaged, or was made with other settings.
     """
-    folder = pathlib.Path(open_source(spec, "train", data_dir).folder)
+    address = open_source(spec, "train", data_dir).folder
+    folder = pathlib.Path(address)
     if not os.path.exists(
         folder / _RECORD_NAME
     ):  # or the process that prepared it was killed before
         with contextlib.suppress(OSError):
             os.replace(folder.parent / _PLAN_NAME, folder / _RECORD_NAME)
     _refuse_other(folder, settings)
-    return str(folder)
+    return address
 
 
 @contextlib.contextmanager
