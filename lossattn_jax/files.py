@@ -18,9 +18,10 @@ LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
 _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name
+_BEGINNING = 32  # characters of a file's name in that of its temporary
 # What no name may have on some system, or at its beginning or end; what is not printable besides.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+_TEMPORARY = r"\.%s\.[0-9a-f]{16}\.part"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -70,7 +71,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if _is_special(path):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name[:32]}.{secrets.token_hex(8)}.part")
+    temporary = os.path.join(folder, f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
@@ -100,11 +101,18 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes."""
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes.
+
+    Args:
+      folder: to look in.
+      name: of a file: what they have left of that one, which nobody else writes.
+    """
+    beginning = re.escape(name[:_BEGINNING]) or ".*"
+    pattern = re.compile(_TEMPORARY % beginning, re.DOTALL)
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
 
 
