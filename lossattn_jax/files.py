@@ -76,6 +76,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that comes to its name; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def remove_temporaries(folder: Path) -> None:
     """Removes what killed processes have left of `replacing` in a folder, where nobody else writes."""
     with contextlib.suppress(OSError):
