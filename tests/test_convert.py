@@ -562,7 +562,9 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="PyTorch 2.5.1.cpu, which can be made to run what is in a"):
         weight_files.read(tmp_path / "weights.pt")
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
-    with pytest.raises(UserError, match="weights.pt can be read only where PyTorch is installed"):
+    with pytest.raises(
+        UserError, match="weights.pt: it can be read only where PyTorch is installed"
+    ):
         weight_files.read(tmp_path / "weights.pt")
 
 

@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_json, data, devices, losses, models, run_folder, runs
+from lossattn_jax import (
+    config_json,
+    conversion_folder,
+    data,
+    devices,
+    losses,
+    models,
+    run_folder,
+    runs,
+)
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import checkpoint_items, ensemble, reporting, resume
 from lossattn_jax.train.gradients import patch_weight_schedule
@@ -116,8 +125,10 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
       The state, and the metrics of the updates that no log line has told of yet; both on the host.
 
     Raises:
-      UserError: the checkpoints are another run's, or the run to start from does not fit.
+      UserError: the checkpoints are another run's, the workdir is that of an unfinished conversion, or the
+        run to start from does not fit.
     """
+    conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.named())):
         checkpoints.latest_step()  # the same for all processes, or an error
         stored = run_folder.stored_config(job.workdir)
