@@ -76,6 +76,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a file in a folder and removes it, before there is anything to write.
+
+    Raises:
+      OSError: that cannot be done.
+    """
+    path = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(path)
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether a place may not be written, whatever is tried: a mount or permissions are against it."""
+    return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another one that comes to its name; None where there is none."""
     try:
