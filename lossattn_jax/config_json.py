@@ -21,6 +21,8 @@ from lossattn_jax.models import resnet
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "bring the file back, or use another workdir"
+
 
 def write(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole.
@@ -57,15 +59,13 @@ def read(
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
     # The last one for what is nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a config: {error}") from None
+        raise UserError(f"{path} cannot be read as a config ({error}); {_REMEDY}") from None
     if given is None:
-        raise UserError(f"{path} cannot be read as a config: it holds no keys")
+        raise UserError(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
     elif digest != digests.of_json(stored):
-        raise UserError(
-            f"{path} is not as it was written; bring the file back, or use another workdir"
-        )
+        raise UserError(f"{path} is not as it was written; {_REMEDY}")
     config = defaults()
     for key, value in given:
         section, _, name = key.rpartition(".")
