@@ -101,6 +101,31 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a file in a folder and removes it, before there is anything to write.
+
+    Raises:
+      OSError: that cannot be done.
+    """
+    path = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(path)
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether a place may not be written, whatever is tried: a mount or permissions are against it."""
+    return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that comes to its name; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def remove_temporaries(folder: Path, name: str = "") -> None:
     """Removes what killed processes have left of `replacing` in a folder, where nobody else writes.
 
