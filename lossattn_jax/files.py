@@ -62,13 +62,13 @@ def write(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for writing under another name, which is renamed when all is written.
 
-    A symbolic link is replaced, not followed. The other name cannot be foreseen; `remove_temporaries` knows
+    A symbolic link or a FIFO is replaced, not followed or waited for. The other name cannot be foreseen; `remove_temporaries` knows
     it, for what a killed process has left.
 
     Raises:
-      OSError: it cannot be written, or there is a FIFO, socket or device. What there was is still there then.
+      OSError: it cannot be written, or there is a device. What there was is still there then.
     """
-    if _is_special(path):
+    if _is_device(path):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
     temporary = os.path.join(folder, f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part")
@@ -92,13 +92,14 @@ def path_of(error: OSError) -> str | None:
     return None
 
 
-def _is_special(path: Path) -> bool:
-    """Whether a path leads to what is neither a file nor a folder, such as /dev/null."""
+def _is_device(path: Path) -> bool:
+    """Whether a path is a device, or leads to what is no file or folder, as /dev/stdout does."""
     try:
-        mode = os.stat(path).st_mode
+        own, behind = os.lstat(path).st_mode, os.stat(path).st_mode
     except OSError:
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    regular = stat.S_ISREG(behind) or stat.S_ISDIR(behind)
+    return not (regular or stat.S_ISFIFO(own) or stat.S_ISSOCK(own))
 
 
 def check_writable(folder: Path) -> None:

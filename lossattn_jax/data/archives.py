@@ -52,18 +52,19 @@ def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
     return found | (dl_manager.download(missing) if missing else {})
 
 
-def content(stream: IO[bytes], name: str, size: int = 0, most: int = MOST_BYTES) -> bytes:
+def content(stream: IO[bytes], name: str, size: int = 0, most: int | None = None) -> bytes:
     """Reads a file of an archive into memory.
 
     Args:
       stream: the file, opened.
       name: of it, for the message.
       size: bytes that it has, as far as the archive says.
-      most: bytes that it may have.
+      most: bytes that it may have; None: `MOST_BYTES`.
 
     Raises:
       ValueError: it has more.
     """
+    most = MOST_BYTES if most is None else most
     read = stream.read(most + 1) if size <= most else b""
     if max(size, len(read)) > most:
         raise ValueError(f"its file {name} has more than {most >> 20} MiB")

@@ -20,7 +20,6 @@ REFUSED = {
     "sibling": "repeat0_fold0.json was made from other inputs .*fold 1 instead of 0",
     "other method": "was made from other inputs .*method 'mi_graph' instead of 'mi_kernel'",
     "before digests": "was written before results carried digests",
-    "fifo": "cannot be written: it is not a regular file .*repeat0_fold0.json",
     "folder": "cannot be written: Is a directory .*repeat0_fold0.json",
 }
 

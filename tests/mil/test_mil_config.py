@@ -60,6 +60,7 @@ def test_a_written_config_is_read_as_it_was(tmp_path):
     assert dict(leaves(found)) == dict(leaves(config))
     record = json.loads((tmp_path / "config.json").read_text())
     record["training"]["epochs"] = 0
+    del record["digest"]  # as of a file from before there were digests
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="config.training.epochs is 0"):
         config_lib.read(tmp_path / "config.json")
