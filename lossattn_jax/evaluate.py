@@ -155,6 +155,7 @@ def evaluate_run(
     checkpoint: str = "latest",
     batch_size: int | None = None,
     data_dir: str | None = None,
+    *,
     out: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
@@ -266,7 +267,7 @@ def main() -> None:
         values.checkpoint,
         values.batch_size,
         values.data_dir,
-        values.out,
+        out=values.out,
     )
     if jax.process_index() == 0:
         print(json.dumps(records.without_digests(result), indent=2))

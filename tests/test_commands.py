@@ -187,7 +187,7 @@ def test_a_file_without_the_function_is_no_config(tmp_path, content):
     assert_refused(finished, "the config file c.py has no function get_config")
 
 
-@pytest.mark.parametrize("flags", ["--list", "--help"])
+@pytest.mark.parametrize("flags", [pytest.param("--list", marks=pytest.mark.slow), "--help"])
 def test_a_reader_that_goes_is_no_error(run_python, flags):
     script = (
         "import subprocess, sys\n"

@@ -395,7 +395,9 @@ def test_a_diverging_run_stops_with_a_sentence(scenes_dir, tmp_path):
             {"model__pooling": "max", "loss__patch": "on", "loss__label_smoothing": 0.1},
             marks=pytest.mark.slow,
         ),
-        {"model__dtype": "bfloat16", "model__batch_norm": "local"},
+        pytest.param(
+            {"model__dtype": "bfloat16", "model__batch_norm": "local"}, marks=pytest.mark.slow
+        ),
         pytest.param(
             {"optimizer__name": "adamw", "optimizer__schedule": "cosine", "data__flip": True},
             marks=pytest.mark.slow,
@@ -472,7 +474,7 @@ def test_an_ended_a_killed_and_a_damaged_run_resume_to_the_same_bits(
 def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python):
     """With cross-replica batch normalisation, after five steps and on 60 images in batches of 7.
 
-    The process with four devices also shows that all is done without TensorFlow.
+    The process with four devices also shows that both are done without TensorFlow.
     """
     options = {"train__epochs": 1, "optimizer__warmup_epochs": 0.0, "train__batch_size": 36}
     options["optimizer__learning_rate"] = 0.05
@@ -483,13 +485,12 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
 import json, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 import jax, shrunk
-from lossattn_jax import evaluate, explain
+from lossattn_jax import evaluate
 from lossattn_jax.train import loop
 assert jax.device_count() == 4
 workdir = {str(workdirs[1])!r}
 loop.train(shrunk.config({str(scenes_dir)!r}, **{options!r}), workdir)
 print(json.dumps(evaluate.evaluate_run(workdir, batch_size=7)))
-explain.explain_run(workdir, num=1)
 assert "tensorflow" not in sys.modules
 """
     finished = run_python("-c", script, devices=4)
@@ -511,3 +512,16 @@ assert "tensorflow" not in sys.modules
     )
     assert here["accuracy"] == four_result["accuracy"]
     assert here["loss"] == pytest.approx(four_result["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_four_devices_explain_without_tensorflow(finished, tmp_path, run_python):
+    script = f"""
+import sys
+from lossattn_jax import explain
+explain.explain_run({str(finished[0])!r}, num=1, out={str(tmp_path / "report")!r})
+assert "tensorflow" not in sys.modules
+"""
+    explained = run_python("-c", script, devices=4)
+    assert explained.returncode == 0, explained.stderr
+    assert (tmp_path / "report" / "index.html").exists()
