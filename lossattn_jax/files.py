@@ -62,8 +62,8 @@ def write(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for writing under another name, which is renamed when all is written.
 
-    A symbolic link or a FIFO is replaced, not followed or waited for. The other name cannot be foreseen; `remove_temporaries` knows
-    it, for what a killed process has left.
+    A symbolic link or a FIFO is replaced, not followed or waited for. The other name cannot be foreseen;
+    `remove_temporaries` knows it, for what a killed process has left.
 
     Raises:
       OSError: it cannot be written, or there is a device. What there was is still there then.
