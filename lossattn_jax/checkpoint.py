@@ -142,7 +142,7 @@ class Checkpoints:
         return item in self.look(step).items
 
     def fits(self, step: int, item: str, like: Any) -> bool:
-        """Whether the checkpoint of `step` has the item, with the shapes and dtypes of a tree.
+        """Whether a checkpoint has an item of a tree's shapes and dtypes.
 
         Raises:
           DamagedCheckpoint: that cannot be read.

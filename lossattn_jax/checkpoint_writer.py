@@ -110,7 +110,7 @@ class Writer:
             self._sweep()
 
     def _refuse_moved(self, step: int | None = None) -> None:
-        """Sees whether the workdir is still the same; Orbax would make another one where it was.
+        """Refuses a workdir that is another; Orbax would make a new one.
 
         Args:
           step: of a checkpoint that has to be in it.

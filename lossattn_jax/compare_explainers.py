@@ -177,7 +177,7 @@ def compare_run(
 
 
 def _write(path: pathlib.Path, result: Mapping[str, Any], figure: Any) -> None:
-    """Writes a comparison and its figure; where they may not be written, a warning says so.
+    """Writes a comparison and its figure, or warns that it may not.
 
     Raises:
       UserError: they cannot be written.

@@ -1,4 +1,4 @@
-"""The workdir that a conversion makes: a killed one is unfinished, and the same conversion makes it anew.
+"""The workdir of a conversion; a killed conversion is made anew.
 
 A file says from the first to the last moment that the conversion is not finished, and of what it is. The
 config comes after the checkpoint, so that a folder with both is a run.
@@ -63,7 +63,7 @@ def refuse_unfinished(folder: pathlib.Path) -> None:
 
 
 def write(folder: pathlib.Path, config: ConfigDict, items: Mapping[str, Any], weights: str) -> None:
-    """Writes a run of converted weights: a checkpoint of step 0, and the config.
+    """Writes a run of converted weights: checkpoint 0 and config.
 
     Args:
       folder: the workdir; made where absent.

@@ -76,7 +76,7 @@ def cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes of the machine's memory, or of what its container may have, that nobody uses; None: unknown."""
+    """Bytes of free memory, of the machine or container; None: unknown."""
     counts = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Text of users in files that other programs read: tables in Markdown, and CSV for spreadsheets."""
+"""Text of users, escaped for Markdown and for spreadsheets."""
 
 import re
 
@@ -11,14 +11,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def for_markdown(text: object) -> str:
-    """Text that Markdown shows as it is, in a table's cell as well; in one line."""
+    """Escapes text for one line or cell of Markdown."""
     words = " ".join(str(text).split())
     plain = "".join(_HTML.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in words)
     return _MARKS.sub(lambda mark: f"\\{mark[0]}", plain)
 
 
 def for_spreadsheet(text: object) -> str:
-    """Text that a spreadsheet does not run: an apostrophe comes before what looks like a formula.
+    """Puts an apostrophe before text that a spreadsheet would run.
 
     Numbers stay numbers, also negative ones. (OWASP, "CSV Injection".)
     """

@@ -223,7 +223,7 @@ def _check_writable(out: str) -> None:
 
 
 def _write(result: Mapping[str, Any], path: pathlib.Path, asked: bool) -> None:
-    """Writes a result; where its place may not be written and was not asked for, a warning is enough.
+    """Writes a result, or warns where its usual place is read-only.
 
     Raises:
       UserError: it cannot be written.

@@ -115,14 +115,14 @@ def explain_run(
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
-    """Keeps the folder of a report from others, before there is anything to write.
+    """Locks the folder of a report before there is anything to write.
 
     Raises:
       UserError: another command writes it, or it cannot be written; ends with `remedy`.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(run_folder.made_alone(folder))
+            stack.enter_context(run_folder.make_and_lock(folder))
         except OSError as error:
             raise UserError(
                 f"the report {folder} cannot be written: {error.strerror}{remedy}"

@@ -114,12 +114,12 @@ def check_writable(folder: Path) -> None:
 
 
 def is_forbidden(error: OSError) -> bool:
-    """Whether a place may not be written, whatever is tried: a mount or permissions are against it."""
+    """Whether a mount or permissions forbid to write in a place."""
     return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one that comes to its name; None where there is none."""
+    """Identifies a folder by device and inode; None where there is none."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -128,7 +128,7 @@ def identity(folder: Path) -> tuple[int, int] | None:
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes.
+    """Removes temporaries of killed processes from a folder where nobody else writes.
 
     Args:
       folder: to look in.
@@ -143,7 +143,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def safe_name(text: str, reserved: Collection[str] = ()) -> str:
-    """Makes a name for a file or folder of any text, another one for another text.
+    """Makes a safe name of a file or folder from any text.
 
     A text that every system takes for a name stays as it is. Of others, what is in the way becomes `_`, and
     a dash and digits of the text's digest are added; likewise where it is too long or reserved.
@@ -153,9 +153,9 @@ def safe_name(text: str, reserved: Collection[str] = ()) -> str:
       reserved: names that others have in the same folder, compared as in file systems without capitals.
     """
     name = "".join(c if c.isprintable() else "_" for c in _UNSAFE.sub("_", text))
-    taken = {other.lower() for other in reserved}
+    others = {other.lower() for other in reserved}
     encoded = name.encode()
-    if name == text and name and len(encoded) <= _LONGEST_NAME and name.lower() not in taken:
+    if name == text and name and len(encoded) <= _LONGEST_NAME and name.lower() not in others:
         return name
     short = encoded[:_LONGEST_NAME].decode(errors="ignore").rstrip(". ")
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -163,7 +163,7 @@ class MapStore:
         return array[start : start + len(rows)].write(rows)
 
     def wait(self, future: Any, verb: str = "written") -> Any:
-        """What comes of making, reading or writing; a failure is a `UserError`, with what was not done."""
+        """Waits for TensorStore; a failure is a `UserError` that says what failed."""
         try:
             return future.result()
         except (ValueError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What a NumPy `.npz` file says that it holds, read before any of its content is.
+"""Headers of NumPy's `.npz` files, read before their content.
 
 Some kB of such a file can unpack to any number of zeros, so that shapes have to be seen first.
 """
@@ -21,7 +21,7 @@ _LONGEST_HEADER = 1 << 14
 def read_headers(
     source: files.Path | BinaryIO,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Reads shape and dtype of every array of an `.npz` file, and none of its content.
+    """Reads shape and dtype of every array of an `.npz` file.
 
     What the headers say is what the archive's directory has room for, so that no array takes more memory.
 

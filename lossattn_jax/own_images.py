@@ -184,7 +184,7 @@ def _starts(length: int, size: int) -> list[int]:
 
 
 def read_size(path: str | pathlib.Path) -> tuple[int, int]:
-    """Reads height and width of an image file as `read_image` would return it, and none of its pixels.
+    """Reads height and width of an image file, and none of its pixels.
 
     Raises:
       UserError: as of `read_image`.
@@ -226,7 +226,7 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
 
 @contextlib.contextmanager
 def _opened(path: str | pathlib.Path, resized: bool) -> Iterator[tuple[Any, BinaryIO]]:
-    """Opens an image file with Pillow, and says in a sentence what goes wrong with it meanwhile.
+    """Opens an image file with Pillow; turns its errors into a sentence.
 
     Args:
       path: of the file.

@@ -36,7 +36,7 @@ _REMEDY = "save it with 8 bits a sample"
 
 
 def refuse_large(image: Any, path: str | pathlib.Path, resized: bool) -> None:
-    """Refuses a picture whose header tells that it would take too much memory to decode and convert.
+    """Refuses a picture that would take too much memory, by its header.
 
     Args:
       image: of Pillow, opened and not yet loaded.
@@ -246,7 +246,7 @@ def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
 
 
 def _to_levels(values: np.ndarray, white: np.ndarray | np.float64) -> np.ndarray:
-    """Scales values `[H, W, bands]` in [0, white] to uint8; some rows at a time, since float64 is large."""
+    """Scales values `[H, W, bands]` in [0, white] to uint8, by rows."""
     levels = np.empty(values.shape, np.uint8)
     step = max(1, _AT_ONCE // values[0].size)
     for row in range(0, len(values), step):

@@ -1,4 +1,4 @@
-"""The folder of a run (its workdir): its config, and that one process alone writes in it."""
+"""The folder of a run (its workdir): its config and its lock."""
 
 import contextlib
 import errno
@@ -59,7 +59,7 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
-    """Keeps other commands from writing in a folder, by a lock that ends with the process, however it ends.
+    """Locks a folder against other commands, until the process ends.
 
     All processes of a command have to come here. What killed processes have left of files is removed. Where
     the folder cannot be locked, a warning says so.
@@ -105,8 +105,8 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def made_alone(folder: str | pathlib.Path) -> Iterator[None]:
-    """Makes a folder, where it is absent, and keeps others from writing in it; see `alone`.
+def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
+    """Makes a folder where it is absent, and locks it; see `alone`.
 
     A new folder into which nothing is written goes again.
 
@@ -130,7 +130,7 @@ def made_alone(folder: str | pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Tells in a sentence that a folder cannot be written, or is not there any more.
+    """Turns errors of writing in a folder into a sentence.
 
     Raises:
       UserError: an `OSError` was raised within.
@@ -148,7 +148,7 @@ def writing(workdir: str | pathlib.Path) -> Iterator[None]:
 
 
 def describe_move(workdir: str | pathlib.Path) -> str:
-    """The sentence for a folder that has gone while a command wrote in it."""
+    """The sentence for a folder that has gone during a command."""
     return (
         f"the workdir {workdir} was moved, removed or replaced while this command wrote in it; bring it back "
         "and run the command again to go on, or use another workdir"

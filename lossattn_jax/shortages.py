@@ -14,7 +14,7 @@ _SENTENCES = {
 
 
 def describe(error: BaseException | None) -> str | None:
-    """Says what the system has too little of, in a sentence, where that is why an exception was raised.
+    """Describes the shortage that an exception comes from, or None.
 
     Libraries raise exceptions of their own of it, some with no more than the system's words.
     """

@@ -1,4 +1,4 @@
-"""Prepared data sets that cannot be read or are not as they were prepared, and the sentence about them."""
+"""Damaged or changed prepared data sets, and the sentences about them."""
 
 import json
 import os
@@ -12,11 +12,11 @@ _IN_SENTENCES = (OSError, RuntimeError, ValueError)  # their texts are for peopl
 
 
 class DamagedDataset(UserError):
-    """A prepared data set cannot be read, or has changed; the text names the file and the way out."""
+    """A prepared data set cannot be read, or has changed."""
 
 
 def unreadable(path: str, error: Exception | str, folder: str) -> DamagedDataset:
-    """Makes the error for a file of a prepared data set that cannot be read.
+    """Makes the error for a file that cannot be read.
 
     Args:
       path: of the file.
@@ -36,7 +36,7 @@ def unreadable(path: str, error: Exception | str, folder: str) -> DamagedDataset
 
 
 def refuse_absent(folder: str, paths: Iterable[str]) -> None:
-    """Refuses a prepared data set that lacks a file, or has a FIFO there, whose reader would wait for ever.
+    """Refuses a prepared data set that lacks a regular file.
 
     Args:
       folder: as of `unreadable`.
@@ -51,7 +51,7 @@ def refuse_absent(folder: str, paths: Iterable[str]) -> None:
 
 
 def find_malformed_json(folder: str, names: Iterable[str]) -> str:
-    """Finds the first of a folder's files that is no JSON; the folder itself where each one is."""
+    """Finds the first file that is no JSON; else the folder."""
     for path in (os.path.join(folder, name) for name in names):
         try:
             json.loads(files.read(path))
@@ -61,7 +61,7 @@ def find_malformed_json(folder: str, names: Iterable[str]) -> str:
 
 
 def changed(path: str, memory: str, folder: str) -> DamagedDataset:
-    """Makes the error for a file of a prepared data set that holds something else than it did.
+    """Makes the error for a file that holds something else now.
 
     Args:
       path: of the file.
@@ -75,7 +75,7 @@ def changed(path: str, memory: str, folder: str) -> DamagedDataset:
 
 
 def refuse_lack(error: Exception, path: str) -> None:
-    """Raises an error again that is no damage of the file that was being read.
+    """Raises an error again that is no damage of a file.
 
     Raises:
       OSError: this process may not open more files, or has no memory left.

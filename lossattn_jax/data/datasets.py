@@ -184,7 +184,7 @@ class ImageSource:
             raise damage.unreadable(self._find_damage(places, use), error, self.folder) from error
 
     def _find_damage(self, places: list[int], use: Callable[[dict[str, Any]], Any]) -> str:
-        """The shard of the first record that cannot be read; the folder where each one can."""
+        """The shard of the first illegible record; else the folder."""
         stops = np.cumsum([shard.count for shard in self._shards()])
         for place in places:
             try:

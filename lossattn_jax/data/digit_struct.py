@@ -92,7 +92,7 @@ class DigitStruct:
 
 
 def _values(dataset: Any) -> np.ndarray:
-    """The values of a dataset, flat; what is not stored of it would be unpacked to zeros."""
+    """The values of an HDF5 dataset, flat."""
     if dataset.size > _MOST_VALUES:
         raise ValueError(f"a dataset has {dataset.size} values")
     return dataset[()].ravel()

@@ -173,7 +173,7 @@ def _decode(source: ImageSource, layout: _Layout) -> dict[str, np.ndarray]:
 
 
 def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndarray] | None:
-    """Reads a cache; None where there is none or another one, which is said.
+    """Reads a cache; None where there is none or another one.
 
     No array is read before its header is known to be right: some MB may unpack to any number of zeros.
     """
@@ -208,7 +208,7 @@ def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndar
 
 
 def _write_cache(path: str, made_from: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a cache, so that no reader meets half a file, though several processes may start."""
+    """Writes a cache whole, also where several processes start at once."""
     facts = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
     values: dict[str, Any] = {**{name: np.array(facts[name]) for name in _OF_CACHE}, **arrays}
     try:

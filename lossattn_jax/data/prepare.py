@@ -106,7 +106,7 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
-    """Keeps other processes from preparing a data set, and removes what killed ones have left of it.
+    """Locks a data set for preparing; removes what killed processes have left.
 
     Yields:
       The folder of its versions.
@@ -129,7 +129,7 @@ def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
 
 
 def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
-    """Stops where there is a copy that cannot be used; TFDS would not write over it.
+    """Refuses a copy that cannot be used; TFDS would keep it.
 
     Args:
       spec: of the data set.
@@ -148,7 +148,7 @@ def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _settings_written(parent: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Writes down what a data set is made with, before it is: a process may be killed right after that.
+    """Writes down the settings of a data set before it is built.
 
     `_find` puts it beside the data set. Where the folder cannot be written, nothing is.
 

@@ -134,7 +134,7 @@ def _remembered(memory: pathlib.Path, warn: bool = True) -> dict[str, dict[str, 
 
 
 def _remember(memory: pathlib.Path, news: dict[str, dict[str, Any]]) -> None:
-    """Adds digests to those that are remembered, which another process may have added to meanwhile."""
+    """Adds digests to those that are remembered."""
     try:
         with sole_writer.attempt(memory) as sole:
             if sole:

@@ -1,4 +1,4 @@
-"""Files beside a data set that any process may write, and one at a time does."""
+"""Files that any process may write, one at a time."""
 
 import contextlib
 import logging

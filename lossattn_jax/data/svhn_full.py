@@ -73,7 +73,7 @@ def _objects(digits: list[Digit], height: int, width: int) -> list[dict[str, Any
 
 
 class _Unpacked(gzip.GzipFile):
-    """An archive's content, of which nothing is read at once that would fill the memory."""
+    """An archive's content, read in bounded parts."""
 
     def read(self, size: int | None = -1) -> bytes:
         """Reads so many bytes; tarfile asks for as many as a header claims."""

@@ -44,7 +44,7 @@ class WeightedBags(NamedTuple):
 
 
 class Similarities:
-    """RBF kernel values of a bag's instances with each other, in blocks of rows, made anew in each pass.
+    """RBF kernel values of a bag's instances, in blocks of rows.
 
     Of a large bag all of them would take more memory than there is.
     """
@@ -99,7 +99,7 @@ def set_kernel(rows: WeightedBags, columns: WeightedBags, gamma: float) -> np.nd
 
 
 def set_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
-    """Weights of MI-Kernel for a bag with the kernel values `[n, n]`, in blocks of rows: `[n]`.
+    """Weights `[n]` of MI-Kernel from a bag's kernel values `[n, n]`.
 
     All are `1 / sqrt(sum_xy k(x, y))`, which makes `K(X, X) = 1`.
     """
@@ -111,7 +111,7 @@ def set_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def graph_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
-    """Weights of mi-Graph for a bag with the kernel values `[n, n]`, in blocks of rows: `[n]`, sum 1.
+    """Weights `[n]` of mi-Graph from a bag's kernel values `[n, n]`.
 
     Two instances are joined if their Gaussian distance `1 - k(x, y)` is below the average of all pairs
     in the bag; each is joined with itself. An instance joined with many others, itself among them,
@@ -130,7 +130,7 @@ def graph_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _with_diagonal(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields for each block `[rows, n]` which of its values are on the diagonal, bool, and the block."""
+    """Yields the mask of the diagonal, bool `[rows, n]`, and each block."""
     start = 0
     for block in blocks:
         own = np.eye(len(block), block.shape[1], start, dtype=bool)

@@ -1,4 +1,4 @@
-"""The file `config.json` of a workdir of bags, with which all its folds were made."""
+"""The file `config.json` of a workdir of bags."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
 
 
 def write(config: ConfigDict, workdir: Workdir) -> None:
-    """Writes a command's config where that can be; makes the workdir if it is absent.
+    """Writes a command's config; makes the workdir if it is absent.
 
     Raises:
       UserError: it cannot be written, or as of `refuse_other`.
@@ -64,7 +64,7 @@ def write(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> int:
-    """Compares the config of every fold that is there, whatever its data set and method; counts them."""
+    """Compares the config of every fold in a workdir; counts the folds."""
     now, count = provenance.of_config(config), 0
     for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
         try:

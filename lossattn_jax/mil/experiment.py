@@ -217,7 +217,7 @@ def _method(
 
 
 def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path) -> None:
-    """Looks whether every fold has its file, before it is said that there are files."""
+    """Refuses to report results where a fold's file is gone."""
     paths = [
         fold_results.file_of(own / rule, split) for rule in rules for split in experiment.splits
     ]

@@ -170,7 +170,7 @@ def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
 
 
 def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> bool:
-    """Raises the `UserError` of `find`, and says nothing of a file that is damaged.
+    """Raises the `UserError` of `find`; ignores damaged files.
 
     Returns:
       Whether there is a file to go on with.

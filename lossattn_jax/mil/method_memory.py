@@ -1,4 +1,4 @@
-"""Whether the memory suffices for a method: looked at before the first fold, in which it would end."""
+"""Whether there is memory for a method, before the first fold."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from lossattn_jax.mil.sources import Experiment
 
 
 def refuse_too_large(experiment: Experiment, method: str) -> None:
-    """Refuses a classical method that takes more memory in a fold than is free.
+    """Refuses a classical method that takes more memory than is free.
 
     Args:
       experiment: bags and folds.

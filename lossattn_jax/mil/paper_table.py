@@ -177,7 +177,7 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
 
 
 def _warn_of_missing(workdir: pathlib.Path) -> None:
-    """Names folders of folds that have no summary, and so no place in a table."""
+    """Warns of folders of folds that have no summary."""
     folders = sorted({path.parent for path in workdir.rglob("repeat*_fold*.json")})
     for folder in folders:
         if not (folder / SUMMARY_NAME).exists():

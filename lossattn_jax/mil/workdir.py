@@ -1,4 +1,4 @@
-"""The workdir of experiments with bags: whose it is, what may be written in it, and where a data set is."""
+"""The workdir of experiments with bags: its lock and its folders."""
 
 import contextlib
 import logging
@@ -70,7 +70,7 @@ class Workdir:
         return True
 
     def folder_of(self, dataset: str) -> pathlib.Path:
-        """The folder of a data set, which need not exist, by the data set's name."""
+        """The folder of a data set, which need not exist."""
         return self.path / files.safe_name(dataset, OWN_NAMES)
 
     def refuse_links(self, *folders: pathlib.Path) -> None:
@@ -95,7 +95,7 @@ class Workdir:
                     )
 
     def make_folder(self, folder: pathlib.Path, *parts: str) -> pathlib.Path:
-        """Makes a folder in the workdir; removes what killed commands have left there of files.
+        """Makes a folder in the workdir; removes temporaries of killed commands.
 
         Args:
           folder: in the workdir.
@@ -118,7 +118,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Tells in a sentence that the workdir cannot be written, or is another one than at first.
+        """Turns errors of writing in the workdir into a sentence.
 
         Raises:
           UserError: an `OSError` was raised within, or as of `refuse_moved`.
@@ -128,7 +128,7 @@ class Workdir:
             yield
 
     def refuse_moved(self) -> None:
-        """Refuses to go on where the workdir's path leads to another folder by now, or to none.
+        """Refuses to go on where the workdir was moved or replaced.
 
         Raises:
           UserError: it does.

@@ -1,4 +1,4 @@
-"""What a checkpoint of training holds: the state, and the sums of what is to be logged next.
+"""Items of training checkpoints: the state, and sums for the log.
 
 With the sums a resumed run writes the lines of an uninterrupted one, also where the checkpoint lies between
 two lines. They are an item of their own, which checkpoints from before there was one lack.

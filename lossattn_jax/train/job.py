@@ -119,7 +119,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
 
 
 def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[TrainState, Metrics]:
-    """Where a run begins: at its newest intact checkpoint, another run's parameters, or from nothing.
+    """Where a run begins: a checkpoint, another run's parameters, or nothing.
 
     Returns:
       The state, and the metrics of the updates that no log line has told of yet; both on the host.

@@ -111,7 +111,7 @@ def _train_steps(
     checkpoints: checkpoint_lib.Checkpoints,
     stop: preemption.Stop,
 ) -> dict[str, float]:
-    """Runs the steps that are left; returns the test metrics after the last one.
+    """Runs the steps that are left; returns the last test metrics.
 
     Raises:
       Ended: the run was asked to stop.
@@ -244,7 +244,7 @@ class _Teller:
 
 
 def _items(replicated: TrainState, totals: Metrics) -> dict[str, Any]:
-    """What a checkpoint holds of a state and of the metrics that go with it, both on the devices."""
+    """Items of a checkpoint from state and metrics on the devices."""
     return checkpoint_items.of_training(*devices.unreplicate((replicated, totals)))
 
 

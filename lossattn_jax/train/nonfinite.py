@@ -213,7 +213,7 @@ def read_batch(dump: pathlib.Path) -> Batch:
 
 
 def _refuse_packed(file: BinaryIO) -> None:
-    """Refuses an archive that holds more than its size: a dump is not compressed.
+    """Refuses a compressed archive: a dump is not.
 
     Raises:
       ValueError: it is one, or it is damaged.

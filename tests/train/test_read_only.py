@@ -76,7 +76,7 @@ def test_evaluation_refuses_another_file_before_it_computes(tmp_path, out, sente
 def test_a_report_is_refused_before_it_is_computed(workdir, tmp_path, monkeypatch):
     computed = []
     monkeypatch.setattr(explain, "_on_split", lambda *_: computed.append(1))
-    with run_folder.made_alone(workdir / "report"):
+    with run_folder.make_and_lock(workdir / "report"):
         with pytest.raises(UserError, match="report is being written by another command already"):
             explain.explain_run(str(workdir))
     (tmp_path / "file").touch()
