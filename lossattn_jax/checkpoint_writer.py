@@ -44,7 +44,9 @@ class Writer:
           score: of a checkpoint's metrics, the best having the highest.
         """
         self._folder = folder
-        self._workdir = files.identity(folder.parent)
+        self._workdir: files.HeldFolder | None = None
+        with contextlib.suppress(FileNotFoundError):  # Orbax makes it
+            self._workdir = files.HeldFolder(folder.parent)
         self._keep = keep
         self._score = score
         self._manager: ocp.CheckpointManager | None = None
@@ -108,6 +110,9 @@ class Writer:
             self._manager.close()
             self._manager = None
             self._sweep()
+        if self._workdir is not None:
+            self._workdir.close()
+            self._workdir = None
 
     def _refuse_moved(self, step: int | None = None) -> None:
         """Refuses a workdir that is another; Orbax would make a new one.
@@ -118,7 +123,7 @@ class Writer:
         Raises:
           OSError: it was moved or removed.
         """
-        if self._workdir is not None and files.identity(self._folder.parent) != self._workdir:
+        if self._workdir is not None and not self._workdir.is_there():
             raise OSError(errno.ENOENT, "the workdir was moved or removed since the command began")
         if step is not None and not (self._folder / str(step)).is_dir():
             raise OSError(errno.ENOENT, "something else has moved or removed it")

@@ -118,13 +118,33 @@ def is_forbidden(error: OSError) -> bool:
     return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def identity(folder: Path) -> tuple[int, int] | None:
-    """Identifies a folder by device and inode; None where there is none."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+class HeldFolder:
+    """A folder held open, so that no other one at its path is taken for it."""
+
+    def __init__(self, path: Path):
+        """Holds the folder until `close`.
+
+        Raises:
+          OSError: it cannot be read.
+        """
+        self._path = path
+        # Without the flag, on Windows, nobody can move a folder in which a file is open.
+        flag = getattr(os, "O_DIRECTORY", None)
+        self._handle = None if flag is None else os.open(path, os.O_RDONLY | flag)
+
+    def is_there(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return False
+        return self._handle is None or os.path.samestat(os.fstat(self._handle), status)
+
+    def close(self) -> None:
+        """Lets it go; of a second call nothing comes."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:

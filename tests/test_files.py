@@ -96,3 +96,18 @@ def test_other_names_become_safe_and_stay_different(text, begins):
 def test_names_that_differ_stay_different():
     texts = ["a|b", "a/b", "a:b", "a_b", "a\\b", ".", "..", "...", "", "\udcff"]
     assert len({files.safe_name(text) for text in texts}) == len(texts)
+
+
+def test_another_folder_at_the_path_is_told_apart(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    held = files.HeldFolder(folder)
+    assert held.is_there()
+    folder.rmdir()
+    assert not held.is_there()
+    folder.mkdir()  # may get the number of the one before where nobody holds that
+    assert not held.is_there()
+    held.close()
+    held.close()
+    with pytest.raises(FileNotFoundError):
+        files.HeldFolder(tmp_path / "absent")

@@ -40,7 +40,7 @@ class Workdir:
         self.writable = True
         self._resources = contextlib.ExitStack()
         self._locked = False
-        self._handle: int | None = None
+        self._held: files.HeldFolder | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -133,13 +133,7 @@ class Workdir:
         Raises:
           UserError: it does.
         """
-        if self._handle is None:
-            return
-        try:
-            same = os.path.samestat(os.fstat(self._handle), os.stat(self.path))
-        except OSError:
-            same = False
-        if not same:
+        if self._held is not None and not self._held.is_there():
             raise UserError(run_folder.describe_move(self.path))
 
     def _lock(self) -> None:
@@ -147,13 +141,8 @@ class Workdir:
         self.writable = os.access(self.path, os.W_OK | os.X_OK)
         if self.writable:
             self._resources.enter_context(run_folder.alone(self.path))
-        if not hasattr(
-            os, "O_DIRECTORY"
-        ):  # Windows, where nobody can move a folder with an open file
-            return
         try:
-            # As long as it is open, no other folder gets its number.
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            self._held = files.HeldFolder(self.path)
         except OSError as error:
             raise UserError(f"the workdir {self.path} cannot be read: {error.strerror}") from None
-        self._resources.callback(os.close, self._handle)
+        self._resources.callback(self._held.close)
