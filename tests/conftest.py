@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -20,6 +21,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMPILE_FAST = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 if jaxlib.__version__.startswith("0.10."):
     COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
+    if platform.machine() == "x86_64":
+        # Without those emitters LLVM ends the process on some processors with AVX-512 (a bag's network in
+        # tests/mil/test_programs.py: "Cannot select X86ISD::SUBV_BROADCAST_LOAD").
+        COMPILE_FAST += " --xla_cpu_max_isa=AVX2"
 XLA_FLAGS = f"{COMPILE_FAST} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
