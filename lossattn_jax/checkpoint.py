@@ -15,6 +15,7 @@ import contextlib
 import math
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,12 +23,14 @@ import jax
 import orbax.checkpoint as ocp
 
 from lossattn_jax import checkpoint_integrity as integrity
-from lossattn_jax import devices
+from lossattn_jax import devices, files
 from lossattn_jax.checkpoint_writer import Writer
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 CHECKPOINTS_NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
+
+_ORPHANS = ("Event loop is closed", "object has no attribute '_ssock'")  # in what asyncio says
 # The best checkpoint has the highest of the first of these that its metrics hold.
 BEST_BY = ("accuracy", "map_all_point")
 
@@ -64,10 +67,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
-            self.close()
-        finally:
+        self.close()
+        if exception == (None, None, None):
             sys.unraisablehook = self._hook
+        else:  # until the process ends, orphans may still have something to tell
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
     def close(self) -> None:
         """Waits until what was handed to `save` is on disk, and ends.
@@ -217,6 +221,8 @@ class Checkpoints:
         with self._naming(step):
             for name, tree in like.items():
                 path = self._folder / str(step) / name
+                if files.find_irregular(path) is not None:  # for which Orbax would wait for ever
+                    raise DamagedCheckpoint(f"{name} has what is not a regular file")
                 stored = record.shapes[name] if record.shapes else self._stored_shapes(path)
                 self._refuse_other(step, stored, integrity.shapes_of(tree))
                 try:
@@ -288,11 +294,12 @@ def _without_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A `sys.unraisablehook` that says nothing of what a failed save or restore leaves behind.
 
     When one of its many reads and writes has failed, and Orbax has raised that, TensorStore still tells the
-    others' ends to an event loop that is gone, which would print a traceback for each.
+    others' ends to an event loop that is gone, which would print a traceback for each; likewise a loop that
+    could not be opened is closed.
     """
 
     def filtered(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not any(words in str(unraisable.exc_value) for words in _ORPHANS):
             hook(unraisable)
 
     return filtered

@@ -22,6 +22,8 @@ from lossattn_jax.errors import UserError
 # Where a checkpoint goes, at once, before its files are removed one by one.
 _REMOVED_NAME = "removed"
 
+_MOVED = "the workdir was moved or removed since the command began"
+
 _PLACES = 8  # folders that are written to at about the same time, and more
 
 Metrics = Mapping[str, float]
@@ -123,10 +125,13 @@ class Writer:
         Raises:
           OSError: it was moved or removed.
         """
-        if self._workdir is not None and not self._workdir.is_there():
-            raise OSError(errno.ENOENT, "the workdir was moved or removed since the command began")
+        if self._is_moved():
+            raise OSError(errno.ENOENT, _MOVED)
         if step is not None and not (self._folder / str(step)).is_dir():
             raise OSError(errno.ENOENT, "something else has moved or removed it")
+
+    def _is_moved(self) -> bool:
+        return self._workdir is not None and not self._workdir.is_there()
 
     def _open(self) -> ocp.CheckpointManager:
         policies = [
@@ -158,7 +163,7 @@ class Writer:
             if manager is not None:
                 with contextlib.suppress(Exception):  # it ends with the same error
                     manager.close()
-            reason = _disk_error(error)
+            reason = _MOVED if self._is_moved() else _disk_error(error)
             if reason is None:
                 raise
             raise UserError(
@@ -174,6 +179,8 @@ def _disk_error(error: BaseException | None) -> str | None:
             return error.strerror
         if told := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
             return os.strerror(int(told[1]))
+        if str(error).startswith("NOT_FOUND:"):  # TensorStore's too, of what it wrote just before
+            return "something else has moved or removed its files"
         error = error.__cause__ or error.__context__
     return None
 

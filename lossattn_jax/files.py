@@ -46,6 +46,15 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def find_irregular(folder: Path) -> str | None:
+    """Finds what is no regular file under a folder, before a library opens all that is there."""
+    for parent, _, names in os.walk(folder):
+        for path in (os.path.join(parent, name) for name in names):
+            if os.path.exists(path) and not os.path.isfile(path):
+                return path
+    return None
+
+
 def read(path: Path) -> bytes:
     """Reads a whole regular file; raises as `open_regular`."""
     with open_regular(path) as file:

@@ -56,7 +56,12 @@ class MapStore:
     def __init__(
         self, folder: pathlib.Path, spec: DatasetSpec, sizes: Mapping[str, int], rows: int
     ):
-        """Opens a store in `folder`; `sizes` are those of the axes."""
+        """Opens a store in `folder`; `sizes` are those of the axes.
+
+        Raises:
+          UserError: it is damaged, lacks an array, or cannot be read or written.
+        """
+        _refuse_irregular(folder)
         self.folder, self.rows = folder, rows
         self._num = sizes["image"]
         sizes = {**sizes, "byte": hashlib.sha256().digest_size}
@@ -177,6 +182,12 @@ class MapStore:
           UserError: a file is damaged.
         """
         return self.wait(self.arrays[name].read(), "read")
+
+
+def _refuse_irregular(folder: pathlib.Path) -> None:
+    """Refuses a store with a FIFO or device, for which TensorStore would wait for ever."""
+    if (path := files.find_irregular(folder)) is not None:
+        raise UserError(f"{path} cannot be read: it is not a regular file; {_INSTEAD}")
 
 
 def _short(error: Exception) -> str:

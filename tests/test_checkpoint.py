@@ -1,12 +1,18 @@
 """Checkpoints: what is kept, what is refused, and that foreign files do no harm."""
 
+import os
+import shutil
+import sys
+import types
+
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from lossattn_jax import checkpoint, run_folder
 from lossattn_jax.config import default_config
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
 def state(value):
@@ -94,3 +100,53 @@ def test_an_unwritable_workdir_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="the workdir .*file/run cannot be written"):
         run_folder.write_config(default_config(), tmp_path / "file" / "run")
+
+
+def test_a_fifo_among_the_arrays_is_damage_and_nobody_waits_for_its_writer(tmp_path):
+    save_all(tmp_path, [0.5], keep=1)
+    metadata = checkpoint.folder(tmp_path, 1) / "state" / "_METADATA"
+    metadata.unlink()
+    os.mkfifo(metadata)
+    with (
+        checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(DamagedCheckpoint, match="state has what is not a regular file"),
+    ):
+        checkpoints.restore(1, {"state": state(1)})
+
+
+@pytest.mark.parametrize(
+    ("move", "sentence"),
+    [
+        (lambda workdir: workdir.rename(workdir.with_name("moved")), "the workdir was moved"),
+        (lambda workdir: shutil.rmtree(workdir / "checkpoints"), "something else has moved"),
+    ],
+    ids=["workdir", "checkpoints"],
+)
+def test_what_tensorstore_says_of_a_moved_folder_is_a_sentence(
+    tmp_path, monkeypatch, move, sentence
+):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+
+    def fail(manager):
+        move(workdir)
+        raise ValueError('NOT_FOUND: Error opening "zarr" driver')
+
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, {"state": state(1)}, None)
+        checkpoints.wait()
+        checkpoints.save(2, {"state": state(2)}, None)
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+            with pytest.raises(UserError, match=f"checkpoint 2 cannot be written .*: {sentence}"):
+                checkpoints.wait()
+
+
+def test_a_failed_save_leaves_no_tracebacks_until_the_process_ends(tmp_path, monkeypatch):
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    with pytest.raises(UserError), checkpoint.Checkpoints(tmp_path):
+        raise UserError("the disk is full")
+    for words in ("Event loop is closed", "'Loop' object has no attribute '_ssock'", "a bug"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(words)))
+    assert [str(one.exc_value) for one in reports] == ["a bug"]

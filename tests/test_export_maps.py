@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import re
 import socket
@@ -495,6 +496,14 @@ def values(store):
 def test_damaged_metadata_are_refused(export, whole, damage):
     for name in ("zarr.json", "logits/zarr.json"):
         assert survives(export, whole, whole / name, damage) == "refused"
+
+
+@pytest.mark.parametrize("name", ["logits/c/1/0", "done/zarr.json"])
+def test_a_fifo_is_refused_and_nobody_waits_for_its_writer(export, whole, name):
+    (whole / name).unlink()
+    os.mkfifo(whole / name)
+    with pytest.raises(UserError, match=f"{name} cannot be read: it is not a regular file"):
+        export(whole)
 
 
 @pytest.mark.slow
