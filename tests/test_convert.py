@@ -7,7 +7,6 @@ import shutil
 import sys
 import types
 
-import in_process
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -16,6 +15,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from benchmarks import in_process
 from lossattn_jax import checkpoint, convert, mil, models, runs, torch_names, weight_files
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate_run

@@ -3,10 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import in_process
 import numpy as np
 import pytest
 
+from benchmarks import in_process
 from lossattn_jax import data
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
