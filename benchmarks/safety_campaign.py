@@ -23,10 +23,10 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine, mounts, safety_outcomes, safety_trials
+from benchmarks.safety_inputs import with_needs
 from benchmarks.safety_subjects import (
     DAMAGE,
     FULL,
-    INPUTS,
     KILL,
     KINDS,
     PAIR,
@@ -35,7 +35,7 @@ from benchmarks.safety_subjects import (
     Subject,
 )
 from benchmarks.safety_trials import Trial
-from benchmarks.safety_worlds import Bench, Worker, environment, make_inputs
+from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make_inputs
 from lossattn_jax import command
 from lossattn_jax.errors import Incomplete, UserError
 
@@ -85,14 +85,16 @@ def run(
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name).resolve()
         variables = environment(folder / "programs")
-        make_inputs(folder / "inputs", list(INPUTS), variables, data_dir)
+        processes = Processes(variables)
+        needed = with_needs(name for subject in subjects for name in subject.inputs)
+        make_inputs(folder / "inputs", needed, processes, data_dir)
 
         def attempt(subject: Subject) -> tuple[list[Trial], list[str]]:
             draw = random.Random(f"{seed} {subject.name}")
             worker = Worker(variables)
             place = folder / str(SUBJECTS.index(subject))
             try:
-                bench = Bench(subject, place, folder / "inputs", variables, worker)
+                bench = Bench(subject, place, folder / "inputs", processes, worker)
                 return _attempt_all(bench, kinds, counts, share, draw)
             finally:
                 worker.end()

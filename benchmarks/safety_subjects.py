@@ -4,94 +4,15 @@ A world is a folder in which a command runs, with all that it reads and writes; 
 """
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Mapping
 
-import numpy as np
-from PIL import Image
-
-from benchmarks import crash_trials
 from benchmarks.processes import ROOT
+from benchmarks.safety_inputs import MIL, THREE_METHODS, Command, module, train
 
 KILL, DAMAGE, FULL, PAIR, READ_ONLY = "kill", "damage", "full", "pair", "read-only"
 KINDS = (KILL, DAMAGE, FULL, PAIR, READ_ONLY)
 
 # Whose appearance anywhere in a world is a moment for a kill.
 TEMPORARIES = (".part", "incomplete.", "orbax-checkpoint-tmp", ".tmp")
-
-_OVERRIDES = {
-    **crash_trials.OVERRIDES,
-    **{"train.epochs": 4, "train.batch_size": 20, "eval.batch_size": 20, "eval.every_epochs": 2},
-}
-_DIVERGING = {
-    "optimizer.learning_rate": 1e30,
-    "optimizer.warmup_epochs": 0.0,
-    "train.max_skipped": 1,
-}
-_MIL = ("-m", "lossattn_jax.mil", "--folds=3", "--repeats=1", "--config.training.epochs=4")
-_THREE_METHODS = "--method=loss_attention,mi_svm,mi_kernel"
-
-
-def train(workdir: str, **overrides: object) -> tuple[str, ...]:
-    """What Python gets to train the small network; see `crash_trials`."""
-    return tuple(crash_trials.arguments(workdir, "data", {**_OVERRIDES, **overrides}))
-
-
-def _module(name: str, *words: str) -> tuple[str, ...]:
-    return ("-m", f"lossattn_jax.{name}", *words)
-
-
-def _write_images(world: pathlib.Path) -> None:
-    draw = np.random.default_rng(0)
-    (world / "own").mkdir()
-    for name in ("a", "b", "c"):
-        pixels = draw.integers(0, 256, (40, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(world / "own" / f"{name}.png")
-
-
-def _write_bags(world: pathlib.Path) -> None:
-    for seed, name in enumerate(("bags", "other_bags")):
-        draw = np.random.default_rng(seed)
-        rows = ["bag_label,bag_id,a,b,c,d"]
-        for bag in range(20):
-            for features in draw.normal(bag % 2, 1.0, (3 + bag % 3, 4)):
-                rows.append(f"{bag % 2},b{bag}," + ",".join(f"{value:.4f}" for value in features))
-        (world / f"{name}.csv").write_text("\n".join(rows) + "\n")
-
-
-def _write_digits(world: pathlib.Path) -> None:
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 255, (200, 28, 28)).astype(np.uint8)
-    np.savez(world / "digits.npz", image=images, label=np.arange(200) % 10)
-
-
-# Inputs by the name of their file or folder, in an order in which they can be made: by these functions,
-# or by a command and the exit code that it has to have.
-Command = tuple[str, ...]
-INPUTS: Mapping[str, Callable[[pathlib.Path], None] | tuple[Command, int]] = {
-    "data": (("-m", "benchmarks.small_scenes", "--data_dir=data"), 0),
-    "run": (train("run"), 0),
-    "other": (train("other", seed=1), 0),
-    "dump": (train("dump", **_DIVERGING), 2),
-    "weights.npz": (_module("convert", "--workdir=run", "--to=weights.npz"), 0),
-    "weights.safetensors": (_module("convert", "--workdir=run", "--to=weights.safetensors"), 0),
-    "own": _write_images,
-    "bags.csv": _write_bags,
-    "other_bags.csv": lambda world: None,  # made with the other
-    "digits.npz": _write_digits,
-    "mil": ((*_MIL, _THREE_METHODS, "--dataset=bags.csv", "--workdir=mil"), 0),
-    "other_mil": (
-        (*_MIL, "--method=mi_svm,mi_kernel", "--dataset=other_bags.csv", "--workdir=other_mil"),
-        0,
-    ),
-    "mil_dump": (
-        (
-            *(*_MIL, "--dataset=bags.csv", "--workdir=mil_dump", "--config.training.max_skipped=1"),
-            *("--config.network.standardise=False", "--config.training.learning_rate=1e30"),
-        ),
-        2,
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +77,7 @@ class Subject:
 
 
 _USERS = "a user's choice of files and values, which has another result by right"
-_EVALUATE = _module("evaluate", "--workdir=run")
+_EVALUATE = module("evaluate", "--workdir=run")
 _COMPARE = ("--num=2", "--explainers=attention,contribution")
 _DAMAGE_ALONE = (DAMAGE,)
 _CACHES = ("data/digit_scenes/1.0.0/cache_*.npz", "data/digit_scenes/1.0.0/shard_digests.json")
@@ -217,7 +138,7 @@ SUBJECTS = (
     ),
     Subject(
         "explain",
-        _module("explain", "--workdir=run", "--num=2"),
+        module("explain", "--workdir=run", "--num=2"),
         ("data", "run"),
         results=("run/report/**/*",),
         damaged=("run/**/*",),
@@ -226,7 +147,7 @@ SUBJECTS = (
     ),
     Subject(
         "explain",
-        _module("explain", "--workdir=run", "--images=own", "--out=report"),
+        module("explain", "--workdir=run", "--images=own", "--out=report"),
         ("run", "own"),
         case="own images",
         results=("report/**/*",),
@@ -236,7 +157,7 @@ SUBJECTS = (
     ),
     Subject(
         "compare_explainers",
-        _module("compare_explainers", "--workdir=run", *_COMPARE),
+        module("compare_explainers", "--workdir=run", *_COMPARE),
         ("data", "run"),
         results=("run/compare_explainers.json",),
         damaged=("run/**/*",),
@@ -245,12 +166,12 @@ SUBJECTS = (
     ),
     Subject(
         "explanation_table",
-        _module("explanation_table", "--runs=run,other", "--table=t.md", "--record=t.json"),
+        module("explanation_table", "--runs=run,other", "--table=t.md", "--record=t.json"),
         ("data", "run", "other"),
         before=(
-            *(_module("evaluate", f"--workdir={run}") for run in ("run", "other")),
+            *(module("evaluate", f"--workdir={run}") for run in ("run", "other")),
             *(
-                _module("compare_explainers", f"--workdir={run}", *_COMPARE)
+                module("compare_explainers", f"--workdir={run}", *_COMPARE)
                 for run in ("run", "other")
             ),
         ),
@@ -261,16 +182,16 @@ SUBJECTS = (
     ),
     Subject(
         "export_maps",
-        _module("export_maps", "--workdir=run", "--out=maps"),
+        module("export_maps", "--workdir=run", "--out=maps"),
         ("data", "run", "other"),
-        before=(_module("export_maps", "--workdir=other", "--out=other_maps"),),
+        before=(module("export_maps", "--workdir=other", "--out=other_maps"),),
         results=("maps/**/*",),
         damaged=("maps/**/*",),
         aims=("maps", "maps/zarr.json", "maps/done/c/*", "maps/pixels/c/**/*"),
     ),
     Subject(
         "convert --from",
-        _module(
+        module(
             *("convert", "--from=weights.npz", "--workdir=new"),
             *(word for word in train("new") if word.startswith("--config")),
         ),
@@ -284,7 +205,7 @@ SUBJECTS = (
     ),
     Subject(
         "convert --from",
-        _module(
+        module(
             *("convert", "--from=weights.safetensors", "--workdir=new"),
             *(word for word in train("new") if word.startswith("--config")),
         ),
@@ -306,7 +227,7 @@ SUBJECTS = (
     ),
     Subject(
         "convert --to",
-        _module("convert", "--workdir=run", "--to=new.npz"),
+        module("convert", "--workdir=run", "--to=new.npz"),
         ("run", "other"),
         results=("new.npz",),
         damaged=("run/**/*", "new.npz"),
@@ -314,7 +235,7 @@ SUBJECTS = (
     ),
     Subject(
         "replay",
-        _module("replay", "--dump=dump/nonfinite/step_1"),
+        module("replay", "--dump=dump/nonfinite/step_1"),
         ("dump",),
         damaged=("dump/nonfinite/**/*",),
         prints=True,
@@ -330,7 +251,7 @@ SUBJECTS = (
     ),
     Subject(
         "mil",
-        (*_MIL, _THREE_METHODS, "--dataset=bags.csv", "--workdir=mil"),
+        (*MIL, THREE_METHODS, "--dataset=bags.csv", "--workdir=mil"),
         ("bags.csv", "other_mil"),
         results=("mil/*", "mil/*/*", "mil/*/*/*", "mil/*/*/*/*"),
         damaged=("mil/**/*",),
@@ -339,7 +260,7 @@ SUBJECTS = (
     ),
     Subject(
         "mil.tables",
-        _module("mil.tables", "--runs=mil,other_mil", "--table=t.md", "--record=t.json"),
+        module("mil.tables", "--runs=mil,other_mil", "--table=t.md", "--record=t.json"),
         ("mil", "other_mil"),
         results=("t.md", "t.json"),
         damaged=("mil/**/*", "t.*"),
@@ -348,7 +269,7 @@ SUBJECTS = (
     ),
     Subject(
         "mil.lambdas",
-        _module(
+        module(
             *(
                 "mil.lambdas",
                 f"--config={ROOT / 'configs' / 'mil_mnist.py'}",
@@ -366,7 +287,7 @@ SUBJECTS = (
     ),
     Subject(
         "mil.replay",
-        _module(
+        module(
             "mil.replay",
             "--dump=mil_dump/bags/loss_attention/nonfinite/model_0_epoch_1_update_1",
         ),
@@ -374,7 +295,5 @@ SUBJECTS = (
         damaged=("mil_dump/bags/**/*",),
         prints=True,
     ),
-    Subject(
-        "models", _module("models", "--list"), prints=True, kinds=(KILL, FULL, PAIR, READ_ONLY)
-    ),
+    Subject("models", module("models", "--list"), prints=True, kinds=(KILL, FULL, PAIR, READ_ONLY)),
 )

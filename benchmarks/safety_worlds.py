@@ -6,13 +6,14 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from benchmarks import in_process, safety_outcomes
 from benchmarks.processes import ROOT, Process
+from benchmarks.safety_inputs import INPUTS
 from benchmarks.safety_outcomes import End
-from benchmarks.safety_subjects import INPUTS, Subject
+from benchmarks.safety_subjects import Subject
 from lossattn_jax.errors import UserError
 
 _HANG_SECONDS = 180.0  # a command of these takes 20 at most where others use the machine too
@@ -26,6 +27,30 @@ def environment(cache: pathlib.Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+
+
+class Runner(Protocol):
+    """Runs commands."""
+
+    def run(self, arguments: Sequence[str], folder: pathlib.Path) -> End:
+        """Runs a command in a folder to its end."""
+
+
+class Processes:
+    """Runs each command as a process of its own."""
+
+    def __init__(self, variables: Mapping[str, str]):
+        """Takes the processes' environment."""
+        self._variables = variables
+
+    def run(self, arguments: Sequence[str], folder: pathlib.Path) -> End:
+        """Runs a command in a folder to its end."""
+        return end_of(self.start(arguments, folder))
+
+    def start(self, arguments: Sequence[str], folder: pathlib.Path, place: str = "") -> Process:
+        """Starts a command in a world; what it says and prints goes beside the world."""
+        log, output = (folder.with_name(f"{name}{place}") for name in ("log", "output"))
+        return Process(arguments, log, folder, self._variables, output)
 
 
 class Worker:
@@ -86,14 +111,14 @@ def _serve(pipe: Any, variables: Mapping[str, str]) -> None:
 
 
 def make_inputs(
-    folder: pathlib.Path, names: Sequence[str], variables: Mapping[str, str], data_dir: str | None
+    folder: pathlib.Path, names: Collection[str], processes: Runner, data_dir: str | None
 ) -> None:
     """Makes what several subjects begin with.
 
     Args:
       folder: for all of it.
       names: of `INPUTS`, and what these need.
-      variables: of the commands' environment.
+      processes: run the commands.
       data_dir: a data folder with a digit_scenes that is copied; None: a small one is made.
 
     Raises:
@@ -109,24 +134,9 @@ def make_inputs(
             made(folder)
             continue
         arguments, code = made
-        end = run_process(arguments, folder, variables)
+        end = processes.run(arguments, folder)
         if end.code != code:
             raise UserError(f"making {name} ended with {end.code}: {end.last_line}")
-
-
-def run_process(
-    arguments: Sequence[str], folder: pathlib.Path, variables: Mapping[str, str]
-) -> End:
-    """Runs a command as a process of its own, to its end."""
-    return end_of(start(arguments, folder, variables))
-
-
-def start(
-    arguments: Sequence[str], folder: pathlib.Path, variables: Mapping[str, str], place: str = ""
-) -> Process:
-    """Starts a command in a world; what it says and prints goes beside the world."""
-    log, output = (folder.with_name(f"{name}{place}") for name in ("log", "output"))
-    return Process(arguments, log, folder, variables, output)
 
 
 def end_of(process: Process) -> End:
@@ -146,8 +156,8 @@ class Bench:
         subject: Subject,
         folder: pathlib.Path,
         inputs: pathlib.Path,
-        variables: Mapping[str, str],
-        worker: Worker,
+        processes: Processes,
+        worker: Runner,
     ):
         """Runs the command twice undisturbed.
 
@@ -155,13 +165,13 @@ class Bench:
           subject: the command.
           folder: for worlds, made here.
           inputs: of `make_inputs`.
-          variables: of the commands' environment.
-          worker: for the commands that need no process of their own.
+          processes: run the commands that are killed, and the undisturbed ones.
+          worker: runs the others.
 
         Raises:
           UserError: it fails, or its results are others the second time.
         """
-        self.subject, self.variables, self.worker = subject, variables, worker
+        self.subject, self._processes, self._worker = subject, processes, worker
         self.world = folder / "world"
         self._start, self._finished = folder / "start", folder / "finished"
         folder.mkdir()
@@ -176,10 +186,10 @@ class Bench:
         for arguments in subject.before:
             self._check(worker.run(arguments, self.world))
         shutil.copytree(self.world, self._start)
-        self._run_process()  # the next one finds its programs compiled
+        processes.run(subject.arguments, self.world)  # the next one finds its programs compiled
         self.begin()
         began = time.monotonic()
-        end = self._check(self._run_process())
+        end = self._check(processes.run(subject.arguments, self.world))
         self.seconds = time.monotonic() - began
         self.code = end.code
         self.undisturbed = self.results(end)
@@ -199,16 +209,13 @@ class Bench:
             )
         return end
 
-    def _run_process(self) -> End:
-        return run_process(self.subject.arguments, self.world, self.variables)
-
     def start(self, place: str = "") -> Process:
         """Starts the command as a process of its own."""
-        return start(self.subject.arguments, self.world, self.variables, place)
+        return self._processes.start(self.subject.arguments, self.world, place)
 
     def run(self) -> End:
         """Runs the command in the worker."""
-        return self.worker.run(self.subject.arguments, self.world)
+        return self._worker.run(self.subject.arguments, self.world)
 
     def begin(self, finished: bool = False) -> None:
         """Makes the world anew: as it is before the command, or after it."""
