@@ -1,6 +1,7 @@
 """How a command of this package starts and ends: flags, log, errors, exit code."""
 
 import difflib
+import errno
 import functools
 import itertools
 import logging
@@ -25,13 +26,20 @@ EXIT_INTERRUPTED = 130
 
 _LONGEST = 4000  # characters of a sentence
 
+# Errors of the system that are for the user to mend.
+_SHORTAGES = {
+    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n)",
+    errno.ENFILE: "the machine can open no more files; end other programs",
+    errno.ENOSPC: "no space is left on a disk; free some",
+}
+
 _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 class _Stdout:
-    """Writes to a stdout whose reader may go away, as `head` does.
+    """Writes to a stdout whose reader may go away, as `head` does, or whose disk may become full.
 
-    What is left for that reader is dropped, and the rest of the work is done.
+    What is left for that reader is dropped, and the rest of the work is done. A full disk is an error, once.
     """
 
     def __init__(self, stdout: Any):
@@ -50,8 +58,10 @@ class _Stdout:
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise
 
 
 def run(
@@ -67,8 +77,8 @@ def run(
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
-    The exit code is 0, or 2 for a mistake in flags, config, paths or data (one sentence on stderr, no
-    traceback), or 3 where a part of the work was left out for such a mistake and the rest is done,
+    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or for a full disk or too many open
+    files (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a mistake and the rest is done,
     or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
@@ -115,10 +125,16 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
         process = _join() if processes else None
         main()
+        sys.stdout.flush()
     except UserError as error:
         code = _complain(error, process)
         if code != EXIT_INCOMPLETE:
             return code
+    except Exception as error:
+        shortage = _find_shortage(error)
+        if shortage is None:
+            raise
+        return _complain(UserError(shortage), process)
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -128,6 +144,22 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
         # At its end JAX waits only so long for the others, one of which may still write.
         devices.barrier("the command is done")
     return code
+
+
+def _find_shortage(error: BaseException | None) -> str | None:
+    """What the system has too little of, in a sentence, where that is why an exception was raised.
+
+    Libraries raise exceptions of their own of it, some with no more than the system's words.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        for lacks, sentence in _SHORTAGES.items():
+            if number == lacks or number is None and os.strerror(lacks) in text:
+                where = getattr(error, "filename", None)
+                return sentence if where is None else f"{where} cannot be opened or written: {sentence}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def one_line(text: str) -> str:

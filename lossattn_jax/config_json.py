@@ -22,6 +22,10 @@ from lossattn_jax.models import resnet
 log = logging.getLogger(__name__)
 
 
+class DamagedConfig(UserError):
+    """A config's file is not as it was written, or cannot be read."""
+
+
 def write(config: ConfigDict, path: pathlib.Path) -> None:
     """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole.
 
@@ -47,7 +51,8 @@ def read(
       checks: refuses a config with an impossible value.
 
     Raises:
-      UserError: there is no such file, or it is not a config, or not as it was written.
+      DamagedConfig: the file cannot be read, or is not as it was written.
+      UserError: there is no such file, or it is not a config.
     """
     try:
         stored = json.loads(files.read(path))
@@ -56,14 +61,14 @@ def read(
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
     # The last one for what is nested too deeply.
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a config: {error}") from None
+    except (OSError, AttributeError, ValueError, RecursionError) as error:
+        raise DamagedConfig(f"{path} cannot be read as a config: {error}") from None
     if given is None:
-        raise UserError(f"{path} cannot be read as a config: it holds no keys")
+        raise DamagedConfig(f"{path} cannot be read as a config: it holds no keys")
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
     elif digest != digests.of_json(stored):
-        raise UserError(
+        raise DamagedConfig(
             f"{path} is not as it was written; bring the file back, or use another workdir"
         )
     config = defaults()
@@ -76,7 +81,12 @@ def read(
             parent[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
             raise UserError(f"{path} has a wrong value of {key}: {error}") from None
-    checks(config)
+    try:
+        checks(config)
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:  # of values of other types
+        raise UserError(f"{path} has a value that its key cannot have: {error}") from None
     return config
 
 

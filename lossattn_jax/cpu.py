@@ -1,7 +1,9 @@
 """Settings that make a process compute faster, and in less memory, on CPUs; for commands."""
 
+import contextlib
 import ctypes
 import os
+import pathlib
 import platform
 
 import jaxlib
@@ -18,6 +20,12 @@ _FLAGS = {
 # A jaxlib that does not know a flag ends the process, so they are given to tried versions only.
 _VERSIONS = ((0, 10), (0, 12))
 _DEVICES_FLAG = "--xla_force_host_platform_device_count"
+
+# What a container may have of memory and what it uses, of Linux's control groups of versions 2 and 1.
+_CONTAINER = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's <malloc.h>
 
@@ -65,6 +73,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of the machine's memory, or of what its container may have, that nobody uses; None: unknown."""
+    counts = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        counts.append(int(next(line for line in lines if "MemAvailable" in line).split()[1]) << 10)
+    for limit, use in _CONTAINER:
+        with contextlib.suppress(OSError, ValueError):  # the latter for the word that means none
+            counts.append(int(pathlib.Path(limit).read_text()) - int(pathlib.Path(use).read_text()))
+    if not counts:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            counts.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return max(0, min(counts)) if counts else None
 
 
 def _add_flag(flag: str, value: str) -> None:

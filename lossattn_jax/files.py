@@ -17,6 +17,10 @@ _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name
 # What no name may have on some system, or at its beginning or end; what is not printable besides.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
+
+# Of an OSError: this process or the machine may open no more files.
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
@@ -62,8 +66,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     it, for what a killed process has left.
 
     Raises:
-      OSError: it cannot be written. What there was is still there then.
+      OSError: it cannot be written, or there is a FIFO, socket or device. What there was is still there then.
     """
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
     temporary = os.path.join(folder, f".{name[:32]}.{secrets.token_hex(8)}.part")
     try:
@@ -74,6 +80,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def path_of(error: OSError) -> str | None:
+    """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
+    for path in (error.filename2, error.filename):
+        if isinstance(path, str | os.PathLike):
+            if not _TEMPORARY.fullmatch(os.path.basename(path)):
+                return os.fspath(path)
+    return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path leads to what is neither a file nor a folder, such as /dev/null."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def remove_temporaries(folder: Path) -> None:

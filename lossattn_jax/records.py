@@ -106,6 +106,7 @@ def read(path: pathlib.Path) -> Record:
 
     Raises:
       FileNotFoundError: there is no such file.
+      OSError: too many files are open.
       DamagedRecord: it is not as it was written, or cannot be read.
     """
     try:
@@ -114,6 +115,8 @@ def read(path: pathlib.Path) -> Record:
         raise
     # The last one for what is nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in files.TOO_MANY_OPEN:
+            raise  # which says nothing of the file
         raise DamagedRecord(f"{path} cannot be read ({error})") from None
 
 

@@ -1,6 +1,7 @@
 """The folder of a run (its workdir): its config, and that one process alone writes in it."""
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
@@ -102,7 +103,7 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Tells in a sentence that a folder cannot be written.
+    """Tells in a sentence that a folder cannot be written, or is not there any more.
 
     Raises:
       UserError: an `OSError` was raised within.
@@ -110,7 +111,21 @@ def writing(workdir: str | pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from None
+        if error.errno == errno.ENOENT and not os.path.isdir(workdir):
+            raise UserError(describe_move(workdir)) from None
+        path = files.path_of(error)
+        place = f" ({path})" if path not in (None, str(workdir)) else ""
+        raise UserError(
+            f"the workdir {workdir} cannot be written: {error.strerror or error}{place}"
+        ) from None
+
+
+def describe_move(workdir: str | pathlib.Path) -> str:
+    """The sentence for a folder that has gone while a command wrote in it."""
+    return (
+        f"the workdir {workdir} was moved, removed or replaced while this command wrote in it; bring it back "
+        "and run the command again to go on, or use another workdir"
+    )
 
 
 def stored_config(workdir: str | pathlib.Path) -> ConfigDict:

@@ -354,8 +354,7 @@ def _whole(value: float) -> int | float:
 
 def _content(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return files.read(path)
     except FileNotFoundError as error:
         raise UserError(f"the file {path} does not exist") from error
     except OSError as error:

@@ -8,7 +8,7 @@ and differ in the weights u_X, which depend on nothing but the bag X.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,9 @@ from lossattn_jax.mil.svm import (
     scores,
 )
 
+_WHOLE = 8192  # instances of the largest bag whose kernel values are all in memory at once
+_BLOCK_VALUES = 1 << 24  # of larger ones
+
 
 class WeightedBags(NamedTuple):
     """Bags, one after the other, with weights.
@@ -40,8 +43,29 @@ class WeightedBags(NamedTuple):
     starts: np.ndarray
 
 
+class Similarities:
+    """RBF kernel values of a bag's instances with each other, in blocks of rows, made anew in each pass.
+
+    Of a large bag all of them would take more memory than there is.
+    """
+
+    def __init__(self, bag: np.ndarray, gamma: float):
+        """Of a bag `[n, D]`; g of the kernel."""
+        self._bag, self._gamma = bag, gamma
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields `[rows, n]`."""
+        count = len(self._bag)
+        if count <= _WHOLE:
+            yield rbf_kernel(self._bag, gamma=self._gamma)
+            return
+        rows = max(1, _BLOCK_VALUES // count)
+        for start in range(0, count, rows):
+            yield rbf_kernel(self._bag[start : start + rows], self._bag, gamma=self._gamma)
+
+
 def weighted(
-    bags: list[np.ndarray], weights: Callable[[np.ndarray], np.ndarray], gamma: float
+    bags: list[np.ndarray], weights: Callable[[Iterable[np.ndarray]], np.ndarray], gamma: float
 ) -> WeightedBags:
     """Weights the instances of bags `[n_i, D]`.
 
@@ -52,7 +76,7 @@ def weighted(
     """
     return WeightedBags(
         np.concatenate(bags),
-        np.concatenate([weights(rbf_kernel(bag, gamma=gamma)) for bag in bags]),
+        np.concatenate([weights(Similarities(bag, gamma)) for bag in bags]),
         np.cumsum([0] + [len(bag) for bag in bags[:-1]]),
     )
 
@@ -74,28 +98,44 @@ def set_kernel(rows: WeightedBags, columns: WeightedBags, gamma: float) -> np.nd
     return kernel
 
 
-def set_weights(similarity: np.ndarray) -> np.ndarray:
-    """Weights of MI-Kernel for a bag whose instances have the kernel values `[n, n]`: `[n]`.
+def set_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
+    """Weights of MI-Kernel for a bag with the kernel values `[n, n]`, in blocks of rows: `[n]`.
 
     All are `1 / sqrt(sum_xy k(x, y))`, which makes `K(X, X) = 1`.
     """
-    return np.full(len(similarity), 1 / np.sqrt(similarity.sum()))
+    totals, count = [], 0
+    for block in similarity:
+        totals.append(block.sum())
+        count = block.shape[1]
+    return np.full(count, 1 / np.sqrt(sum(totals)))
 
 
-def graph_weights(similarity: np.ndarray) -> np.ndarray:
-    """Weights of mi-Graph for a bag whose instances have the kernel values `[n, n]`: `[n]`, sum 1.
+def graph_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
+    """Weights of mi-Graph for a bag with the kernel values `[n, n]`, in blocks of rows: `[n]`, sum 1.
 
     Two instances are joined if their Gaussian distance `1 - k(x, y)` is below the average of all pairs
     in the bag; each is joined with itself. An instance joined with many others, itself among them,
     weighs the less, in inverse proportion to their number.
     """
-    count = len(similarity)
-    others = ~np.eye(count, dtype=bool)
-    joined = ~others
-    if count > 1:
-        joined |= similarity > similarity[others].mean()
-    weights = 1 / joined.sum(axis=1)
+    totals, count = [], 0
+    for own, block in _with_diagonal(similarity):
+        totals.append(block[~own].sum())
+        count = block.shape[1]
+    if count == 1:
+        return np.ones(1)
+    average = sum(totals) / (count * (count - 1))
+    joined = [(own | (block > average)).sum(axis=1) for own, block in _with_diagonal(similarity)]
+    weights = 1 / np.concatenate(joined)
     return weights / weights.sum()
+
+
+def _with_diagonal(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields for each block `[rows, n]` which of its values are on the diagonal, bool, and the block."""
+    start = 0
+    for block in blocks:
+        own = np.eye(len(block), block.shape[1], start, dtype=bool)
+        start += len(block)
+        yield own, block
 
 
 class _BagKernelSVM(BagClassifier):
@@ -125,8 +165,13 @@ class _BagKernelSVM(BagClassifier):
             {"gamma_factor": 4.0, "C": 100.0},
         )
 
+    @classmethod
+    def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
+        whole = min(int(lengths.max()), _WHOLE)
+        return 8 * max(3 * whole**2, 2 * BLOCK * int(lengths.sum()))
+
     @abc.abstractmethod
-    def _weights(self, similarity: np.ndarray) -> np.ndarray: ...
+    def _weights(self, similarity: Iterable[np.ndarray]) -> np.ndarray: ...
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         check_positive("gamma_factor", self.gamma_factor)
@@ -179,7 +224,7 @@ class MIKernel(_BagKernelSVM):
       standardise, positive: see `BagClassifier`; the two classes are treated equally.
     """
 
-    def _weights(self, similarity: np.ndarray) -> np.ndarray:
+    def _weights(self, similarity: Iterable[np.ndarray]) -> np.ndarray:
         return set_weights(similarity)
 
 
@@ -198,5 +243,5 @@ class MIGraph(_BagKernelSVM):
     attributes are as in `MIKernel`.
     """
 
-    def _weights(self, similarity: np.ndarray) -> np.ndarray:
+    def _weights(self, similarity: Iterable[np.ndarray]) -> np.ndarray:
         return graph_weights(similarity)

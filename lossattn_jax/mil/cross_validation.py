@@ -43,8 +43,8 @@ def run(
       method: one of `methods.NAMES`.
       config: of the experiment, checked.
       rules: of `selection.RULES`.
-      folder: gets a folder for each rule, with a file for each fold, and where a training ends in updates
-        that are not finite the folder `not_finite.DUMPS_NAME`.
+      folder: gets a folder for each rule, where it is absent, with a file for each fold, and where a
+        training ends in updates that are not finite the folder `not_finite.DUMPS_NAME`.
 
     Returns:
       For each rule the folds' records, in the order of the splits.
@@ -71,12 +71,15 @@ def run(
         if earlier[key] is None:
             own = folder / result.rule
             with run_folder.writing(own):
-                fold_results.write(
+                earlier[key] = fold_results.write(
                     result, dataset, method, own, inputs[key], benchmark=experiment.benchmark
                 )
-            earlier[key] = fold_results.read(fold_results.file_of(own, result.split))
 
     if missing:
+        # Not later: a folder that is moved away in the meantime must not come into being again.
+        for rule in rules:
+            with run_folder.writing(folder):
+                (folder / rule).mkdir(parents=True, exist_ok=True)
         if methods.get(method).classical is None:
             _networks(dataset, missing, method, config, rules, folder / DUMPS_NAME, label, write)
         else:
@@ -90,19 +93,25 @@ def refuse_other(
     config: ConfigDict,
     rules: Sequence[str],
     folder: pathlib.Path,
-) -> None:
+) -> int:
     """Refuses to go on with folds that were made from other inputs; nothing is written.
 
     Args:
       experiment, method, config, rules, folder: as for `run`.
 
+    Returns:
+      How many folds `run` has to make, of all rules.
+
     Raises:
       UserError: there is such a fold, or one that was written before there were digests.
     """
     inputs = _inputs(experiment, method, config, rules)
-    for split in experiment.splits:
-        for rule in rules:
-            fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
+    usable = [
+        fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
+        for split in experiment.splits
+        for rule in rules
+    ]
+    return usable.count(False)
 
 
 def _inputs(

@@ -6,13 +6,14 @@ the arrays' digest, so that arrays of another update are not taken for those of 
 """
 
 import dataclasses
+import errno
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lossattn_jax import digests, records, tree_names
+from lossattn_jax import digests, files, records, tree_names
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.settings import Settings
@@ -77,7 +78,10 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
     }
     made_from = {"data": dump.data, "arrays": digests.of_arrays(arrays)}
     try:
+        if folder.is_symlink() or folder.parent.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link, or in one")
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_temporaries(folder)
         records.write_arrays(folder / ARRAYS_NAME, arrays)
         records.write(folder / UPDATE_NAME, content, made_from, indent=1)
     except OSError as error:
@@ -102,7 +106,7 @@ def read(folder: pathlib.Path) -> Dump:
         hidden = content["network"]["hidden"]
         network = {**content["network"], "hidden": None if hidden is None else tuple(hidden)}
         path = folder / ARRAYS_NAME
-        with np.load(path, allow_pickle=False) as stored:
+        with files.open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if digests.of_arrays(arrays) != record.made_from.get("arrays"):
             raise ValueError(f"its arrays are not those that were written with {UPDATE_NAME}")

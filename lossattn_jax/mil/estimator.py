@@ -63,6 +63,16 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """Settings to select among on held-out bags; the first, empty, is the default."""
         return ({},)
 
+    @classmethod
+    def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
+        """Bytes that `fit` takes besides some copies of its bags; about.
+
+        Args:
+          lengths: `[B]` int, instances of the bags, at least one bag.
+          labels: `[B]` int, the bags' classes.
+        """
+        return 0
+
     def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike) -> Self:
         """Learns from labelled bags.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, files, run_folder
+from lossattn_jax import config_json, devices, files, records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
@@ -17,7 +17,10 @@ from lossattn_jax.mil import (
     data_record,
     data_warnings,
     experiment_names,
+    fold_results,
+    method_memory,
     methods,
+    provenance,
     report,
     selection,
     sources,
@@ -25,10 +28,11 @@ from lossattn_jax.mil import (
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.sources import Experiment
+from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
+from lossattn_jax.run_folder import CONFIG_NAME
 
 log = logging.getLogger(__name__)
 
-CONFIG_NAME, TABLE_NAME = "config.json", "table.md"
 WEIGHTS_NAME = "instance_weights.csv"
 ALL = "all"
 
@@ -49,7 +53,8 @@ def run(
 
     Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
     and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
-    asked for. Data sets of one name are told apart, see `experiment_names.read`.
+    asked for. Data sets of one name are told apart, see `experiment_names.read`. A finished workdir that
+    cannot be written, such as one on a read-only mount, is only read.
 
     Args:
       datasets: as `sources.experiments` takes them.
@@ -67,8 +72,10 @@ def run(
 
     Raises:
       UserError: a name is unknown, a value impossible, the data cannot be read, a method takes one class for
-        the positive one and which that is is not known, or the workdir has results of another config or of
-        other data. Nothing was computed or written over then.
+        the positive one and which that is is not known, a method needs more memory than there is, or the
+        workdir has results of another config or of other data, is being written by another command, or cannot
+        be written and lacks results. Nothing was computed or written over then. Or the workdir cannot be
+        written any more, or was moved away.
     """
     config_lib.check(config)
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
@@ -79,9 +86,6 @@ def run(
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
-    folder = pathlib.Path(workdir)
-    _refuse_other(config, folder)
-    log.info("devices: %s", devices.describe())
     load = functools.partial(
         sources.experiments,
         data_dir=data_dir,
@@ -90,18 +94,30 @@ def run(
         positive=positive,
         choice=choice,
     )
-    check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
-    summaries = []
-    for experiment in experiment_names.read(datasets, load, config, folder, check):
-        # Not before there are bags: a misspelled name leaves no workdir behind.
-        _store_config(config, folder)
-        _describe(experiment, config)
-        data_warnings.warn(experiment.dataset)
-        for name in names:
-            summaries += _method(experiment, name, rules, config, folder)
-            with run_folder.writing(folder):
-                files.write(folder / TABLE_NAME, report.table(summaries).encode())
-    log.info("files: %s", folder)
+    summaries: list[report.Summary] = []
+    with Workdir(workdir) as folder:
+        _refuse_other(config, folder.path)
+        log.info("devices: %s", devices.describe())
+        check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
+        for experiment in experiment_names.read(datasets, load, config, folder.folder_of, check):
+            if not summaries:
+                # Not before there are bags: a misspelled name leaves no workdir behind.
+                _store_config(config, folder)
+            _describe(experiment, config)
+            data_warnings.warn(experiment.dataset)
+            for name in names:
+                summaries += _method(experiment, name, rules, config, folder)
+                if folder.writable:
+                    with folder.writing():
+                        files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
+        folder.refuse_moved()
+        if folder.writable:
+            log.info("files: %s", folder.path)
+        else:
+            log.warning(
+                "warning: the workdir %s cannot be written: its results were read, and nothing was written",
+                folder.path,
+            )
     return summaries
 
 
@@ -110,7 +126,7 @@ def _check(
     names: Sequence[str],
     rules: Sequence[str],
     config: ConfigDict,
-    folder: pathlib.Path,
+    folder: Workdir,
 ) -> None:
     """Raises the `UserError`s of experiments that can be known before they are run."""
     check_positive([experiment.dataset for experiment in experiments], names)
@@ -120,9 +136,19 @@ def _check(
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        cross_validation.refuse_other(experiment, name, config, rules, folder / dataset.name / name)
+        own = folder.folder_of(dataset.name) / name
+        folder.refuse_links(*(own / rule for rule in rules))
+        missing = cross_validation.refuse_other(experiment, name, config, rules, own)
+        if missing and not folder.writable:
+            raise UserError(
+                f"the workdir {folder.path} cannot be written, and {missing} of "
+                f"{len(experiment.splits) * len(rules)} folds of {name} on {dataset.name} are not there; "
+                "copy it to where it can be written, or use another workdir"
+            )
+        if missing:
+            method_memory.refuse_too_large(experiment, name)
     for experiment in experiments:
-        data_record.refuse_other(experiment, folder / experiment.dataset.name)
+        data_record.refuse_other(experiment, folder.folder_of(experiment.dataset.name))
 
 
 def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
@@ -155,13 +181,19 @@ def _method(
     name: str,
     rules: Sequence[str],
     config: ConfigDict,
-    folder: pathlib.Path,
+    folder: Workdir,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
-    own = folder / dataset.name / name
+    parent = folder.folder_of(dataset.name)
+    own = parent / name
+    if folder.writable:
+        for rule in rules:
+            folder.make_folder(own / rule)
     results = cross_validation.run(experiment, name, config, rules, own)
-    with run_folder.writing(folder):
-        data_record.write(experiment, folder / dataset.name)
+    if folder.writable:
+        with folder.writing():
+            data_record.write(experiment, parent)
+            _refuse_lost(experiment, rules, own)
     summaries = []
     for rule in rules:
         folds = [record.content for record in results[rule]]
@@ -169,9 +201,10 @@ def _method(
         made_from: dict[str, str | None] = {"bags": experiment.digest}
         for split, record in zip(experiment.splits, results[rule], strict=True):
             made_from[split.name] = record.digest
-        with run_folder.writing(own / rule):
-            report.write_summary(summary, own / rule / report.SUMMARY_NAME, made_from)
-            report.write_weights(folds, own / rule / WEIGHTS_NAME)
+        if folder.writable:
+            with folder.writing():
+                report.write_summary(summary, own / rule / report.SUMMARY_NAME, made_from)
+                report.write_weights(folds, own / rule / WEIGHTS_NAME)
         log.info(
             "%s, %s: accuracy %s +- %s over %d folds (%s)",
             dataset.name,
@@ -185,24 +218,65 @@ def _method(
     return summaries
 
 
+def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path) -> None:
+    """Looks whether every fold has its file, before it is said that there are files."""
+    paths = [
+        fold_results.file_of(own / rule, split) for rule in rules for split in experiment.splits
+    ]
+    lost = [path for path in paths if not path.exists()]
+    if lost:
+        raise UserError(
+            f"{len(lost)} of {len(paths)} folds that this command wrote are not there any more, the first "
+            f"{lost[0]}; run the command again, which makes them again"
+        )
+
+
 def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares the config with the one that is there; `repeats` may change."""
+    """Compares the config with the one that is there; `repeats` may change.
+
+    Where there is none, or a damaged one, every fold that is there is compared.
+    """
     path = folder / CONFIG_NAME
-    if os.path.exists(path):  # pathlib's raises where a name is too long
-        stored = config_lib.read(path)
-        before = dict(config_lib.leaves(stored))
-        for key, value in config_lib.leaves(config):
-            if before.get(key) != value and key != "repeats":
-                raise UserError(
-                    f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
-                    "another workdir"
-                )
+    try:
+        # pathlib's `exists` raises where a name is too long.
+        stored = config_lib.read(path) if os.path.exists(path) else None
+    except config_json.DamagedConfig as error:
+        log.warning(
+            "%s; it is made again where all folds there are of this command's config", error
+        )
+        stored = None
+    if stored is None:
+        _refuse_other_folds(config, folder)
+        return
+    before = dict(config_lib.leaves(stored))
+    for key, value in config_lib.leaves(config):
+        if before.get(key) != value and key != "repeats":
+            raise UserError(
+                f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
+                "another workdir"
+            )
 
 
-def _store_config(config: ConfigDict, folder: pathlib.Path) -> None:
-    run_folder.make_workdir(folder)
-    with run_folder.writing(folder):
-        config_lib.write(config, folder / CONFIG_NAME)
+def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Compares the config of every fold that is there, whatever its data set and method."""
+    now = provenance.of_config(config)
+    for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
+        try:
+            before = fold_results.read(path).made_from
+        except (FileNotFoundError, records.DamagedRecord):
+            continue
+        if before is not None:
+            before = {k: value for k, value in before.items() if k.startswith(provenance.CONFIG)}
+        records.refuse_other(path, before, now)
+
+
+def _store_config(config: ConfigDict, folder: Workdir) -> None:
+    if folder.make():
+        # Another command may have been here while this one read the bags.
+        _refuse_other(config, folder.path)
+    if folder.writable:
+        with folder.writing():
+            config_lib.write(config, folder.path / CONFIG_NAME)
 
 
 def _describe(experiment: Experiment, config: ConfigDict) -> None:

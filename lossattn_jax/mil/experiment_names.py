@@ -21,7 +21,7 @@ def read(
     datasets: Sequence[str],
     load: Callable[[str], Iterable[Experiment]],
     config: ConfigDict,
-    workdir: pathlib.Path,
+    folder_of: Callable[[str], pathlib.Path],
     check: Callable[[Sequence[Experiment]], None],
 ) -> Iterator[Experiment]:
     """Yields the experiments of a command, each under a name of its own.
@@ -37,7 +37,7 @@ def read(
       datasets: as `sources.experiments` takes them.
       load: reads the experiments on one of them.
       config: of the experiments, checked.
-      workdir: that has a folder for each experiment.
+      folder_of: where the results of an experiment are, by its name.
       check: raises for experiments one of which cannot be run.
 
     Raises:
@@ -48,7 +48,7 @@ def read(
 
     def waits(dataset: str) -> bool:
         return dataset in sources.GENERATED and not any(
-            often[name] > 1 or os.path.exists(workdir / name) for name in names[dataset]
+            often[name] > 1 or os.path.lexists(folder_of(name)) for name in names[dataset]
         )
 
     early = {dataset: list(load(dataset)) for dataset in names if not waits(dataset)}

@@ -1,6 +1,5 @@
 """What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.records`."""
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -69,7 +68,7 @@ def write(
     made_from: Mapping[str, Any],
     *,
     benchmark: str | None = None,
-) -> None:
+) -> records.Record:
     """Writes a fold's JSON file, or leaves none at all.
 
     The file has the bags' ids, labels, probabilities and predictions, the instances' weights, what was
@@ -80,9 +79,12 @@ def write(
       result: the fold.
       dataset: the bags.
       method: one of `methods.NAMES`.
-      folder: of the file, made where it is absent.
+      folder: of the file, which exists.
       made_from: as `of_inputs` gives it.
       benchmark: as `sources.Experiment` has it.
+
+    Returns:
+      What `read` gives.
 
     Raises:
       OSError: the file cannot be written.
@@ -112,8 +114,9 @@ def write(
         "bags": bags,
         "test_accuracies": None if result.accuracies is None else result.accuracies.tolist(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    records.write(file_of(folder, result.split), content, made_from)
+    path, complete = file_of(folder, result.split), records.complete(content, made_from)
+    records.write_complete(path, complete)
+    return records.from_json(complete, path)
 
 
 def of_inputs(
@@ -166,11 +169,19 @@ def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
     return folder / f"{split.name}.json"
 
 
-def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> None:
-    """Raises the `UserError` of `find`, and says nothing of a file that is damaged."""
+def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> bool:
+    """Raises the `UserError` of `find`, and says nothing of a file that is damaged.
+
+    Returns:
+      Whether there is a file to go on with.
+    """
     path = file_of(folder, split)
-    with contextlib.suppress(FileNotFoundError, records.DamagedRecord):
-        records.refuse_other(path, records.read(path).made_from, made_from)
+    try:
+        record = records.read(path)
+    except (FileNotFoundError, records.DamagedRecord):
+        return False
+    records.refuse_other(path, record.made_from, made_from)
+    return _is_whole(record.content, split)
 
 
 def read(path: pathlib.Path) -> records.Record:

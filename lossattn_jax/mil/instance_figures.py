@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lossattn_jax import files
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.instance_metrics import THRESHOLDS
 
@@ -218,9 +219,11 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> pathlib.Path:
       UserError: the file cannot be written, or there is no such format.
     """
     try:
-        figure.savefig(path)
+        with files.replacing(path) as file:
+            figure.savefig(file, format=pathlib.Path(path).suffix.removeprefix(".") or None)
     except (OSError, ValueError) as error:
-        raise UserError(f"the picture {os.fspath(path)} cannot be written: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the picture {os.fspath(path)} cannot be written: {reason}") from None
     return pathlib.Path(path)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, digests, not_finite, records, run_folder
+from lossattn_jax import devices, digests, not_finite, records
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
@@ -29,6 +29,7 @@ from lossattn_jax.mil import (
 )
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.sources import Experiment
+from lossattn_jax.mil.workdir import Workdir
 from lossattn_jax.not_finite import DUMPS_NAME
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def run(
 
     Raises:
       UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has results
-        of other bags or a sweep of another config. Nothing was written over then.
+        of other bags or a sweep of another config, cannot be written, or is being written by another command.
+        Nothing was written over then.
     """
     config_lib.check(config)
     if dataset not in sources.GENERATED:
@@ -91,27 +93,35 @@ def run(
         raise UserError(
             f"lambdas are {list(lambdas)}, but must be at least one, finite and none negative"
         )
-    log.info("devices: %s", devices.describe())
-    root = pathlib.Path(workdir)
     load = functools.partial(sources.experiments, data_dir=data_dir, config=config)
 
     def check(experiments: Sequence[Experiment]) -> None:
         for experiment in experiments:
-            folder = root / experiment.dataset.name
+            folder = root.folder_of(experiment.dataset.name)
+            root.refuse_links(folder / DUMPS_NAME)
             _refuse_other(folder / METRICS_NAME, _inputs(experiment, config, lambdas))
             data_record.refuse_other(experiment, folder)
 
-    told = {}
-    for experiment in experiment_names.read([dataset], load, config, root, check):
-        name = experiment.dataset.name
-        folder = run_folder.make_workdir(root / name)
-        told[name] = _measure(experiment, config, lambdas, folder)
-        with run_folder.writing(folder):
-            data_record.write(experiment, folder)
-            made_from = _inputs(experiment, config, lambdas)
-            records.write(folder / METRICS_NAME, told[name], made_from, indent=1)
-        log.info("files: %s", folder)
-    return told
+    sweeps = {}
+    with Workdir(workdir) as root:
+        if not root.writable:
+            raise UserError(
+                f"the workdir {workdir} cannot be written, and a sweep is always made anew; use "
+                "another workdir"
+            )
+        log.info("devices: %s", devices.describe())
+        for experiment in experiment_names.read([dataset], load, config, root.folder_of, check):
+            name = experiment.dataset.name
+            root.make()
+            folder = root.make_folder(root.folder_of(name))
+            sweeps[name] = _measure(experiment, config, lambdas, folder)
+            with root.writing():
+                data_record.write(experiment, folder)
+                made_from = _inputs(experiment, config, lambdas)
+                records.write(folder / METRICS_NAME, sweeps[name], made_from, indent=1)
+            log.info("files: %s", folder)
+        root.refuse_moved()
+    return sweeps
 
 
 def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:

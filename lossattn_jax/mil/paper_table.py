@@ -12,6 +12,7 @@ from typing import Any
 
 from lossattn_jax import files, records
 from lossattn_jax.errors import UserError
+from lossattn_jax.escaping import for_markdown
 from lossattn_jax.mil import methods, report
 from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
@@ -144,12 +145,12 @@ def _as_json(entry: _Entry) -> dict[str, Any]:
 def _of_run(path: pathlib.Path) -> list[_Entry]:
     try:
         if path.is_dir():
-            files = sorted(path.rglob(SUMMARY_NAME))
-            there = [records.read(file) for file in files]
+            _warn_of_missing(path)
+            there = [records.read(file) for file in sorted(path.rglob(SUMMARY_NAME))]
         else:
             there = [
                 records.from_json(value, f"a summary in {path}")
-                for value in json.loads(path.read_text())
+                for value in json.loads(files.read(path))
             ]
         entries = [_Entry(report.from_record(one.content), one.made_from) for one in there]
     except records.DamagedRecord as error:
@@ -175,6 +176,19 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
     return entries
 
 
+def _warn_of_missing(workdir: pathlib.Path) -> None:
+    """Names folders of folds that have no summary, and so no place in a table."""
+    folders = sorted({path.parent for path in workdir.rglob("repeat*_fold*.json")})
+    for folder in folders:
+        if not (folder / SUMMARY_NAME).exists():
+            log.warning(
+                "warning: %s has folds, but no %s: it is not in the table; run lossattn_jax.mil again, which "
+                "makes it",
+                folder,
+                SUMMARY_NAME,
+            )
+
+
 def _datasets(summaries: Sequence[Summary]) -> list[str]:
     """The paper's data sets in its order, and others behind them by name, numbers in it by size."""
     benchmark = {summary.dataset: summary.benchmark for summary in summaries}
@@ -193,7 +207,7 @@ def _table(summaries: Sequence[Summary]) -> str:
     benchmark = {summary.dataset: summary.benchmark for summary in summaries}
     cells = {(summary.method, summary.dataset): summary for summary in summaries}
     lines = [
-        f"| method | {' | '.join(name.upper() for name in datasets)} |",
+        f"| method | {' | '.join(for_markdown(name.upper()) for name in datasets)} |",
         f"| --- |{' --- |' * len(datasets)}",
     ]
     for name in methods.NAMES:
@@ -243,8 +257,9 @@ def _sentence(summary: Summary, everything: Sequence[Summary]) -> str:
         if (other.dataset, other.method) == (summary.dataset, summary.method)
         and other.rule != summary.rule
     ]
+    dataset = for_markdown(summary.dataset.upper())
     return (
-        f"- {methods.get(summary.method).title} on {summary.dataset.upper()}: {_gap(summary):+.3f}, "
+        f"- {methods.get(summary.method).title} on {dataset}: {_gap(summary):+.3f}, "
         f"{summary.accuracy:.3f} with a standard error of {summary.standard_error:.3f}"
         f"{''.join('; ' + other for other in others)}."
     )

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import pathlib
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from lossattn_jax import not_finite, records
+from lossattn_jax import files, not_finite, records
 from lossattn_jax.errors import Incomplete
+from lossattn_jax.escaping import for_markdown, for_spreadsheet
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
@@ -111,13 +113,12 @@ def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, 
 
     Args:
       summary: what to write.
-      path: of the file, whose folder is made where it is absent.
+      path: of the file, whose folder exists.
       made_from: digests of the bags and of the folds' files.
 
     Raises:
       OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     records.write(path, as_record(summary), made_from, indent=1)
 
 
@@ -200,6 +201,8 @@ def table(summaries: Sequence[Summary]) -> str:
 def write_weights(folds: Folds, path: pathlib.Path) -> None:
     """Writes a CSV row for every instance of every test bag.
 
+    Ids of bags and classes that a spreadsheet would take for formulas have an apostrophe before them.
+
     Args:
       folds: contents of folds' records. A weight that is not finite, or a prediction that there is none
         of, is empty.
@@ -208,23 +211,28 @@ def write_weights(folds: Folds, path: pathlib.Path) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("repeat", "fold", "bag_id", "bag_label", "prediction", "instance", "weight"))
+    header = ("repeat", "fold", "bag_id", "bag_label", "prediction", "instance", "weight")
+    with files.replacing(path) as file:
+        file.write(_csv([header]))
         for fold in folds:
-            names = fold["classes"]
+            names = [for_spreadsheet(name) for name in fold["classes"]]
             for bag in fold["bags"]:
                 predicted = "" if bag["prediction"] is None else names[bag["prediction"]]
-                known = (fold["repeat"], fold["fold"], bag["id"], names[bag["label"]], predicted)
-                rows.writerows((*known, place, w) for place, w in enumerate(bag["weights"]))
-    part.replace(path)
+                bag_id = for_spreadsheet(bag["id"])
+                known = (fold["repeat"], fold["fold"], bag_id, names[bag["label"]], predicted)
+                file.write(_csv([(*known, place, w) for place, w in enumerate(bag["weights"])]))
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _row(summary: Summary) -> str:
     marked = " (optimistic)" if summary.rule == BEST_TEST else ""
     cells = (
-        summary.dataset,
+        for_markdown(summary.dataset),
         methods.get(summary.method).title,
         f"{as_text(summary.accuracy)}{marked}",
         as_text(summary.over_folds),
@@ -245,7 +253,8 @@ def _positive_lines(summaries: Sequence[Summary]) -> list[str]:
     known = {one.dataset: one.positive for one in summaries if one.positive is not None}
     if not known:
         return []
-    return [f"Positive class: {', '.join(f'{p} of {d}' for d, p in known.items())}.", ""]
+    classes = [f"{for_markdown(p)} of {for_markdown(d)}" for d, p in known.items()]
+    return [f"Positive class: {', '.join(classes)}.", ""]
 
 
 def _bags(count: int) -> str:

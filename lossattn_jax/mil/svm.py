@@ -88,6 +88,10 @@ class _InstanceSVM(BagClassifier):
             {"class_weight": "balanced"},
         )
 
+    @classmethod
+    def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
+        return 8 * (int(lengths.sum()) ** 2 + 2 * BLOCK * int(lengths.sum()))
+
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         self._check()
         bags = flat(bags)
@@ -245,6 +249,13 @@ class MISVM(_InstanceSVM):
     Defaults, `predict_proba`, `instance_scores` and attributes are as in `MiSVM`; with "balanced" the
     kinds counted are positive bags and negative instances.
     """
+
+    @classmethod
+    def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
+        # Its points are the bags' means as well; it keeps the values of the negative ones twice.
+        points = np.append(lengths, len(lengths))
+        negative = max(int(lengths[labels != label].sum()) for label in np.unique(labels))
+        return super().memory(points, labels) + 8 * (negative + len(lengths)) ** 2
 
     def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([instances, [bag.mean(axis=0) for bag in bags]])

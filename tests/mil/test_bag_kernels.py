@@ -42,11 +42,11 @@ def test_graph_weights_by_hand():
     # Distances of 0 and 1: 1 - 1/2; of 0 and 5, 1 and 5: almost 1. The first two are a group: half
     # an instance each, the last counts in full.
     similarity = 0.5 ** (np.subtract.outer([0, 1, 5], [0, 1, 5]) ** 2.0)
-    np.testing.assert_allclose(graph_weights(similarity), [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(graph_weights([similarity]), [0.25, 0.25, 0.5])
     # Nothing is below the average where all distances are equal, or there is only one.
-    np.testing.assert_allclose(graph_weights(np.array([[1, 0.5], [0.5, 1]])), [0.5, 0.5])
-    np.testing.assert_allclose(graph_weights(np.ones((1, 1))), [1])
-    np.testing.assert_allclose(graph_weights(np.ones((3, 3))), [1 / 3] * 3)
+    np.testing.assert_allclose(graph_weights([np.array([[1, 0.5], [0.5, 1]])]), [0.5, 0.5])
+    np.testing.assert_allclose(graph_weights([np.ones((1, 1))]), [1])
+    np.testing.assert_allclose(graph_weights([np.ones((3, 3))]), [1 / 3] * 3)
 
 
 def plain_set_kernel(x, y, gamma):

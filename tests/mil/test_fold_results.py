@@ -31,7 +31,8 @@ RESULT = FoldResult(
 
 
 def test_the_file_has_everything(tmp_path):
-    folder = tmp_path / "some" / "folder"
+    folder = tmp_path / "folder"
+    folder.mkdir()
     fold_results.write(RESULT, DATASET, "attention", folder, {"config.seed": 3}, benchmark="musk1")
     path = fold_results.file_of(folder, RESULT.split)
     assert path == folder / "repeat2_fold1.json"

@@ -97,8 +97,8 @@ def test_folds_are_summed_up():
 def test_one_repeat_has_no_spread_and_one_class_no_area(tmp_path):
     found = report.summarise([record(0, 0, [1, 1], [0.6, 0.7])])
     assert math.isnan(found.over_repeats) and math.isnan(found.auc)
-    report.write_summary(found, tmp_path / "sub" / "summary.json", {})
-    stored = json.loads((tmp_path / "sub" / "summary.json").read_text())
+    report.write_summary(found, tmp_path / "summary.json", {})
+    stored = json.loads((tmp_path / "summary.json").read_text())
     assert stored["auc"] is None and stored["over_folds"] is None
     assert stored["standard_error"] is None
     assert "| fox | mi-Net | 1.000 | - | - | - | 0.613 | 2 s |" in report.table([found])
@@ -228,6 +228,7 @@ def test_runs_are_put_together_in_the_papers_order(tmp_path):
         ("a/fox/attention/best", summary("fox", "attention", "best_test_epoch")),
         ("b/musk1/attention/final", summary("musk1", "attention")),
     ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         report.write_summary(one, tmp_path / folder / "summary.json", {})
     old = tmp_path / "old.json"
     old.write_text(json.dumps([report.as_record(summary("fox", "em_dd"))]))

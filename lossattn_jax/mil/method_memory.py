@@ -1,0 +1,42 @@
+"""Whether the memory suffices for a method: looked at before the first fold, in which it would end."""
+
+import numpy as np
+
+from lossattn_jax import cpu
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import methods
+from lossattn_jax.mil.sources import Experiment
+
+
+def refuse_too_large(experiment: Experiment, method: str) -> None:
+    """Refuses a classical method that takes more memory in a fold than is free.
+
+    Args:
+      experiment: bags and folds.
+      method: one of `methods.NAMES`.
+
+    Raises:
+      UserError: one sentence that names method, data set, largest bag, estimate and what is free.
+    """
+    if methods.get(method).classical is None:
+        return
+    model, free, dataset = methods.make(method), cpu.free_memory(), experiment.dataset
+    need, instances = max(
+        (
+            model.memory(dataset.lengths[split.train], dataset.labels[split.train]),
+            int(dataset.lengths[split.train].sum()),
+        )
+        for split in experiment.splits
+    )
+    if free is not None and need > free:
+        largest = int(np.argmax(dataset.lengths))
+        raise UserError(
+            f"{methods.get(method).title} on {dataset.name} needs about {_gibibytes(need)} of memory for the "
+            f"{instances} instances that a fold is trained on (the largest bag, {dataset.ids[largest]!r}, "
+            f"has {dataset.lengths[largest]}), but {_gibibytes(free)} are free; take fewer instances, another "
+            "method, or a machine with more memory"
+        )
+
+
+def _gibibytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
