@@ -89,6 +89,16 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.wait()
 
+    def check_there(self, step: int) -> None:
+        """Sees whether a checkpoint is where it was written, before anybody says so.
+
+        Raises:
+          UserError: it is not, or the workdir was moved or removed.
+        """
+        if self._writer is None:
+            raise ValueError("opened to be read only")
+        self._writer.check_there(step)
+
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, rising."""
         # Any folder may have a number for a name; a checkpoint has its metadata.
@@ -130,6 +140,15 @@ class Checkpoints:
           DamagedCheckpoint: that cannot be read.
         """
         return item in self.look(step).items
+
+    def fits(self, step: int, item: str, like: Any) -> bool:
+        """Whether the checkpoint of `step` has the item, with the shapes and dtypes of a tree.
+
+        Raises:
+          DamagedCheckpoint: that cannot be read.
+        """
+        shapes = self.look(step).shapes
+        return shapes is not None and shapes.get(item) == integrity.shapes_of(like)
 
     def look(self, step: int) -> integrity.Record:
         """What a checkpoint says of itself.

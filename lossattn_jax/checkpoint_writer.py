@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import functools
 import os
 import pathlib
@@ -15,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lossattn_jax import files
 from lossattn_jax.errors import UserError
 
 # Where a checkpoint goes, at once, before its files are removed one by one.
@@ -37,11 +39,12 @@ class Writer:
         """Plans to write.
 
         Args:
-          folder: absolute.
+          folder: absolute; the workdir around it has to stay the folder that it is now.
           keep: number of newest checkpoints to keep; the best one stays besides.
           score: of a checkpoint's metrics, the best having the highest.
         """
         self._folder = folder
+        self._workdir = files.identity(folder.parent)
         self._keep = keep
         self._score = score
         self._manager: ocp.CheckpointManager | None = None
@@ -65,6 +68,7 @@ class Writer:
             self.wait()
             self._saving = step
             with self._writing():
+                self._refuse_moved()
                 self._sweep()
                 if self._manager is None:
                     self._manager = self._open()
@@ -81,7 +85,22 @@ class Writer:
             if self._manager is not None:
                 with self._writing():
                     self._manager.wait_until_finished()
+                    if self._saving is not None:
+                        self._refuse_moved(self._saving)
                 self._saving = None
+
+    def check_there(self, step: int) -> None:
+        """Sees whether a checkpoint is where it was written.
+
+        Raises:
+          UserError: it is not, or the workdir was moved or removed.
+        """
+        try:
+            self._refuse_moved(step)
+        except OSError as error:
+            raise UserError(
+                f"checkpoint {step} is gone from {self._folder}: {error.strerror}"
+            ) from None
 
     def close(self) -> None:
         """Ends, after `wait`."""
@@ -89,6 +108,20 @@ class Writer:
             self._manager.close()
             self._manager = None
             self._sweep()
+
+    def _refuse_moved(self, step: int | None = None) -> None:
+        """Sees whether the workdir is still the same; Orbax would make another one where it was.
+
+        Args:
+          step: of a checkpoint that has to be in it.
+
+        Raises:
+          OSError: it was moved or removed.
+        """
+        if self._workdir is not None and files.identity(self._folder.parent) != self._workdir:
+            raise OSError(errno.ENOENT, "the workdir was moved or removed since the command began")
+        if step is not None and not (self._folder / str(step)).is_dir():
+            raise OSError(errno.ENOENT, "something else has moved or removed it")
 
     def _open(self) -> ocp.CheckpointManager:
         policies = [

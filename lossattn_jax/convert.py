@@ -21,8 +21,7 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict, config_flags
 
-from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import command, run_folder, runs, state_dicts, torch_names, weight_files
+from lossattn_jax import command, conversion_folder, runs, state_dicts, torch_names, weight_files
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
 
@@ -64,13 +63,8 @@ def from_torch_state_dict(
         `bottleneck_relu_before_add` is left open.
     """
     layout = torch_names.layout(model, image_shape)
-    weights = state_dicts.unwrap(state_dict)
-    torch_names.check_bottlenecks(model, weights)
-    _check_keys(weights, layout)
-    shapes = {slot.key: slot.shape for slot in layout.slots}
-    shapes |= {key: array.shape for key, array in layout.unused.items() if key in weights}
-    _check_shapes(weights, shapes)
-    arrays = {key: _array(key, weights[key]) for key in shapes}
+    weights = _fitting(state_dict, model, layout)
+    arrays = {key: _array(key, value) for key, value in weights.items()}
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
     for slot in layout.slots:
@@ -159,6 +153,26 @@ def _read_slots(
     return {slot.key: slot.read(arrays[slot.path]) for slot in slots}
 
 
+def _fitting(
+    state_dict: Mapping[str, Any], model: nn.Module, layout: torch_names.Layout
+) -> dict[str, Any]:
+    """What a network takes of a state dict, not converted yet.
+
+    Raises:
+      UserError: keys, shapes or dtypes are those of another network, or the bottlenecks are not decided.
+    """
+    weights = state_dicts.unwrap(state_dict)
+    torch_names.check_bottlenecks(model, weights)
+    _check_keys(weights, layout)
+    shapes = {slot.key: slot.shape for slot in layout.slots}
+    shapes |= {key: array.shape for key, array in layout.unused.items() if key in weights}
+    _check_shapes(weights, shapes)
+    for key in shapes:
+        if isinstance(weights[key], np.ndarray):
+            _check_dtype(key, weights[key])
+    return {key: weights[key] for key in shapes}
+
+
 def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
     needed = [slot.key for slot in layout.slots]
     needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
@@ -197,8 +211,7 @@ def _array(key: str, value: Any) -> np.ndarray:
             f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
         )
     array = np.asarray(value)
-    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
-        raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
+    _check_dtype(key, array)
     if key.endswith(torch_names.COUNTER):
         return array.astype(np.int64)
     with np.errstate(over="ignore"):
@@ -206,6 +219,11 @@ def _array(key: str, value: Any) -> np.ndarray:
     if (np.isinf(single) & np.isfinite(array)).any():
         raise UserError(f"{key!r} of the weights holds numbers beyond the range of float32")
     return single
+
+
+def _check_dtype(key: str, array: np.ndarray) -> None:
+    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+        raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
 
 
 def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -248,7 +266,8 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
 
     Weights that are not finite, and negative running variances, are refused.
 
-    What the papers' code stores and never uses is checked and left out.
+    What the papers' code stores and never uses is checked and left out. A killed conversion is made anew by
+    the same call.
 
     Args:
       path: `.pt`, `.pth`, `.npz` or `.safetensors`; see `weight_files.read`.
@@ -257,25 +276,24 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
 
     Raises:
       UserError: the file cannot be read, is of another network or holds values that no network can use,
-        the config is impossible, or the workdir holds a run already or cannot be written.
+        the config is impossible, or the workdir holds a run already, is being written by another command or
+        cannot be written.
     """
     config_lib.check(config)
     spec = runs.spec_of(config)
     model = runs.build_model(config, spec)
     folder = pathlib.Path(workdir)
-    for name in (run_folder.CONFIG_NAME, checkpoint_lib.CHECKPOINTS_NAME):
-        if os.path.exists(folder / name):
-            raise UserError(f"the workdir {workdir} holds a run already: use another one")
-    state_dict = weight_files.read(path)
+    conversion_folder.refuse_used(folder, config)
+    layout = torch_names.layout(model, spec.image_shape)
+    # Before the content is read: some kB of a file can unpack to gigabytes.
+    state_dict = weight_files.read(path, lambda headers: _fitting(headers, model, layout))
     try:
         variables = from_torch_state_dict(state_dict, model, spec.image_shape)
         _refuse_unusable(variables, model, spec.image_shape)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    run_folder.write_config(config, run_folder.make_workdir(folder))
-    with checkpoint_lib.Checkpoints(folder) as checkpoints:
-        checkpoints.save(0, {"variables": items}, None)
+    conversion_folder.write(folder, config, items, os.fspath(path))
     log.info("written: checkpoint 0 in %s", folder)
 
 

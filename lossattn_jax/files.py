@@ -100,6 +100,15 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that comes to its name; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def remove_temporaries(folder: Path) -> None:
     """Removes what killed processes have left of `replacing` in a folder, where nobody else writes."""
     with contextlib.suppress(OSError):

@@ -1,20 +1,23 @@
 """Files of named arrays: `.npz` and `.safetensors`, and PyTorch's `.pt` and `.pth` for reading.
 
-Whatever a file holds, nothing of it is run.
+Whatever a file holds, nothing of it is run, and it takes no more memory than its size on disk or, in an
+`.npz`, than its reader has asked for.
 """
 
+import json
 import os
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from lossattn_jax import files, npz_headers
 from lossattn_jax.errors import UserError
 
 _SAFETENSORS_DTYPES = {
@@ -32,32 +35,39 @@ _MOST_BYTES = 1 << 33  # of arrays in a compressed file; some kB can hold any nu
 # Older ones can be made to run code that is in a file, in spite of `weights_only` (CVE-2025-32434).
 _OLDEST_TORCH = (2, 6)
 
+# Refuses arrays, by a UserError.
+Check = Callable[[Mapping[str, Any]], object]
 
-def read(path: str | pathlib.Path) -> Mapping[str, Any]:
+
+def read(path: str | pathlib.Path, check: Check | None = None) -> Mapping[str, Any]:
     """Reads a file of named arrays.
 
     Args:
-      path: ends in `.npz`, `.safetensors`, or `.pt` or `.pth`, for which PyTorch must be installed.
+      path: ends in `.npz`, `.safetensors`, or `.pt` or `.pth`, for which PyTorch must be installed; a regular
+        file.
+      check: is called with arrays of the names, shapes and dtypes that an `.npz` or `.safetensors` file
+        says it has, all zeros that take no memory, before its content is read.
 
     Returns:
       What the file holds: NumPy arrays by name, or whatever a PyTorch file has, tensors on the CPU.
 
     Raises:
       UserError: there is no such file, its name ends otherwise, it is damaged, or holds Python objects
-        that are not arrays.
+        that are not arrays; or as `check`, with the path before it.
     """
     path = pathlib.Path(path)
     reader, content = _ending(path, _READERS)
-    if not os.path.isfile(path):  # pathlib's raises where a name is too long
-        raise UserError(f"there is no file {path}")
     try:
-        path.open("rb").close()
+        file = files.open_regular(path)
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # the last one for a zero byte
+        raise UserError(f"there is no file {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        return reader(path)
-    except UserError:
-        raise
+        with file:
+            return reader(file, check or (lambda arrays: None))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except MemoryError:
         raise UserError(f"{path} is damaged, or needs more memory than there is") from None
     # A damaged file ends in exceptions of almost any kind, and some of the libraries' sentences tell
@@ -78,12 +88,10 @@ def write(arrays: Mapping[str, np.ndarray], path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     writer = _ending(path, _WRITERS)
-    part = path.with_name(path.name + ".part")
     try:
-        writer(part, dict(arrays))
-        part.replace(path)
+        with files.replacing(path) as file:
+            writer(file, dict(arrays))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
@@ -106,50 +114,87 @@ def _ending(path: pathlib.Path, known: Mapping[str, Any]) -> Any:
         raise UserError(f"{path} must end in one of: {', '.join(known)}") from None
 
 
-def _read_npz(path: pathlib.Path) -> Mapping[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
+def _read_npz(file: BinaryIO, check: Check) -> Mapping[str, Any]:
+    headers = npz_headers.read_headers(file)
+    check({name: _stand_in(shape, dtype) for name, (shape, dtype) in headers.items()})
+    size = sum(_stand_in(*header).nbytes for header in headers.values())
     if size > _MOST_BYTES:
-        raise UserError(f"{path} has {size} bytes uncompressed, but at most {_MOST_BYTES} are read")
-    with np.load(path, allow_pickle=False) as arrays:
+        raise UserError(f"it has {size} bytes uncompressed, but at most {_MOST_BYTES} are read")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _read_safetensors(path: pathlib.Path) -> Mapping[str, Any]:
+def _read_safetensors(file: BinaryIO, check: Check) -> Mapping[str, Any]:
+    length = int.from_bytes(file.read(8), "little")
+    size = os.fstat(file.fileno()).st_size
+    header = json.loads(file.read(length if length <= size else 0))
+    tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    check(
+        {name: _stand_in(tensor["shape"], _dtype(name, tensor)) for name, tensor in tensors.items()}
+    )
+    file.seek(0)
     arrays = {}
-    for name, tensor in safetensors.deserialize(path.read_bytes()):
-        dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
-        if dtype is None:
-            raise UserError(f"{path} holds {name!r} as {tensor['dtype']}, which is not supported")
-        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    for name, tensor in safetensors.deserialize(file.read()):
+        data = np.frombuffer(tensor["data"], _dtype(name, tensor))
+        arrays[name] = data.reshape(tensor["shape"])
     return arrays
 
 
-def _read_torch(path: pathlib.Path) -> Mapping[str, Any]:
+def _dtype(name: str, tensor: Mapping[str, Any]) -> Any:
+    dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
+    if dtype is None:
+        raise UserError(f"it holds {name!r} as {tensor['dtype']}, which is not supported")
+    return dtype
+
+
+def _stand_in(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """An array of zeros that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _read_torch(file: BinaryIO, check: Check) -> Mapping[str, Any]:
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} can be read only where PyTorch is installed; .safetensors and .npz need none"
+            "it can be read only where PyTorch is installed; .safetensors and .npz need none"
         ) from None
     release = tuple(int(number) for number in torch.__version__.split(".")[:2])
     if release < _OLDEST_TORCH:
         raise UserError(
-            f"{path} is not read with PyTorch {torch.__version__}, which can be made to run what is "
-            "in a file: install 2.6 or newer"
+            f"it is not read with PyTorch {torch.__version__}, which can be made to run what is in a file: "
+            "install 2.6 or newer"
         )
+    _refuse_packed(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _write_npz(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+def _refuse_packed(file: BinaryIO) -> None:
+    """Refuses an archive that holds more than its size; PyTorch compresses none.
+
+    Raises:
+      UserError: it is one.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        size = os.fstat(file.fileno()).st_size
+        if unpacked > size:
+            raise UserError(
+                f"it has {size} bytes and would unpack to {unpacked}, but PyTorch's files are not compressed"
+            )
+    file.seek(0)
 
 
-def _write_safetensors(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    path.write_bytes(safetensors.numpy.save(arrays))
+def _write_npz(file: BinaryIO, arrays: dict[str, Any]) -> None:
+    np.savez(file, **arrays)
+
+
+def _write_safetensors(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    file.write(safetensors.numpy.save(arrays))
 
 
 # By ending: what reads the file, and what it should hold.

@@ -38,6 +38,15 @@ def test_the_newest_and_the_best_are_kept(tmp_path, accuracies, keep, kept, best
         assert checkpoints.best_step() == best
 
 
+def test_an_item_fits_by_its_shapes(tmp_path):
+    save_all(tmp_path, [0.5], 1)
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.fits(1, "state", state(7))
+        assert not checkpoints.fits(1, "state", state(7) | {"a": np.zeros((3, 2), np.float32)})
+        assert not checkpoints.fits(1, "state", state(7) | {"more": np.int32(0)})
+        assert not checkpoints.fits(1, "other", state(7))
+
+
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     values = np.random.default_rng(0).standard_normal(100).astype(np.float32)
     saved = {"a": values, "b": {"c": np.int32(3)}, "empty": {}}

@@ -1,11 +1,13 @@
 """Weights from and to PyTorch: names, layouts, exact round trips, refusals, files, and the command."""
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
 import sys
 import types
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -562,8 +564,75 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="PyTorch 2.5.1.cpu, which can be made to run what is in a"):
         weight_files.read(tmp_path / "weights.pt")
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
-    with pytest.raises(UserError, match="weights.pt can be read only where PyTorch is installed"):
+    with pytest.raises(
+        UserError, match="weights.pt: it can be read only where PyTorch is installed"
+    ):
         weight_files.read(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_shapes_are_seen_before_content_is_read(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    arrays = {"a": np.zeros((2, 3), np.float32), "b": np.arange(9000)}
+    weight_files.write(arrays, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(8990, 9000).tobytes())] ^= 1
+    path.write_bytes(content)  # what is read now fails, or is seen to have been read
+    names = []
+
+    def refuse(headers):
+        names.extend(
+            (name, array.shape, array.dtype, array.strides) for name, array in headers.items()
+        )
+        raise UserError("these are others")
+
+    with pytest.raises(UserError, match=f"^{path}: these are others$"):
+        weight_files.read(path, refuse)
+    assert sorted(names) == [
+        ("a", (2, 3), np.float32, (0, 0)),
+        ("b", (9000,), np.int64, (0,)),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+def test_only_regular_files_are_read(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"^{path} cannot be read: it is not a regular file$"):
+        weight_files.read(path)
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "other").write_text("of somebody else")
+    (tmp_path / "weights.npz").symlink_to(tmp_path / "other")
+    weight_files.write({"a": np.zeros(2)}, tmp_path / "weights.npz")
+    assert (tmp_path / "other").read_text() == "of somebody else"
+    assert not (tmp_path / "weights.npz").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["other", "weights.npz"]
+
+
+def test_an_array_of_no_numbers_is_refused_by_its_dtype(small):
+    module, *_, state_dict = small
+    bad = state_dict | {"linear.bias": np.broadcast_to(np.zeros((), "U1000000"), (10,))}
+    with pytest.raises(
+        UserError, match="'linear.bias' of the weights has dtype <U1000000, but must"
+    ):
+        convert.from_torch_state_dict(bad, module)
+
+
+def test_a_compressed_file_of_pytorch_is_refused(tmp_path):
+    """PyTorch writes none, and some kB could take gigabytes."""
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "stored.pt")
+    assert weight_files.read(tmp_path / "stored.pt")["a"].shape == (100_000,)
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pt") as archive,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    with pytest.raises(UserError, match="packed.pt: it has .* bytes and would unpack to 4"):
+        weight_files.read(tmp_path / "packed.pt")
 
 
 # Runs.

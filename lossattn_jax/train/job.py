@@ -12,13 +12,23 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_json, data, devices, losses, models, run_folder, runs
+from lossattn_jax import (
+    config_json,
+    conversion_folder,
+    data,
+    devices,
+    losses,
+    models,
+    run_folder,
+    runs,
+)
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import ensemble, reporting, resume
+from lossattn_jax.train import checkpoint_items, ensemble, reporting, resume
 from lossattn_jax.train.gradients import patch_weight_schedule
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
+from lossattn_jax.train.step import Metrics, zero_metrics
 
 log = logging.getLogger(__name__)
 
@@ -108,28 +118,35 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     return job
 
 
-def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> TrainState:
-    """The state of the newest checkpoint that is intact, or that of another run's parameters, or a fresh one.
+def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[TrainState, Metrics]:
+    """Where a run begins: at its newest intact checkpoint, another run's parameters, or from nothing.
+
+    Returns:
+      The state, and the metrics of the updates that no log line has told of yet; both on the host.
 
     Raises:
-      UserError: the checkpoints are another run's, or the run to start from does not fit.
+      UserError: the checkpoints are another run's, the workdir is that of an unfinished conversion, or the
+        run to start from does not fit.
     """
+    conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.named())):
         checkpoints.latest_step()  # the same for all processes, or an error
         stored = run_folder.stored_config(job.workdir)
         for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
-        state = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
-        if state is not None:
-            warn_of_rise(job, stored, int(state.step))
-            return state
+        start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
+        if start is not None:
+            warn_of_rise(job, stored, int(start[0].step))
+            return start
     if (job.workdir / checkpoint_lib.DAMAGED_NAME / "0").exists():
         raise UserError(
             f"the weights that the run in {job.workdir} was to start from are damaged, and there is no later "
             "checkpoint: convert them again, into another workdir"
         )
     state = _fresh_state(job)
-    return _start_from(job.config.init_from, state) if job.config.init_from else state
+    if job.config.init_from:
+        state = _start_from(job.config.init_from, state)
+    return state, zero_metrics(job.config)
 
 
 def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
@@ -159,7 +176,9 @@ def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
         )
 
 
-def _state_of(job: Job, checkpoints: checkpoint_lib.Checkpoints, newest: int) -> TrainState:
+def _state_of(
+    job: Job, checkpoints: checkpoint_lib.Checkpoints, newest: int
+) -> tuple[TrainState, Metrics]:
     if newest > job.total_steps:
         raise UserError(
             f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
@@ -167,9 +186,9 @@ def _state_of(job: Job, checkpoints: checkpoint_lib.Checkpoints, newest: int) ->
         )
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
-        return _start_from(str(job.workdir), _fresh_state(job))
-    like = jax.eval_shape(lambda: _fresh_state(job).items())
-    return TrainState.from_items(checkpoints.restore(newest, like))
+        return _start_from(str(job.workdir), _fresh_state(job)), zero_metrics(job.config)
+    like = jax.eval_shape(lambda: _fresh_state(job))
+    return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.config))
 
 
 def fresh_state(

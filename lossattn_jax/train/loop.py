@@ -6,6 +6,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -24,6 +25,7 @@ from lossattn_jax import (
 )
 from lossattn_jax.evaluate import EvalStep, evaluate, make_eval_step
 from lossattn_jax.train import (
+    checkpoint_items,
     feed,
     health,
     memory,
@@ -35,7 +37,7 @@ from lossattn_jax.train import (
 )
 from lossattn_jax.train.job import Job, describe, first_state, open_job
 from lossattn_jax.train.state import TrainState
-from lossattn_jax.train.step import Metrics, make_train_step, zero_metrics
+from lossattn_jax.train.step import Metrics, make_train_step
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def train(
         checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
-        state = first_state(job, checkpoints)
+        state, sums = first_state(job, checkpoints)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
             folder = data.resolve_data_dir(config.data.dir)
@@ -79,7 +81,8 @@ def train(
         run_folder.write_config(config, job.workdir)  # all processes wait for it
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
-        step, replicated = int(state.step), devices.replicate(state)
+        step = int(state.step)
+        replicated, totals = devices.replicate((state, sums))
         del state  # or the first device would hold it twice, all the time
         if step == job.total_steps:
             log.info("the run is at its last step already")
@@ -89,9 +92,12 @@ def train(
                     reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
         else:
             try:
-                test_metrics = _train_steps(job, eval_step, step, replicated, checkpoints, stop)
+                test_metrics = _train_steps(job, eval_step, replicated, totals, checkpoints, stop)
             except preemption.Ended:
                 test_metrics = {}
+        if test_metrics:
+            checkpoints.wait()
+            checkpoints.check_there(job.total_steps)
     if test_metrics:
         log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
@@ -100,19 +106,19 @@ def train(
 def _train_steps(
     job: Job,
     eval_step: EvalStep,
-    step: int,
     replicated: TrainState,
+    totals: Metrics,
     checkpoints: checkpoint_lib.Checkpoints,
     stop: preemption.Stop,
 ) -> dict[str, float]:
-    """Runs the steps that are left after `step`; returns the test metrics after the last one.
+    """Runs the steps that are left; returns the test metrics after the last one.
 
     Raises:
       Ended: the run was asked to stop.
     """
     config = job.config
     train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
-    totals = devices.replicate(zero_metrics(config))
+    step = int(devices.unreplicate(replicated.step))
     examples = feed.on_devices(job)
     kept = () if examples is None else (examples,)
     sizes = feed.dispatches(job, step)
@@ -147,7 +153,8 @@ def _train_steps(
             replicated, totals, history = train_steps(replicated, totals, batch, *kept)
             ahead.started(history)
             step += size
-            leave = functools.partial(_save, job, checkpoints, step, replicated, None)
+            items = functools.partial(_items, replicated, totals)
+            leave = functools.partial(_save, job, checkpoints, step, items, None)
             tracer.after(step, history)
             tell.after(step, history, replicated)
             evaluates, saves = job.evaluates(step), job.saves(step)
@@ -162,15 +169,12 @@ def _train_steps(
                     test_metrics = _test_and_tell(
                         job, reporter, step, eval_step, replicated, between
                     )
-                    leave = functools.partial(
-                        _save, job, checkpoints, step, replicated, test_metrics
-                    )
+                    leave = functools.partial(_save, job, checkpoints, step, items, test_metrics)
                     stop.may_end(leave)
                     _draw(job, reporter, step, eval_step, replicated)
                     stop.must_not_end()
                 if saves:
-                    items = devices.unreplicate(replicated).items()
-                    checkpoints.save(step, items, test_metrics if evaluates else None)
+                    checkpoints.save(step, items(), test_metrics if evaluates else None)
                     leave = functools.partial(_newest, job, checkpoints)
                 cpu.release_memory()
     return test_metrics
@@ -239,15 +243,20 @@ class _Teller:
             reporting.warn("warning: %s", warning)
 
 
+def _items(replicated: TrainState, totals: Metrics) -> dict[str, Any]:
+    """What a checkpoint holds of a state and of the metrics that go with it, both on the devices."""
+    return checkpoint_items.of_training(*devices.unreplicate((replicated, totals)))
+
+
 def _save(
     job: Job,
     checkpoints: checkpoint_lib.Checkpoints,
     step: int,
-    replicated: TrainState,
+    items: Callable[[], dict[str, Any]],
     test_metrics: dict[str, float] | None,
 ) -> str:
-    """Saves a state, with its metrics where it was tested; says what there is, as `_newest`."""
-    checkpoints.save(step, devices.unreplicate(replicated).items(), test_metrics)
+    """Saves items, with the metrics where the state was tested; says what there is, as `_newest`."""
+    checkpoints.save(step, items(), test_metrics)
     return _newest(job, checkpoints)
 
 

@@ -25,7 +25,8 @@ class TrainState:
       ensemble: the attention of the training images over the epochs, where the loss keeps it
         consistent, else None.
       skipped: int32 scalar, how many of the last updates in a row were skipped because they were not
-        finite; see `step.make_train_step`. Not part of a checkpoint: a resumed run counts from 0.
+        finite; see `step.make_train_step`. Not one of `items`; a checkpoint has it beside the sums, see
+        `checkpoint_items`.
     """
 
     step: Any

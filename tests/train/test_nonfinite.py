@@ -6,20 +6,14 @@ import json
 import pathlib
 import shutil
 import sys
-from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, metrics, pooling, replay, runs
+from lossattn_jax import config_json, data, devices, metrics, replay
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import Outputs
-from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.train import ensemble, loop, nonfinite, training_data
 from lossattn_jax.train.optimizer import at_step, make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
@@ -28,60 +22,7 @@ from lossattn_jax.train.step import make_train_step, zero_metrics
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import compilations
-
-SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(4, 4, 3))
-STEPS = 4  # of 8 images an epoch
-LOSS, GRADIENT, NORM = 255, 254, 253  # the first pixel of images that are too much for `Toy`
-
-
-class Toy(nn.Module):
-    """As little of a network as compiles in no time: each row of the image is a patch.
-
-    With some first pixels the loss is not finite, or the gradient alone, or only the gradient's norm.
-    """
-
-    dtype: Any = jnp.float32
-
-    def patch_grid(self, image_shape):
-        return PatchGrid(4, 1, (4, 4), 1, 1)
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        first = jnp.round((images[:, 0, 0, 0] * 0.25 + 0.5) * 255)
-        rows = images.reshape(*images.shape[:2], -1)
-        rows = nn.BatchNorm(not train, momentum=0.9, name="norm")(rows)
-        patch_logits = nn.Dense(3)(rows)
-        bias = self.param("extra", nn.initializers.constant(0.5), (3,))
-        # The square root's gradient at 0 is infinite, and the last factor's squares overflow float32.
-        steep = jnp.sqrt(jnp.where((first == GRADIENT)[:, None], 0.0 * bias[None], 1.0))
-        large = jnp.where((first == NORM)[:, None], 1e30 * (bias - jax.lax.stop_gradient(bias)), 0)
-        patch_logits = patch_logits + (bias[None] + steep + large)[:, None]
-        patch_logits = patch_logits * jnp.where(first == LOSS, jnp.nan, 1.0)[:, None, None]
-        attention = pooling.loss_attention(patch_logits, grid=4)
-        return Outputs(pooling.weighted_sum(patch_logits, attention), patch_logits, attention)
-
-
-def train_set(bad):
-    """32 images; `bad` has the first pixels of some of them, by place."""
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 250, (32, 4, 4, 3)).astype(np.uint8)
-    for place, pixel in bad.items():
-        images[place, 0, 0, 0] = pixel
-    return data.ArrayDataset(SPEC, "train", images, draw.integers(0, 3, 32).astype(np.int32))
-
-
-def settings(**changes):
-    config = config_lib.default_config()
-    config.data.update(name="digit_scenes", crop_padding=0, flip=False, on_device="off")
-    config.train.update(batch_size=8, epochs=3)
-    config.eval.batch_size = 8
-    config.log.update(every_steps=3, pictures=0)
-    config.optimizer.update(schedule="cosine", learning_rate=0.05)
-    config.loss.update(patch_ramp_epochs=0, consistency_weight=1.0, consistency_ramp_epochs=1)
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        config[section][name] = value
-    return config
+from toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
 
 
 class Program:
@@ -240,18 +181,6 @@ def test_no_optimiser_zeroes_parameters_for_what_is_not_finite(name):
     assert np.abs(kernel - start.params["Dense_0"]["kernel"]).max() < 0.5
 
 
-@pytest.fixture
-def toy_runs(monkeypatch):
-    """`loop.train` on toys; the dictionary takes what is bad of the training set."""
-    bad = {}
-    monkeypatch.setattr(runs, "build_model", lambda *_, **__: Toy())
-    monkeypatch.setattr(runs, "spec_of", lambda config: SPEC)
-    monkeypatch.setattr(
-        runs, "open_split", lambda config, spec, split: train_set(bad if split == "train" else {})
-    )
-    return bad
-
-
 def lines(workdir):
     told = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in told]
@@ -291,8 +220,8 @@ def test_a_run_counts_warns_and_resumes(toy_runs, tmp_path, caplog):
 
 def refuses_mixed_parts(dump, copy):
     """Of a dump that replays, copies with something of another dump, or without its record."""
-    config = json.loads((dump / "config.json").read_text())
-    config["optimizer"]["momentum"] = 0.5
+    config = config_json.read(dump / "config.json")
+    config.optimizer.momentum = 0.5
     with np.load(dump / "batch.npz") as stored:
         batch = dict(stored)
     with Checkpoints(dump, read_only=True) as checkpoints:
@@ -316,7 +245,7 @@ def refuses_mixed_parts(dump, copy):
         (write_batch, r"were not written together \(other batch\)"),
         (write_state, r"were not written together \(other state\)"),
         (
-            lambda folder: (folder / "config.json").write_text(json.dumps(config)),
+            lambda folder: config_json.write(config, folder / "config.json"),
             r"were not written together \(config.optimizer.momentum 0.9 instead of 0.5\)",
         ),
         (edit_record, r"is damaged: .*dump\.json is not as it was written; the same training"),
