@@ -157,7 +157,11 @@ def _find_shortage(error: BaseException | None) -> str | None:
         for lacks, sentence in _SHORTAGES.items():
             if number == lacks or number is None and os.strerror(lacks) in text:
                 where = getattr(error, "filename", None)
-                return sentence if where is None else f"{where} cannot be opened or written: {sentence}"
+                return (
+                    sentence
+                    if where is None
+                    else f"{where} cannot be opened or written: {sentence}"
+                )
         error = error.__cause__ or error.__context__
     return None
 

@@ -12,16 +12,19 @@ from typing import BinaryIO
 
 Path = str | os.PathLike[str]
 
+# What errors say of the process or the machine, and not of the file: there may be too many open ones.
+LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
 _LONGEST_NAME = 150
 _DIGITS = 8  # of a digest, in a name
+_BEGINNING = 32  # characters of a file's name in that of its temporary
 # What no name may have on some system, or at its beginning or end; what is not printable besides.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
+_TEMPORARY = r"\.%s\.[0-9a-f]{16}\.part"
 
 # Of an OSError: this process or the machine may open no more files.
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -71,7 +74,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if _is_special(path):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name[:32]}.{secrets.token_hex(8)}.part")
+    temporary = os.path.join(folder, f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
@@ -86,7 +89,7 @@ def path_of(error: OSError) -> str | None:
     """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
     for path in (error.filename2, error.filename):
         if isinstance(path, str | os.PathLike):
-            if not _TEMPORARY.fullmatch(os.path.basename(path)):
+            if not re.fullmatch(_TEMPORARY % ".*", os.path.basename(path), re.DOTALL):
                 return os.fspath(path)
     return None
 
@@ -109,11 +112,18 @@ def identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes."""
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Removes what killed processes have left of `replacing` in a folder, where nobody else writes.
+
+    Args:
+      folder: to look in.
+      name: of a file: what they have left of that one, which nobody else writes.
+    """
+    beginning = re.escape(name[:_BEGINNING]) or ".*"
+    pattern = re.compile(_TEMPORARY % beginning, re.DOTALL)
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
 
 

@@ -1,17 +1,21 @@
 """The user's own image files, of any size and mode, brought to a network's size."""
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lossattn_jax import picture_depth
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import LACKS, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,12 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 FITS = ("resize", "tile")
 # Pillow's names of these formats; it knows others, of which EPS runs Ghostscript on what is in the file.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SIDES = (256, 257)  # tags of a TIFF: width and height
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations of EXIF
+
+
+class TooManyImages(UserError):
+    """More images or tiles would come out than may."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,19 +142,20 @@ def read(
     sources = find(paths)
     for path, name in zip(sources, short_names(sources), strict=True):
         try:
+            size = shape[:2] if fit == "resize" else read_size(path)
+            # Counted before anything is decoded or cut: a file of some kB may have millions of rows.
+            rows, columns = (len(_starts(max(n, s), s)) for n, s in zip(size, shape, strict=False))
+            if len(images) + rows * columns > most:
+                what = f"{rows}x{columns} tiles of {path}" if fit == "tile" else str(path)
+                raise TooManyImages(
+                    f"{what} would make more than {most} images; name fewer files, or resize them"
+                )
             whole = read_image(path, shape if fit == "resize" else None)
+        except TooManyImages:
+            raise
         except UserError as error:
             refused.append(str(error))
             continue
-        # Counted before anything is cut: a file of some kB may have millions of rows.
-        rows, columns = (
-            len(_starts(max(n, s), s)) for n, s in zip(whole.shape[:2], shape[:2], strict=True)
-        )
-        if len(images) + rows * columns > most:
-            what = f"{rows}x{columns} tiles of {path}" if fit == "tile" else str(path)
-            raise UserError(
-                f"{what} would make more than {most} images; name fewer files, or resize them"
-            )
         grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
         for row, column in np.ndindex(len(grid), len(grid[0])):
             one = len(grid) * len(grid[0]) == 1
@@ -172,31 +183,78 @@ def _starts(length: int, size: int) -> list[int]:
     return [min(number * size, length - size) for number in range(math.ceil(length / size))]
 
 
+def read_size(path: str | pathlib.Path) -> tuple[int, int]:
+    """Reads height and width of an image file as `read_image` would return it, and none of its pixels.
+
+    Raises:
+      UserError: as of `read_image`.
+    """
+    from PIL import Image
+
+    with _opened(path, resized=False) as (image, _):
+        # The base class's, since for one that may come after a PNG's pixels Pillow would decode these.
+        exif = Image.Image.getexif(image)
+        turned = exif.get(picture_depth.ORIENTATION, 1) in _ON_THEIR_SIDE
+        # Pillow's own size of a TIFF is that of the picture turned upright already.
+        tags = getattr(image, "tag_v2", {})
+        width, height = (tags.get(tag, side) for tag, side in zip(_SIDES, image.size, strict=True))
+        return (width, height) if turned else (height, width)
+
+
 def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> np.ndarray:
     """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), or its own with None.
 
     It is turned upright and resized; one of another shape is squeezed. Transparent parts become white. More
-    than 8 bits a sample are brought to 8 by `picture_depth`.
+    than 8 bits a sample are brought to 8 by `picture_depth`. Of several frames it is the first.
 
     Raises:
-      UserError: there is no such file, it is not an image of one of the formats of `SUFFIXES`, or it is not
-        known what its values mean.
+      UserError: there is no such file, it is not an image of one of the formats of `SUFFIXES`, it would take
+        too much memory, or it is not known what its values mean.
+    """
+    from PIL import Image
+
+    with _opened(path, resized=shape is not None) as (image, file):
+        upright = picture_depth.to_8_bits(image, file, path)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+        if shape is not None:
+            rgb = rgb.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        return np.asarray(rgb)
+
+
+@contextlib.contextmanager
+def _opened(path: str | pathlib.Path, resized: bool) -> Iterator[tuple[Any, BinaryIO]]:
+    """Opens an image file with Pillow, and says in a sentence what goes wrong with it meanwhile.
+
+    Args:
+      path: of the file.
+      resized: as of `picture_depth.refuse_large`.
+
+    Yields:
+      The image, not yet loaded, and the file.
+
+    Raises:
+      UserError: as of `read_image`.
+      OSError: this process may not open more files.
     """
     from PIL import Image
 
     try:
-        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-            upright = picture_depth.to_8_bits(image, file, path)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            rgb = upright.convert("RGB")
-            if shape is not None:
-                rgb = rgb.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-            return np.asarray(rgb)
+        with open_regular(path) as file, warnings.catch_warnings():
+            # What is too large is refused here, also where warnings are no errors.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                picture_depth.refuse_large(image, path, resized)
+                yield image, file
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"the image {path} does not exist") from None
     except Exception as error:  # decoders fail in many ways on damaged files
-        raise UserError(f"{path} cannot be read as an image: {error}") from None
+        if isinstance(error, OSError) and error.errno in LACKS:
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason.split(" <")[0]  # Pillow's way of naming an opened file
+        raise UserError(f"{path} cannot be read as an image: {reason}") from None

@@ -20,13 +20,52 @@ log = logging.getLogger(__name__)
 _FULL = 65535
 _GUESSES = (10, 12)  # bits
 _BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of a TIFF
-_ORIENTATION = 0x0112  # of EXIF
+_TILE = (322, 323)  # likewise: width and height
+ORIENTATION = 0x0112  # of EXIF
 # Colours of 16 bits a sample, as Pillow names them in files, by how many bands they have.
 _BANDS = {"LA": 2, "RGB": 3, "RGBX": 3, "RGBA": 4, "CMYK": 4}
 _MODES = {1: "L", 2: "LA", 3: "RGB"}
 # Where the high byte of a sample stands: first in "B", last in "L"; "N" is the machine's, as of libtiff.
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+# Memory that a picture may take, and what one of a kind takes a pixel at its peak: measured, and rounded up.
+MOST_BYTES = 1 << 30
+_RESIZED_BYTES, _PLAIN_BYTES, _BLENDED_BYTES, _LONG_BYTES = 8, 12, 20, 16
+_WIDE_BYTES = 6  # times the number of bands and one
+_AT_ONCE = 1 << 20  # values that are floats at once
 _REMEDY = "save it with 8 bits a sample"
+
+
+def refuse_large(image: Any, path: str | pathlib.Path, resized: bool) -> None:
+    """Refuses a picture whose header tells that it would take too much memory to decode and convert.
+
+    Args:
+      image: of Pillow, opened and not yet loaded.
+      path: of the file, for the sentence.
+      resized: whether it becomes small right after it is decoded.
+
+    Raises:
+      UserError: it would.
+    """
+    tags = getattr(image, "tag_v2", {})
+    width, height = image.size
+    # A tile is unpacked as a whole, however little of it is in the picture.
+    sides = [tags.get(tag, 0) for tag in _TILE]
+    tile = sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
+    colours, _ = _find_wide_colours(image, tags, path)
+    if colours:
+        each = _WIDE_BYTES * (len(colours) + 1)
+    elif image.mode[0] in "IF":
+        each = _LONG_BYTES
+    elif image.has_transparency_data:
+        each = _BLENDED_BYTES
+    else:
+        each = _RESIZED_BYTES if resized else _PLAIN_BYTES
+    needed = each * max(width * height, tile)
+    if needed > MOST_BYTES:
+        raise UserError(
+            f"{path} has {width}x{height} pixels, for which {needed / 2**30:.2f} GiB of memory are needed, "
+            f"of which it may take {MOST_BYTES / 2**30:g}: resize it"
+        )
 
 
 def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
@@ -48,7 +87,8 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     tags = getattr(image, "tag_v2", {})
     colours, order = _find_wide_colours(image, tags, path)
     if not colours and image.mode[0] not in "IF":
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy could be gigabytes
+        return image
     # The values before `image` is loaded, which then says how it is turned, if it still is.
     values = _read_colours(image, file, colours, order) if colours else np.asarray(image)
     values = values.reshape(*values.shape[:2], -1)
@@ -69,8 +109,8 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     if transparent is not None:
         visible = (values != np.asarray(transparent)).any(axis=-1)
         flat.putalpha(Image.fromarray((255 * visible).astype(np.uint8)))
-    if orientation := image.getexif().get(_ORIENTATION):
-        flat.getexif()[_ORIENTATION] = orientation
+    if orientation := image.getexif().get(ORIENTATION):
+        flat.getexif()[ORIENTATION] = orientation
     return ImageOps.exif_transpose(flat)
 
 
@@ -102,8 +142,10 @@ def _read_colours(image: Any, file: BinaryIO, colours: str, order: str) -> np.nd
     if colours == "LA":  # the four bytes of a pixel as they stand in a PNG
         pixels = _read_as(image, file, "RGBA").astype(np.uint16)
         return pixels[..., ::2] << 8 | pixels[..., 1::2]
-    high, low = (_read_as(image, file, f"{colours};16{o}") for o in (order, _SWAPPED[order]))
-    return high.astype(np.uint16) << 8 | low
+    values = _read_as(image, file, f"{colours};16{order}").astype(np.uint16)
+    values <<= 8
+    values |= _read_as(image, file, f"{colours};16{_SWAPPED[order]}")
+    return values
 
 
 def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
@@ -120,7 +162,7 @@ def _read_as(image: Any, file: BinaryIO, raw_mode: str) -> np.ndarray:
     ]
     pixels = np.asarray(again)
     # Pillow turns TIFFs by itself, when it loads them; `image` is to know.
-    image.getexif().update({_ORIENTATION: again.getexif().get(_ORIENTATION, 1)})
+    image.getexif().update({ORIENTATION: again.getexif().get(ORIENTATION, 1)})
     return pixels
 
 
@@ -172,13 +214,13 @@ def _scale_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
         full if band < tones or values[..., band].max() <= full else _FULL
         for band in range(values.shape[-1])
     ]
-    return _to_levels(values / np.array(whole, np.float64))
+    return _to_levels(values, np.array(whole, np.float64))
 
 
 def _scale_signed_16_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
     if values.min() < 0:
         raise UserError(f"{path} has negative values, down to {values.min()}: {_REMEDY}")
-    return _to_levels(values / min(_guess_white(values, path), 2**15 - 1))
+    return _to_levels(values, np.float64(min(_guess_white(values, path), 2**15 - 1)))
 
 
 def _take_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
@@ -200,9 +242,13 @@ def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
             f"{path} has floats from {low:g} to {high:g}, of which only 0 to 1 have a known meaning: "
             f"{_REMEDY}"
         )
-    return _to_levels(values.astype(np.float64))
+    return _to_levels(values, np.float64(1))
 
 
-def _to_levels(shares: np.ndarray) -> np.ndarray:
-    """Shares of white, in [0, 1], as uint8."""
-    return (255 * shares).round().astype(np.uint8)
+def _to_levels(values: np.ndarray, white: np.ndarray | np.float64) -> np.ndarray:
+    """Scales values `[H, W, bands]` in [0, white] to uint8; some rows at a time, since float64 is large."""
+    levels = np.empty(values.shape, np.uint8)
+    step = max(1, _AT_ONCE // values[0].size)
+    for row in range(0, len(values), step):
+        levels[row : row + step] = (255 * (values[row : row + step] / white)).round()
+    return levels

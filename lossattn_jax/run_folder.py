@@ -75,7 +75,10 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
     path = folder.with_name(f".{folder.name}.lock") if beside else folder / LOCK_NAME
     lock = filelock.FileLock(path)
     busy, failure = False, None
-    if jax.process_index() == 0:
+    # Asked alone, JAX would start a backend: a GPU's memory or a whole TPU for a command that needs none.
+    several = jax.distributed.is_initialized()
+    first = not several or jax.process_index() == 0
+    if first:
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -83,7 +86,7 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
         except (OSError, NotImplementedError) as error:
             failure = error
     try:
-        if devices.anywhere(busy):
+        if devices.anywhere(busy) if several else busy:
             raise UserError(
                 f"{folder} is being written by another command already: wait for that to end, or use "
                 "another folder"
@@ -94,7 +97,7 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
                 folder,
                 getattr(failure, "strerror", None) or failure,
             )
-        elif jax.process_index() == 0:
+        elif first:
             files.remove_temporaries(folder)
         yield
     finally:

@@ -6,6 +6,7 @@ same batches. Reading imports no TensorFlow; downloading (`lossattn_jax.data.pre
 
 from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
 from lossattn_jax.data.boxes import NO_BOX
+from lossattn_jax.data.damage import DamagedDataset
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
     ImageSource,
@@ -24,6 +25,7 @@ __all__ = [
     "DATASETS",
     "NO_BOX",
     "ArrayDataset",
+    "DamagedDataset",
     "Dataset",
     "DatasetNotFound",
     "DatasetSpec",
@@ -80,6 +82,7 @@ def open_dataset(
 
     Raises:
       DatasetNotFound: it is not prepared there.
+      DamagedDataset: a file of it cannot be read, or has changed; streamed, only when that is met.
       UserError: unknown mode or split, or a number of labels that the data set cannot give.
     """
     if mode not in ("memory", "stream"):

@@ -13,13 +13,13 @@ import importlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from lossattn_jax import digests
-from lossattn_jax.data import shard_digests
+from lossattn_jax.data import damage, shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
@@ -28,6 +28,8 @@ _READ_AT_ONCE = 1000
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At twice the size wanted or more, what comes
 # out hardly differs from resizing the whole image, in a third of the time.
 _DRAFT = 2
+# What TFDS reads of a prepared data set besides its shards.
+_METADATA = ("dataset_info.json", "features.json")
 # Data sets whose builder is a module of this package.
 _OUR_BUILDERS = ("digit_scenes", "svhn_full", "tiny_imagenet")
 
@@ -80,6 +82,7 @@ class ImageSource:
     objects in the image where `spec.multi_label`), and where the data set has boxes `box` float32 [4]
     (ymin, xmin, ymax, xmax as fractions of the image). Where an image may have several, `box` is [M, 4]
     with M = `spec.max_boxes`, and `box_label` int32 [M] their classes; see `boxes.fixed_number`.
+    What cannot be read or decoded raises `DamagedDataset`.
 
     Attributes:
       spec: the data set.
@@ -95,19 +98,18 @@ class ImageSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decode(self.records[int(index)])
+        return self._read([index], self._decode)[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Reads many examples at once, which is much quicker than one at a time."""
-        return [self._decode(r) for r in self.records.__getitems__([int(i) for i in indices])]
+        return self._read(indices, self._decode)
 
     def labels(self) -> np.ndarray:
         """All labels, without decoding images: int32 [N], or uint8 [N, K] if `spec.multi_label`."""
         labels = np.empty((len(self), *self.spec.label_shape), self.spec.label_dtype)
         for start in range(0, len(self), _READ_AT_ONCE):
-            indices = list(range(start, min(start + _READ_AT_ONCE, len(self))))
-            for index, record in zip(indices, self.records.__getitems__(indices), strict=True):
-                labels[index] = self._label(record)
+            stop = min(start + _READ_AT_ONCE, len(self))
+            labels[start:stop] = self._read(range(start, stop), self._label)
         return labels
 
     @property
@@ -122,18 +124,18 @@ class ImageSource:
         prepared again. Files that are not on a file system here go by how many examples they have.
 
         Raises:
-          UserError: a file cannot be read.
+          UserError: a file cannot be read, or is not as it was when the data set was first read.
         """
         info = self.records.dataset_info
-        shards = [
-            shard_digests.Shard(os.fspath(instruction.filename), instruction.skip, instruction.take)
-            for instruction in _file_instructions(self.records)
-        ]
+        shards = self._shards()
         held: Sequence[str | None] = [None] * len(shards)
         if not any("://" in shard.path for shard in shards):
             starts = np.cumsum([0, *(shard.count for shard in shards)]).tolist()
             held = shard_digests.of_shards(
-                self.folder, shards, lambda place: self._digest(starts[place], starts[place + 1])
+                self.folder,
+                shards,
+                lambda place: self._digest(starts[place], starts[place + 1]),
+                _METADATA,
             )
         content = {
             "name": info.full_name,
@@ -157,9 +159,39 @@ class ImageSource:
         digest = hashlib.sha256()
         for begin in range(start, stop, _READ_AT_ONCE):
             indices = range(begin, min(begin + _READ_AT_ONCE, stop))
-            for record in self.records.__getitems__(list(indices)):
-                digest.update(digests.of_arrays(_fields(record)).encode())
+            for of_record in self._read(indices, lambda record: digests.of_arrays(_fields(record))):
+                digest.update(of_record.encode())
         return digest.hexdigest()
+
+    def _shards(self) -> list[shard_digests.Shard]:
+        return [
+            shard_digests.Shard(os.fspath(instruction.filename), instruction.skip, instruction.take)
+            for instruction in _file_instructions(self.records)
+        ]
+
+    def _read(self, indices: Sequence[int], use: Callable[[dict[str, Any]], Any]) -> list[Any]:
+        """Applies a function to the records at some places.
+
+        Raises:
+          DamagedDataset: one cannot be read, or the function fails.
+        """
+        places = [int(index) for index in indices]
+        if places and not 0 <= min(places) <= max(places) < len(self):
+            raise IndexError(f"places have to be 0 ... {len(self) - 1}")
+        try:
+            return [use(record) for record in self.records.__getitems__(places)]
+        except Exception as error:  # riegeli, TFDS and Pillow fail in many ways
+            raise damage.unreadable(self._find_damage(places, use), error, self.folder) from error
+
+    def _find_damage(self, places: list[int], use: Callable[[dict[str, Any]], Any]) -> str:
+        """The shard of the first record that cannot be read; the folder where each one can."""
+        stops = np.cumsum([shard.count for shard in self._shards()])
+        for place in places:
+            try:
+                use(self.records[place])
+            except Exception:
+                return self._shards()[int(np.searchsorted(stops, place, "right"))].path
+        return self.folder
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
         image = self._image(record["image"])
@@ -192,10 +224,13 @@ class ImageSource:
 
     def _label(self, record: dict[str, Any]) -> int | np.ndarray:
         if not self.spec.multi_label:
-            return int(record["label"])
-        label = np.zeros(self.spec.num_classes, np.uint8)
-        label[np.asarray(record["objects"]["label"], np.int64)] = 1
-        return label
+            label = int(record["label"])
+            if not 0 <= label < self.spec.num_classes:
+                raise ValueError(f"it has the label {label} of {self.spec.num_classes} classes")
+            return label
+        several = np.zeros(self.spec.num_classes, np.uint8)
+        several[np.asarray(record["objects"]["label"], np.int64)] = 1
+        return several
 
 
 def _fields(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -226,42 +261,49 @@ def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> I
       The source, which can be pickled.
 
     Raises:
-      DatasetNotFound: the data set is not there, not complete, or not in a random-access format.
+      DatasetNotFound: the data set is not there, or not in a random-access format.
+      DamagedDataset: it lacks a file, or one cannot be read.
       UserError: unknown split.
     """
     expression = spec.split(split)
     root = resolve_data_dir(data_dir)
+    folder = _newest_version(spec, root, data_dir)
     import tensorflow_datasets as tfds
 
+    local = "://" not in folder
+    if local:
+        damage.refuse_absent(folder, [os.path.join(folder, name) for name in _METADATA])
     try:
         with quiet_logging():
-            builder = tfds.builder_from_directory(_newest_version(spec, root))
+            builder = tfds.builder_from_directory(folder)
             records = builder.as_data_source(
                 expression, decoders={"image": tfds.decode.SkipDecoding()}
             )
-            missing = [
-                instruction.filename
-                for instruction in _file_instructions(records)
-                if "://" not in instruction.filename and not os.path.exists(instruction.filename)
-            ]
-    except (FileNotFoundError, NotImplementedError, ValueError) as error:
+            shards = [os.fspath(one.filename) for one in _file_instructions(records)]
+    except NotImplementedError as error:
         raise _not_found(spec, root, "is not prepared (as array_record)", data_dir) from error
     except Exception as error:  # protobuf's and JSON's own errors share no base class
-        reason = f"cannot be read ({type(error).__name__})"
-        raise _not_found(spec, root, reason, data_dir) from error
-    if missing:
-        reason = f"lacks {os.path.basename(missing[0])}"
-        raise _not_found(spec, root, reason, data_dir)
+        path = damage.find_malformed_json(folder, _METADATA) if local else folder
+        raise damage.unreadable(path, error, folder) from error
+    if local:
+        damage.refuse_absent(folder, shards)
     return ImageSource(spec, split, records)
 
 
-def _newest_version(spec: DatasetSpec, root: str) -> str:
+def _newest_version(spec: DatasetSpec, root: str, data_dir: str | None) -> str:
     from tensorflow_datasets.core.utils import version
 
     folder = os.path.join(root, spec.tfds_name)
+    if "://" not in folder:
+        try:
+            os.listdir(folder)  # TFDS takes a folder that cannot be read for an empty one
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise damage.unreadable(folder, error, folder) from error
     versions = version.list_all_versions(folder)
     if not versions:
-        raise FileNotFoundError(folder)
+        raise _not_found(spec, root, "is not prepared (as array_record)", data_dir)
     return os.path.join(folder, str(versions[-1]))
 
 

@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 import os
-import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
-from lossattn_jax import digests
+from lossattn_jax import digests, files, npz_headers
+from lossattn_jax.data import damage, sole_writer
 from lossattn_jax.data.datasets import ImageSource, open_source
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
@@ -21,6 +21,10 @@ _READ_AT_ONCE = 1000
 _IN_EXAMPLE = {"images": "image", "labels": "label", "boxes": "box", "box_labels": "box_label"}
 # What a cache holds beside the arrays: digests of the prepared files, and of the arrays.
 _OF_CACHE = ("made_from", "digest")
+_DIGEST = ((), np.dtype("<U64"))  # their shape and dtype
+
+# Shapes and dtypes of arrays by name.
+_Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +99,8 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
 
     The first call decodes every image and writes the arrays to `cache_<split>.npz` beside the data
     set; later calls read that file. It holds digests of the prepared files and of the arrays: a cache
-    that is damaged, of other files or without digests is rebuilt, and where the folder cannot be
-    written to, nothing is cached.
+    that is damaged, of other files or without digests is rebuilt. Where the folder cannot be written to,
+    or another process writes the file already, nothing is cached.
 
     Args:
       spec: the data set.
@@ -108,13 +112,15 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
 
     Raises:
       DatasetNotFound: the data set is not prepared there.
+      DamagedDataset: a file of it cannot be read, or has changed.
     """
     source = open_source(spec, split, data_dir)
     path = cache_path(source)
     made_from = source.digest()
-    arrays = _read_cache(path, made_from)
+    layout = _plan(source)
+    arrays = _read_cache(path, made_from, layout)
     if arrays is None:
-        arrays = _decode(source)
+        arrays = _decode(source, layout)
         _write_cache(path, made_from, arrays)
     dataset = ArrayDataset(
         spec,
@@ -133,17 +139,24 @@ def cache_path(source: ImageSource) -> str:
     return os.path.join(source.folder, f"cache_{split}.npz")
 
 
-def _decode(source: ImageSource) -> dict[str, np.ndarray]:
+def _plan(source: ImageSource) -> _Layout:
+    """Lays out the arrays of a split."""
+    spec, count = source.spec, len(source)
+    layout: _Layout = {
+        "images": ((count, *spec.image_shape), np.dtype(np.uint8)),
+        "labels": ((count, *spec.label_shape), np.dtype(spec.label_dtype)),
+    }
+    if spec.has_boxes:
+        layout["boxes"] = ((count, *spec.box_shape), np.dtype(np.float32))
+    if spec.max_boxes > 1:
+        layout["box_labels"] = ((count, spec.max_boxes), np.dtype(np.int32))
+    return layout
+
+
+def _decode(source: ImageSource, layout: _Layout) -> dict[str, np.ndarray]:
     started = time.monotonic()
     count = len(source)
-    arrays: dict[str, np.ndarray] = {
-        "images": np.empty((count, *source.spec.image_shape), np.uint8),
-        "labels": np.empty((count, *source.spec.label_shape), source.spec.label_dtype),
-    }
-    if source.spec.has_boxes:
-        arrays["boxes"] = np.empty((count, *source.spec.box_shape), np.float32)
-    if source.spec.max_boxes > 1:
-        arrays["box_labels"] = np.empty((count, source.spec.max_boxes), np.int32)
+    arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
     for start in range(0, count, _READ_AT_ONCE):
         indices = range(start, min(start + _READ_AT_ONCE, count))
         for index, example in zip(indices, source.__getitems__(indices), strict=True):
@@ -159,45 +172,49 @@ def _decode(source: ImageSource) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_cache(path: str, made_from: str) -> dict[str, np.ndarray] | None:
+def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndarray] | None:
+    """Reads a cache; None where there is none or another one, which is said.
+
+    No array is read before its header is known to be right: some MB may unpack to any number of zeros.
+    """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not set(_OF_CACHE) <= set(stored.files):
+        with files.open_regular(path) as file:
+            headers = npz_headers.read_headers(file)
+            if not set(_OF_CACHE) <= set(headers):
                 _LOG.warning("%s was written before caches carried digests; rebuilding it", path)
                 return None
-            if str(stored["made_from"]) != made_from:
-                _LOG.warning("%s was made of other files than are there now; rebuilding it", path)
-                return None
-            arrays = {name: stored[name] for name in stored.files if name not in _OF_CACHE}
-            if str(stored["digest"]) != digests.of_arrays(arrays):
-                _LOG.warning("%s is damaged (it is not as it was written); rebuilding it", path)
-                return None
-            return arrays
+            if any(headers.pop(name) != _DIGEST for name in _OF_CACHE):
+                raise ValueError("its digests are none")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                if str(stored["made_from"]) != made_from:
+                    _LOG.warning(
+                        "%s was made of other files than are there now; rebuilding it", path
+                    )
+                    return None
+                if headers != layout:
+                    raise ValueError("its arrays are others")
+                arrays = {name: stored[name] for name in layout}
+                if str(stored["digest"]) != digests.of_arrays(arrays):
+                    raise ValueError("it is not as it was written")
+                return arrays
     except FileNotFoundError:
         return None
     except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
-        _LOG.warning("%s is damaged (%s); rebuilding it", path, error)
+        damage.refuse_lack(error, path)
+        reason = getattr(error, "strerror", None) or error
+        _LOG.warning("%s is damaged (%s); rebuilding it", path, reason)
         return None
 
 
 def _write_cache(path: str, made_from: str, arrays: dict[str, np.ndarray]) -> None:
-    # Written under another name and renamed, so that a reader never meets half a file, even when
-    # several processes of a host start at once.
-    temporary = None
+    """Writes a cache, so that no reader meets half a file, though several processes may start."""
+    facts = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
+    values: dict[str, Any] = {**{name: np.array(facts[name]) for name in _OF_CACHE}, **arrays}
     try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=".cache_", suffix=".npz", dir=os.path.dirname(path)
-        )
-        with os.fdopen(handle, "wb") as file:
-            facts = {"made_from": made_from, "digest": digests.of_arrays(arrays)}
-            values: dict[str, Any] = {
-                **{name: np.array(facts[name]) for name in _OF_CACHE},
-                **arrays,
-            }
-            np.savez(file, **values)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with sole_writer.attempt(path) as sole:
+            if sole:
+                with files.replacing(path) as file:
+                    np.savez(file, **values)
     except OSError as error:
         _LOG.warning("no cache of the decoded images at %s: %s", path, error)
-        if temporary is not None and os.path.exists(temporary):
-            os.remove(temporary)

@@ -5,17 +5,19 @@ array_record, which allows random access; the decoded images are cached beside i
 """
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
+import shutil
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
-from lossattn_jax import command, records
-from lossattn_jax.data import memory
+from lossattn_jax import command, records, run_folder
+from lossattn_jax.data import damage, memory
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
     open_source,
@@ -30,6 +32,10 @@ from lossattn_jax.errors import UserError
 log = logging.getLogger("lossattn_jax.data.prepare")
 
 _RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
+_PLAN_NAME = "preparing.json"  # the same in the folder above, until the data set is there
+_UNFINISHED = "incomplete.*"  # what TFDS calls a folder until all is in it
+# What is wrong with a folder and not with the network.
+_OF_FOLDER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
 def prepare(
@@ -55,8 +61,8 @@ def prepare(
       The folder of the prepared data set, its version included.
 
     Raises:
-      UserError: unknown data set, failed download, a folder or an archive that cannot be used, or a data
-        set that is there and was made with other settings.
+      UserError: unknown data set, failed download, a folder or an archive that cannot be used, a data set
+        that is there and is damaged or was made with other settings, or that another process prepares.
     """
     spec = get_spec(name, extra)
     if archives is not None and not os.path.isdir(archives):
@@ -64,31 +70,106 @@ def prepare(
             f"archives is {archives!r}, but must be a folder with the published archives."
         )
     settings = dict(builder_kwargs or {})
-    built = False
     try:
-        _refuse_other(open_source(spec, "train", data_dir).folder, settings)
+        folder = _find(spec, data_dir, settings)
     except DatasetNotFound:
-        _build(spec, data_dir, settings, archives)
-        built = True
+        with _alone(spec, data_dir) as parent:
+            try:  # another process may have prepared it a moment ago
+                folder = _find(spec, data_dir, settings)
+            except DatasetNotFound:
+                _refuse_other_format(spec, parent)
+                with _settings_written(parent, settings) as settle:
+                    _build(spec, data_dir, settings, archives)
+                    folder = open_source(spec, "train", data_dir).folder
+                    settle(pathlib.Path(folder))
+    for split in ("train", "test"):
+        memory.load(spec, split, data_dir)
+    return folder
+
+
+def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) -> str:
+    """The folder of a data set that is there.
+
+    Raises:
+      DatasetNotFound: it is not.
+      UserError: it is damaged, or was made with other settings.
+    """
+    folder = open_source(spec, "train", data_dir).folder
+    _refuse_other(pathlib.Path(folder), settings)
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
+    """Keeps other processes from preparing a data set, and removes what killed ones have left of it.
+
+    Yields:
+      The folder of its versions.
+
+    Raises:
+      UserError: another process prepares it, or the folder cannot be made.
+    """
+    folder = pathlib.Path(resolve_data_dir(data_dir)) / spec.tfds_name
+    if "://" in resolve_data_dir(data_dir):
+        yield folder
+        return
     try:
-        for split in ("train", "test"):
-            memory.load(spec, split, data_dir)
-        folder = open_source(spec, "train", data_dir).folder
-        if built:
-            _remember(folder, settings)
-        return folder
-    except DatasetNotFound as error:
-        # TFDS leaves a folder that it finds alone, however little is in it.
-        folder = os.path.join(resolve_data_dir(data_dir), spec.tfds_name)
-        raise UserError(
-            f"the copy of {name} in {folder} is damaged; remove the folder and run this again"
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(spec, data_dir, error) from error
+    with run_folder.alone(folder, beside=True):
+        for leftover in folder.glob(_UNFINISHED):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield folder
 
 
-def _remember(folder: str, settings: Mapping[str, Any]) -> None:
-    """Writes down what a data set was made with; where the folder cannot be written, nothing."""
-    with contextlib.suppress(OSError):
-        records.write(pathlib.Path(folder) / _RECORD_NAME, {}, _plain(settings), indent=1)
+def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
+    """Stops where there is a copy that cannot be used; TFDS would not write over it.
+
+    Args:
+      spec: of the data set.
+      parent: the folder of its versions.
+
+    Raises:
+      UserError: there is.
+    """
+    if "://" in str(parent) or not any(path.name[0].isdecimal() for path in parent.iterdir()):
+        return
+    raise UserError(
+        f"data set {spec.name} could not be prepared in {parent}, since there is a copy that is damaged or "
+        "in another format than array_record; remove the folder, or name another one as --data_dir"
+    )
+
+
+@contextlib.contextmanager
+def _settings_written(
+    parent: pathlib.Path, settings: Mapping[str, Any]
+) -> Iterator[Callable[[pathlib.Path], None]]:
+    """Writes down what a data set is made with, before it is: a process may be killed right after that.
+
+    Where the folder cannot be written, nothing is.
+
+    Args:
+      parent: the folder of the data set's versions.
+      settings: of its builder.
+
+    Yields:
+      A function that takes the folder of the prepared data set.
+    """
+    plan = parent / _PLAN_NAME
+
+    def settle(folder: pathlib.Path) -> None:
+        with contextlib.suppress(OSError):
+            os.replace(plan, folder / _RECORD_NAME)
+
+    try:
+        with contextlib.suppress(OSError):
+            records.write(plan, {}, _plain(settings), indent=1)
+        yield settle
+    finally:
+        with contextlib.suppress(OSError):
+            plan.unlink()
+            parent.rmdir()  # where nothing else is in it
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +180,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_other(folder: str, settings: Mapping[str, Any]) -> None:
+def _refuse_other(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Stops where settings are given, and the data set that is there was made with others.
 
     Raises:
@@ -107,10 +188,11 @@ def _refuse_other(folder: str, settings: Mapping[str, Any]) -> None:
     """
     if not settings:
         return
-    try:
-        made_from = records.read(pathlib.Path(folder) / _RECORD_NAME).made_from
-    except (FileNotFoundError, records.DamagedRecord):
-        made_from = None
+    made_from = None
+    for path in (folder / _RECORD_NAME, folder.parent / _PLAN_NAME):
+        with contextlib.suppress(FileNotFoundError, records.DamagedRecord):
+            made_from = records.read(path).made_from
+            break
     if made_from is None:
         log.warning("warning: %s does not say with which settings it was made", folder)
         return
@@ -143,15 +225,29 @@ def _build(
             builder.download_and_prepare(download_config=config)
     except (
         OSError,  # the network's errors are of this kind as well
+        RuntimeError,  # of array_record, where a file cannot be written
         ValueError,
         tfds.download.DownloadError,
         tfds.download.download_manager.NonMatchingChecksumError,
     ) as error:
-        raise UserError(
-            f"data set {spec.name} could not be prepared in {os.path.join(root, spec.tfds_name)} "
-            f"({_reason(error)}); check the network and the folder and try again, give a "
-            "folder with the published archives as --archives, or copy a prepared data set there"
-        ) from error
+        raise _failure(spec, data_dir, error) from error
+
+
+def _failure(spec: DatasetSpec, data_dir: str | None, error: Exception) -> UserError:
+    """Makes the error of a data set that cannot be prepared.
+
+    Raises:
+      OSError, MemoryError: as of `damage.refuse_lack`.
+    """
+    folder = os.path.join(resolve_data_dir(data_dir), spec.tfds_name)
+    damage.refuse_lack(error, folder)
+    remedy = "check the network and the folder and try again"
+    if any(os.strerror(number) in str(error) for number in _OF_FOLDER):
+        remedy = "make room or name another folder, and try again"
+    return UserError(
+        f"data set {spec.name} could not be prepared in {folder} ({_reason(error)}); {remedy}, give a "
+        "folder with the published archives as --archives, or copy a prepared data set there"
+    )
 
 
 @contextlib.contextmanager

@@ -3,8 +3,9 @@
 Data are known by content: a copied folder is the same data set, whatever its dates are, and so is one that
 was prepared again, whose files differ in how TFDS orders the fields of a record. To read all of COCO takes
 minutes, so a shard's digest is remembered with what the file system says of the file and with the SHA-256 of
-its bytes. Where the former has changed, the bytes are read; where these have, the examples are. Where the
-folder cannot be written, nothing is remembered.
+its bytes. Where the former has changed, the bytes are read; where these have, the examples are; and where
+these have too, the data set is refused: it is damaged, or a shard of another one is in the place of its own.
+Where the folder cannot be written, nothing is remembered.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossattn_jax import records
-from lossattn_jax.errors import UserError
+from lossattn_jax import files, records
+from lossattn_jax.data import damage, sole_writer
 
 NAME = "shard_digests.json"
 
@@ -46,7 +47,10 @@ class Shard:
 
 
 def of_shards(
-    folder: str, shards: Sequence[Shard], digest_examples: Callable[[int], str]
+    folder: str,
+    shards: Sequence[Shard],
+    digest_examples: Callable[[int], str],
+    metadata: Sequence[str] = (),
 ) -> list[str]:
     """The digests of shards by what their examples hold.
 
@@ -54,32 +58,44 @@ def of_shards(
       folder: that they lie in, and where digests are remembered.
       shards: whose digests.
       digest_examples: computes the digest of the shard at a place in `shards`.
+      metadata: names of other files in the folder, which say what the examples are.
 
     Raises:
-      UserError: a file cannot be read.
+      DamagedDataset: a file cannot be read, or is not as it is remembered.
     """
     began = time.monotonic()
     memory = pathlib.Path(folder) / NAME
     known = _remembered(memory)
-    changed = False
-    for place, shard in enumerate(shards):
-        facts, before = _facts(shard.path), known.get(shard.name, {})
+    news: dict[str, dict[str, Any]] = {}
+
+    def look_at(path: str, key: str, place: int | None) -> None:
+        before = known.get(key, {})
+        facts = _facts(path, folder)
         if before.get("file") == facts:
-            continue
-        sha256 = _sha256(shard.path)
-        same = before.get("sha256") == sha256
-        examples = before["examples"] if same else digest_examples(place)
-        known[shard.name] = {"file": facts, "sha256": sha256, "examples": examples}
-        changed = True
-    if changed:
-        _remember(memory, known)
+            return
+        sha256 = _sha256(path, folder)
+        if before.get("sha256") == sha256:
+            content = before["examples"]
+        else:
+            content = sha256 if place is None else digest_examples(place)
+        if before and content != before["examples"]:
+            raise damage.changed(path, str(memory), folder)
+        news[key] = {"file": facts, "sha256": sha256, "examples": content}
+
+    # First of all, since they say what is read of the shards.
+    for name in metadata:
+        look_at(os.path.join(folder, name), name, None)
+    for place, shard in enumerate(shards):
+        look_at(shard.path, shard.name, place)
+    if news:
+        _remember(memory, news)
     if time.monotonic() - began > _TOLD_SECONDS:
         seconds = time.monotonic() - began
         _LOG.info("read the examples in %s in %.0f s, to know them by content", folder, seconds)
-    return [known[shard.name]["examples"] for shard in shards]
+    return [{**known, **news}[shard.name]["examples"] for shard in shards]
 
 
-def _facts(path: str) -> dict[str, int]:
+def _facts(path: str, folder: str) -> dict[str, int]:
     """Describes a file by size, dates and inode, which change with its content.
 
     An edit may set the date of the content back, but not that of the inode.
@@ -87,7 +103,7 @@ def _facts(path: str) -> dict[str, int]:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise damage.unreadable(path, error, folder) from None
     return {
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
@@ -96,27 +112,32 @@ def _facts(path: str) -> dict[str, int]:
     }
 
 
-def _sha256(path: str) -> str:
+def _sha256(path: str, folder: str) -> str:
     try:
-        with open(path, "rb") as file:
+        file: Any  # mypy misses that a BinaryIO will do
+        with files.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise damage.unreadable(path, error, folder) from None
 
 
-def _remembered(memory: pathlib.Path) -> dict[str, dict[str, Any]]:
+def _remembered(memory: pathlib.Path, warn: bool = True) -> dict[str, dict[str, Any]]:
     try:
         record = records.read(memory)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except records.DamagedRecord as error:
-        _LOG.warning("%s; the examples are read again", error)
+        if warn:
+            _LOG.warning("%s; the examples are read again", error)
         return {}
     return record.content if record.made_from is not None else {}
 
 
-def _remember(memory: pathlib.Path, known: dict[str, dict[str, Any]]) -> None:
+def _remember(memory: pathlib.Path, news: dict[str, dict[str, Any]]) -> None:
+    """Adds digests to those that are remembered, which another process may have added to meanwhile."""
     try:
-        records.write(memory, known, {}, indent=1)
+        with sole_writer.attempt(memory) as sole:
+            if sole:
+                records.write(memory, {**_remembered(memory, warn=False), **news}, {}, indent=1)
     except OSError as error:
         _LOG.debug("%s is not written: %s", memory, error)

@@ -2,14 +2,14 @@ import dataclasses
 import logging
 import os
 import shutil
-import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lossattn_jax import data
-from lossattn_jax.data import memory
+from lossattn_jax import data, files
+from lossattn_jax.data import memory, shard_digests, sole_writer
 from lossattn_jax.data.prepare import prepare
 
 
@@ -23,7 +23,8 @@ def folder(digits_dir, tmp_path):
 
 
 def _caches(folder):
-    return sorted(path.name for path in folder.glob("digit_scenes/*/*cache*"))
+    paths = folder.glob("digit_scenes/*/*cache*")
+    return sorted(path.name for path in paths if path.suffix != ".lock")
 
 
 def _forbid_decoding(monkeypatch):
@@ -112,9 +113,7 @@ def test_a_cache_without_digests_is_rebuilt(folder, digits_spec, caplog):
     assert "was written before caches carried digests; rebuilding it" in caplog.text
 
 
-def test_other_files_make_another_cache_and_other_dates_do_not(
-    folder, digits_spec, tmp_path, monkeypatch
-):
+def test_a_shard_of_another_data_set_is_refused_until_that_is_meant(folder, digits_spec, tmp_path):
     before = data.load(digits_spec, "test", str(folder))
     (shard,) = folder.glob("digit_scenes/*/*-test.array_record*")
     other = tmp_path / "other"
@@ -122,17 +121,31 @@ def test_other_files_make_another_cache_and_other_dates_do_not(
     (replacement,) = other.glob("digit_scenes/*/*-test.array_record*")
     stat = shard.stat()
     content = shard.read_bytes()
-    for written, changed in ((replacement.read_bytes(), True), (content, False)):
-        shard.write_bytes(written)
-        os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as before the edit
-        now = data.load(digits_spec, "test", str(folder))
-        assert (now.digest() != before.digest()) == changed
-        assert (now.images != before.images).any() == changed
+    shard.write_bytes(replacement.read_bytes())
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as before the edit
+    for mode in ("memory", "stream"):
+        with pytest.raises(data.DamagedDataset, match=f"{shard} is not as it was when .* prepared"):
+            data.open_dataset(digits_spec, "test", str(folder), mode).digest()
+    (shard.parent / shard_digests.NAME).unlink()
+    now = data.load(digits_spec, "test", str(folder))
+    assert now.digest() != before.digest() and (now.images != before.images).any()
+    (shard.parent / shard_digests.NAME).unlink()
+    shard.write_bytes(content)
+    assert data.load(digits_spec, "test", str(folder)).digest() == before.digest()
+
+
+def test_a_copy_with_other_dates_and_inodes_is_not_decoded_again(
+    folder, digits_spec, tmp_path, monkeypatch
+):
+    before = data.load(digits_spec, "test", str(folder))
     copy = shutil.copytree(folder, tmp_path / "again", copy_function=shutil.copy)
-    (shard,) = copy.glob("digit_scenes/*/*-test.array_record*")
-    os.utime(shard, (1, 1))
+    (cache,) = copy.glob("digit_scenes/*/cache_test.npz")
+    written = cache.stat()
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))
     _forbid_decoding(monkeypatch)
     assert data.load(digits_spec, "test", str(copy)).digest() == before.digest()
+    assert (cache.stat().st_ino, cache.stat().st_mtime) == (written.st_ino, 1)
 
 
 def test_a_digest_does_not_depend_on_where_examples_are_kept(digits_dir, digits_spec):
@@ -161,10 +174,10 @@ def test_arrays_of_ones_own_have_their_own_digest(digits_dir, digits_spec):
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(folder, digits_spec, monkeypatch, caplog):
-    def refuse(**kwargs):
+    def refuse(path):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files, "replacing", refuse)
     with caplog.at_level(logging.WARNING, logger="lossattn_jax"):
         assert len(data.load(digits_spec, "train", str(folder))) == 60
     assert "read-only" in caplog.text
@@ -179,3 +192,52 @@ def test_a_full_disk_leaves_nothing_behind(folder, digits_spec, monkeypatch):
     monkeypatch.setattr(np, "savez", fail)
     assert len(data.load(digits_spec, "train", str(folder))) == 60
     assert _caches(folder) == []
+
+
+def test_what_a_killed_writer_left_goes_and_a_live_writers_stays(folder, digits_spec):
+    cache = next(folder.glob("digit_scenes/*")) / "cache_train.npz"
+    leftovers = [cache.with_name(f".{name}.{'0' * 16}.part") for name in (cache.name, "mine.npz")]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    with sole_writer.attempt(cache) as sole:
+        assert sole and [path.exists() for path in leftovers] == [False, True]
+        leftovers[0].write_bytes(b"of a live one")
+        assert len(data.load(digits_spec, "train", str(folder))) == 60
+        assert leftovers[0].exists() and not cache.exists()
+    data.load(digits_spec, "train", str(folder))
+    assert cache.exists() and not leftovers[0].exists()
+
+
+def test_links_in_the_place_of_a_cache_are_replaced(folder, digits_spec, tmp_path):
+    cache = next(folder.glob("digit_scenes/*")) / "cache_train.npz"
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    planted = [cache, cache.with_name(shard_digests.NAME), cache.with_name(f".{cache.name}.lock")]
+    for path in planted:
+        path.unlink(missing_ok=True)
+        path.symlink_to(victim)
+    assert len(data.load(digits_spec, "train", str(folder))) == 60
+    assert victim.read_text() == "mine"
+    assert not planted[0].is_symlink() and not planted[1].is_symlink()
+
+
+def test_a_cache_that_would_fill_the_memory_is_not_unpacked(folder, digits_spec, caplog):
+    expected = data.load(digits_spec, "test", str(folder))
+    (cache,) = folder.glob("digit_scenes/*/cache_test.npz")
+    with np.load(cache) as stored:
+        whole = dict(stored)
+    bombs = {
+        "images": np.zeros((1 << 14, 32, 32, 3), np.uint8),
+        "made_from": np.zeros(1 << 26, np.uint8),
+    }
+    for name, array in bombs.items():
+        np.savez_compressed(cache, **{**whole, name: array})
+        del array
+        tracemalloc.start()
+        loaded = data.load(digits_spec, "test", str(folder))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1 << 24, f"{name}: {peak >> 20} MiB"
+        np.testing.assert_array_equal(loaded.images, expected.images)
+    assert "(its arrays are others); rebuilding it" in caplog.text
+    assert "(its digests are none); rebuilding it" in caplog.text

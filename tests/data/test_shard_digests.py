@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lossattn_jax import data
-from lossattn_jax.data import shard_digests
+from lossattn_jax.data import damage, shard_digests
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.data.shard_digests import Shard, of_shards
 from lossattn_jax.errors import UserError
@@ -49,7 +49,36 @@ def test_other_dates_read_the_bytes_and_other_bytes_the_examples(digest, tmp_pat
     (tmp_path / "b").write_text(str(tmp_path / "c"))
     os.utime(tmp_path / "b", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (tmp_path / "b").stat().st_size == stat.st_size
-    assert digest() == ([first[0], f"examples of {tmp_path / 'c'}"], [1])
+    sentence = f"{tmp_path}/b is not as it was .* remove {tmp_path}/{shard_digests.NAME} alone"
+    with pytest.raises(damage.DamagedDataset, match=sentence):
+        digest()
+    (tmp_path / shard_digests.NAME).unlink()
+    assert digest() == ([first[0], f"examples of {tmp_path / 'c'}"], [0, 1])
+
+
+def test_other_bytes_with_the_same_examples_are_the_same_data(digest, tmp_path):
+    shards = [Shard(str(tmp_path / "a"), 0, 9)]
+    assert of_shards(str(tmp_path), shards, lambda _: "alike") == ["alike"]
+    (tmp_path / "a").write_text("fields in another order")
+    assert of_shards(str(tmp_path), shards, lambda _: "alike") == ["alike"]
+    assert of_shards(str(tmp_path), shards, lambda _: pytest.fail("remembered")) == ["alike"]
+
+
+def test_what_says_how_examples_are_read_may_not_change(tmp_path):
+    for name in ("a", "features.json"):
+        (tmp_path / name).write_text("as prepared")
+    shards = [Shard(str(tmp_path / "a"), 0, 9)]
+    arguments = (str(tmp_path), shards, lambda _: "alike", ("features.json",))
+    assert of_shards(*arguments) == of_shards(*arguments) == ["alike"]
+    (tmp_path / "features.json").write_text("edited")
+    with pytest.raises(damage.DamagedDataset, match="features.json is not as it was"):
+        of_shards(*arguments)
+
+
+def test_processes_that_remember_at_once_do_not_forget_each_others(digest, tmp_path):
+    """Another process remembers a file while this one reads it."""
+    first = of_shards(str(tmp_path), [Shard(str(tmp_path / "a"), 0, 9)], lambda _: digest()[0][0])
+    assert digest() == ([first[0], f"examples of {tmp_path / 'b'}"], [])
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a[0:9]": {}}', None])
@@ -74,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_read_each_time(digest, monkeypatch):
 
 def test_a_file_that_cannot_be_read_is_a_sentence(digest, tmp_path):
     (tmp_path / "b").unlink()
-    with pytest.raises(UserError, match="b cannot be read: No such file"):
+    with pytest.raises(UserError, match="b cannot be read .*No such file"):
         digest()
 
 

@@ -1,0 +1,95 @@
+"""Prepared data sets that cannot be read or are not as they were prepared, and the sentence about them."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+
+from lossattn_jax import files
+from lossattn_jax.errors import UserError
+
+_IN_SENTENCES = (OSError, RuntimeError, ValueError)  # their texts are for people
+
+
+class DamagedDataset(UserError):
+    """A prepared data set cannot be read, or has changed; the text names the file and the way out."""
+
+
+def unreadable(path: str, error: Exception | str, folder: str) -> DamagedDataset:
+    """Makes the error for a file of a prepared data set that cannot be read.
+
+    Args:
+      path: of the file.
+      error: that reading it ended with, or a clause.
+      folder: of the prepared data set, its version included.
+
+    Raises:
+      OSError, MemoryError: as of `refuse_lack`.
+    """
+    if isinstance(error, Exception):
+        refuse_lack(error, path)
+        error = _shorten(error)
+    return DamagedDataset(
+        f"{path} cannot be read ({error}); where it is damaged, remove the folder {folder} and prepare the "
+        "data set again"
+    )
+
+
+def refuse_absent(folder: str, paths: Iterable[str]) -> None:
+    """Refuses a prepared data set that lacks a file, or has a FIFO there, whose reader would wait for ever.
+
+    Args:
+      folder: as of `unreadable`.
+      paths: of its files.
+
+    Raises:
+      DamagedDataset: it does.
+    """
+    for path in paths:
+        if not os.path.isfile(path):
+            raise unreadable(path, "there is no such file", folder)
+
+
+def find_malformed_json(folder: str, names: Iterable[str]) -> str:
+    """Finds the first of a folder's files that is no JSON; the folder itself where each one is."""
+    for path in (os.path.join(folder, name) for name in names):
+        try:
+            json.loads(files.read(path))
+        except (OSError, ValueError, RecursionError):
+            return path
+    return folder
+
+
+def changed(path: str, memory: str, folder: str) -> DamagedDataset:
+    """Makes the error for a file of a prepared data set that holds something else than it did.
+
+    Args:
+      path: of the file.
+      memory: of the file that remembers what it held.
+      folder: as of `unreadable`.
+    """
+    return DamagedDataset(
+        f"{path} is not as it was when the data set was prepared or first read: remove the folder {folder} "
+        f"and prepare the data set again, or, if that is meant, remove {memory} alone"
+    )
+
+
+def refuse_lack(error: Exception, path: str) -> None:
+    """Raises an error again that is no damage of the file that was being read.
+
+    Raises:
+      OSError: this process may not open more files, or has no memory left.
+      MemoryError: likewise.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    for number in files.LACKS:
+        # array_record has the system's words and no number.
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            raise OSError(number, os.strerror(number), path) from error
+
+
+def _shorten(error: Exception) -> str:
+    """The first clause of an error's text."""
+    text = re.split(r"; | \(| <|\n", str(error).strip())[0].rstrip(".")
+    return text if text and isinstance(error, _IN_SENTENCES) else f"{type(error).__name__} {text}"
