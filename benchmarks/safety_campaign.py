@@ -9,7 +9,6 @@ run, or the command has to refuse in a sentence. A table in Markdown is printed.
 trial did not end so.
 """
 
-import collections
 import concurrent.futures
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine, mounts, safety_outcomes, safety_trials
+from benchmarks import machine, mounts, safety_outcomes, safety_table, safety_trials
 from benchmarks.safety_inputs import with_needs
 from benchmarks.safety_subjects import (
     DAMAGE,
@@ -77,6 +76,7 @@ def run(
     record: dict[str, Any] = {
         "command": machine.command("benchmarks.safety_campaign"),
         "date": machine.now(),
+        "commit": machine.commit(),
         "machine": machine.facts(),
         "versions": machine.versions(("jax", "jaxlib", "orbax-checkpoint", "tensorstore")),
     }
@@ -108,7 +108,7 @@ def run(
     ]
     record |= {
         "seconds": round(time.monotonic() - began),
-        "table": table(trials),
+        "table": safety_table.rows_of(trials),
         "damage": _damage(trials),
         "not_survived": [
             {"command": subject.name, **safety_trials.facts(trial)}
@@ -128,7 +128,7 @@ def run(
         "not_possible_here": [line for _, lines in results for line in lines],
     }
     machine.write(record, path)
-    print(markdown(record), end="")
+    print(safety_table.markdown(record), end="")
     log.info("results: %s", path)
     return record
 
@@ -184,24 +184,6 @@ def _attempt_all(
     return trials, impossible
 
 
-def table(trials: Iterable[tuple[Subject, Trial]]) -> list[dict[str, Any]]:
-    """A row for each command and kind: how often tried, with which outcomes."""
-    rows: dict[tuple[str, str], collections.Counter[str]] = {}
-    for subject, trial in trials:
-        rows.setdefault((subject.command, trial.kind), collections.Counter())[trial.outcome] += 1
-    return [
-        {
-            "command": name,
-            "kind": kind,
-            "tried": counter.total(),
-            "survived": sum(counter[outcome] for outcome in safety_outcomes.SURVIVED),
-            "silently_wrong": counter[safety_outcomes.WRONG],
-            "outcomes": dict(sorted(counter.items())),
-        }
-        for (name, kind), counter in rows.items()
-    ]
-
-
 def _damage(trials: Iterable[tuple[Subject, Trial]]) -> dict[str, dict[str, dict[str, str]]]:
     """Outcomes of damage by command, kind of file and way."""
     outcomes: dict[str, dict[str, dict[str, str]]] = {}
@@ -210,20 +192,6 @@ def _damage(trials: Iterable[tuple[Subject, Trial]]) -> dict[str, dict[str, dict
             way, _, file = trial.what.partition(": ")
             outcomes.setdefault(subject.name, {}).setdefault(file, {})[way] = trial.outcome
     return outcomes
-
-
-def markdown(record: Mapping[str, Any]) -> str:
-    """The table of a record, for people."""
-    lines = [
-        "| command | kind | tried | survived | silently wrong |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    columns = ("tried", "survived", "silently_wrong")
-    for row in record["table"]:
-        numbers = " | ".join(str(row[name]) for name in columns)
-        lines.append(f"| {row['command']} | {row['kind']} | {numbers} |")
-    totals = " | ".join(str(sum(row[name] for row in record["table"])) for name in columns)
-    return "\n".join([*lines, f"| all | | {totals} |", ""])
 
 
 def main() -> None:

@@ -16,12 +16,14 @@ from benchmarks import (
     safety_damage,
     safety_inputs,
     safety_outcomes,
+    safety_table,
     safety_trials,
 )
 from benchmarks.safety_outcomes import End
 from benchmarks.safety_subjects import KINDS, SUBJECTS, Subject, Unseen
 from benchmarks.safety_worlds import Bench, Worker
 from lossattn_jax import weight_files
+from lossattn_jax.errors import UserError
 
 RECORD = b'{"accuracy": 0.25, "bags": 12}\n'
 FLOATS = bytes.fromhex("0000803f 00000040 00004040 0000a0c0")  # 1, 2, 3, -5
@@ -162,7 +164,7 @@ def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, out
     edited = next(trial for trial in trials if trial.what.startswith("edited"))
     assert edited.outcome == (safety_outcomes.REFUSED if checks else safety_outcomes.WRONG)
     assert {trial.outcome for trial in trials} == outcomes
-    row = safety_campaign.table((subject, trial) for trial in trials)[0]
+    row = safety_table.rows_of((subject, trial) for trial in trials)[0]
     assert row["tried"] == 9 and (row["silently_wrong"] == 0) == bool(checks)
     assert row["survived"] == (7 if checks else 0)
 
@@ -171,12 +173,34 @@ def test_the_table_counts_by_command_and_kind():
     trial = safety_trials.Trial("kill", "", safety_outcomes.RIGHT, 0, "")
     wrong = dataclasses.replace(trial, outcome=safety_outcomes.WRONG)
     train, mil = (next(s for s in SUBJECTS if s.command == name) for name in ("train", "mil"))
-    rows = safety_campaign.table([(train, trial), (mil, trial), (mil, wrong)])
-    assert safety_campaign.markdown({"table": rows}).splitlines()[2:] == [
+    rows = safety_table.rows_of([(train, trial), (mil, trial), (mil, wrong)])
+    assert safety_table.markdown({"table": rows}).splitlines()[2:] == [
         "| train | kill | 1 | 1 | 0 |",
         "| mil | kill | 2 | 1 | 1 |",
         "| all | | 3 | 2 | 1 |",
     ]
+
+
+def test_a_record_fills_its_place_in_a_file_and_nothing_else(tmp_path):
+    file = tmp_path / "README.md"
+    begin, end = safety_table.BEGIN, safety_table.END
+    file.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    row = {"command": "mil", "kind": "kill", "tried": 6, "survived": 5, "silently_wrong": 0}
+    unseen = {"command": "explain", "files": "own/*", "ways": ["removed"], "why": "a choice"}
+    record = {
+        **{"command": "python -m x", "date": "2026-11-29T01:00:00", "commit": "abc", "seconds": 60},
+        **{"machine": {"cpu": "fast", "cores": 2, "load_before": 0.5}, "versions": {"jax": "1"}},
+        **{"table": [row], "out_of_scope": [unseen], "not_possible_here": []},
+    }
+    safety_table.fill(file, record)
+    text = file.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| mil | kill | 6 | 5 | 0 |\n" in text
+    assert "- explain, `own/*` removed: a choice\n" in text
+    assert "2026-11-29, commit abc, 2 cores of fast, load 0.5 before; jax 1; 1 minutes." in text
+    file.write_text("no place")
+    with pytest.raises(UserError, match="has no lines"):
+        safety_table.fill(file, record)
 
 
 @pytest.mark.slow
