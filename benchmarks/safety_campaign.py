@@ -94,7 +94,8 @@ def run(
             worker = Worker(variables)
             place = folder / str(SUBJECTS.index(subject))
             try:
-                bench = Bench(subject, place, folder / "inputs", processes, worker)
+                own = processes if {KILL, FULL, PAIR} & set(kinds) & set(subject.kinds) else None
+                bench = Bench(subject, place, folder / "inputs", own, worker)
                 return _attempt_all(bench, kinds, counts, share, draw)
             finally:
                 worker.end()

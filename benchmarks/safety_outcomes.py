@@ -68,7 +68,10 @@ class End:
 
 
 def read_results(
-    world: pathlib.Path, patterns: Sequence[str], workdirs: Sequence[str] = ()
+    world: pathlib.Path,
+    patterns: Sequence[str],
+    workdirs: Sequence[str] = (),
+    stores: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The results of a command, without times and dates.
 
@@ -76,6 +79,7 @@ def read_results(
       world: the folder that it ran in.
       patterns: of the files with its results, in the folder.
       workdirs: of runs whose last checkpoints are results, in the folder.
+      stores: of Zarr whose arrays are results, in the folder.
 
     Raises:
       Unreadable: one cannot be read.
@@ -92,7 +96,30 @@ def read_results(
                 results[name] = crash_trials.bits(world / name)
         except Exception as error:  # Orbax fails in many ways
             raise Unreadable(f"{name} has no checkpoint that can be read: {error!r}") from None
+    for name in stores:
+        results |= _arrays(world / name)
     return results
+
+
+def _arrays(store: pathlib.Path) -> dict[str, Any]:
+    """Digests of the arrays of a Zarr store, and what its root says of them."""
+    import tensorstore
+
+    def array(folder: pathlib.Path) -> str:
+        kvstore = {"driver": "file", "path": f"{folder}/"}
+        values = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result().read().result()
+        return _digest(f"{values.dtype} {values.shape} ".encode() + values.tobytes())
+
+    try:
+        folders = [path for path in sorted(store.iterdir()) if (path / "zarr.json").exists()]
+        root = _lasting(json.loads((store / "zarr.json").read_bytes()))
+        return {f"{store.name}/{folder.name}": array(folder) for folder in folders} | {
+            store.name: root.get("attributes")
+        }
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # TensorStore fails in many ways
+        raise Unreadable(f"{store.name} cannot be read: {error!r}") from None
 
 
 def _content(file: pathlib.Path, world: pathlib.Path) -> Any:

@@ -43,6 +43,7 @@ class Subject:
       without: patterns of files that its world does not have.
       results: patterns of the files that are its results.
       workdirs: runs whose last checkpoints are results.
+      stores: of Zarr whose arrays are results.
       damaged: patterns of what is damaged, in a world in which the command has ended.
       fresh: whether it is damaged in a world in which the command has not run.
       aims: patterns of files whose appearance is a moment for a kill, besides `TEMPORARIES`.
@@ -61,6 +62,7 @@ class Subject:
     without: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     workdirs: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     fresh: bool = False
     aims: tuple[str, ...] = ()
@@ -185,7 +187,7 @@ SUBJECTS = (
         module("export_maps", "--workdir=run", "--out=maps"),
         ("data", "run", "other"),
         before=(module("export_maps", "--workdir=other", "--out=other_maps"),),
-        results=("maps/**/*",),
+        stores=("maps",),
         damaged=("maps/**/*",),
         aims=("maps", "maps/zarr.json", "maps/done/c/*", "maps/pixels/c/**/*"),
     ),

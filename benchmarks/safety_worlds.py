@@ -156,16 +156,16 @@ class Bench:
         subject: Subject,
         folder: pathlib.Path,
         inputs: pathlib.Path,
-        processes: Processes,
+        processes: Processes | None,
         worker: Runner,
     ):
-        """Runs the command twice undisturbed.
+        """Runs the command undisturbed, several times.
 
         Args:
           subject: the command.
           folder: for worlds, made here.
           inputs: of `make_inputs`.
-          processes: run the commands that are killed, and the undisturbed ones.
+          processes: run the commands that are killed, and the undisturbed ones; None for trials without.
           worker: runs the others.
 
         Raises:
@@ -186,17 +186,18 @@ class Bench:
         for arguments in subject.before:
             self._check(worker.run(arguments, self.world))
         shutil.copytree(self.world, self._start)
-        processes.run(subject.arguments, self.world)  # the next one finds its programs compiled
-        self.begin()
+        if processes is not None:
+            processes.run(subject.arguments, self.world)  # the next one finds its programs compiled
+            self.begin()
         began = time.monotonic()
-        end = self._check(processes.run(subject.arguments, self.world))
+        end = self._check((processes or worker).run(subject.arguments, self.world))
         self.seconds = time.monotonic() - began
         self.code = end.code
         self.undisturbed = self.results(end)
         shutil.copytree(self.world, self._finished)
         self.kib = sum(path.stat().st_blocks // 2 for path in self.world.rglob("*"))
         self.kib -= sum(path.stat().st_blocks // 2 for path in self._start.rglob("*"))
-        for finished in (False, True):
+        for finished in (False, True) if processes else (True,):
             self.begin(finished)
             end = self._check(worker.run(subject.arguments, self.world))
             if others := safety_outcomes.differences(self.results(end), self.undisturbed):
@@ -211,6 +212,7 @@ class Bench:
 
     def start(self, place: str = "") -> Process:
         """Starts the command as a process of its own."""
+        assert self._processes is not None
         return self._processes.start(self.subject.arguments, self.world, place)
 
     def run(self) -> End:
@@ -238,7 +240,7 @@ class Bench:
           safety_outcomes.Unreadable: a file cannot be read.
         """
         results = safety_outcomes.read_results(
-            self.world, self.subject.results, self.subject.workdirs
+            self.world, self.subject.results, self.subject.workdirs, self.subject.stores
         )
         if self.subject.prints:
             results["printed"] = safety_outcomes.printed(end.printed, self.world)

@@ -7,7 +7,9 @@ import json
 import random
 import shutil
 
-import bad_input
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import (
@@ -22,7 +24,7 @@ from benchmarks import (
 from benchmarks.safety_outcomes import End
 from benchmarks.safety_subjects import KINDS, SUBJECTS, Subject, Unseen
 from benchmarks.safety_worlds import Bench, Worker
-from lossattn_jax import weight_files
+from lossattn_jax import convert, models, weight_files
 from lossattn_jax.errors import UserError
 
 RECORD = b'{"accuracy": 0.25, "bags": 12}\n'
@@ -39,8 +41,7 @@ class InThisProcess:
 
 
 def bench_of(subject, tmp_path):
-    runner = InThisProcess()
-    return Bench(subject, tmp_path / "bench", tmp_path / "inputs", runner, runner)
+    return Bench(subject, tmp_path / "bench", tmp_path / "inputs", None, InThisProcess())
 
 
 @pytest.mark.parametrize("content", [RECORD, FLOATS], ids=["json", "floats"])
@@ -222,12 +223,22 @@ def subject_of(command, **changes):
     return dataclasses.replace(subject, before=(), **changes)
 
 
+def some_weights():
+    """A state dict of the small network, without the compilation that to initialise it takes."""
+    model = models.build("small", "conv", "loss_attention", num_classes=10, width=0.125)
+    image = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    draw = np.random.default_rng(0)
+    variables = jax.tree.map(lambda s: draw.uniform(0, 0.3, s.shape).astype(s.dtype), shapes)
+    return convert.to_torch_state_dict(variables, model)
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, scenes_dir):
     """A data set, a run that is not trained, and bags."""
     folder = tmp_path_factory.mktemp("inputs")
     shutil.copytree(scenes_dir, folder / "data")
-    weight_files.write(bad_input.small_weights(), folder / "weights.npz")
+    weight_files.write(some_weights(), folder / "weights.npz")
     arguments = subject_of("convert --from").arguments
     made = in_process.run([word.replace("=new", "=run") for word in arguments], folder)
     assert made.returncode == 0, made.stderr
@@ -251,7 +262,7 @@ def test_damaged_files_are_no_silent_error(command, changes, inputs, tmp_path):
         subject = dataclasses.replace(subject, arguments=(*arguments, "--method=mi_kernel"))
     (tmp_path / "inputs").symlink_to(inputs)
     trials = safety_trials.damage(bench_of(subject, tmp_path), 0.1, random.Random(5))
-    for trial in itertools.islice(trials, 4):
+    for trial in itertools.islice(trials, 4 if command == "mil" else 2):
         assert trial.outcome in safety_outcomes.SURVIVED, trial
 
 
