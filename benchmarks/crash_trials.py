@@ -153,13 +153,15 @@ def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def bits(workdir: pathlib.Path) -> dict[str, str]:
-    """Digests of all arrays of the whole state in the last checkpoint, and its step."""
+    """Digests of all arrays of the whole state in the last checkpoint, as far as it has it, and its step."""
     import orbax.checkpoint as ocp
 
     last = steps(workdir)[-1]
     found = {"step": last.name}
     with ocp.StandardCheckpointer() as reader:
         for item in ("variables", "training"):
+            if not (last / item).exists():  # a conversion has no state of a training
+                continue
             digests = checkpoint_integrity.digests_of(reader.restore(last / item))
             told = json.dumps(digests, sort_keys=True).encode()
             found[item] = hashlib.sha256(told).hexdigest()

@@ -38,6 +38,8 @@ from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make
 from lossattn_jax import command
 from lossattn_jax.errors import Incomplete, UserError
 
+UNDISTURBED = "undisturbed"  # the kind of a trial that could not even begin
+
 log = logging.getLogger("lossattn_jax.benchmarks")
 
 
@@ -69,7 +71,7 @@ def run(
       jobs: commands that are tried at once.
 
     Raises:
-      UserError: a name is unknown, an undisturbed command fails, or the file cannot be written.
+      UserError: a name is unknown, the inputs cannot be made, or the file cannot be written.
     """
     subjects = _chosen(commands, kinds)
     path = machine.prepare(out)
@@ -97,6 +99,9 @@ def run(
                 own = processes if {KILL, FULL, PAIR} & set(kinds) & set(subject.kinds) else None
                 bench = Bench(subject, place, folder / "inputs", own, worker)
                 return _attempt_all(bench, kinds, counts, share, draw)
+            except UserError as error:
+                log.info("%s", error)
+                return [Trial(UNDISTURBED, "", safety_outcomes.UNCLEAR, None, str(error))], []
             finally:
                 worker.end()
 

@@ -188,6 +188,11 @@ def judge(
 def judge_rerun(
     end: End, results: Mapping[str, Any] | None, undisturbed: Mapping[str, Any], code: int = 0
 ) -> str:
-    """The outcome of a command that was disturbed before, and must not refuse to go on; see `judge`."""
+    """The outcome of a command that was disturbed before, and must not refuse to go on; see `judge`.
+
+    It may refuse where all of its results are there already.
+    """
     outcome = judge(end, results, undisturbed, code)
-    return STUCK if outcome == REFUSED else outcome
+    if outcome != REFUSED:
+        return outcome
+    return RIGHT if results is not None and not differences(results, undisturbed) else STUCK

@@ -40,6 +40,7 @@ class Subject:
       inputs: of `INPUTS`, that its world begins with.
       case: what is special about it; "" for nothing.
       before: arguments of commands that ran in that world before.
+      after: arguments of commands that read what it has made, where that is no result by itself.
       without: patterns of files that its world does not have.
       results: patterns of the files that are its results.
       workdirs: runs whose last checkpoints are results.
@@ -47,6 +48,7 @@ class Subject:
       damaged: patterns of what is damaged, in a world in which the command has ended.
       fresh: whether it is damaged in a world in which the command has not run.
       aims: patterns of files whose appearance is a moment for a kill, besides `TEMPORARIES`.
+      once: whether the command refuses to run again where it has run to its end.
       prints: whether what it prints is a result.
       logs: files that tell what happened: after damage to them, they may be others than before.
       unseen: damage that is not tried.
@@ -59,6 +61,7 @@ class Subject:
     inputs: tuple[str, ...] = ()
     case: str = ""
     before: tuple[Command, ...] = ()
+    after: tuple[Command, ...] = ()
     without: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     workdirs: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Subject:
     damaged: tuple[str, ...] = ()
     fresh: bool = False
     aims: tuple[str, ...] = ()
+    once: bool = False
     prints: bool = False
     logs: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
@@ -201,6 +205,7 @@ SUBJECTS = (
         results=("new/config.json",),
         workdirs=("new",),
         damaged=("weights.npz",),
+        once=True,
         fresh=True,
         aims=("new", "new/config.json", "new/checkpoints", "new/checkpoints/*"),
         unseen=(Unseen("weights.npz", ("swapped",), _USERS),),
@@ -216,6 +221,7 @@ SUBJECTS = (
         results=("new/config.json",),
         workdirs=("new",),
         damaged=("weights.safetensors",),
+        once=True,
         fresh=True,
         unseen=(
             Unseen("weights.safetensors", ("swapped",), _USERS),
@@ -246,8 +252,9 @@ SUBJECTS = (
     Subject(
         "data.prepare",
         ("-m", "benchmarks.small_scenes", "--data_dir=data"),
-        (),
-        results=("data/digit_scenes/*/cache_*.npz", "data/digit_scenes/*/*.labels.txt"),
+        ("run",),
+        after=(_EVALUATE, (*_EVALUATE, "--split=train")),
+        results=("run/evaluation_*.json",),
         damaged=_ALL_OF_DATA,
         aims=("data", "data/digit_scenes/*", "data/digit_scenes/*/cache_*"),
     ),

@@ -55,10 +55,11 @@ def trial_of(
     Args:
       bench: with the world.
       kind, what: of the `Trial`.
-      end: of the command.
+      end: of the command; `Subject.after` has not run yet.
       judge: `safety_outcomes.judge` or `judge_rerun`.
       ignored: names of results that do not count.
     """
+    end = bench.read_after(end)
     expected = {n: value for n, value in bench.undisturbed.items() if n not in ignored}
     results, others = None, ["unreadable"]
     try:

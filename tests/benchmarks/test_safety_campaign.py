@@ -109,6 +109,12 @@ def test_each_end_has_its_outcome(end, results, outcome):
     assert rerun == (safety_outcomes.STUCK if outcome == safety_outcomes.REFUSED else outcome)
 
 
+def test_a_rerun_may_refuse_where_its_results_are_there_already():
+    end = End(2, "", ERROR)
+    assert safety_outcomes.judge_rerun(end, {"t": 1}, {"t": 1}) == safety_outcomes.RIGHT
+    assert safety_outcomes.judge_rerun(end, None, {"t": 1}) == safety_outcomes.STUCK
+
+
 def test_results_are_compared_without_times_digests_and_the_folder(tmp_path):
     worlds = [tmp_path / "a", tmp_path / "b"]
     for number, world in enumerate(worlds):
