@@ -1,7 +1,6 @@
 """How a command of this package starts and ends: flags, log, errors, exit code."""
 
 import difflib
-import errno
 import functools
 import itertools
 import logging
@@ -17,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import config_file, cpu, devices
+from lossattn_jax import config_file, cpu, devices, shortages
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
@@ -26,14 +25,14 @@ EXIT_INTERRUPTED = 130
 
 _LONGEST = 4000  # characters of a sentence
 
-# Errors of the system that are for the user to mend.
-_SHORTAGES = {
-    errno.EMFILE: "this process may open no more files; raise the limit (ulimit -n)",
-    errno.ENFILE: "the machine can open no more files; end other programs",
-    errno.ENOSPC: "no space is left on a disk; free some",
-}
-
 _PLACE = ("coordinator", "num_processes", "process_id")
+
+
+class _Formatter(logging.Formatter):
+    """Makes lines of the log, whatever names of files they have."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _printable(super().format(record))
 
 
 class _Stdout:
@@ -77,9 +76,9 @@ def run(
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
-    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or for a full disk or too many open
-    files (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a mistake and the rest is done,
-    or 130 after Ctrl-C, or 1 with a traceback for a bug.
+    The exit code is 0, or 2 for a mistake in flags, config, paths or data, or where the system lacks
+    something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
+    mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
     if processes:
@@ -131,7 +130,7 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
         if code != EXIT_INCOMPLETE:
             return code
     except Exception as error:
-        shortage = _find_shortage(error)
+        shortage = shortages.describe(error)
         if shortage is None:
             raise
         return _complain(UserError(shortage), process)
@@ -146,26 +145,6 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
     return code
 
 
-def _find_shortage(error: BaseException | None) -> str | None:
-    """What the system has too little of, in a sentence, where that is why an exception was raised.
-
-    Libraries raise exceptions of their own of it, some with no more than the system's words.
-    """
-    while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
-        for lacks, sentence in _SHORTAGES.items():
-            if number == lacks or number is None and os.strerror(lacks) in text:
-                where = getattr(error, "filename", None)
-                return (
-                    sentence
-                    if where is None
-                    else f"{where} cannot be opened or written: {sentence}"
-                )
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def one_line(text: str) -> str:
     """A sentence as it may be printed, whatever of a file it quotes: one line, no control characters.
 
@@ -174,7 +153,12 @@ def one_line(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """A text that changes nothing of a terminal; its lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _complain(error: UserError, process: int | None = None) -> int:
@@ -252,7 +236,7 @@ def place_of(given: dict[str, Any]) -> devices.Place | None:
 def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     """Our own log lines from `level` on, without those of the libraries below us."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     log = logging.getLogger("lossattn_jax")
     log.setLevel(level)
     log.handlers = [handler]

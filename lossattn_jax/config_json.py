@@ -62,7 +62,10 @@ def read(
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
     # The last one for what is nested too deeply.
     except (OSError, AttributeError, ValueError, RecursionError) as error:
-        raise DamagedConfig(f"{path} cannot be read as a config: {error}") from None
+        if isinstance(error, OSError) and error.errno in files.LACKS:
+            raise  # which says nothing of the file
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedConfig(f"{path} cannot be read as a config: {reason}") from None
     if given is None:
         raise DamagedConfig(f"{path} cannot be read as a config: it holds no keys")
     if digest is None:

@@ -89,7 +89,8 @@ def path_of(error: OSError) -> str | None:
     """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
     for path in (error.filename2, error.filename):
         if isinstance(path, str | os.PathLike):
-            if not re.fullmatch(_TEMPORARY % ".*", os.path.basename(path), re.DOTALL):
+            name = os.path.basename(os.fspath(path))
+            if not (name.startswith(".") and name.endswith(".part")):
                 return os.fspath(path)
     return None
 

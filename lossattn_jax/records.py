@@ -106,7 +106,7 @@ def read(path: pathlib.Path) -> Record:
 
     Raises:
       FileNotFoundError: there is no such file.
-      OSError: too many files are open.
+      OSError: the process has no more files or memory.
       DamagedRecord: it is not as it was written, or cannot be read.
     """
     try:
@@ -115,9 +115,10 @@ def read(path: pathlib.Path) -> Record:
         raise
     # The last one for what is nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, OSError) and error.errno in files.TOO_MANY_OPEN:
+        if isinstance(error, OSError) and error.errno in files.LACKS:
             raise  # which says nothing of the file
-        raise DamagedRecord(f"{path} cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedRecord(f"{path} cannot be read ({reason})") from None
 
 
 def from_json(value: Any, where: object) -> Record:

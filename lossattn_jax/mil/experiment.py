@@ -3,16 +3,16 @@
 import functools
 import itertools
 import logging
-import os
 import pathlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import config_json, devices, files, records
+from lossattn_jax import devices, files
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
+    config_record,
     cross_validation,
     data_record,
     data_warnings,
@@ -20,7 +20,6 @@ from lossattn_jax.mil import (
     fold_results,
     method_memory,
     methods,
-    provenance,
     report,
     selection,
     sources,
@@ -29,7 +28,6 @@ from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.mil.columns import Choice
 from lossattn_jax.mil.sources import Experiment
 from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
-from lossattn_jax.run_folder import CONFIG_NAME
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +94,13 @@ def run(
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:
-        _refuse_other(config, folder.path)
+        config_record.refuse_other(config, folder.path)
         log.info("devices: %s", devices.describe())
         check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
         for experiment in experiment_names.read(datasets, load, config, folder.folder_of, check):
             if not summaries:
                 # Not before there are bags: a misspelled name leaves no workdir behind.
-                _store_config(config, folder)
+                config_record.write(config, folder)
             _describe(experiment, config)
             data_warnings.warn(experiment.dataset)
             for name in names:
@@ -229,54 +227,6 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
             f"{len(lost)} of {len(paths)} folds that this command wrote are not there any more, the first "
             f"{lost[0]}; run the command again, which makes them again"
         )
-
-
-def _refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares the config with the one that is there; `repeats` may change.
-
-    Where there is none, or a damaged one, every fold that is there is compared.
-    """
-    path = folder / CONFIG_NAME
-    try:
-        # pathlib's `exists` raises where a name is too long.
-        stored = config_lib.read(path) if os.path.exists(path) else None
-    except config_json.DamagedConfig as error:
-        log.warning(
-            "%s; it is made again where all folds there are of this command's config", error
-        )
-        stored = None
-    if stored is None:
-        _refuse_other_folds(config, folder)
-        return
-    before = dict(config_lib.leaves(stored))
-    for key, value in config_lib.leaves(config):
-        if before.get(key) != value and key != "repeats":
-            raise UserError(
-                f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
-                "another workdir"
-            )
-
-
-def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares the config of every fold that is there, whatever its data set and method."""
-    now = provenance.of_config(config)
-    for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
-        try:
-            before = fold_results.read(path).made_from
-        except (FileNotFoundError, records.DamagedRecord):
-            continue
-        if before is not None:
-            before = {k: value for k, value in before.items() if k.startswith(provenance.CONFIG)}
-        records.refuse_other(path, before, now)
-
-
-def _store_config(config: ConfigDict, folder: Workdir) -> None:
-    if folder.make():
-        # Another command may have been here while this one read the bags.
-        _refuse_other(config, folder.path)
-    if folder.writable:
-        with folder.writing():
-            config_lib.write(config, folder.path / CONFIG_NAME)
 
 
 def _describe(experiment: Experiment, config: ConfigDict) -> None:

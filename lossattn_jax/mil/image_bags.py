@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lossattn_jax import files
 from lossattn_jax.data import memory
 from lossattn_jax.data.datasets import DatasetNotFound, resolve_data_dir
 from lossattn_jax.data.specs import DatasetSpec, get_spec
@@ -171,7 +170,7 @@ def load_digits(source: str | os.PathLike[str] | None, split: str) -> tuple[np.n
     if source is None or not os.fspath(source).endswith(".npz"):
         return _prepared_digits(None if source is None else os.fspath(source), split)
     try:
-        with files.open_regular(source) as file, np.load(file, allow_pickle=False) as stored:
+        with np.load(source, allow_pickle=False) as stored:
             images, labels = stored["image"], stored["label"]
     except FileNotFoundError as error:
         raise UserError(f"the file {source} does not exist") from error

@@ -33,8 +33,8 @@ def refuse_too_large(experiment: Experiment, method: str) -> None:
         raise UserError(
             f"{methods.get(method).title} on {dataset.name} needs about {_gibibytes(need)} of memory for the "
             f"{instances} instances that a fold is trained on (the largest bag, {dataset.ids[largest]!r}, "
-            f"has {dataset.lengths[largest]}), but {_gibibytes(free)} are free; take fewer instances, another "
-            "method, or a machine with more memory"
+            f"has {dataset.lengths[largest]}), but {_gibibytes(free)} are free; take fewer instances, "
+            "another method, or a machine with more memory"
         )
 
 

@@ -44,7 +44,8 @@ def contents(folder):
         if path.is_file() and path.name != LOCK_NAME:
             content = path.read_bytes()
             if path.suffix == ".json":
-                content = _timeless(json.loads(content))
+                with contextlib.suppress(ValueError):
+                    content = _timeless(json.loads(content))
             found[str(path.relative_to(folder))] = content
     return found
 
@@ -135,7 +136,9 @@ DAMAGES = {
     "half the bags": _edit(_halve),
     "probabilities swapped": _edit(_swap_probabilities),
     "no digest": _edit(lambda content: content.pop("digest", None)),
-    "before digests": _edit(lambda content: [content.pop(k, None) for k in ("digest", "made_from")]),
+    "before digests": _edit(
+        lambda content: [content.pop(k, None) for k in ("digest", "made_from")]
+    ),
     "seed": _edit(lambda content: content.update(seed=7)),
     "list": lambda path: path.write_text("[1, 2]"),
     "nested": lambda path: path.write_text('{"a":' * 100_000),

@@ -1,6 +1,7 @@
 """Figures of instance metrics: that lines, labels, bars and frames are those of the values given."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -196,3 +197,10 @@ def test_save(tmp_path):
     for wrong in ("none/bag.png", "bag.unknown"):
         with pytest.raises(UserError, match="cannot be written"):
             save(figure, tmp_path / wrong)
+
+
+def test_a_figure_replaces_a_link(tmp_path):
+    (tmp_path / "bag.png").symlink_to(tmp_path / "elsewhere")
+    scores = {value: {"mean": 0.5, "std": 0.1} for value in (0.0, 1.0)}
+    save(lambda_figure({"pointing": scores}), tmp_path / "bag.png")
+    assert not (tmp_path / "bag.png").is_symlink() and os.listdir(tmp_path) == ["bag.png"]
