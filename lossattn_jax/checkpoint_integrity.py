@@ -15,6 +15,7 @@ import numpy as np
 from orbax.checkpoint.path import step as orbax_steps
 
 from lossattn_jax import digests as digests_lib
+from lossattn_jax import files
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 from lossattn_jax.tree_names import named
 
@@ -123,7 +124,7 @@ def _shape(leaf: Any) -> str:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     name = str(path.relative_to(path.parents[1])) if path.name != METADATA_NAME else METADATA_NAME
     try:
-        read = json.loads(path.read_bytes())
+        read = json.loads(files.read(path))
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ What the rows mean is in `lossattn_jax.explanation_metrics`.
 """
 
 import dataclasses
+import io
 import logging
 import math
 import pathlib
@@ -24,6 +25,7 @@ from lossattn_jax import (
     devices,
     explainer_report,
     explainers,
+    files,
     losses,
     map_agreement,
     metrics,
@@ -118,6 +120,8 @@ def compare_run(
 ) -> dict[str, Any]:
     """Compares explainers on a run; writes `compare_explainers.json` and `.png` into its workdir.
 
+    Where that may not be written, as on a read-only mount, a warning says so.
+
     Args:
       workdir: folder of the run.
       names: of `explainers.NAMES`.
@@ -168,13 +172,29 @@ def compare_run(
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / RESULT_NAME
-        try:
-            records.write_complete(path, result, indent=2)
-            explainer_report.draw(measured).savefig(path.with_suffix(".png"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
-        log.info("written: %s and .png", path)
+        _write(path, result, explainer_report.draw(measured))
     return result
+
+
+def _write(path: pathlib.Path, result: Mapping[str, Any], figure: Any) -> None:
+    """Writes a comparison and its figure; where they may not be written, a warning says so.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    try:
+        records.write_complete(path, result, indent=2)
+        files.write(path.with_suffix(".png"), picture.getvalue())
+    except OSError as error:
+        if not files.is_forbidden(error):
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        log.warning(
+            "warning: %s cannot be written (%s): the table is printed alone", path, error.strerror
+        )
+    else:
+        log.info("written: %s and .png", path)
 
 
 @dataclasses.dataclass(frozen=True)

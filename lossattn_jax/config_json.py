@@ -21,6 +21,8 @@ from lossattn_jax.models import resnet
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "bring the file back, or use another workdir"
+
 
 class DamagedConfig(UserError):
     """A config's file is not as it was written, or cannot be read."""
@@ -65,15 +67,13 @@ def read(
         if isinstance(error, OSError) and error.errno in files.LACKS:
             raise  # which says nothing of the file
         reason = getattr(error, "strerror", None) or error
-        raise DamagedConfig(f"{path} cannot be read as a config: {reason}") from None
+        raise DamagedConfig(f"{path} cannot be read as a config ({reason}); {_REMEDY}") from None
     if given is None:
-        raise DamagedConfig(f"{path} cannot be read as a config: it holds no keys")
+        raise DamagedConfig(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
     elif digest != digests.of_json(stored):
-        raise DamagedConfig(
-            f"{path} is not as it was written; bring the file back, or use another workdir"
-        )
+        raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
     config = defaults()
     for key, value in given:
         section, _, name = key.rpartition(".")

@@ -5,6 +5,7 @@ python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
 
 import json
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from lossattn_jax import (
     command,
     data,
     devices,
+    files,
     metrics,
     not_finite,
     provenance,
@@ -153,8 +155,11 @@ def evaluate_run(
     checkpoint: str = "latest",
     batch_size: int | None = None,
     data_dir: str | None = None,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
+
+    Where that may not be written, as on a read-only mount, a warning says so.
 
     Args:
       workdir: folder of the run.
@@ -162,6 +167,7 @@ def evaluate_run(
       checkpoint: "latest", "best" or a step.
       batch_size: examples per batch; None: as in the run's config.
       data_dir: folder of the data sets; None: as in the run's config.
+      out: file to write instead, whose folder exists.
 
     Returns:
       The metrics, and what they were measured on: data set, split, step, workdir, and by digests
@@ -171,6 +177,8 @@ def evaluate_run(
     Raises:
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
     """
+    if out is not None:
+        _check_writable(out)
     run = runs.load(workdir, checkpoint)
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
@@ -192,14 +200,46 @@ def evaluate_run(
     }
     result = records.complete(content, provenance.of_outputs(run, dataset))
     if jax.process_index() == 0:
-        path = pathlib.Path(workdir) / f"evaluation_{split}.json"
-        try:
-            records.write_complete(path, result, indent=2)
-        except OSError as error:
-            log.warning("the result %s", json.dumps(result))
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
-        log.info("written: %s", path)
+        _write(result, pathlib.Path(out or f"{workdir}/evaluation_{split}.json"), bool(out))
     return result
+
+
+def _check_writable(out: str) -> None:
+    """Refuses a file that cannot be written, before there is anything to write.
+
+    Raises:
+      UserError: it cannot.
+    """
+    folder = os.path.dirname(out) or "."
+    if os.path.isdir(out):
+        raise UserError(f"--out is {out}, which is a folder, but must be a file")
+    if not os.path.isdir(folder):
+        raise UserError(f"{out} cannot be written: there is no folder {folder}")
+    try:
+        files.check_writable(folder)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _write(result: Mapping[str, Any], path: pathlib.Path, asked: bool) -> None:
+    """Writes a result; where its place may not be written and was not asked for, a warning is enough.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        records.write_complete(path, result, indent=2)
+    except OSError as error:
+        if files.is_forbidden(error) and not asked:
+            log.warning(
+                "warning: %s cannot be written (%s): the result is printed alone; --out names another file",
+                path,
+                error.strerror,
+            )
+            return
+        log.warning("the result %s", json.dumps(result))
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    log.info("written: %s", path)
 
 
 def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:
@@ -221,7 +261,12 @@ def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
     result = evaluate_run(
-        values.workdir, values.split, values.checkpoint, values.batch_size, values.data_dir
+        values.workdir,
+        values.split,
+        values.checkpoint,
+        values.batch_size,
+        values.data_dir,
+        values.out,
     )
     if jax.process_index() == 0:
         print(json.dumps(records.without_digests(result), indent=2))
@@ -236,4 +281,5 @@ if __name__ == "__main__":
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    flags.DEFINE_string("out", None, "file to write; default: evaluation_SPLIT.json in the workdir")
     command.run(main, processes=True)

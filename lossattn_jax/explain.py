@@ -5,9 +5,10 @@
 The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explanations`.
 """
 
+import contextlib
 import logging
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from lossattn_jax import (
     not_finite,
     own_images,
     provenance,
+    run_folder,
     runs,
 )
 from lossattn_jax.errors import Incomplete, UserError
@@ -81,7 +83,8 @@ def explain_run(
       The page written.
 
     Raises:
-      UserError: there is no such run, checkpoint, data set or image, or the folder cannot be written.
+      UserError: there is no such run, checkpoint, data set or image, or the folder cannot be written or is
+        being written by another command.
       Incomplete: some of `images` could not be read; the report on the others is written.
     """
     if pick not in PICKS:
@@ -89,13 +92,18 @@ def explain_run(
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
     run = runs.load(workdir, checkpoint)
+    folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
     own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
-    content = _on_files(run, workdir, own) if own else _on_split(run, workdir, dataset, num, pick)
-    if jax.process_index():
-        return pathlib.Path(out or workdir)
-    path = write(content, out or pathlib.Path(workdir) / _REPORT_NAME)
+    with _alone(folder, "" if out else "; give another folder with --out"):
+        if own:
+            content = _on_files(run, workdir, own)
+        else:
+            content = _on_split(run, workdir, dataset, num, pick)
+        if jax.process_index():
+            return folder
+        path = write(content, folder)
     log.info("written: %s, and %s beside it", path, FIGURE_NAME)
     if own and own.refused:
         count = len(own.refused) + len(own.files)
@@ -103,6 +111,23 @@ def explain_run(
             f"{len(own.refused)} of {count} images were left out of {path}: {'; '.join(own.refused)}"
         )
     return path
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Keeps the folder of a report from others, before there is anything to write.
+
+    Raises:
+      UserError: another command writes it, or it cannot be written; ends with `remedy`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run_folder.made_alone(folder))
+        except OSError as error:
+            raise UserError(
+                f"the report {folder} cannot be written: {error.strerror}{remedy}"
+            ) from None
+        yield
 
 
 def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:

@@ -19,6 +19,7 @@ from absl import flags
 from lossattn_jax import command, digests, files, provenance, records, run_folder
 from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
+from lossattn_jax.escaping import for_markdown
 from lossattn_jax.explainer_report import HIGHER, arrow
 from lossattn_jax.metrics import finite
 
@@ -119,7 +120,7 @@ def write(
             raise UserError(f"compare has {name!r}, but must be of: {', '.join(there)}")
     systems = group(read)
     pairs = [(metric, systems[0], other) for metric in chosen for other in systems[1:]]
-    lines = [f"Explainer `{explainer}`, {read[0].images}.", "", *_table(systems)]
+    lines = [f"Explainer `{explainer}`, {for_markdown(read[0].images)}.", "", *_table(systems)]
     if pairs:
         lines += ["", *(_sentence(*pair) for pair in pairs)]
     text = "\n".join(lines) + "\n"
@@ -292,7 +293,7 @@ def _short_name(run: Measured) -> str:
 def _table(systems: Sequence[System]) -> list[str]:
     """Markdown's lines: a row for each metric, a column for each system."""
     lines = [
-        f"| mean ± sample standard deviation | {' | '.join(system.name for system in systems)} |",
+        f"| mean ± sample standard deviation | {' | '.join(for_markdown(s.name) for s in systems)} |",
         f"| --- |{' --- |' * len(systems)}",
         f"| seeds | {' | '.join(str(len(system.runs)) for system in systems)} |",
     ]
@@ -313,8 +314,8 @@ def _cell(system: System, metric: str) -> str:
 def _sentence(metric: str, first: System, second: System) -> str:
     ours, theirs = first.mean(metric), second.mean(metric)
     told = (
-        f"- `{metric}` ({'higher' if METRICS[metric] else 'lower'} is better): {first.name} has "
-        f"{ours:.3f} and {second.name} {theirs:.3f}, a difference of {ours - theirs:+.3f}"
+        f"- `{metric}` ({'higher' if METRICS[metric] else 'lower'} is better): {for_markdown(first.name)} "
+        f"has {ours:.3f} and {for_markdown(second.name)} {theirs:.3f}, a difference of {ours - theirs:+.3f}"
     )
     seeds, ahead = _paired(metric, first, second)
     listed = ", ".join(str(seed) for seed in seeds)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import os
 import pathlib
 import time
 from typing import Any
@@ -26,9 +27,10 @@ from lossattn_jax import (
     not_finite,
     provenance,
     receptive_field,
+    run_folder,
     runs,
 )
-from lossattn_jax.errors import Incomplete
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import EvalStep, forward_batches, make_eval_step
 from lossattn_jax.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
@@ -74,14 +76,38 @@ def export(
       The folder.
 
     Raises:
-      UserError: the folder is something else or of other inputs, or cannot be written, or the images
-        differ between processes.
+      UserError: the folder is something else, of other inputs, or damaged beyond its chunks, is being written
+        by another command or cannot be written; or the images differ between processes.
       Incomplete: the store is complete, and the network has non-finite outputs for some of the images.
     """
+    folder = pathlib.Path(output)
+    try:
+        pathlib.Path(os.path.abspath(folder)).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     size = devices.round_up(batch_size or run.config.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
+    with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
+        store = _open_store(run, dataset, folder, workdir, num, size)
+        _fill(run, eval_step, dataset, store, num, size)
+    return folder
+
+
+def _fill(
+    run: runs.Run,
+    eval_step: EvalStep,
+    dataset: data.Dataset,
+    store: MapStore,
+    num: int,
+    size: int,
+) -> None:
+    """Writes what a store lacks of `num` images, in batches of `size`.
+
+    Raises:
+      UserError: it cannot be written.
+      Incomplete: the network has non-finite outputs for some of the images.
+    """
     total = data.eval_steps(num, size)
-    store = _open_store(run, dataset, pathlib.Path(output), workdir, num, size)
     undone = store.first_undone()
     mine = np.array([total if undone is None else undone // size])
     # A process that sees an older state of the folder would run other batches than the rest.
@@ -89,7 +115,7 @@ def export(
     if first == total:
         log.info("%s was complete: %d images", store.folder, num)
         _refuse_nonfinite(store, num)
-        return store.folder
+        return
     if first:
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
@@ -116,7 +142,6 @@ def export(
     written = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
     log.info("written: %s, %d images, %.1f MB", store.folder, num, written / 1e6)
     _refuse_nonfinite(store, num)
-    return store.folder
 
 
 def _rows(
@@ -147,7 +172,7 @@ def _refuse_nonfinite(store: MapStore, num: int) -> None:
     Raises:
       Incomplete: there are some.
     """
-    count = int((store.wait(store.arrays["prediction"].read()) == _NO_PREDICTION).sum())
+    count = int((store.read("prediction") == _NO_PREDICTION).sum())
     if count:
         raise Incomplete(
             f"{not_finite.of_outputs(count, num, 'images')}: in {store.folder} their prediction is "
@@ -159,15 +184,14 @@ def _receptive_fields(
     run: runs.Run, dataset: data.Dataset, store: MapStore, anew: bool
 ) -> np.ndarray:
     """Reads or measures receptive fields, `[P, H, W]` float32."""
-    array = store.arrays["receptive_field"]
     if anew and jax.process_index() == 0:
         first = np.arange(min(receptive_field.PROBES, len(dataset)))
         log.info("measuring what each patch sees of an image")
         images = dataset.read(first)["image"]
         fields = receptive_field.on_images(run.model, run.variables, images, run.spec)
-        store.wait(array.write(fields))
+        store.wait(store.arrays["receptive_field"].write(fields))
     devices.barrier("receptive fields written")
-    return store.wait(array.read())
+    return store.read("receptive_field")
 
 
 def _open_store(

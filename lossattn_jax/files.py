@@ -23,9 +23,6 @@ _BEGINNING = 32  # characters of a file's name in that of its temporary
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
 _TEMPORARY = r"\.%s\.[0-9a-f]{16}\.part"
 
-# Of an OSError: this process or the machine may open no more files.
-TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-
 
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading bytes; a link to one counts as one.
@@ -102,6 +99,22 @@ def _is_special(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a file in a folder and removes it, before there is anything to write.
+
+    Raises:
+      OSError: that cannot be done.
+    """
+    path = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(path)
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether a place may not be written, whatever is tried: a mount or permissions are against it."""
+    return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def identity(folder: Path) -> tuple[int, int] | None:

@@ -8,8 +8,8 @@ has a digest of its content, by which damaged, lost and exchanged chunks are fou
 import hashlib
 import json
 import logging
+import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import tensorstore
 
 import lossattn_jax
+from lossattn_jax import digests, files, records
 from lossattn_jax.data import DatasetSpec
 from lossattn_jax.errors import UserError
 
@@ -43,8 +44,10 @@ ARRAYS = {
 _DIGESTED = [name for name in ARRAYS if name not in ("receptive_field", "digest", "done")]
 _UNWRITTEN = {"float32": "NaN", "int32": -1, "uint8": 255, "bool": False}
 _COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
-_DIGEST = re.compile("[0-9a-f]{64}")
 _METADATA = "zarr.json"  # of a group or an array
+_GROUP = {"zarr_format": 3, "node_type": "group"}
+_DIGEST = "digest"  # of the group's metadata, among its attributes
+_INSTEAD = "give another --out, or remove the store to start anew"
 
 
 class MapStore:
@@ -59,7 +62,7 @@ class MapStore:
         sizes = {**sizes, "byte": hashlib.sha256().digest_size}
         self._pending: tuple[int, int, list[Any]] | None = None
         # `done` is made last: where it is, another array that is not has been lost.
-        create = jax.process_index() == 0 and not (folder / "done" / _METADATA).exists()
+        create = jax.process_index() == 0 and not os.path.lexists(folder / "done" / _METADATA)
         self.arrays = {}
         for name, (dtype, axes) in ARRAYS.items():
             if name == "label" and spec.multi_label:
@@ -78,7 +81,24 @@ class MapStore:
                 },
                 "store_data_equal_to_fill_value": True,  # what was written is there, whatever it is
             }
-            self.arrays[name] = self.wait(tensorstore.open(opening, open=True, create=create))
+            self.arrays[name] = self._open(folder / name / _METADATA, opening, create)
+
+    def _open(self, path: pathlib.Path, opening: dict[str, Any], create: bool) -> Any:
+        """Opens the array whose metadata are in a file, or makes it.
+
+        Raises:
+          UserError: that is damaged or lost, or cannot be written.
+        """
+        future = tensorstore.open(opening, open=True, create=create)
+        if create and not os.path.lexists(path):
+            return self.wait(future)
+        try:
+            json.loads(files.read(path))  # TensorStore takes more than JSON
+            return future.result()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({_short(error)}): it is damaged or lost; {_INSTEAD}"
+            ) from None
 
     def first_undone(self) -> int | None:
         """Finds the first row that is not done or is damaged.
@@ -90,11 +110,11 @@ class MapStore:
         for start in range(own, self._num, jax.process_count() * self.rows):
             stop = min(start + self.rows, self._num)
             done = legible(self.arrays["done"][start:stop])
-            if done is None or not done.all():
+            if done is not None and not done.all():
                 return start
             digests: Any = legible(self.arrays["digest"][start:stop])
             rows = {name: legible(self.arrays[name][start:stop]) for name in _DIGESTED}
-            illegible = any(array is None for array in (fields, digests, *rows.values()))
+            illegible = any(array is None for array in (done, fields, digests, *rows.values()))
             if illegible or (digests != _digest_rows(rows, fields)).any():
                 log.warning(
                     "the store %s is damaged: images from %d on are not as they were written; "
@@ -142,14 +162,26 @@ class MapStore:
             self.wait(array.kvstore.write(key, None))
         return array[start : start + len(rows)].write(rows)
 
-    def wait(self, future: Any) -> Any:
-        """What comes of opening, reading or writing; a failure is a `UserError`."""
+    def wait(self, future: Any, verb: str = "written") -> Any:
+        """What comes of making, reading or writing; a failure is a `UserError`, with what was not done."""
         try:
             return future.result()
         except (ValueError, OSError, RuntimeError) as error:
-            # TensorStore ends its messages with whole specifications.
-            reason = " ".join(str(error).split()).split(" [")[0][:300]
-            raise UserError(f"the store {self.folder} cannot be written: {reason}") from None
+            reason = _short(error)
+            raise UserError(f"the store {self.folder} cannot be {verb}: {reason}") from None
+
+    def read(self, name: str) -> np.ndarray:
+        """The content of an array.
+
+        Raises:
+          UserError: a file is damaged.
+        """
+        return self.wait(self.arrays[name].read(), "read")
+
+
+def _short(error: Exception) -> str:
+    """What TensorStore says; it ends with whole specifications."""
+    return " ".join(str(error).split()).split(" [")[0][:300]
 
 
 def _digest_rows(rows: Mapping[str, Any], fields: Any) -> np.ndarray:
@@ -183,42 +215,57 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
     Raises:
       UserError: the folder holds something else, or cannot be written.
     """
-    path, part = folder / _METADATA, folder / f"{_METADATA}.part"
-    instead = "give another --out, or remove it to start anew"
-    stored: Any = None
+    path = folder / _METADATA
+    versions = {"lossattn_jax": lossattn_jax.__version__, "jax": jax.__version__}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if {entry.name for entry in folder.iterdir()} <= {part.name}:
-            versions = {"lossattn_jax": lossattn_jax.__version__, "jax": jax.__version__}
+        # Under its name in one go, so that a folder without it is not ours.
+        if all(entry.name.endswith(".part") for entry in folder.iterdir()):
             attributes = made_from | told | versions
-            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            part.write_text(json.dumps(group, indent=2) + "\n")
-            part.replace(path)  # in one go, so that a folder without it is not ours
+            digest = digests.of_json({**_GROUP, "attributes": attributes})
+            group = {**_GROUP, "attributes": attributes | {_DIGEST: digest}}
+            files.write(path, (json.dumps(group, indent=2) + "\n").encode())
             return
-        if path.is_file():
-            stored = json.loads(path.read_text())["attributes"]
     except OSError as error:
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        pass  # of something else, or damaged
-    kind = stored.get("format") if isinstance(stored, dict) else None
-    if not isinstance(kind, str) or not kind.startswith(_FORMATS):
-        raise UserError(f"{folder} is not a store of maps; {instead}")
+    if not os.path.lexists(path):
+        raise UserError(f"{folder} is not a store of maps: it has no {_METADATA}; {_INSTEAD}")
+    stored = _read_attributes(path, {*made_from, *told, *versions})
+    kind = stored.get("format")
     if kind != FORMAT:
         raise UserError(
             f"{folder} was written by another version, in the format {kind!r} and not {FORMAT!r}, so that "
-            f"it cannot be seen whether it was made from the same; {instead}"
+            f"it cannot be seen whether it was made from the same; {_INSTEAD}"
         )
-    for key, here in made_from.items():
-        if stored.get(key) != here:
-            before, now = _abbreviate(stored.get(key)), _abbreviate(here)
-            raise UserError(
-                f"{folder} holds another export, with {key} {before} and not {now}; {instead}"
-            )
+    before = {key: stored[key] for key in made_from if key in stored}
+    if (reason := records.difference(before, made_from)) is not None:
+        raise UserError(f"{folder} holds another export ({reason}); {_INSTEAD}")
 
 
-def _abbreviate(value: Any) -> str:
-    """A value for a sentence, a digest by its first digits."""
-    if isinstance(value, str) and _DIGEST.fullmatch(value):
-        return f"'{value[:8]}...'"
-    return repr(value)
+def _read_attributes(path: pathlib.Path, known: set[str]) -> dict[str, Any]:
+    """The attributes of a store, without their digest.
+
+    Args:
+      path: of the group's metadata.
+      known: names of all attributes that a store has.
+
+    Raises:
+      UserError: they are damaged, or of something else.
+    """
+    try:
+        group = json.loads(files.read(path))
+    # The last one for what is nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged; {_INSTEAD}") from None
+    attributes: Any = group.get("attributes") if isinstance(group, dict) else None
+    kind = attributes.get("format") if isinstance(attributes, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(_FORMATS):
+        raise UserError(f"{path.parent} is not a store of maps; {_INSTEAD}")
+    # Stores from before there was one have none.
+    digest = attributes.pop(_DIGEST, None)
+    damaged = digest is not None and digest != digests.of_json(group)
+    if kind == FORMAT and (
+        damaged or group.keys() != {*_GROUP, "attributes"} or attributes.keys() - known
+    ):
+        raise UserError(f"{path} cannot be read: it is not as it was written; {_INSTEAD}")
+    return attributes

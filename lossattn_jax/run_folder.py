@@ -105,6 +105,30 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def made_alone(folder: str | pathlib.Path) -> Iterator[None]:
+    """Makes a folder, where it is absent, and keeps others from writing in it; see `alone`.
+
+    A new folder into which nothing is written goes again.
+
+    Raises:
+      OSError: it cannot be made, or no file in it.
+      UserError: another command has it.
+    """
+    folder = pathlib.Path(folder)
+    fresh = not os.path.lexists(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.check_writable(folder)
+    try:
+        with alone(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            if fresh and jax.process_index() == 0 and os.listdir(folder) == [LOCK_NAME]:
+                (folder / LOCK_NAME).unlink()
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def writing(workdir: str | pathlib.Path) -> Iterator[None]:
     """Tells in a sentence that a folder cannot be written, or is not there any more.
 

@@ -4,6 +4,7 @@ Whatever a file holds, nothing of it is run, and it takes no more memory than it
 `.npz`, than its reader has asked for.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -62,6 +63,8 @@ def read(path: str | pathlib.Path, check: Check | None = None) -> Mapping[str, A
     except (FileNotFoundError, IsADirectoryError, ValueError):  # the last one for a zero byte
         raise UserError(f"there is no file {path}") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"there is no file {path}") from None
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         with file:

@@ -143,6 +143,18 @@ def test_systems_of_one_name_are_told_apart_by_what_differs(make_run, write):
     ]
 
 
+def test_names_stay_in_their_cells(make_run, write):
+    runs = [
+        make_run("a", "mean", 0, 0.5),
+        make_run("b", "mean", 0, 0.5, data__dir="x|y <img src=z>"),
+    ]
+    lines, record = write(runs)
+    assert record["systems"][1]["name"] == "conv + mean (data.dir = x|y <img src=z>)"
+    assert "(data.dir = x\\|y &lt;img src=z&gt;) |" in lines[2]
+    assert "<img" not in "\n".join(lines)
+    assert lines[2].replace("\\|", "").count("|") == lines[4].count("|") == 4
+
+
 def test_a_value_that_is_not_finite_is_a_dash(make_run, write):
     runs = [make_run("a", "mean", 0, 0.5), make_run("b", "mean", 1, 0.5, accuracy=None)]
     lines, record = write(runs)

@@ -257,7 +257,7 @@ def test_an_export_that_dies_again_and_again_ends_the_same(export, eval_step, wh
 def test_a_killed_start_leaves_nothing_in_the_way(export, measured, whole, tmp_path):
     folder = tmp_path / "maps.zarr"
     folder.mkdir()
-    (folder / "zarr.json.part").write_text('{"zarr_fo')
+    (folder / f".zarr.json.{16 * '0'}.part").write_text('{"zarr_fo')
     export(folder)
     assert contents(folder) == contents(whole)
     # Killed after some arrays were made, and while the receptive fields were written.
@@ -285,11 +285,11 @@ def test_a_finished_store_is_left_alone(export, measured, whole, caplog):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"num": 7}, "with num_images 18 and not 7"),
-        ({"batch_size": 6}, "with batch_size 4 and not 6"),
-        ({"run": {"step": 8}}, "with step 7 and not 8"),
-        ({"run": {"variables": "others"}}, "with parameters '.*' and not '.*'"),
-        ({"dataset": {"split": "train"}}, "with split 'test' and not 'train'"),
+        ({"num": 7}, r"\(num_images 18 instead of 7\)"),
+        ({"batch_size": 6}, r"\(batch_size 4 instead of 6, chunk_rows 4 instead of 6\)"),
+        ({"run": {"step": 8}}, r"\(step 7 instead of 8\)"),
+        ({"run": {"variables": "others"}}, r"\(other parameters\)"),
+        ({"dataset": {"split": "train"}}, r"\(split 'test' instead of 'train'\)"),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )
@@ -303,7 +303,7 @@ def test_a_store_of_another_export_is_refused(export, run, images, whole, change
         step = given["run"].get("step", run.step)
         variables = others if "variables" in given["run"] else run.variables
         given["run"] = dataclasses.replace(run, step=step, variables=variables)
-    with pytest.raises(UserError, match=f"{sentence}; give another --out, or remove it to start"):
+    with pytest.raises(UserError, match=f"{sentence}; give another --out, or remove the store"):
         export(whole, **given)
     assert contents(whole) == before
 
@@ -321,7 +321,7 @@ def test_a_store_of_another_config_is_refused(export, run, whole, key, value):
     config = run.config.copy_and_resolve_references()
     section, name = key.split(".")
     was, config[section][name] = config[section][name], value
-    sentence = re.escape(f"with config.{key} {was!r} and not {value!r}; give another --out")
+    sentence = re.escape(f"(config.{key} {was!r} instead of {value!r}); give another --out")
     with pytest.raises(UserError, match=sentence):
         export(whole, run=dataclasses.replace(run, config=config))
 
@@ -347,7 +347,7 @@ def test_a_store_of_other_inputs_is_refused(export, run, images, whole, changed)
         spec = dataclasses.replace(SPEC, **{key: (0.5, 0.25, 0.51)})
         inputs[key] = {"run": dataclasses.replace(run, spec=spec)}
     key = changed if changed in ("mean", "std", "network") else "data"
-    with pytest.raises(UserError, match=rf"with {key} .* and not .*; give another --out"):
+    with pytest.raises(UserError, match=rf"export \((other )?{key}.*\); give another --out"):
         export(whole, **inputs[changed])
     assert contents(whole) == before
 
@@ -369,18 +369,22 @@ def test_a_store_of_an_earlier_format_is_not_gone_on_with(export, whole):
 
 
 @pytest.mark.parametrize(
-    ("file", "text"),
+    ("file", "text", "sentence"),
     [
-        ("notes.txt", "mine"),
-        ("zarr.json", "{"),
-        ("zarr.json", "[]"),
-        ("zarr.json", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'),
-        ("zarr.json", '{"zarr_format": 3, "node_type": "array"}'),
+        ("notes.txt", "mine", "is not a store of maps: it has no zarr.json; give another --out"),
+        ("zarr.json", "{", r"zarr\.json cannot be read .* or remove the store to start anew"),
+        ("zarr.json", "[]", "is not a store of maps; give another --out"),
+        (
+            "zarr.json",
+            '{"zarr_format": 3, "node_type": "group", "attributes": {}}',
+            "is not a store",
+        ),
+        ("zarr.json", '{"zarr_format": 3, "node_type": "array"}', "is not a store of maps; give"),
     ],
 )
-def test_a_folder_of_something_else_is_refused_and_stays(export, tmp_path, file, text):
+def test_a_folder_of_something_else_is_refused_and_stays(export, tmp_path, file, text, sentence):
     (tmp_path / file).write_text(text)
-    with pytest.raises(UserError, match="is not a store of maps; give another --out"):
+    with pytest.raises(UserError, match=sentence):
         export(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [file]
     assert (tmp_path / file).read_text() == text
@@ -436,6 +440,86 @@ def test_a_damaged_store_is_made_again_from_the_damage_on(
     assert steps.calls == calls and not caplog.records
 
 
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+# What a disk, a copy or a person may do to a file; of its content and a sibling's.
+DAMAGES = {
+    "cut": lambda content, sibling: content[: len(content) // 2],
+    "empty": lambda content, sibling: b"",
+    "zeros": lambda content, sibling: bytes(len(content)),
+    "zeros from the middle": lambda content, sibling: content[: len(content) // 2].ljust(
+        len(content), b"\0"
+    ),
+    "first bit": lambda content, sibling: flip(content, 0),
+    "middle bit": lambda content, sibling: flip(content, len(content) // 2),
+    "last bit": lambda content, sibling: flip(content, len(content) - 1),
+    "longer": lambda content, sibling: content + b"\0",
+    "sibling": lambda content, sibling: sibling,
+    "removed": lambda content, sibling: None,
+}
+
+
+def survives(export, store, path, damage):
+    """Whether a store with a damaged file is refused, or the same again after the export.
+
+    The file is as it was afterwards.
+    """
+    before = values(store)
+    whole = path.read_bytes()
+    others = [
+        p for p in sorted(path.parent.rglob("*")) + sorted(store.rglob(path.name)) if p.is_file()
+    ]
+    content = DAMAGES[damage](whole, next(c for p in others if (c := p.read_bytes()) != whole))
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        export(store)
+    except UserError as error:
+        assert "cannot be written" not in str(error)
+        assert str(error).endswith("give another --out, or remove the store to start anew")
+        return "refused"
+    else:
+        return "made again" if values(store) == before else "silent"
+    finally:
+        path.write_bytes(whole)
+
+
+def values(store):
+    return {name: read(store, name).tobytes() for name in map_store.ARRAYS}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_metadata_are_refused(export, whole, damage):
+    for name in ("zarr.json", "logits/zarr.json"):
+        assert survives(export, whole, whole / name, damage) == "refused"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_of_any_file_passes(export, whole, damage):
+    results = {
+        str(path.relative_to(whole)): survives(export, whole, path, damage)
+        for path in sorted(whole.rglob("*"))
+        if path.is_file()
+    }
+    assert len(results) > 50
+    assert {path for path, result in results.items() if result == "silent"} == set()
+
+
+def test_a_second_export_is_refused_and_leaves_the_first_alone(export, whole):
+    before = contents(whole)
+    with run_folder.alone(whole, beside=True):
+        with pytest.raises(
+            UserError, match="whole.zarr is being written by another command already"
+        ):
+            export(whole)
+    assert contents(whole) == before
+    export(whole)
+
+
 def copy(source, target, chunk, place):
     (target / place).write_bytes((source / chunk).read_bytes())
 
@@ -447,7 +531,7 @@ def set_to_zero(folder, name):
 
 def test_a_lost_array_is_not_made_anew(export, whole):
     (whole / "pixels" / "zarr.json").unlink()
-    with pytest.raises(UserError, match=r"cannot be written: .*pixels/zarr\.json.* does not exist"):
+    with pytest.raises(UserError, match=r"pixels/zarr\.json cannot be read .*: it is damaged or"):
         export(whole)
 
 

@@ -1,5 +1,6 @@
 """Writes a report's folder: the page, its pictures and its numbers."""
 
+import io
 import pathlib
 import re
 from typing import Any
@@ -31,10 +32,25 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
       UserError: the folder cannot be written.
     """
     folder = pathlib.Path(folder)
+    images = folder / _IMAGES_NAME
+    if images.is_symlink():
+        raise UserError(
+            f"{images} is a link, and what is behind it stays as it is: remove it, or give another --out"
+        )
     try:
-        _write_pictures(content, folder)
+        images.mkdir(parents=True, exist_ok=True)
+        _write_pictures(content, images)
+        figure = io.BytesIO()
+        figures.draw_explanations(
+            content.explanations,
+            content.grid,
+            content.class_names,
+            content.fields,
+            most=FIGURE_IMAGES,
+        ).savefig(figure)
+        files.write(folder / FIGURE_NAME, figure.getvalue())
         for plot in (*content.plots, *content.mosaics):
-            (folder / f"{plot.name}.png").write_bytes(plot.png)
+            files.write(folder / f"{plot.name}.png", plot.png)
         records.write(folder / NUMBERS_NAME, _numbers(content), content.made_from, indent=1)
         files.write(folder / PAGE_NAME, page.render(content).encode())
     except OSError as error:
@@ -42,21 +58,16 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
     return folder / PAGE_NAME
 
 
-def _write_pictures(content: page.Content, folder: pathlib.Path) -> None:
+def _write_pictures(content: page.Content, images: pathlib.Path) -> None:
     e = content.explanations
-    images = folder / _IMAGES_NAME
-    images.mkdir(parents=True, exist_ok=True)
+    files.remove_temporaries(images)
     for old in images.glob("[0-9][0-9][0-9][0-9]_*.png"):
         old.unlink()
     for image, name in enumerate(e.names):
         stem = f"{image:04d}_{_slug(name)}"
-        (images / f"{stem}_image.png").write_bytes(pictures.png(e.images[image], _SCALE))
+        files.write(images / f"{stem}_image.png", pictures.png(e.images[image], _SCALE))
         overlay = pictures.attended(e.images[image], e.attention[image], content.fields)
-        (images / f"{stem}_attention.png").write_bytes(pictures.png(overlay, _SCALE))
-    figure = figures.draw_explanations(
-        e, content.grid, content.class_names, content.fields, most=FIGURE_IMAGES
-    )
-    figure.savefig(folder / FIGURE_NAME)
+        files.write(images / f"{stem}_attention.png", pictures.png(overlay, _SCALE))
 
 
 def _slug(name: str) -> str:

@@ -10,17 +10,28 @@ it has seen by the digests in `dump.json`, which is written last, that all of th
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, devices, digests, metrics, provenance, records, run_folder
+from lossattn_jax import (
+    data,
+    devices,
+    digests,
+    files,
+    metrics,
+    npz_headers,
+    provenance,
+    records,
+    run_folder,
+)
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
 from lossattn_jax.not_finite import DUMPS_NAME, kept, shown
@@ -189,7 +200,9 @@ def read_batch(dump: pathlib.Path) -> Batch:
     """
     path = dump / BATCH_NAME
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with files.open_regular(path) as file:
+            _refuse_packed(file)
+            stored = np.load(file, allow_pickle=False)
             return {name: stored[name] for name in ("image", "label", "index", "training_examples")}
     except FileNotFoundError:
         raise UserError(
@@ -197,3 +210,17 @@ def read_batch(dump: pathlib.Path) -> Batch:
         ) from None
     except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
         raise UserError(f"{path} cannot be read as a batch: {error}") from None
+
+
+def _refuse_packed(file: BinaryIO) -> None:
+    """Refuses an archive that holds more than its size: a dump is not compressed.
+
+    Raises:
+      ValueError: it is one, or it is damaged.
+    """
+    headers = npz_headers.read_headers(file).values()
+    unpacked = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
+    size = os.fstat(file.fileno()).st_size
+    if unpacked > size:
+        raise ValueError(f"it has {size} bytes and would unpack to {unpacked}")
+    file.seek(0)

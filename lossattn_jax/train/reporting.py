@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lossattn_jax import records
+from lossattn_jax import files, records
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.tensorboard import TensorBoard
 
@@ -49,12 +50,11 @@ class Reporter:
             return
         path = workdir / METRICS_NAME
         with _writing(path):
-            kept = _lines_until(path, start_step)
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(kept))
-            part.replace(path)
+            files.write(path, b"".join(_lines_until(path, start_step)))
             # Without a buffer, whose end would be written again, in vain, when the file is closed.
-            self._jsonl = path.open("ab", buffering=0)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+            self._jsonl = os.fdopen(handle, "ab", buffering=0)
+        self._path = path
         self._folder = workdir / TENSORBOARD_NAME
         with _writing(self._folder):
             self._tensorboard = TensorBoard(self._folder, start_step + 1)
@@ -89,7 +89,7 @@ class Reporter:
         if nonfinite:
             content.setdefault(records.NONFINITE, nonfinite)
         line = json.dumps(content) + "\n"
-        with _writing(pathlib.Path(self._jsonl.name)):
+        with _writing(self._path):
             left = line.encode()
             while left:
                 left = left[self._jsonl.write(left) :]
@@ -224,15 +224,24 @@ def _number(value: float) -> float:
     return value if isinstance(value, int) else float(value)
 
 
-def _lines_until(path: pathlib.Path, step: int) -> list[str]:
-    """The whole lines of an earlier part of the run with at most `step` updates done."""
-    if not path.exists():
+def _lines_until(path: pathlib.Path, step: int) -> list[bytes]:
+    """The whole lines of an earlier part of the run with at most `step` updates done.
+
+    Nothing is computed with them: what is damaged is left out, with a warning.
+    """
+    try:
+        content = files.read(path)
+    except FileNotFoundError:
         return []
-    kept = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True):
+    except OSError as error:
+        log.warning("warning: %s cannot be read (%s): it begins anew", path, error.strerror)
+        return []
+    lines = []
+    for line in content.splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                lines.append(line)
+        # The last one for what is nested too deeply.
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("left out of %s: a broken line", path)
-    return kept
+    return lines

@@ -6,6 +6,7 @@ says so in pages, and the next event is waited with for ever.
 
 import contextlib
 import pathlib
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,9 @@ class TensorBoard:
 
         self._summary, self._utils, self._events = summary, utils, event_pb2
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        # Its name has but seconds and the host's: the rest keeps it from being there already.
+        suffix = f".{secrets.token_hex(8)}"
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"), suffix)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(step=first_step, session_log=start)
         self._writer.flush()

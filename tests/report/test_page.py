@@ -169,6 +169,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write(content(), tmp_path / "file")
 
 
+def test_links_in_a_folder_are_not_followed(tmp_path):
+    from lossattn_jax.errors import UserError
+
+    folder, other = tmp_path / "report", tmp_path / "other"
+    folder.mkdir()
+    other.write_text("of somebody else")
+    for name in ("index.html", "report.json", "explanations.png", "entropy.png"):
+        (folder / name).symlink_to(other)
+    write(content(count=2), folder)
+    assert other.read_text() == "of somebody else"
+    assert not [path for path in folder.rglob("*") if path.is_symlink() or path.suffix == ".part"]
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "images").rename(elsewhere)
+    (folder / "images").symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    with pytest.raises(UserError, match="images is a link, and what is behind it stays as it is"):
+        write(content(count=2), folder)
+    assert sorted(elsewhere.iterdir()) == before
+
+
 def test_a_number_among_the_facts_is_rounded_on_the_page_alone(tmp_path):
     error = 0.123456789
     write(dataclasses.replace(content(), facts={"calibration error": error}), tmp_path)

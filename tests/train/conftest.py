@@ -15,6 +15,6 @@ def toy_runs(monkeypatch):
     monkeypatch.setattr(
         runs,
         "open_split",
-        lambda config, spec, split: toys.train_set(bad if split == "train" else {}),
+        lambda config, spec, split, *_: toys.train_set(bad if split == "train" else {}),
     )
     return bad

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -382,6 +383,16 @@ def test_replaying_says_what_was_wrong_before_and_what_only_overflows(toy_runs, 
         replay.replay(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"is not a dump of a skipped update: it has no batch\.npz"):
         replay.replay(tmp_path)
+
+
+def test_a_batch_that_is_no_regular_file_or_packed_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "batch.npz")
+    with pytest.raises(UserError, match="read as a batch: .* it is not a regular file"):
+        nonfinite.read_batch(tmp_path)
+    (tmp_path / "batch.npz").unlink()
+    np.savez_compressed(tmp_path / "batch.npz", image=np.zeros((9000, 4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="as a batch: it has .* bytes and would unpack to 432000"):
+        nonfinite.read_batch(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Progress and metrics files, with a clock of the test's own."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
+from lossattn_jax.errors import UserError
 from lossattn_jax.train import reporting
 
 
@@ -81,6 +83,57 @@ def test_resuming_removes_what_comes_again(tmp_path):
     found = lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in found] == [10, 20, 30]
     assert found[-1]["loss"] == 7.0
+
+
+def test_damaged_lines_are_left_out_and_told_of(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    whole = b'{"kind": "train", "step": 1}\n'
+    damaged = [b"[" * 100_000, b"\xff\xfe\n", b"[]", b'{"step": "one"}', b'{"kind": "test"}', b"5"]
+    path.write_bytes(whole + b"\n".join([*damaged, b""]) + whole)
+    assert not reporting.tells_of(tmp_path, "test", 1)
+    with reporting.Reporter(tmp_path, start_step=5):
+        pass
+    assert path.read_bytes() == 2 * whole
+    assert f"left out of {path}: a broken line" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "lost"])
+def test_a_log_that_cannot_be_read_begins_anew_or_is_a_sentence(tmp_path, kind):
+    path = tmp_path / "metrics.jsonl"
+    {"fifo": os.mkfifo, "folder": os.mkdir, "lost": lambda path: None}[kind](path)
+    if kind == "folder":
+        with pytest.raises(UserError, match="metrics.jsonl cannot be written: Is a directory"):
+            reporting.Reporter(tmp_path, start_step=5)
+        return
+    with reporting.Reporter(tmp_path, start_step=5) as reporter:
+        reporter.scalars("train", 6, {"loss": 1.0})
+    assert lines(path) == [{"kind": "train", "step": 6, "loss": 1.0}]
+
+
+def test_links_are_not_followed(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.write_text("of somebody else\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").symlink_to(other)
+    for _ in range(2):  # within a second, and still each in a file of its own
+        with reporting.Reporter(run, start_step=0) as reporter:
+            reporter.scalars("train", 1, {"loss": 1.0})
+    assert other.read_text() == "of somebody else\n"
+    assert len(lines(run / "metrics.jsonl")) == 1
+    assert len(list((run / "tensorboard").iterdir())) == 2
+
+    write = reporting.files.write
+
+    def write_and_swap(path, content):
+        write(path, content)
+        path.unlink()
+        path.symlink_to(other)
+
+    monkeypatch.setattr(reporting.files, "write", write_and_swap)
+    with pytest.raises(UserError, match="metrics.jsonl cannot be written: Too many levels"):
+        reporting.Reporter(run, start_step=0)
+    assert other.read_text() == "of somebody else\n"
 
 
 def test_a_value_that_is_not_finite_is_null(tmp_path):

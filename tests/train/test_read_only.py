@@ -1,0 +1,113 @@
+"""Runs in a folder that may not be written: evaluated and printed, or refused before any work.
+
+Nothing stops root from writing but a mount, for which these tests have what a mount says.
+"""
+
+import errno
+import json
+import os
+
+import pytest
+from matplotlib.figure import Figure
+from toys import SPEC, Toy, settings
+
+from lossattn_jax import compare_explainers, explain, files, records, run_folder
+from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate import evaluate_run
+from lossattn_jax.train.job import fresh_state
+from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import learning_rate_schedule
+
+
+@pytest.fixture
+def workdir(toy_runs, tmp_path):
+    """A run with one checkpoint."""
+    folder, config = tmp_path / "run", settings()
+    run_folder.make_workdir(folder)
+    run_folder.write_config(config, folder)
+    optimizer = make_optimizer(config, learning_rate_schedule(config, 4), 4)
+    state = fresh_state(config, Toy(), optimizer, SPEC, 32)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(0, {"variables": state.variables}, None)
+    return folder
+
+
+def refuse(*_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_evaluation_prints_where_the_workdir_may_not_be_written(
+    workdir, tmp_path, monkeypatch, caplog
+):
+    out = tmp_path / "out.json"
+    result = evaluate_run(str(workdir), out=str(out))
+    assert json.loads(out.read_text()) == result
+    assert not (workdir / "evaluation_test.json").exists()
+    monkeypatch.setattr(records.files, "write", refuse)
+    assert evaluate_run(str(workdir)) == result
+    assert f"warning: {workdir}/evaluation_test.json cannot be written (Read-only" in caplog.text
+    with pytest.raises(UserError, match="out.json cannot be written: Read-only file system"):
+        evaluate_run(str(workdir), out=str(out))
+
+
+def test_a_full_disk_is_no_read_only_one(workdir, monkeypatch, caplog):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.files, "write", fill)
+    with pytest.raises(UserError, match="evaluation_test.json cannot be written: No space left"):
+        evaluate_run(str(workdir))
+    assert '"accuracy"' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("absent/x.json", "absent/x.json cannot be written: there is no folder .*absent"),
+        ("", "which is a folder, but must be a file"),
+    ],
+)
+def test_evaluation_refuses_another_file_before_it_computes(tmp_path, out, sentence):
+    with pytest.raises(UserError, match=sentence):
+        evaluate_run("there is no such run", out=str(tmp_path / out))
+
+
+def test_a_report_is_refused_before_it_is_computed(workdir, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr(explain, "_on_split", lambda *_: computed.append(1))
+    with run_folder.made_alone(workdir / "report"):
+        with pytest.raises(UserError, match="report is being written by another command already"):
+            explain.explain_run(str(workdir))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="the report .*file/x cannot be written: Not a directory$"):
+        explain.explain_run(str(workdir), out=str(tmp_path / "file" / "x"))
+    monkeypatch.setattr(files, "check_writable", refuse)
+    sentence = "report cannot be written: Read-only file system; give another folder with --out$"
+    with pytest.raises(UserError, match=sentence):
+        explain.explain_run(str(workdir))
+    assert not computed
+
+
+def test_a_report_that_fails_leaves_no_folder(workdir, monkeypatch):
+    def fail(*_):
+        assert (workdir / "report").is_dir()
+        raise UserError("it cannot be explained")
+
+    monkeypatch.setattr(explain, "_on_split", fail)
+    with pytest.raises(UserError, match="it cannot be explained"):
+        explain.explain_run(str(workdir))
+    assert not (workdir / "report").exists()
+
+
+def test_a_comparison_that_may_not_be_written_is_warned_of(tmp_path, monkeypatch, caplog):
+    figure = Figure(figsize=(1, 1))
+    path = tmp_path / "compare_explainers.json"
+    (tmp_path / "other").write_text("of somebody else")
+    path.with_suffix(".png").symlink_to(tmp_path / "other")
+    compare_explainers._write(path, {"explainers": {}}, figure)
+    assert (tmp_path / "other").read_text() == "of somebody else"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(records.files, "write", refuse)
+    compare_explainers._write(path, {"explainers": {}}, figure)
+    assert f"warning: {path} cannot be written (Read-only file system)" in caplog.text
