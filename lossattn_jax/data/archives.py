@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import LACKS
 
 # Bytes that one file in an archive may have: some kB can be packed so that they make any number of them.
 MOST_BYTES = 1 << 30
+MOST_IMAGE_BYTES = 1 << 26
 
 # For TFDS, which has no manual folder without instructions.
 INSTRUCTIONS = """The archives are downloaded. Those that lie in the manual folder under the names they are
@@ -30,6 +32,9 @@ def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
 
     Returns:
       The paths of the archives by the same names.
+
+    Raises:
+      UserError: something else has an archive's name, such as a FIFO, whose reader would wait for ever.
     """
     try:
         folder = dl_manager.manual_dir
@@ -37,23 +42,31 @@ def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
         return dl_manager.download(urls)
     copies = {name: folder / os.path.basename(url) for name, url in urls.items()}
     found = {name: path for name, path in copies.items() if path.exists()}
+    for path in found.values():
+        if not os.path.isfile(path):
+            raise UserError(
+                f"the archive {os.fspath(path)} is not a regular file; give a folder with a complete one as "
+                "--archives"
+            )
     missing = {name: url for name, url in urls.items() if name not in found}
     return found | (dl_manager.download(missing) if missing else {})
 
 
-def content(stream: IO[bytes], name: str) -> bytes:
+def content(stream: IO[bytes], name: str, size: int = 0, most: int = MOST_BYTES) -> bytes:
     """Reads a file of an archive into memory.
 
     Args:
       stream: the file, opened.
       name: of it, for the message.
+      size: bytes that it has, as far as the archive says.
+      most: bytes that it may have.
 
     Raises:
-      ValueError: it has more than `MOST_BYTES`.
+      ValueError: it has more.
     """
-    read = stream.read(MOST_BYTES + 1)
-    if len(read) > MOST_BYTES:
-        raise ValueError(f"its file {name} has more than {MOST_BYTES >> 20} MiB")
+    read = stream.read(most + 1) if size <= most else b""
+    if max(size, len(read)) > most:
+        raise ValueError(f"its file {name} has more than {most >> 20} MiB")
     return read
 
 
@@ -73,15 +86,18 @@ def reading(path: Any) -> Iterator[None]:
     except (
         OSError,
         EOFError,
+        RuntimeError,  # of zipfile, where it would need a password or another way of packing
         KeyError,
         ValueError,
         zlib.error,
         zipfile.BadZipFile,
         tarfile.TarError,
     ) as error:
+        if isinstance(error, OSError) and error.errno in LACKS:
+            raise
         # A KeyError's own text is in quotation marks.
-        told = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        reason = (told.strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        reason = (text.strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"the archive {os.fspath(path)} cannot be used ({reason}); remove it and try again, or give "
             "a folder with a complete one as --archives"

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+_MOST_VALUES = 1 << 22  # of a dataset; the published ones name 202,353 images at most
 # What h5py and NumPy raise where a file is not HDF5, lacks something, or holds something else there.
 _MALFORMED = (OSError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
 
@@ -51,8 +52,8 @@ class DigitStruct:
 
         try:
             self._file = h5py.File(file, "r")
-            names = self._file["digitStruct/name"][()].ravel()
-            self._boxes = self._file["digitStruct/bbox"][()].ravel()
+            names = _values(self._file["digitStruct/name"])
+            self._boxes = _values(self._file["digitStruct/bbox"])
             self.names = [self._text(name) for name in names]
         except _MALFORMED as error:
             raise _malformed("its names cannot be read") from error
@@ -78,16 +79,23 @@ class DigitStruct:
             raise _malformed(f"the digits of {name} cannot be read") from error
 
     def _text(self, reference: Any) -> str:
-        return "".join(map(chr, self._file[reference][()].ravel()))
+        return "".join(map(chr, _values(self._file[reference])))
 
     def _numbers(self, dataset: Any) -> Iterator[float]:
-        values = dataset[()].ravel()
+        values = _values(dataset)
         if values.dtype == object:
-            values = np.array([self._file[reference][()].item() for reference in values])
+            values = np.array([_values(self._file[reference]).item() for reference in values])
         for value in values:
             if not math.isfinite(value):
                 raise ValueError("a number is not finite")
             yield float(value)
+
+
+def _values(dataset: Any) -> np.ndarray:
+    """The values of a dataset, flat; what is not stored of it would be unpacked to zeros."""
+    if dataset.size > _MOST_VALUES:
+        raise ValueError(f"a dataset has {dataset.size} values")
+    return dataset[()].ravel()
 
 
 def _malformed(what: str) -> ValueError:

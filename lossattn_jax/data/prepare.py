@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -78,10 +78,9 @@ def prepare(
                 folder = _find(spec, data_dir, settings)
             except DatasetNotFound:
                 _refuse_other_format(spec, parent)
-                with _settings_written(parent, settings) as settle:
+                with _settings_written(parent, settings):
                     _build(spec, data_dir, settings, archives)
-                    folder = open_source(spec, "train", data_dir).folder
-                    settle(pathlib.Path(folder))
+                    folder = _find(spec, data_dir, settings)
     for split in ("train", "test"):
         memory.load(spec, split, data_dir)
     return folder
@@ -94,9 +93,15 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
       DatasetNotFound: it is not.
       UserError: it is damaged, or was made with other settings.
     """
-    folder = open_source(spec, "train", data_dir).folder
-    _refuse_other(pathlib.Path(folder), settings)
-    return folder
+    address = open_source(spec, "train", data_dir).folder
+    folder = pathlib.Path(address)
+    if not os.path.exists(
+        folder / _RECORD_NAME
+    ):  # or the process that prepared it was killed before
+        with contextlib.suppress(OSError):
+            os.replace(folder.parent / _PLAN_NAME, folder / _RECORD_NAME)
+    _refuse_other(folder, settings)
+    return address
 
 
 @contextlib.contextmanager
@@ -142,33 +147,23 @@ def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _settings_written(
-    parent: pathlib.Path, settings: Mapping[str, Any]
-) -> Iterator[Callable[[pathlib.Path], None]]:
+def _settings_written(parent: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Writes down what a data set is made with, before it is: a process may be killed right after that.
 
-    Where the folder cannot be written, nothing is.
+    `_find` puts it beside the data set. Where the folder cannot be written, nothing is.
 
     Args:
       parent: the folder of the data set's versions.
       settings: of its builder.
-
-    Yields:
-      A function that takes the folder of the prepared data set.
     """
     plan = parent / _PLAN_NAME
-
-    def settle(folder: pathlib.Path) -> None:
-        with contextlib.suppress(OSError):
-            os.replace(plan, folder / _RECORD_NAME)
-
     try:
         with contextlib.suppress(OSError):
             records.write(plan, {}, _plain(settings), indent=1)
-        yield settle
+        yield
     finally:
         with contextlib.suppress(OSError):
-            plan.unlink()
+            plan.unlink(missing_ok=True)
             parent.rmdir()  # where nothing else is in it
 
 
@@ -188,11 +183,10 @@ def _refuse_other(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """
     if not settings:
         return
-    made_from = None
-    for path in (folder / _RECORD_NAME, folder.parent / _PLAN_NAME):
-        with contextlib.suppress(FileNotFoundError, records.DamagedRecord):
-            made_from = records.read(path).made_from
-            break
+    try:
+        made_from = records.read(folder / _RECORD_NAME).made_from
+    except (FileNotFoundError, records.DamagedRecord):
+        made_from = None
     if made_from is None:
         log.warning("warning: %s does not say with which settings it was made", folder)
         return

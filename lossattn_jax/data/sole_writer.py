@@ -22,7 +22,7 @@ def attempt(path: files.Path) -> Iterator[bool]:
     Args:
       path: of the file, which `files.replacing` is to write.
 
-    Returns:
+    Yields:
       Whether this process is to write it.
     """
     folder, name = os.path.split(os.fspath(path))

@@ -6,6 +6,7 @@ and `extra.tar.gz` hold PNG files of any size in one folder, and `digitStruct.ma
 configuration `extra` has the third archive too, `plain` has not.
 """
 
+import gzip
 import io
 import posixpath
 import tarfile
@@ -71,17 +72,28 @@ def _objects(digits: list[Digit], height: int, width: int) -> list[dict[str, Any
     ]
 
 
+class _Unpacked(gzip.GzipFile):
+    """An archive's content, of which nothing is read at once that would fill the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Reads so many bytes; tarfile asks for as many as a header claims."""
+        if size is None or not 0 <= size <= archives.MOST_BYTES + 1:
+            raise ValueError(f"a header in it claims {size} bytes")
+        return super().read(size)
+
+
 def _files(file: BinaryIO, names: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
     """Names, without folders, and contents of the files in an archive; of `names` alone if given."""
     file.seek(0)
     # Nothing is written to disk, so that it does not matter what paths an archive claims.
-    with tarfile.open(fileobj=file, mode="r:gz") as archive:
+    with _Unpacked(fileobj=file) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
         for member in archive:
             name = posixpath.basename(member.name)
             wanted = name == _STRUCT if names is None else name in names
             stream = archive.extractfile(member) if wanted and member.isfile() else None
             if stream is not None:
-                yield name, archives.content(stream, member.name)
+                most = archives.MOST_BYTES if name == _STRUCT else archives.MOST_IMAGE_BYTES
+                yield name, archives.content(stream, member.name, member.size, most)
 
 
 class SvhnFull(tfds.core.GeneratorBasedBuilder):

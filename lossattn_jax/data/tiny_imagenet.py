@@ -66,7 +66,7 @@ def train_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
       KeyError, ValueError: the archive is not in the published format.
     """
     images: dict[str, list[str]] = {}
-    for member in archive.namelist():
+    for member in dict.fromkeys(archive.namelist()):
         if member.startswith(f"{_ROOT}train/") and member.endswith(".JPEG"):
             images.setdefault(member.split("/")[2], []).append(member)
     for (wnid,) in _rows(archive, "wnids.txt", 1):
@@ -106,7 +106,8 @@ def _rows(archive: zipfile.ZipFile, name: str, columns: int) -> Iterator[list[st
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     with archive.open(name) as stream:
-        return archives.content(stream, name)
+        size = archive.getinfo(name).file_size
+        return archives.content(stream, name, size, archives.MOST_IMAGE_BYTES)
 
 
 def _label(wnid: str) -> int:

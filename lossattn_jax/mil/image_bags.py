@@ -17,6 +17,7 @@ from lossattn_jax.data import memory
 from lossattn_jax.data.datasets import DatasetNotFound, resolve_data_dir
 from lossattn_jax.data.specs import DatasetSpec, get_spec
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import digit_files
 from lossattn_jax.mil.bags import BagDataset
 
 # Keep the draws apart from others that are made from the same seed.
@@ -169,23 +170,7 @@ def load_digits(source: str | os.PathLike[str] | None, split: str) -> tuple[np.n
     _MNIST.split(split)
     if source is None or not os.fspath(source).endswith(".npz"):
         return _prepared_digits(None if source is None else os.fspath(source), split)
-    try:
-        with np.load(source, allow_pickle=False) as stored:
-            images, labels = stored["image"], stored["label"]
-    except FileNotFoundError as error:
-        raise UserError(f"the file {source} does not exist") from error
-    except KeyError as error:
-        raise UserError(f"{source} must hold the arrays 'image' and 'label'") from error
-    except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
-        raise UserError(f"{source} cannot be read as an .npz file ({error})") from error
-    # A member of another name than `.npy` comes as bytes.
-    images, labels = np.asarray(images), np.asarray(labels)
-    fits = labels.ndim == 1 and images.shape == (len(labels), 28, 28)
-    if not fits or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{source} holds images {images.dtype} {images.shape} and labels {labels.dtype} "
-            f"{labels.shape}, but must hold uint8 [N, 28, 28] and integers [N]"
-        )
+    images, labels = digit_files.read(source)
     rows = split_digits(labels)[split == "test"]
     return images[rows], labels[rows].astype(np.int32)
 

@@ -172,7 +172,7 @@ def test_messages_name_the_folder_of_2017(coco_dir, tmp_path):
     copy = Path(shutil.copytree(coco_dir, tmp_path / "copy"))
     (shard,) = copy.glob("coco/2017/*/*-validation.array_record*")
     shard.unlink()
-    with pytest.raises(UserError, match=f"the copy of coco in {copy}/coco/2017 is damaged"):
+    with pytest.raises(UserError, match=f"remove the folder {copy}/coco/2017/1.1.0 and prepare"):
         prepare("coco", str(copy))
 
 

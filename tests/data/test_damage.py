@@ -190,4 +190,5 @@ def test_settings_survive_a_kill_before_they_lie_beside_the_data(folder):
     assert prepare("digit_scenes", str(root), builder_kwargs=settings) == str(folder)
     with pytest.raises(data.UserError, match="num_test 21 instead of 22"):
         prepare("digit_scenes", str(root), builder_kwargs={**settings, "num_test": 22})
-    assert json.loads((folder.parent / "preparing.json").read_text())["made_from"] == settings
+    assert json.loads((folder / "prepared.json").read_text())["made_from"] == settings
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]

@@ -1,13 +1,17 @@
+import importlib
+import random
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import in_process
-from lossattn_jax import data
+from lossattn_jax import data, records, run_folder
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
 
@@ -26,6 +30,21 @@ tfds.download.DownloadManager.download_and_extract = refuse
 tfds.download.DownloadManager.download = refuse
 sys.argv = ["prepare", *sys.argv[1:]]
 runpy.run_module("lossattn_jax.data.prepare", run_name="__main__")
+"""
+
+
+_PREPARE = """
+import sys
+import tensorflow_datasets
+from lossattn_jax import data
+from lossattn_jax.data import digit_scenes
+from lossattn_jax.data.prepare import prepare
+
+digit_scenes.split_digits(0)
+print("ready", flush=True)
+prepare("digit_scenes", sys.argv[1], builder_kwargs={"num_train": 400, "num_test": 50})
+spec = data.get_spec("digit_scenes")
+print(*[data.load(spec, split, sys.argv[1]).digest() for split in ("train", "test")])
 """
 
 
@@ -71,6 +90,91 @@ def test_other_settings_than_those_of_the_data_set_are_refused(tmp_path):
             UserError, match=r"was made with other settings \((num_test 2|seed None)"
         ):
             prepare("digit_scenes", str(tmp_path), builder_kwargs=settings)
+
+
+def test_what_killed_ones_left_goes_and_the_settings_are_kept(tmp_path):
+    sizes = {"num_train": 4, "num_test": 2}
+    parent = tmp_path / "digit_scenes"
+    for name in ("incomplete.AAAAAA_1.0.0", "incomplete.BBBBBB_1.0.0"):
+        (parent / name).mkdir(parents=True)
+        (parent / name / "digit_scenes-train.array_record-00000-of-00001").write_bytes(b"half")
+    (parent / "preparing.json").write_text("{")
+    (parent / f".preparing.json.{'0' * 16}.part").write_text("{")
+    folder = prepare("digit_scenes", str(tmp_path), builder_kwargs=sizes)
+    assert [path.name for path in parent.iterdir()] == ["1.0.0"]
+    assert records.read(Path(folder) / "prepared.json").made_from == sizes
+
+
+def test_of_two_at_once_the_second_is_refused_before_the_work(tmp_path, monkeypatch):
+    module = importlib.import_module("lossattn_jax.data.prepare")
+    monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built"))
+    with run_folder.alone(tmp_path / "digit_scenes", beside=True):
+        with pytest.raises(UserError, match="digit_scenes is being written by another command"):
+            prepare("digit_scenes", str(tmp_path))
+    assert not any((tmp_path / "digit_scenes").iterdir())
+
+
+def test_what_another_process_has_prepared_meanwhile_is_taken(digits_dir, tmp_path, monkeypatch):
+    module = importlib.import_module("lossattn_jax.data.prepare")
+    monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built"))
+    alone = module.run_folder.alone
+
+    def wait(folder, beside):
+        shutil.copytree(digits_dir, tmp_path, dirs_exist_ok=True)
+        return alone(folder, beside=beside)
+
+    monkeypatch.setattr(module.run_folder, "alone", wait)
+    assert prepare("digit_scenes", str(tmp_path)) == str(tmp_path / "digit_scenes" / "1.0.0")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_data_set(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = {"num_train": 60, "num_test": 2}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # less than the first shard
+        with pytest.raises(UserError, match="could not be prepared .*large.*; make room or name"):
+            prepare("digit_scenes", str(tmp_path), builder_kwargs=sizes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.glob("digit_scenes*"))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    """Each second killed one is followed by one that ends; it has the data of one that was not killed."""
+    generator = random.Random(21)
+    whole = _start(tmp_path / "whole")
+    began = time.monotonic()
+    expected, _ = whole.communicate()
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0
+    digests = expected.splitlines()[-1]
+    for number in range(6):
+        folder = tmp_path / str(number // 2)
+        killed = _start(folder)
+        time.sleep(generator.uniform(0, seconds))
+        killed.kill()
+        killed.communicate()
+        if number % 2:
+            again = _start(folder)
+            found, errors = again.communicate()
+            assert again.returncode == 0 and found.splitlines()[-1] == digests, errors
+            assert [path.name for path in (folder / "digit_scenes").iterdir()] == ["1.0.0"]
+            assert not list(folder.rglob("*.part"))
+            assert list(folder.rglob("prepared.json"))
+
+
+def _start(folder):
+    """Starts to prepare a small data set; the process has TFDS, and says `ready` just before."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PREPARE, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=in_process.ROOT,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path):

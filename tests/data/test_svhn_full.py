@@ -1,6 +1,9 @@
 """The data set `svhn_full`, from archives of our own in the published format."""
 
+import gzip
 import io
+import os
+import tarfile
 
 import h5py
 import numpy as np
@@ -180,7 +183,7 @@ def test_an_archive_that_is_cut_off_or_lacks_an_image_is_told(tmp_path):
     for packed, reason in (
         (tiny.archive(content), "it lacks 1 images, such as 3.png"),
         (whole[: len(whole) // 2], ""),
-        (b"<html>", "not a gzip file"),
+        (b"<html>", "Not a gzipped file"),
         (tiny.archive({**content, "train/3.png": b"no png"}), "cannot identify image file"),
     ):
         with pytest.raises(UserError, match=f"cannot be used .*{reason}"):
@@ -192,3 +195,71 @@ def test_paths_in_an_archive_lead_nowhere(tmp_path):
     content = {f"../../{name}": text for name, text in tiny.files("train").items()}
     found = list(svhn_full.examples(io.BytesIO(tiny.archive(content))))
     assert [one["file_name"] for one in found] == list(tiny.IMAGES["train"])
+
+
+def _packed(members):
+    """A tar.gz archive of such members, each with its content."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as packed:
+        for member, text in members:
+            packed.addfile(member, io.BytesIO(text))
+    return file.getvalue()
+
+
+def _member(name, text=b"", kind=tarfile.REGTYPE, link=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link, len(text)
+    return member, text
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
+def test_only_regular_files_of_an_archive_are_read(kind, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(tiny.files("train")["train/1.png"])
+    content = tiny.files("train")
+    members = [_member(name, text) for name, text in content.items() if name != "train/1.png"]
+    members.append(_member("train/1.png", kind=kind, link=str(secret)))
+    with pytest.raises(ValueError, match="it lacks 1 images, such as 1.png"):
+        list(svhn_full.examples(io.BytesIO(_packed(members))))
+
+
+def test_a_file_that_claims_to_be_large_is_not_read(monkeypatch):
+    content = tiny.files("train")
+    monkeypatch.setattr(archives, "MOST_IMAGE_BYTES", 1 << 20)
+    content["train/2.png"] = bytes(1 << 21)
+    with pytest.raises(ValueError, match="its file train/2.png has more than 1 MiB"):
+        list(svhn_full.examples(io.BytesIO(tiny.archive(content))))
+    stream = io.BytesIO(b"not read")
+    with pytest.raises(ValueError, match="its file a has more than 1024 MiB"):
+        archives.content(stream, "a", archives.MOST_BYTES + 1)
+    assert stream.tell() == 0
+    with pytest.raises(ValueError, match="its file a has more than 0 MiB"):  # a size that is a lie
+        archives.content(stream, "a", 1, 4)
+
+
+def test_a_header_that_claims_gigabytes_is_not_read():
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, (1 << 33) - 1
+    file = io.BytesIO(gzip.compress(header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024)))
+    with pytest.raises(ValueError, match="a header in it claims 8589934592 bytes"):
+        list(svhn_full.examples(file))
+
+
+def _unstored_names(root):
+    del root["digitStruct/name"]
+    root.create_dataset("digitStruct/name", (1 << 40,), "u1", chunks=(1 << 16,))
+
+
+def test_a_struct_that_unpacks_to_terabytes_is_malformed():
+    content = tiny.files("train")
+    content["train/digitStruct.mat"] = _changed(_unstored_names)
+    with pytest.raises(ValueError, match="malformed: its names cannot be read"):
+        list(svhn_full.examples(io.BytesIO(tiny.archive(content))))
+
+
+def test_a_fifo_in_the_place_of_an_archive_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "train.tar.gz")
+    with pytest.raises(UserError, match=f"archive {tmp_path}/train.tar.gz is not a regular file"):
+        prepare("svhn_full", str(tmp_path / "data"), archives=str(tmp_path))

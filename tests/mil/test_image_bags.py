@@ -1,6 +1,8 @@
 """Bags of images: labels that follow from the images, lengths, balance, and where digits come from."""
 
+import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import digit_files
 from lossattn_jax.mil.image_bags import cifar_bags, load_digits, mnist_bags, split_digits
 
 # Each image is known by its values, from which the tests look its label up.
@@ -229,6 +232,26 @@ def test_wrong_files(tmp_path, content, sentence):
         np.savez(path, **content)
     with pytest.raises(UserError, match=sentence):
         load_digits(path, "train")
+
+
+def test_digits_that_would_fill_the_memory_are_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "digits.npz"
+    np.savez_compressed(path, image=np.zeros((10000, 28, 28)), label=np.zeros(10000, int))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"holds images float64 \(10000, 28, 28\)"):
+        load_digits(path, "train")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    monkeypatch.setattr(digit_files, "_MOST_DIGITS", COUNT - 1)
+    np.savez(path, image=DIGITS, label=LABELS)
+    with pytest.raises(UserError, match="digits.npz holds 3000 images, but may hold 2999 at most"):
+        load_digits(path, "train")
+
+
+def test_a_fifo_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "digits.npz")
+    with pytest.raises(UserError, match="an .npz file .it is not a regular file"):
+        load_digits(tmp_path / "digits.npz", "train")
 
 
 def test_an_unknown_split(tmp_path):
