@@ -23,16 +23,8 @@ from absl import flags
 
 from benchmarks import machine, mounts, safety_outcomes, safety_table, safety_trials
 from benchmarks.safety_inputs import with_needs
-from benchmarks.safety_subjects import (
-    DAMAGE,
-    FULL,
-    KILL,
-    KINDS,
-    PAIR,
-    READ_ONLY,
-    SUBJECTS,
-    Subject,
-)
+from benchmarks.safety_subject import DAMAGE, FULL, KILL, KINDS, PAIR, READ_ONLY, Subject
+from benchmarks.safety_subjects import SUBJECTS
 from benchmarks.safety_trials import Trial
 from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make_inputs
 from lossattn_jax import command

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import safety_outcomes
-from benchmarks.safety_subjects import Subject
+from benchmarks.safety_subject import Subject
 from benchmarks.safety_trials import Trial
 from lossattn_jax import command, files
 from lossattn_jax.errors import UserError

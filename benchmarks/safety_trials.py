@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import mounts, safety_damage, safety_outcomes
 from benchmarks.processes import Process
 from benchmarks.safety_outcomes import End
-from benchmarks.safety_subjects import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
+from benchmarks.safety_subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
 from benchmarks.safety_worlds import Bench, end_of
 
 _TERM_SHARE = 3  # every third signal is SIGTERM

@@ -13,12 +13,10 @@ from benchmarks import in_process, safety_outcomes
 from benchmarks.processes import ROOT, Process
 from benchmarks.safety_inputs import INPUTS
 from benchmarks.safety_outcomes import End
-from benchmarks.safety_subjects import Subject
+from benchmarks.safety_subject import Subject
 from lossattn_jax.errors import UserError
 
-_HANG_SECONDS = (
-    600.0  # a command of these takes 40 at most, with programs that are not compiled yet
-)
+_HANG_SECONDS = 600.0  # a command of these takes 40 at most, its programs not yet compiled
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:

@@ -22,7 +22,8 @@ from benchmarks import (
     safety_trials,
 )
 from benchmarks.safety_outcomes import End
-from benchmarks.safety_subjects import KINDS, SUBJECTS, Subject, Unseen
+from benchmarks.safety_subject import KINDS, Subject, Unseen
+from benchmarks.safety_subjects import SUBJECTS
 from benchmarks.safety_worlds import Bench, Worker
 from lossattn_jax import convert, models, weight_files
 from lossattn_jax.errors import UserError
