@@ -21,6 +21,14 @@ SUBJECTS = (
         damaged=("run/**/*",),
         aims=("run/config.json", "run/data.json", "run/metrics.jsonl", "run/checkpoints/*"),
         logs=("run/metrics.jsonl",),
+        unseen=(
+            Unseen(
+                "run/checkpoints/*/_METADATA",
+                ("removed",),
+                "training reads a checkpoint without it, and only the campaign's own look at the bits "
+                "cannot; evaluate is tried so",
+            ),
+        ),
     ),
     Subject(
         "train",
