@@ -99,7 +99,7 @@ class Campaign:
                             **self._judged(disk / "run", last),
                         }
                     )
-            except mounts.FAILURES as error:
+            except mounts.CannotMount as error:
                 return f"no disk of a given size could be made here: {error}"
         log.info("full disks: %d", len(tried))
         return tried

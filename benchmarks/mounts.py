@@ -6,8 +6,9 @@ import pathlib
 import subprocess
 from collections.abc import Iterator
 
-# What making a mount fails with where this is not allowed, or there is no such command.
-FAILURES = (OSError, subprocess.CalledProcessError)
+
+class CannotMount(Exception):
+    """A mount is not allowed here, or there is no such command; the text says why."""
 
 
 @contextlib.contextmanager
@@ -19,22 +20,22 @@ def disk(folder: pathlib.Path, kib: int) -> Iterator[pathlib.Path]:
       kib: its size.
 
     Raises:
-      OSError, subprocess.CalledProcessError: it cannot be made here.
+      CannotMount: it cannot be made here.
     """
     folder.mkdir()
     try:
-        _call("mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder)
+        _mount("-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder)
         try:
             yield folder
         finally:
-            _call("umount", folder)
+            _unmount(folder)
     finally:
         folder.rmdir()
 
 
 def resize(folder: pathlib.Path, kib: int) -> None:
     """Changes the size of a `disk`."""
-    _call("mount", "-o", f"remount,size={kib}k", folder)
+    _mount("-o", f"remount,size={kib}k", folder)
 
 
 def occupied(folder: pathlib.Path) -> int:
@@ -48,15 +49,25 @@ def read_only(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Keeps everybody from writing in a folder, by a mount of it on itself.
 
     Raises:
-      OSError, subprocess.CalledProcessError: this cannot be done here.
+      CannotMount: this cannot be done here.
     """
-    _call("mount", "--bind", folder, folder)
+    _mount("--bind", folder, folder)
     try:
-        _call("mount", "-o", "remount,bind,ro", folder)
+        _mount("-o", "remount,bind,ro", folder)
         yield folder
     finally:
-        _call("umount", folder)
+        _unmount(folder)
 
 
-def _call(*words: str | pathlib.Path) -> None:
-    subprocess.run(words, check=True, capture_output=True)
+def _mount(*words: str | pathlib.Path) -> None:
+    try:
+        done = subprocess.run(["mount", *words], capture_output=True, text=True)
+    except OSError as error:
+        raise CannotMount(f"mount cannot be called: {error.strerror}") from None
+    if done.returncode:
+        raise CannotMount(done.stderr.strip() or f"mount ended with {done.returncode}")
+
+
+def _unmount(folder: pathlib.Path) -> None:
+    # Lazily: who read in it may still hold it for a moment.
+    subprocess.run(["umount", "--lazy", folder], check=True)

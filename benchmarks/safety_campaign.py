@@ -175,7 +175,7 @@ def _attempt_all(
                 trials.append(trial)
                 if trial.outcome not in safety_outcomes.SURVIVED:
                     log.info("%s, %s: %s: %s", bench.subject.name, kind, trial.what, trial.outcome)
-        except mounts.FAILURES as error:
+        except mounts.CannotMount as error:
             impossible.append(f"{bench.subject.name}, {kind}: {error}")
         seconds = time.monotonic() - began
         log.info("%s, %s: %d in %.0f s", bench.subject.name, kind, len(trials) - before, seconds)

@@ -98,6 +98,7 @@ SUBJECTS = (
         results=("run/compare_explainers.json",),
         damaged=("run/**/*",),
         aims=("run/compare_explainers.*",),
+        prints=True,
         weight=0.15,
     ),
     Subject(

@@ -181,7 +181,7 @@ def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
     """Runs the command on disks that are too small, and again with more room.
 
     Raises:
-      mounts.FAILURES: no such disk can be made here.
+      mounts.CannotMount: no such disk can be made here.
     """
     for _ in range(count):
         with bench.begun_in(mounts.disk(bench.world, _LARGE_KIB), finished=False):
@@ -218,7 +218,7 @@ def keep_from_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
     """Runs the command where nothing can be written, before and after it has run once.
 
     Raises:
-      mounts.FAILURES: no such folder can be made here.
+      mounts.CannotMount: no such folder can be made here.
     """
     for finished in (False, True):
         bench.begin(finished)
