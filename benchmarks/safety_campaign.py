@@ -30,8 +30,6 @@ from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make
 from lossattn_jax import command
 from lossattn_jax.errors import Incomplete, UserError
 
-UNDISTURBED = "undisturbed"  # the kind of a trial that could not even begin
-
 log = logging.getLogger("lossattn_jax.benchmarks")
 
 
@@ -76,33 +74,36 @@ def run(
     }
     began = time.monotonic()
     counts = {KILL: kills, FULL: disks, PAIR: pairs}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = pathlib.Path(name).resolve()
         variables = environment(folder / "programs")
         processes = Processes(variables)
         needed = with_needs(name for subject in subjects for name in subject.inputs)
         make_inputs(folder / "inputs", needed, processes, data_dir)
 
-        def attempt(subject: Subject) -> tuple[list[Trial], list[str]]:
+        def attempt(subject: Subject) -> list[Trial | str]:
             draw = random.Random(f"{seed} {subject.name}")
             worker = Worker(variables)
             place = folder / str(SUBJECTS.index(subject))
+            results: list[Trial | str] = []
             try:
                 own = processes if {KILL, FULL, PAIR} & set(kinds) & set(subject.kinds) else None
                 bench = Bench(subject, place, folder / "inputs", own, worker)
-                return _attempt_all(bench, kinds, counts, share, draw)
-            except UserError as error:
-                log.info("%s", error)
-                return [Trial(UNDISTURBED, "", safety_outcomes.UNCLEAR, None, str(error))], []
+                results.extend(_attempt_all(bench, kinds, counts, share, draw))
+            except Exception as error:  # the others are tried all the same
+                log.info("%s: %r", subject.name, error)
+                results.append(Trial("-", "", safety_outcomes.BROKEN, None, repr(error)))
             finally:
                 worker.end()
+            return results
 
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             results = list(pool.map(attempt, subjects))
     trials = [
         (subject, trial)
-        for subject, (own, _) in zip(subjects, results, strict=True)
+        for subject, own in zip(subjects, results, strict=True)
         for trial in own
+        if isinstance(trial, Trial)
     ]
     record |= {
         "seconds": round(time.monotonic() - began),
@@ -123,7 +124,7 @@ def run(
             for subject in subjects
             for unseen in subject.unseen
         ],
-        "not_possible_here": [line for _, lines in results for line in lines],
+        "not_possible_here": [line for own in results for line in own if isinstance(line, str)],
     }
     machine.write(record, path)
     print(safety_table.markdown(record), end="")
@@ -155,7 +156,7 @@ def _attempt_all(
     counts: Mapping[str, int],
     share: float,
     draw: random.Random,
-) -> tuple[list[Trial], list[str]]:
+) -> Iterator[Trial | str]:
     """All trials of a subject, and sentences on kinds that are not possible on this machine."""
     makers: Mapping[str, Iterator[Trial]] = {
         KILL: safety_trials.kill(bench, counts[KILL], draw),
@@ -164,22 +165,20 @@ def _attempt_all(
         PAIR: safety_trials.run_pair(bench, counts[PAIR], draw),
         READ_ONLY: safety_trials.keep_from_writing(bench, draw),
     }
-    trials: list[Trial] = []
-    impossible = []
     for kind in bench.subject.kinds:
         if kind not in kinds:
             continue
-        began, before = time.monotonic(), len(trials)
+        began, count = time.monotonic(), 0
         try:
             for trial in makers[kind]:
-                trials.append(trial)
+                yield trial
+                count += 1
                 if trial.outcome not in safety_outcomes.SURVIVED:
                     log.info("%s, %s: %s: %s", bench.subject.name, kind, trial.what, trial.outcome)
         except mounts.CannotMount as error:
-            impossible.append(f"{bench.subject.name}, {kind}: {error}")
+            yield f"{bench.subject.name}, {kind}: {error}"
         seconds = time.monotonic() - began
-        log.info("%s, %s: %d in %.0f s", bench.subject.name, kind, len(trials) - before, seconds)
-    return trials, impossible
+        log.info("%s, %s: %d in %.0f s", bench.subject.name, kind, count, seconds)
 
 
 def _damage(trials: Iterable[tuple[Subject, Trial]]) -> dict[str, dict[str, dict[str, str]]]:

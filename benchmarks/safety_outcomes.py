@@ -18,6 +18,7 @@ RIGHT, REFUSED, WARNED = "right", "refused", "other result, with a warning"
 WRONG = "silently wrong"
 TRACEBACK, HANG, CRASH, STUCK = "traceback", "hang", "crash", "refused where it should go on"
 UNCLEAR = "exit code without a sentence"
+BROKEN = "the campaign itself failed"
 SURVIVED = (RIGHT, REFUSED, WARNED)
 
 # Of JSON: dates, times, and what a file was made from, which is not the result.
