@@ -8,22 +8,19 @@ a bit flipped, is cut, or removed. Then the same command runs again. SIGTERM, fu
 in one workdir are tried as well.
 """
 
-import contextlib
 import logging
 import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from benchmarks import crash_trials as trials
-from benchmarks import machine
+from benchmarks import machine, mounts, processes
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 
@@ -73,7 +70,7 @@ class Campaign:
                 if event is None:
                     break
                 event["seconds_until_exit"] = round(time.monotonic() - struck, 3)
-                event |= ended.facts()
+                event |= trials.facts(ended)
                 how = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
                 event["damage"] = trials.damage(how, workdir, self._draw) if how else None
                 events.append(event)
@@ -89,20 +86,20 @@ class Campaign:
         for _ in range(count):
             size = self._draw.randrange(_SMALLEST, _LARGEST)
             try:
-                with _disk(self._folder / "disk", size) as disk:
+                with mounts.disk(self._folder / "disk", size) as disk:
                     first = self._train(disk / "run").end()
                     again = self._train(disk / "run").end() if first.code else None
-                    _resize(disk, 64 * 1024)
+                    mounts.resize(disk, 64 * 1024)
                     last = self._train(disk / "run").end()
                     tried.append(
                         {
                             "kib": size,
-                            "first": first.facts(),
-                            "still_full": again and again.facts(),
+                            "first": trials.facts(first),
+                            "still_full": again and trials.facts(again),
                             **self._judged(disk / "run", last),
                         }
                     )
-            except (OSError, subprocess.CalledProcessError) as error:
+            except mounts.CannotMount as error:
                 return f"no disk of a given size could be made here: {error}"
         log.info("full disks: %d", len(tried))
         return tried
@@ -117,7 +114,7 @@ class Campaign:
                 time.sleep(0.02)
             second = self._train(workdir, log="second")
             ended = second.end()
-            tried.append({"second": ended.facts(), **self._judged(workdir, first.end())})
+            tried.append({"second": trials.facts(ended), **self._judged(workdir, first.end())})
             shutil.rmtree(workdir, ignore_errors=True)
         log.info("two at once: %d", len(tried))
         return tried
@@ -125,31 +122,13 @@ class Campaign:
     def _train(self, workdir: pathlib.Path, log: str = "log") -> trials.Training:
         return trials.Training(workdir, self._data_dir, self._folder / log)
 
-    def _judged(self, workdir: pathlib.Path, ended: trials.Ended) -> dict[str, Any]:
+    def _judged(self, workdir: pathlib.Path, ended: processes.Ended) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
         whole = ended.code == 0 and trials.metrics_are_whole(
             workdir, trials.OVERRIDES, int(self._bits["step"])
         )
         same = ended.code == 0 and trials.bits(workdir) == self._bits
-        return {"last": ended.facts(), "same_bits": same, "metrics_whole": whole}
-
-
-@contextlib.contextmanager
-def _disk(folder: pathlib.Path, kib: int) -> Iterator[pathlib.Path]:
-    """A file system in memory; takes a superuser."""
-    folder.mkdir()
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], check=True)
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", folder], check=True)
-    finally:
-        folder.rmdir()
-
-
-def _resize(folder: pathlib.Path, kib: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={kib}k", folder], check=True)
+        return {"last": trials.facts(ended), "same_bits": same, "metrics_whole": whole}
 
 
 def run(

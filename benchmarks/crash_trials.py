@@ -1,6 +1,5 @@
 """A small training as a command, what is done to it, and what is left of it."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -8,12 +7,11 @@ import pathlib
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks import processes
 from lossattn_jax import checkpoint, checkpoint_integrity
 from lossattn_jax.train import reporting
 
@@ -27,42 +25,23 @@ OVERRIDES: dict[str, Any] = {
     "log.pictures": 0,
     "optimizer.warmup_epochs": 1.0,
 }
-_ROOT = pathlib.Path(__file__).parents[1]
-_WAIT_SECONDS = 1800.0  # of a process that others may have stopped
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """What a process has left.
-
-    Attributes:
-      code: its exit code, negative after a signal.
-      told: what it said on stderr.
-    """
-
-    code: int
-    told: str
-
-    @property
-    def last_words(self) -> str:
-        """The end of what it said, long enough for a sentence with paths in it."""
-        return self.told[-1000:]
-
-    def facts(self) -> dict[str, Any]:
-        """For the record: code, where it went on, its warnings of damage, its last line, a traceback."""
-        lines = self.told.strip().splitlines()
-        started = re.search(r"steps of \d+ images, from step (\d+)", self.told)
-        about = ("damaged", "going on from", "starts from the beginning")
-        return {
-            "code": self.code,
-            "from_step": int(started[1]) if started else None,
-            "warnings": [line for line in lines if any(words in line for words in about)],
-            "last_line": lines[-1] if lines else "",
-            "traceback": "Traceback" in self.told,
-        }
+def facts(ended: processes.Ended) -> dict[str, Any]:
+    """For the record: code, where it went on, its warnings of damage, its last line, a traceback."""
+    lines = ended.told.strip().splitlines()
+    started = re.search(r"steps of \d+ images, from step (\d+)", ended.told)
+    about = ("damaged", "going on from", "starts from the beginning")
+    return {
+        "code": ended.code,
+        "from_step": int(started[1]) if started else None,
+        "warnings": [line for line in lines if any(words in line for words in about)],
+        "last_line": lines[-1] if lines else "",
+        "traceback": "Traceback" in ended.told,
+    }
 
 
-class Training:
+class Training(processes.Process):
     """The command, started once."""
 
     def __init__(
@@ -80,45 +59,25 @@ class Training:
           log: file for what it says on stderr.
           overrides: of the config, by key.
         """
-        values = {**overrides, "data.dir": data_dir}
         self.workdir = workdir
-        self._log = log
-        self.started = time.monotonic()
-        with self._log.open("w") as file:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "train.py",
-                    "--config=configs/digit_scenes.py",
-                    *(f"--config.{key}={value}" for key, value in values.items()),
-                    f"--workdir={workdir}",
-                ],
-                cwd=_ROOT,
-                env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
-                stderr=file,
-            )
+        super().__init__(
+            arguments(workdir, data_dir, overrides),
+            log,
+            environment={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+        )
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
 
-    def runs(self) -> bool:
-        """Whether it has not ended yet."""
-        return self._process.poll() is None
-
-    def says(self, words: str) -> bool:
-        """Whether it has said so."""
-        return words in self._log.read_text()
-
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal."""
-        self._process.send_signal(number)
-
-    def end(self) -> Ended:
-        """Waits for its end."""
-        code = self._process.wait(_WAIT_SECONDS)
-        return Ended(code, self._log.read_text())
+def arguments(
+    workdir: str | pathlib.Path, data_dir: str, overrides: Mapping[str, Any] = OVERRIDES
+) -> list[str]:
+    """What Python gets to train; see `Training`."""
+    values = {**overrides, "data.dir": data_dir}
+    return [
+        str(processes.ROOT / "train.py"),
+        f"--config={processes.ROOT / 'configs' / 'digit_scenes.py'}",
+        *(f"--config.{key}={value}" for key, value in values.items()),
+        f"--workdir={workdir}",
+    ]
 
 
 def strike(
@@ -141,22 +100,21 @@ def strike(
     seen: set[str] = set()
     folder = training.workdir / checkpoint.CHECKPOINTS_NAME
     before = {path.name for path in folder.glob("*tmp*")}  # of earlier kills
-    while saving or time.monotonic() < moment:
-        if not training.runs():
-            return None
-        if saving and folder.is_dir():
-            seen |= {path.name for path in folder.glob("*.orbax-checkpoint-tmp")} - before
-            if len(seen) >= save:
-                time.sleep(delay)
-                break
-        time.sleep(0.002)
-    if not training.runs():
+
+    def ready() -> bool:
+        if not saving:
+            return time.monotonic() >= moment
+        if folder.is_dir():
+            seen.update({path.name for path in folder.glob("*.orbax-checkpoint-tmp")} - before)
+        if len(seen) < save:
+            return False
+        time.sleep(delay)
+        return True
+
+    seconds_after_start = training.strike(number, ready)
+    if seconds_after_start is None:
         return None
-    training.send(number)
-    return {
-        "saving": saving,
-        "seconds_after_start": round(time.monotonic() - training.started, 3),
-    }
+    return {"saving": saving, "seconds_after_start": seconds_after_start}
 
 
 def damage(how: str, workdir: pathlib.Path, draw: random.Random) -> dict[str, Any] | None:
@@ -195,13 +153,15 @@ def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def bits(workdir: pathlib.Path) -> dict[str, str]:
-    """Digests of all arrays of the whole state in the last checkpoint, and its step."""
+    """Digests of all arrays of the whole state in the last checkpoint, as far as it has it, and its step."""
     import orbax.checkpoint as ocp
 
     last = steps(workdir)[-1]
     found = {"step": last.name}
     with ocp.StandardCheckpointer() as reader:
         for item in ("variables", "training"):
+            if not (last / item).exists():  # a conversion has no state of a training
+                continue
             digests = checkpoint_integrity.digests_of(reader.restore(last / item))
             told = json.dumps(digests, sort_keys=True).encode()
             found[item] = hashlib.sha256(told).hexdigest()

@@ -116,7 +116,7 @@ class Run:
                 "until_epoch": samples[-1]["epoch"],
                 "seconds": samples[-1]["seconds"],
                 "seconds_until_exit": exit_seconds if how else None,
-                **ended.facts(),
+                **trials.facts(ended),
                 "levels": run_growth.levels(run_growth.settled(samples, _FIRST_TESTS)),
                 "slopes": run_growth.slopes(run_growth.settled(samples, _WARM)) if long else None,
                 "samples": run_growth.thinned(samples, _KEPT_LONG if long else _KEPT_SHORT),

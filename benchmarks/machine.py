@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from lossattn_jax import cpu
 from lossattn_jax.errors import UserError
+
+_QUIET: dict[str, Any] = {"capture_output": True, "text": True}
 
 
 def facts() -> dict[str, Any]:
@@ -45,6 +48,17 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 def command(module: str) -> str:
     """The command line of this process, which runs `module`."""
     return " ".join(["python", "-m", module, *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The commit of this code, with "+" where files were changed since; "unknown" outside of git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, **_QUIET)
+        changes = subprocess.run([*git, "status", "--short", "-uno"], check=True, **_QUIET)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def now() -> str:

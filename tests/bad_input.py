@@ -6,12 +6,12 @@ import json
 import pathlib
 import shutil
 
-import in_process
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from benchmarks import in_process
 from lossattn_jax import convert, weight_files
 from lossattn_jax.mil import BagNetwork, dumps
 from lossattn_jax.mil import config as bag_config

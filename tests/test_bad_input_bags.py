@@ -1,8 +1,9 @@
 """What the commands for bags make of wrong input: see `test_bad_input`."""
 
 import bad_input
-import in_process
 import pytest
+
+from benchmarks import in_process
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
 BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")

@@ -3,8 +3,9 @@
 import pathlib
 import sys
 
-import in_process
 import pytest
+
+from benchmarks import in_process
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk

@@ -9,7 +9,6 @@ import sys
 import types
 import zipfile
 
-import in_process
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -18,6 +17,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from benchmarks import in_process
 from lossattn_jax import checkpoint, convert, mil, models, runs, torch_names, weight_files
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate_run

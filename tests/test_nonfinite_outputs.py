@@ -6,7 +6,6 @@ import math
 import pathlib
 import sys
 
-import in_process
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ import tensorstore
 from flax import traverse_util
 from PIL import Image
 
+from benchmarks import in_process
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import (
     compare_explainers,

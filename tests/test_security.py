@@ -201,7 +201,7 @@ def test_requirements_have_a_lower_bound_and_no_upper_one(name):
 
 
 def test_flags_of_other_tests_survive_a_command(tmp_path):
-    import in_process
+    from benchmarks import in_process
 
     before = set(flags.FLAGS)
     assert in_process.run(["-m", "lossattn_jax.models"], tmp_path).returncode == 2

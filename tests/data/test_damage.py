@@ -6,9 +6,9 @@ import os
 import resource
 import shutil
 
-import in_process
 import pytest
 
+from benchmarks import in_process
 from lossattn_jax import data
 from lossattn_jax.data import shard_digests
 from lossattn_jax.data.prepare import prepare

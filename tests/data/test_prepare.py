@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import in_process
 import numpy as np
 import pytest
 
+from benchmarks import in_process
 from lossattn_jax import data, records, run_folder
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError

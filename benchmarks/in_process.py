@@ -1,5 +1,7 @@
 """Runs a command's main in this process, as `python ARGS` would in another: a start costs seconds there."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import io
@@ -9,7 +11,9 @@ import pathlib
 import runpy
 import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -27,10 +31,11 @@ class Finished:
     stderr: str
 
 
-def run(arguments, folder):
+def run(arguments: Sequence[str], folder: str | os.PathLike[str]) -> Finished:
     """Runs `["train.py", ...]` or `["-m", MODULE, ...]` in a folder.
 
     What a command changes of the process (flags, loggers, signals, XLA's flags, where it is) is put back.
+    What it fails with is printed as a traceback, and gives the exit code 1.
     """
     module = arguments[0] == "-m"
     name, *rest = arguments[1:] if module else arguments
@@ -52,11 +57,14 @@ def run(arguments, folder):
                 runpy.run_path(str(ROOT / name), run_name="__main__")
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except Exception:
+            traceback.print_exc()
+            code = 1
     return Finished(code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
-def _as_new():
+def _as_new() -> Iterator[None]:
     """Puts back what a command changes; it finds none of our flags, which another test may have imported."""
     loggers = [logging.getLogger(name) for name in (None, "lossattn_jax", "absl")]
     kept = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
@@ -84,7 +92,7 @@ def _as_new():
         os.environ.update(environment)
 
 
-def _our_flags():
+def _our_flags() -> list[tuple[str, flags.Flag]]:
     """Flags of our modules and overrides of configs, each with its module.
 
     absl calls a main module as its process is called, and says that it defined the overrides itself.
@@ -94,6 +102,7 @@ def _our_flags():
         for module, own in flags.FLAGS.flags_by_module_dict().items()
         for flag in own
         if module.startswith(("lossattn_jax", "benchmarks"))
+        or module == sys.argv[0]
         or module.endswith("train.py")
         or flag.name.startswith("config.")
     ]

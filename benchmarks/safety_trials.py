@@ -1,0 +1,235 @@
+"""The kinds of trial of `safety_campaign`: kills, damage, full disks, two at once, read-only folders."""
+
+import dataclasses
+import fnmatch
+import os
+import pathlib
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from benchmarks import mounts, safety_damage, safety_outcomes
+from benchmarks.processes import Process
+from benchmarks.safety_outcomes import End
+from benchmarks.safety_subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
+from benchmarks.safety_worlds import Bench, end_of
+
+_TERM_SHARE = 3  # every third signal is SIGTERM
+_ATTEMPTS = 3  # at a kill that came too late
+_LARGE_KIB = 2**20  # a disk with room again
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What was done, and what came of it.
+
+    Attributes:
+      kind: of `safety_subjects.KINDS`.
+      what: was done to which file, or when.
+      outcome: of `safety_outcomes`.
+      code: that the command ended with.
+      last_line: that it said.
+      others: results that differ.
+    """
+
+    kind: str
+    what: str
+    outcome: str
+    code: int | None
+    last_line: str
+    others: tuple[str, ...] = ()
+
+
+def trial_of(
+    bench: Bench,
+    kind: str,
+    what: str,
+    end: End,
+    judge: Callable[..., str] = safety_outcomes.judge,
+    ignored: tuple[str, ...] = (),
+) -> Trial:
+    """Judges the last command of a trial by the world that it has left.
+
+    Args:
+      bench: with the world.
+      kind, what: of the `Trial`.
+      end: of the command; `Subject.after` has not run yet.
+      judge: `safety_outcomes.judge` or `judge_rerun`.
+      ignored: names of results that do not count.
+    """
+    end = bench.read_after(end)
+    expected = {n: value for n, value in bench.undisturbed.items() if n not in ignored}
+    results, others = None, ["unreadable"]
+    try:
+        results = {n: value for n, value in bench.results(end).items() if n not in ignored}
+        others = safety_outcomes.differences(results, expected)
+    except safety_outcomes.Unreadable:
+        pass
+    outcome = judge(end, results, expected, bench.code)
+    others = [] if outcome in safety_outcomes.SURVIVED else others
+    return Trial(kind, what, outcome, end.code, end.last_line, tuple(others[:5]))
+
+
+def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
+    """Kills the command at random and aimed moments, and runs it again to its end."""
+    for number in range(count):
+        name = signal.SIGTERM if number % _TERM_SHARE == 1 else signal.SIGKILL
+        aims = [*bench.subject.aims, *TEMPORARIES]
+        aim = draw.choice(aims) if number % 2 == 0 else None
+        for _ in range(_ATTEMPTS):
+            bench.begin()
+            process = bench.start()
+            seconds = process.strike(name, _moment(bench, process, aim, draw))
+            struck = end_of(process)
+            if seconds is not None:
+                break
+            aim = None
+        else:
+            continue
+        what = f"{name.name} {f'when {aim} appeared' if aim else f'after {seconds} s'}"
+        if "Traceback" in struck.said or struck.code is None:
+            yield trial_of(bench, KILL, what, struck)
+            continue
+        yield trial_of(bench, KILL, what, end_of(bench.start()), safety_outcomes.judge_rerun)
+
+
+def _moment(
+    bench: Bench, process: Process, aim: str | None, draw: random.Random
+) -> Callable[[], bool]:
+    """What says whether it is time to strike."""
+    moment = process.started + draw.uniform(0.2, 0.95) * bench.seconds
+    if aim is None:
+        return lambda: time.monotonic() >= moment
+    before = set(_matching(bench.world, aim))
+    delay = draw.choice((0.0, draw.uniform(0, 0.03)))
+
+    def appeared() -> bool:
+        if all(path in before for path in _matching(bench.world, aim)):
+            return False
+        time.sleep(delay)
+        return True
+
+    return appeared
+
+
+def _matching(world: pathlib.Path, aim: str) -> Iterator[str]:
+    """Paths in a world that match a pattern, or have one of `TEMPORARIES` in their names."""
+    for folder, folders, files in os.walk(world):
+        for name in (*folders, *files):
+            path = os.path.relpath(os.path.join(folder, name), world)
+            if aim in name if aim in TEMPORARIES else fnmatch.fnmatch(path, aim):
+                yield path
+
+
+def damage(bench: Bench, share: float, draw: random.Random) -> Iterator[Trial]:
+    """Damages one file after another, and runs the command that reads it or goes on with it."""
+    subject = bench.subject
+    for name, kind, way in planned(bench, share, draw):
+        bench.begin(finished=not subject.fresh)
+        file = bench.world / name
+        before = _lines(file)
+        if not safety_damage.WAYS[way](file, bench.world, draw):
+            continue
+        is_log = name in subject.logs
+        remaining = _lines(file) & before
+        end = bench.run()
+        ignored = subject.logs if is_log else ()
+        trial = trial_of(bench, DAMAGE, f"{way}: {kind}", end, ignored=ignored)
+        if is_log and trial.outcome == safety_outcomes.RIGHT and remaining - _lines(file):
+            trial = dataclasses.replace(
+                trial, outcome=safety_outcomes.WRONG, others=("lines of the log",)
+            )
+        yield trial
+
+
+def planned(bench: Bench, share: float, draw: random.Random) -> list[tuple[str, str, str]]:
+    """Which damage is tried: for one file of each kind a share of all ways, one at least.
+
+    Returns:
+      Of each a file's path in the world, its kind and the way.
+    """
+    subject = bench.subject
+    bench.begin(finished=not subject.fresh)
+    kinds: dict[str, list[str]] = {}
+    for pattern in subject.damaged:
+        for file in sorted(bench.world.glob(pattern)):
+            if file.is_file() and file.suffix != ".lock":
+                name = file.relative_to(bench.world).as_posix()
+                kinds.setdefault(safety_damage.kind_of(file, bench.world), []).append(name)
+    plan = []
+    ways: list[str] = []
+    for kind, names in sorted(kinds.items()):
+        for _ in range(max(1, round(share * subject.weight * len(safety_damage.WAYS)))):
+            if not ways:  # all come equally often
+                ways = draw.sample(sorted(safety_damage.WAYS), len(safety_damage.WAYS))
+            way, name = ways.pop(), draw.choice(names)
+            if not any(
+                fnmatch.fnmatch(name, unseen.pattern) and way in unseen.ways
+                for unseen in subject.unseen
+            ):
+                plan.append((name, kind, way))
+    return plan
+
+
+def _lines(file: pathlib.Path) -> set[bytes]:
+    return set(file.read_bytes().splitlines()) if file.is_file() else set()
+
+
+def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
+    """Runs the command on disks that are too small, and again with more room.
+
+    Raises:
+      mounts.CannotMount: no such disk can be made here.
+    """
+    for _ in range(count):
+        with bench.begun_in(mounts.disk(bench.world, _LARGE_KIB), finished=False):
+            room = draw.randrange(0, max(8, bench.kib))
+            mounts.resize(bench.world, mounts.occupied(bench.world) + room)
+            what = f"{room} KiB for {bench.kib}"
+            first = trial_of(bench, FULL, what, end_of(bench.start()))
+            if first.outcome not in safety_outcomes.SURVIVED:
+                yield first
+                continue
+            mounts.resize(bench.world, _LARGE_KIB)
+            yield trial_of(bench, FULL, what, end_of(bench.start()), safety_outcomes.judge_rerun)
+
+
+def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
+    """Starts the command twice at once: one of them at least has to end well, the other may refuse."""
+    for _ in range(count):
+        bench.begin()
+        first = bench.start()
+        wait = draw.uniform(0, 0.2) * bench.seconds
+        time.sleep(wait)
+        second = bench.start("_of_second")
+        ends = [end_of(first), end_of(second)]
+        what = f"{wait:.2f} s apart"
+        trials = [trial_of(bench, PAIR, what, end) for end in ends]
+        right = [t for t in trials if t.outcome == safety_outcomes.RIGHT]
+        bad = [t for t in trials if t.outcome not in safety_outcomes.SURVIVED]
+        if not right and not bad:
+            bad = [dataclasses.replace(trials[0], outcome=safety_outcomes.STUCK)]
+        yield (bad or right)[0]
+
+
+def keep_from_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
+    """Runs the command where nothing can be written, before and after it has run once.
+
+    Raises:
+      mounts.CannotMount: no such folder can be made here.
+    """
+    for finished in (False, True):
+        bench.begin(finished)
+        with mounts.read_only(bench.world):
+            what = "a finished folder" if finished else "inputs alone"
+            # What is printed is enough where no file can be written.
+            files = tuple(set(bench.undisturbed) - {"printed"})
+            ignored = files if bench.subject.prints and not finished else ()
+            yield trial_of(bench, READ_ONLY, what, bench.run(), ignored=ignored)
+
+
+def facts(trial: Trial) -> Mapping[str, Any]:
+    """A trial for the record."""
+    return dataclasses.asdict(trial)
