@@ -24,6 +24,9 @@ _REMOVED_NAME = "removed"
 
 _MOVED = "the workdir was moved or removed since the command began"
 
+# What TensorStore and Orbax say of what they wrote just before.
+_GONE = ("NOT_FOUND:", "Checkpoint directory does not exist")
+
 _PLACES = 8  # folders that are written to at about the same time, and more
 
 Metrics = Mapping[str, float]
@@ -179,7 +182,7 @@ def _disk_error(error: BaseException | None) -> str | None:
             return error.strerror
         if told := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
             return os.strerror(int(told[1]))
-        if str(error).startswith("NOT_FOUND:"):  # TensorStore's too, of what it wrote just before
+        if str(error).startswith(_GONE):
             return "something else has moved or removed its files"
         error = error.__cause__ or error.__context__
     return None

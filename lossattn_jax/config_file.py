@@ -30,7 +30,8 @@ def check(value: str) -> None:
     name, colon, argument = value.partition(":")
     path = pathlib.Path(name)
     if not os.path.isfile(path):  # pathlib's raises where a name is too long
-        raise UserError(f"the config file {str(path)!r} does not exist")
+        why = "is not a regular file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"the config file {str(path)!r} {why}")
     try:
         tree = ast.parse(path.read_text())
     except (SyntaxError, ValueError) as error:

@@ -85,7 +85,10 @@ CASES = [
     (("train.py", "--workdir={w}/new"), "--config"),
     (("train.py", CONFIG), "--workdir"),
     (("train.py", "--config={w}/absent.py", "--workdir={w}/new"), "'{w}/absent.py' does not exist"),
-    (("train.py", "--config={w}", "--workdir={w}/new"), "the config file '{w}' does not exist"),
+    (
+        ("train.py", "--config={w}", "--workdir={w}/new"),
+        "the config file '{w}' is not a regular file",
+    ),
     (("train.py", "--config={w}/good.npz", "--workdir={w}/new"), "{w}/good.npz is not Python"),
     (("train.py", "--config={w}/bytes.py", "--workdir={w}/new"), "{w}/bytes.py is not Python"),
     (("train.py", "--config={w}/latin.py", "--workdir={w}/new"), "{w}/latin.py is not Python"),

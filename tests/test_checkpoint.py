@@ -1,7 +1,6 @@
 """Checkpoints: what is kept, what is refused, and that foreign files do no harm."""
 
 import os
-import shutil
 import sys
 import types
 
@@ -115,22 +114,27 @@ def test_a_fifo_among_the_arrays_is_damage_and_nobody_waits_for_its_writer(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("move", "sentence"),
+    ("move", "words", "sentence"),
     [
-        (lambda workdir: workdir.rename(workdir.with_name("moved")), "the workdir was moved"),
-        (lambda workdir: shutil.rmtree(workdir / "checkpoints"), "something else has moved"),
+        (lambda run: run.rename(run.with_name("moved")), "in any words", "the workdir was moved"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "NOT_FOUND: x",
+            "something else has moved",
+        ),
+        (lambda run: None, "Checkpoint directory does not exist: x", "something else has moved"),
     ],
-    ids=["workdir", "checkpoints"],
+    ids=["workdir", "TensorStore", "Orbax"],
 )
-def test_what_tensorstore_says_of_a_moved_folder_is_a_sentence(
-    tmp_path, monkeypatch, move, sentence
+def test_a_folder_that_goes_away_during_a_save_is_a_sentence(
+    tmp_path, monkeypatch, move, words, sentence
 ):
     workdir = tmp_path / "run"
     workdir.mkdir()
 
     def fail(manager):
         move(workdir)
-        raise ValueError('NOT_FOUND: Error opening "zarr" driver')
+        raise ValueError(words)
 
     with checkpoint.Checkpoints(workdir) as checkpoints:
         checkpoints.save(1, {"state": state(1)}, None)
