@@ -130,7 +130,7 @@ def _content(file: pathlib.Path, world: pathlib.Path) -> Any:
         if file.suffix == ".jsonl":
             return [_lasting(json.loads(line)) for line in file.read_bytes().splitlines()]
         if file.suffix == ".npz":
-            with np.load(file) as arrays:
+            with np.load(file, allow_pickle=False) as arrays:
                 return {name: _digest(arrays[name].tobytes()) for name in arrays.files}
         if file.suffix in (".md", ".html", ".csv"):
             return printed(file.read_text(), world)

@@ -276,7 +276,7 @@ def test_damaged_files_are_no_silent_error(command, changes, inputs, tmp_path):
 @pytest.mark.slow
 def test_every_command_survives_a_campaign_of_every_kind(tmp_path):
     out = tmp_path / "results.json"
-    record = safety_campaign.run(str(out), kills=2, disks=1, pairs=1, share=0.2, seed=1, jobs=2)
+    record = safety_campaign.run(str(out), kills=1, disks=1, pairs=1, share=0.1, seed=1, jobs=2)
     rows = {(row["command"], row["kind"]): row for row in record["table"]}
     assert out.exists()
     tried = {(s.command, kind) for s in SUBJECTS for kind in s.kinds}
