@@ -62,7 +62,7 @@ def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
             "the config file 'absent.py' does not exist",
         ),
         (["train.py", "--config", "absent.py", "--workdir=x"], "'absent.py' does not exist"),
-        (["train.py", "--config=configs", "--workdir=x"], "'configs' does not exist"),
+        (["train.py", "--config=configs", "--workdir=x"], "'configs' is not a regular file"),
         (["train.py", "--config=Makefile", "--workdir=x"], "Makefile is not Python"),
         (["train.py", "--config=train.py", "--workdir=x"], "train.py has no function get_config"),
         (["train.py", CONFIG, "--noconfig.data.extar"], "config.data.extar is not a config key"),
