@@ -165,7 +165,7 @@ def compare_run(
         "explainers": {name: _finite(values) for name, values in measured.items()},
     }
     made_from = {
-        **provenance.of_outputs(run, dataset),
+        **provenance.of_measurement(run, dataset, workdir),
         "images": content["images"],
         "protocol": dataclasses.asdict(protocol),
     }

@@ -93,6 +93,12 @@ def read(
     return config
 
 
+def read_digest(path: pathlib.Path) -> str | None:
+    """The digest that `write` has put into a file that `read` reads; None without one."""
+    digest: str | None = json.loads(files.read(path)).get(records.DIGEST)
+    return digest
+
+
 # What must agree for a run to be continued, and why.
 _FIXED = {
     "model.": ", and it shapes the model",

@@ -199,7 +199,7 @@ def evaluate_run(
         "workdir": str(workdir),
         **metrics.finite(measured),
     }
-    result = records.complete(content, provenance.of_outputs(run, dataset))
+    result = records.complete(content, provenance.of_measurement(run, dataset, workdir))
     if jax.process_index() == 0:
         _write(result, pathlib.Path(out or f"{workdir}/evaluation_{split}.json"), bool(out))
     return result

@@ -215,7 +215,9 @@ def _refuse_mixed(
     """
     config = provenance.of_config(run_folder.stored_config(workdir))
     checkpoint = provenance.of_checkpoint(workdir, step)
-    now = config if checkpoint is None else {**config, "parameters": checkpoint}
+    now = {**config, provenance.CONFIG_FILE: run_folder.config_digest(workdir)}
+    if checkpoint is not None:
+        now["parameters"] = checkpoint
     for name, made_from in inputs.items():
         if made_from is None:
             continue

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import checkpoint, data, devices, digests, runs
+from lossattn_jax import checkpoint, data, devices, digests, run_folder, runs
 from lossattn_jax import checkpoint_integrity as integrity
 from lossattn_jax.config import leaves
 from lossattn_jax.errors import UserError
@@ -18,6 +18,8 @@ from lossattn_jax.errors import UserError
 # Keys of a config that decide what a checkpoint's network makes of a split. The others are about how it was
 # trained, which the digest of its parameters covers, and about where the data are, not what they are.
 _DECIDING = ("model.", "data.name", "data.extra", "data.num_labels", "data.label_seed")
+
+CONFIG_FILE = run_folder.CONFIG_NAME  # key of the digest of a run's whole config
 
 _OF_FLAX = ("parent", "name")  # fields of every module, which say where it is and not what it is
 
@@ -37,6 +39,11 @@ def of_outputs(run: runs.Run, dataset: data.Dataset) -> dict[str, Any]:
     """
     (images,) = of_data(dataset)
     return {"split": dataset.split, **of_run(run), "data": images}
+
+
+def of_measurement(run: runs.Run, dataset: data.Dataset, workdir: str) -> dict[str, Any]:
+    """As `of_outputs`, with the digest of the run's whole config; for reports that name runs by it."""
+    return {**of_outputs(run, dataset), CONFIG_FILE: run_folder.config_digest(workdir)}
 
 
 def of_data(*datasets: data.Dataset) -> list[str]:

@@ -147,12 +147,35 @@ def writing(workdir: str | pathlib.Path) -> Iterator[None]:
         ) from None
 
 
+def check_whole(workdir: str | pathlib.Path, *names: str) -> None:
+    """Refuses to say that a run is finished where a file of it is gone.
+
+    Args:
+      workdir: of the run.
+      names: of files in it, besides the config.
+
+    Raises:
+      UserError: one is not there.
+    """
+    for name in (CONFIG_NAME, *names):
+        if not os.path.isfile(os.path.join(workdir, name)):
+            raise UserError(
+                f"the workdir {workdir} has lost its {name} while this command wrote in it; bring it back, "
+                "or use another workdir"
+            )
+
+
 def describe_move(workdir: str | pathlib.Path) -> str:
     """The sentence for a folder that has gone during a command."""
     return (
         f"the workdir {workdir} was moved, removed or replaced while this command wrote in it; bring it back "
         "and run the command again to go on, or use another workdir"
     )
+
+
+def config_digest(workdir: str | pathlib.Path) -> str | None:
+    """The digest in a run's config, which tells it from that of another run; None without one."""
+    return config_json.read_digest(pathlib.Path(workdir) / CONFIG_NAME)
 
 
 def stored_config(workdir: str | pathlib.Path) -> ConfigDict:

@@ -1,7 +1,6 @@
 """Checkpoints: what is kept, what is refused, and that foreign files do no harm."""
 
 import os
-import shutil
 import sys
 import types
 

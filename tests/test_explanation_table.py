@@ -255,6 +255,8 @@ def test_an_edited_record_is_refused(make_run, write, name):
             {"config.model.threshold": 1.0},
             r"is there now \(config.model.threshold 1.0 instead of 0.1\)",
         ),
+        # As where the whole files of two runs are exchanged, of which each is intact.
+        ({"config.json": "c" * 64}, r"is there now \(other config.json\)"),
     ],
 )
 def test_files_of_different_inputs_are_refused(make_run, write, changes, sentence):

@@ -53,3 +53,13 @@ def test_a_config_without_a_digest_is_read_with_a_warning(tmp_path, caplog):
     path.write_text(json.dumps(content))
     assert run_folder.stored_config(tmp_path) == config.default_config()
     assert "was written before configs carried digests" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_run_that_has_lost_a_file_is_not_finished(tmp_path, name):
+    run_folder.write_config(config.default_config(), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    run_folder.check_whole(tmp_path, "metrics.jsonl")
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=f"has lost its {name} while this command wrote in it"):
+        run_folder.check_whole(tmp_path, "metrics.jsonl")

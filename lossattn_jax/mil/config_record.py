@@ -35,10 +35,12 @@ def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
         return
     try:
         stored = config_lib.read(path)
-    except config_json.DamagedConfig as error:
+    except config_json.DamagedConfig:
         if not _refuse_other_folds(config, folder):
             raise
-        log.warning("%s; it is made again, as the folds there are of this command's config", error)
+        log.warning(
+            "%s is damaged; it is made again, as the folds there are of this command's config", path
+        )
         return
     before = dict(config_lib.leaves(stored))
     for key, value in config_lib.leaves(config):

@@ -98,6 +98,8 @@ def train(
         if test_metrics:
             checkpoints.wait()
             checkpoints.check_there(job.total_steps)
+            if jax.process_index() == 0:  # which has written them
+                run_folder.check_whole(job.workdir, reporting.METRICS_NAME)
     if test_metrics:
         log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
     return test_metrics
