@@ -124,7 +124,8 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
         process = _join() if processes else None
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the command was started without one
+            sys.stdout.flush()
     except UserError as error:
         code = _complain(error, process)
         if code != EXIT_INCOMPLETE:

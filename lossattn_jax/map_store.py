@@ -211,7 +211,7 @@ def legible(array: Any) -> np.ndarray | None:
     """The content of an array, or of a part of one; None where a file is damaged."""
     try:
         return array.read().result()
-    except ValueError:
+    except (ValueError, NotImplementedError):  # the latter of a compressed index that is cut
         return None
 
 

@@ -240,14 +240,15 @@ def write_bags(world):
 def contents(world):
     """Of every path below a folder what it is, and of files a hash of what is in them.
 
-    But not the lock that a training takes before it looks at what is in its workdir: that file stays, empty.
+    But not the locks that commands take, in a folder or beside it, before they look at what is there: these
+    files stay, empty.
     """
     return {
         str(path.relative_to(world)): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         )
         for path in sorted(world.rglob("*"))
-        if path.name != LOCK_NAME
+        if path.name != LOCK_NAME and not (path.name[0] == "." and path.suffix == ".lock")
     }
 
 

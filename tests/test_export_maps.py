@@ -194,7 +194,7 @@ def test_the_store_says_what_it_is_and_is_laid_out_in_batches(whole):
     grid = {"rows": 2, "cols": 2, "map_size": [4, 4], "kernel": 3, "stride": 1}
     assert told["patch_grid"] == grid
     assert {"jax", "lossattn_jax", "parameters", "chunk_rows"} <= told.keys()
-    for name in map_store.ARRAYS:
+    for name in sorted(map_store.ARRAYS.keys() - {"digest"}):  # which is of the last bits
         array = json.loads((whole / name / "zarr.json").read_text())
         chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
         assert len(array["dimension_names"]) == len(chunk)
@@ -611,7 +611,7 @@ def test_four_devices_write_the_same(whole, run_python, tmp_path):
     finished = run_python("-c", SCRIPT, tmp_path / "maps.zarr", devices=4)
     assert finished.returncode == 0, finished.stderr
     assert "devices: 4" in finished.stdout
-    for name in map_store.ARRAYS:
+    for name in sorted(map_store.ARRAYS.keys() - {"digest"}):  # which is of the last bits
         found, expected = read(tmp_path / "maps.zarr", name), read(whole, name)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -635,7 +635,7 @@ def test_two_processes_write_a_share_each_and_go_on_together(whole, run_python, 
         )
     assert "calls: 4" in started[0].result().stdout
     assert len(list((folder / "done" / "c").iterdir())) == 9  # of the tenth no row is an image
-    for name in map_store.ARRAYS:
+    for name in sorted(map_store.ARRAYS.keys() - {"digest"}):  # which is of the last bits
         found, expected = read(folder, name), read(whole, name)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -669,4 +669,4 @@ def test_the_command_exports_a_run(scenes_dir, run_python, tmp_path):
     assert contents(part) == contents(whole)
     refused = run_python(*command, f"--out={whole}", "--num=7")
     assert refused.returncode == 2
-    assert "with num_images 60 and not 7" in refused.stderr and "Traceback" not in refused.stderr
+    assert "num_images 60 instead of 7" in refused.stderr and "Traceback" not in refused.stderr
