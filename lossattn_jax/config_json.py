@@ -56,24 +56,9 @@ def read(
       DamagedConfig: the file cannot be read, or is not as it was written.
       UserError: there is no such file, or it is not a config.
     """
-    try:
-        stored = json.loads(files.read(path))
-        digest = stored.pop(records.DIGEST, None) if isinstance(stored, dict) else None
-        given = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
-    # The last one for what is nested too deeply.
-    except (OSError, AttributeError, ValueError, RecursionError) as error:
-        if isinstance(error, OSError) and error.errno in files.LACKS:
-            raise  # which says nothing of the file
-        reason = getattr(error, "strerror", None) or error
-        raise DamagedConfig(f"{path} cannot be read as a config ({reason}); {_REMEDY}") from None
-    if given is None:
-        raise DamagedConfig(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
+    given, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
-    elif digest != digests.of_json(stored):
-        raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
     config = defaults()
     for key, value in given:
         section, _, name = key.rpartition(".")
@@ -94,9 +79,37 @@ def read(
 
 
 def read_digest(path: pathlib.Path) -> str | None:
-    """The digest that `write` has put into a file that `read` reads; None without one."""
-    digest: str | None = json.loads(files.read(path)).get(records.DIGEST)
-    return digest
+    """Reads the digest of a config's file; None without one.
+
+    Raises:
+      DamagedConfig, UserError: as of `read`, but for values.
+    """
+    return _load(path)[1]
+
+
+def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
+    """Keys and values of a config's file, and the digest that it has.
+
+    Raises:
+      DamagedConfig, UserError: as of `read`, but for values.
+    """
+    try:
+        stored = json.loads(files.read(path))
+        digest = stored.pop(records.DIGEST, None) if isinstance(stored, dict) else None
+        given = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
+    # The last one for what is nested too deeply.
+    except (OSError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in files.LACKS:
+            raise  # which says nothing of the file
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedConfig(f"{path} cannot be read as a config ({reason}); {_REMEDY}") from None
+    if given is None:
+        raise DamagedConfig(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
+    if digest is not None and digest != digests.of_json(stored):
+        raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
+    return given, digest
 
 
 # What must agree for a run to be continued, and why.

@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if _is_device(path):
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part")
+    temporary = os.path.join(folder, _name_temporary(name))
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
@@ -117,7 +117,7 @@ def check_writable(folder: Path) -> None:
     Raises:
       OSError: that cannot be done.
     """
-    path = os.path.join(folder, f".{secrets.token_hex(8)}.part")
+    path = os.path.join(folder, _name_temporary(""))
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     os.unlink(path)
 
@@ -154,6 +154,16 @@ class HeldFolder:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _name_temporary(name: str) -> str:
+    """A name that cannot be foreseen and that `remove_temporaries` knows, for a file called so."""
+    return f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `replacing` gives until all is written."""
+    return re.fullmatch(_TEMPORARY % ".*", name, re.DOTALL) is not None
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:

@@ -47,6 +47,7 @@ _COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
 _METADATA = "zarr.json"  # of a group or an array
 _GROUP = {"zarr_format": 3, "node_type": "group"}
 _DIGEST = "digest"  # of the group's metadata, among its attributes
+_EARLIER_PART = f"{_METADATA}.part"  # what killed exports of earlier versions have left
 _INSTEAD = "give another --out, or remove the store to start anew"
 
 
@@ -211,7 +212,7 @@ def legible(array: Any) -> np.ndarray | None:
     """The content of an array, or of a part of one; None where a file is damaged."""
     try:
         return array.read().result()
-    except (ValueError, NotImplementedError):  # the latter of a compressed index that is cut
+    except (ValueError, NotImplementedError):  # the latter where a chunk's bytes are no booleans
         return None
 
 
@@ -231,7 +232,8 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Under its name in one go, so that a folder without it is not ours.
-        if all(entry.name.endswith(".part") for entry in folder.iterdir()):
+        names = {entry.name for entry in folder.iterdir()}
+        if all(files.is_temporary(name) or name == _EARLIER_PART for name in names):
             attributes = made_from | told | versions
             digest = digests.of_json({**_GROUP, "attributes": attributes})
             group = {**_GROUP, "attributes": attributes | {_DIGEST: digest}}

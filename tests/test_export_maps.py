@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import socket
 import sys
 import weakref
@@ -269,6 +270,24 @@ def test_a_killed_start_leaves_nothing_in_the_way(export, measured, whole, tmp_p
     measured.clear()
     export(folder)
     assert len(measured) == 1
+    assert contents(folder) == contents(whole)
+
+
+def test_a_folder_with_a_foreign_file_is_no_unfinished_store(export, tmp_path):
+    folder = tmp_path / "maps.zarr"
+    folder.mkdir()
+    (folder / "download.part").write_text("mine")
+    with pytest.raises(UserError, match="is not a store of maps: it has no zarr.json"):
+        export(folder)
+    (folder / "download.part").rename(folder / "zarr.json.part")
+    export(folder)
+
+
+def test_a_chunk_whose_bytes_are_no_booleans_is_made_again(export, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "maps.zarr")
+    chunk = folder / "done" / "c" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\xff")
+    export(folder)
     assert contents(folder) == contents(whole)
 
 

@@ -52,13 +52,13 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
 
 
 def test_only_our_temporaries_are_removed(tmp_path):
-    left = tmp_path / f".numbers.{'0' * 16}.part"
+    temporary = tmp_path / f".numbers.{'0' * 16}.part"
     others = [tmp_path / name for name in ("numbers.part", ".numbers.part", ".x.0123.part")]
-    for path in (left, *others):
+    for path in (temporary, *others):
         path.write_bytes(b"")
     (tmp_path / f".link.{'1' * 16}.part").symlink_to(others[0])
     files.remove_temporaries(tmp_path)
-    assert not left.exists() and all(path.exists() for path in others)
+    assert not temporary.exists() and all(path.exists() for path in others)
     files.remove_temporaries(tmp_path / "absent")
 
 

@@ -26,10 +26,10 @@ def test_a_lock_may_be_beside_its_folder(tmp_path):
 
 
 def test_what_killed_commands_have_left_is_removed(tmp_path):
-    left = tmp_path / f".config.json.{'a' * 16}.part"
-    left.write_text("half")
+    temporary = tmp_path / f".config.json.{'a' * 16}.part"
+    temporary.write_text("half")
     with run_folder.alone(tmp_path):
-        assert not left.exists()
+        assert not temporary.exists()
 
 
 def test_an_edited_config_is_refused(tmp_path):
