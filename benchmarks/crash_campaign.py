@@ -122,7 +122,7 @@ class Campaign:
     def _train(self, workdir: pathlib.Path, log: str = "log") -> trials.Training:
         return trials.Training(workdir, self._data_dir, self._folder / log)
 
-    def _judged(self, workdir: pathlib.Path, ended: processes.Ended) -> dict[str, Any]:
+    def _judged(self, workdir: pathlib.Path, ended: processes.End) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
         whole = ended.code == 0 and trials.metrics_are_whole(
             workdir, trials.OVERRIDES, int(self._bits["step"])

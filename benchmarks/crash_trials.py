@@ -27,17 +27,17 @@ OVERRIDES: dict[str, Any] = {
 }
 
 
-def facts(ended: processes.Ended) -> dict[str, Any]:
-    """For the record: code, where it went on, its warnings of damage, its last line, a traceback."""
-    lines = ended.told.strip().splitlines()
-    started = re.search(r"steps of \d+ images, from step (\d+)", ended.told)
+def facts(ended: processes.End) -> dict[str, Any]:
+    """What the record has of a training's end."""
+    lines = ended.stderr.strip().splitlines()
+    started = re.search(r"steps of \d+ images, from step (\d+)", ended.stderr)
     about = ("damaged", "going on from", "starts from the beginning")
     return {
         "code": ended.code,
         "from_step": int(started[1]) if started else None,
         "warnings": [line for line in lines if any(words in line for words in about)],
         "last_line": lines[-1] if lines else "",
-        "traceback": "Traceback" in ended.told,
+        "traceback": "Traceback" in ended.stderr,
     }
 
 
@@ -153,7 +153,7 @@ def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def bits(workdir: pathlib.Path) -> dict[str, str]:
-    """Digests of all arrays of the whole state in the last checkpoint, as far as it has it, and its step."""
+    """Digests of the arrays in the last checkpoint, and its step."""
     import orbax.checkpoint as ocp
 
     last = steps(workdir)[-1]

@@ -1,4 +1,4 @@
-"""File systems for trials: too small a disk, and a folder that cannot be written. Both take a superuser."""
+"""File systems for trials: small disks and read-only folders; for a superuser."""
 
 import contextlib
 import os

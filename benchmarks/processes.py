@@ -15,23 +15,39 @@ _LOOK_SECONDS = 0.002  # between two looks at whether the moment has come
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """What a process has left.
+class End:
+    """How a command ended.
 
     Attributes:
-      code: its exit code, negative after a signal.
-      told: what it said on stderr.
-      printed: on stdout, where that was kept.
+      code: its exit code, negative after a signal; None where it never ended.
+      stdout: what it printed, where that was kept.
+      stderr: what it said besides.
     """
 
-    code: int
-    told: str
-    printed: str = ""
+    code: int | None
+    stdout: str
+    stderr: str
 
     @property
     def last_words(self) -> str:
-        """The end of what it said, long enough for a sentence with paths in it."""
-        return self.told[-1000:]
+        """The end of stderr, long enough for a sentence with paths in it."""
+        return self.stderr[-1000:]
+
+    @property
+    def last_line(self) -> str:
+        """The last line of stderr."""
+        lines = self.stderr.strip().splitlines()
+        return lines[-1][:400] if lines else ""
+
+    def warns(self) -> bool:
+        """Whether it warned of something that was done to its files."""
+        words = ("damage", "made again", "cannot be read", "not as it was written", "again")
+        lines = (line for line in self.stderr.splitlines() if "warning" in line.lower())
+        return any(word in line for line in lines for word in words)
+
+    def errors(self) -> list[str]:
+        """The sentences in which it refused."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error")]
 
 
 class Process:
@@ -93,11 +109,11 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def end(self) -> Ended:
+    def end(self) -> End:
         """Waits for its end."""
         code = self._process.wait(_WAIT_SECONDS)
         printed = self._output.read_text() if self._output else ""
-        return Ended(code, self._log.read_text(errors="replace"), printed)
+        return End(code, printed, self._log.read_text(errors="replace"))
 
     def strike(self, number: signal.Signals, ready: Callable[[], bool]) -> float | None:
         """Sends a signal as soon as `ready` says so.

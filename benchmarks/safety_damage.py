@@ -16,7 +16,7 @@ _NUMBER = re.compile(rb"(?<![\w.+-])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])")
 
 
 def kind_of(file: pathlib.Path, world: pathlib.Path) -> str:
-    """A file's path in a world, without the parts of its name that differ between files of a kind."""
+    """Names the kind of a file: its path without numbers and random parts."""
     name = file.relative_to(world).as_posix()
     for pattern, sign in _PARTS_OF_NAMES:
         name = pattern.sub(sign, name)
@@ -56,7 +56,7 @@ def _random_bytes(file: pathlib.Path, world: pathlib.Path, draw: random.Random) 
 
 
 def _swap(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    """With another file of the same kind; where there is none, with one of the same ending."""
+    """Exchanges a file for one of its kind, else of its ending."""
     content = file.read_bytes()
     others = [
         other

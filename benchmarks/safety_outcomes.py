@@ -1,6 +1,5 @@
-"""What a command's end is worth after something was done to it: its results read, compared and judged."""
+"""Outcomes of trials: a command's results are read, compared and judged."""
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import crash_trials
+from benchmarks.processes import End
 
 # Outcomes. The first two are what is hoped for; "silently wrong" must never be.
 RIGHT, REFUSED, WARNED = "right", "refused", "other result, with a warning"
@@ -35,37 +35,6 @@ _ONE_AT_A_TIME = threading.Lock()  # for Orbax
 
 class Unreadable(Exception):
     """A result cannot be read; the text says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class End:
-    """How a command ended.
-
-    Attributes:
-      code: its exit code, negative after a signal; None where it never ended.
-      printed: on stdout.
-      said: on stderr.
-    """
-
-    code: int | None
-    printed: str
-    said: str
-
-    @property
-    def last_line(self) -> str:
-        """The last that it said."""
-        lines = self.said.strip().splitlines()
-        return lines[-1][:400] if lines else ""
-
-    def warns(self) -> bool:
-        """Whether it warned of something that was done to its files."""
-        words = ("damage", "made again", "cannot be read", "not as it was written", "again")
-        lines = (line for line in self.said.splitlines() if "warning" in line.lower())
-        return any(word in line for line in lines for word in words)
-
-    def errors(self) -> list[str]:
-        """The sentences in which it refused."""
-        return [line for line in self.said.splitlines() if line.startswith("error")]
 
 
 def read_results(
@@ -175,7 +144,7 @@ def judge(
     """
     if end.code is None:
         return HANG
-    if "Traceback" in end.said:
+    if "Traceback" in end.stderr:
         return TRACEBACK
     if end.code == code:
         if results is not None and not differences(results, undisturbed):
@@ -189,7 +158,7 @@ def judge(
 def judge_rerun(
     end: End, results: Mapping[str, Any] | None, undisturbed: Mapping[str, Any], code: int = 0
 ) -> str:
-    """The outcome of a command that was disturbed before, and must not refuse to go on; see `judge`.
+    """The outcome of a command that has to go on; see `judge`.
 
     It may refuse where all of its results are there already.
     """

@@ -1,4 +1,4 @@
-"""What a subject of `safety_campaign` is: a command, called in one way, and what is done to it.
+"""Subjects of `safety_campaign`: commands, and what is done to them.
 
 A world is a folder in which a command runs, with all that it reads and writes; paths are relative to it.
 """

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import mounts, safety_damage, safety_outcomes
-from benchmarks.processes import Process
-from benchmarks.safety_outcomes import End
+from benchmarks.processes import End, Process
 from benchmarks.safety_subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
 from benchmarks.safety_worlds import Bench, end_of
 
@@ -89,7 +88,7 @@ def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
         else:
             continue
         what = f"{name.name} {f'when {aim} appeared' if aim else f'after {seconds} s'}"
-        if "Traceback" in struck.said or struck.code is None:
+        if "Traceback" in struck.stderr or struck.code is None:
             yield trial_of(bench, KILL, what, struck)
             continue
         yield trial_of(bench, KILL, what, end_of(bench.start()), safety_outcomes.judge_rerun)

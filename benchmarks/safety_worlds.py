@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from benchmarks import in_process, safety_outcomes
-from benchmarks.processes import ROOT, Process
+from benchmarks.processes import ROOT, End, Process
 from benchmarks.safety_inputs import INPUTS
-from benchmarks.safety_outcomes import End
 from benchmarks.safety_subject import Subject
 from lossattn_jax.errors import UserError
 
@@ -144,8 +143,7 @@ def end_of(process: Process) -> End:
     if not process.wait(_HANG_SECONDS):
         process.kill()
         return End(None, "", f"no end within {_HANG_SECONDS:g} s")
-    ended = process.end()
-    return End(ended.code, ended.printed, ended.told)
+    return process.end()
 
 
 class Bench:
@@ -228,7 +226,7 @@ class Bench:
             if end.code != self.code:
                 break
             last = self._worker.run(arguments, self.world)
-            end = End(last.code, end.printed + last.printed, end.said + last.said)
+            end = End(last.code, end.stdout + last.stdout, end.stderr + last.stderr)
         return end
 
     def begin(self, finished: bool = False) -> None:
@@ -255,5 +253,5 @@ class Bench:
             self.world, self.subject.results, self.subject.workdirs, self.subject.stores
         )
         if self.subject.prints:
-            results["printed"] = safety_outcomes.printed(end.printed, self.world)
+            results["printed"] = safety_outcomes.printed(end.stdout, self.world)
         return results

@@ -21,7 +21,7 @@ from benchmarks import (
     safety_table,
     safety_trials,
 )
-from benchmarks.safety_outcomes import End
+from benchmarks.processes import End
 from benchmarks.safety_subject import KINDS, Subject, Unseen
 from benchmarks.safety_subjects import SUBJECTS
 from benchmarks.safety_worlds import Bench, Worker
@@ -247,8 +247,8 @@ def inputs(tmp_path_factory, scenes_dir):
     shutil.copytree(scenes_dir, folder / "data")
     weight_files.write(some_weights(), folder / "weights.npz")
     arguments = subject_of("convert --from").arguments
-    made = in_process.run([word.replace("=new", "=run") for word in arguments], folder)
-    assert made.returncode == 0, made.stderr
+    finished = in_process.run([word.replace("=new", "=run") for word in arguments], folder)
+    assert finished.returncode == 0, finished.stderr
     safety_inputs.INPUTS["bags.csv"](folder)
     return folder
 

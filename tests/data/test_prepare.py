@@ -157,8 +157,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
         killed.communicate()
         if number % 2:
             again = _start(folder)
-            found, errors = again.communicate()
-            assert again.returncode == 0 and found.splitlines()[-1] == digests, errors
+            output, errors = again.communicate()
+            assert again.returncode == 0 and output.splitlines()[-1] == digests, errors
             assert [path.name for path in (folder / "digit_scenes").iterdir()] == ["1.0.0"]
             assert not list(folder.rglob("*.part"))
             assert list(folder.rglob("prepared.json"))

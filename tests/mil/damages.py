@@ -39,15 +39,15 @@ def run(paths, workdir, methods=METHODS, **changes):
 
 def contents(folder):
     """For each file of a folder its content; of JSON without what depends on how long a fold took."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != LOCK_NAME:
             content = path.read_bytes()
             if path.suffix == ".json":
                 with contextlib.suppress(ValueError):
                     content = _timeless(json.loads(content))
-            found[str(path.relative_to(folder))] = content
-    return found
+            files[str(path.relative_to(folder))] = content
+    return files
 
 
 def _timeless(value):

@@ -45,9 +45,9 @@ def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, na
     (row,) = (line for line in report.table(first).splitlines() if "MI-Kernel" in line)
     assert row.startswith(f"| {shown} | MI-Kernel | ")
     assert f"Positive class: 1 of {shown}.\n" in (workdir / "table.md").read_text()
-    found = paper_table.collect([str(workdir)])
-    assert found == first
-    assert "<img" not in paper_table.markdown(found).lower()
+    entries = paper_table.collect([str(workdir)])
+    assert entries == first
+    assert "<img" not in paper_table.markdown(entries).lower()
 
 
 def test_names_in_the_layout_of_the_paper_are_escaped(tmp_path):
