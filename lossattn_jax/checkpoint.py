@@ -14,23 +14,20 @@ Each restores all of them. So a checkpoint says nothing of how many processes or
 import contextlib
 import math
 import pathlib
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from lossattn_jax import checkpoint_integrity as integrity
-from lossattn_jax import devices, files
+from lossattn_jax import devices, event_loops, files
 from lossattn_jax.checkpoint_writer import Writer
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 CHECKPOINTS_NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 
-_ORPHANS = ("Event loop is closed", "object has no attribute '_ssock'")  # in what asyncio says
 # The best checkpoint has the highest of the first of these that its metrics hold.
 BEST_BY = ("accuracy", "map_all_point")
 
@@ -53,25 +50,25 @@ class Checkpoints:
         """
         self.workdir = pathlib.Path(workdir)
         self._folder = self.workdir.absolute() / CHECKPOINTS_NAME
-        self._writer = None if read_only else Writer(self._folder, keep, _score)
         # Of this process alone: where one finds damage that others do not, they are not to wait for it.
         here = jax.process_index()
-        self._reader = ocp.StandardCheckpointer(
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
-            )
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
         )
+        with event_loops.ending_tasks():
+            self._writer = None if read_only else Writer(self._folder, keep, _score)
+            self._reader = ocp.StandardCheckpointer(multiprocessing_options=alone)
 
     def __enter__(self) -> "Checkpoints":
-        self._hook, sys.unraisablehook = sys.unraisablehook, _without_orphans(sys.unraisablehook)
+        self._loops = event_loops.ending_tasks()
+        self._loops.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-        if exception == (None, None, None):
-            sys.unraisablehook = self._hook
-        else:  # until the process ends, orphans may still have something to tell
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        try:
+            self.close()
+        finally:
+            self._loops.__exit__(None, None, None)
 
     def close(self) -> None:
         """Waits until what was handed to `save` is on disk, and ends.
@@ -288,21 +285,6 @@ class Checkpoints:
             f"checkpoint {step} in {self.workdir} is of another model: its array {path} is "
             f"{stored.get(path, 'absent')}, but must be {wanted.get(path, 'absent')}"
         )
-
-
-def _without_orphans(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A `sys.unraisablehook` that says nothing of what a failed save or restore leaves behind.
-
-    When one of its many reads and writes has failed, and Orbax has raised that, TensorStore still tells the
-    others' ends to an event loop that is gone, which would print a traceback for each; likewise a loop that
-    could not be opened is closed.
-    """
-
-    def filtered(unraisable: Any) -> None:
-        if not any(words in str(unraisable.exc_value) for words in _ORPHANS):
-            hook(unraisable)
-
-    return filtered
 
 
 def _score(saved: Mapping[str, float]) -> float:

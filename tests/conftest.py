@@ -47,7 +47,7 @@ def compilation_cache(tmp_path_factory):
     kept = os.environ.get("TESTS_COMPILATION_CACHE")
     folder = kept or tmp_path_factory.mktemp("compilation_cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if kept else 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if kept else 0.1)
     return folder
 
 

@@ -1,0 +1,55 @@
+"""Event loops that end their tasks before they close.
+
+Orbax reads and writes all arrays of a tree at once, each in a task, and raises the first task's error. Then it
+closes the loop under the other tasks, and each of them prints a traceback: of a loop that is closed when its
+array has come, or of itself when it is collected as garbage, which may be minutes later.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+_WAIT_SECONDS = 10.0  # for tasks that read or write one array each; one that waits for another's bytes never ends
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """A loop whose `close` waits for its tasks first, and cancels those that do not end."""
+
+    def __init__(self) -> None:
+        """Opens it, which fails where the process may open no more files."""
+        self._opened = False
+        super().__init__()
+        self._opened = True
+
+    def close(self) -> None:
+        """Ends the tasks, whose errors nobody awaits any more, then the loop."""
+        if not self._opened:  # garbage that failed to open
+            return
+        if not self.is_closed() and not self.is_running():
+            tasks = asyncio.all_tasks(self)
+            if tasks:
+                self.run_until_complete(_end(tasks))
+        super().close()
+
+
+async def _end(tasks: set[asyncio.Task]) -> None:
+    _, pending = await asyncio.wait(tasks, timeout=_WAIT_SECONDS)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Policy(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return EventLoop()
+
+
+@contextlib.contextmanager
+def ending_tasks() -> Iterator[None]:
+    """Makes every new event loop of the process an `EventLoop`, until the context is left."""
+    policy = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_Policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(policy)
