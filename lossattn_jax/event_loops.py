@@ -1,15 +1,15 @@
 """Event loops that end their tasks before they close.
 
-Orbax reads and writes all arrays of a tree at once, each in a task, and raises the first task's error. Then it
-closes the loop under the other tasks, and each of them prints a traceback: of a loop that is closed when its
-array has come, or of itself when it is collected as garbage, which may be minutes later.
+Orbax reads and writes all arrays of a tree at once, each in a task, and raises the first task's error. Then
+it closes the loop under the other tasks, and each of them prints a traceback: of a loop that is closed when
+its array has come, or of itself when it is collected as garbage, which may be minutes later.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
 
-_WAIT_SECONDS = 10.0  # for tasks that read or write one array each; one that waits for another's bytes never ends
+_WAIT_SECONDS = 10.0  # for tasks that read or write one array each; one may wait for ever for a failed one
 
 
 class EventLoop(asyncio.SelectorEventLoop):

@@ -15,10 +15,10 @@ from lossattn_jax import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Most of the time goes into compiling programs that run once: LLVM need not optimise them much, and takes
+# Most of the time goes into compiling programs that run once: LLVM need not optimise them, and takes
 # two thirds of the time without XLA's newer emitters of fusions, where there still are others (a jaxlib that
 # does not know a flag ends the process). Flags that are given come last, and count.
-COMPILE_FAST = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if jaxlib.__version__.startswith("0.10."):
     COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
     if platform.machine() == "x86_64":
@@ -59,7 +59,7 @@ def run_python(compilation_cache):
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
         }
         return subprocess.run(

@@ -127,10 +127,12 @@ def test_a_resumed_run_has_the_same_bits(program, two_at_once, stop):
     jax.tree.map(np.testing.assert_array_equal, two_at_once[0], again)
 
 
-def test_examples_on_the_devices_are_the_hosts_to_the_bit(program, one_by_one):
-    state, told = trained(program, job(1, on_device="on"))
-    jax.tree.map(np.testing.assert_array_equal, one_by_one[0], state)
-    assert told == one_by_one[1]
+def test_examples_on_the_devices_train_as_the_hosts(program, one_by_one):
+    """Two programs, which a compiler may round differently."""
+    state, by_update = trained(program, job(1, on_device="on"))
+    assert_close(one_by_one[0], state, 1e-6)
+    for step, values in one_by_one[1].items():
+        assert by_update[step] == pytest.approx(values, rel=1e-6), step
 
 
 def test_one_update_needs_no_loop(program):

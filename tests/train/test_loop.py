@@ -433,7 +433,7 @@ def test_an_ended_a_killed_and_a_damaged_run_resume_to_the_same_bits(
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     log = tmp_path / "log"
 

@@ -50,7 +50,7 @@ def start(compilation_cache, tmp_path):
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             "XLA_FLAGS": flags,
         }
         processes = []
