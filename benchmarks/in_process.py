@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import logging
 import os
@@ -31,11 +32,18 @@ class Finished:
     stderr: str
 
 
-def run(arguments: Sequence[str], folder: str | os.PathLike[str]) -> Finished:
+def run(
+    arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool = False
+) -> Finished:
     """Runs `["train.py", ...]` or `["-m", MODULE, ...]` in a folder.
 
     What a command changes of the process (flags, loggers, signals, XLA's flags, where it is) is put back.
     What it fails with is printed as a traceback, and gives the exit code 1.
+
+    Args:
+      arguments: of Python.
+      folder: where it runs.
+      collect: whether its garbage is collected, which else may complain during the next command.
     """
     module = arguments[0] == "-m"
     name, *rest = arguments[1:] if module else arguments
@@ -60,6 +68,8 @@ def run(arguments: Sequence[str], folder: str | os.PathLike[str]) -> Finished:
         except Exception:
             traceback.print_exc()
             code = 1
+        if collect:
+            gc.collect()
     return Finished(code, out.getvalue(), err.getvalue())
 
 

@@ -105,7 +105,7 @@ def _serve(pipe: Any, variables: Mapping[str, str]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             arguments, folder = pipe.recv()
-            finished = in_process.run(arguments, folder)
+            finished = in_process.run(arguments, folder, collect=True)
             pipe.send((finished.returncode, finished.stdout, finished.stderr))
 
 

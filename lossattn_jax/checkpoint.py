@@ -47,9 +47,17 @@ class Checkpoints:
           workdir: folder of the run.
           keep: number of newest checkpoints to keep; the best one (see `BEST_BY`) stays besides.
           read_only: for evaluation, where to save is a mistake.
+
+        Raises:
+          UserError: a symbolic link is in the place of the folder that would be written to.
         """
         self.workdir = pathlib.Path(workdir)
         self._folder = self.workdir.absolute() / CHECKPOINTS_NAME
+        if not read_only and self._folder.is_symlink():
+            raise UserError(
+                f"{self.workdir / CHECKPOINTS_NAME} is a symbolic link, which is not followed on writing: "
+                "put the whole workdir where the checkpoints shall be"
+            )
         # Of this process alone: where one finds damage that others do not, they are not to wait for it.
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-_WAIT_SECONDS = 10.0  # for tasks that read or write one array each; one may wait for ever for a failed one
+_WAIT_SECONDS = 10.0  # for tasks of one array each; one may wait for ever for another that failed
 
 
 class EventLoop(asyncio.SelectorEventLoop):

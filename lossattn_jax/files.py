@@ -91,6 +91,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder of a command's own files, unless it is there.
+
+    Raises:
+      OSError: it cannot be made, or a symbolic link is in its place, which may lead to somebody else's files.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed on writing", path)
+    os.makedirs(path, exist_ok=True)
+
+
 def path_of(error: OSError) -> str | None:
     """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
     for path in (error.filename2, error.filename):

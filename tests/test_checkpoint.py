@@ -163,3 +163,15 @@ def test_a_failed_read_leaves_no_tracebacks_until_the_process_ends(tmp_path, mon
     assert [str(report.exc_value) for report in reports] == []
     assert [str(one.message) for one in caught if "await" in str(one.message)] == []
     assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_link_to_a_folder_of_checkpoints_is_read_but_not_written(tmp_path):
+    save_all(tmp_path / "other", [0.5], 1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "other" / "checkpoints")
+    with pytest.raises(
+        UserError, match="run/checkpoints is a symbolic link, which is not followed"
+    ):
+        checkpoint.Checkpoints(tmp_path / "run")
+    with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1]

@@ -32,6 +32,17 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
     assert not (tmp_path / "link").is_symlink()
 
 
+def test_a_folder_is_made_but_not_behind_a_link(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    for target in ("a", "absent"):
+        (tmp_path / f"to_{target}").symlink_to(tmp_path / target)
+        with pytest.raises(OSError, match="it is a symbolic link, which is not followed"):
+            files.make_folder(tmp_path / f"to_{target}")
+    assert not (tmp_path / "absent").exists()
+
+
 def test_links_to_regular_files_are_opened(tmp_path):
     (tmp_path / "target").write_bytes(b"mine")
     (tmp_path / "link").symlink_to(tmp_path / "target")

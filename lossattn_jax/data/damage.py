@@ -47,7 +47,9 @@ def refuse_absent(folder: str, paths: Iterable[str]) -> None:
     """
     for path in paths:
         if not os.path.isfile(path):
-            raise unreadable(path, "there is no such file", folder)
+            there = os.path.exists(path)
+            error = "it is not a regular file" if there else "there is no such file"
+            raise unreadable(path, error, folder)
 
 
 def find_malformed_json(folder: str, names: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ the arrays' digest, so that arrays of another update are not taken for those of 
 """
 
 import dataclasses
-import errno
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -78,9 +77,8 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
     }
     made_from = {"data": dump.data, "arrays": digests.of_arrays(arrays)}
     try:
-        if folder.is_symlink() or folder.parent.is_symlink():
-            raise OSError(errno.ELOOP, "it is a symbolic link, or in one")
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder.parent, folder):
+            files.make_folder(path)
         files.remove_temporaries(folder)
         records.write_arrays(folder / ARRAYS_NAME, arrays)
         records.write(folder / UPDATE_NAME, content, made_from, indent=1)

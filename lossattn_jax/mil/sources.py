@@ -85,7 +85,7 @@ def names(name: str, config: ConfigDict) -> tuple[str, ...]:
             f"the data set {name!r} is not known; allowed are {known}, or a file that ends in "
             f"{', '.join(_ENDINGS)}"
         )
-    return (file.removesuffix(ending),)
+    return (file.removesuffix(ending) or file,)  # a file may be called .csv
 
 
 def experiments(

@@ -33,12 +33,13 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     images = folder / _IMAGES_NAME
-    if images.is_symlink():
-        raise UserError(
-            f"{images} is a link, and what is behind it stays as it is: remove it, or give another --out"
-        )
+    for path in (folder, images):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what is behind it stays as it is: remove it, or give another --out"
+            )
     try:
-        images.mkdir(parents=True, exist_ok=True)
+        files.make_folder(images)
         _write_pictures(content, images)
         figure = io.BytesIO()
         figures.draw_explanations(

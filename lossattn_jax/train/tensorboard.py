@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lossattn_jax import files
+
 
 class TensorBoard:
     """A file of events in a folder. What cannot be written is an OSError of the call that finds it."""
@@ -28,7 +30,7 @@ class TensorBoard:
             from tensorboardX.proto import event_pb2
 
         self._summary, self._utils, self._events = summary, utils, event_pb2
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         # Its name has but seconds and the host's: the rest keeps it from being there already.
         suffix = f".{secrets.token_hex(8)}"
         self._writer = event_file_writer.EventsWriter(str(folder / "events"), suffix)

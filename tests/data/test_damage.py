@@ -115,7 +115,9 @@ def test_a_fifo_in_the_place_of_a_file_keeps_nobody_waiting(folder, name, caplog
         _read_all(folder, "memory")
         assert path.is_file() and "it is not a regular file); rebuilding it" in caplog.text
     else:
-        with pytest.raises(data.DamagedDataset, match=f"{path} cannot be read .there is no such"):
+        with pytest.raises(
+            data.DamagedDataset, match=f"{path} cannot be read .it is not a regular"
+        ):
             _read_all(folder, "memory")
 
 

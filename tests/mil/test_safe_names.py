@@ -50,6 +50,12 @@ def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, na
     assert "<img" not in paper_table.markdown(entries).lower()
 
 
+def test_a_file_that_is_called_as_its_ending_has_a_row_of_its_name(tmp_path):
+    path = damages.write_bags(tmp_path / "data" / ".csv")
+    results = damages.run([path], tmp_path / "run", ["mi_kernel"])
+    assert "| .csv | MI-Kernel | " in report.table(results)
+
+
 def test_names_in_the_layout_of_the_paper_are_escaped(tmp_path):
     path = damages.write_bags(tmp_path / "data" / "x|y<b>.csv")
     damages.run([path], tmp_path / "run", ["mi_kernel"])
@@ -123,6 +129,8 @@ def test_a_dump_is_not_written_through_a_link(tmp_path, place):
         **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
         bags={"x": np.zeros((1, 3, 2), np.float32)},
     )
-    with pytest.raises(UserError, match="cannot be written: it is a symbolic link, or in one"):
+    with pytest.raises(
+        UserError, match="cannot be written: it is a symbolic link, which is not followed"
+    ):
         dumps.write(dump, tmp_path / "nonfinite" / "model_0")
     assert os.listdir(tmp_path / "elsewhere") == []

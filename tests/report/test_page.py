@@ -187,6 +187,10 @@ def test_links_in_a_folder_are_not_followed(tmp_path):
     with pytest.raises(UserError, match="images is a link, and what is behind it stays as it is"):
         write(content(count=2), folder)
     assert sorted(elsewhere.iterdir()) == before
+    (tmp_path / "link").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="link is a link, and what is behind it stays as it is"):
+        write(content(count=2), tmp_path / "link")
+    assert sorted(elsewhere.iterdir()) == before
 
 
 def test_a_number_among_the_facts_is_rounded_on_the_page_alone(tmp_path):
