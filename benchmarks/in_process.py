@@ -43,7 +43,8 @@ def run(
     Args:
       arguments: of Python.
       folder: where it runs.
-      collect: whether its garbage is collected, which else may complain during the next command.
+      collect: whether its garbage is collected, which else may complain during the next command, and its
+        programs, of which a process can hold only so many (each has several maps of memory).
     """
     module = arguments[0] == "-m"
     name, *rest = arguments[1:] if module else arguments
@@ -69,6 +70,8 @@ def run(
             traceback.print_exc()
             code = 1
         if collect:
+            if "jax" in sys.modules:
+                sys.modules["jax"].clear_caches()
             gc.collect()
     return Finished(code, out.getvalue(), err.getvalue())
 

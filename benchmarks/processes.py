@@ -41,7 +41,7 @@ class End:
 
     def warns(self) -> bool:
         """Whether it warned of something that was done to its files."""
-        words = ("damage", "made again", "cannot be read", "not as it was written")
+        words = ("damage", "made again", "makes it", "cannot be read", "not as it was written")
         lines = (line for line in self.stderr.splitlines() if "warning" in line.lower())
         return any(word in line for line in lines for word in words)
 

@@ -109,13 +109,8 @@ class Checkpoints:
         self._writer.check_there(step)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, rising."""
-        # Any folder may have a number for a name; a checkpoint has its metadata.
-        return [
-            step
-            for step in self.named()
-            if (self._folder / str(step) / integrity.METADATA_NAME).exists()
-        ]
+        """Steps of all complete checkpoints, also of those that were damaged since, rising."""
+        return [step for step in self.named() if integrity.is_checkpoint(self._folder / str(step))]
 
     def named(self) -> list[int]:
         """Steps that have a folder, rising: none of them can be saved again."""

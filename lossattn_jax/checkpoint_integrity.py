@@ -47,6 +47,15 @@ class Record:
     metrics: dict[str, float] | None
 
 
+def is_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a folder was written as a checkpoint; any folder may have a number for a name.
+
+    One file that is lost since does not make it somebody else's.
+    """
+    names = (METADATA_NAME, DIGESTS)
+    return any((folder / name).exists() for name in names) or any(folder.glob("*/_METADATA"))
+
+
 def shapes_of(tree: Any) -> Shapes:
     """Shape and dtype of every array of a tree, or of what stands for one."""
     return {path: _shape(leaf) for path, leaf in named(tree)}

@@ -26,17 +26,18 @@ class EventLoop(asyncio.SelectorEventLoop):
         if not self._opened:  # garbage that failed to open
             return
         if not self.is_closed() and not self.is_running():
-            tasks = asyncio.all_tasks(self)
-            if tasks:
-                self.run_until_complete(_end(tasks))
+            self.run_until_complete(_end(asyncio.all_tasks(self)))
         super().close()
 
 
 async def _end(tasks: set[asyncio.Task]) -> None:
-    _, pending = await asyncio.wait(tasks, timeout=_WAIT_SECONDS)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=_WAIT_SECONDS)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    # Of tasks that ended in the loop's last round, whoever waited for them hears only now.
+    await asyncio.sleep(0)
 
 
 class _Policy(asyncio.DefaultEventLoopPolicy):

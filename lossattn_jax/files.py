@@ -99,7 +99,10 @@ def make_folder(path: Path) -> None:
     """
     if os.path.islink(path):
         raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed on writing", path)
-    os.makedirs(path, exist_ok=True)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:  # by which Python means that a file is there
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
 
 
 def path_of(error: OSError) -> str | None:

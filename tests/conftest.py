@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 
+import compiled_programs
 import hypothesis
 import jax
 import jaxlib
@@ -49,6 +50,13 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if kept else 0.1)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """A process of tests holds no more programs than it can."""
+    yield
+    compiled_programs.release_many()
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,22 @@ def test_a_loop_waits_for_its_tasks_before_it_closes(monkeypatch):
     assert ends == ["later"] and reports == []
 
 
+def test_errors_of_the_last_round_are_retrieved(caplog):
+    async def fail():
+        raise OSError("one of several")
+
+    async def gather():
+        await asyncio.gather(*(fail() for _ in range(5)))
+
+    with event_loops.ending_tasks():
+        loop = asyncio.new_event_loop()
+    with pytest.raises(OSError, match="one of several"):
+        loop.run_until_complete(gather())
+    loop.close()
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_a_task_that_never_ends_is_cancelled(monkeypatch):
     monkeypatch.setattr(event_loops, "_WAIT_SECONDS", 0.01)
     ends = []

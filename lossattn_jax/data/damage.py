@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
@@ -50,6 +50,30 @@ def refuse_absent(folder: str, paths: Iterable[str]) -> None:
             there = os.path.exists(path)
             error = "it is not a regular file" if there else "there is no such file"
             raise unreadable(path, error, folder)
+
+
+def refuse_other_counts(folder: str, counts: Mapping[str, int]) -> None:
+    """Refuses a prepared data set with a shard that holds more or fewer examples.
+
+    Args:
+      folder: as of `unreadable`.
+      counts: of the examples that were prepared, by the path of the shard.
+
+    Raises:
+      DamagedDataset: there is one.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path, count in counts.items():
+        try:
+            reader = ArrayRecordReader(path)
+            there = reader.num_records()
+            reader.close()
+        except Exception:  # riegeli's errors share no base class
+            continue  # whoever reads its examples says what is wrong
+        if there != count:
+            held = f"it holds {there} examples, but {count} were prepared"
+            raise unreadable(path, held, folder)
 
 
 def find_malformed_json(folder: str, names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import importlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -249,6 +249,16 @@ def _file_instructions(records: Any) -> list[Any]:
     return base.file_instructions(records.dataset_info, records.split)
 
 
+def _counts(records: Any, shards: Collection[str]) -> dict[str, int]:
+    """How many examples were written to each of these shards."""
+    counts = {
+        os.fspath(path): count
+        for split in records.dataset_info.splits.values()
+        for path, count in zip(split.filepaths, split.shard_lengths, strict=True)
+    }
+    return {path: counts[path] for path in shards}
+
+
 def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ImageSource:
     """Opens a prepared split for random access; imports no TensorFlow and downloads nothing.
 
@@ -287,6 +297,7 @@ def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> I
         raise damage.unreadable(path, error, folder) from error
     if local:
         damage.refuse_absent(folder, shards)
+        damage.refuse_other_counts(folder, _counts(records, shards))
     return ImageSource(spec, split, records)
 
 

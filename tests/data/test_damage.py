@@ -121,6 +121,30 @@ def test_a_fifo_in_the_place_of_a_file_keeps_nobody_waiting(folder, name, caplog
             _read_all(folder, "memory")
 
 
+def test_the_shard_of_another_split_is_refused_before_anything_is_remembered(folder):
+    for path in (*folder.glob("cache_*.npz"), folder / "shard_digests.json"):
+        path.unlink(missing_ok=True)
+    train, test = (_shard(folder, split) for split in ("train", "test"))
+    there, prepared = _count(train), _count(test)
+    assert there != prepared
+    test.write_bytes(train.read_bytes())
+    sentence = (
+        f"{test} cannot be read .it holds {there} examples, but {prepared} were prepared.*again"
+    )
+    with pytest.raises(data.DamagedDataset, match=sentence):
+        _read_all(folder, "memory")
+
+
+def _count(shard):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(shard))
+    try:
+        return reader.num_records()
+    finally:
+        reader.close()
+
+
 def test_an_intact_shard_with_another_label_is_refused(folder):
     """The plausible edit: a valid file, with one label changed."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter

@@ -162,7 +162,8 @@ def test_a_fold_alone_is_as_among_others(results):
     (alone,) = network_folds.run(
         DATASET, SPLITS[1:], NETWORK, SETTINGS, rules=(FINAL,), ensemble=2, seed=SEED
     )
-    np.testing.assert_array_equal(alone.probabilities, results[FINAL, 1].probabilities)
+    # Another program, which without the compiler's optimisation may round differently.
+    np.testing.assert_allclose(alone.probabilities, results[FINAL, 1].probabilities, rtol=1e-6)
     assert alone.accuracies is None  # only the last epoch was looked at
 
 

@@ -5,6 +5,7 @@ import pathlib
 import pickle
 import unittest
 
+import compiled_programs
 import numpy as np
 import pytest
 import scipy.sparse
@@ -77,6 +78,13 @@ def bags_of(rows):
         rows = rows.tocsr()
         return [rows[[place]] for place in range(rows.shape[0])]
     return [row[None] if row.ndim else row for row in np.asarray(rows)]
+
+
+@pytest.fixture(autouse=True)
+def few_programs_each():
+    """The checks of one method compile more than the other tests of a whole file."""
+    yield
+    compiled_programs.release_many()
 
 
 def of_rows(method, named=False):

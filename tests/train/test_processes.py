@@ -46,7 +46,9 @@ def start(compilation_cache, tmp_path):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        # Optimised: without, other gradients are at the edges that `assert_alike` speaks of.
+        flags = f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=1"
+        flags += f" --xla_force_host_platform_device_count={devices}"
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
