@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
+from benchmarks import compiled_programs
+
 app.define_help_flags()  # which absl does once, for the first command
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -44,7 +46,7 @@ def run(
       arguments: of Python.
       folder: where it runs.
       collect: whether its garbage is collected, which else may complain during the next command, and its
-        programs, of which a process can hold only so many (each has several maps of memory).
+        programs where they are too many.
     """
     module = arguments[0] == "-m"
     name, *rest = arguments[1:] if module else arguments
@@ -70,8 +72,7 @@ def run(
             traceback.print_exc()
             code = 1
         if collect:
-            if "jax" in sys.modules:
-                sys.modules["jax"].clear_caches()
+            compiled_programs.release_many()
             gc.collect()
     return Finished(code, out.getvalue(), err.getvalue())
 

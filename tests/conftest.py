@@ -6,12 +6,12 @@ import platform
 import subprocess
 import sys
 
-import compiled_programs
 import hypothesis
 import jax
 import jaxlib
 import pytest
 
+from benchmarks import compiled_programs
 from lossattn_jax import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]

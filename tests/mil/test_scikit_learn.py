@@ -5,7 +5,6 @@ import pathlib
 import pickle
 import unittest
 
-import compiled_programs
 import numpy as np
 import pytest
 import scipy.sparse
@@ -25,6 +24,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 from tiny_bags import FAST, SLOW, UNEQUAL, settings, toy
 
+from benchmarks import compiled_programs
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.bag_files import read_csv
