@@ -63,9 +63,8 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
         )
-        with event_loops.ending_tasks():
-            self._writer = None if read_only else Writer(self._folder, keep, _score)
-            self._reader = ocp.StandardCheckpointer(multiprocessing_options=alone)
+        self._writer = None if read_only else Writer(self._folder, keep, _score)
+        self._reader = ocp.StandardCheckpointer(multiprocessing_options=alone)
 
     def __enter__(self) -> "Checkpoints":
         self._loops = event_loops.ending_tasks()
