@@ -48,9 +48,9 @@ class Record:
 
 
 def is_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a folder was written as a checkpoint; any folder may have a number for a name.
+    """Whether a folder was written as a checkpoint.
 
-    One file that is lost since does not make it somebody else's.
+    Any folder may have a number for a name; one that has lost a file since is a checkpoint all the same.
     """
     names = (METADATA_NAME, DIGESTS)
     return any((folder / name).exists() for name in names) or any(folder.glob("*/_METADATA"))

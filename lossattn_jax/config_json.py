@@ -56,11 +56,11 @@ def read(
       DamagedConfig: the file cannot be read, or is not as it was written.
       UserError: there is no such file, or it is not a config.
     """
-    given, digest = _load(path)
+    entries, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
     config = defaults()
-    for key, value in given:
+    for key, value in entries:
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:
@@ -96,7 +96,7 @@ def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
     try:
         stored = json.loads(files.read(path))
         digest = stored.pop(records.DIGEST, None) if isinstance(stored, dict) else None
-        given = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
+        entries = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
     # The last one for what is nested too deeply.
@@ -105,11 +105,11 @@ def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
             raise  # which says nothing of the file
         reason = getattr(error, "strerror", None) or error
         raise DamagedConfig(f"{path} cannot be read as a config ({reason}); {_REMEDY}") from None
-    if given is None:
+    if entries is None:
         raise DamagedConfig(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
     if digest is not None and digest != digests.of_json(stored):
         raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
-    return given, digest
+    return entries, digest
 
 
 # What must agree for a run to be continued, and why.

@@ -72,8 +72,8 @@ def refuse_other_counts(folder: str, counts: Mapping[str, int]) -> None:
         except Exception:  # riegeli's errors share no base class
             continue  # whoever reads its examples says what is wrong
         if there != count:
-            held = f"it holds {there} examples, but {count} were prepared"
-            raise unreadable(path, held, folder)
+            difference = f"it holds {there} examples, but {count} were prepared"
+            raise unreadable(path, difference, folder)
 
 
 def find_malformed_json(folder: str, names: Iterable[str]) -> str:
