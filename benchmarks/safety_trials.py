@@ -30,7 +30,7 @@ class Trial:
       outcome: of `safety_outcomes`.
       code: that the command ended with.
       last_line: that it said.
-      others: results that differ.
+      others: results that differ, or why one cannot be read.
     """
 
     kind: str
@@ -60,12 +60,12 @@ def trial_of(
     """
     end = bench.read_after(end)
     expected = {n: value for n, value in bench.undisturbed.items() if n not in ignored}
-    results, others = None, ["unreadable"]
+    results = None
     try:
         results = {n: value for n, value in bench.results(end).items() if n not in ignored}
         others = safety_outcomes.differences(results, expected)
-    except safety_outcomes.Unreadable:
-        pass
+    except safety_outcomes.Unreadable as error:
+        others = [str(error)]
     outcome = judge(end, results, expected, bench.code)
     others = [] if outcome in safety_outcomes.SURVIVED else others
     return Trial(kind, what, outcome, end.code, end.last_line, tuple(others[:5]))

@@ -87,6 +87,8 @@ def train(
         if step == job.total_steps:
             log.info("the run is at its last step already")
             test_metrics = _test(job, eval_step, replicated)
+            if jax.process_index() == 0:
+                reporting.remove_broken_lines(job.workdir, step)
             if _untested(job, step):
                 with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
                     reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})

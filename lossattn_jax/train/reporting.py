@@ -50,7 +50,7 @@ class Reporter:
             return
         path = workdir / METRICS_NAME
         with _writing(path):
-            files.write(path, b"".join(_lines_until(path, start_step)))
+            remove_broken_lines(workdir, start_step)
             # Without a buffer, whose end would be written again, in vain, when the file is closed.
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
             self._jsonl = os.fdopen(handle, "ab", buffering=0)
@@ -108,6 +108,25 @@ class Reporter:
             drawn = draw()
             with _writing(self._folder):
                 self._tensorboard.figure(name, step, drawn)
+
+
+def remove_broken_lines(workdir: pathlib.Path, step: int) -> None:
+    """Leaves the whole lines of `metrics.jsonl` up to `step`.
+
+    An absent file becomes an empty one, and a symbolic link a file.
+
+    Args:
+      workdir: folder of the run.
+      step: updates done before.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    path = workdir / METRICS_NAME
+    with _writing(path):
+        content = b"".join(_lines_until(path, step))
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != content:
+            files.write(path, content)
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -297,6 +297,10 @@ def test_rerunning_a_finished_run_trains_no_further(finished, scenes_dir):
     again = loop.train(shrunk.config(scenes_dir), workdir)
     assert again["accuracy"] == measured["accuracy"]
     assert (workdir / "metrics.jsonl").read_text() == before
+    # A damaged line does not stay in the log, also where nothing has to be recorded.
+    (workdir / "metrics.jsonl").write_text('{"kind": "train"\n' + before)
+    loop.train(shrunk.config(scenes_dir), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_streaming_trains_the_same_parameters(finished, scenes_dir, tmp_path):

@@ -97,6 +97,14 @@ def test_damaged_lines_are_left_out_and_told_of(tmp_path, caplog):
     assert f"left out of {path}: a broken line" in caplog.text
 
 
+def test_a_whole_log_is_not_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "test", "step": 1}\n')
+    before = path.stat().st_ino
+    reporting.remove_broken_lines(tmp_path, step=1)
+    assert path.stat().st_ino == before
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder", "lost"])
 def test_a_log_that_cannot_be_read_begins_anew_or_is_a_sentence(tmp_path, kind):
     path = tmp_path / "metrics.jsonl"
