@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -87,8 +86,7 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
     config = run_folder.stored_config(workdir)
     spec = spec_of(config)
     model = build_model(config, spec)
-    images = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = models.variable_shapes(model, spec.image_shape)
     # CapsNet normalises nothing; its checkpoints hold an empty tree.
     like = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     with checkpoint_lib.Checkpoints(workdir, read_only=True) as checkpoints:

@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
@@ -22,6 +20,7 @@ from lossattn_jax.models import resnet, small, vgg
 from lossattn_jax.models.capsules import CapsNetBackbone, CapsuleHead, PrimaryUnits
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead
+from lossattn_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
 # By the path of a module of ours, the modules that the state dict has for it, and the channels of each.
@@ -160,8 +159,7 @@ def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) ->
             f"a {type(model).__name__} is not a network of models.build or mil.BagLeNet, and has no "
             "names in PyTorch"
         )
-    inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    tree = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    tree = variable_shapes(model, input_shape)
     leaves = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
     slots = tuple(slot for path, shape in leaves.items() for slot in _slots(path, shape, modules))
     return Layout(leaves, slots, _unused(model, slots))

@@ -66,14 +66,18 @@ BLOCKS = {
 }
 
 
+def slow_where(names, slow):
+    """The names as parameters of a test, one of them for the slow tests alone."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name == slow else name for name in names]
+
+
 def narrow(name):
     return models.build(*NARROW[name], width=0.0625, **BLOCKS.get(name, {}))
 
 
 def random_variables(module, image_shape=(32, 32, 3)):
     """Different numbers in every place of the variables, without compiling anything."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    shapes = models.variable_shapes(module, image_shape)
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, dtype=np.float32)), shapes
@@ -114,7 +118,7 @@ def small():
     return module, variables, convert.to_torch_state_dict(variables, module)
 
 
-@pytest.mark.parametrize("network", REFERENCE)
+@pytest.mark.parametrize("network", slow_where(REFERENCE, "conv_resnet50"))
 def test_the_papers_networks_come_in_and_go_out_exactly(network):
     shapes = reference_shapes()[network]
     module = REFERENCE[network]()
@@ -135,7 +139,10 @@ def test_the_usual_bottleneck_has_the_keys_of_the_papers():
     assert shapes == reference_shapes()["conv_resnet50"]
 
 
-@pytest.mark.parametrize(("backbone", "head"), [("resnet50", "none"), ("resnet50", "conv")])
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("resnet50", "none"), pytest.param("resnet50", "conv", marks=pytest.mark.slow)],
+)
 def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
     def build(**block):
         pooling = "none" if head == "none" else "mean"
@@ -190,7 +197,7 @@ def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value
     assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", slow_where(NARROW, "resnet152 plain"))
 def test_every_network_goes_out_and_comes_back_exactly(name):
     module = narrow(name)
     shape = (64, 64, 3) if "stride2" in name else (32, 32, 3)

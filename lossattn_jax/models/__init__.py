@@ -22,6 +22,7 @@ from lossattn_jax.models.layers import BatchNorm
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
 from lossattn_jax.models.outputs import Outputs
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead, MapHead
+from lossattn_jax.models.shapes import variable_shapes
 from lossattn_jax.registry import lookup
 
 # Kernel, stride and channels of the patch convolution: 6x6 patches of a 32x32 map, as of the small
@@ -40,6 +41,7 @@ __all__ = [
     "PatchNetwork",
     "RoutingNetwork",
     "build",
+    "variable_shapes",
 ]
 
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lossattn_jax.models import build, resnet
+from lossattn_jax.models import build, resnet, variable_shapes
 
 IMAGE_SHAPE = (32, 32, 3)
 
@@ -151,8 +150,7 @@ def count_parameters(
 ) -> int:
     """Live parameters of a network for 32x32 images; makes no array. `options` are others of `build`."""
     model = build(backbone, head, pooling, num_classes, width, **options)
-    images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = variable_shapes(model, IMAGE_SHAPE)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 

@@ -257,7 +257,7 @@ def inputs(tmp_path_factory, scenes_dir):
     ("command", "changes"),
     [
         ("evaluate", {"inputs": ("data", "run")}),
-        ("export_maps", {"inputs": ("data", "run")}),
+        pytest.param("export_maps", {"inputs": ("data", "run")}, marks=pytest.mark.slow),
         ("mil", {"inputs": ("bags.csv",)}),
     ],
 )
