@@ -146,12 +146,18 @@ def compare_run(
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     protocol = Protocol()
+    # Before the work, during which another command may write the workdir.
+    made_from = {
+        **provenance.of_measurement(run, dataset, workdir),
+        "images": min(num, len(dataset)),
+        "protocol": dataclasses.asdict(protocol),
+    }
     measured = compare(run, dataset, names, num, batch_size, protocol)
     content = {
         "dataset": run.spec.name,
         "split": split,
         "step": run.step,
-        "images": min(num, len(dataset)),
+        "images": made_from["images"],
         "workdir": str(workdir),
         "arguments": {
             "explainers": list(names),
@@ -163,11 +169,6 @@ def compare_run(
         "devices": devices.describe(),
         "jax": jax.__version__,
         "explainers": {name: _finite(values) for name, values in measured.items()},
-    }
-    made_from = {
-        **provenance.of_measurement(run, dataset, workdir),
-        "images": content["images"],
-        "protocol": dataclasses.asdict(protocol),
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:

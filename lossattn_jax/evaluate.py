@@ -182,6 +182,8 @@ def evaluate_run(
         _check_writable(out)
     run = runs.load(workdir, checkpoint)
     dataset = runs.open_dataset(run, split, data_dir)
+    # Before the work, during which another command may write the workdir.
+    made_from = provenance.of_measurement(run, dataset, workdir)
     log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
     start = time.monotonic()
     measured = evaluate(
@@ -199,7 +201,7 @@ def evaluate_run(
         "workdir": str(workdir),
         **metrics.finite(measured),
     }
-    result = records.complete(content, provenance.of_measurement(run, dataset, workdir))
+    result = records.complete(content, made_from)
     if jax.process_index() == 0:
         _write(result, pathlib.Path(out or f"{workdir}/evaluation_{split}.json"), bool(out))
     return result
