@@ -22,7 +22,7 @@ from lossattn_jax.train import loop, preemption
 
 CONFIG = config_flags.DEFINE_config_file("config", None, command.CONFIG_HELP, lock_config=True)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder for checkpoints, metrics and TensorBoard files"
+    "workdir", None, "folder for checkpoints, metrics and TensorBoard files", required=True
 )
 
 
@@ -36,5 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     command.run(main, processes=True)
