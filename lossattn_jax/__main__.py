@@ -14,6 +14,7 @@ from lossattn_jax import __version__
 from lossattn_jax.commands import help_text, table
 
 _EXIT_USER_ERROR = 2
+_LONGEST = 60  # characters of a wrong word that are printed
 
 
 def main() -> None:
@@ -81,11 +82,12 @@ def _refuse(args: Sequence[str]) -> int:
     names = [command.words for command in table.COMMANDS]
     nearest = difflib.get_close_matches(given.replace("_", "-"), names, n=1)
     if nearest:
-        way_out = f"did you mean lossattn {nearest[0]}?"
+        way_out = f"the nearest is: lossattn {nearest[0]}"
     else:
         ones = ", ".join(command.words for command in several) or ", ".join(names)
         way_out = f"there are: {ones}"
-    print(f"error: {given!r} is not a command of lossattn; {way_out}", file=sys.stderr)
+    shown = repr(given if len(given) <= _LONGEST else f"{given[:_LONGEST]}...")
+    print(f"error: {shown} is not a command of lossattn; {way_out}.", file=sys.stderr)
     return _EXIT_USER_ERROR
 
 

@@ -93,14 +93,21 @@ def test_help_needs_no_jax_and_comes_within_a_second(args):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["trian"], "'trian' is not a command of lossattn; did you mean lossattn train?"),
-        (["export_maps"], "'export_maps' is not a command of lossattn; did you mean lossattn export-maps?"),
-        (["mil", "table"], "'mil table' is not a command of lossattn; did you mean lossattn mil tables?"),
+        (["trian"], "'trian' is not a command of lossattn; the nearest is: lossattn train."),
+        (
+            ["export_maps"],
+            "'export_maps' is not a command of lossattn; the nearest is: lossattn export-maps.",
+        ),
+        (
+            ["mil", "table"],
+            "'mil table' is not a command of lossattn; the nearest is: lossattn mil tables.",
+        ),
         (["mil", "--dataset=a"], "there are: mil cv, mil tables, mil lambdas"),
         (["xyzzy"], "'xyzzy' is not a command of lossattn; there are: prepare, train, "),
         (["--halp"], "'--halp' is not a command of lossattn"),
+        (["x" * 9999], "'" + "x" * 60 + "...' is not a command of lossattn"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_word_is_answered_with_the_nearest(args, sentence):
     finished = run(*args)
     assert (finished.returncode, finished.stdout) == (2, "")
