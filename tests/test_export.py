@@ -57,3 +57,5 @@ def test_an_exported_network_for_bags_gives_its_outputs(method):
 def test_an_exported_network_for_bags_of_digits_gives_its_outputs():
     outputs, again = call(BagLeNet(), DIGITS)
     assert_same(outputs, again, BagOutputs)
+    other = outputs.replace(logits=outputs.logits + 1)
+    assert isinstance(other, BagOutputs) and other.attention is outputs.attention

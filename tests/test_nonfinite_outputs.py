@@ -55,7 +55,7 @@ class Fragile:
         black = images[:, 0, 0, 0] <= -SPEC.mean[0] / SPEC.std[0] + 1e-3
         array = getattr(outputs, self.part)
         rows = black.reshape(-1, *[1] * (array.ndim - 1))
-        return outputs._replace(**{self.part: jnp.where(rows, self.value, array)})
+        return outputs.replace(**{self.part: jnp.where(rows, self.value, array)})
 
 
 def make_run():
@@ -99,7 +99,7 @@ def good_outputs():
 def test_a_non_finite_output_spoils_what_holds_it_and_nothing_else(part, value):
     outputs = good_outputs()
     array = getattr(outputs, part)
-    bad = outputs._replace(**{part: array.at[(1,) + (0,) * (array.ndim - 1)].set(value)})
+    bad = outputs.replace(**{part: array.at[(1,) + (0,) * (array.ndim - 1)].set(value)})
     labels, boxes = jnp.array([0, 1, 0]), jnp.array([[0, 0, 0.5, 0.5]] * 3)
 
     def measured(outputs, mask, boxes=boxes):
@@ -121,7 +121,7 @@ def test_a_non_finite_output_spoils_what_holds_it_and_nothing_else(part, value):
 
 def test_finite_logits_whose_loss_has_no_sum_count_too():
     outputs = good_outputs()
-    outputs = outputs._replace(logits=outputs.logits.at[:, 0].set(-3e38))
+    outputs = outputs.replace(logits=outputs.logits.at[:, 0].set(-3e38))
     sums = metrics.evaluation_sums(outputs, jnp.array([0, 0, 1]), jnp.ones(3), CENTRES)
     measured = metrics.evaluation_metrics(sums)
     assert measured["nonfinite"] == 2 and math.isnan(measured["loss"])

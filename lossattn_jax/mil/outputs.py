@@ -25,6 +25,10 @@ class BagOutputs(NamedTuple):
     attention: jax.Array
     side_logits: jax.Array | None = None
 
+    def replace(self, **changes: jax.Array | None) -> "BagOutputs":
+        """The same with some other arrays, as of Flax's own dataclasses."""
+        return self._replace(**changes)
+
 
 # Under this name files of exported networks hold it, so it has to stay.
 export.register_namedtuple_serialization(BagOutputs, serialized_name="lossattn_jax.mil.BagOutputs")

@@ -21,6 +21,10 @@ class Outputs(NamedTuple):
     patch_logits: jax.Array
     attention: jax.Array
 
+    def replace(self, **changes: jax.Array) -> "Outputs":
+        """The same with some other arrays, as of Flax's own dataclasses."""
+        return self._replace(**changes)
+
 
 # Under this name files of exported networks hold it, so it has to stay.
 export.register_namedtuple_serialization(Outputs, serialized_name="lossattn_jax.models.Outputs")
