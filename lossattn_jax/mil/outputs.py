@@ -1,6 +1,6 @@
 """What every network for bags returns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -25,7 +25,7 @@ class BagOutputs(NamedTuple):
     attention: jax.Array
     side_logits: jax.Array | None = None
 
-    def replace(self, **changes: jax.Array | None) -> "BagOutputs":
+    def replace(self, **changes: Any) -> "BagOutputs":
         """The same with some other arrays, as of Flax's own dataclasses."""
         return self._replace(**changes)
 
