@@ -1,12 +1,14 @@
-# `make demo` runs the main job, `make test` the tests; both make their own environment first.
+# `make demo` runs the main job, `make test` the tests; both make their own environment first. `make release` builds
+# the package and tries it in fresh environments, some 20 minutes.
 
 PYTHON ?= python3
 VENV ?= .venv
+RELEASE_VENV ?= .venv-release
 DATA ?= data
 WORKDIR ?= runs/digit_scenes
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint release clean
 
 demo: $(VENV)/demo.installed
 	$(RUN) -m lossattn_jax.data.prepare --dataset=digit_scenes --data_dir=$(DATA)
@@ -27,6 +29,9 @@ lint: $(VENV)/test.installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+release: $(VENV)/test.installed $(RELEASE_VENV)/release.installed
+	RELEASE_PYTHON=$(RELEASE_VENV)/bin/python $(RUN) -m pytest -m slow --durations=0 tests/test_release.py
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
@@ -41,5 +46,10 @@ $(VENV)/test.installed: requirements-dev.txt requirements.txt | $(VENV)/bin/pyth
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+$(RELEASE_VENV)/release.installed: | $(VENV)/bin/python
+	$(RUN) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(RELEASE_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,42 +1,11 @@
-"""Trains a network from a config.
+"""Trains a network from a config: the same as `lossattn train`, without an installed package.
 
     python train.py --config=configs/digit_scenes.py --workdir=runs/digit_scenes [--config.KEY=VALUE ...]
 
-Rerunning the same command goes on from the newest intact checkpoint. SIGTERM saves the state
-and ends with exit code 0.
+The command itself is lossattn_jax/train/__main__.py.
 """
 
-import os
-import signal
-
-if __name__ == "__main__":  # for the second that the imports take
-    _ENDED = b"ended by SIGTERM: no training was under way\n"
-    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _ENDED), os._exit(0)))
-
-from absl import flags
-from ml_collections import config_flags
-
-from lossattn_jax import command
-from lossattn_jax.evaluate import refuse_nonfinite
-from lossattn_jax.train import loop, preemption
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "the config, a file of configs/", lock_config=True
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder for checkpoints, metrics and TensorBoard files"
-)
-
-
-def main() -> None:
-    """Trains with the given flags."""
-    with preemption.watch() as stop:
-        measured = loop.train(CONFIG.value, WORKDIR.value, stop)
-    # All is done; at its end Python takes handlers away, and SIGTERM would still spoil the exit code.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    refuse_nonfinite(measured, "test")
-
+import runpy
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    command.run(main, processes=True)
+    runpy.run_module("lossattn_jax.train", run_name="__main__")

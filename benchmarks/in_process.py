@@ -109,13 +109,14 @@ def _as_new() -> Iterator[None]:
 def _our_flags() -> list[tuple[str, flags.Flag]]:
     """Flags of our modules and overrides of configs, each with its module.
 
-    absl calls a main module as its process is called, and says that it defined the overrides itself.
+    absl calls a main module as its process is called, or by its file where `lossattn` runs it, and says that
+    it defined the overrides itself.
     """
     return [
         (module, flag)
         for module, own in flags.FLAGS.flags_by_module_dict().items()
         for flag in own
-        if module.startswith(("lossattn_jax", "benchmarks"))
+        if module.startswith(("lossattn_jax", "benchmarks", str(ROOT / "lossattn_jax")))
         or module == sys.argv[0]
         or module.endswith("train.py")
         or flag.name.startswith("config.")

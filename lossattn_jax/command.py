@@ -17,11 +17,14 @@ from ml_collections import ConfigDict, config_flags
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import config_file, cpu, devices, shortages
+from lossattn_jax.commands import help_text, table
 from lossattn_jax.errors import Incomplete, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
+
+CONFIG_HELP = "the config: a file, or the name of one in configs/; NAME:ARGUMENT where it takes one"
 
 _LONGEST = 4000  # characters of a sentence
 
@@ -76,11 +79,14 @@ def run(
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
+    With --help it prints what `lossattn COMMAND --help` does, where the command is in the table.
+
     The exit code is 0, or 2 for a mistake in flags, config, paths or data, or where the system lacks
     something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
     mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
     known = {key for key, _ in config_lib.leaves(config())}
+    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
     if processes:
         _define_process_flags()
     stdout = sys.stdout
@@ -89,7 +95,7 @@ def run(
     try:
         app.run(
             lambda argv: sys.exit(_call(main, argv, processes)),
-            flags_parser=functools.partial(_parse, known=known),
+            flags_parser=functools.partial(_parse, known=known, main=main),
         )
     finally:
         if stdout is not None:
@@ -104,14 +110,15 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
       path: the file that is the config where the flag is not given.
       config: makes a config with every key there is.
     """
+    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
     try:
         # With a default, ml_collections reads the overrides here and not with the other flags.
         _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
     except UserError as error:
         sys.exit(_complain(error))
-    return config_flags.DEFINE_config_file(
-        "config", path, "the config, a file of configs/", lock_config=True
-    )
+    flag = config_flags.DEFINE_config_file("config", path, CONFIG_HELP, lock_config=True)
+    _show_in_help("config")
+    return flag
 
 
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
@@ -178,8 +185,13 @@ def _define_process_flags() -> None:
         "distributed", False, "find the processes of a SLURM step, TPU pod or Open MPI job"
     )
     flags.DEFINE_integer("join_timeout", 300, "seconds until all have to be there", lower_bound=1)
-    for name in set(flags.FLAGS) - before:  # so that --help names them
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    for name in set(flags.FLAGS) - before:
+        _show_in_help(name)
+
+
+def _show_in_help(name: str) -> None:
+    """Counts a flag that is defined here among the command's own."""
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def _join() -> int | None:
@@ -247,7 +259,12 @@ def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def _parse(argv: Sequence[str], known: set[str]) -> list[str]:
+def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> list[str]:
+    own = table.of_file(main.__code__.co_filename)
+    if own is not None and help_text.is_asked(argv[1:]):
+        given = flags.FLAGS.get_key_flags_for_module(argv[0])
+        print(help_text.of_command(own, given), end="")
+        sys.exit(0)
     try:
         _check_config_flags(argv[1:], known)
         return flags.FLAGS(list(argv))

@@ -1,11 +1,12 @@
-"""Checks of a config file before ml_collections reads it."""
+"""Config files: those of this package by their names, and the check before ml_collections reads one."""
 
 import ast
+import difflib
 import inspect
 import os
 import pathlib
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,6 +14,59 @@ from ml_collections import ConfigDict
 from lossattn_jax.errors import UserError
 
 _FUNCTION = "get_config"
+_PACKAGE = pathlib.Path(__file__).parent
+# In an installed package, and in the repository.
+_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def names() -> list[str]:
+    """The names of this package's own configs, in the order of the alphabet."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.py"))
+
+
+def with_paths(args: Sequence[str]) -> list[str]:
+    """Puts the file of one of our configs where a command line has its name.
+
+    Args:
+      args: of a command line, such as `--config=resnet18:cifar100`.
+
+    Returns:
+      The same, with `--config=FOLDER/resnet18.py:cifar100`. A file that is called as the config is meant
+      itself, and what names neither stays.
+    """
+    found = list(args)
+    for place, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if arg == "--":
+            break
+        if flag not in ("--config", "-config"):
+            continue
+        if equals:
+            found[place] = f"{flag}={_with_path(value)}"
+        elif place + 1 < len(args):
+            found[place + 1] = _with_path(args[place + 1])
+    return found
+
+
+def _with_path(value: str) -> str:
+    name, colon, argument = value.partition(":")
+    if name in names() and not os.path.isfile(name):
+        return f"{_shipped_folder() / name}.py{colon}{argument}"
+    return value
+
+
+def _shipped_folder() -> pathlib.Path:
+    return next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
+
+
+def _hint(name: str) -> str:
+    """Which config may have been meant; "" where the name is clearly a path."""
+    if os.sep in name:
+        return ""
+    close = difflib.get_close_matches(name, names(), n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return "" if name.endswith(".py") else f", nor is it one of: {', '.join(names())}"
 
 
 def check(value: str) -> None:
@@ -31,7 +85,7 @@ def check(value: str) -> None:
     path = pathlib.Path(name)
     if not os.path.isfile(path):  # pathlib's raises where a name is too long
         why = "is not a regular file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"the config file {str(path)!r} {why}")
+        raise UserError(f"the config file {str(path)!r} {why}{_hint(name)}")
     try:
         tree = ast.parse(path.read_text())
     except (SyntaxError, ValueError) as error:

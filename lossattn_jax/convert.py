@@ -342,6 +342,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run to make or to read", required=True)
     flags.DEFINE_string("checkpoint", "latest", "what --to writes: latest, best or a step")
     config_flags.DEFINE_config_file(
-        "config", None, "with --from: the config, a file of configs/", lock_config=True
+        "config", None, f"with --from: {command.CONFIG_HELP}", lock_config=True
     )
     command.run(main)

@@ -204,7 +204,7 @@ def _passes(
 ) -> Iterator[tuple[Rows, Sums]]:
     """Batches of all processes with what the network says of them, and their sums on the devices."""
     for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
-        local = {**batch, **dataclasses.asdict(devices.gather(outputs))}
+        local = {**batch, **devices.gather(outputs)._asdict()}
         rows = devices.concatenate_processes(local)
         real = rows["mask"] > 0
         yield {name: array[real] for name, array in rows.items()}, sums

@@ -149,7 +149,7 @@ def _rows(
 ) -> dict[str, np.ndarray]:
     """What the store holds of a batch, padding included, by the arrays' names."""
     gathered = devices.gather(outputs)
-    local = dataclasses.asdict(gathered)
+    local = gathered._asdict()
     finite = np.asarray(metrics.outputs_finite(gathered))
     # Pooling has even weights for NaN, and argmax has class 0: neither is what the network says.
     attention = np.where(finite[:, None], local["attention"], np.nan)

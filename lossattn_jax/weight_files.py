@@ -161,7 +161,8 @@ def _read_torch(file: BinaryIO, check: Check) -> Mapping[str, Any]:
         import torch
     except ImportError:
         raise UserError(
-            "it can be read only where PyTorch is installed; .safetensors and .npz need none"
+            "it can be read only where PyTorch is installed (pip install 'lossattn_jax[torch]'); "
+            ".safetensors and .npz need none"
         ) from None
     release = tuple(int(number) for number in torch.__version__.split(".")[:2])
     if release < _OLDEST_TORCH:

@@ -80,6 +80,22 @@ VALUES = [
 
 CASES = [
     *(((*TRAIN, f"--config.{key}={value}"), told) for key, value, told in VALUES),
+    (
+        ("-m", "lossattn_jax", "trian"),
+        "'trian' is not a command of lossattn; the nearest is: lossattn train",
+    ),
+    (
+        ("-m", "lossattn_jax", "mil", "cw"),
+        "'mil cw' is not a command of lossattn; the nearest is: lossattn mil cv",
+    ),
+    (
+        ("-m", "lossattn_jax", "--workdir={w}/run"),
+        "is not a command of lossattn; there are: prepare, train",
+    ),
+    (
+        ("-m", "lossattn_jax", "\x1b[2J"),
+        r"'\x1b[2J' is not a command of lossattn; there are: prepare",
+    ),
     # train.py: files and flags
     (TRAIN, "data set digit_scenes is not prepared (as array_record) in {w}/no_data"),
     (("train.py", "--workdir={w}/new"), "--config"),
@@ -329,8 +345,10 @@ def test_every_command_has_its_cases():
         for path in ROOT.glob("lossattn_jax/**/*.py")
         if re.search(r"^if __name__ == ", path.read_text(), re.MULTILINE)
     }
+    commands.remove("lossattn_jax.commands")  # for developers: it takes nothing
     tried = [
-        arguments[1] for arguments, _ in CASES + test_bad_input_bags.CASES if arguments[0] == "-m"
+        arguments[1] if arguments[0] == "-m" else "lossattn_jax.train"
+        for arguments, _ in CASES + test_bad_input_bags.CASES
     ]
     assert commands <= set(tried)
     assert {command: tried.count(command) for command in commands if tried.count(command) < 3} == {}

@@ -1,9 +1,12 @@
 """Data sets, their preparation, and batches for training and evaluation.
 
 A prepared split is opened with `open_dataset`, from memory or streamed from disk; both give the
-same batches. Reading imports no TensorFlow; downloading (`lossattn_jax.data.prepare`) does.
+same batches. Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does.
 """
 
+from typing import TYPE_CHECKING
+
+from lossattn_jax import lazy
 from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
 from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.data.damage import DamagedDataset
@@ -48,6 +51,11 @@ __all__ = [
     "steps_per_epoch",
     "train_indices",
 ]
+
+if TYPE_CHECKING:
+    from lossattn_jax.data import prepare as prepare
+else:
+    __getattr__, __dir__ = lazy.attach(__name__)
 
 # What `open_dataset` gives; `spec`, `split`, `len`, `train_batches` and `eval_batches` are common.
 Dataset = ArrayDataset | StreamDataset

@@ -47,7 +47,7 @@ class DigitStruct:
         Raises:
           ValueError: it is not in the published format.
         """
-        # Comes with TensorFlow, as the builders' TFDS does; nothing else here needs it.
+        # Of the extra [prepare]; nothing else here needs it.
         import h5py
 
         try:

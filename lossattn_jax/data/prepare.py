@@ -1,11 +1,13 @@
 """Downloads or generates a data set, once: `python -m lossattn_jax.data.prepare --dataset=cifar10`.
 
-This is the one module that needs TensorFlow, through TFDS' builders. Everything is stored as
-array_record, which allows random access; the decoded images are cached beside it (see `memory`).
+This is the one module that needs TensorFlow, and only for TFDS' own builders: those of this package do
+without. Everything is stored as array_record, which allows random access; the decoded images are cached
+beside it (see `memory`).
 """
 
 import contextlib
 import errno
+import importlib.util
 import logging
 import os
 import pathlib
@@ -31,6 +33,13 @@ from lossattn_jax.errors import UserError
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.data.prepare")
 
+# What a data set is prepared with besides TFDS. All others are built by TFDS itself, with TensorFlow.
+_BUILT_WITH: Mapping[str, tuple[str, str] | None] = {
+    "digit_scenes": None,
+    "svhn_full": ("h5py", "h5py"),
+    "tiny_imagenet": None,
+}
+_TENSORFLOW = ("tensorflow", "TensorFlow")  # as it is imported, as it is called
 _RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
 _PLAN_NAME = "preparing.json"  # the same in the folder above, until the data set is there
 _UNFINISHED = "incomplete.*"  # what TFDS calls a folder until all is in it
@@ -61,8 +70,9 @@ def prepare(
       The folder of the prepared data set, its version included.
 
     Raises:
-      UserError: unknown data set, failed download, a folder or an archive that cannot be used, a data set
-        that is there and is damaged or was made with other settings, or that another process prepares.
+      UserError: unknown data set, a package that is not installed, failed download, a folder or an archive
+        that cannot be used, a data set that is there and is damaged or was made with other settings, or that
+        another process prepares.
     """
     spec = get_spec(name, extra)
     if archives is not None and not os.path.isdir(archives):
@@ -73,6 +83,7 @@ def prepare(
     try:
         folder = _find(spec, data_dir, settings)
     except DatasetNotFound:
+        _refuse_lack_of_packages(spec)
         with _alone(spec, data_dir) as parent:
             try:  # another process may have prepared it a moment ago
                 folder = _find(spec, data_dir, settings)
@@ -102,6 +113,20 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
             os.replace(folder.parent / _PLAN_NAME, folder / _RECORD_NAME)
     _refuse_other(folder, settings)
     return address
+
+
+def _refuse_lack_of_packages(spec: DatasetSpec) -> None:
+    """Stops before anything is downloaded that could not be read then.
+
+    Raises:
+      UserError: the data set is built with a package that is not installed.
+    """
+    needed = _BUILT_WITH.get(spec.name, _TENSORFLOW)
+    if needed is not None and importlib.util.find_spec(needed[0]) is None:
+        raise UserError(
+            f"data set {spec.name} is prepared with {needed[1]}, which is not installed: "
+            "pip install 'lossattn_jax[prepare]'"
+        )
 
 
 @contextlib.contextmanager

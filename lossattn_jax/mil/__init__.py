@@ -1,5 +1,13 @@
 """Multiple instance learning on bags: the AAAI 2020 paper's own setting."""
 
+from typing import TYPE_CHECKING
+
+from lossattn_jax import lazy
 from lossattn_jax.mil.networks import BagLeNet, BagNetwork
 
 __all__ = ["BagLeNet", "BagNetwork"]
+
+if TYPE_CHECKING:
+    from lossattn_jax.mil import methods as methods
+else:
+    __getattr__, __dir__ = lazy.attach(__name__)

@@ -1,12 +1,16 @@
 """What every network for bags returns."""
 
-import flax.struct
+from typing import Any, NamedTuple
+
 import jax
+from jax import export
 
 
-@flax.struct.dataclass
-class BagOutputs:
+class BagOutputs(NamedTuple):
     """Predictions for a batch of bags, whatever the method. All float32, an instance being a patch.
+
+    A tuple, `logits, patch_logits, attention, side_logits = outputs`, which `jax.export` can write into a
+    file.
 
     Attributes:
       logits: `[B, K]` bag predictions.
@@ -20,3 +24,11 @@ class BagOutputs:
     patch_logits: jax.Array
     attention: jax.Array
     side_logits: jax.Array | None = None
+
+    def replace(self, **changes: Any) -> "BagOutputs":
+        """The same with some other arrays, as of Flax's own dataclasses."""
+        return self._replace(**changes)
+
+
+# Under this name files of exported networks hold it, so it has to stay.
+export.register_namedtuple_serialization(BagOutputs, serialized_name="lossattn_jax.mil.BagOutputs")

@@ -7,11 +7,13 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from lossattn_jax import lazy
 from lossattn_jax import pooling as pooling_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import attention, capsules, resnet, small, vgg
@@ -43,6 +45,11 @@ __all__ = [
     "build",
     "variable_shapes",
 ]
+
+if TYPE_CHECKING:
+    from lossattn_jax.models import table as table
+else:
+    __getattr__, __dir__ = lazy.attach(__name__)
 
 
 def build(

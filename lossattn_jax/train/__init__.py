@@ -1,1 +1,10 @@
 """Training: schedules, optimisers, state, step and loop."""
+
+from typing import TYPE_CHECKING
+
+from lossattn_jax import lazy
+
+if TYPE_CHECKING:
+    from lossattn_jax.train import loop as loop
+else:
+    __getattr__, __dir__ = lazy.attach(__name__)

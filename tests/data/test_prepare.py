@@ -221,6 +221,65 @@ def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python
     assert "far.org cannot be reached" in last
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "called"),
+    [
+        ("cifar10", "tensorflow", "TensorFlow"),
+        ("coco", "tensorflow", "TensorFlow"),
+        ("svhn_full", "h5py", "h5py"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_its_extra(
+    name, package, called, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = ["-m", "lossattn_jax.data.prepare", f"--dataset={name}", "--data_dir=new"]
+    done = in_process.run(arguments, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: data set {name} is prepared with {called}, which is not installed: "
+        "pip install 'lossattn_jax[prepare]'.\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+# Prepares and reads where neither TensorFlow nor h5py nor PyTorch is found.
+_WITHOUT = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *rest):
+        hidden = name.partition(".")[0] in ("tensorflow", "h5py", "torch")
+        return None if hidden else self.finder.find_spec(name, *rest)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+from lossattn_jax import data
+from lossattn_jax.data.prepare import prepare
+
+prepare("digit_scenes", sys.argv[1], builder_kwargs={"num_train": 20, "num_test": 10})
+prepare("tiny_imagenet", sys.argv[1], archives=sys.argv[2])
+for name in ("digit_scenes", "tiny_imagenet"):
+    print(len(data.open_dataset(data.get_spec(name), "train", sys.argv[1], mode="stream")))
+"""
+
+
+def test_our_own_data_sets_need_no_tensorflow(tmp_path, run_python):
+    import tiny_tiny_imagenet
+
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    tiny_tiny_imagenet.write(archives / tiny_tiny_imagenet.NAME, tiny_tiny_imagenet.files())
+    done = run_python("-c", _WITHOUT, tmp_path / "data", archives)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["20", "12"]
+
+
 @pytest.fixture(scope="module")
 def genuine(tmp_path_factory):
     """Real CIFAR-10 images, prepared by TFDS' own builder: 12 and 4 of every class."""

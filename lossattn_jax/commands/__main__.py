@@ -1,0 +1,23 @@
+"""Writes what `--help` says of each command anew, after a flag or an example has changed:
+
+python -m lossattn_jax.commands
+"""
+
+import subprocess
+import sys
+
+from lossattn_jax import files
+from lossattn_jax.commands import help_text, table
+
+
+def main() -> None:
+    """Asks each command, in a process of its own."""
+    help_text.FOLDER.mkdir(exist_ok=True)
+    for command in table.COMMANDS:
+        asked = [sys.executable, "-m", command.module, "--help"]
+        text = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+        files.write(help_text.path_of(command), text.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The table of commands; what is not in it is no command of `lossattn`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command of `lossattn`.
+
+    Attributes:
+      words: what follows `lossattn`, such as "mil cv".
+      module: what `python -m` runs as the same command.
+      summary: what it does, on one line.
+      examples: the arguments of some calls.
+    """
+
+    words: str
+    module: str
+    summary: str
+    examples: tuple[str, ...]
+
+
+COMMANDS = (
+    Command(
+        "prepare",
+        "lossattn_jax.data.prepare",
+        "downloads or generates a data set, once",
+        (
+            "--dataset=digit_scenes --data_dir=data",
+            "--dataset=tiny_imagenet --archives=Downloads",
+        ),
+    ),
+    Command(
+        "train",
+        "lossattn_jax.train",
+        "trains a network from a config; the same command goes on where it stopped",
+        (
+            "--config=digit_scenes --config.data.dir=data --workdir=runs/digit_scenes",
+            "--config=resnet18_loss_attention:cifar100 --config.train.epochs=20 --workdir=runs/cifar100",
+            "--config=own.py --workdir=runs/own",
+        ),
+    ),
+    Command(
+        "evaluate",
+        "lossattn_jax.evaluate",
+        "measures a run on a split: accuracy, calibration, where it looks",
+        (
+            "--workdir=runs/digit_scenes",
+            "--workdir=runs/digit_scenes --split=train --checkpoint=best --out=train.json",
+        ),
+    ),
+    Command(
+        "explain",
+        "lossattn_jax.explain",
+        "writes a report of where a network looks, for a split or your own images",
+        (
+            "--workdir=runs/digit_scenes",
+            "--workdir=runs/digit_scenes --images=a.png,folder --out=report",
+        ),
+    ),
+    Command(
+        "compare-explainers",
+        "lossattn_jax.compare_explainers",
+        "measures attention beside gradients, Grad-CAM and occlusion",
+        (
+            "--workdir=runs/digit_scenes",
+            "--workdir=runs/digit_scenes --explainers=attention,grad_cam --num=128",
+        ),
+    ),
+    Command(
+        "export-maps",
+        "lossattn_jax.export_maps",
+        "writes outputs and attention maps of a whole split as a Zarr store",
+        ("--workdir=runs/digit_scenes --split=train --out=maps.zarr",),
+    ),
+    Command(
+        "convert",
+        "lossattn_jax.convert",
+        "makes a run of PyTorch weights, or PyTorch weights of a run",
+        (
+            "--from=weights.safetensors --config=resnet18_loss_attention --workdir=runs/w",
+            "--to=weights.safetensors --workdir=runs/w --checkpoint=best",
+        ),
+    ),
+    Command(
+        "models",
+        "lossattn_jax.models",
+        "lists the networks of the paper's tables with their sizes",
+        ("--list",),
+    ),
+    Command(
+        "replay",
+        "lossattn_jax.replay",
+        "makes a skipped update of a run again and says what was not finite",
+        ("--dump=runs/digit_scenes/nonfinite/step_120",),
+    ),
+    Command(
+        "mil cv",
+        "lossattn_jax.mil",
+        "cross-validates methods on bags",
+        (
+            "--dataset=musk1 --data_dir=data/mil --download --workdir=runs/mil",
+            "--dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own",
+            "--dataset=a.csv,b.csv --positive=tumor,cancer --ignore=age --workdir=runs/two",
+        ),
+    ),
+    Command(
+        "mil tables",
+        "lossattn_jax.mil.tables",
+        "puts runs on bags together in the layout of the paper's table",
+        ("--runs=runs/networks,runs/classical --table=t.md --record=t.json",),
+    ),
+    Command(
+        "mil lambdas",
+        "lossattn_jax.mil.lambdas",
+        "measures which instances loss attention finds, for several lambdas",
+        ("--config=mil_mnist --data_dir=digits.npz --workdir=runs/lambdas",),
+    ),
+)
+
+
+def find(words: Sequence[str]) -> tuple[Command, list[str]] | None:
+    """Finds the command that some words begin with.
+
+    Args:
+      words: what follows `lossattn`.
+
+    Returns:
+      The command and the rest of the words; None where they begin with no command.
+    """
+    for command in COMMANDS:
+        own = command.words.split()
+        if list(words[: len(own)]) == own:
+            return command, list(words[len(own) :])
+    return None
+
+
+def of_file(path: str) -> Command | None:
+    """Finds the command whose module is a file.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The command, or None where it is no command's.
+    """
+    try:
+        parts = pathlib.Path(path).resolve().relative_to(_PACKAGE.resolve()).with_suffix("").parts
+    except ValueError:
+        return None
+    module = ".".join((_PACKAGE.name, *parts)).removesuffix(".__main__")
+    return next((command for command in COMMANDS if command.module == module), None)
+
+
+def begins(word: str) -> list[Command]:
+    """The commands of several words that begin with this one, such as those of "mil"."""
+    return [command for command in COMMANDS if command.words.split()[:-1] == [word]]
