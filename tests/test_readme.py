@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from code import InteractiveConsole
 
 import jax
 import numpy as np
@@ -27,11 +28,22 @@ _PYTHON = [
 ]
 
 
+class _Console(InteractiveConsole):
+    """A Python to paste into that raises what one at a terminal would print."""
+
+    def showtraceback(self) -> None:
+        raise  # what is being handled
+
+    def showsyntaxerror(self, *args, **options) -> None:
+        raise
+
+
 def _run(code: str) -> dict:
-    """What a block of code leaves when it is pasted into a new Python."""
-    names = {"__name__": "__main__"}
-    exec(compile(code, "block", "exec"), names)
-    return names
+    """What a block of code leaves when it is pasted into a new Python, as line after line."""
+    console = _Console()
+    for line in [*code.splitlines(), ""]:
+        console.push(line)
+    return console.locals
 
 
 def _prose(text: str) -> str:
