@@ -1,52 +1,207 @@
-"""What README shows works."""
+"""README and the pages of docs/ show what works, and their links lead somewhere."""
 
 import pathlib
 import re
 
 import jax
 import numpy as np
-from flax import linen as nn
+import pytest
+from flax import nnx
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+from lossattn_jax import config as config_lib
+from lossattn_jax import pooling
+from lossattn_jax.mil import bag_files
+from lossattn_jax.mil import config as bag_config_lib
+from lossattn_jax.mil.positive import find_positive
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_PYTHON = [
+    pytest.param(code, id=f"{name}-{number}")
+    for name, text in PAGES.items()
+    for number, code in enumerate(code for kind, code in _FENCE.findall(text) if kind == "python")
+]
 
 
-def test_the_three_lines_for_ones_own_model_run():
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    features = jax.random.normal(jax.random.key(0), (2, 36, 16))
+def _run(code: str) -> dict:
+    """What a block of code leaves when it is pasted into a file of its own, and that is run."""
+    names = {"__name__": "__main__"}
+    exec(compile(code, "block", "exec"), names)
+    return names
 
-    class Own(nn.Module):
-        @nn.compact
-        def __call__(self, features, labels):
-            names = {"classifier": nn.Dense(10), "features": features, "labels": labels}
-            exec(snippet, names)
-            return names["logits"], names["attention"], names["loss"]
 
-    labels = np.array([3, 7])
-    (logits, attention, loss), _ = Own().init_with_output(jax.random.key(1), features, labels)
-    assert logits.shape == (2, 10)
+def _prose(text: str) -> str:
+    """A page without its blocks of code."""
+    return _FENCE.sub("", text)
+
+
+@pytest.mark.parametrize("code", _PYTHON)
+def test_a_block_of_python_runs_as_pasted(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _run(code)
+    assert list(tmp_path.iterdir()) == []  # nothing that a reader would not expect
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_readme_has_a_model_of_each_kind_with_the_mean_loss_and_its_gradient(kind):
+    (code,) = (code for language, code in _FENCE.findall(README) if language == "python")
+    names = _run(code)
+    features, labels = names["features"], names["labels"]
+    assert features.shape == (8, 196, 768)  # of a ViT, of whose grid README speaks
+    sizes = [float(abs(leaf).max()) for leaf in jax.tree.leaves(names[f"{kind}_gradients"])]
+    assert len(sizes) == 2 and min(sizes) > 0  # kernel and bias
+    outputs = {
+        "linen": lambda: names["model"].apply(names["variables"], features),
+        "nnx": lambda: names["NNXModel"](nnx.Rngs(0))(features),
+    }[kind]()
+    logits, patch_logits, attention = (np.asarray(output, np.float64) for output in outputs)
+    assert attention.shape == (8, 196)
     np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)
-    assert loss.shape == (2,)
+    image = -_log_softmax(logits)[np.arange(8), labels]
+    patches = -_log_softmax(patch_logits)[np.arange(8), :, labels]
+    expected = (image + 0.1 * (attention * patches).sum(axis=1)).mean()
+    np.testing.assert_allclose(names[f"{kind}_loss"], expected, rtol=1e-5)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_what_readme_says_of_grid_is_so():
+    """`threshold / grid` off every weight, and none for patches with no more than that."""
+    patch_logits = jax.random.normal(jax.random.key(0), (2, 196, 10)) ** 5
+    before = pooling.loss_attention(patch_logits, grid=196, threshold=0.0)
+    attention = pooling.loss_attention(patch_logits, grid=196)
+    left = np.maximum(np.asarray(before) - 0.1 / 196, 0)
+    assert (left == 0).any()
+    np.testing.assert_allclose(attention, left / left.sum(axis=1, keepdims=True), rtol=1e-4)
+    assert "196 patch tokens" in " ".join(README.replace("**", "").split())
+
+
+def test_the_two_functions_for_weights_undo_each_other():
+    (code,) = (code for kind, code in _FENCE.findall(PAGES["docs/weights.md"]) if kind == "python")
+    names = _run(code)
+    jax.tree.map(np.testing.assert_array_equal, names["variables"], names["again"])
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 150
+    for name in PAGES:
+        assert name == "README.md" or f"({name}" in README, name
 
 
 def test_the_first_commands_are_the_demo_and_the_tests():
     first = re.search(r"```\n(.*?)```", README, re.DOTALL).group(1).split("\n")
     assert first[0].startswith("make demo ")
     assert first[1].startswith("make test ")
-    makefile = (pathlib.Path(__file__).parents[1] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert "\ndemo:" in makefile and "\ntest:" in makefile
 
 
 def test_every_module_in_the_table_exists():
-    package = pathlib.Path(__file__).parents[1] / "lossattn_jax"
-    table = README[README.index("| module | subject |") :]
-    names = re.findall(r"`([a-z_]+(?:/|\.py))`", table)
+    text = PAGES["docs/architecture.md"]
+    rows = text[text.index("| module | subject |") :].splitlines()
+    names = [name for row in rows for name in re.findall(r"`([a-z_]+(?:/|\.py))`", row)]
     assert len(names) >= 12
     for name in names:
-        assert (package / name).exists(), name
+        assert (ROOT / "lossattn_jax" / name).exists(), name
+    (of_bags,) = (row for row in rows if row.startswith("| `mil/` |"))
+    for name in re.findall(r"`([a-z_]+)`", of_bags):
+        assert (ROOT / "lossattn_jax" / "mil" / f"{name}.py").exists(), name
 
 
-def test_links_lead_somewhere_and_nothing_is_left_to_fill_in():
-    root = pathlib.Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert "://" in target or (root / target).exists(), target
-    assert not re.search(r"TODO|[A-Z]+_(TIME|TABLE)", README)
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(name):
+    text = _prose(PAGES[name])
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.resolve().is_relative_to(ROOT) and target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text()), link
+    assert links
+    assert not re.search(r"TODO|[A-Z]+_(TIME|TABLE)", PAGES[name])
+
+
+def _anchors(text: str) -> set[str]:
+    """What links to a page may have behind `#`, as GitHub names headings."""
+    headings = re.findall(r"^#+ (.+)$", _prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _commands(text: str) -> list[list[str]]:
+    """The words of every command of the package that a page shows, also within a sentence."""
+    lines = [line for kind, code in _FENCE.findall(text) for line in code.splitlines() if not kind]
+    lines += re.findall(r"`([^`\n]+)`", _prose(text))
+    commands = [line.split("#")[0].split() for line in lines]
+    return [
+        words
+        for words in commands
+        if (words[:1] == ["lossattn"] and words[1:])
+        or (words[:2] == ["python", "-m"] and words[2].startswith("lossattn_jax."))
+    ]
+
+
+_SHOWN = [(name, words) for name, text in PAGES.items() for words in _commands(text)]
+
+
+def _sources(words: list[str]) -> list[pathlib.Path]:
+    """The files that a command's flags are in, by the names that commands and modules share."""
+    if words[0] == "python":
+        return [ROOT / (words[2].replace(".", "/") + ".py")]
+    package = ROOT / "lossattn_jax"
+    names = [word.replace("-", "_") for word in words[1:] if not word.startswith("-")]
+    own = {
+        "train": [ROOT / "train.py", package / "train" / "__main__.py"],
+        "prepare": [package / "data" / "prepare.py"],
+        "models": [package / "models" / "__main__.py"],
+        "mil cv": [package / "mil" / "__main__.py"],
+    }
+    return own.get(" ".join(names), [package.joinpath(*names).with_suffix(".py")])
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=f"{name}: {' '.join(words)}") for name, words in _SHOWN]
+)
+def test_a_command_has_the_flags_that_are_shown(words):
+    given = [word for word in words if word.startswith("--")]
+    if words[1] == "COMMAND" or given == ["--version"]:
+        return
+    text = "".join(path.read_text() for path in _sources(words) if path.exists())
+    assert text, f"no module is {' '.join(words)}"
+    known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+    if "define_config(" in text:
+        known.add("config")
+    for flag in given:
+        name, _, value = flag[2:].partition("=")
+        assert name.partition(".")[0] in known, flag
+        if name == "config":
+            assert (ROOT / value.partition(":")[0]).exists(), flag
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_keys_of_configs_exist(name):
+    of_images = {key for key, _ in config_lib.leaves(config_lib.default_config())}
+    of_bags = {key for key, _ in config_lib.leaves(bag_config_lib.default_config())}
+    for key in re.findall(r"--config\.([a-z_0-9.]*[a-z_0-9])", PAGES[name]):
+        assert key in of_images | of_bags, key
+
+
+def test_the_table_of_a_slides_features_is_read(tmp_path):
+    text = PAGES["docs/bags.md"]
+    (table,) = (code for _, code in _FENCE.findall(text) if code.startswith("slide_id,"))
+    (tmp_path / "own.csv").write_text(table)
+    bags = bag_files.read(tmp_path / "own.csv")
+    assert bags.ids == ("s01", "s02") and set(bags.classes) == {"tumor", "normal"}
+    assert bags.features == ("f0", "f1", "f2") and len(bags.instances) == 3
+    assert "`--positive=tumor`" in text
+    assert find_positive(bags.classes) is None  # so that they ask
+    assert find_positive(bags.classes, ("tumor",)) == "tumor"
