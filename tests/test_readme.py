@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from lossattn_jax import config as config_lib
-from lossattn_jax import pooling
+from lossattn_jax import config_file, pooling
+from lossattn_jax.commands import table
 from lossattn_jax.mil import bag_files
 from lossattn_jax.mil import config as bag_config_lib
 from lossattn_jax.mil.positive import find_positive
@@ -153,19 +154,15 @@ def _commands(text: str) -> list[list[str]]:
 _SHOWN = [(name, words) for name, text in PAGES.items() for words in _commands(text)]
 
 
-def _sources(words: list[str]) -> list[pathlib.Path]:
-    """The files that a command's flags are in, by the names that commands and modules share."""
+def _source(words: list[str]) -> pathlib.Path:
+    """The file of the module that a command is."""
     if words[0] == "python":
-        return [ROOT / (words[2].replace(".", "/") + ".py")]
-    package = ROOT / "lossattn_jax"
-    names = [word.replace("-", "_") for word in words[1:] if not word.startswith("-")]
-    own = {
-        "train": [ROOT / "train.py", package / "train" / "__main__.py"],
-        "prepare": [package / "data" / "prepare.py"],
-        "models": [package / "models" / "__main__.py"],
-        "mil cv": [package / "mil" / "__main__.py"],
-    }
-    return own.get(" ".join(names), [package.joinpath(*names).with_suffix(".py")])
+        module = words[2]
+    else:
+        command, _ = table.find(words[1:])
+        module = command.module
+    path = ROOT / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @pytest.mark.parametrize(
@@ -175,8 +172,7 @@ def test_a_command_has_the_flags_that_are_shown(words):
     given = [word for word in words if word.startswith("--")]
     if words[1] == "COMMAND" or given == ["--version"]:
         return
-    text = "".join(path.read_text() for path in _sources(words) if path.exists())
-    assert text, f"no module is {' '.join(words)}"
+    text = _source(words).read_text()
     known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
     if "define_config(" in text:
         known.add("config")
@@ -184,7 +180,8 @@ def test_a_command_has_the_flags_that_are_shown(words):
         name, _, value = flag[2:].partition("=")
         assert name.partition(".")[0] in known, flag
         if name == "config":
-            assert (ROOT / value.partition(":")[0]).exists(), flag
+            file = value.partition(":")[0]
+            assert file in config_file.names() or (ROOT / file).exists(), flag
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -95,7 +95,7 @@ COMMANDS = (
     Command(
         "replay",
         "lossattn_jax.replay",
-        "makes a skipped update of a run again and says what was not finite",
+        "makes a skipped update of a run again and reports non-finite values",
         ("--dump=runs/digit_scenes/nonfinite/step_120",),
     ),
     Command(
