@@ -26,7 +26,8 @@ if jaxlib.__version__.startswith("0.10."):
         # Without those emitters LLVM ends the process on some processors with AVX-512 (a bag's network in
         # tests/mil/test_programs.py: "Cannot select X86ISD::SUBV_BROADCAST_LOAD").
         COMPILE_FAST += " --xla_cpu_max_isa=AVX2"
-XLA_FLAGS = f"{COMPILE_FAST} {os.environ.get('XLA_FLAGS', '')}".strip()
+GIVEN_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+XLA_FLAGS = f"{COMPILE_FAST} {GIVEN_XLA_FLAGS}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 # The programs of this process are to be those of the commands that tests run, to the bit.
@@ -39,6 +40,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile(
     "mutation", derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
 )
+
+
+@pytest.fixture(scope="session")
+def given_xla_flags():
+    """XLA's flags as users have them: with these programs round as in training, and take longer to compile."""
+    return GIVEN_XLA_FLAGS
 
 
 @pytest.fixture(scope="session", autouse=True)
