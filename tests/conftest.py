@@ -44,7 +44,7 @@ hypothesis.settings.register_profile(
 
 @pytest.fixture(scope="session")
 def given_xla_flags():
-    """XLA's flags as users have them: with these programs round as in training, and take longer to compile."""
+    """XLA's flags as users have them: programs round as in their trainings, and compile slowly."""
     return GIVEN_XLA_FLAGS
 
 
