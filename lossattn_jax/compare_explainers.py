@@ -25,9 +25,9 @@ from lossattn_jax import (
     devices,
     explainer_report,
     explainers,
-    files,
     losses,
     map_agreement,
+    measurements,
     metrics,
     provenance,
     records,
@@ -51,6 +51,7 @@ from lossattn_jax.explanation_metrics import (
 log = logging.getLogger("lossattn_jax.compare_explainers")
 
 RESULT_NAME = "compare_explainers.json"
+_PICTURE = ".png"
 
 
 def compare(
@@ -117,6 +118,8 @@ def compare_run(
     checkpoint: str = "latest",
     batch_size: int = 64,
     data_dir: str | None = None,
+    *,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Compares explainers on a run; writes `compare_explainers.json` and `.png` into its workdir.
 
@@ -130,6 +133,7 @@ def compare_run(
       checkpoint: "latest", "best" or a step.
       batch_size: as of `compare`.
       data_dir: folder of the data sets; None: as in the run's config.
+      out: JSON file to write instead, whose folder exists; the picture gets its name with `.png`.
 
     Returns:
       `explainers` as of `compare`, what they were measured on, and where and with which arguments; a
@@ -138,6 +142,7 @@ def compare_run(
     Raises:
       UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
     """
+    measurements.check_out(out, (_PICTURE,))
     run = runs.load(workdir, checkpoint)
     if not names:
         raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
@@ -172,30 +177,11 @@ def compare_run(
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
-        path = pathlib.Path(workdir) / RESULT_NAME
-        _write(path, result, explainer_report.draw(measured))
+        picture = io.BytesIO()
+        explainer_report.draw(measured).savefig(picture)
+        usual = pathlib.Path(workdir) / RESULT_NAME
+        measurements.write(result, usual, out, {_PICTURE: picture.getvalue()})
     return result
-
-
-def _write(path: pathlib.Path, result: Mapping[str, Any], figure: Any) -> None:
-    """Writes a comparison and its figure, or warns that it may not.
-
-    Raises:
-      UserError: they cannot be written.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture)
-    try:
-        records.write_complete(path, result, indent=2)
-        files.write(path.with_suffix(".png"), picture.getvalue())
-    except OSError as error:
-        if not files.is_forbidden(error):
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
-        log.warning(
-            "warning: %s cannot be written (%s): the table is printed alone", path, error.strerror
-        )
-    else:
-        log.info("written: %s and .png", path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,6 +334,7 @@ def main() -> None:
         values.checkpoint,
         values.batch_size,
         values.data_dir,
+        out=values.out,
     )
     if jax.process_index() == 0:
         print(explainer_report.table(result["explainers"]), end="")
@@ -362,4 +349,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer("batch_size", 64, "images at a time", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    flags.DEFINE_string(
+        "out", None, "JSON file to write; default: compare_explainers.json in the workdir"
+    )
     command.run(main, processes=True)

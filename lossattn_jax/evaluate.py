@@ -5,7 +5,6 @@ python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
 
 import json
 import logging
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +20,14 @@ from lossattn_jax import (
     command,
     data,
     devices,
-    files,
+    measurements,
     metrics,
     not_finite,
     provenance,
     records,
     runs,
 )
-from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.errors import Incomplete
 from lossattn_jax.models import ImageNetwork, Outputs
 
 # Named here, since `python -m` runs this module under another name.
@@ -178,8 +177,7 @@ def evaluate_run(
     Raises:
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
     """
-    if out is not None:
-        _check_writable(out)
+    measurements.check_out(out)
     run = runs.load(workdir, checkpoint)
     dataset = runs.open_dataset(run, split, data_dir)
     # Before the work, during which another command may write the workdir.
@@ -203,46 +201,8 @@ def evaluate_run(
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
-        _write(result, pathlib.Path(out or f"{workdir}/evaluation_{split}.json"), bool(out))
+        measurements.write(result, pathlib.Path(workdir) / f"evaluation_{split}.json", out)
     return result
-
-
-def _check_writable(out: str) -> None:
-    """Refuses a file that cannot be written, before there is anything to write.
-
-    Raises:
-      UserError: it cannot.
-    """
-    folder = os.path.dirname(out) or "."
-    if os.path.isdir(out):
-        raise UserError(f"--out is {out}, which is a folder, but must be a file")
-    if not os.path.isdir(folder):
-        raise UserError(f"{out} cannot be written: there is no folder {folder}")
-    try:
-        files.check_writable(folder)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
-
-
-def _write(result: Mapping[str, Any], path: pathlib.Path, asked: bool) -> None:
-    """Writes a result, or warns where its usual place is read-only.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        records.write_complete(path, result, indent=2)
-    except OSError as error:
-        if files.is_forbidden(error) and not asked:
-            log.warning(
-                "warning: %s cannot be written (%s): the result is printed alone; --out names another file",
-                path,
-                error.strerror,
-            )
-            return
-        log.warning("the result %s", json.dumps(result))
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    log.info("written: %s", path)
 
 
 def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:

@@ -8,10 +8,9 @@ import json
 import os
 
 import pytest
-from matplotlib.figure import Figure
 from toys import SPEC, Toy, settings
 
-from lossattn_jax import compare_explainers, explain, files, records, run_folder
+from lossattn_jax import explain, files, measurements, records, run_folder
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate_run
@@ -101,13 +100,21 @@ def test_a_report_that_fails_leaves_no_folder(workdir, monkeypatch):
 
 
 def test_a_comparison_that_may_not_be_written_is_warned_of(tmp_path, monkeypatch, caplog):
-    figure = Figure(figsize=(1, 1))
-    path = tmp_path / "compare_explainers.json"
+    path, picture = tmp_path / "compare_explainers.json", {".png": b"\x89PNG"}
     (tmp_path / "other").write_text("of somebody else")
     path.with_suffix(".png").symlink_to(tmp_path / "other")
-    compare_explainers._write(path, {"explainers": {}}, figure)
+    measurements.write({"explainers": {}}, path, None, picture)
     assert (tmp_path / "other").read_text() == "of somebody else"
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert path.with_suffix(".png").read_bytes() == b"\x89PNG"
     monkeypatch.setattr(records.files, "write", refuse)
-    compare_explainers._write(path, {"explainers": {}}, figure)
+    measurements.write({"explainers": {}}, path, None, picture)
     assert f"warning: {path} cannot be written (Read-only file system)" in caplog.text
+
+
+def test_a_comparison_is_written_where_it_is_wanted(tmp_path):
+    out = tmp_path / "own.json"
+    measurements.check_out(str(out), (".png",))
+    measurements.write({"explainers": {}}, tmp_path / "usual.json", str(out), {".png": b"picture"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.json", "own.png"]
+    with pytest.raises(UserError, match=r"own.png, but .png is the picture beside it; let it end"):
+        measurements.check_out(str(out.with_suffix(".png")), (".png",))
