@@ -70,12 +70,12 @@ def few_programs():
 def run_python(compilation_cache):
     """Runs `python ARGS` in the repository's root; returns the finished process."""
 
-    def run(*args, devices=1, **options):
+    def run(*args, devices=1, xla_flags=XLA_FLAGS, **options):
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{xla_flags} --xla_force_host_platform_device_count={devices}",
         }
         return subprocess.run(
             [sys.executable, *map(str, args)],
