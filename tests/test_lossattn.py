@@ -167,7 +167,7 @@ def test_a_reader_that_goes_is_no_error():
 
 def test_a_config_is_named_from_any_folder(tmp_path):
     command, where = ["-m", "lossattn_jax.train", "--workdir=run"], "--config.data.dir=/nowhere"
-    for given in (["--config=digit_scenes"], ["--config", "resnet18:cifar100"]):
+    for given in (["--config=digit_scenes"], ["--config", "tip:resnet18,cifar100"]):
         finished = in_process.run([*command, *given, where], tmp_path)
         assert finished.returncode == 2
         assert "is not prepared (as array_record) in /nowhere" in finished.stderr
@@ -182,7 +182,7 @@ def test_a_config_is_named_from_any_folder(tmp_path):
         ("own", "'own' does not exist, nor is it one of: aaai_resnet18, "),
         ("a/digit_scenes", "'a/digit_scenes' does not exist."),
         ("nothing_like_it.py", "'nothing_like_it.py' does not exist."),
-        ("resnet18:imagenet", "'imagenet'"),
+        ("tip:resnet18,imagenet", "'imagenet'"),
     ],
 )
 def test_a_config_that_is_none_is_told(tmp_path, name, sentence):
@@ -194,12 +194,29 @@ def test_a_config_that_is_none_is_told(tmp_path, name, sentence):
 
 def test_ones_own_file_comes_before_a_config_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (shipped,) = config_file.with_paths(["--config=capsnet"])
-    assert pathlib.Path(shipped.removeprefix("--config=")).name == "capsnet.py"
-    (tmp_path / "resnet18").mkdir()  # a run's folder is no config
-    assert config_file.with_paths(["--config=resnet18:svhn_cropped"])[0].endswith(
-        "resnet18.py:svhn_cropped"
-    )
-    (tmp_path / "capsnet").touch()
-    unchanged = ["--config=capsnet", "--workdir", "resnet18", "--", "--config=resnet18"]
+    (shipped,) = config_file.with_paths(["--config=coco_resnet18"])
+    assert pathlib.Path(shipped.removeprefix("--config=")).name == "coco_resnet18.py"
+    (tmp_path / "tip").mkdir()  # a run's folder is no config
+    (shipped,) = config_file.with_paths(["--config=tip:resnet18,svhn_cropped"])
+    assert shipped.endswith("tip.py:resnet18,svhn_cropped")
+    (tmp_path / "coco_resnet18").touch()
+    unchanged = ["--config=coco_resnet18", "--workdir", "tip", "--", "--config=tip"]
     assert config_file.with_paths(unchanged) == unchanged
+
+
+@pytest.mark.parametrize(
+    ("given", "row"),
+    [
+        ("configs/resnet18_loss_attention.py", "resnet18_loss_attention"),
+        ("/a/clone/configs/resnet50.py:cifar100", "resnet50,cifar100"),
+        ("capsnet:svhn_cropped", "capsnet,svhn_cropped"),
+    ],
+)
+def test_configs_of_rows_go_on_working_with_a_warning(tmp_path, monkeypatch, capsys, given, row):
+    monkeypatch.chdir(tmp_path)
+    (config,) = config_file.with_paths([f"--config={given}"])
+    assert config.endswith(f"/configs/tip.py:{row}")
+    name = given.partition(":")[0]
+    assert capsys.readouterr().err == f"warning: --config={name} is now --config=tip:{row}\n"
+    own = [f"--config={path}" for path in ("own/resnet18.py", "configs/own.py")]
+    assert config_file.with_paths(own) == own

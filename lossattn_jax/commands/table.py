@@ -40,7 +40,7 @@ COMMANDS = (
         "trains a network from a config; the same command goes on where it stopped",
         (
             "--config=digit_scenes --config.data.dir=data --workdir=runs/digit_scenes",
-            "--config=resnet18_loss_attention:cifar100 --config.train.epochs=20 --workdir=runs/cifar100",
+            "--config=tip:resnet18_loss_attention,cifar100 --config.train.epochs=20 --workdir=runs/cifar100",
             "--config=own.py --workdir=runs/own",
         ),
     ),
@@ -82,7 +82,7 @@ COMMANDS = (
         "lossattn_jax.convert",
         "makes a run of PyTorch weights, or PyTorch weights of a run",
         (
-            "--from=weights.safetensors --config=resnet18_loss_attention --workdir=runs/w",
+            "--from=weights.safetensors --config=tip:resnet18_loss_attention --workdir=runs/w",
             "--to=weights.safetensors --workdir=runs/w --checkpoint=best",
         ),
     ),
