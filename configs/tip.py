@@ -7,9 +7,9 @@
 
 `python -m lossattn_jax.models --list` prints the rows with sizes, accuracies and operations. ResNet50 has the
 papers' own bottlenecks, learning rate and batch size; He et al.'s blocks are those of
---config.model.bottleneck_first_kernel=1 --config.model.bottleneck_relu_before_add=False. CapsNet is one network
-on whole images, without reconstruction, trained with Adam; the table quotes Sabour et al.'s ensemble of seven
-networks on 24x24 crops and, for SVHN, a smaller network.
+--config.model.bottleneck_first_kernel=1 --config.model.bottleneck_relu_before_add=False. CapsNet is one
+network on whole images, without reconstruction, trained with Adam; the table quotes an ensemble of seven
+networks on 24x24 crops, of Sabour et al., and for SVHN a smaller network.
 Expected: the accuracies of the paper's table, which its scripts print as the best of all epochs; not yet
 trained to the end here.
 Time: 200 epochs of CIFAR are 0.008 EFLOP (VGG11_bn) to 0.7 EFLOP (ResNet18 with a head): for GPUs or TPUs.
