@@ -84,12 +84,12 @@ def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
     """
     if pooling not in POOLINGS:
         raise UserError(f"--poolings has {pooling!r}, but may have: {', '.join(POOLINGS)}")
-    path = _CONFIGS / f"resnet18_{pooling}.py"
+    path = _CONFIGS / "tip.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config: ConfigDict = module.get_config(recipe.dataset)
+    config: ConfigDict = module.get_config(f"resnet18_{pooling},{recipe.dataset}")
     config.seed = seed
     config.data.dir = recipe.data_dir
     config.model.update(backbone=recipe.backbone, width=recipe.width)

@@ -14,18 +14,19 @@ from lossattn_jax import __version__
 from lossattn_jax.commands import help_text, table
 
 _EXIT_USER_ERROR = 2
+_EXIT_INTERRUPTED = 130
 _LONGEST = 60  # characters of a wrong word that are printed
+_HELP = ("--help", "-h", "-help", "-?", "help")
+_VERSION = ("--version", "-V", "version")
 
 
 def main() -> None:
     """Runs the command line of this process, and exits."""
     try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # before a command has begun
+        print("interrupted.", file=sys.stderr)
+        sys.exit(_EXIT_INTERRUPTED)
 
 
 def run(args: Sequence[str]) -> int:
@@ -37,21 +38,36 @@ def run(args: Sequence[str]) -> int:
     Returns:
       The exit code; a command that is run exits with its own.
     """
-    if not args or args[0] in ("--help", "-h"):
-        print(help_text.contents(), end="")
-        return 0
-    if args[0] == "--version":
-        print(version())
-        return 0
+    args = [*(word for arg in args[:1] for word in arg.split()), *args[1:]]  # "mil cv" in quotes
+    if args and args[0] in _HELP:
+        args = [*args[1:], "--help"] if args[1:] else []
+    if not args:
+        return _print(help_text.contents())
+    if args[0] in _VERSION:
+        return _print(f"{version()}\n")
     found = table.find(args)
     if found is None:
-        return _refuse(args)
+        return _answer(args)
     command, rest = found
     if help_text.is_asked(rest):
-        print(help_text.stored(command), end="")
-        return 0
+        return _print(help_text.stored(command))
     sys.argv = [f"lossattn {command.words}", *rest]
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _print(text: str) -> int:
+    """Prints all that is said, and returns the exit code."""
+    if sys.stdout is None:  # as it is where the command was started without one
+        return 0
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as `head` does
+            return 0
+        print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        return _EXIT_USER_ERROR
     return 0
 
 
@@ -71,21 +87,25 @@ def version() -> str:
     )
 
 
-def _refuse(args: Sequence[str]) -> int:
-    """Says which command is nearest to words that are none."""
-    word = args[0]
+def _answer(args: Sequence[str]) -> int:
+    """Lists the commands that begin with a word, or says which one is nearest to words that are none."""
+    word, *rest = args
     several = table.begins(word)
-    if several and len(args) == 1:
-        print(*(f"lossattn {command.words}: {command.summary}" for command in several), sep="\n")
-        return 0
-    given = " ".join([word, args[1]] if several else [word])
-    names = [command.words for command in table.COMMANDS]
-    nearest = difflib.get_close_matches(given.replace("_", "-"), names, n=1)
+    if several and (not rest or help_text.is_asked(rest)):
+        return _print(
+            "".join(f"lossattn {command.words}: {command.summary}\n" for command in several)
+        )
+    if several and rest[0].startswith("-"):
+        given, nearest = word, [c.words for c in several if c.module.endswith(f".{word}")]
+    else:
+        given = " ".join([word, rest[0]] if several else [word])
+        names = [command.words for command in table.COMMANDS]
+        nearest = difflib.get_close_matches(given.replace("_", "-"), names, n=1)
     if nearest:
         way_out = f"the nearest is: lossattn {nearest[0]}"
     else:
-        ones = ", ".join(command.words for command in several) or ", ".join(names)
-        way_out = f"there are: {ones}"
+        ones = ", ".join(command.words for command in several or table.COMMANDS)
+        way_out = f"there are: {ones}, and --help and --version"
     shown = repr(given if len(given) <= _LONGEST else f"{given[:_LONGEST]}...")
     print(f"error: {shown} is not a command of lossattn; {way_out}.", file=sys.stderr)
     return _EXIT_USER_ERROR

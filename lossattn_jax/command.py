@@ -113,6 +113,8 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
     sys.argv[1:] = config_file.with_paths(sys.argv[1:])
     try:
         # With a default, ml_collections reads the overrides here and not with the other flags.
+        if "--config=" in sys.argv[1:]:
+            raise UserError("--config is empty, but must have a value; see the examples of --help")
         _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
     except UserError as error:
         sys.exit(_complain(error))
@@ -266,6 +268,7 @@ def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> li
         print(help_text.of_command(own, given), end="")
         sys.exit(0)
     try:
+        _refuse_empty_flags(argv[1:])
         _check_config_flags(argv[1:], known)
         return flags.FLAGS(list(argv))
     except flags.Error as error:
@@ -275,17 +278,37 @@ def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> li
 
 
 def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
-    """Says what is wrong with flags, and which flag a lone word lacks.
+    """Says what is wrong with flags: which are missing, and which one a lone word lacks.
 
     Args:
       args: of the command line.
       sentence: absl's.
     """
-    missing = re.search(r"Flag --(\w+) must have a value other than None", sentence)
-    word = next(_find_words(args), None)
-    if missing is None or word is None:
+    missing = re.findall(r"Flag --(\w+) must have a value other than None", sentence)
+    if not missing:
         return sentence
-    return f"the argument {word!r} is not a flag: say --{missing[1]}={word}"
+    word = next(_find_words(args), None)
+    if word is None:
+        names = " and ".join(f"--{name}" for name in sorted(missing))
+        return f"{names} {'are' if missing[1:] else 'is'} missing; see the examples of --help"
+    if word == "help":
+        return "the argument 'help' is not a flag: say --help"
+    is_config = "config" in missing and word.partition(":")[0] in config_file.names()
+    name = "config" if is_config else missing[0]
+    return f"the argument {word!r} is not a flag: say --{name}={word}"
+
+
+def _refuse_empty_flags(args: Sequence[str]) -> None:
+    """Refuses a flag of ours without a value, which would be a folder or file of no name."""
+    for arg, after in itertools.zip_longest(args, args[1:]):
+        if arg == "--":
+            return
+        name, equals, value = arg.lstrip("-").partition("=")
+        if not arg.startswith("-") or name not in flags.FLAGS:
+            continue
+        flag = flags.FLAGS[name]
+        if flag.flag_type() in ("string", "config object") and not (value if equals else after):
+            raise UserError(f"--{name} is empty, but must have a value; see the examples of --help")
 
 
 def _find_words(args: Sequence[str]) -> Iterator[str]:

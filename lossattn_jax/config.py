@@ -236,7 +236,7 @@ def check(config: ConfigDict) -> None:
     if given["optimizer.warmup_epochs"] >= given["train.epochs"]:
         raise UserError(
             f"config.optimizer.warmup_epochs is {given['optimizer.warmup_epochs']}, but must be "
-            f"below config.train.epochs, {given['train.epochs']}"
+            f"below config.train.epochs, {given['train.epochs']}; --config.optimizer.warmup_epochs=0 is none"
         )
     if given["data.on_device"] == "on" and given["data.mode"] == "stream":
         raise UserError(

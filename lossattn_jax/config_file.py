@@ -6,6 +6,7 @@ import inspect
 import os
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from lossattn_jax.errors import UserError
 _FUNCTION = "get_config"
 _PACKAGE = pathlib.Path(__file__).parent
 # In an installed package, and in the repository.
-_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+_FOLDER = "configs"
+_SHIPPED = (_PACKAGE / _FOLDER, _PACKAGE.parent / _FOLDER)
+_ROWS = "tip"  # the config of the TIP paper's table
 
 
 def names() -> list[str]:
@@ -28,10 +31,10 @@ def with_paths(args: Sequence[str]) -> list[str]:
     """Puts the file of one of our configs where a command line has its name.
 
     Args:
-      args: of a command line, such as `--config=resnet18:cifar100`.
+      args: of a command line, such as `--config=tip:resnet18`.
 
     Returns:
-      The same, with `--config=FOLDER/resnet18.py:cifar100`. A file that is called as the config is meant
+      The same, with `--config=FOLDER/tip.py:resnet18`. A file that is called as the config is meant
       itself, and what names neither stays.
     """
     found = list(args)
@@ -50,9 +53,27 @@ def with_paths(args: Sequence[str]) -> list[str]:
 
 def _with_path(value: str) -> str:
     name, colon, argument = value.partition(":")
-    if name in names() and not os.path.isfile(name):
+    if os.path.isfile(name):
+        return value
+    if name in names():
         return f"{_shipped_folder() / name}.py{colon}{argument}"
-    return value
+    return _with_row(name, argument) or value
+
+
+def _with_row(name: str, argument: str) -> str | None:
+    """The config of a row of the TIP paper's table that had a file of its own, for one release."""
+    from lossattn_jax.models import table  # which takes JAX
+
+    path = pathlib.PurePath(name)
+    own = name in table.NAMES
+    if not own and (path.parent.name, path.suffix) != (_FOLDER, ".py"):
+        return None
+    row = name if own else path.stem
+    if row not in table.NAMES:
+        return None
+    row = f"{row},{argument}" if argument else row
+    print(f"warning: --config={name} is now --config={_ROWS}:{row}", file=sys.stderr)
+    return f"{_shipped_folder() / _ROWS}.py:{row}"
 
 
 def _shipped_folder() -> pathlib.Path:
@@ -61,6 +82,9 @@ def _shipped_folder() -> pathlib.Path:
 
 def _hint(name: str) -> str:
     """Which config may have been meant; "" where the name is clearly a path."""
+    path = pathlib.PurePath(name)
+    if path.parent.name == _FOLDER:  # of a clone, whose root is elsewhere
+        name = path.stem
     if os.sep in name:
         return ""
     close = difflib.get_close_matches(name, names(), n=1)

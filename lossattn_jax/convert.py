@@ -1,6 +1,6 @@
 """Weights from and to PyTorch, under the names of the papers' own code, and the command for it.
 
-    python -m lossattn_jax.convert --from=weights.pt --config=configs/resnet18_loss_attention.py --workdir=DIR
+    python -m lossattn_jax.convert --from=weights.pt --config=configs/tip.py:resnet18_mean --workdir=DIR
     python -m lossattn_jax.convert --to=weights.safetensors --workdir=DIR [--checkpoint=best]
 
 The first makes a run that `evaluate` and `explain` read, the second writes a run's weights. The names

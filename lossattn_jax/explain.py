@@ -340,6 +340,10 @@ def _mosaics(
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
+    if values["images"].present and not values.images:
+        raise UserError(
+            "--images is empty, but must name files or folders; leave it out for images of the split"
+        )
     explain_run(
         values.workdir,
         values.images,

@@ -261,7 +261,7 @@ CASES = [
         (*PREPARE, "--dataset=svhn_full", "--archives={w}/good.npz"),
         "archives is '{w}/good.npz', but",
     ),
-    (MODELS, "say --list"),
+    ((*MODELS, "small"), "the argument 'small' is not a flag; see --help"),
     ((*MODELS, "--list", "all"), "the argument 'all' is not a flag"),
     ((*MODELS, "--lists"), "Unknown command line flag 'lists'"),
     (REPLAY, "--dump"),

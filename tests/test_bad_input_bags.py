@@ -135,7 +135,7 @@ CASES = [
     ),
     # replay
     (REPLAY, "--dump"),
-    ((*REPLAY, "--dump="), ". is not a dump of a skipped update of bags: it has no update.json"),
+    ((*REPLAY, "--dump="), "--dump is empty, but must have a value"),
     ((*REPLAY, "--dump={w}/nowhere"), "{w}/nowhere is not a dump of a skipped update of bags"),
     ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update of bags"),
     (

@@ -132,7 +132,7 @@ def test_help_names_the_flags(run_python):
         ),
         (["-m", "lossattn_jax.replay", "dump"], "'dump' is not a flag: say --dump=dump"),
         (["train.py", "a.py", "--workdir=x"], "'a.py' is not a flag: say --config=a.py"),
-        (["-m", "lossattn_jax.evaluate", "--split", "train"], "--workdir must have a value"),
+        (["-m", "lossattn_jax.evaluate", "--split", "train"], "--workdir is missing"),
     ],
 )
 def test_a_word_without_its_flag_is_named_with_it(tmp_path, arguments, sentence):

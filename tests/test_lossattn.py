@@ -102,7 +102,7 @@ def test_help_needs_no_jax_and_comes_within_a_second(args):
             ["mil", "table"],
             "'mil table' is not a command of lossattn; the nearest is: lossattn mil tables.",
         ),
-        (["mil", "--dataset=a"], "there are: mil cv, mil tables, mil lambdas"),
+        (["mil", "--dataset=a"], "the nearest is: lossattn mil cv."),
         (["xyzzy"], "'xyzzy' is not a command of lossattn; there are: prepare, train, "),
         (["--halp"], "'--halp' is not a command of lossattn"),
         (["x" * 9999], "'" + "x" * 60 + "...' is not a command of lossattn"),
@@ -167,7 +167,7 @@ def test_a_reader_that_goes_is_no_error():
 
 def test_a_config_is_named_from_any_folder(tmp_path):
     command, where = ["-m", "lossattn_jax.train", "--workdir=run"], "--config.data.dir=/nowhere"
-    for given in (["--config=digit_scenes"], ["--config", "resnet18:cifar100"]):
+    for given in (["--config=digit_scenes"], ["--config", "tip:resnet18,cifar100"]):
         finished = in_process.run([*command, *given, where], tmp_path)
         assert finished.returncode == 2
         assert "is not prepared (as array_record) in /nowhere" in finished.stderr
@@ -176,13 +176,64 @@ def test_a_config_is_named_from_any_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["train"], "--config and --workdir are missing; see the examples of --help."),
+        (["evaluate"], "--workdir is missing; see the examples of --help."),
+        (["train", "help"], "the argument 'help' is not a flag: say --help."),
+        (["train", "digit_scenes"], "is not a flag: say --config=digit_scenes."),
+        (
+            ["train", "--config=digit_scenes", "--workdir="],
+            "--workdir is empty, but must have a value;",
+        ),
+        (
+            ["train", "--config", "digit_scenes", "--workdir"],
+            "--workdir is empty, but must have a value;",
+        ),
+        (["train", "--config=", "--workdir=w"], "--config is empty, but must have a value;"),
+        (
+            ["mil", "lambdas", "--config=", "--workdir=w"],
+            "--config is empty, but must have a value;",
+        ),
+        (
+            ["explain", "--workdir=w", "--images="],
+            "--images is empty, but must name files or folders;",
+        ),
+        (
+            ["mil", "--dataset=own.csv"],
+            "'mil' is not a command of lossattn; the nearest is: lossattn mil cv.",
+        ),
+        (["verison"], "mil lambdas, and --help and --version."),
+    ],
+)
+def test_what_is_missing_or_empty_is_named_with_the_way_out(tmp_path, args, sentence):
+    finished = in_process.run(["-m", "lossattn_jax", *args], tmp_path)
+    assert finished.returncode == 2 and sentence in finished.stderr, finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["help"], ["-h"], ["help", "train"], ["--help", "train"], ["mil", "--help"], ["mil cv", "-h"]],
+)
+def test_help_comes_however_it_is_asked_for(tmp_path, args):
+    finished = in_process.run(["-m", "lossattn_jax", *args], tmp_path)
+    assert finished.returncode == 0 and not finished.stderr
+    assert finished.stdout.count("lossattn ") > 2 and ("train" in args) == (
+        finished.stdout.startswith("lossattn train: ")
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("digit_scene", "'digit_scene' does not exist (did you mean 'digit_scenes'?)"),
+        ("configs/cifar10_smal.py", "does not exist (did you mean 'cifar10_small'?)"),
         ("own", "'own' does not exist, nor is it one of: aaai_resnet18, "),
         ("a/digit_scenes", "'a/digit_scenes' does not exist."),
         ("nothing_like_it.py", "'nothing_like_it.py' does not exist."),
-        ("resnet18:imagenet", "'imagenet'"),
+        ("tip:resnet18,imagenet", "'imagenet'"),
     ],
 )
 def test_a_config_that_is_none_is_told(tmp_path, name, sentence):
@@ -194,12 +245,29 @@ def test_a_config_that_is_none_is_told(tmp_path, name, sentence):
 
 def test_ones_own_file_comes_before_a_config_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (shipped,) = config_file.with_paths(["--config=capsnet"])
-    assert pathlib.Path(shipped.removeprefix("--config=")).name == "capsnet.py"
-    (tmp_path / "resnet18").mkdir()  # a run's folder is no config
-    assert config_file.with_paths(["--config=resnet18:svhn_cropped"])[0].endswith(
-        "resnet18.py:svhn_cropped"
-    )
-    (tmp_path / "capsnet").touch()
-    unchanged = ["--config=capsnet", "--workdir", "resnet18", "--", "--config=resnet18"]
+    (shipped,) = config_file.with_paths(["--config=coco_resnet18"])
+    assert pathlib.Path(shipped.removeprefix("--config=")).name == "coco_resnet18.py"
+    (tmp_path / "tip").mkdir()  # a run's folder is no config
+    (shipped,) = config_file.with_paths(["--config=tip:resnet18,svhn_cropped"])
+    assert shipped.endswith("tip.py:resnet18,svhn_cropped")
+    (tmp_path / "coco_resnet18").touch()
+    unchanged = ["--config=coco_resnet18", "--workdir", "tip", "--", "--config=tip"]
     assert config_file.with_paths(unchanged) == unchanged
+
+
+@pytest.mark.parametrize(
+    ("given", "row"),
+    [
+        ("configs/resnet18_loss_attention.py", "resnet18_loss_attention"),
+        ("/a/clone/configs/resnet50.py:cifar100", "resnet50,cifar100"),
+        ("capsnet:svhn_cropped", "capsnet,svhn_cropped"),
+    ],
+)
+def test_configs_of_rows_go_on_working_with_a_warning(tmp_path, monkeypatch, capsys, given, row):
+    monkeypatch.chdir(tmp_path)
+    (config,) = config_file.with_paths([f"--config={given}"])
+    assert config.endswith(f"/configs/tip.py:{row}")
+    name = given.partition(":")[0]
+    assert capsys.readouterr().err == f"warning: --config={name} is now --config=tip:{row}\n"
+    own = [f"--config={path}" for path in ("own/resnet18.py", "configs/own.py")]
+    assert config_file.with_paths(own) == own

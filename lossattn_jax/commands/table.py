@@ -40,7 +40,7 @@ COMMANDS = (
         "trains a network from a config; the same command goes on where it stopped",
         (
             "--config=digit_scenes --config.data.dir=data --workdir=runs/digit_scenes",
-            "--config=resnet18_loss_attention:cifar100 --config.train.epochs=20 --workdir=runs/cifar100",
+            "--config=tip:resnet18_loss_attention,cifar100 --config.train.epochs=20 --workdir=runs/cifar100",
             "--config=own.py --workdir=runs/own",
         ),
     ),
@@ -82,7 +82,7 @@ COMMANDS = (
         "lossattn_jax.convert",
         "makes a run of PyTorch weights, or PyTorch weights of a run",
         (
-            "--from=weights.safetensors --config=resnet18_loss_attention --workdir=runs/w",
+            "--from=weights.safetensors --config=tip:resnet18_loss_attention --workdir=runs/w",
             "--to=weights.safetensors --workdir=runs/w --checkpoint=best",
         ),
     ),
@@ -107,6 +107,12 @@ COMMANDS = (
             "--dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own",
             "--dataset=a.csv,b.csv --positive=tumor,cancer --ignore=age --workdir=runs/two",
         ),
+    ),
+    Command(
+        "mil replay",
+        "lossattn_jax.mil.replay",
+        "makes a skipped update on bags again and reports non-finite values",
+        ("--dump=runs/mil/musk1/loss_attention/nonfinite/model_3_epoch_2_update_12",),
     ),
     Command(
         "mil tables",

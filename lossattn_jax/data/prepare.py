@@ -300,10 +300,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Flags are defined here and not on import, so that other commands may import this module.
-    flags.DEFINE_string("dataset", None, f"Which data set: {', '.join(sorted(DATASETS))}.")
-    flags.DEFINE_string("data_dir", None, "Folder for data sets; TFDS' default if not given.")
-    flags.DEFINE_bool("extra", False, "Train on SVHN's extra images as well.")
+    flags.DEFINE_string("dataset", None, f"which data set (needed): {', '.join(sorted(DATASETS))}")
+    flags.DEFINE_string("data_dir", None, "folder for data sets; default: that of TFDS")
+    flags.DEFINE_bool("extra", False, "train on SVHN's extra images as well")
     flags.DEFINE_string(
-        "archives", None, "Folder with published archives; they are not downloaded."
+        "archives", None, "folder with published archives, which are not downloaded then"
     )
     command.run(main)

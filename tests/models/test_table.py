@@ -9,6 +9,7 @@ import pytest
 
 from lossattn_jax import config as config_lib
 from lossattn_jax import runs
+from lossattn_jax.errors import UnknownName
 from lossattn_jax.models import table
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -66,7 +67,7 @@ def test_the_papers_own_resnet50_has_by_chance_the_count_of_a_resnet152():
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn_cropped"])
 def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
-    config = load_config(CONFIGS / "resnet50.py").get_config(dataset)
+    config = load_config(CONFIGS / "tip.py").get_config(f"resnet50,{dataset}")
     config_lib.check(config)
     assert config.optimizer.learning_rate == 0.02 and config.train.batch_size == 48
     assert config.optimizer.milestones == (100, 150) and config.train.epochs == 200
@@ -81,18 +82,35 @@ def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.system)
-def test_every_row_has_a_config_whose_header_names_it(row):
-    module = load_config(CONFIGS / row.config)
-    assert module.__doc__.startswith(f"{row.system}: the row of")
-    for score in row.paper_accuracy:
-        assert score is None or f"{score:.2f}" in module.__doc__
-    for dataset in ("cifar10", "cifar100", "svhn_cropped"):
-        config = module.get_config(dataset)
+def test_every_row_has_a_config_of_what_differs_alone(row):
+    get_config = load_config(CONFIGS / "tip.py").get_config
+    for argument, dataset in ((row.name, "cifar10"), (f"{row.name},cifar100", "cifar100")):
+        config = get_config(argument)
+        config_lib.check(config)
         assert config.data.name == dataset
-        chosen = (config.model.backbone, config.model.head, config.model.pooling)
-        assert chosen == (row.backbone, row.head, row.pooling)
-        block = {name: config.model[name] for name in row.block}
-        assert block == row.block
+        assert (config.model.backbone, config.model.head, config.model.pooling) == row.parts
+        others = dict(config_lib.leaves(config))
+        usual = dict(config_lib.leaves(config_lib.default_config()))
+        for key in ("data.name", "model.backbone", "model.head", "model.pooling"):
+            del others[key], usual[key]
+        assert {key: value for key, value in others.items() if value != usual[key]} == row.settings
+
+
+def test_rows_have_names_of_their_own_and_others_are_refused():
+    assert len(set(table.NAMES)) == len(table.ROWS) == 17
+    assert table.find("resnet18_mean").system == "ResNet18 + mean"
+    assert table.find("vgg11_bn_capsule_loss_attention").parts[1] == "capsule"
+    with pytest.raises(UnknownName, match="the row is 'resnet', but must be one of: vgg11_bn, "):
+        load_config(CONFIGS / "tip.py").get_config("resnet,cifar10")
+
+
+def test_the_table_of_the_docs_is_this_one():
+    text = (CONFIGS.parent / "docs" / "configuration.md").read_text()
+    for row in table.ROWS:
+        paper = "-" if row.paper_parameters is None else f"{row.paper_parameters:.2f}"
+        scores = " / ".join("-" if s is None else f"{s:.2f}" for s in row.paper_accuracy)
+        parameters = f"{row.parameters / 1e6:.2f} / {paper}"
+        assert f"| {row.system} | `{row.name}` | {parameters} | {scores} |\n" in text
 
 
 def test_the_command_prints_every_row_and_says_what_to_know(run_python):
@@ -101,8 +119,7 @@ def test_the_command_prints_every_row_and_says_what_to_know(run_python):
     for row in table.ROWS:
         assert row.system in printed.stdout
     row = next(line for line in printed.stdout.splitlines() if line.startswith("ResNet50 "))
-    assert row.split()[4:6] == ["58.16", "58.16"]
+    assert row.split()[1:4] == ["resnet50", "58.16", "58.16"]
     assert "ResNet50 has the papers' own bottlenecks" in printed.stdout
     assert "resnet50 23.52" in printed.stdout and "resnet152 58.16" in printed.stdout
-    refused = run_python("-m", "lossattn_jax.models")
-    assert refused.returncode == 2 and "--list" in refused.stderr
+    assert run_python("-m", "lossattn_jax.models").stdout == printed.stdout

@@ -17,11 +17,12 @@ OVERRIDES = {
 
 
 def load(path):
-    """The config of a file of configs/."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """The config of a file of configs/, which may have an argument behind a colon."""
+    file, _, argument = str(path).partition(":")
+    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*([argument] if argument else []))
 
 
 def config(data_dir, path=CONFIG, **overrides):

@@ -15,6 +15,7 @@ from lossattn_jax.average_precision import mean_average_precision
 from lossattn_jax.checkpoint import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate_run
+from lossattn_jax.models import table
 from lossattn_jax.train import loop
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -109,11 +110,11 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("aaai_resnet18", AAAI),
+        ("aaai_resnet18.py", AAAI),
         # Dropout too is drawn by an example's place in the global batch.
         # An epoch, after which the two are alike: later one of millions of ReLUs and maxima is at its edge.
         (
-            "vgg11_bn",
+            "tip.py:vgg11_bn",
             {
                 "data__name": "digit_scenes",
                 "optimizer__learning_rate": 0.01,
@@ -129,7 +130,7 @@ def test_four_devices_train_as_one(
     stored = []
     for count in (1, 4):
         workdir = tmp_path / str(count)
-        path = CONFIGS / f"{name}.py"
+        path = CONFIGS / name
         arguments = shrunk.flags(scenes_dir, path, **{**options, "optimizer__warmup_epochs": 0.0})
         trained = run("train.py", *arguments, f"--workdir={workdir}", devices=count)
         assert trained.returncode == 0, trained.stderr
@@ -198,10 +199,17 @@ def test_training_starts_from_converted_weights(scenes_dir, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!m]*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(path.name for path in CONFIGS.glob("[!m]*.py")),
+        *(f"tip.py:{row}" for row in table.NAMES),
+    ],
+)
 def test_every_shipped_config_trains_and_evaluates_when_shrunk(
-    scenes_dir, coco_dir, tmp_path, path
+    scenes_dir, coco_dir, tmp_path, name
 ):
+    path = CONFIGS / name
     several = shrunk.load(path).data.name == "coco"
     config = shrunk.config(
         coco_dir if several else scenes_dir,
