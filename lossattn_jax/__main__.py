@@ -45,10 +45,10 @@ def run(args: Sequence[str]) -> int:
         return _print(help_text.contents())
     if args[0] in _VERSION:
         return _print(f"{version()}\n")
-    found = table.find(args)
-    if found is None:
+    match = table.find(args)
+    if match is None:
         return _answer(args)
-    command, rest = found
+    command, rest = match
     if help_text.is_asked(rest):
         return _print(help_text.stored(command))
     sys.argv = [f"lossattn {command.words}", *rest]
@@ -96,18 +96,18 @@ def _answer(args: Sequence[str]) -> int:
             "".join(f"lossattn {command.words}: {command.summary}\n" for command in several)
         )
     if several and rest[0].startswith("-"):
-        given, nearest = word, [c.words for c in several if c.module.endswith(f".{word}")]
+        wrong, nearest = word, [c.words for c in several if c.module.endswith(f".{word}")]
     else:
-        given = " ".join([word, rest[0]] if several else [word])
+        wrong = " ".join([word, rest[0]] if several else [word])
         names = [command.words for command in table.COMMANDS]
-        nearest = difflib.get_close_matches(given.replace("_", "-"), names, n=1)
+        nearest = difflib.get_close_matches(wrong.replace("_", "-"), names, n=1)
     if nearest:
         way_out = f"the nearest is: lossattn {nearest[0]}"
     else:
         ones = ", ".join(command.words for command in several or table.COMMANDS)
         way_out = f"there are: {ones}, and --help and --version"
-    shown = repr(given if len(given) <= _LONGEST else f"{given[:_LONGEST]}...")
-    print(f"error: {shown} is not a command of lossattn; {way_out}.", file=sys.stderr)
+    quoted = repr(wrong if len(wrong) <= _LONGEST else f"{wrong[:_LONGEST]}...")
+    print(f"error: {quoted} is not a command of lossattn; {way_out}.", file=sys.stderr)
     return _EXIT_USER_ERROR
 
 

@@ -264,8 +264,8 @@ def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
 def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> list[str]:
     own = table.of_file(main.__code__.co_filename)
     if own is not None and help_text.is_asked(argv[1:]):
-        given = flags.FLAGS.get_key_flags_for_module(argv[0])
-        print(help_text.of_command(own, given), end="")
+        own_flags = flags.FLAGS.get_key_flags_for_module(argv[0])
+        print(help_text.of_command(own, own_flags), end="")
         sys.exit(0)
     try:
         _refuse_empty_flags(argv[1:])

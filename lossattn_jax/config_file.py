@@ -37,7 +37,7 @@ def with_paths(args: Sequence[str]) -> list[str]:
       The same, with `--config=FOLDER/tip.py:resnet18`. A file that is called as the config is meant
       itself, and what names neither stays.
     """
-    found = list(args)
+    resolved = list(args)
     for place, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
         if arg == "--":
@@ -45,10 +45,10 @@ def with_paths(args: Sequence[str]) -> list[str]:
         if flag not in ("--config", "-config"):
             continue
         if equals:
-            found[place] = f"{flag}={_with_path(value)}"
+            resolved[place] = f"{flag}={_with_path(value)}"
         elif place + 1 < len(args):
-            found[place + 1] = _with_path(args[place + 1])
-    return found
+            resolved[place + 1] = _with_path(args[place + 1])
+    return resolved
 
 
 def _with_path(value: str) -> str:

@@ -14,8 +14,8 @@ def main() -> None:
     """Asks each command, in a process of its own."""
     help_text.FOLDER.mkdir(exist_ok=True)
     for command in table.COMMANDS:
-        asked = [sys.executable, "-m", command.module, "--help"]
-        text = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+        command_line = [sys.executable, "-m", command.module, "--help"]
+        text = subprocess.run(command_line, check=True, capture_output=True, text=True).stdout
         files.write(help_text.path_of(command), text.encode())
 
 

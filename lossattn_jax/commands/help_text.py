@@ -82,9 +82,9 @@ def _of_flag(flag: Any) -> list[str]:
     kind = flag.flag_type()
     choices = getattr(flag.parser, "enum_values", None)
     if flag.boolean:
-        shown = f"  --[no]{flag.name}"
+        syntax = f"  --[no]{flag.name}"
     else:
-        shown = f"  --{flag.name}={'|'.join(choices) if choices else _VALUES.get(kind, 'VALUE')}"
+        syntax = f"  --{flag.name}={'|'.join(choices) if choices else _VALUES.get(kind, 'VALUE')}"
     # absl puts the choices of an enum before its help.
     help_ = flag.help.partition(">: ")[2] if choices else flag.help
     text = f"{help_.strip().rstrip('.')}{_note(flag, kind)}"
@@ -93,7 +93,7 @@ def _of_flag(flag: Any) -> list[str]:
     )
     if kind == "config object":
         lines += [f"{_INDENT}--{flag.name}.KEY=VALUE overrides any of its keys"]
-    return [shown, *lines]
+    return [syntax, *lines]
 
 
 def _note(flag: Any, kind: str) -> str:
