@@ -32,9 +32,12 @@ _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 class _Formatter(logging.Formatter):
-    """Makes lines of the log, whatever names of files they have."""
+    """Makes lines of the log, whatever names of files they have; a warning says that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
+        warns = record.levelno >= logging.WARNING
+        says_so = record.getMessage().lower().startswith("warning")
+        record.kind = "warning: " if warns and not says_so else ""
         return _printable(super().format(record))
 
 
@@ -251,7 +254,7 @@ def place_of(given: dict[str, Any]) -> devices.Place | None:
 def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     """Our own log lines from `level` on, without those of the libraries below us."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(kind)s%(message)s", "%H:%M:%S"))
     log = logging.getLogger("lossattn_jax")
     log.setLevel(level)
     log.handlers = [handler]

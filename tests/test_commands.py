@@ -1,11 +1,13 @@
 """Commands as a user meets them: a mistake is one sentence on stderr and exit code 2."""
 
+import logging
 import pathlib
 import sys
 
 import pytest
 
 from benchmarks import in_process
+from lossattn_jax import command
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk
@@ -222,3 +224,16 @@ def test_what_is_done_in_part_has_an_exit_code_of_its_own(run_python):
     finished = run_python("-c", script)
     assert (finished.returncode, finished.stdout) == (3, "")
     assert finished.stderr.endswith("error: 1 of 2 images were left out.\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "line"),
+    [
+        (logging.WARNING, "fold.json is damaged", "12 warning: fold.json is damaged"),
+        (logging.WARNING, "warning: it grows", "12 warning: it grows"),
+        (logging.INFO, "step 1", "12 step 1"),
+    ],
+)
+def test_a_line_of_the_log_says_where_it_is_a_warning(level, text, line):
+    formatter = command._Formatter("12 %(kind)s%(message)s")
+    assert formatter.format(logging.LogRecord("a", level, "a.py", 1, text, (), None)) == line
