@@ -322,5 +322,5 @@ def _not_found(spec: DatasetSpec, root: str, reason: str, data_dir: str | None) 
     where = os.path.join(root, spec.tfds_name)
     return DatasetNotFound(
         f"data set {spec.name} {reason} in {where}; "
-        f"prepare it with: {prepare_command(spec, data_dir)}, or name the folder that has it"
+        f"name the folder that has it, or prepare it with: {prepare_command(spec, data_dir)}"
     )

@@ -166,8 +166,9 @@ def test_messages_name_the_folder_of_2017(coco_dir, tmp_path):
     with pytest.raises(data.DatasetNotFound) as caught:
         data.open_source(SPEC, "train", str(tmp_path))
     assert str(caught.value) == (
-        f"data set coco is not prepared (as array_record) in {tmp_path}/coco/2017; prepare it "
-        f"with: python -m lossattn_jax.data.prepare --dataset=coco --data_dir={tmp_path}"
+        f"data set coco is not prepared (as array_record) in {tmp_path}/coco/2017; name the "
+        "folder that has it, or prepare it with: "
+        f"python -m lossattn_jax.data.prepare --dataset=coco --data_dir={tmp_path}"
     )
     copy = Path(shutil.copytree(coco_dir, tmp_path / "copy"))
     (shard,) = copy.glob("coco/2017/*/*-validation.array_record*")

@@ -87,7 +87,8 @@ def test_an_absent_data_set_says_where_and_what_to_do(name, tmp_path, capfd):
         data.open_source(data.get_spec(name), "test", str(tmp_path))
     text = str(caught.value)
     assert f"data set {name} " in text
-    assert f" in {tmp_path / data.get_spec(name).tfds_name}; prepare it with: " in text
+    where = tmp_path / data.get_spec(name).tfds_name
+    assert f" in {where}; name the folder that has it, or prepare it with: " in text
     assert f"python -m lossattn_jax.data.prepare --dataset={name} --data_dir={tmp_path}" in text
     assert "\n" not in text
     assert isinstance(caught.value, UserError)
