@@ -32,6 +32,7 @@ pytestmark = [
 MODELS = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import linen, nnx
+from jax import export
 import lossattn_jax
 
 rng = np.random.default_rng(0)
@@ -92,6 +93,13 @@ for losses in (linen_losses, nnx_losses):
 logits, _, attention = own(patches)
 assert (np.asarray(logits).argmax(1) == labels).mean() > 0.9
 np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)
+
+network = lossattn_jax.models.build("small", "none", "none", width=0.125)
+images = jnp.ones((2, 32, 32, 3))
+variables = network.init(jax.random.key(3), images)
+program = jax.jit(lambda images: network.apply(variables, images, train=False))
+again = export.export(program)(images).serialize()
+np.testing.assert_array_equal(export.deserialize(again).call(images).logits, program(images).logits)
 """
 
 
