@@ -307,8 +307,8 @@ def _refuse_empty_flags(args: Sequence[str]) -> None:
         if arg == "--":
             return
         name, equals, value = arg.lstrip("-").partition("=")
-        if not arg.startswith("-") or name not in flags.FLAGS:
-            continue
+        if not arg.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
+            continue  # an empty key of a config is checked with the others
         flag = flags.FLAGS[name]
         if flag.flag_type() in ("string", "config object") and not (value if equals else after):
             raise UserError(f"--{name} is empty, but must have a value; see the examples of --help")
