@@ -66,9 +66,9 @@ BLOCKS = {
 }
 
 
-def slow_where(names, slow):
-    """The names as parameters of a test, one of them for the slow tests alone."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name == slow else name for name in names]
+def slow_where(names, *slow):
+    """The names as parameters of a test, some of them for the slow tests alone."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
 def narrow(name):
@@ -118,7 +118,7 @@ def small():
     return module, variables, convert.to_torch_state_dict(variables, module)
 
 
-@pytest.mark.parametrize("network", slow_where(REFERENCE, "conv_resnet50"))
+@pytest.mark.parametrize("network", slow_where(REFERENCE, "conv_resnet50", "capsule_resnet18"))
 def test_the_papers_networks_come_in_and_go_out_exactly(network):
     shapes = reference_shapes()[network]
     module = REFERENCE[network]()
@@ -197,7 +197,9 @@ def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value
     assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
 
 
-@pytest.mark.parametrize("name", slow_where(NARROW, "resnet152 plain"))
+@pytest.mark.parametrize(
+    "name", slow_where(NARROW, "resnet34 plain", "resnet50 papers", "resnet152 plain")
+)
 def test_every_network_goes_out_and_comes_back_exactly(name):
     module = narrow(name)
     shape = (64, 64, 3) if "stride2" in name else (32, 32, 3)

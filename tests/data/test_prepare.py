@@ -210,7 +210,11 @@ def test_mistakes_end_in_a_sentence(flags, sentence, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("cifar10", "cifar10"), ("coco", "coco/2017"), ("svhn_full", "svhn_full/plain")],
+    [
+        ("cifar10", "cifar10"),
+        pytest.param("coco", "coco/2017", marks=pytest.mark.slow),
+        ("svhn_full", "svhn_full/plain"),
+    ],
 )
 def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python):
     done = run_python("-c", _OFFLINE, f"--dataset={name}", f"--data_dir={tmp_path}")

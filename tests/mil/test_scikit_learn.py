@@ -123,7 +123,7 @@ def to_check(name, named=False):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        pytest.param(name, marks=pytest.mark.slow) if name in (*SLOW, "mi_graph") else name
         for name in methods.NAMES
     ],
 )
