@@ -83,7 +83,7 @@ def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
             # Sooner each time: on a machine with less to do the command ends sooner than it did alone.
             share = draw.uniform(0.2, 0.95) / 2**attempt
             moment = process.started + share * bench.seconds
-            seconds = process.strike(name, _moment(bench, moment, aim, draw))
+            seconds = process.strike(name, _trigger(bench, moment, aim, draw))
             struck = end_of(process)
             if seconds is not None:
                 break
@@ -97,10 +97,10 @@ def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
         yield trial_of(bench, KILL, what, end_of(bench.start()), safety_outcomes.judge_rerun)
 
 
-def _moment(
+def _trigger(
     bench: Bench, moment: float, aim: str | None, draw: random.Random
 ) -> Callable[[], bool]:
-    """What says whether it is time to strike: at a moment, or when a file appears."""
+    """Makes the test of whether to strike: at a moment, or when a file appears."""
     if aim is None:
         return lambda: time.monotonic() >= moment
     before = set(_matching(bench.world, aim))

@@ -16,7 +16,7 @@ from lossattn_jax.commands import help_text, table
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 _LONGEST = 60  # characters of a wrong word that are printed
-_HELP = ("--help", "-h", "-help", "-?", "help")
+_HELP = (*help_text.WORDS, "help")
 _VERSION = ("--version", "-V", "version")
 
 
@@ -88,7 +88,7 @@ def version() -> str:
 
 
 def _answer(args: Sequence[str]) -> int:
-    """Lists the commands that begin with a word, or says which one is nearest to words that are none."""
+    """Lists the commands that begin with a word, or names the nearest one."""
     word, *rest = args
     several = table.begins(word)
     if several and (not rest or help_text.is_asked(rest)):

@@ -32,7 +32,7 @@ _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 class _Formatter(logging.Formatter):
-    """Makes lines of the log, whatever names of files they have; a warning says that it is one."""
+    """Makes lines of the log without control characters; warnings begin with that word."""
 
     def format(self, record: logging.LogRecord) -> str:
         warns = record.levelno >= logging.WARNING
@@ -116,8 +116,6 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
     sys.argv[1:] = config_file.with_paths(sys.argv[1:])
     try:
         # With a default, ml_collections reads the overrides here and not with the other flags.
-        if "--config=" in sys.argv[1:]:
-            raise UserError("--config is empty, but must have a value; see the examples of --help")
         _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
     except UserError as error:
         sys.exit(_complain(error))
@@ -287,7 +285,7 @@ def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
       args: of the command line.
       sentence: absl's.
     """
-    missing = re.findall(r"Flag --(\w+) must have a value other than None", sentence)
+    missing = re.findall(rf"Flag --(\w+) {help_text.MISSING}", sentence)
     if not missing:
         return sentence
     word = next(_find_words(args), None)
@@ -302,16 +300,19 @@ def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
 
 
 def _refuse_empty_flags(args: Sequence[str]) -> None:
-    """Refuses a flag of ours without a value, which would be a folder or file of no name."""
+    """Refuses a text flag without a value; `_check_config_flags` looks at --config."""
     for arg, after in itertools.zip_longest(args, args[1:]):
         if arg == "--":
             return
         name, equals, value = arg.lstrip("-").partition("=")
         if not arg.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
             continue  # an empty key of a config is checked with the others
-        flag = flags.FLAGS[name]
-        if flag.flag_type() in ("string", "config object") and not (value if equals else after):
-            raise UserError(f"--{name} is empty, but must have a value; see the examples of --help")
+        if flags.FLAGS[name].flag_type() == "string" and not (value if equals else after):
+            raise _empty(name)
+
+
+def _empty(name: str) -> UserError:
+    return UserError(f"--{name} is empty, but must have a value; see the examples of --help")
 
 
 def _find_words(args: Sequence[str]) -> Iterator[str]:
@@ -337,7 +338,10 @@ def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
             continue
         name, equals, value = arg.lstrip("-").partition("=")
         if name == "config":
-            config_file.check(value if equals else after)
+            path = value if equals else after
+            if not path:
+                raise _empty(name)
+            config_file.check(path)
         key = name.removeprefix("no") if name.startswith("noconfig.") else name
         if key.startswith("config.") and key.removeprefix("config.") not in known:
             close = difflib.get_close_matches(key.removeprefix("config."), sorted(known), n=1)

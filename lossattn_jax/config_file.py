@@ -61,14 +61,11 @@ def _with_path(value: str) -> str:
 
 
 def _with_row(name: str, argument: str) -> str | None:
-    """The config of a row of the TIP paper's table that had a file of its own, for one release."""
+    """Finds the row that a former config file was of; for one release."""
     from lossattn_jax.models import table  # which takes JAX
 
     path = pathlib.PurePath(name)
-    own = name in table.NAMES
-    if not own and (path.parent.name, path.suffix) != (_FOLDER, ".py"):
-        return None
-    row = name if own else path.stem
+    row = path.stem if (path.parent.name, path.suffix) == (_FOLDER, ".py") else name
     if row not in table.NAMES:
         return None
     row = f"{row},{argument}" if argument else row

@@ -26,8 +26,8 @@ if jaxlib.__version__.startswith("0.10."):
         # Without those emitters LLVM ends the process on some processors with AVX-512 (a bag's network in
         # tests/mil/test_programs.py: "Cannot select X86ISD::SUBV_BROADCAST_LOAD").
         COMPILE_FAST += " --xla_cpu_max_isa=AVX2"
-GIVEN_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
-XLA_FLAGS = f"{COMPILE_FAST} {GIVEN_XLA_FLAGS}".strip()
+USERS_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+XLA_FLAGS = f"{COMPILE_FAST} {USERS_XLA_FLAGS}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 # The programs of this process are to be those of the commands that tests run, to the bit.
@@ -43,9 +43,9 @@ hypothesis.settings.register_profile(
 
 
 @pytest.fixture(scope="session")
-def given_xla_flags():
+def users_xla_flags():
     """XLA's flags as users have them: programs round as in their trainings, and compile slowly."""
-    return GIVEN_XLA_FLAGS
+    return USERS_XLA_FLAGS
 
 
 @pytest.fixture(scope="session", autouse=True)

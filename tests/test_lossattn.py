@@ -62,10 +62,10 @@ def test_help_is_stored_as_the_command_prints_it(words):
 
 def test_examples_have_flags_that_there_are():
     for command in table.COMMANDS:
-        shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.stored(command), re.MULTILINE))
+        known = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.stored(command), re.MULTILINE))
         for example in command.examples:
-            given = re.findall(r"--(\w+)", example)
-            assert given and set(given) <= shown, (command.words, set(given) - shown)
+            names = re.findall(r"--(\w+)", example)
+            assert names and set(names) <= known, (command.words, set(names) - known)
             named = re.findall(r"--config=([a-z0-9_]+)(?:[: ]|$)", example)
             assert set(named) <= set(config_file.names())
 
@@ -167,8 +167,8 @@ def test_a_reader_that_goes_is_no_error():
 
 def test_a_config_is_named_from_any_folder(tmp_path):
     command, where = ["-m", "lossattn_jax.train", "--workdir=run"], "--config.data.dir=/nowhere"
-    for given in (["--config=digit_scenes"], ["--config", "tip:resnet18,cifar100"]):
-        finished = in_process.run([*command, *given, where], tmp_path)
+    for config in (["--config=digit_scenes"], ["--config", "tip:resnet18,cifar100"]):
+        finished = in_process.run([*command, *config, where], tmp_path)
         assert finished.returncode == 2
         assert "is not prepared (as array_record) in /nowhere" in finished.stderr
     bags = ["-m", "lossattn_jax.mil", "--config=mil_best:average", "--dataset=absent.csv"]
@@ -256,18 +256,18 @@ def test_ones_own_file_comes_before_a_config_of_its_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "row"),
+    ("old", "row"),
     [
         ("configs/resnet18_loss_attention.py", "resnet18_loss_attention"),
         ("/a/clone/configs/resnet50.py:cifar100", "resnet50,cifar100"),
         ("capsnet:svhn_cropped", "capsnet,svhn_cropped"),
     ],
 )
-def test_configs_of_rows_go_on_working_with_a_warning(tmp_path, monkeypatch, capsys, given, row):
+def test_configs_of_rows_go_on_working_with_a_warning(tmp_path, monkeypatch, capsys, old, row):
     monkeypatch.chdir(tmp_path)
-    (config,) = config_file.with_paths([f"--config={given}"])
+    (config,) = config_file.with_paths([f"--config={old}"])
     assert config.endswith(f"/configs/tip.py:{row}")
-    name = given.partition(":")[0]
+    name = old.partition(":")[0]
     assert capsys.readouterr().err == f"warning: --config={name} is now --config=tip:{row}\n"
     own = [f"--config={path}" for path in ("own/resnet18.py", "configs/own.py")]
     assert config_file.with_paths(own) == own

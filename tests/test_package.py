@@ -105,6 +105,6 @@ def test_what_the_readme_names_is_there_after_one_import():
     names = sorted({name for page in pages for name in imported(page.read_text())})
     assert "lossattn_jax.pooling" in names and len(names) > 5
     for name in names:
-        found = lossattn_jax
+        value = lossattn_jax
         for part in name.split(".")[1:]:
-            found = getattr(found, part)
+            value = getattr(value, part)

@@ -30,7 +30,7 @@ _PYTHON = [
 
 
 def _run(code: str) -> dict:
-    """What a block of code leaves when it is pasted into a file of its own, and that is run."""
+    """Runs a block of code as a file of its own; returns its names."""
     names = {"__name__": "__main__"}
     exec(compile(code, "block", "exec"), names)
     return names
@@ -79,9 +79,9 @@ def test_what_readme_says_of_grid_is_so():
     patch_logits = jax.random.normal(jax.random.key(0), (2, 196, 10)) ** 5
     before = pooling.loss_attention(patch_logits, grid=196, threshold=0.0)
     attention = pooling.loss_attention(patch_logits, grid=196)
-    left = np.maximum(np.asarray(before) - 0.1 / 196, 0)
-    assert (left == 0).any()
-    np.testing.assert_allclose(attention, left / left.sum(axis=1, keepdims=True), rtol=1e-4)
+    excess = np.maximum(np.asarray(before) - 0.1 / 196, 0)
+    assert (excess == 0).any()
+    np.testing.assert_allclose(attention, excess / excess.sum(axis=1, keepdims=True), rtol=1e-4)
     assert "196 patch tokens" in " ".join(README.replace("**", "").split())
 
 
@@ -169,14 +169,14 @@ def _source(words: list[str]) -> pathlib.Path:
     "words", [pytest.param(words, id=f"{name}: {' '.join(words)}") for name, words in _SHOWN]
 )
 def test_a_command_has_the_flags_that_are_shown(words):
-    given = [word for word in words if word.startswith("--")]
-    if words[1] == "COMMAND" or given == ["--version"]:
+    options = [word for word in words if word.startswith("--")]
+    if words[1] == "COMMAND" or options == ["--version"]:
         return
     text = _source(words).read_text()
     known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
     if "define_config(" in text:
         known.add("config")
-    for flag in given:
+    for flag in options:
         name, _, value = flag[2:].partition("=")
         assert name.partition(".")[0] in known, flag
         if name == "config":

@@ -137,16 +137,19 @@ def interpreter(version):
     """A working Python of this version, also where pyenv hides it; None where there is none."""
     root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for candidate in (f"python{version}", *glob.glob(f"{root}/versions/{version}.*/bin/python")):
-        found = shutil.which(candidate)
-        asked = [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        if found and subprocess.run(asked, capture_output=True, text=True).stdout == f"{version}\n":
-            return found
+        python = shutil.which(candidate)
+        query = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        if (
+            python
+            and subprocess.run(query, capture_output=True, text=True).stdout == f"{version}\n"
+        ):
+            return python
     return None
 
 
 def test_what_is_built_can_be_published(distributions):
-    told = run(ROOT / TOOLS, "-m", "twine", "check", "--strict", *distributions, cwd=ROOT)
-    assert told.count("PASSED") == 2
+    printed = run(ROOT / TOOLS, "-m", "twine", "check", "--strict", *distributions, cwd=ROOT)
+    assert printed.count("PASSED") == 2
 
 
 def test_what_is_built_is_complete(distributions):
@@ -167,8 +170,15 @@ def test_what_is_built_is_complete(distributions):
     assert "\nLicense-Expression: Apache-2.0\n" in described
     with tarfile.open(sources) as packed:
         members = {name.partition("/")[2] for name in packed.getnames()}
-    wanted = {"LICENSE", "CITATION.cff", "CONTRIBUTING.md", "README.md", "CHANGELOG.md", "Makefile"}
-    assert wanted | {"configs/digit_scenes.py", "tests/test_release.py", "train.py"} <= members
+    required = {
+        "LICENSE",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        "README.md",
+        "CHANGELOG.md",
+        "Makefile",
+    }
+    assert required | {"configs/digit_scenes.py", "tests/test_release.py", "train.py"} <= members
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
@@ -196,10 +206,12 @@ def use(python, lossattn, scenes_dir, folder):
     )
     run(python, "-c", absent, cwd=folder)
     run(python, "-c", MODELS, cwd=folder)
-    told = run(lossattn, "--version", cwd=folder)
-    assert f"lossattn_jax {__version__}\n" in told and "\nJAX 0." in told and "device" in told
-    told = run(lossattn, "prepare", "--dataset=cifar10", "--data_dir=new", cwd=folder, code=2)
-    assert "pip install 'lossattn_jax[prepare]'" in told and not (folder / "new").exists()
+    printed = run(lossattn, "--version", cwd=folder)
+    assert (
+        f"lossattn_jax {__version__}\n" in printed and "\nJAX 0." in printed and "device" in printed
+    )
+    printed = run(lossattn, "prepare", "--dataset=cifar10", "--data_dir=new", cwd=folder, code=2)
+    assert "pip install 'lossattn_jax[prepare]'" in printed and not (folder / "new").exists()
 
     small = [
         "--config.train.epochs=4",
@@ -219,8 +231,8 @@ def use(python, lossattn, scenes_dir, folder):
     (folder / "own.csv").write_text("\n".join(rows) + "\n")
     few = ["--folds=2", "--repeats=1", "--config.training.epochs=2", "--workdir=bags"]
     bags = [lossattn, "mil", "cv", "--dataset=own.csv", "--method=loss_attention,mi_kernel", *few]
-    told = run(*bags, cwd=folder)
-    assert "| own | Loss-Attention | " in told and "| own | MI-Kernel | " in told
+    printed = run(*bags, cwd=folder)
+    assert "| own | Loss-Attention | " in printed and "| own | MI-Kernel | " in printed
 
 
 def test_the_helper_finds_this_python():

@@ -15,7 +15,8 @@ from lossattn_jax.commands import table
 FOLDER = pathlib.Path(__file__).parent / "help"
 _WIDTH = 100
 _INDENT = "      "
-_ASKED = ("--help", "-help", "-h", "-?")
+WORDS = ("--help", "-help", "-h", "-?")  # that ask for help
+MISSING = "must have a value other than None"  # what absl says of a needed flag
 # What a flag's value is called, by the name that absl or ml_collections has for its kind.
 _VALUES = {
     "int": "NUMBER",
@@ -29,7 +30,7 @@ _VALUES = {
 def is_asked(args: Sequence[str]) -> bool:
     """Whether a command line asks for help."""
     own = args[: args.index("--")] if "--" in args else args
-    return any(arg in _ASKED for arg in own)
+    return any(arg in WORDS for arg in own)
 
 
 def contents() -> str:
@@ -97,7 +98,7 @@ def _of_flag(flag: Any) -> list[str]:
 
 
 def _note(flag: Any, kind: str) -> str:
-    """What is said of a flag besides its help: that it is needed, or its default where there is one."""
+    """Says that a flag is needed, or its default where there is one."""
     if _is_needed(flag):
         return " (needed)"
     if kind == "config object":
@@ -111,4 +112,4 @@ def _note(flag: Any, kind: str) -> str:
 
 
 def _is_needed(flag: Any) -> bool:
-    return any("must have a value other than None" in check.message for check in flag.validators)
+    return any(MISSING in check.message for check in flag.validators)

@@ -33,13 +33,6 @@ from lossattn_jax.errors import UserError
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.data.prepare")
 
-# What a data set is prepared with besides TFDS. All others are built by TFDS itself, with TensorFlow.
-_BUILT_WITH: Mapping[str, tuple[str, str] | None] = {
-    "digit_scenes": None,
-    "svhn_full": ("h5py", "h5py"),
-    "tiny_imagenet": None,
-}
-_TENSORFLOW = ("tensorflow", "TensorFlow")  # as it is imported, as it is called
 _RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
 _PLAN_NAME = "preparing.json"  # the same in the folder above, until the data set is there
 _UNFINISHED = "incomplete.*"  # what TFDS calls a folder until all is in it
@@ -121,10 +114,10 @@ def _refuse_lack_of_packages(spec: DatasetSpec) -> None:
     Raises:
       UserError: the data set is built with a package that is not installed.
     """
-    needed = _BUILT_WITH.get(spec.name, _TENSORFLOW)
-    if needed is not None and importlib.util.find_spec(needed[0]) is None:
+    package = spec.preparation_package
+    if package and importlib.util.find_spec(package.lower()) is None:
         raise UserError(
-            f"data set {spec.name} is prepared with {needed[1]}, which is not installed: "
+            f"data set {spec.name} is prepared with {package}, which is not installed: "
             "pip install 'lossattn_jax[prepare]'"
         )
 

@@ -34,6 +34,7 @@ class DatasetSpec:
       builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
       resize: whether stored images have any size and may be grey; they are made RGB and resized to
         `image_shape` when they are decoded.
+      preparation_package: what its builder needs besides TFDS, "" for nothing; TFDS' own need TensorFlow.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DatasetSpec:
     multi_label: bool = False
     builder: str = ""
     resize: bool = False
+    preparation_package: str = "TensorFlow"
 
     @property
     def tfds_name(self) -> str:
@@ -118,6 +120,7 @@ DATASETS: dict[str, DatasetSpec] = {
     for spec in (
         DatasetSpec(
             name="digit_scenes",
+            preparation_package="",
             num_classes=10,
             class_names=_DIGITS,
             mean=(0.498, 0.497, 0.497),
@@ -175,6 +178,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         DatasetSpec(
             name="tiny_imagenet",
+            preparation_package="",
             num_classes=200,
             class_names=tiny_imagenet_classes.NAMES,
             image_shape=(64, 64, 3),
@@ -190,6 +194,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         DatasetSpec(
             name="svhn_full",
+            preparation_package="h5py",
             builder="svhn_full/plain",
             num_classes=10,
             class_names=_DIGITS,

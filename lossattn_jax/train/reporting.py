@@ -49,8 +49,8 @@ class Reporter:
         if not active:
             return
         path = workdir / METRICS_NAME
+        remove_broken_lines(workdir, start_step)
         with _writing(path):
-            remove_broken_lines(workdir, start_step)
             # Without a buffer, whose end would be written again, in vain, when the file is closed.
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
             self._jsonl = os.fdopen(handle, "ab", buffering=0)

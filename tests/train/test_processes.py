@@ -38,7 +38,7 @@ LOST = devices.HEARTBEAT_SECONDS + 60
 
 
 @pytest.fixture
-def start(compilation_cache, given_xla_flags, tmp_path):
+def start(compilation_cache, users_xla_flags, tmp_path):
     """Starts `python ARGS` in some processes that share the work; none outlives the test."""
     started = []
 
@@ -46,7 +46,7 @@ def start(compilation_cache, given_xla_flags, tmp_path):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        flags = f"{given_xla_flags} --xla_force_host_platform_device_count={devices}"
+        flags = f"{users_xla_flags} --xla_force_host_platform_device_count={devices}"
         environment = {
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),

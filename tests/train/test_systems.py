@@ -124,9 +124,9 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
     ],
 )
 def test_four_devices_train_as_one(
-    scenes_dir, tmp_path, run_python, given_xla_flags, name, options
+    scenes_dir, tmp_path, run_python, users_xla_flags, name, options
 ):
-    run = functools.partial(run_python, xla_flags=given_xla_flags)
+    run = functools.partial(run_python, xla_flags=users_xla_flags)
     stored = []
     for count in (1, 4):
         workdir = tmp_path / str(count)
