@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import apart, comparison, jax_training, machine
 from benchmarks.comparison import DisagreementError
-from lossattn_jax import command
-from lossattn_jax.config import check, default_config
+from lossattn_jax.commands import command
+from lossattn_jax.config.images import check, default_config
 from lossattn_jax.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import numpy as np
 
 from benchmarks import torch_bags
 from benchmarks.comparison import DisagreementError
-from lossattn_jax.mil import training
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.order import epoch_order
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
+from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.objective import bag_loss
+from lossattn_jax.train.bags.settings import Settings
 
 TOLERANCE = 1e-4
 # Of what the weights moved: far below that of another update, far above rounding.
@@ -30,7 +30,7 @@ def check(
 ) -> dict[str, Any]:
     """Trains both for some steps without dropout, from the same weights, and compares them.
 
-    JAX's side is `lossattn_jax.mil.training.train`, so that its padding and order are in it.
+    JAX's side is `lossattn_jax.train.bags.training.train`, so that its padding and order are in it.
 
     Args:
       dataset: bags, of which up to `steps` of all lengths are taken.

@@ -15,15 +15,18 @@ import jax
 from absl import flags
 
 from benchmarks import bag_limits, bag_table, comparison, jax_bags, machine
-from lossattn_jax import command, cpu, devices
+from lossattn_jax import devices
+from lossattn_jax.commands import command
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import sources
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil import programs, sources
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.kernels import cpu
 from lossattn_jax.mil.estimator import standardisation
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.splits import Split
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import programs
+from lossattn_jax.train.bags.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks import torch_bags

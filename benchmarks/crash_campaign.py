@@ -21,7 +21,7 @@ from absl import flags
 
 from benchmarks import crash_trials as trials
 from benchmarks import machine, mounts, processes
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger("lossattn_jax.benchmarks")

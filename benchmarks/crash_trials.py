@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import processes
-from lossattn_jax import checkpoint, checkpoint_integrity
-from lossattn_jax.train import reporting
+from lossattn_jax.checkpoint import integrity, store
+from lossattn_jax.train.images import reporting
 
 OVERRIDES: dict[str, Any] = {
     "model.width": 0.125,
@@ -98,7 +98,7 @@ def strike(
     moment = training.started + draw.uniform(0, 0.9 * seconds)
     save, delay = draw.randrange(1, 4), draw.uniform(0, 0.05)
     seen: set[str] = set()
-    folder = training.workdir / checkpoint.CHECKPOINTS_NAME
+    folder = training.workdir / store.CHECKPOINTS_NAME
     before = {path.name for path in folder.glob("*tmp*")}  # of earlier kills
 
     def ready() -> bool:
@@ -148,7 +148,7 @@ def damage(how: str, workdir: pathlib.Path, draw: random.Random) -> dict[str, An
 
 def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
     """The folders of a run's checkpoints, by their steps."""
-    folders = (workdir / checkpoint.CHECKPOINTS_NAME).glob("*")
+    folders = (workdir / store.CHECKPOINTS_NAME).glob("*")
     return sorted((f for f in folders if f.name.isdecimal()), key=lambda f: int(f.name))
 
 
@@ -162,7 +162,7 @@ def bits(workdir: pathlib.Path) -> dict[str, str]:
         for item in ("variables", "training"):
             if not (last / item).exists():  # a conversion has no state of a training
                 continue
-            digests = checkpoint_integrity.digests_of(reader.restore(last / item))
+            digests = integrity.digests_of(reader.restore(last / item))
             told = json.dumps(digests, sort_keys=True).encode()
             found[item] = hashlib.sha256(told).hexdigest()
     return found

@@ -27,7 +27,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import fuzz_inputs, machine
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger("lossattn_jax.benchmarks")
@@ -45,7 +45,7 @@ Reader = Callable[[pathlib.Path], Any]
 
 def bags() -> tuple[dict[str, bytes], Reader]:
     """Valid files of bags, and of digits that bags are made of, and their readers."""
-    from lossattn_jax.mil import bag_files, image_bags
+    from lossattn_jax.data.bags import bag_files, image_bags
 
     def read(path: pathlib.Path) -> None:
         if path.suffix == ".npz":
@@ -58,7 +58,7 @@ def bags() -> tuple[dict[str, bytes], Reader]:
 
 def images() -> tuple[dict[str, bytes], Reader]:
     """Valid images, and their reader, in the network's size and in their own."""
-    from lossattn_jax import own_images
+    from lossattn_jax.data import own_images
 
     def read(path: pathlib.Path) -> None:
         for fit in own_images.FITS:
@@ -71,16 +71,17 @@ def state_dicts() -> tuple[dict[str, bytes], Reader]:
     """Valid files of a small network's weights, and their reader, with the conversion to our variables."""
     import jax
 
-    from lossattn_jax import convert, models, weight_files
+    from lossattn_jax import models
+    from lossattn_jax.checkpoint import conversion, weight_files
 
     model = models.build(
         backbone="small", head="conv", pooling="loss_attention", num_classes=3, width=0.125
     )
     variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False)
-    arrays = convert.to_torch_state_dict(variables, model)
+    arrays = conversion.to_torch_state_dict(variables, model)
 
     def read(path: pathlib.Path) -> None:
-        convert.from_torch_state_dict(weight_files.read(path), model)
+        conversion.from_torch_state_dict(weight_files.read(path), model)
 
     return fuzz_inputs.weight_files(arrays), read
 

@@ -18,7 +18,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import machine, number_lists
-from lossattn_jax import command, data, devices
+from lossattn_jax import data, devices
+from lossattn_jax.commands import command
 
 # Below the package's logger, which is the one that commands show.
 log = logging.getLogger("lossattn_jax.benchmarks")

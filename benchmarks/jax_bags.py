@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from lossattn_jax.mil import training
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.mil.selection import stream
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.splits import Split
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.settings import Settings
 
 # Below the package's logger, which is the one that commands show.
 log = logging.getLogger("lossattn_jax.benchmarks")

@@ -10,7 +10,8 @@ import optax
 from ml_collections import ConfigDict
 
 from benchmarks import machine, training_step
-from lossattn_jax import convert, cpu, runs, torch_names
+from lossattn_jax.checkpoint import conversion, runs, torch_names
+from lossattn_jax.kernels import cpu
 from lossattn_jax.train.optimizer import make_optimizer
 
 
@@ -64,7 +65,7 @@ class Trainer:
         config = self._job.config
         model = runs.build_model(config, self._job.spec)
         unused = torch_names.layout(model).unused
-        variables = convert.from_torch_state_dict({**unused, **weights}, model)
+        variables = conversion.from_torch_state_dict({**unused, **weights}, model)
         optimizer = make_optimizer(config, lambda step: config.optimizer.learning_rate, 1)
 
         loss = training_step.make_loss(config, self._job.spec, model)

@@ -20,9 +20,9 @@ from absl import flags
 
 from benchmarks import crash_trials as trials
 from benchmarks import machine, process_watch, run_growth
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import reporting
+from lossattn_jax.train.images import reporting
 
 log = logging.getLogger("lossattn_jax.benchmarks")
 

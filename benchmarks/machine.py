@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lossattn_jax import cpu
 from lossattn_jax.errors import UserError
+from lossattn_jax.kernels import cpu
 
 _QUIET: dict[str, Any] = {"capture_output": True, "text": True}
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from benchmarks import training_step
-from lossattn_jax import runs
+from lossattn_jax.checkpoint import runs
 
 _IMAGES = 2  # of the batch that is counted; an image's part hardly depends on it
 

@@ -6,8 +6,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from lossattn_jax import checkpoint
-from lossattn_jax.train import reporting
+from lossattn_jax.checkpoint import store
+from lossattn_jax.train.images import reporting
 
 # What a process holds, in the order of a sample. Memory is in bytes: what is resident, what of that the
 # process alone has, and what of it no file stands behind.
@@ -42,7 +42,7 @@ def held(pid: int) -> dict[str, int] | None:
 def written(workdir: pathlib.Path) -> dict[str, int]:
     """What a workdir holds, see `WRITTEN`."""
     kinds = {
-        checkpoint.CHECKPOINTS_NAME: "checkpoints",
+        store.CHECKPOINTS_NAME: "checkpoints",
         reporting.METRICS_NAME: "metrics",
         reporting.TENSORBOARD_NAME: "tensorboard",
     }
@@ -54,7 +54,7 @@ def written(workdir: pathlib.Path) -> dict[str, int]:
             found[kind] += path.stat().st_size
             found["event_files"] += kind == "tensorboard"
     with contextlib.suppress(FileNotFoundError):
-        names = os.listdir(workdir / checkpoint.CHECKPOINTS_NAME)
+        names = os.listdir(workdir / store.CHECKPOINTS_NAME)
         found["checkpoint_steps"] = sum(name.isdecimal() for name in names)
     return found
 

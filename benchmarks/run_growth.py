@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import event_files, process_watch, trend
-from lossattn_jax.train import reporting
+from lossattn_jax.train.images import reporting
 
 Sample = dict[str, float]
 

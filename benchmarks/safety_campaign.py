@@ -27,7 +27,7 @@ from benchmarks.safety_subject import DAMAGE, FULL, KILL, KINDS, PAIR, READ_ONLY
 from benchmarks.safety_subjects import SUBJECTS
 from benchmarks.safety_trials import Trial
 from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make_inputs
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.errors import Incomplete, UserError
 
 log = logging.getLogger("lossattn_jax.benchmarks")

@@ -15,7 +15,8 @@ from absl import flags
 from benchmarks import safety_outcomes
 from benchmarks.safety_subject import Subject
 from benchmarks.safety_trials import Trial
-from lossattn_jax import command, files
+from lossattn_jax import files
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
 BEGIN, END = "<!-- safety_campaign -->", "<!-- end of safety_campaign -->"

@@ -19,8 +19,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, number_lists, step_memory, throughput, training_step
-from lossattn_jax import command, devices
-from lossattn_jax import config as config_lib
+from lossattn_jax import devices
+from lossattn_jax.commands import command
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 
 # Below the package's logger, which is the one that commands show.

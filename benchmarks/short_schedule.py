@@ -23,10 +23,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, number_lists, pooling_results
-from lossattn_jax import command, data, devices, models, run_folder
-from lossattn_jax import config as config_lib
+from lossattn_jax import data, devices, models
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands import command
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import loop, reporting
+from lossattn_jax.train.images import loop, reporting
 
 # Below the package's logger, which is the one that commands show.
 log = logging.getLogger("lossattn_jax.benchmarks")

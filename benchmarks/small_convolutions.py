@@ -18,10 +18,11 @@ from absl import flags
 from flax import linen as nn
 
 from benchmarks import machine
-from lossattn_jax import command, devices
-from lossattn_jax.mil import convolution
-from lossattn_jax.mil.lenet import CHANNELS, HIDDEN
+from lossattn_jax import devices
+from lossattn_jax.commands import command
+from lossattn_jax.kernels import bag_convolution
 from lossattn_jax.models.layers import Conv, dense
+from lossattn_jax.models.lenet import CHANNELS, HIDDEN
 
 log = logging.getLogger("lossattn_jax.benchmarks")
 
@@ -45,9 +46,9 @@ class Features(nn.Module):
             Conv,
             kernel=5,
             use_bias=True,
-            conv_general_dilated=convolution.conv_general_dilated if ours else None,
+            conv_general_dilated=bag_convolution.conv_general_dilated if ours else None,
         )
-        pool: Callable[..., Any] = convolution.max_pool
+        pool: Callable[..., Any] = bag_convolution.max_pool
         if not ours:
             pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
         for number, channels in enumerate(CHANNELS, start=1):

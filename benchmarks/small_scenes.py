@@ -5,7 +5,7 @@ python -m benchmarks.small_scenes --data_dir=DATA
 
 from absl import flags
 
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.data import prepare
 
 TRAIN, TEST = 60, 40  # images

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
 # Below the package's logger, which is the one that commands show.
@@ -35,7 +35,7 @@ MARKS = {
     "step 1/": "step",
 }
 _ROOT = pathlib.Path(__file__).parents[1]
-_IMPORT = "import lossattn_jax.train.loop"
+_IMPORT = "import lossattn_jax.train.images.loop"
 
 
 def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:

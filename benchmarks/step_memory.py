@@ -13,8 +13,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, training_step
-from lossattn_jax import command, devices
-from lossattn_jax.config import default_config
+from lossattn_jax import devices
+from lossattn_jax.commands import command
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
 
 NETWORKS = tuple((b, h) for b in ("resnet18", "vgg11_bn") for h in ("conv", "capsule"))

@@ -18,9 +18,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import machine, network_flops, number_lists, product_ceiling, training_step
-from lossattn_jax import command, devices, models
-from lossattn_jax.config import default_config
-from lossattn_jax.train import memory
+from lossattn_jax import devices, models
+from lossattn_jax.commands import command
+from lossattn_jax.config.images import default_config
+from lossattn_jax.train.images import memory
 from lossattn_jax.train.state import count_parameters
 
 # Below the package's logger, which is the one that commands show.

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import machine, torch_networks
-from lossattn_jax import cpu, data
+from lossattn_jax import data
+from lossattn_jax.kernels import cpu
 
 
 @dataclasses.dataclass(frozen=True)

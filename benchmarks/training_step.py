@@ -11,16 +11,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, losses, models, runs
-from lossattn_jax.evaluate import EvalStep, make_eval_step, to_devices
-from lossattn_jax.train import memory
-from lossattn_jax.train.gradients import make_forward
-from lossattn_jax.train.job import build_network
+from lossattn_jax import data, devices, models
+from lossattn_jax.attention import losses
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.evaluate.evaluation import EvalStep, make_eval_step, to_devices
+from lossattn_jax.train.images import memory
+from lossattn_jax.train.images.gradients import make_forward
+from lossattn_jax.train.images.job import build_network
+from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
 
 # State, metrics and batch, as the step takes them.
 Arguments = tuple[Any, Any, Any]

@@ -14,7 +14,7 @@ Time: about 2.9 GFLOP an image, forward and backward; with all labels 0.029 EFLO
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
 
 

@@ -10,7 +10,7 @@ Time: 20.4 minutes on 2 cores of a Xeon (Sapphire Rapids), evaluations included;
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ Time: about 73.2 GFLOP an image, forward and backward; 200 epochs of COCO are 1.
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ Time: 77 s on 2 cores of an AMD EPYC, compilation and evaluation included.
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 
 
 def get_config() -> ConfigDict:

@@ -19,8 +19,8 @@ Time: on one core of an AMD EPYC, `average` took 1 minute for MUSK1 and 2.3 for 
 
 from ml_collections import ConfigDict
 
+from lossattn_jax.config.bags import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.config import default_config
 
 STEPS = ("average", "ensemble", "consistency")
 

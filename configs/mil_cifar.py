@@ -14,8 +14,8 @@ Time: 5,000 bags are 50,000 images an epoch, for GPUs.
 
 from ml_collections import ConfigDict
 
+from lossattn_jax.config.bags import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.config import default_config
 
 
 def get_config(bags: str = "500") -> ConfigDict:

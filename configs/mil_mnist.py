@@ -15,8 +15,8 @@ Time: on one core of an AMD EPYC, ten draws of 200 bags took 4.5 minutes, with s
 
 from ml_collections import ConfigDict
 
+from lossattn_jax.config.bags import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.config import default_config
 
 
 def get_config(targets: str = "binary") -> ConfigDict:

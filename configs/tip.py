@@ -17,7 +17,7 @@ Time: 200 epochs of CIFAR are 0.008 EFLOP (VGG11_bn) to 0.7 EFLOP (ResNet18 with
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 from lossattn_jax.models import table
 
 

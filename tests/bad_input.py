@@ -12,12 +12,13 @@ import numpy as np
 import safetensors.numpy
 
 from benchmarks import in_process
-from lossattn_jax import convert, weight_files
-from lossattn_jax.mil import BagNetwork, dumps
-from lossattn_jax.mil import config as bag_config
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.checkpoint import conversion, weight_files
+from lossattn_jax.checkpoint.run_folder import LOCK_NAME
+from lossattn_jax.config import bags as bag_config
+from lossattn_jax.mil import BagNetwork
 from lossattn_jax.models import build
-from lossattn_jax.run_folder import LOCK_NAME
+from lossattn_jax.train.bags import dumps
+from lossattn_jax.train.bags.settings import Settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]
@@ -31,7 +32,7 @@ def small_weights():
         backbone="small", head="conv", pooling="loss_attention", num_classes=10, width=0.125
     )
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    return convert.to_torch_state_dict(variables, model)
+    return conversion.to_torch_state_dict(variables, model)
 
 
 def _changed_json(path, **values):

@@ -12,7 +12,7 @@ import jaxlib
 import pytest
 
 from benchmarks import compiled_programs
-from lossattn_jax import cpu
+from lossattn_jax.kernels import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -14,9 +14,9 @@ import zlib
 import jax
 import numpy as np
 
-from lossattn_jax import checkpoint, run_folder, runs
-from lossattn_jax import config as config_lib
-from lossattn_jax.train import ensemble
+from lossattn_jax.attention import ensemble
+from lossattn_jax.checkpoint import run_folder, runs, store
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState, create_state
@@ -75,7 +75,7 @@ def write(workdir: pathlib.Path) -> None:
     """Makes the folder."""
     run_folder.make_workdir(workdir)
     run_folder.write_config(config(), workdir)
-    with checkpoint.Checkpoints(workdir) as checkpoints:
+    with store.Checkpoints(workdir) as checkpoints:
         checkpoints.save(STEP, items(), METRICS)
     (workdir / "logits.json").write_text(json.dumps(logits(workdir).tolist()) + "\n")
 

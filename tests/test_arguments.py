@@ -8,17 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import (
-    faithfulness,
-    imputation,
-    localisation,
-    losses,
-    map_agreement,
-    metrics,
-    models,
-    pooling,
-    routing,
-)
+from lossattn_jax import models
+from lossattn_jax.attention import losses, pooling, routing
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.explain.metrics import faithfulness, imputation, localisation, map_agreement
 from lossattn_jax.train import schedules
 
 B, P, K, C, D, E = 2, 5, 3, 4, 6, 7

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from lossattn_jax.average_precision import average_precision, mean_average_precision
+from lossattn_jax.evaluate.average_precision import average_precision, mean_average_precision
 
 # Few distinct scores, so that there are ties; one positive example at least.
 RANKINGS = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=40).filter(

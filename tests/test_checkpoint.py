@@ -11,8 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lossattn_jax import checkpoint, run_folder
-from lossattn_jax.config import default_config
+from lossattn_jax.checkpoint import run_folder, store
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
@@ -21,7 +21,7 @@ def state(value):
 
 
 def save_all(workdir, accuracies, keep):
-    with checkpoint.Checkpoints(workdir, keep=keep) as checkpoints:
+    with store.Checkpoints(workdir, keep=keep) as checkpoints:
         for step, accuracy in enumerate(accuracies, start=1):
             metrics = None if accuracy is None else {"accuracy": accuracy}
             checkpoints.save(step, {"state": state(step)}, metrics)
@@ -39,7 +39,7 @@ def save_all(workdir, accuracies, keep):
 )
 def test_the_newest_and_the_best_are_kept(tmp_path, accuracies, keep, kept, best):
     save_all(tmp_path, accuracies, keep)
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == kept
         assert checkpoints.latest_step() == kept[-1]
         assert checkpoints.best_step() == best
@@ -47,7 +47,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, accuracies, keep, kept, best
 
 def test_an_item_fits_by_its_shapes(tmp_path):
     save_all(tmp_path, [0.5], 1)
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.fits(1, "state", state(7))
         assert not checkpoints.fits(1, "state", state(7) | {"a": np.zeros((3, 2), np.float32)})
         assert not checkpoints.fits(1, "state", state(7) | {"more": np.int32(0)})
@@ -57,10 +57,10 @@ def test_an_item_fits_by_its_shapes(tmp_path):
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     values = np.random.default_rng(0).standard_normal(100).astype(np.float32)
     saved = {"a": values, "b": {"c": np.int32(3)}, "empty": {}}
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with store.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, {"state": saved, "more": {"x": np.zeros(2)}}, {"accuracy": 1.0})
     like = {"a": jnp.zeros(100), "b": {"c": jnp.int32(0)}, "empty": {}}
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
         restored = checkpoints.restore(5, {"state": like})["state"]
     np.testing.assert_array_equal(np.asarray(restored["a"]).view(np.int32), values.view(np.int32))
     assert int(restored["b"]["c"]) == 3
@@ -77,7 +77,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 def test_other_arrays_are_refused(tmp_path, like):
     save_all(tmp_path, [0.5], keep=1)
     with (
-        checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints,
+        store.Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(UserError, match="checkpoint 1 in .* is of another model: its array"),
     ):
         checkpoints.restore(1, {"state": like})
@@ -89,10 +89,10 @@ def test_half_written_and_foreign_folders_are_no_checkpoints(tmp_path):
     (tmp_path / "checkpoints" / "notes").mkdir()
     (tmp_path / "checkpoints" / "99").mkdir()
     (tmp_path / "checkpoints" / "readme.txt").write_text("mine")
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with store.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1, 2]
         checkpoints.save(3, {"state": state(3)}, {"accuracy": 0.1})
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 3
     assert (tmp_path / "checkpoints" / "readme.txt").read_text() == "mine"
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_lost_a_file_still_is_the_newest(tmp_path, name):
     save_all(tmp_path, [0.5, 0.6], keep=2)
     lost = tmp_path / "checkpoints" / "2" / name
     shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 2
         if not name.startswith("state"):  # without that one all arrays can be read
             with pytest.raises(DamagedCheckpoint, match="checkpoint 2 in .* is damaged"):
@@ -117,11 +117,11 @@ def test_an_unwritable_workdir_is_a_sentence(tmp_path):
 
 def test_a_fifo_among_the_arrays_is_damage_and_nobody_waits_for_its_writer(tmp_path):
     save_all(tmp_path, [0.5], keep=1)
-    metadata = checkpoint.folder(tmp_path, 1) / "state" / "_METADATA"
+    metadata = store.folder(tmp_path, 1) / "state" / "_METADATA"
     metadata.unlink()
     os.mkfifo(metadata)
     with (
-        checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints,
+        store.Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(DamagedCheckpoint, match="state has what is not a regular file"),
     ):
         checkpoints.restore(1, {"state": state(1)})
@@ -150,7 +150,7 @@ def test_a_folder_that_goes_away_during_a_save_is_a_sentence(
         move(workdir)
         raise ValueError(words)
 
-    with checkpoint.Checkpoints(workdir) as checkpoints:
+    with store.Checkpoints(workdir) as checkpoints:
         checkpoints.save(1, {"state": state(1)}, None)
         checkpoints.wait()
         checkpoints.save(2, {"state": state(2)}, None)
@@ -164,12 +164,12 @@ def test_a_failed_read_leaves_no_tracebacks_until_the_process_ends(tmp_path, mon
     reports = []
     monkeypatch.setattr(sys, "unraisablehook", reports.append)
     tree = {f"a{number}": np.full(1000, number, np.float32) for number in range(50)}
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with store.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"state": tree}, {"accuracy": 0.5})
     (tmp_path / "checkpoints/1/state/manifest.ocdbt").unlink()
     with warnings.catch_warnings(record=True) as caught:
         for _ in range(10):  # each time other arrays come before the first error
-            with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+            with store.Checkpoints(tmp_path, read_only=True) as checkpoints:
                 with pytest.raises(DamagedCheckpoint, match="state cannot be read"):
                     checkpoints.restore(1, {"state": tree})
         gc.collect()
@@ -185,6 +185,6 @@ def test_a_link_to_a_folder_of_checkpoints_is_read_but_not_written(tmp_path):
     with pytest.raises(
         UserError, match="run/checkpoints is a symbolic link, which is not followed"
     ):
-        checkpoint.Checkpoints(tmp_path / "run")
-    with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        store.Checkpoints(tmp_path / "run")
+    with store.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import in_process
-from lossattn_jax import command
+from lossattn_jax.commands import command
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk

@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from lossattn_jax import (
-    compare_explainers,
-    data,
-    explainer_report,
-    explanation_metrics,
-    localisation,
-    models,
-    runs,
-)
-from lossattn_jax.config import default_config
+from lossattn_jax import data, models
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.explanation_metrics import Protocol
-from lossattn_jax.metrics import Mean
+from lossattn_jax.evaluate.metrics import Mean
+from lossattn_jax.explain import comparison, comparison_report
+from lossattn_jax.explain.metrics import explanation_metrics, localisation
+from lossattn_jax.explain.metrics.explanation_metrics import Protocol
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 PROTOCOL = Protocol(steps=4, road_shares=(0.3,))
@@ -50,7 +45,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def measured(run, images):
-    return compare_explainers.compare(
+    return comparison.compare(
         run, images, ["attention", "smooth_grad"], num=7, batch_size=7, protocol=PROTOCOL
     )
 
@@ -60,8 +55,8 @@ def test_every_metric_is_there(measured):
     assert list(measured) == ["attention", "smooth_grad"]
     for values in measured.values():
         curves = values["curves"]
-        assert set(values) - {"curves"} == set(explainer_report.HIGHER)
-        assert np.isfinite([values[name] for name in explainer_report.HIGHER]).all()
+        assert set(values) - {"curves"} == set(comparison_report.HIGHER)
+        assert np.isfinite([values[name] for name in comparison_report.HIGHER]).all()
         assert curves["threshold"] == list(localisation.THRESHOLDS)
         half = curves["threshold"].index(PROTOCOL.patch_threshold)
         for name in ("precision", "recall", "f"):
@@ -80,7 +75,7 @@ def test_every_metric_is_there(measured):
 
 @pytest.mark.slow
 def test_batches_and_padding_change_no_metric(run, images, measured):
-    parts = compare_explainers.compare(
+    parts = comparison.compare(
         run, images, ["attention", "smooth_grad"], num=7, batch_size=3, protocol=PROTOCOL
     )
     for name, values in measured.items():
@@ -112,9 +107,7 @@ def test_localisation_is_that_of_the_forward_pass_and_only_the_first_images_coun
         ap = average_precision_score(hits, scores[:, label]) if hits.any() else 0.0
         ranked.append(ap * hits.sum() / own.sum())
     assert 0 < np.mean(ranked) < 1
-    found = compare_explainers.compare(
-        run, images, ["attention"], num=5, batch_size=3, protocol=PROTOCOL
-    )
+    found = comparison.compare(run, images, ["attention"], num=5, batch_size=3, protocol=PROTOCOL)
     assert found["attention"]["pointing"] == pytest.approx(expected)
     assert found["attention"]["localised"] == pytest.approx(right.mean())
     assert found["attention"]["localisation_ap"] == pytest.approx(np.mean(ranked))
@@ -123,30 +116,30 @@ def test_localisation_is_that_of_the_forward_pass_and_only_the_first_images_coun
 @pytest.mark.slow
 def test_a_data_set_without_boxes_has_no_localisation(run, images):
     blind = dataclasses.replace(images, boxes=None)
-    found = compare_explainers.compare(
-        run, blind, ["contribution"], num=3, batch_size=3, protocol=PROTOCOL
-    )
+    found = comparison.compare(run, blind, ["contribution"], num=3, batch_size=3, protocol=PROTOCOL)
     absent = {"pointing", "curves", "patch_f_best", "localisation_ap", "times_attention"}
     assert not absent & set(found["contribution"]) and "deletion" in found["contribution"]
-    assert not any(axis.get_legend() for axis in explainer_report.draw(found).axes)
+    assert not any(axis.get_legend() for axis in comparison_report.draw(found).axes)
 
 
 def test_the_table_says_what_is_better_and_the_figure_has_a_panel_for_each_metric():
-    values = {name: 0.5 + place for place, name in enumerate(explainer_report.HIGHER)}
+    values = {name: 0.5 + place for place, name in enumerate(comparison_report.HIGHER)}
     told = {"attention": {**values, "stability": None}, "smooth_grad": values}
-    lines = explainer_report.table(told).splitlines()
+    lines = comparison_report.table(told).splitlines()
     assert lines[0] == "| metric | attention | smooth_grad |"
     assert lines[2] == "| pointing ↑ | 0.500 | 0.500 |"
     assert any(line.startswith("| deletion ↓ | ") for line in lines)
     assert any(line.startswith("| stability ↑ | - | ") for line in lines)
     assert any(line.startswith("| patch_f_best_threshold | ") for line in lines)
-    assert len(lines) == 2 + len(explainer_report.HIGHER)
+    assert len(lines) == 2 + len(comparison_report.HIGHER)
     curves = {name: [0.1, 0.9] for name in ("threshold", "precision", "recall", "f")}
     slow = {**values, "curves": curves, "ms_per_image": 1e3}
-    figure = explainer_report.draw({"attention": {**values, "curves": curves}, "smooth_grad": slow})
+    figure = comparison_report.draw(
+        {"attention": {**values, "curves": curves}, "smooth_grad": slow}
+    )
     titled = [axis.get_title() for axis in figure.axes]
     assert "deletion (lower is better)" in titled and "patch_f_best_threshold" in titled
-    assert sum(bool(title) for title in titled) == len(explainer_report.HIGHER) + 3
+    assert sum(bool(title) for title in titled) == len(comparison_report.HIGHER) + 3
     scales = {
         axis.get_title().split()[0]: axis.get_xscale() for axis in figure.axes if axis.get_title()
     }
@@ -236,7 +229,7 @@ def test_randomised_parts_of_the_network_add_up(run):
 
 def test_an_unknown_explainer_is_named(run, images):
     with pytest.raises(UserError, match="the explainer 'shap' is not known"):
-        compare_explainers.compare(run, images, ["shap"])
+        comparison.compare(run, images, ["shap"])
 
 
 @pytest.mark.slow
@@ -254,7 +247,7 @@ def test_of_several_objects_those_of_the_predicted_class_count(run, images):
     images = dataclasses.replace(
         images, spec=several, labels=labels, boxes=boxes, box_labels=box_labels
     )
-    (found,) = compare_explainers.compare(
+    (found,) = comparison.compare(
         run, images, ["attention"], num=7, batch_size=4, protocol=PROTOCOL
     ).values()
     tops = np.asarray(outputs.attention).argmax(axis=1)

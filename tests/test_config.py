@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import config_json
+from lossattn_jax.config import bags as bags_config
+from lossattn_jax.config import config_json
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import config as bags_config
 
 ALL = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 BAGS = [path for path in ALL if path.stem.startswith("mil_")]

@@ -8,11 +8,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import conversion_folder, convert, records, run_folder, runs, weight_files
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.checkpoint import conversion, conversion_folder, run_folder, runs, weight_files
+from lossattn_jax.checkpoint.store import Checkpoints
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import job
+from lossattn_jax.files import records
+from lossattn_jax.train.images import job
 
 
 def small_config():
@@ -27,7 +28,7 @@ def weights(tmp_path_factory):
     """Files of weights of two networks alike, but for their numbers."""
     config = small_config()
     module = runs.build_model(config, runs.spec_of(config))
-    shapes = convert.torch_names.layout(module, (32, 32, 3))
+    shapes = conversion.torch_names.layout(module, (32, 32, 3))
     folder = tmp_path_factory.mktemp("weights")
     for name, value in (("one", 0.5), ("other", 0.25)):
         arrays = {slot.key: np.full(slot.shape, value, np.float32) for slot in shapes.slots}
@@ -63,7 +64,7 @@ def convert_and_die(weights, folder, moment):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(owner, name, die)
-        convert.convert_file(weights / "one.npz", small_config(), folder)
+        conversion.convert_file(weights / "one.npz", small_config(), folder)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -73,14 +74,14 @@ def test_the_same_conversion_finishes_what_was_killed(weights, tmp_path, moment)
     assert unfinished == (moment != "before the mark")
     part = tmp_path / "checkpoints" / "0.orbax-checkpoint-tmp"  # as Orbax is killed
     (part / "variables").mkdir(parents=True)
-    convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+    conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
     assert not (tmp_path / conversion_folder.UNFINISHED_NAME).exists()
     assert os.listdir(tmp_path / "checkpoints") == ["0"]
     run = runs.load(tmp_path)
     assert run.step == 0
     assert {float(np.ravel(leaf)[0]) for leaf in leaves(run.variables["params"])} == {0.5}
     with pytest.raises(UserError, match="holds a run already: use another one"):
-        convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+        conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
 
 
 def leaves(tree):
@@ -105,7 +106,7 @@ def test_no_other_conversion_and_no_training_goes_on_with_it(weights, tmp_path):
         ("one", other, r"made from other inputs \(config.seed 0 instead of 7\); use another"),
     ):
         with pytest.raises(UserError, match=sentence):
-            convert.convert_file(weights / f"{name}.npz", config, tmp_path)
+            conversion.convert_file(weights / f"{name}.npz", config, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         training = type("Job", (), {"workdir": tmp_path, "config": small_config()})
         with pytest.raises(
@@ -118,7 +119,7 @@ def test_no_other_conversion_and_no_training_goes_on_with_it(weights, tmp_path):
 def test_a_damaged_mark_is_made_again_with_a_warning(weights, tmp_path, caplog):
     convert_and_die(weights, tmp_path, "before the config")
     (tmp_path / conversion_folder.UNFINISHED_NAME).write_bytes(b"")
-    convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+    conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
     assert "unfinished_conversion.json cannot be read" in caplog.text
     assert runs.load(tmp_path).step == 0
 
@@ -128,7 +129,7 @@ def test_a_training_without_a_checkpoint_is_not_converted_into(weights, tmp_path
     run_folder.write_config(small_config(), tmp_path)
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match="a training without a checkpoint yet: use another one"):
-        convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+        conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
 
 
 def test_a_config_without_a_checkpoint_is_unfinished(weights, tmp_path):
@@ -137,8 +138,8 @@ def test_a_config_without_a_checkpoint_is_unfinished(weights, tmp_path):
     other.seed = 7
     run_folder.write_config(other, tmp_path)
     with pytest.raises(UserError, match=r"with another config \(config.seed 7 instead of 0\): use"):
-        convert.convert_file(weights / "one.npz", small_config(), tmp_path)
-    convert.convert_file(weights / "one.npz", other, tmp_path)
+        conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
+    conversion.convert_file(weights / "one.npz", other, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 7
 
 
@@ -146,6 +147,6 @@ def test_the_second_of_two_at_once_is_refused(weights, tmp_path):
     with contextlib.ExitStack() as first:
         first.enter_context(run_folder.alone(tmp_path))
         with pytest.raises(UserError, match="is being written by another command already"):
-            convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+            conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
     assert os.listdir(tmp_path) == ["workdir.lock"]
-    convert.convert_file(weights / "one.npz", small_config(), tmp_path)
+    conversion.convert_file(weights / "one.npz", small_config(), tmp_path)

@@ -18,9 +18,10 @@ import safetensors.numpy
 from flax import traverse_util
 
 from benchmarks import in_process
-from lossattn_jax import checkpoint, convert, mil, models, runs, torch_names, weight_files
+from lossattn_jax import mil, models
+from lossattn_jax.checkpoint import conversion, runs, store, torch_names, weight_files
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import evaluate_run
+from lossattn_jax.evaluate.evaluation import evaluate_run
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "models"))
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
@@ -115,7 +116,7 @@ def small():
     """A small network, its variables, and their state dict."""
     module = narrow("small conv")
     variables = random_variables(module)
-    return module, variables, convert.to_torch_state_dict(variables, module)
+    return module, variables, conversion.to_torch_state_dict(variables, module)
 
 
 @pytest.mark.parametrize("network", slow_where(REFERENCE, "conv_resnet50", "capsule_resnet18"))
@@ -123,8 +124,8 @@ def test_the_papers_networks_come_in_and_go_out_exactly(network):
     shapes = reference_shapes()[network]
     module = REFERENCE[network]()
     state_dict = random_state_dict(shapes)
-    variables = convert.from_torch_state_dict(state_dict, module)
-    assert_same(convert.to_torch_state_dict(variables, module), state_dict)
+    variables = conversion.from_torch_state_dict(state_dict, module)
+    assert_same(conversion.to_torch_state_dict(variables, module), state_dict)
     live = {key for key in variables if key != "unused"}
     assert live <= {"params", "batch_stats"}
     assert {leaf.dtype for leaf in jax.tree.leaves([variables[name] for name in live])} == {
@@ -151,26 +152,26 @@ def test_weights_of_3x3_bottlenecks_do_not_say_what_to_compute(backbone, head):
         )
 
     variables = random_variables(build())
-    state_dict = convert.to_torch_state_dict(variables, build())
+    state_dict = conversion.to_torch_state_dict(variables, build())
     sentence = "set config.model.bottleneck_relu_before_add, .* to True .* or to False"
     with pytest.raises(UserError, match=sentence):
-        convert.from_torch_state_dict(state_dict, build())
+        conversion.from_torch_state_dict(state_dict, build())
     for choice in (False, True):
         module = build(bottleneck_relu_before_add=choice)
-        assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
+        assert_same_tree(conversion.from_torch_state_dict(state_dict, module), variables)
     # Blocks that begin with 1x1 take none of them, and leave nothing open themselves.
     pooling = "none" if head == "none" else "mean"
     options = dict(width=0.0625, bottleneck_first_kernel=1)
     usual = models.build(backbone, head, pooling, **options)
     both = "set config.model.bottleneck_first_kernel to 3, and config.model.bottleneck_relu_before"
     with pytest.raises(UserError, match=both):
-        convert.from_torch_state_dict(state_dict, usual)
+        conversion.from_torch_state_dict(state_dict, usual)
     decided = models.build(backbone, head, pooling, bottleneck_relu_before_add=False, **options)
     with pytest.raises(UserError, match="set config.model.bottleneck_first_kernel to 3$"):
-        convert.from_torch_state_dict(state_dict, decided)
+        conversion.from_torch_state_dict(state_dict, decided)
     own = random_variables(usual)
-    exported = convert.to_torch_state_dict(own, usual)
-    assert_same_tree(convert.from_torch_state_dict(exported, usual), own)
+    exported = conversion.to_torch_state_dict(own, usual)
+    assert_same_tree(conversion.from_torch_state_dict(exported, usual), own)
 
 
 @pytest.mark.slow
@@ -185,13 +186,13 @@ def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value
         np.abs, variables["batch_stats"]
     )  # no negative variances
     weights = tmp_path / "weights.safetensors"
-    weight_files.write(convert.to_torch_state_dict(variables, module), weights)
+    weight_files.write(conversion.to_torch_state_dict(variables, module), weights)
     if value is None:
         with pytest.raises(UserError, match="set config.model.bottleneck_relu_before_add"):
-            convert.convert_file(weights, config, tmp_path / "run")
+            conversion.convert_file(weights, config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         return
-    convert.convert_file(weights, config, tmp_path / "run")
+    conversion.convert_file(weights, config, tmp_path / "run")
     loaded = runs.load(tmp_path / "run")
     assert loaded.config.model.bottleneck_relu_before_add is value
     assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
@@ -204,19 +205,19 @@ def test_every_network_goes_out_and_comes_back_exactly(name):
     module = narrow(name)
     shape = (64, 64, 3) if "stride2" in name else (32, 32, 3)
     variables = random_variables(module, shape)
-    state_dict = convert.to_torch_state_dict(variables, module)
+    state_dict = conversion.to_torch_state_dict(variables, module)
     assert len(set(state_dict)) >= len(jax.tree.leaves(variables))
-    assert_same_tree(convert.from_torch_state_dict(state_dict, module), variables)
+    assert_same_tree(conversion.from_torch_state_dict(state_dict, module), variables)
 
 
 def test_another_image_size_goes_out_and_comes_back():
     module = narrow("vgg11 plain")
     variables = random_variables(module, (64, 64, 3))
-    state_dict = convert.to_torch_state_dict(variables, module, (64, 64, 3))
+    state_dict = conversion.to_torch_state_dict(variables, module, (64, 64, 3))
     assert state_dict["classifier.0.weight"].shape == (256, 32 * 2 * 2)
-    assert_same_tree(convert.from_torch_state_dict(state_dict, module, (64, 64, 3)), variables)
+    assert_same_tree(conversion.from_torch_state_dict(state_dict, module, (64, 64, 3)), variables)
     with pytest.raises(UserError, match="classifier.0.weight"):
-        convert.from_torch_state_dict(state_dict, module)
+        conversion.from_torch_state_dict(state_dict, module)
 
 
 def test_arrays_are_laid_out_as_pytorch_has_them(small):
@@ -238,7 +239,7 @@ def test_units_and_capsules_are_modules_of_their_own_in_pytorch():
     module = models.build("small", "capsule", width=0.25)  # 4 units of 8, 16 capsules of 32
     variables = random_variables(module)
     head = jax.tree.map(np.asarray, variables["params"]["head"])
-    state_dict = convert.to_torch_state_dict(variables, module)
+    state_dict = conversion.to_torch_state_dict(variables, module)
     units = head["units"]["conv"]["conv"]["kernel"]
     np.testing.assert_array_equal(
         state_dict["units.3.conv0.weight"], units[..., 24:32].transpose(3, 2, 0, 1)
@@ -262,7 +263,7 @@ def modules_of(name):
     """Names of the modules in a network's state dict."""
     module = narrow(name)
     shape = (64, 64, 3) if "stride2" in name else (32, 32, 3)
-    keys = convert.to_torch_state_dict(random_variables(module, shape), module)
+    keys = conversion.to_torch_state_dict(random_variables(module, shape), module)
     return {key.rpartition(".")[0] for key in keys}
 
 
@@ -284,7 +285,7 @@ def test_learned_attention_has_the_names_of_its_authors():
 
 def test_routing_has_units_and_weights_of_its_own():
     module = narrow("resnet18 routing")  # 1 unit of 2 channels
-    state_dict = convert.to_torch_state_dict(random_variables(module), module)
+    state_dict = conversion.to_torch_state_dict(random_variables(module), module)
     assert state_dict["routing.weight"].shape == (72, 10, 1, 1)
     assert state_dict["units.0.bn.running_var"].shape == (2,)
     assert {"units.0.conv0", "conv1"} <= modules_of("capsnet")
@@ -292,26 +293,26 @@ def test_routing_has_units_and_weights_of_its_own():
 
 def test_what_takes_no_part_is_kept_only_where_it_says_something():
     module = narrow("resnet18 capsule")
-    state_dict = convert.to_torch_state_dict(random_variables(module), module)
+    state_dict = conversion.to_torch_state_dict(random_variables(module), module)
     np.testing.assert_array_equal(state_dict["bn1.running_var"], 1)
     assert state_dict["bn1.num_batches_tracked"].dtype == np.int64
-    assert "unused" not in convert.from_torch_state_dict(state_dict, module)
+    assert "unused" not in conversion.from_torch_state_dict(state_dict, module)
     state_dict["bn1.weight"] = np.arange(4, dtype=np.float32)
     state_dict["layer5.1.shortcut.0.bias"] = np.full(4, np.nan, np.float32)
     state_dict["units.0.bn.num_batches_tracked"] = np.asarray(2**40)
-    variables = convert.from_torch_state_dict(state_dict, module)
+    variables = conversion.from_torch_state_dict(state_dict, module)
     assert set(variables["unused"]) == {
         "bn1.weight",
         "layer5.1.shortcut.0.bias",
         "units.0.bn.num_batches_tracked",
     }
-    assert_same(convert.to_torch_state_dict(variables, module), state_dict)
+    assert_same(conversion.to_torch_state_dict(variables, module), state_dict)
 
 
 def test_the_network_does_not_mind_what_takes_no_part(small):
     module, variables, state_dict = small
     changed = state_dict | {"bn1.num_batches_tracked": np.asarray(7)}
-    loaded = convert.from_torch_state_dict(changed, module)
+    loaded = conversion.from_torch_state_dict(changed, module)
     assert "unused" in loaded
     images = np.ones((1, 32, 32, 3), np.float32)
     apply = jax.jit(module.apply)
@@ -323,25 +324,25 @@ def test_counters_may_be_absent_or_plain_numbers(small):
     module, variables, state_dict = small
     old = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
     assert len(old) < len(state_dict)
-    assert_same_tree(convert.from_torch_state_dict(old, module), variables)
+    assert_same_tree(conversion.from_torch_state_dict(old, module), variables)
     plain = {k: 0 for k in state_dict.keys() - old.keys()}
-    assert_same_tree(convert.from_torch_state_dict(old | plain, module), variables)
+    assert_same_tree(conversion.from_torch_state_dict(old | plain, module), variables)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_floats_of_any_width_become_float32(small, dtype):
     module, _, state_dict = small
     rounded = {k: v if v.dtype == np.int64 else v.astype(dtype) for k, v in state_dict.items()}
-    variables = convert.from_torch_state_dict(rounded, module)
+    variables = conversion.from_torch_state_dict(rounded, module)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     expected = {k: v if v.dtype == np.int64 else v.astype("f4") for k, v in rounded.items()}
-    assert_same(convert.to_torch_state_dict(variables, module), expected)
+    assert_same(conversion.to_torch_state_dict(variables, module), expected)
 
 
 def test_loaded_variables_do_not_share_memory_with_the_state_dict(small):
     module, variables, state_dict = small
     own = {key: array.copy() for key, array in state_dict.items()}
-    loaded = convert.from_torch_state_dict(own, module)
+    loaded = conversion.from_torch_state_dict(own, module)
     for array in own.values():
         array[...] = 0
     assert_same_tree(loaded, variables)
@@ -351,7 +352,7 @@ def test_wrappers_and_prefixes_are_taken_off(small):
     module, variables, state_dict = small
     parallel = {f"module.{key}": array for key, array in state_dict.items()}
     for given in (parallel, {"state_dict": parallel, "epoch": 3}, {"state_dict": state_dict}):
-        assert_same_tree(convert.from_torch_state_dict(given, module), variables)
+        assert_same_tree(conversion.from_torch_state_dict(given, module), variables)
 
 
 @pytest.mark.parametrize(
@@ -373,20 +374,20 @@ def test_wrappers_and_prefixes_are_taken_off(small):
 )
 def test_state_dicts_of_common_trainers_are_read(small, wrap):
     module, variables, state_dict = small
-    assert_same_tree(convert.from_torch_state_dict(wrap(state_dict), module), variables)
+    assert_same_tree(conversion.from_torch_state_dict(wrap(state_dict), module), variables)
 
 
 def test_a_state_dict_that_is_not_clear_is_refused(small):
     module, _, state_dict = small
     with pytest.raises(UserError, match="several state dicts .'model', 'net'.: save the one"):
-        convert.from_torch_state_dict({"model": state_dict, "net": state_dict}, module)
+        conversion.from_torch_state_dict({"model": state_dict, "net": state_dict}, module)
     both = state_dict | {"linear._orig_mod.bias": state_dict["linear.bias"]}
     with pytest.raises(UserError, match="hold 'linear.bias' twice, with and without '_orig_mod'"):
-        convert.from_torch_state_dict(both, module)
+        conversion.from_torch_state_dict(both, module)
     itself = {}
     itself["model"] = itself
     with pytest.raises(UserError, match="the weights lack"):
-        convert.from_torch_state_dict(itself, module)
+        conversion.from_torch_state_dict(itself, module)
 
 
 def changed(state_dict, *without, **extra):
@@ -441,26 +442,26 @@ def changed(state_dict, *without, **extra):
 def test_weights_that_do_not_fit_are_refused_with_a_sentence(small, change, sentence):
     module, _, state_dict = small
     with pytest.raises(UserError) as refused:
-        convert.from_torch_state_dict(change(state_dict), module)
+        conversion.from_torch_state_dict(change(state_dict), module)
     assert str(refused.value) == sentence
 
 
 def test_variables_of_another_network_are_refused(small):
     module, variables, _ = small
     with pytest.raises(UserError, match="variables lack .*: they are of another network"):
-        convert.to_torch_state_dict({"params": variables["params"]}, module)
+        conversion.to_torch_state_dict({"params": variables["params"]}, module)
     wider = random_variables(models.build("small", "conv", width=0.125))
     with pytest.raises(UserError, match=r"hold .* with shape \(\d+.*, but this network's has"):
-        convert.to_torch_state_dict(wider, module)
+        conversion.to_torch_state_dict(wider, module)
     with pytest.raises(UserError, match="has 'conv7', which this network has no use for"):
-        convert.to_torch_state_dict({**variables, "unused": {"conv7": np.zeros(1)}}, module)
+        conversion.to_torch_state_dict({**variables, "unused": {"conv7": np.zeros(1)}}, module)
     with pytest.raises(UserError, match="a Dense is not a network of models.build"):
-        convert.to_torch_state_dict(variables, models.network.dense(2, 2, "other"))
+        conversion.to_torch_state_dict(variables, models.network.dense(2, 2, "other"))
 
 
 def test_gradients_have_pytorchs_keys_too(small):
     module, variables, state_dict = small
-    gradients = convert.to_torch_parameters(variables["params"], module)
+    gradients = conversion.to_torch_parameters(variables["params"], module)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert_same(gradients, {k: v for k, v in state_dict.items() if not k.endswith(statistics)})
 
@@ -484,7 +485,7 @@ def test_safetensors_of_16_bits_are_read(small, tmp_path, dtype):
     read = weight_files.read(tmp_path / "weights.safetensors")
     assert read["linear.weight"].dtype == dtype
     assert_same(read, rounded)
-    convert.from_torch_state_dict(read, module)
+    conversion.from_torch_state_dict(read, module)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
@@ -494,10 +495,10 @@ def test_a_file_of_pytorch_is_read(small, tmp_path, suffix):
     tensors = {f"module.{key}": torch.from_numpy(array) for key, array in state_dict.items()}
     path = tmp_path / f"weights{suffix}"
     torch.save({"state_dict": tensors, "epoch": 3}, path)
-    assert_same_tree(convert.from_torch_state_dict(weight_files.read(path), module), variables)
+    assert_same_tree(conversion.from_torch_state_dict(weight_files.read(path), module), variables)
     halves = {key: t.bfloat16() if t.is_floating_point() else t for key, t in tensors.items()}
     torch.save(halves, path)
-    loaded = convert.from_torch_state_dict(weight_files.read(path), module)
+    loaded = conversion.from_torch_state_dict(weight_files.read(path), module)
     np.testing.assert_array_equal(
         loaded["params"]["classifier"]["bias"], halves["module.linear.bias"].float().numpy()
     )
@@ -627,7 +628,7 @@ def test_an_array_of_no_numbers_is_refused_by_its_dtype(small):
     with pytest.raises(
         UserError, match="'linear.bias' of the weights has dtype <U1000000, but must"
     ):
-        convert.from_torch_state_dict(bad, module)
+        conversion.from_torch_state_dict(bad, module)
 
 
 def test_a_compressed_file_of_pytorch_is_refused(tmp_path):
@@ -654,11 +655,11 @@ def converted(tmp_path_factory, scenes_dir):
     folder = tmp_path_factory.mktemp("converted")
     config = shrunk.config(scenes_dir)
     module = runs.build_model(config, runs.spec_of(config))
-    state_dict = convert.to_torch_state_dict(random_variables(module), module)
+    state_dict = conversion.to_torch_state_dict(random_variables(module), module)
     state_dict = {k: abs(v) if k.endswith("running_var") else v for k, v in state_dict.items()}
     state_dict["bn1.num_batches_tracked"] = np.asarray(7)
     weight_files.write(state_dict, folder / "weights.safetensors")
-    convert.convert_file(folder / "weights.safetensors", config, folder / "run")
+    conversion.convert_file(folder / "weights.safetensors", config, folder / "run")
     return config, state_dict, folder / "run"
 
 
@@ -666,11 +667,11 @@ def test_a_converted_run_is_evaluated(converted):
     config, state_dict, workdir = converted
     run = runs.load(workdir)
     assert run.step == 0
-    expected = convert.from_torch_state_dict(state_dict, run.model, run.spec.image_shape)
+    expected = conversion.from_torch_state_dict(state_dict, run.model, run.spec.image_shape)
     del expected["unused"]
     assert_same_tree(run.variables, expected)
     assert run.config.to_dict() == config.to_dict()
-    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    with store.Checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.best_step() is None
     result = evaluate_run(str(workdir))
     assert result["step"] == 0
@@ -682,7 +683,7 @@ def test_a_run_is_written_for_pytorch(converted, tmp_path, suffix):
     _, state_dict, workdir = converted
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(b"what was there before")
-    convert.export_file(workdir, path)
+    conversion.export_file(workdir, path)
     # A checkpoint holds what takes part alone.
     assert_same(weight_files.read(path), state_dict | {"bn1.num_batches_tracked": np.asarray(0)})
 
@@ -691,10 +692,10 @@ def test_a_workdir_that_holds_a_run_is_refused(converted, tmp_path):
     config, _, workdir = converted
     weights = workdir.parent / "weights.safetensors"
     with pytest.raises(UserError, match="holds a run already: use another one"):
-        convert.convert_file(weights, config, workdir)
+        conversion.convert_file(weights, config, workdir)
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match="holds a run already"):
-        convert.convert_file(weights, config, tmp_path)
+        conversion.convert_file(weights, config, tmp_path)
 
 
 def test_weights_of_another_network_leave_nothing_behind(converted, tmp_path):
@@ -702,7 +703,7 @@ def test_weights_of_another_network_leave_nothing_behind(converted, tmp_path):
     path = tmp_path / "weights.npz"
     weight_files.write(changed(state_dict, "linear.bias"), path)
     with pytest.raises(UserError) as refused:
-        convert.convert_file(path, config, tmp_path / "run")
+        conversion.convert_file(path, config, tmp_path / "run")
     assert str(refused.value) == f"{path}: the weights lack 'linear.bias'"
     assert not (tmp_path / "run").exists()
 
@@ -725,17 +726,17 @@ def test_values_that_no_network_can_use_are_refused_both_ways(
     path = tmp_path / "weights.npz"
     weight_files.write(bad, path)
     with pytest.raises(UserError) as refused:
-        convert.convert_file(path, config, tmp_path / "run")
+        conversion.convert_file(path, config, tmp_path / "run")
     assert str(refused.value).startswith(f"{path}: of the weights, {sentence}")
     assert not (tmp_path / "run").exists()
     run = runs.load(workdir)
-    variables = convert.from_torch_state_dict(bad, run.model, run.spec.image_shape)
-    with checkpoint.Checkpoints(tmp_path / "damaged") as checkpoints:
+    variables = conversion.from_torch_state_dict(bad, run.model, run.spec.image_shape)
+    with store.Checkpoints(tmp_path / "damaged") as checkpoints:
         items = {name: variables[name] for name in ("params", "batch_stats")}
         checkpoints.save(0, {"variables": items}, None)
     shutil.copy(workdir / "config.json", tmp_path / "damaged")
     with pytest.raises(UserError) as refused:
-        convert.export_file(tmp_path / "damaged", tmp_path / "out.npz")
+        conversion.export_file(tmp_path / "damaged", tmp_path / "out.npz")
     assert sentence in str(refused.value) and "checkpoint 0 in" in str(refused.value)
     assert not (tmp_path / "out.npz").exists()
 

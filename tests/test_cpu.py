@@ -6,7 +6,7 @@ import platform
 import jaxlib
 import pytest
 
-from lossattn_jax import cpu
+from lossattn_jax.kernels import cpu
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 FUSIONS = f"{FLAG}=-individual_convolution"

@@ -1,6 +1,6 @@
 import pytest
 
-from lossattn_jax import escaping
+from lossattn_jax.files import escaping
 
 
 @pytest.mark.parametrize(

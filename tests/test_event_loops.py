@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lossattn_jax import event_loops
+from lossattn_jax.checkpoint import event_loops
 
 
 async def fail_beside(task):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lossattn_jax import explainers, models
+from lossattn_jax import models
 from lossattn_jax.errors import UserError
-from lossattn_jax.explainers import Subject
+from lossattn_jax.explain import explainers
+from lossattn_jax.explain.explainers import Subject
 from lossattn_jax.models.patch_head import MapHead
 
 SHAPE = (8, 8, 3)

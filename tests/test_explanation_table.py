@@ -7,10 +7,12 @@ import statistics
 import numpy as np
 import pytest
 
-from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import explanation_table, provenance, records, run_folder
-from lossattn_jax.config import default_config
+from lossattn_jax.checkpoint import provenance, run_folder
+from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
+from lossattn_jax.explain import explanation_table
+from lossattn_jax.files import records
 
 WORDS = "100 images of digit_scenes (test), accuracy on 2000 of digit_scenes (test)"
 

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import data, devices, explanations, losses, metrics, models
-from lossattn_jax.evaluate import make_eval_step
+from lossattn_jax import data, devices, models
+from lossattn_jax.attention import losses
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate.evaluation import make_eval_step
+from lossattn_jax.explain import explanations
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 DRAW = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import pytest
 from jax import export
 
 from lossattn_jax import models
+from lossattn_jax.attention.bag_outputs import BagOutputs
 from lossattn_jax.mil import BagLeNet, BagNetwork
-from lossattn_jax.mil.outputs import BagOutputs
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 BAGS = jax.random.normal(jax.random.key(1), (3, 5, 7))

@@ -19,21 +19,14 @@ import numpy as np
 import pytest
 import tensorstore
 
-from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import (
-    data,
-    devices,
-    export_maps,
-    losses,
-    map_store,
-    models,
-    receptive_field,
-    run_folder,
-    runs,
-)
-from lossattn_jax.config import default_config
+from lossattn_jax import data, devices, models
+from lossattn_jax.attention import losses
+from lossattn_jax.checkpoint import run_folder, runs
+from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import evaluate_run, forward_batches, make_eval_step
+from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
+from lossattn_jax.explain import map_export, map_store, receptive_field
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk
@@ -149,7 +142,7 @@ def export(run, images, eval_step, measured):
             "output": output,
             "workdir": "/runs/toy",
         }
-        return export_maps.export(**{**arguments, **changes})
+        return map_export.export(**{**arguments, **changes})
 
     return call
 
@@ -588,7 +581,7 @@ def test_few_batches_are_kept_and_writing_stays_close_behind(export, eval_step, 
 
 
 def test_progress_is_told(export, whole, monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(export_maps, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(map_export, "_LOG_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "lossattn_jax.export_maps"):
         export(tmp_path / "maps.zarr")
     for done in (4, 8, 12, 16, 18):
@@ -621,7 +614,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
     monkeypatch.setattr(runs, "load", lambda workdir, checkpoint: run)
     monkeypatch.setattr(runs, "open_split", open_split)
     assert run.config.data.mode == "memory"
-    export_maps.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
+    map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
     assert opened == [(run.config, SPEC, "train", None, "stream")]
 
 
@@ -683,8 +676,8 @@ def test_the_command_exports_a_run(scenes_dir, run_python, tmp_path):
     step = make_eval_step(run.model, run.spec)
     part = tmp_path / "part.zarr"
     with pytest.raises(RuntimeError, match="plug"):
-        export_maps.export(run, Steps(step, fail_at=3), test_set, part, workdir)
-    export_maps.export(run, step, test_set, part, workdir)
+        map_export.export(run, Steps(step, fail_at=3), test_set, part, workdir)
+    map_export.export(run, step, test_set, part, workdir)
     assert contents(part) == contents(whole)
     refused = run_python(*command, f"--out={whole}", "--num=7")
     assert refused.returncode == 2

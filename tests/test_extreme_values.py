@@ -14,10 +14,10 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossattn_jax import losses, pooling
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.outputs import BagOutputs
-from lossattn_jax.routing import dynamic_routing, squash
+from lossattn_jax.attention import losses, pooling
+from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention.routing import dynamic_routing, squash
+from lossattn_jax.train.bags.objective import bag_loss
 
 ROWS, CLASSES = 6, 4
 DTYPES = [jnp.float32, jnp.bfloat16]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from lossattn_jax import faithfulness, imputation, metrics
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.explain.metrics import faithfulness, imputation
 from lossattn_jax.models.geometry import PatchGrid
 
 by_pixels = jax.jit(faithfulness.by_pixels)

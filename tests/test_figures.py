@@ -6,10 +6,10 @@ import io
 import numpy as np
 
 from lossattn_jax import data
-from lossattn_jax.explanations import Explanations
-from lossattn_jax.figures import draw_explanations
+from lossattn_jax.explain.explanations import Explanations
+from lossattn_jax.explain.figures import draw_explanations
+from lossattn_jax.explain.receptive_field import pixel_map
 from lossattn_jax.models import PatchGrid
-from lossattn_jax.receptive_field import pixel_map
 
 # Windows of 2x2 map positions, step 1, on a 3x3 map: 2x2 patches that overlap in the middle.
 GRID = PatchGrid(rows=2, cols=2, map_size=(3, 3), kernel=2, stride=1)

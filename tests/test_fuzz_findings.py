@@ -14,9 +14,9 @@ import scipy.sparse
 from PIL import Image
 
 from benchmarks import fuzz_inputs, fuzz_readers
-from lossattn_jax import own_images
+from lossattn_jax.data import own_images
+from lossattn_jax.data.bags import bag_files, image_bags, matlab_files
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, image_bags, matlab_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 MATRIX = np.array([[0, 1.5, 0], [2, 0, -3]])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lossattn_jax import own_images, picture_depth
+from lossattn_jax.data import own_images, picture_depth
 from lossattn_jax.errors import UserError
 
 SHAPE = (8, 8, 3)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from lossattn_jax import data, localisation, metrics
+from lossattn_jax import data
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.explain.metrics import localisation
 from lossattn_jax.models.geometry import PatchGrid
 
 pointing = jax.jit(localisation.pointing)

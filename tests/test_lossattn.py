@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks import in_process
 from lossattn_jax import __main__ as lossattn
-from lossattn_jax import __version__, config_file
+from lossattn_jax import __version__
 from lossattn_jax.commands import help_text, table
+from lossattn_jax.config import config_file
 
 ROOT = in_process.ROOT
 WORDS = [command.words for command in table.COMMANDS]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossattn_jax import losses
+from lossattn_jax.attention import losses
 
 
 def reference_cross_entropy(logits, labels, smoothing=0.0):

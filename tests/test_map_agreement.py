@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from lossattn_jax import map_agreement, models
+from lossattn_jax import models
+from lossattn_jax.explain.metrics import map_agreement
 
 spearman = jax.jit(map_agreement.spearman)
 top_overlap = jax.jit(map_agreement.top_overlap, static_argnums=2)

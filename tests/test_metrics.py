@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import data, metrics
+from lossattn_jax import data
+from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import Outputs
 
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])

@@ -15,22 +15,16 @@ from flax import traverse_util
 from PIL import Image
 
 from benchmarks import in_process
-from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import (
-    compare_explainers,
-    data,
-    devices,
-    explanation_metrics,
-    export_maps,
-    metrics,
-    models,
-    records,
-    run_folder,
-    runs,
-)
-from lossattn_jax.config import default_config
+from lossattn_jax import data, devices, models
+from lossattn_jax.checkpoint import run_folder, runs
+from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import Incomplete, UserError
-from lossattn_jax.evaluate import evaluate, make_eval_step
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate.evaluation import evaluate, make_eval_step
+from lossattn_jax.explain import comparison, map_export
+from lossattn_jax.explain.metrics import explanation_metrics
+from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
@@ -190,7 +184,7 @@ def test_an_export_has_no_prediction_and_no_even_attention(run, images, tmp_path
     sentence = "for 3 of 11 images: in .* their prediction is -1"
     for _ in range(2):  # made, and found complete
         with pytest.raises(Incomplete, match=sentence):
-            export_maps.export(run, step, images, tmp_path / "maps.zarr", "/runs/toy")
+            map_export.export(run, step, images, tmp_path / "maps.zarr", "/runs/toy")
 
     def read(name):
         kvstore = {"driver": "file", "path": str(tmp_path / "maps.zarr" / name)}
@@ -210,11 +204,11 @@ def test_an_export_has_no_prediction_and_no_even_attention(run, images, tmp_path
 def test_a_comparison_of_explainers_has_none_of_them(run, images):
     protocol = explanation_metrics.Protocol(steps=4, road_shares=(0.3,))
     options = {"num": COUNT, "batch_size": 4, "protocol": protocol}
-    (values,) = compare_explainers.compare(run, images, ["attention"], **options).values()
+    (values,) = comparison.compare(run, images, ["attention"], **options).values()
     assert values["nonfinite"] == len(BAD)
     for name in ("pointing", "deletion", "stability", "patch_f_best_threshold", "localisation_ap"):
         assert math.isnan(values[name]), name
-    told = json.loads(json.dumps(compare_explainers._finite(values), allow_nan=False))
+    told = json.loads(json.dumps(comparison._finite(values), allow_nan=False))
     assert told["curves"]["f"] == [None] * 9 and told["nonfinite"] == len(BAD)
 
 

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lossattn_jax import npz_headers
+from lossattn_jax.files import npz_headers
 
 
 def npy(array, allow_pickle=False) -> bytes:

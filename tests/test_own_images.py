@@ -5,7 +5,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from lossattn_jax import own_images
+from lossattn_jax.data import own_images
 from lossattn_jax.errors import UserError
 
 SHAPE = (8, 8, 3)

@@ -70,13 +70,13 @@ def test_submodules_come_when_they_are_wanted():
         "listed = dir(lossattn_jax)\n"
         "assert {'pooling', 'losses', 'mil', '__version__'} <= set(listed), listed\n"
         "assert 'jax' not in sys.modules\n"
-        "print(lossattn_jax.pooling.weighted_sum.__name__)\n"
-        "print(lossattn_jax.train.loop.train.__module__, lossattn_jax.mil.methods.NAMES[0])\n"
+        "print(lossattn_jax.attention.pooling.weighted_sum.__name__)\n"
+        "print(lossattn_jax.train.images.loop.train.__module__, lossattn_jax.mil.methods.NAMES[0])\n"
         "print(lossattn_jax.data.prepare.prepare.__name__, lossattn_jax.models.table.__name__)"
     )
     assert new_process(script).split() == [
         "weighted_sum",
-        "lossattn_jax.train.loop",
+        "lossattn_jax.train.images.loop",
         "mi_svm",
         "prepare",
         "lossattn_jax.models.table",
@@ -103,7 +103,7 @@ def imported(text):
 def test_what_the_readme_names_is_there_after_one_import():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     names = sorted({name for page in pages for name in imported(page.read_text())})
-    assert "lossattn_jax.pooling" in names and len(names) > 5
+    assert "lossattn_jax.attention.pooling" in names and len(names) > 5
     for name in names:
         value = lossattn_jax
         for part in name.split(".")[1:]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lossattn_jax import own_images
+from lossattn_jax.data import own_images
 from lossattn_jax.errors import UserError
 
 DRAW = np.random.default_rng(0)

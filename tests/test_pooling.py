@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossattn_jax import pooling
+from lossattn_jax.attention import pooling
 
 
 def reference_loss_attention(logits, grid, threshold):

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import checkpoint as checkpoint_lib
-from lossattn_jax import data, digests, models, provenance
-from lossattn_jax.config import default_config
+from lossattn_jax import data, models
+from lossattn_jax.checkpoint import provenance
+from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests
 
 DESCRIBE = """
 from lossattn_jax import digests, models, provenance

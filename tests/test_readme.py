@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import config_file, pooling
+from lossattn_jax.attention import pooling
 from lossattn_jax.commands import table
-from lossattn_jax.mil import bag_files
-from lossattn_jax.mil import config as bag_config_lib
-from lossattn_jax.mil.positive import find_positive
+from lossattn_jax.config import bags as bag_config_lib
+from lossattn_jax.config import config_file
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.data.bags import bag_files
+from lossattn_jax.data.bags.positive import find_positive
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import models
-from lossattn_jax.receptive_field import extents, pixel_map, receptive_fields
+from lossattn_jax.explain.receptive_field import extents, pixel_map, receptive_fields
 
 SHAPE = (16, 16, 3)
 

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from lossattn_jax import digests, records
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests, records
 
 CONTENT = {"accuracy": 0.1 + 0.2, "bags": [{"id": "a", "weights": [1 / 3, 2.0]}], "note": None}
 MADE_FROM = {"instances": digests.of_arrays({"x": np.arange(3.0)}), "config": {"seed": 0}}

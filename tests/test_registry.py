@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import losses, models, torch_names
+from lossattn_jax import models
+from lossattn_jax.attention import losses
+from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.checkpoint import torch_names
+from lossattn_jax.config import bags as mil_config
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.data.bags import sources
 from lossattn_jax.errors import UnknownName, UserError
-from lossattn_jax.mil import classical_folds, methods, network_folds, networks, objective, sources
-from lossattn_jax.mil import config as mil_config
+from lossattn_jax.mil import classical_folds, methods, network_folds
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.outputs import BagOutputs
-from lossattn_jax.models import combinations, network
+from lossattn_jax.models import bag_networks, combinations, network
+from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.registry import lookup
-from lossattn_jax.train import feed, gradients
+from lossattn_jax.train.bags import objective
+from lossattn_jax.train.images import feed, gradients
 from lossattn_jax.train.optimizer import DECAY_MASKS, OPTIMIZERS, make_optimizer
 from lossattn_jax.train.schedules import SCHEDULES, learning_rate_schedule
 
@@ -151,12 +155,12 @@ def test_an_unknown_name_is_a_wrong_value_in_python_too():
 
 
 def test_a_bag_network_without_a_pooling_of_its_own_is_refused(monkeypatch):
-    monkeypatch.setitem(networks.METHODS, "mean", (8, 8))
+    monkeypatch.setitem(bag_networks.METHODS, "mean", (8, 8))
     with pytest.raises(UserError, match="method is 'mean', but must be one of: mi_net"):
         with_bags(method="mean")
     monkeypatch.undo()
-    assert tuple(networks._POOLINGS) == tuple(networks.METHODS)
-    assert tuple(networks._LAYERS) == networks.BACKBONES
+    assert tuple(bag_networks._POOLINGS) == tuple(bag_networks.METHODS)
+    assert tuple(bag_networks._LAYERS) == bag_networks.BACKBONES
 
 
 def test_every_name_that_a_config_may_have_is_in_its_registry():
@@ -189,6 +193,6 @@ def test_an_unknown_backbone_has_no_names_in_pytorch():
 
 
 def test_a_layer_without_a_name_in_pytorch_is_refused():
-    model = networks.BagLeNet(method="attention")
+    model = bag_networks.BagLeNet(method="attention")
     with pytest.raises(UserError, match="the network's layer attention/.* has no name in PyTorch"):
         torch_names.layout(model.clone(hidden=(4,)))

@@ -43,12 +43,12 @@ patches[np.arange(24), rng.integers(0, 36, 24), labels] += 6
 def predict(layer, classifier, x):
     features = jnp.tanh(layer(x))
     patch_logits = classifier(features)
-    attention = lossattn_jax.pooling.loss_attention(patch_logits, grid=36)
-    logits = classifier(lossattn_jax.pooling.weighted_sum(features, attention))
+    attention = lossattn_jax.attention.pooling.loss_attention(patch_logits, grid=36)
+    logits = classifier(lossattn_jax.attention.pooling.weighted_sum(features, attention))
     return logits, patch_logits, attention
 
 def loss_of(outputs):
-    return lossattn_jax.losses.loss_attention_loss(*outputs, labels, patch_weight=0.1).total.mean()
+    return lossattn_jax.attention.losses.loss_attention_loss(*outputs, labels, patch_weight=0.1).total.mean()
 
 class Linen(linen.Module):
     @linen.compact

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.routing import dynamic_routing, squash
+from lossattn_jax.attention.routing import dynamic_routing, squash
 
 
 def reference_squash(s):

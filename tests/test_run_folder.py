@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from lossattn_jax import config, run_folder
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config import images
 from lossattn_jax.errors import UserError
 
 
@@ -33,9 +34,9 @@ def test_what_killed_commands_have_left_is_removed(tmp_path):
 
 
 def test_an_edited_config_is_refused(tmp_path):
-    run_folder.write_config(config.default_config(), tmp_path)
+    run_folder.write_config(images.default_config(), tmp_path)
     path = tmp_path / run_folder.CONFIG_NAME
-    assert run_folder.stored_config(tmp_path) == config.default_config()
+    assert run_folder.stored_config(tmp_path) == images.default_config()
     content = json.loads(path.read_text())
     content["model"]["threshold"] = 0.5
     path.write_text(json.dumps(content))
@@ -46,18 +47,18 @@ def test_an_edited_config_is_refused(tmp_path):
 
 
 def test_a_config_without_a_digest_is_read_with_a_warning(tmp_path, caplog):
-    run_folder.write_config(config.default_config(), tmp_path)
+    run_folder.write_config(images.default_config(), tmp_path)
     path = tmp_path / run_folder.CONFIG_NAME
     content = json.loads(path.read_text())
     del content["digest"]
     path.write_text(json.dumps(content))
-    assert run_folder.stored_config(tmp_path) == config.default_config()
+    assert run_folder.stored_config(tmp_path) == images.default_config()
     assert "was written before configs carried digests" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_a_run_that_has_lost_a_file_is_not_finished(tmp_path, name):
-    run_folder.write_config(config.default_config(), tmp_path)
+    run_folder.write_config(images.default_config(), tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")
     run_folder.check_whole(tmp_path, "metrics.jsonl")
     (tmp_path / name).unlink()

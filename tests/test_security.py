@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.data import archives
+from lossattn_jax.data.bags import bag_files, benchmarks, matlab_files, unix_compress
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, benchmarks, matlab_files, unix_compress
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = [ROOT / "train.py", *ROOT.glob("lossattn_jax/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]

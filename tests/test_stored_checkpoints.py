@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stored_checkpoint
 
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.train.state import TrainState
 
 FOLDERS = sorted((pathlib.Path(__file__).parent / "stored_checkpoints").iterdir())

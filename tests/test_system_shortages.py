@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
-from lossattn_jax import command, files, records, run_folder
+from lossattn_jax import files
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import records
 
 
 def call(monkeypatch, capsys, main):

@@ -6,7 +6,7 @@ same batches. Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare
 
 from typing import TYPE_CHECKING
 
-from lossattn_jax import lazy
+from lossattn_jax.commands import lazy
 from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
 from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.data.damage import DamagedDataset

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import digests
 from lossattn_jax.data import damage, shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests
 
 _READ_AT_ONCE = 1000
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At twice the size wanted or more, what comes

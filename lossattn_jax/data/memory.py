@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import digests, files, npz_headers
-from lossattn_jax.data import damage, sole_writer
+from lossattn_jax import files
+from lossattn_jax.data import damage
 from lossattn_jax.data.datasets import ImageSource, open_source
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
 from lossattn_jax.data.subset import digest_of_part
+from lossattn_jax.files import digests, npz_headers, sole_writer
 
 _LOG = logging.getLogger(__name__)
 _READ_AT_ONCE = 1000

@@ -18,7 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from lossattn_jax import command, records, run_folder
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands import command
 from lossattn_jax.data import damage, memory
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
@@ -29,6 +30,7 @@ from lossattn_jax.data.datasets import (
 )
 from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import records
 
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.data.prepare")

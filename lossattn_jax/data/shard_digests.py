@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lossattn_jax import files, records
-from lossattn_jax.data import damage, sole_writer
+from lossattn_jax import files
+from lossattn_jax.data import damage
+from lossattn_jax.files import records, sole_writer
 
 NAME = "shard_digests.json"
 

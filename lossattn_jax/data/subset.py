@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lossattn_jax import digests
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests
 
 # Keeps the draw apart from others that are made from the same seed.
 _KEY = 0x5AB5E7

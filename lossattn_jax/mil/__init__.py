@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from lossattn_jax import lazy
-from lossattn_jax.mil.networks import BagLeNet, BagNetwork
+from lossattn_jax.commands import lazy
+from lossattn_jax.models.bag_networks import BagLeNet, BagNetwork
 
 __all__ = ["BagLeNet", "BagNetwork"]
 

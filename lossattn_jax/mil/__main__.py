@@ -9,10 +9,11 @@ Rerunning the same command goes on with the folds that are not there yet; those 
 
 from absl import flags
 
-from lossattn_jax import command, cpu
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.commands import command
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import experiment, methods, report, selection
-from lossattn_jax.mil.columns import Choice
 
 DATASET = flags.DEFINE_list(
     "dataset", None, "benchmarks, mnist_bags, cifar_bags, or files of bags (CSV)", required=True

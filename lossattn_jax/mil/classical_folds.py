@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.mil import selection
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
-from lossattn_jax.mil.splits import Split
 
 
 def run(

@@ -8,21 +8,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lossattn_jax import run_folder
-from lossattn_jax.mil import (
-    classical_folds,
-    fold_results,
-    methods,
-    network_folds,
-    programs,
-    provenance,
-)
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags.sources import Experiment
+from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
+from lossattn_jax.files.records import Record
+from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds, provenance
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.sources import Experiment
-from lossattn_jax.not_finite import DUMPS_NAME
-from lossattn_jax.records import Record
+from lossattn_jax.train.bags import programs
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 
+from lossattn_jax.data.bags import precision
+from lossattn_jax.data.bags.labels import checked_labels, class_weights
+from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import precision
 from lossattn_jax.mil.invalid import InvalidInput, NotFitted
-from lossattn_jax.mil.labels import checked_labels, class_weights
-from lossattn_jax.mil.positive import find_positive
 
 
 class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):

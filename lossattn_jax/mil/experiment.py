@@ -9,24 +9,22 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config import config_record
+from lossattn_jax.data.bags import data_record, data_warnings, sources
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import config as config_lib
 from lossattn_jax.mil import (
-    config_record,
     cross_validation,
-    data_record,
-    data_warnings,
     experiment_names,
     fold_results,
     method_memory,
     methods,
     report,
     selection,
-    sources,
 )
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
-from lossattn_jax.mil.columns import Choice
-from lossattn_jax.mil.sources import Experiment
 from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 
 log = logging.getLogger(__name__)

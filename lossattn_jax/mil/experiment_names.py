@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.mil import sources
-from lossattn_jax.mil.sources import Experiment
+from lossattn_jax.data.bags import sources
+from lossattn_jax.data.bags.sources import Experiment
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.records`."""
+"""What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.files.records`."""
 
 import dataclasses
 import logging
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import records
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.files import records
 from lossattn_jax.mil import provenance
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.selection import BEST_TEST
-from lossattn_jax.mil.splits import Split
 
 log = logging.getLogger(__name__)
 

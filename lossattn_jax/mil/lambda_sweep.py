@@ -14,23 +14,24 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import devices, digests, not_finite, records
+from lossattn_jax import devices
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import data_record, sources
+from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import Incomplete, UserError
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.evaluate import nonfinite_values
+from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
+from lossattn_jax.files import digests, records
 from lossattn_jax.mil import (
     cross_validation,
-    data_record,
     experiment_names,
     instance_figures,
     instance_metrics,
     provenance,
-    sources,
-    training,
 )
 from lossattn_jax.mil.selection import stream
-from lossattn_jax.mil.sources import Experiment
 from lossattn_jax.mil.workdir import Workdir
-from lossattn_jax.not_finite import DUMPS_NAME
+from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def run(
       lambdas: values to try, each at least 0.
 
     Returns:
-      For each experiment the content of its `lambdas.json`, a record of `lossattn_jax.records`.
+      For each experiment the content of its `lambdas.json`, a record of `lossattn_jax.files.records`.
 
     Raises:
       UserError: a name is unknown, a value impossible, the data cannot be read, or the workdir has results
@@ -134,7 +135,7 @@ def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
       Incomplete: there are such; the text names them.
     """
     wrong = [
-        f"{name}: lambda {not_finite.shown(values)}"
+        f"{name}: lambda {nonfinite_values.shown(values)}"
         for name, sweep in sweeps.items()
         if (values := [key for key, metrics in sweep["lambdas"].items() if metrics["nonfinite"]])
     ]

@@ -7,8 +7,9 @@ DIR is a folder of TFDS data sets with MNIST, or an .npz file with the arrays im
 
 from absl import flags
 
-from lossattn_jax import command, cpu
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.commands import command
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import lambda_sweep
 
 DATASET = flags.DEFINE_enum(

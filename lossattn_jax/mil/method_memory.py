@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lossattn_jax import cpu
+from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import UserError
+from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.sources import Experiment
 
 
 def refuse_too_large(experiment: Experiment, method: str) -> None:

@@ -9,16 +9,16 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import softmax
 
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import training
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.invalid import InvalidInput
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.networks import BACKBONES, METHODS, MI_NETS, BagNetwork
 from lossattn_jax.mil.selection import stream
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.models.bag_networks import BACKBONES, METHODS, MI_NETS, BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.settings import Settings
 
 # Methods whose first class is what a bag is without an instance that speaks for another.
 _UNEQUAL = ("mi_net",)

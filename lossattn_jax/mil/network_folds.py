@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
-from lossattn_jax.mil import selection, training
-from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.mil import selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.splits import Split
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.settings import Settings
 
 # What of a trained network each rule looks at; see `training.Trained`.
 _PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "kept"}

@@ -6,7 +6,7 @@ Apart from the networks, so that importing these takes no SciPy.
 import numpy as np
 from scipy.special import softmax
 
-from lossattn_jax.mil.networks import METHODS, MI_NETS
+from lossattn_jax.models.bag_networks import METHODS, MI_NETS
 from lossattn_jax.registry import lookup
 
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lossattn_jax import files, records
+from lossattn_jax import files
 from lossattn_jax.errors import UserError
-from lossattn_jax.escaping import for_markdown
+from lossattn_jax.files import records
+from lossattn_jax.files.escaping import for_markdown
 from lossattn_jax.mil import methods, report
 from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lossattn_jax import digests
-from lossattn_jax.config import leaves
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.splits import Split
+from lossattn_jax.config.images import leaves
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.files import digests
 
 # What a sentence calls the fields of `BagDataset`; a field without a word here has its own name.
 _WORDS = {

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from lossattn_jax import command, not_finite
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import dumps
-from lossattn_jax.mil.dumps import Dump
-from lossattn_jax.mil.gradients import Gradients, decayed
-from lossattn_jax.mil.settings import PER_MODEL
-from lossattn_jax.mil.states import Models
+from lossattn_jax.evaluate import nonfinite_values
+from lossattn_jax.train.bags import dumps
+from lossattn_jax.train.bags.dumps import Dump
+from lossattn_jax.train.bags.gradients import Gradients, decayed
+from lossattn_jax.train.bags.settings import PER_MODEL
+from lossattn_jax.train.bags.states import Models
 
 
 def replay(dump: str | pathlib.Path) -> list[str]:
     """Computes loss and gradient of a dumped update again, with its dropout.
 
     Args:
-      dump: a folder of `lossattn_jax.mil.dumps`.
+      dump: a folder of `lossattn_jax.train.bags.dumps`.
 
     Returns:
       Sentences: how large the bags' features are, and what of the model before the update, of the bags'
@@ -41,7 +42,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
             dict(stored.state), dict(stored.bags)
         )
         largest, taken = _largest(stored.bags)
-        of_losses = not_finite.of_losses(np.asarray(per_bag), stored.ids, "bags")
+        of_losses = nonfinite_values.of_losses(np.asarray(per_bag), stored.ids, "bags")
     except (KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
         raise UserError(
             f"{folder / dumps.ARRAYS_NAME} does not hold an update of the network in {dumps.UPDATE_NAME}: "
@@ -50,9 +51,9 @@ def replay(dump: str | pathlib.Path) -> list[str]:
     return [
         f"{stored.training}: the update {stored.update} was made again.",
         f"The largest feature is {largest:.3g} in size, and {taken:.3g} as the network gets it.",
-        not_finite.of_state(dict(stored.state), "parameters and Adam's moments"),
+        nonfinite_values.of_state(dict(stored.state), "parameters and Adam's moments"),
         of_losses,
-        not_finite.of_gradient(jax.tree.map(np.asarray, gradient)),
+        nonfinite_values.of_gradient(jax.tree.map(np.asarray, gradient)),
     ]
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from lossattn_jax import files, not_finite, records
+from lossattn_jax import files
 from lossattn_jax.errors import Incomplete
-from lossattn_jax.escaping import for_markdown, for_spreadsheet
+from lossattn_jax.evaluate import nonfinite_values
+from lossattn_jax.files import records
+from lossattn_jax.files.escaping import for_markdown, for_spreadsheet
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
@@ -109,7 +111,7 @@ def summarise(folds: Folds) -> Summary:
 
 
 def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
-    """Writes a summary as a record (`lossattn_jax.records`).
+    """Writes a summary as a record (`lossattn_jax.files.records`).
 
     Args:
       summary: what to write.
@@ -171,7 +173,7 @@ def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
     if wrong:
         parts = [
             f"{methods.get(summary.method).title} on {summary.dataset} under the rule {summary.rule}, "
-            f"{not_finite.shown(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
+            f"{nonfinite_values.shown(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
             for summary in wrong
         ]
         raise Incomplete(

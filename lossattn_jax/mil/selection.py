@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from lossattn_jax.data.bags import folds
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import folds
-from lossattn_jax.mil.settings import PER_MODEL
+from lossattn_jax.train.bags.settings import PER_MODEL
 
 FINAL, VALIDATION, BEST_TEST = "final", "validation", "best_test_epoch"
 

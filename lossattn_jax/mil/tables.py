@@ -5,7 +5,7 @@ python -m lossattn_jax.mil.tables --runs=runs/networks,runs/classical --table=t.
 
 from absl import flags
 
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.mil import paper_table, report
 
 RUNS = flags.DEFINE_list(

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator
 from typing import Self
 
-from lossattn_jax import files, run_folder
+from lossattn_jax import files
+from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax import lazy
-from lossattn_jax import pooling as pooling_lib
+from lossattn_jax.attention import learned
+from lossattn_jax.attention import pooling as pooling_lib
+from lossattn_jax.attention.outputs import Outputs
+from lossattn_jax.commands import lazy
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import attention, capsules, resnet, small, vgg
+from lossattn_jax.models import capsules, resnet, small, vgg
 from lossattn_jax.models.capsules import CapsuleNetwork, RoutingNetwork
 from lossattn_jax.models.combinations import BACKBONES, HEADS, POOLINGS, check
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import BatchNorm
 from lossattn_jax.models.network import ImageNetwork, PatchNetwork
-from lossattn_jax.models.outputs import Outputs
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead, MapHead
 from lossattn_jax.models.shapes import variable_shapes
 from lossattn_jax.registry import lookup
@@ -157,7 +158,7 @@ def build(
     }
     make_head = lookup("head", head, heads)
     return PatchNetwork(
-        make_backbone, make_head, num_classes, dtype, pooling, threshold, scaled(attention.HIDDEN)
+        make_backbone, make_head, num_classes, dtype, pooling, threshold, scaled(learned.HIDDEN)
     )
 
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from lossattn_jax import command
+from lossattn_jax.commands import command
 from lossattn_jax.models import table
 
 

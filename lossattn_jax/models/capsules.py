@@ -8,12 +8,12 @@ import optax
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax import pooling as pooling_lib
+from lossattn_jax.attention import pooling as pooling_lib
+from lossattn_jax.attention.outputs import Outputs
+from lossattn_jax.attention.routing import dynamic_routing, squash
 from lossattn_jax.models.geometry import PatchGrid, sliding_grid
 from lossattn_jax.models.layers import Conv, dense
 from lossattn_jax.models.network import ImageNetwork
-from lossattn_jax.models.outputs import Outputs
-from lossattn_jax.routing import dynamic_routing, squash
 
 UNITS = 16  # of the capsule head
 UNIT_CHANNELS = 32  # of each unit

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import ConvGeneralDilatedT, DotGeneralT, Dtype, Initializer
 
-from lossattn_jax.models.convolution import convolve
+from lossattn_jax.kernels.convolution import convolve
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
 torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")

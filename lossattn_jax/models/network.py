@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax import pooling as pooling_lib
 from lossattn_jax.arguments import Kind, check_arrays
-from lossattn_jax.models.attention import HIDDEN, AttentionScores
+from lossattn_jax.attention import pooling as pooling_lib
+from lossattn_jax.attention.learned import HIDDEN, AttentionScores
+from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
-from lossattn_jax.models.outputs import Outputs
 from lossattn_jax.registry import lookup
 
 # Whole numbers are the values of a file, which were not normalised.

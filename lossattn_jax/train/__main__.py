@@ -16,9 +16,10 @@ if __name__ == "__main__":  # for the second that the imports take
 from absl import flags
 from ml_collections import config_flags
 
-from lossattn_jax import command
-from lossattn_jax.evaluate import refuse_nonfinite
-from lossattn_jax.train import loop, preemption
+from lossattn_jax.commands import command
+from lossattn_jax.evaluate.evaluation import refuse_nonfinite
+from lossattn_jax.train import preemption
+from lossattn_jax.train.images import loop
 
 CONFIG = config_flags.DEFINE_config_file("config", None, command.CONFIG_HELP, lock_config=True)
 WORKDIR = flags.DEFINE_string(

@@ -8,7 +8,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from lossattn_jax import config as config_lib
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.registry import lookup
 from lossattn_jax.train.schedules import beta_schedules
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lossattn_jax.attention.ensemble import Ensemble
 from lossattn_jax.models import ImageNetwork
-from lossattn_jax.train.ensemble import Ensemble
 
 
 @flax.struct.dataclass

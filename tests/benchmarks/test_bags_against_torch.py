@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import bag_limits, bags_against_torch, jax_bags, machine
+from lossattn_jax.data.bags import bag_files
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags.settings import Settings
 
 # All are padded to the longest, so that a single length is compiled.
 LENGTHS = (2, 3, 3, 2, 3, 3, 2, 3)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import event_files, long_run, process_watch, run_growth, trend
 from lossattn_jax.errors import UserError
-from lossattn_jax.train.tensorboard import TensorBoard
+from lossattn_jax.train.images.tensorboard import TensorBoard
 
 
 def noise(epochs, seed):

@@ -25,7 +25,8 @@ from benchmarks.processes import End
 from benchmarks.safety_subject import KINDS, Subject, Unseen
 from benchmarks.safety_subjects import SUBJECTS
 from benchmarks.safety_worlds import Bench, Worker
-from lossattn_jax import convert, models, weight_files
+from lossattn_jax import models
+from lossattn_jax.checkpoint import conversion, weight_files
 from lossattn_jax.errors import UserError
 
 RECORD = b'{"accuracy": 0.25, "bags": 12}\n'
@@ -237,7 +238,7 @@ def some_weights():
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     draw = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: draw.uniform(0, 0.3, s.shape).astype(s.dtype), shapes)
-    return convert.to_torch_state_dict(variables, model)
+    return conversion.to_torch_state_dict(variables, model)
 
 
 @pytest.fixture(scope="module")

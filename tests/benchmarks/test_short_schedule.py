@@ -6,10 +6,10 @@ import json
 import pytest
 
 from benchmarks import pooling_results, short_schedule
-from lossattn_jax import config as config_lib
-from lossattn_jax import run_folder
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import loop
+from lossattn_jax.train.images import loop
 
 RECIPE = short_schedule.Recipe(data_dir="somewhere", epochs=20, backbone="small", width=0.5)
 ACCURACY = {"loss_attention": 0.9, "mean": 0.7}

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import step_memory
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 
 
 def told(batch_size, **saving):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lossattn_jax import data, files
-from lossattn_jax.data import memory, shard_digests, sole_writer
+from lossattn_jax.data import memory, shard_digests
 from lossattn_jax.data.prepare import prepare
+from lossattn_jax.files import sole_writer
 
 
 @pytest.fixture

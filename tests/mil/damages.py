@@ -7,9 +7,9 @@ import pathlib
 
 import numpy as np
 
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.checkpoint.run_folder import LOCK_NAME
+from lossattn_jax.config import bags as config_lib
 from lossattn_jax.mil import experiment
-from lossattn_jax.run_folder import LOCK_NAME
 
 METHODS = ("mi_kernel", "mi_graph")
 NAMES = ("own", "two")

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import bag_files
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, experiment
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import experiment
 
 CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not CASES.exists(), reason="needs shared/cases")

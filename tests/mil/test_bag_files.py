@@ -13,10 +13,10 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossattn_jax.data.bags import unix_compress
+from lossattn_jax.data.bags.bag_files import read, read_csv, read_matlab, read_uci, write_csv
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import unix_compress
-from lossattn_jax.mil.bag_files import read, read_csv, read_matlab, read_uci, write_csv
-from lossattn_jax.mil.bags import BagDataset
 
 CSV = "bag_label,bag_id,area,colour\n1,a,0.5,3\n0,b,1.5,2\n1,a,0.25,1\n"
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossattn_jax.mil.order import epoch_order, epoch_steps, epochs_order
+from lossattn_jax.data.bags.order import epoch_order, epoch_steps, epochs_order
 
 BUCKET_OF = np.array([0, 1, 0, 2, 1, 0, 0, 2, 0])  # 5, 2 and 2 bags
 

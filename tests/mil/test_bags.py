@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths, padding_waste
 
 
 def three_bags(**changes):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import scipy.io
 
+from lossattn_jax.data.bags import benchmarks
+from lossattn_jax.data.bags.bag_files import write_csv
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.benchmarks import BENCHMARKS, difference, download, load
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import benchmarks
-from lossattn_jax.mil.bag_files import write_csv
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.benchmarks import BENCHMARKS, difference, download, load
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mil"
 

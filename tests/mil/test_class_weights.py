@@ -11,9 +11,9 @@ from tiny_bags import UNEQUAL, settings, toy
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
-from lossattn_jax.mil.gradients import Gradients
-from lossattn_jax.mil.settings import PER_MODEL, Settings
-from lossattn_jax.mil.states import Models
+from lossattn_jax.train.bags.gradients import Gradients
+from lossattn_jax.train.bags.settings import PER_MODEL, Settings
+from lossattn_jax.train.bags.states import Models
 
 
 @pytest.mark.parametrize(

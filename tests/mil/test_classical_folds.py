@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.mil import classical_folds
 from lossattn_jax.mil.bag_kernels import MIKernel
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
-from lossattn_jax.mil.splits import Split
 from lossattn_jax.mil.svm import MiSVM
 
 RULES = (FINAL, VALIDATION, BEST_TEST)

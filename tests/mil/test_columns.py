@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.bag_files import read, read_csv, write_csv
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.columns import ROLES, Choice
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.bag_files import read, read_csv, write_csv
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.columns import ROLES, Choice
 
 HEADER = ("bag_label", "bag_id", "area")
 

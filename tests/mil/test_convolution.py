@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from lossattn_jax.mil.convolution import conv_general_dilated, max_pool
+from lossattn_jax.kernels.bag_convolution import conv_general_dilated, max_pool
 from lossattn_jax.models.layers import Conv
 
 DRAW = np.random.default_rng(0)

@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import splits
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil import cross_validation, splits
+from lossattn_jax.mil import cross_validation
 from lossattn_jax.mil.bag_kernels import MIKernel
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.sources import Experiment
+from lossattn_jax.train.bags.settings import Settings
 
 RANDOM = np.random.default_rng(0)
 BAGS = [RANDOM.standard_normal((1 + i % 3, 2)) + 0.8 * (i % 2) for i in range(24)]

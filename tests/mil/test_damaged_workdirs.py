@@ -8,10 +8,12 @@ import shutil
 import damages
 import pytest
 
-from lossattn_jax import files, run_folder
+from lossattn_jax import files
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config import config_record
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import classical_folds, config_record, experiment, paper_table, report
-from lossattn_jax.mil import config as config_lib
+from lossattn_jax.mil import classical_folds, experiment, paper_table, report
 
 KERNEL = "own/mi_kernel/final"
 FOLD, SUMMARY = f"{KERNEL}/repeat0_fold0.json", f"{KERNEL}/summary.json"

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from lossattn_jax.mil import data_warnings
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.data_warnings import separates, varies_by_rounding, warn
+from lossattn_jax.data.bags import data_warnings
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.data_warnings import separates, varies_by_rounding, warn
 
 RANDOM = np.random.default_rng(0)
 

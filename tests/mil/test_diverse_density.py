@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
+from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import diverse_density
-from lossattn_jax.mil.bag_files import read_csv
 from lossattn_jax.mil.diverse_density import EMDD, Bags
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -9,9 +9,9 @@ import scipy.special
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold
 
+from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import embeddings
-from lossattn_jax.mil.bag_files import read_csv
 from lossattn_jax.mil.embeddings import MiFV, MiVLAD
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -8,16 +8,17 @@ import pathlib
 import numpy as np
 import pytest
 
-from lossattn_jax import records
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import bag_files, sources
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.splits import cross_validation
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_files, experiment, lambda_sweep, network_folds, sources
-from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.columns import Choice
-from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.files import records
+from lossattn_jax.mil import experiment, lambda_sweep, network_folds
 from lossattn_jax.mil.selection import RULES, Validation
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.splits import cross_validation
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags.settings import Settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.mil import fold_results
-from lossattn_jax.mil.bags import BagDataset
 from lossattn_jax.mil.fold_results import FoldResult
-from lossattn_jax.mil.splits import Split
 
 DATASET = BagDataset.from_bags(
     [np.ones((1, 2)), np.ones((3, 2)), np.ones((2, 2)), np.ones((1, 2))],

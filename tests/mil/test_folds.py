@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossattn_jax.data.bags.folds import held_out, repeated, stratified_folds
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.folds import held_out, repeated, stratified_folds
 
 LABELS = np.array([0] * 55 + [1] * 37)  # shares as of a small benchmark
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossattn_jax.data.bags import digit_files
+from lossattn_jax.data.bags.image_bags import cifar_bags, load_digits, mnist_bags, split_digits
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import digit_files
-from lossattn_jax.mil.image_bags import cifar_bags, load_digits, mnist_bags, split_digits
 
 # Each image is known by its values, from which the tests look its label up.
 COUNT = 3000

@@ -7,9 +7,9 @@ import pytest
 from sklearn.model_selection import cross_val_predict
 from tiny_bags import SLOW, UNEQUAL, settings, toy
 
+from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.bag_files import read_csv
 
 CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "label_names"
 

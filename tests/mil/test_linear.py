@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.mil import linear
-from lossattn_jax.mil.networks import dense
+from lossattn_jax.kernels import linear
+from lossattn_jax.models.bag_networks import dense
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)

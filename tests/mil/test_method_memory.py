@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
-from lossattn_jax import cpu
+from lossattn_jax.data.bags import splits
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import bag_kernels, method_memory, methods, splits
+from lossattn_jax.kernels import cpu
+from lossattn_jax.mil import bag_kernels, method_memory, methods
 from lossattn_jax.mil.bag_kernels import Similarities, graph_weights, set_weights
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.sources import Experiment
 
 BAG = np.random.default_rng(0).standard_normal((50, 3))
 

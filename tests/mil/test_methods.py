@@ -9,8 +9,8 @@ from sklearn.base import clone
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags.settings import Settings
 
 
 def toy(bags, seed):

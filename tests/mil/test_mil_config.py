@@ -7,10 +7,10 @@ import pathlib
 
 import pytest
 
-from lossattn_jax.config import leaves
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config.images import leaves
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil.settings import PER_MODEL, Settings
+from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 

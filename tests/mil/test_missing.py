@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.bag_files import read_csv
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.bag_files import read_csv
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.missing import is_missing
 
 # pandas' default list, written down from its documentation of `read_csv`.
 PANDAS = [

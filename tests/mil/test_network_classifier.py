@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.train.bags.settings import Settings
 
 CLASSES = np.array(["ant", "bee", "cow"])
 OPTIONS = {

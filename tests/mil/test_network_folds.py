@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from lossattn_jax.mil import network_folds, training
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.networks import BagNetwork
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import cross_validation
+from lossattn_jax.mil import network_folds
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, RULES, VALIDATION, Validation, stream
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.splits import cross_validation
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.settings import Settings
 
 SEED = 5
 NETWORK = BagNetwork(2, hidden=(4, 4, 4))

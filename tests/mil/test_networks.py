@@ -11,7 +11,7 @@ from scipy.special import logsumexp, softmax
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.networks import METHODS
+from lossattn_jax.models.bag_networks import METHODS
 
 HIDDEN = (6, 5, 4)
 BAGS = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.outputs import BagOutputs
+from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.train.bags.objective import bag_loss
 
 # Odds for class 0: 3 to 1 of the bag; 1 to 1 and 1 to 3 of its instances, and of padding.
 BAG = np.array([[3, 1]])

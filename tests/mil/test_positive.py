@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.positive import find_positive
 
 
 @pytest.mark.parametrize(

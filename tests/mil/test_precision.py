@@ -5,14 +5,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags import precision
+from lossattn_jax.data.bags.bag_files import read_csv, write_csv
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import methods, precision, training
-from lossattn_jax.mil.bag_files import read_csv, write_csv
-from lossattn_jax.mil.bags import BagDataset
+from lossattn_jax.mil import methods
 from lossattn_jax.mil.estimator import standardisation
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.networks import BagNetwork
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.settings import Settings
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(16) % 2

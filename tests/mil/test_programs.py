@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from lossattn_jax import losses
-from lossattn_jax.mil import device_bags, training
-from lossattn_jax.mil import steps as steps_lib
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths
-from lossattn_jax.mil.networks import METHODS, BagNetwork
-from lossattn_jax.mil.order import epoch_order
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.attention import losses
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
+from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.models.bag_networks import METHODS, BagNetwork
+from lossattn_jax.train.bags import device_bags, training
+from lossattn_jax.train.bags import steps as steps_lib
+from lossattn_jax.train.bags.settings import Settings
 
 pytestmark = pytest.mark.slow  # a program for nearly every test
 

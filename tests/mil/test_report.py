@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lossattn_jax import records
 from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.files import records
 from lossattn_jax.mil import methods, paper_table, report
 
 

@@ -8,11 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from lossattn_jax import records
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import benchmarks, sources
+from lossattn_jax.data.bags.benchmarks import Benchmark, feature_moments, lengths_digest
 from lossattn_jax.errors import Incomplete, UserError
-from lossattn_jax.mil import benchmarks, experiment, lambda_sweep, paper_table, sources
-from lossattn_jax.mil import config as config_lib
-from lossattn_jax.mil.benchmarks import Benchmark, feature_moments, lengths_digest
+from lossattn_jax.files import records
+from lossattn_jax.mil import experiment, lambda_sweep, paper_table
 
 CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases"
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, dumps, paper_table, report
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil import BagNetwork, paper_table, report
 from lossattn_jax.mil.workdir import Workdir
+from lossattn_jax.train.bags import dumps
+from lossattn_jax.train.bags.settings import Settings
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
 NAMES = {

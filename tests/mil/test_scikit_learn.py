@@ -25,10 +25,10 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 from tiny_bags import FAST, SLOW, UNEQUAL, settings, toy
 
 from benchmarks import compiled_programs
+from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.bag_files import read_csv
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.train.bags.settings import Settings
 
 MUSK1 = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mil" / "musk1.csv.gz"
 # Checks of scikit-learn that the methods fail, and why.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.settings import PER_MODEL, Settings
+from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 
 
 def test_defaults_are_the_papers():

@@ -13,15 +13,16 @@ import numpy as np
 import optax
 import pytest
 
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.order import epoch_order
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, replay, training
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.gradients import Gradients
+from lossattn_jax.mil import BagNetwork, replay
 from lossattn_jax.mil.network_classifier import NetworkClassifier
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.order import epoch_order
-from lossattn_jax.mil.settings import Settings
-from lossattn_jax.mil.skipping import Skips
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.gradients import Gradients
+from lossattn_jax.train.bags.objective import bag_loss
+from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.skipping import Skips
 
 RANDOM = np.random.default_rng(5)
 BAGS = [RANDOM.normal(0, 1, (length, 3)).astype(np.float32) for length in (2, 3, 1, 3, 2, 3)]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags import folds
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import cross_validation
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import folds
-from lossattn_jax.mil.bags import BagDataset
-from lossattn_jax.mil.splits import cross_validation
 
 LABELS = [0, 1] * 6
 DATASET = BagDataset.from_bags([np.ones((1, 2))] * 12, LABELS)

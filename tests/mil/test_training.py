@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
+from lossattn_jax.data.bags.order import epoch_order
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, training
-from lossattn_jax.mil.bags import BagDataset, bucket_lengths
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.order import epoch_order
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.mil import BagNetwork
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.objective import bag_loss
+from lossattn_jax.train.bags.settings import Settings
 
 RANDOM = np.random.default_rng(0)
 LENGTHS = (1, 4, 2, 3, 6, 1, 2)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.settings import Settings
+from lossattn_jax.train.bags.settings import Settings
 
 FAST = Settings(epochs=10, learning_rate=0.02, batch_size=4, max_waste=4.0)
 UNEQUAL = ("mi_svm", "mi_svm_bag", "em_dd", "mi_net")

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import convert, losses, mil, models, pooling
+from lossattn_jax import mil, models
+from lossattn_jax.attention import losses, pooling
+from lossattn_jax.checkpoint import conversion
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from torch_weights import golden, reference_state_dict
@@ -30,11 +32,11 @@ def load(network):
     ref = golden(f"{network}_loss_attention")
     module = mil.BagLeNet() if network == "mil_cnn" else BUILD[network]()
     state_dict = reference_state_dict(network, int(ref["seed"]))
-    return ref, module, convert.from_torch_state_dict(state_dict, module)
+    return ref, module, conversion.from_torch_state_dict(state_dict, module)
 
 
 def assert_gradients_agree(gradients, module, ref):
-    actual = convert.to_torch_parameters(gradients, module)
+    actual = conversion.to_torch_parameters(gradients, module)
     expected = dict(zip(ref["grad_norm_keys"].tolist(), ref["grad_norms"].tolist(), strict=True))
     assert set(actual) == set(expected)
     for key, norm in expected.items():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.models.convolution import convolve
+from lossattn_jax.kernels.convolution import convolve
 
 
 def by_hand(x, kernel, stride, padding):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.models.attention import AttentionScores
+from lossattn_jax.attention.learned import AttentionScores
 from lossattn_jax.models.layers import BatchNorm, Conv, torch_bias_init, torch_kernel_init
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import losses, models
+from lossattn_jax import models
+from lossattn_jax.attention import losses
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import combinations, resnet
 from lossattn_jax.models.layers import BatchNorm, ExampleDropout

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import runs
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UnknownName
 from lossattn_jax.models import table
 

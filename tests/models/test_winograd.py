@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from jax.interpreters import ad
 
-from lossattn_jax import ordering
-from lossattn_jax.models import winograd
-from lossattn_jax.models.winograd import TILE
+from lossattn_jax.kernels import ordering, winograd
+from lossattn_jax.kernels.winograd import TILE
 
 
 def test_the_matrices_give_a_convolution_in_float64():

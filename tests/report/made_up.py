@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lossattn_jax.explanations import Explanations
+from lossattn_jax.explain.explanations import Explanations
+from lossattn_jax.explain.report import page, pictures
+from lossattn_jax.explain.report.summary import Plot
 from lossattn_jax.models import PatchGrid
-from lossattn_jax.report import page, pictures
-from lossattn_jax.report.summary import Plot
 
 NASTY = '</script><img src=x onerror="alert(1)">&{{data}}$\\x$\'"'
 GRID = PatchGrid(rows=2, cols=3, map_size=(4, 5), kernel=2, stride=1)

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from lossattn_jax.explanations import Explanations
-from lossattn_jax.receptive_field import pixel_map
-from lossattn_jax.report import page, pictures
-from lossattn_jax.report.write import write
+from lossattn_jax.explain.explanations import Explanations
+from lossattn_jax.explain.receptive_field import pixel_map
+from lossattn_jax.explain.report import page, pictures
+from lossattn_jax.explain.report.write import write
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from made_up import NAMES, NASTY, content

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lossattn_jax import losses, metrics
-from lossattn_jax.report.summary import WEIGHT_EDGES, Summary, weight_names
+from lossattn_jax.attention import losses
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.explain.report.summary import WEIGHT_EDGES, Summary, weight_names
 
 LN = np.log
 

@@ -3,7 +3,7 @@
 import pytest
 import toys
 
-from lossattn_jax import runs
+from lossattn_jax.checkpoint import runs
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import shrunk
 
-from lossattn_jax import explain, runs
-from lossattn_jax.evaluate import evaluate_run
-from lossattn_jax.train import loop
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.evaluate.evaluation import evaluate_run
+from lossattn_jax.explain import run_report
+from lossattn_jax.train.images import loop
 
 NAMES = ("svhn_full", "tiny_imagenet")
 
@@ -49,5 +50,5 @@ def test_a_run_trains_evaluates_and_is_explained(name, backbone, request, tmp_pa
     for metric in ("loss", "pointing_accuracy", "attention_in_box", "patches_in_box"):
         assert again[metric] == pytest.approx(measured[metric], rel=1e-4)
     assert 0 < again["patches_in_box"] < 1
-    page = pathlib.Path(explain.explain_run(str(tmp_path), num=2))
+    page = pathlib.Path(run_report.explain_run(str(tmp_path), num=2))
     assert page.stat().st_size > 10_000

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from toys import STEPS, settings
 
-from lossattn_jax import runs
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import loop
+from lossattn_jax.train.images import loop
 
 
 def flip(content):

@@ -12,14 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, metrics, pooling, runs
+from lossattn_jax import data, devices
+from lossattn_jax.attention import pooling
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import Outputs
-from lossattn_jax.train import feed, loop, memory
+from lossattn_jax.train.images import feed, loop, memory
+from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import shrunk

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import devices
-from lossattn_jax.train import ensemble as ensemble_lib
+from lossattn_jax.attention import ensemble as ensemble_lib
 
 DECAY, STEPS = 0.6, 2
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lossattn_jax.config import default_config
-from lossattn_jax.train.health import AttentionWatch
+from lossattn_jax.config.images import default_config
+from lossattn_jax.train.images.health import AttentionWatch
 
 EPOCH = 100
 HIGHEST = math.log(36)

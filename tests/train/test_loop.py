@@ -17,20 +17,15 @@ import numpy as np
 import pytest
 import tensorstore
 
-from lossattn_jax import (
-    compare_explainers,
-    devices,
-    explain,
-    explanations,
-    export_maps,
-    metrics,
-    runs,
-)
-from lossattn_jax import evaluate as evaluate_module
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax import devices
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import Incomplete, UserError
-from lossattn_jax.evaluate import evaluate, evaluate_run, make_eval_step
-from lossattn_jax.train import health, loop, reporting
+from lossattn_jax.evaluate import evaluation as evaluate_module
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate.evaluation import evaluate, evaluate_run, make_eval_step
+from lossattn_jax.explain import comparison, explanations, map_export, run_report
+from lossattn_jax.train.images import health, loop, reporting
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import compilations
@@ -131,7 +126,7 @@ def test_training_warns_once_of_attention_that_prefers_nothing(finished, logged)
 @pytest.mark.slow
 def test_explainers_are_compared_on_a_run(finished):
     workdir, _ = finished
-    result = compare_explainers.compare_run(str(workdir), ["attention"], num=4, batch_size=4)
+    result = comparison.compare_run(str(workdir), ["attention"], num=4, batch_size=4)
     assert result == json.loads((workdir / "compare_explainers.json").read_text())
     assert (result["dataset"], result["images"]) == ("digit_scenes", 4)
     assert 0 <= result["explainers"]["attention"]["pointing"] <= 1
@@ -223,7 +218,7 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
         for name in ("logits", "patch_logits", "attention")
     }
 
-    exported = export_maps.export_run(str(workdir), str(tmp_path / "maps.zarr"))
+    exported = map_export.export_run(str(workdir), str(tmp_path / "maps.zarr"))
     stored = {}
     for name in ("prediction", *evaluated):
         source = {"driver": "file", "path": str(exported / name)}
@@ -234,7 +229,7 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
         np.testing.assert_array_equal(stored[name], array)
     np.testing.assert_array_equal(stored["prediction"], evaluated["logits"].argmax(axis=-1))
 
-    page = explain.explain_run(str(workdir), num=20, out=str(tmp_path / "report"))
+    page = run_report.explain_run(str(workdir), num=20, out=str(tmp_path / "report"))
     told = json.loads((page.parent / "report.json").read_text())["images"]
     script = re.search(
         r'<script id="data" type="application/json">(.*?)</script>', page.read_text()
@@ -256,7 +251,7 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
 
 def test_explaining_a_run_writes_a_report(finished, tmp_path):
     workdir, measured = finished
-    path = explain.explain_run(str(workdir), num=3, out=str(tmp_path / "three"))
+    path = run_report.explain_run(str(workdir), num=3, out=str(tmp_path / "three"))
     told = json.loads((path.parent / "report.json").read_text())
     assert len(told["images"]) == 3
     thresholds = told["thresholds"]
@@ -265,7 +260,7 @@ def test_explaining_a_run_writes_a_report(finished, tmp_path):
         assert value == pytest.approx(measured[name], rel=1e-5)
     entropies = [values["attention_entropy"] for values in thresholds.values()]
     assert entropies[1] < entropies[0]
-    first = explain.explain_run(str(workdir), num=3, pick="first", out=str(tmp_path / "first"))
+    first = run_report.explain_run(str(workdir), num=3, pick="first", out=str(tmp_path / "first"))
     told = json.loads((first.parent / "report.json").read_text())
     assert [image["name"] for image in told["images"]] == ["test 0", "test 1", "test 2"]
 
@@ -282,13 +277,13 @@ def test_a_report_on_ones_own_images_leaves_out_a_broken_one(finished, tmp_path)
     (folder / "broken.png").write_bytes(b"no image")
     out = str(tmp_path / "report")
     with pytest.raises(Incomplete, match="1 of 4 images were left out of .*broken.png cannot be"):
-        explain.explain_run(str(workdir), images=[str(folder)], fit="tile", out=out)
+        run_report.explain_run(str(workdir), images=[str(folder)], fit="tile", out=out)
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert len(told["images"]) == 3 * 2 * 3
     assert told["images"][0]["name"] == "alpha.png, tile 1, 1"
     assert (tmp_path / "report" / "tiles_000.png").stat().st_size > 500
     with pytest.raises(UserError, match="no image could be read: .*broken.png cannot be read"):
-        explain.explain_run(str(workdir), images=[str(folder / "broken.png")])
+        run_report.explain_run(str(workdir), images=[str(folder / "broken.png")])
 
 
 def test_rerunning_a_finished_run_trains_no_further(finished, scenes_dir):

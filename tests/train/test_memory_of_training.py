@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import devices
-from lossattn_jax.train import memory
+from lossattn_jax.train.images import memory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import compilations

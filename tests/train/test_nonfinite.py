@@ -12,14 +12,17 @@ import jax
 import numpy as np
 import pytest
 
-from lossattn_jax import config_json, data, devices, metrics, replay
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax import data, devices
+from lossattn_jax.attention import ensemble
+from lossattn_jax.checkpoint.store import Checkpoints
+from lossattn_jax.config import config_json
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import ensemble, loop, nonfinite, training_data
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.train.images import loop, nonfinite, replay, training_data
+from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import at_step, make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import compilations

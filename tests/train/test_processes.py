@@ -15,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from lossattn_jax import command, devices, runs
-from lossattn_jax.checkpoint import CHECKPOINTS_NAME, DAMAGED_NAME, Checkpoints
+from lossattn_jax import devices
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, DAMAGED_NAME, Checkpoints
+from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))

@@ -10,11 +10,15 @@ import os
 import pytest
 from toys import SPEC, Toy, settings
 
-from lossattn_jax import explain, files, measurements, records, run_folder
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax import files
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import evaluate_run
-from lossattn_jax.train.job import fresh_state
+from lossattn_jax.evaluate import measurements
+from lossattn_jax.evaluate.evaluation import evaluate_run
+from lossattn_jax.explain import run_report
+from lossattn_jax.files import records
+from lossattn_jax.train.images.job import fresh_state
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 
@@ -74,17 +78,17 @@ def test_evaluation_refuses_another_file_before_it_computes(tmp_path, out, sente
 
 def test_a_report_is_refused_before_it_is_computed(workdir, tmp_path, monkeypatch):
     computed = []
-    monkeypatch.setattr(explain, "_on_split", lambda *_: computed.append(1))
+    monkeypatch.setattr(run_report, "_on_split", lambda *_: computed.append(1))
     with run_folder.make_and_lock(workdir / "report"):
         with pytest.raises(UserError, match="report is being written by another command already"):
-            explain.explain_run(str(workdir))
+            run_report.explain_run(str(workdir))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="the report .*file/x cannot be written: Not a directory$"):
-        explain.explain_run(str(workdir), out=str(tmp_path / "file" / "x"))
+        run_report.explain_run(str(workdir), out=str(tmp_path / "file" / "x"))
     monkeypatch.setattr(files, "check_writable", refuse)
     sentence = "report cannot be written: Read-only file system; give another folder with --out$"
     with pytest.raises(UserError, match=sentence):
-        explain.explain_run(str(workdir))
+        run_report.explain_run(str(workdir))
     assert not computed
 
 
@@ -93,9 +97,9 @@ def test_a_report_that_fails_leaves_no_folder(workdir, monkeypatch):
         assert (workdir / "report").is_dir()
         raise UserError("it cannot be explained")
 
-    monkeypatch.setattr(explain, "_on_split", fail)
+    monkeypatch.setattr(run_report, "_on_split", fail)
     with pytest.raises(UserError, match="it cannot be explained"):
-        explain.explain_run(str(workdir))
+        run_report.explain_run(str(workdir))
     assert not (workdir / "report").exists()
 
 

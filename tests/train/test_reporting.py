@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import reporting
+from lossattn_jax.train.images import reporting
 
 
 @pytest.fixture

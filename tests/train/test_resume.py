@@ -7,9 +7,10 @@ import types
 import numpy as np
 import pytest
 
-from lossattn_jax.checkpoint import DAMAGED_NAME, Checkpoints
-from lossattn_jax.config import default_config
-from lossattn_jax.train import job, preemption, resume
+from lossattn_jax.checkpoint.store import DAMAGED_NAME, Checkpoints
+from lossattn_jax.config.images import default_config
+from lossattn_jax.train import preemption
+from lossattn_jax.train.images import job, resume
 from lossattn_jax.train.schedules import learning_rate_schedule
 
 LIKE = {"state": {"a": np.zeros((2, 3), np.float32), "step": np.int32(0)}}

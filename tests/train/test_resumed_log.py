@@ -7,9 +7,9 @@ import pytest
 from toys import GRADIENT, LOSS, STEPS, settings
 
 from lossattn_jax import data
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import loop
+from lossattn_jax.train.images import loop
 
 
 def lines(workdir):

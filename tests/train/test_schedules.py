@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.config import default_config
+from lossattn_jax.config.images import default_config
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import (
     beta_schedules,

@@ -7,15 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, devices, metrics, runs
+from lossattn_jax import data, devices
+from lossattn_jax.attention import ensemble
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import ensemble
-from lossattn_jax.train.gradients import make_forward
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.train.images.gradients import make_forward
+from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
-from lossattn_jax.train.step import make_train_step, zero_metrics
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
 DRAW = np.random.default_rng(0)

@@ -10,13 +10,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lossattn_jax import convert, explain, runs, weight_files
-from lossattn_jax.average_precision import mean_average_precision
-from lossattn_jax.checkpoint import Checkpoints
+from lossattn_jax.checkpoint import conversion, runs, weight_files
+from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate import evaluate_run
+from lossattn_jax.evaluate.average_precision import mean_average_precision
+from lossattn_jax.evaluate.evaluation import evaluate_run
+from lossattn_jax.explain import run_report
 from lossattn_jax.models import table
-from lossattn_jax.train import loop
+from lossattn_jax.train.images import loop
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import shrunk
@@ -57,7 +58,7 @@ def test_a_system_learns_evaluates_and_explains(scenes_dir, tmp_path, head, pool
     assert again["loss"] == pytest.approx(measured["loss"], rel=1e-5)
     assert ("patch_loss" in again) == (pooling != "dynamic_routing")
     assert 0 <= again["calibration_error"] <= 1
-    assert explain.explain_run(str(tmp_path), num=2).stat().st_size > 10_000
+    assert run_report.explain_run(str(tmp_path), num=2).stat().st_size > 10_000
 
 
 AAAI = {
@@ -179,15 +180,15 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     assert out.patch_logits.shape == (3, 196, 80)
     expected = mean_average_precision(np.asarray(out.logits), batch["label"] > 0)
     assert again["map_all_point"] == pytest.approx(expected["map_all_point"], rel=1e-6)
-    assert explain.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
+    assert run_report.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
 
 
 def test_training_starts_from_converted_weights(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, log__pictures=0, optimizer__learning_rate=1e-9)
     model = runs.build_model(config, runs.spec_of(config))
     variables = jax.jit(model.init)(jax.random.key(7), np.zeros((1, 32, 32, 3), np.float32))
-    weight_files.write(convert.to_torch_state_dict(variables, model), tmp_path / "w.npz")
-    convert.convert_file(tmp_path / "w.npz", config, tmp_path / "run")
+    weight_files.write(conversion.to_torch_state_dict(variables, model), tmp_path / "w.npz")
+    conversion.convert_file(tmp_path / "w.npz", config, tmp_path / "run")
     loop.train(config, tmp_path / "run")
     run = runs.load(tmp_path / "run")
     assert run.step == 18

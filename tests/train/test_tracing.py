@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lossattn_jax import config as config_lib
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
-from lossattn_jax.train import loop, tracing
+from lossattn_jax.train.images import loop, tracing
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import shrunk

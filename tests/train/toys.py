@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lossattn_jax import config as config_lib
-from lossattn_jax import data, pooling
+from lossattn_jax import data
+from lossattn_jax.attention import pooling
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.models import Outputs
 from lossattn_jax.models.geometry import PatchGrid
 

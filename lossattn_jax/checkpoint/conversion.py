@@ -1,0 +1,348 @@
+"""Weights from and to PyTorch, under the names of the papers' own code, and the command for it.
+
+    python -m lossattn_jax.convert --from=weights.pt --config=configs/tip.py:resnet18_mean --workdir=DIR
+    python -m lossattn_jax.convert --to=weights.safetensors --workdir=DIR [--checkpoint=best]
+
+The first makes a run that `evaluate` and `explain` read, the second writes a run's weights. The names
+are those of `lossattn_jax.checkpoint.torch_names`.
+"""
+
+import logging
+import numbers
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict, config_flags
+
+from lossattn_jax.checkpoint import conversion_folder, runs, state_dicts, torch_names, weight_files
+from lossattn_jax.commands import command
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.errors import UserError
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.convert")
+
+UNUSED = "unused"  # collection of what PyTorch's code stores and never uses
+_VARIANCE = "var"  # of a normalisation, in our variables
+
+
+def from_torch_state_dict(
+    state_dict: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, Any]:
+    """Variables of a network from a PyTorch state dict of the papers' code.
+
+    Every array that takes part must be there in its shape, and nothing else may. Of what the papers' code
+    stores and never uses, the counters `num_batches_tracked` may be absent, as in files of PyTorch
+    before 0.4.1; the rest may not, since PyTorch's own strict loading asks for it too. Values are taken as
+    they are, also non-finite ones and negative running variances, which `convert_file` refuses.
+
+    Args:
+      state_dict: arrays (NumPy, JAX or PyTorch; floats of any width) by key. The whole may be wrapped as
+        trainers do, `{"state_dict": ...}`, and every key may begin with `module.`, as of DataParallel; see
+        `state_dicts.unwrap`.
+      model: a network of `models.build`, or `mil.BagLeNet`.
+      image_shape: (height, width, channels) of its images, on which the weights of dynamic routing and
+        of a plain VGG's first dense layer depend. None: 64x64 for "resnet18_stride2", else 32x32.
+
+    Returns:
+      What `model.apply` takes: float32 JAX arrays in the tree of `model.init`. Values that the papers'
+      code stores and never uses are kept in a further collection "unused", a flat dict of NumPy arrays
+      by key, where they are not what `to_torch_state_dict` writes by itself. `model.apply` ignores it.
+
+    Raises:
+      UserError: a key is missing, unknown, or holds no array, or one of another shape; there are several
+        state dicts in the wrapper; or the network's bottlenecks begin with a 3x3 convolution and
+        `bottleneck_relu_before_add` is left open.
+    """
+    layout = torch_names.layout(model, image_shape)
+    weights = _fitting(state_dict, model, layout)
+    arrays = {key: _array(key, value) for key, value in weights.items()}
+
+    leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
+    for slot in layout.slots:
+        slot.write(leaves[slot.path], arrays[slot.key])
+    # A copy: JAX may otherwise go on using the memory of `leaves`.
+    variables = traverse_util.unflatten_dict({p: jnp.array(leaf) for p, leaf in leaves.items()})
+    unused = {}
+    for key, usual in layout.unused.items():
+        value = arrays.get(key, usual).astype(usual.dtype)
+        if value.tobytes() != usual.tobytes():
+            unused[key] = value
+    return {**variables, UNUSED: unused} if unused else variables
+
+
+def to_torch_state_dict(
+    variables: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a network's variables, complete, so that strict loading takes it.
+
+    Args:
+      variables: "params", "batch_stats" where the network has them, and "unused" where there is one;
+        other collections are left out.
+      model: as in `from_torch_state_dict`, which this undoes.
+      image_shape: as there.
+
+    Returns:
+      Arrays by key: float32, and int64 for the counters `num_batches_tracked`.
+
+    Raises:
+      UserError: the variables are not of this network.
+    """
+    layout = torch_names.layout(model, image_shape)
+    unused = dict(variables.get(UNUSED, {}))
+    for key in unused:
+        if key not in layout.unused:
+            raise UserError(f"variables['{UNUSED}'] has {key!r}, which this network has no use for")
+    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
+    state = _read_slots(stored, layout, layout.slots)
+    for key, usual in layout.unused.items():
+        state[key] = np.array(unused.get(key, usual), usual.dtype)
+    return state
+
+
+def to_torch_parameters(
+    params: Mapping[str, Any],
+    model: nn.Module,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """A tree shaped as the parameters, such as their gradients, under PyTorch's keys.
+
+    Args:
+      params: a tree like `variables["params"]`.
+      model: as in `from_torch_state_dict`.
+      image_shape: as there.
+
+    Returns:
+      float32 arrays by key, of parameters that take part alone.
+
+    Raises:
+      UserError: the tree is not of this network.
+    """
+    layout = torch_names.layout(model, image_shape)
+    slots = [slot for slot in layout.slots if slot.path[0] == "params"]
+    return _read_slots({"params": params}, layout, slots)
+
+
+def _read_slots(
+    tree: Mapping[str, Any], layout: torch_names.Layout, slots: Sequence[torch_names.Slot]
+) -> dict[str, np.ndarray]:
+    wanted = {slot.path for slot in slots}
+    leaves = traverse_util.flatten_dict(tree)
+    differing = sorted(wanted ^ leaves.keys())
+    if differing:
+        what = "lack" if differing[0] in wanted else "have"
+        name = "/".join(differing[0])
+        raise UserError(f"the variables {what} {name}: they are of another network")
+    arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
+    for path, array in arrays.items():
+        if array.shape != layout.leaves[path]:
+            raise UserError(
+                f"the variables hold {'/'.join(path)} with shape {array.shape}, but this network's has "
+                f"{layout.leaves[path]}"
+            )
+    return {slot.key: slot.read(arrays[slot.path]) for slot in slots}
+
+
+def _fitting(
+    state_dict: Mapping[str, Any], model: nn.Module, layout: torch_names.Layout
+) -> dict[str, Any]:
+    """What a network takes of a state dict, not converted yet.
+
+    Raises:
+      UserError: keys, shapes or dtypes are those of another network, or the bottlenecks are not decided.
+    """
+    weights = state_dicts.unwrap(state_dict)
+    torch_names.check_bottlenecks(model, weights)
+    _check_keys(weights, layout)
+    shapes = {slot.key: slot.shape for slot in layout.slots}
+    shapes |= {key: array.shape for key, array in layout.unused.items() if key in weights}
+    _check_shapes(weights, shapes)
+    for key in shapes:
+        if isinstance(weights[key], np.ndarray):
+            _check_dtype(key, weights[key])
+    return {key: weights[key] for key in shapes}
+
+
+def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
+    needed = [slot.key for slot in layout.slots]
+    needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
+    missing = [key for key in needed if key not in given]
+    extra = sorted(given.keys() - set(needed) - layout.unused.keys())
+    wrong = []
+    if missing:
+        wrong.append(f"lack {_first_of(missing)}")
+    if extra:
+        wrong.append(f"have {_first_of(extra)}, which this network does not have")
+    if wrong:
+        raise UserError(f"the weights {', and '.join(wrong)}")
+
+
+def _first_of(keys: Sequence[str]) -> str:
+    return f"{keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or isinstance(value, numbers.Number)
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    """The value as a NumPy array of float32, or of int64 if it is a counter."""
+    if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
+        try:
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        except (TypeError, RuntimeError):
+            raise UserError(
+                f"{key!r} of the weights is a tensor of {value.dtype} and {value.layout}, but must be a "
+                "dense one of numbers"
+            ) from None
+    if not _is_array(value):
+        raise UserError(
+            f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
+        )
+    array = np.asarray(value)
+    _check_dtype(key, array)
+    if key.endswith(torch_names.COUNTER):
+        return array.astype(np.int64)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if (np.isinf(single) & np.isfinite(array)).any():
+        raise UserError(f"{key!r} of the weights holds numbers beyond the range of float32")
+    return single
+
+
+def _check_dtype(key: str, array: np.ndarray) -> None:
+    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+        raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
+
+
+def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Before anything is converted: a file of 1 kB may hold one number as a tensor of terabytes."""
+    has = {key: tuple(getattr(given[key], "shape", ())) for key in shapes if _is_array(given[key])}
+    wrong = [key for key, shape in has.items() if shape != shapes[key]]
+    if wrong:
+        key = wrong[0]
+        more = f"; nor do {len(wrong) - 1} more fit" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{key!r} of the weights has shape {has[key]}, but this network's has {shapes[key]}{more}"
+        )
+
+
+def _refuse_unusable(
+    variables: Mapping[str, Any], model: nn.Module, image_shape: tuple[int, int, int]
+) -> None:
+    """Refuses values that make every output of the network NaN; of arrays that take part alone.
+
+    Raises:
+      UserError: an array is not finite, or a running variance negative.
+    """
+    layout = torch_names.layout(model, image_shape)
+    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
+    arrays = _read_slots(stored, layout, layout.slots)
+    wrong = []
+    for slot in layout.slots:
+        array, name = arrays[slot.key], f"{slot.key!r} ({'/'.join(slot.path)})"
+        if count := int((~np.isfinite(array)).sum()):
+            wrong.append(f"{name} holds {count} of {array.size} values that are not finite")
+        elif slot.path[-1] == _VARIANCE and (array < 0).any():
+            wrong.append(f"{name} holds a negative variance, {array.min()}")
+    if wrong:
+        more = f"; nor can {len(wrong) - 1} more be used" if len(wrong) > 1 else ""
+        raise UserError(f"of the weights, {wrong[0]}{more}")
+
+
+def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Makes a run of a file of weights: `config.json` and a checkpoint of step 0 without training state.
+
+    Weights that are not finite, and negative running variances, are refused.
+
+    What the papers' code stores and never uses is checked and left out. A killed conversion is made anew by
+    the same call.
+
+    Args:
+      path: `.pt`, `.pth`, `.npz` or `.safetensors`; see `weight_files.read`.
+      config: describes the network and its data set.
+      workdir: folder of the run; made where absent.
+
+    Raises:
+      UserError: the file cannot be read, is of another network or holds values that no network can use,
+        the config is impossible, or the workdir holds a run already, is being written by another command or
+        cannot be written.
+    """
+    config_lib.check(config)
+    spec = runs.spec_of(config)
+    model = runs.build_model(config, spec)
+    folder = pathlib.Path(workdir)
+    conversion_folder.refuse_used(folder, config)
+    layout = torch_names.layout(model, spec.image_shape)
+    # Before the content is read: some kB of a file can unpack to gigabytes.
+    state_dict = weight_files.read(path, lambda headers: _fitting(headers, model, layout))
+    try:
+        variables = from_torch_state_dict(state_dict, model, spec.image_shape)
+        _refuse_unusable(variables, model, spec.image_shape)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+    conversion_folder.write(folder, config, items, os.fspath(path))
+    log.info("written: checkpoint 0 in %s", folder)
+
+
+def export_file(
+    workdir: str | pathlib.Path, path: str | pathlib.Path, checkpoint: str = "latest"
+) -> None:
+    """Writes the weights of a run's checkpoint as a file that PyTorch can load.
+
+    Args:
+      workdir: folder of the run.
+      path: `.npz` or `.safetensors`; an existing file is replaced.
+      checkpoint: "latest", "best" or a step.
+
+    Raises:
+      UserError: there is no such run or checkpoint, it holds weights that are not finite or negative
+        running variances, or the file cannot be written.
+    """
+    weight_files.check_writable(path)
+    run = runs.load(workdir, checkpoint)
+    try:
+        _refuse_unusable(run.variables, run.model, run.spec.image_shape)
+    except UserError as error:
+        raise UserError(f"checkpoint {run.step} in {workdir}: {error}") from None
+    state = to_torch_state_dict(run.variables, run.model, run.spec.image_shape)
+    weight_files.write(state, path)
+    log.info("written: step %d of %s in %s", run.step, workdir, path)
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    source, target = values["from"].value, values.to
+    if (source is None) == (target is None):
+        raise UserError("exactly one of --from and --to is needed")
+    if source is None:
+        export_file(values.workdir, target, values.checkpoint)
+    elif values.config is None:
+        raise UserError("--from needs --config, which describes the network")
+    else:
+        convert_file(source, values.config, values.workdir)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("from", None, "weights to read: .pt, .pth, .npz or .safetensors")
+    flags.DEFINE_string("to", None, "file of weights to write: .npz or .safetensors")
+    flags.DEFINE_string("workdir", None, "folder of the run to make or to read", required=True)
+    flags.DEFINE_string("checkpoint", "latest", "what --to writes: latest, best or a step")
+    config_flags.DEFINE_config_file(
+        "config", None, f"with --from: {command.CONFIG_HELP}", lock_config=True
+    )
+    command.run(main)

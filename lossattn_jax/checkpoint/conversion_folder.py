@@ -1,0 +1,94 @@
+"""The workdir of a conversion; a killed conversion is made anew.
+
+A file says from the first to the last moment that the conversion is not finished, and of what it is. The
+config comes after the checkpoint, so that a folder with both is a run.
+"""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lossattn_jax.checkpoint import provenance, run_folder
+from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, Checkpoints
+from lossattn_jax.config import config_json
+from lossattn_jax.errors import UserError
+from lossattn_jax.files import records
+
+UNFINISHED_NAME = "unfinished_conversion.json"
+
+# What a training writes before its first checkpoint.
+_OF_TRAINING = ("data.json", "metrics.jsonl")
+
+
+def refuse_used(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Refuses a workdir that holds anything but an unfinished conversion.
+
+    Args:
+      folder: the workdir, which need not exist.
+      config: of the conversion.
+
+    Raises:
+      UserError: it holds a run, or the config of another one.
+    """
+    used = f"the workdir {folder} holds a run already"
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.named()
+    if os.path.lexists(folder / UNFINISHED_NAME) and steps in ([], [0]):
+        return
+    if steps:
+        raise UserError(f"{used}: use another one")
+    if any(os.path.lexists(folder / name) for name in _OF_TRAINING):
+        raise UserError(f"{used}, a training without a checkpoint yet: use another one")
+    # Of a conversion, by an earlier version, that was killed before its checkpoint.
+    path = folder / run_folder.CONFIG_NAME
+    if os.path.lexists(path):
+        before, now = (provenance.of_config(one, ("",)) for one in (config_json.read(path), config))
+        if (reason := records.difference(before, now)) is not None:
+            raise UserError(f"{used}, with another config ({reason}): use another one")
+
+
+def refuse_unfinished(folder: pathlib.Path) -> None:
+    """Refuses to train in a workdir whose conversion is not finished.
+
+    Raises:
+      UserError: it is not.
+    """
+    if os.path.lexists(folder / UNFINISHED_NAME):
+        raise UserError(
+            f"the workdir {folder} holds a conversion that was not finished: the same convert command "
+            "finishes it; or use another workdir"
+        )
+
+
+def write(folder: pathlib.Path, config: ConfigDict, items: Mapping[str, Any], weights: str) -> None:
+    """Writes a run of converted weights: checkpoint 0 and config.
+
+    Args:
+      folder: the workdir; made where absent.
+      config: of the run.
+      items: its "params" and "batch_stats".
+      weights: the file that they are from, for readers.
+
+    Raises:
+      UserError: the folder holds a run or another unfinished conversion, is being written by another
+        command, or cannot be written.
+    """
+    made_from = {**provenance.of_config(config, ("",)), "weights": provenance.of_variables(items)}
+    run_folder.make_workdir(folder)
+    with run_folder.alone(folder):
+        refuse_used(folder, config)
+        mark = folder / UNFINISHED_NAME
+        records.find(mark, made_from)
+        with run_folder.writing(folder):
+            records.write(mark, {"weights": weights}, made_from)
+            if os.path.lexists(folder / CHECKPOINTS_NAME):
+                shutil.rmtree(folder / CHECKPOINTS_NAME)
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(0, {"variables": items}, None)
+        run_folder.write_config(config, folder)
+        with run_folder.writing(folder):
+            mark.unlink()

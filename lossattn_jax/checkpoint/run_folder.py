@@ -1,0 +1,188 @@
+"""The folder of a run (its workdir): its config and its lock."""
+
+import contextlib
+import errno
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+
+import filelock
+import jax
+from ml_collections import ConfigDict
+
+from lossattn_jax import devices, files
+from lossattn_jax.config import config_json
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+LOCK_NAME = "workdir.lock"
+
+# So long a file that another host has written may be unseen: NFS remembers for a minute what was not there.
+_UNSEEN_SECONDS = 90.0
+
+
+def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Stores the resolved config in the folder of a run; the first process writes, the others wait for it.
+
+    Raises:
+      UserError: the folder cannot be written, or another process' folder is another one.
+    """
+    path = workdir / CONFIG_NAME
+    if jax.process_index() == 0:
+        with writing(workdir):
+            config_json.write(config, path)
+    devices.barrier("config written")
+    until = time.monotonic() + _UNSEEN_SECONDS
+    while not (seen := path.exists()) and time.monotonic() < until:
+        time.sleep(0.5)
+    if not seen:
+        raise UserError(
+            f"the workdir {workdir} has no {CONFIG_NAME} here, which process 0 has written: it must be one "
+            "folder, on a file system that all hosts share"
+        )
+
+
+def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a run, made where it is absent.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    folder = pathlib.Path(workdir)
+    with writing(workdir):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
+    """Locks a folder against other commands, until the process ends.
+
+    All processes of a command have to come here. What killed processes have left of files is removed. Where
+    the folder cannot be locked, a warning says so.
+
+    Args:
+      folder: that exists.
+      beside: whether the lock's file is beside the folder, for one that may have no file of ours.
+
+    Raises:
+      UserError: another command has it.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    path = folder.with_name(f".{folder.name}.lock") if beside else folder / LOCK_NAME
+    lock = filelock.FileLock(path)
+    busy, failure = False, None
+    # Asked alone, JAX would start a backend: a GPU's memory or a whole TPU for a command that needs none.
+    several = jax.distributed.is_initialized()
+    first = not several or jax.process_index() == 0
+    if first:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            busy = True
+        except (OSError, NotImplementedError) as error:
+            failure = error
+    try:
+        if devices.anywhere(busy) if several else busy:
+            raise UserError(
+                f"{folder} is being written by another command already: wait for that to end, or use "
+                "another folder"
+            )
+        if failure is not None:
+            log.warning(
+                "warning: %s cannot be locked (%s): take care that no second command writes it",
+                folder,
+                getattr(failure, "strerror", None) or failure,
+            )
+        elif first:
+            files.remove_temporaries(folder)
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
+    """Makes a folder where it is absent, and locks it; see `alone`.
+
+    A new folder into which nothing is written goes again.
+
+    Raises:
+      OSError: it cannot be made, or no file in it.
+      UserError: another command has it.
+    """
+    folder = pathlib.Path(folder)
+    fresh = not os.path.lexists(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.check_writable(folder)
+    try:
+        with alone(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            if fresh and jax.process_index() == 0 and os.listdir(folder) == [LOCK_NAME]:
+                (folder / LOCK_NAME).unlink()
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def writing(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Turns errors of writing in a folder into a sentence.
+
+    Raises:
+      UserError: an `OSError` was raised within.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT and not os.path.isdir(workdir):
+            raise UserError(describe_move(workdir)) from None
+        path = files.path_of(error)
+        place = f" ({path})" if path not in (None, str(workdir)) else ""
+        raise UserError(
+            f"the workdir {workdir} cannot be written: {error.strerror or error}{place}"
+        ) from None
+
+
+def check_whole(workdir: str | pathlib.Path, *names: str) -> None:
+    """Refuses to say that a run is finished where a file of it is gone.
+
+    Args:
+      workdir: of the run.
+      names: of files in it, besides the config.
+
+    Raises:
+      UserError: one is not there.
+    """
+    for name in (CONFIG_NAME, *names):
+        if not os.path.isfile(os.path.join(workdir, name)):
+            raise UserError(
+                f"the workdir {workdir} has lost its {name} while this command wrote in it; bring it back, "
+                "or use another workdir"
+            )
+
+
+def describe_move(workdir: str | pathlib.Path) -> str:
+    """The sentence for a folder that has gone during a command."""
+    return (
+        f"the workdir {workdir} was moved, removed or replaced while this command wrote in it; bring it back "
+        "and run the command again to go on, or use another workdir"
+    )
+
+
+def config_digest(workdir: str | pathlib.Path) -> str | None:
+    """The digest in a run's config, which tells it from that of another run; None without one."""
+    return config_json.read_digest(pathlib.Path(workdir) / CONFIG_NAME)
+
+
+def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """The config that a run stored beside its checkpoints.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME)

@@ -1,0 +1,50 @@
+"""Which bags are trained on and which are tested: one entry for each fold of each repeat."""
+
+import dataclasses
+
+import numpy as np
+
+from lossattn_jax.data.bags import folds
+from lossattn_jax.data.bags.bags import BagDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One training and its test.
+
+    Attributes:
+      repeat, fold: from 0.
+      train, test: `[bags]` bool.
+    """
+
+    repeat: int
+    fold: int
+    train: np.ndarray
+    test: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        return f"repeat{self.repeat}_fold{self.fold}"
+
+
+def cross_validation(
+    dataset: BagDataset, num_folds: int, repeats: int, seed: int
+) -> tuple[Split, ...]:
+    """Stratified folds, drawn anew for each repeat.
+
+    Args:
+      dataset: the bags.
+      num_folds: of a repeat; each bag is tested once in it.
+      repeats: how many.
+      seed: repeat r depends on (seed, r) only.
+
+    Raises:
+      UserError: fewer bags, or bags of a class, than folds.
+    """
+    numbers = folds.repeated(dataset.labels, num_folds, repeats, seed)
+    return tuple(
+        Split(repeat, fold, numbers[repeat] != fold, numbers[repeat] == fold)
+        for repeat in range(repeats)
+        for fold in range(num_folds)
+    )

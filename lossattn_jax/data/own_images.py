@@ -1,0 +1,260 @@
+"""The user's own image files, of any size and mode, brought to a network's size."""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lossattn_jax.data import picture_depth
+from lossattn_jax.errors import UserError
+from lossattn_jax.files import LACKS, open_regular
+
+log = logging.getLogger(__name__)
+
+# Files of a folder that are taken for images, in small letters.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FITS = ("resize", "tile")
+# Pillow's names of these formats; it knows others, of which EPS runs Ghostscript on what is in the file.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SIDES = (256, 257)  # tags of a TIFF: width and height
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations of EXIF
+
+
+class TooManyImages(UserError):
+    """More images or tiles would come out than may."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnImages:
+    """Images that could be read, and files that could not.
+
+    Attributes:
+      names: `N`: the file's name, with tiles also their place; see `short_names`.
+      images: `[N, H, W, 3]` uint8.
+      places: of each image its file's place in `files`, and its tile's row and column.
+      files: names of the files that could be read.
+      refused: a sentence for each file that could not.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    places: tuple[tuple[int, int, int], ...]
+    files: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
+    """Finds files by name, and image files (`SUFFIXES`) within folders.
+
+    Those of a folder are in the order of their paths. Folders in it that are symbolic links are left out,
+    which is said. A file that is named or found several times is there once.
+
+    Raises:
+      UserError: a folder has no image file, or cannot be read.
+    """
+    files: dict[str, pathlib.Path] = {}
+    for path in map(pathlib.Path, paths):
+        inside = [path]
+        if os.path.isdir(path):  # pathlib's raises where a name is too long
+            inside = _list_images(path)
+        if not inside:
+            raise UserError(f"the folder {path} has no image file ({', '.join(SUFFIXES)})")
+        for file in inside:
+            files.setdefault(os.path.abspath(file), file)
+    return list(files.values())
+
+
+def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Image files in a folder and its folders, sorted."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
+
+    files = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        place = pathlib.Path(root)
+        links = [name for name in folders if (place / name).is_symlink()]
+        if links:
+            log.info("not looked into, as links to folders: %s", ", ".join(sorted(links)))
+        named = [name for name in folders if _is_named_image(place / name)]
+        # A folder with an image's name that holds nothing is refused as an image.
+        empty = [name for name in named if not any(os.scandir(place / name))]
+        files += [place / name for name in names + empty if _is_named_image(place / name)]
+    return sorted(files)
+
+
+def _is_named_image(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def short_names(files: Sequence[pathlib.Path]) -> list[str]:
+    """Names files by the shortest ends of paths that differ.
+
+    Args:
+      files: different ones.
+    """
+    parts = [pathlib.Path(os.path.abspath(file)).parts for file in files]
+    names: dict[int, str] = {}
+    length = 1
+    while len(names) < len(files) and length <= max(map(len, parts)):
+        ends = collections.Counter(part[-length:] for part in parts)
+        for place, part in enumerate(parts):
+            if place not in names and ends[part[-length:]] == 1:
+                names[place] = pathlib.PurePath(*part[-length:]).as_posix()
+        length += 1
+    return [names[place] for place in range(len(files))]
+
+
+def read(
+    paths: Sequence[str | pathlib.Path],
+    shape: tuple[int, int, int],
+    fit: str = "resize",
+    most: int = 1000,
+) -> OwnImages:
+    """Reads files and folders; a file that cannot be read is left out and named.
+
+    Args:
+      paths: files and folders.
+      shape: (height, width, 3) of the network's images.
+      fit: "resize", as data sets of images of any size are for training; or "tile": cut into images of
+        the network's size, pixel for pixel. Where they do not fill a side, the last one is moved back so
+        that it ends with the image; a smaller image is padded with its edge.
+      most: images, or tiles, that may come out.
+
+    Raises:
+      UserError: a folder without images, an unknown `fit`, no file that can be read, or too many images.
+    """
+    if fit not in FITS:
+        raise UserError(f"fit is {fit!r}, but must be one of: {', '.join(FITS)}")
+    names: list[str] = []
+    images: list[np.ndarray] = []
+    places: list[tuple[int, int, int]] = []
+    files: list[str] = []
+    refused: list[str] = []
+    sources = find(paths)
+    for path, name in zip(sources, short_names(sources), strict=True):
+        try:
+            size = shape[:2] if fit == "resize" else read_size(path)
+            # Counted before anything is decoded or cut: a file of some kB may have millions of rows.
+            rows, columns = (len(_starts(max(n, s), s)) for n, s in zip(size, shape, strict=False))
+            if len(images) + rows * columns > most:
+                what = f"{rows}x{columns} tiles of {path}" if fit == "tile" else str(path)
+                raise TooManyImages(
+                    f"{what} would make more than {most} images; name fewer files, or resize them"
+                )
+            whole = read_image(path, shape if fit == "resize" else None)
+        except TooManyImages:
+            raise
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
+        for row, column in np.ndindex(len(grid), len(grid[0])):
+            one = len(grid) * len(grid[0]) == 1
+            names.append(name if one else f"{name}, tile {row + 1}, {column + 1}")
+            images.append(grid[row][column])
+            places.append((len(files), row, column))
+        files.append(name)
+    if not images:
+        raise UserError("no image could be read: " + "; ".join(refused))
+    return OwnImages(tuple(names), np.stack(images), tuple(places), tuple(files), tuple(refused))
+
+
+def tiles(image: np.ndarray, size: tuple[int, int]) -> list[list[np.ndarray]]:
+    """Rows of tiles `[size, C]` that together hold every pixel of an image `[H, W, C]`."""
+    (height, width), (high, wide) = image.shape[:2], size
+    missing = ((0, max(high - height, 0)), (0, max(wide - width, 0)), (0, 0))
+    image = np.pad(image, missing, mode="edge")
+    return [
+        [image[top : top + high, left : left + wide] for left in _starts(image.shape[1], wide)]
+        for top in _starts(image.shape[0], high)
+    ]
+
+
+def _starts(length: int, size: int) -> list[int]:
+    return [min(number * size, length - size) for number in range(math.ceil(length / size))]
+
+
+def read_size(path: str | pathlib.Path) -> tuple[int, int]:
+    """Reads height and width of an image file, and none of its pixels.
+
+    Raises:
+      UserError: as of `read_image`.
+    """
+    from PIL import Image
+
+    with _opened(path, resized=False) as (image, _):
+        # The base class's, since for one that may come after a PNG's pixels Pillow would decode these.
+        exif = Image.Image.getexif(image)
+        turned = exif.get(picture_depth.ORIENTATION, 1) in _ON_THEIR_SIDE
+        # Pillow's own size of a TIFF is that of the picture turned upright already.
+        tags = getattr(image, "tag_v2", {})
+        width, height = (tags.get(tag, side) for tag, side in zip(_SIDES, image.size, strict=True))
+        return (width, height) if turned else (height, width)
+
+
+def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> np.ndarray:
+    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), or its own with None.
+
+    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white. More
+    than 8 bits a sample are brought to 8 by `picture_depth`. Of several frames it is the first.
+
+    Raises:
+      UserError: there is no such file, it is not an image of one of the formats of `SUFFIXES`, it would take
+        too much memory, or it is not known what its values mean.
+    """
+    from PIL import Image
+
+    with _opened(path, resized=shape is not None) as (image, file):
+        upright = picture_depth.to_8_bits(image, file, path)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+        if shape is not None:
+            rgb = rgb.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        return np.asarray(rgb)
+
+
+@contextlib.contextmanager
+def _opened(path: str | pathlib.Path, resized: bool) -> Iterator[tuple[Any, BinaryIO]]:
+    """Opens an image file with Pillow; turns its errors into a sentence.
+
+    Args:
+      path: of the file.
+      resized: as of `picture_depth.refuse_large`.
+
+    Yields:
+      The image, not yet loaded, and the file.
+
+    Raises:
+      UserError: as of `read_image`.
+      OSError: this process may not open more files.
+    """
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            # What is too large is refused here, also where warnings are no errors.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                picture_depth.refuse_large(image, path, resized)
+                yield image, file
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"the image {path} does not exist") from None
+    except Exception as error:  # decoders fail in many ways on damaged files
+        if isinstance(error, OSError) and error.errno in LACKS:
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason.split(" <")[0]  # Pillow's way of naming an opened file
+        raise UserError(f"{path} cannot be read as an image: {reason}") from None

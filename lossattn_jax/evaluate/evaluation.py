@@ -1,0 +1,243 @@
+"""Exact evaluation of a network on a split, and the command that does it for a finished run:
+
+python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
+"""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from lossattn_jax import data, devices
+from lossattn_jax.checkpoint import provenance, runs
+from lossattn_jax.commands import command
+from lossattn_jax.errors import Incomplete
+from lossattn_jax.evaluate import average_precision, measurements, metrics, nonfinite_values
+from lossattn_jax.files import records
+from lossattn_jax.models import ImageNetwork, Outputs
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.evaluate")
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
+
+
+def make_eval_step(model: ImageNetwork, spec: data.DatasetSpec) -> EvalStep:
+    """The pmapped forward pass that evaluation and explanations share.
+
+    The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
+    `label` int32 or multi-hot, `mask` float32, and where there are boxes `box` `[devices, b, 4]` or
+    `[devices, b, M, 4]`), and returns the batch's replicated `metrics.evaluation_sums` over all devices,
+    and the sharded `Outputs`.
+
+    Args:
+      model: the network.
+      spec: of the data set, for the normalisation and the image's shape.
+    """
+    centres = jnp.asarray(model.patch_grid(spec.image_shape).centres())
+    kind = runs.loss_kind(model, spec)
+
+    def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
+        images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
+        outputs: Any = model.apply(variables, images, train=False)
+        sums = metrics.evaluation_sums(
+            outputs, batch["label"], batch["mask"], centres, batch.get("box"), kind
+        )
+        return jax.lax.psum(sums, devices.AXIS), outputs
+
+    return devices.pmap(eval_step)
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Any,
+    dataset: data.Dataset,
+    batch_size: int,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Metrics over every example of a data set, each counted once.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      dataset: the split.
+      batch_size: examples per batch over all devices, rounded up to a multiple of their number; the
+        result does not depend on it.
+      between: called after each batch, equally often in all processes; what it raises ends the evaluation.
+
+    Returns:
+      `metrics.evaluation_metrics`, and where images have several labels also
+      `average_precision.mean_average_precision`, NaN as every metric that holds a non-finite example.
+    """
+    totals: dict[str, metrics.Mean] | None = None
+    pending = None
+    scored: list[tuple[np.ndarray, ...]] = []
+    for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
+        # The sums of the batch before are fetched while this one runs.
+        totals, pending = add_sums(totals, pending), sums
+        if dataset.spec.multi_label:
+            scored.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
+        between()
+    totals = add_sums(totals, pending)
+    assert totals is not None
+    measured = metrics.evaluation_metrics(totals)
+    if scored:
+        parts = [np.concatenate(arrays) for arrays in zip(*scored, strict=True)]
+        scores, positives, mask = devices.concatenate_processes(parts)
+        scores, positives = scores[mask > 0], positives[mask > 0] > 0
+        if metrics.NONFINITE in measured:  # such a network ranks nothing
+            scores, positives = np.zeros_like(scores), np.zeros_like(positives)
+        measured.update(average_precision.mean_average_precision(scores, positives))
+    return measured
+
+
+def forward_batches(
+    eval_step: EvalStep,
+    variables: Any,
+    dataset: data.Dataset,
+    batch_size: int,
+    start_batch: int = 0,
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, metrics.Mean], Outputs]]:
+    """Runs the network over a split; what evaluation and explanations are made from.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: replicated "params" and "batch_stats".
+      dataset: the split.
+      batch_size: examples per batch over all devices, rounded up to a multiple of their number.
+      start_batch: the first batch, counted from 0.
+
+    Yields:
+      The batch of this process on the host, and the results of `eval_step` on the devices.
+    """
+    batches = dataset.eval_batches(
+        batch_size=devices.round_up(batch_size),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start_batch=start_batch,
+    )
+    with data.prefetch(batches, lambda batch: (batch, to_devices(batch))) as pairs:
+        for batch, sharded in pairs:
+            yield batch, *eval_step(variables, sharded)
+
+
+def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """What `eval_step` takes of an evaluation batch, sharded."""
+    return devices.shard({name: array for name, array in batch.items() if name != "index"})
+
+
+def add_sums(totals: Any, sums: Any) -> Any:
+    """Adds a batch's sums in float64 on the host, where no count is too large to be exact."""
+    if sums is None:
+        return totals
+    fetched = jax.tree.map(lambda leaf: leaf.astype(np.float64), devices.unreplicate(sums))
+    return fetched if totals is None else metrics.merge(totals, fetched)
+
+
+def evaluate_run(
+    workdir: str,
+    split: str = "test",
+    checkpoint: str = "latest",
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    *,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
+
+    Where that may not be written, as on a read-only mount, a warning says so.
+
+    Args:
+      workdir: folder of the run.
+      split: "train" or "test".
+      checkpoint: "latest", "best" or a step.
+      batch_size: examples per batch; None: as in the run's config.
+      data_dir: folder of the data sets; None: as in the run's config.
+      out: file to write instead, whose folder exists.
+
+    Returns:
+      The metrics, and what they were measured on: data set, split, step, workdir, and by digests
+      (`made_from`); a `records.complete` one. Metrics that hold an example with non-finite outputs are
+      None, and `nonfinite` counts these examples; see `refuse_nonfinite`.
+
+    Raises:
+      UserError: there is no such run, checkpoint or data set, or the file cannot be written.
+    """
+    measurements.check_out(out)
+    run = runs.load(workdir, checkpoint)
+    dataset = runs.open_dataset(run, split, data_dir)
+    # Before the work, during which another command may write the workdir.
+    made_from = provenance.of_measurement(run, dataset, workdir)
+    log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
+    start = time.monotonic()
+    measured = evaluate(
+        make_eval_step(run.model, run.spec),
+        devices.replicate(run.variables),
+        dataset,
+        batch_size or run.config.eval.batch_size,
+    )
+    seconds = time.monotonic() - start
+    log.info("%.0f images/s, compilation included", len(dataset) / seconds)
+    content = {
+        "dataset": run.spec.name,
+        "split": split,
+        "step": run.step,
+        "workdir": str(workdir),
+        **metrics.finite(measured),
+    }
+    result = records.complete(content, made_from)
+    if jax.process_index() == 0:
+        measurements.write(result, pathlib.Path(workdir) / f"evaluation_{split}.json", out)
+    return result
+
+
+def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:
+    """Says that an evaluation is incomplete, where it is.
+
+    Args:
+      measured: of `evaluate` or `evaluate_run`.
+      split: of the data set, for the sentence.
+
+    Raises:
+      Incomplete: the network has non-finite outputs for some of the images.
+    """
+    if count := measured.get(metrics.NONFINITE):
+        sentence = nonfinite_values.of_outputs(
+            count, measured["num_examples"], f"images of {split}"
+        )
+        raise Incomplete(f"{sentence}: the metrics that hold them are null")
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    result = evaluate_run(
+        values.workdir,
+        values.split,
+        values.checkpoint,
+        values.batch_size,
+        values.data_dir,
+        out=values.out,
+    )
+    if jax.process_index() == 0:
+        print(json.dumps(records.without_digests(result), indent=2))
+    refuse_nonfinite(result, values.split)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "what to evaluate on")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_integer(
+        "batch_size", None, "images per batch; default: as in the run", lower_bound=1
+    )
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    flags.DEFINE_string("out", None, "file to write; default: evaluation_SPLIT.json in the workdir")
+    command.run(main, processes=True)

@@ -1,0 +1,115 @@
+"""Reports non-finite values: of an update that was made again, and of a network's outputs."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax.checkpoint.tree_names import named
+from lossattn_jax.errors import UserError
+
+DUMPS_NAME = "nonfinite"  # folder of a run with the updates that it ended with
+
+_SHOWN = 16  # of a batch's images or bags, or of parameters, in a sentence
+
+
+def shown(names: Sequence[object]) -> str:
+    """The first names of a list, and how many there are where those are not all."""
+    first = ", ".join(map(str, names[:_SHOWN]))
+    return first if len(names) <= _SHOWN else f"{first}, ... ({len(names)} in all)"
+
+
+def kept(write: Callable[[pathlib.Path], None], folder: pathlib.Path, module: str) -> str:
+    """Writes a dump; a clause that says how to replay it, or that it could not be written.
+
+    A full disk must not hide why a training ends.
+
+    Args:
+      write: of the dump, into `folder`; raises UserError.
+      folder: of the dump.
+      module: that replays it.
+    """
+    try:
+        write(folder)
+    except UserError as error:
+        return f"to replay it nothing was kept ({error})"
+    return f"python -m {module} --dump={folder} says what was not finite"
+
+
+def of_state(tree: Any, what: str) -> str:
+    """What was wrong before the update.
+
+    Args:
+      tree: arrays on the host.
+      what: what they are, as the beginning of a clause in the plural.
+    """
+    names = names_of(tree)
+    if names:
+        return f"Already before it, these were not finite: {shown(names)}."
+    return f"Before it, {what} were finite."
+
+
+def of_losses(losses: np.ndarray, names: Sequence[object], what: str, named: str = "") -> str:
+    """Whose loss is wrong.
+
+    Args:
+      losses: `[n]`.
+      names: n, of what they belong to.
+      what: what that is, in the plural.
+      named: how they are named, as a clause that begins with a comma.
+    """
+    wrong = [
+        f"{name} ({loss})"
+        for name, loss in zip(names, losses.tolist(), strict=True)
+        if not np.isfinite(loss)
+    ]
+    if not wrong:
+        return (
+            f"The losses of all {what} are finite, {losses.mean(dtype=np.float64):.6g} on average."
+        )
+    return (
+        f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{named}: {shown(wrong)}."
+    )
+
+
+def of_outputs(count: int, total: int, of: str) -> str:
+    """How many images have non-finite outputs or losses.
+
+    Args:
+      count: of them.
+      total: of all images that were looked at.
+      of: what these are, such as "images of test".
+    """
+    return (
+        f"the network has non-finite outputs (logits, patch logits, attention or their loss) for {count} of "
+        f"{total} {of}"
+    )
+
+
+def of_gradient(gradient: Any) -> str:
+    """Which parameters' gradients are wrong, or whether all together are too large."""
+    names, count = names_of(gradient), len(jax.tree.leaves(gradient))
+    if names:
+        return (
+            f"The gradients of {len(names)} of {count} parameters are not finite: {shown(names)}."
+        )
+    squares = {
+        name: float(np.sum(np.square(np.asarray(leaf, np.float64))))
+        for name, leaf in named(gradient)
+    }
+    norm = float(np.sqrt(sum(squares.values())))
+    if norm**2 > float(jnp.finfo(jnp.float32).max):
+        largest = max(squares, key=lambda name: squares[name])
+        return (
+            f"The gradient is finite, but its norm of {norm:.3g} is not in float32, whose squares end at "
+            f"{jnp.finfo(jnp.float32).max:.3g}; most of it comes from {largest}."
+        )
+    return f"The gradient is finite, with a norm of {norm:.6g}."
+
+
+def names_of(tree: Any) -> list[str]:
+    """The leaves that hold a value which is not finite."""
+    return [name for name, leaf in named(tree) if not np.isfinite(np.asarray(leaf)).all()]

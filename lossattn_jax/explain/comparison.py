@@ -1,0 +1,349 @@
+"""Compares a run's attention with other explainers: how good each is, and how long an image takes.
+
+    python -m lossattn_jax.compare_explainers --workdir=runs/digit_scenes --num=512
+
+What the rows mean is in `lossattn_jax.explain.metrics.explanation_metrics`.
+"""
+
+import dataclasses
+import io
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from lossattn_jax import data, devices
+from lossattn_jax.attention import losses
+from lossattn_jax.checkpoint import provenance, runs
+from lossattn_jax.commands import command
+from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.evaluate import measurements, metrics
+from lossattn_jax.evaluate.evaluation import EvalStep, add_sums, make_eval_step
+from lossattn_jax.explain import comparison_report, explainers
+from lossattn_jax.explain.metrics import map_agreement
+from lossattn_jax.explain.metrics.explanation_metrics import (
+    Explained,
+    ExplainStep,
+    MetricStep,
+    Protocol,
+    make_explain_step,
+    make_metric_step,
+    mean_localisation_ap,
+    metrics_of,
+    randomised_variables,
+)
+from lossattn_jax.files import records
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.compare_explainers")
+
+RESULT_NAME = "compare_explainers.json"
+_PICTURE = ".png"
+
+
+def compare(
+    run: runs.Run,
+    dataset: data.Dataset,
+    names: Sequence[str] = explainers.NAMES,
+    num: int = 512,
+    batch_size: int = 64,
+    protocol: Protocol | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measures explainers on the first `num` images of a split.
+
+    Args:
+      run: a checkpoint.
+      dataset: the split.
+      names: of `explainers.NAMES`.
+      num: number of images; a smaller split gives fewer.
+      batch_size: images at a time over all devices, rounded up to a multiple of their number; changes
+        no metric.
+      protocol: how explanations are measured; None: the defaults.
+
+    Returns:
+      For each explainer `explanation_metrics.metrics_of`; with one box an image `localisation_ap`, see
+      `mean_localisation_ap`; `ms_per_image` (wall time of explaining, without compilation and transfers,
+      the median of its calls); `forward_passes`, the same in units of the network's forward passes that were
+      timed in between; and where "attention" is among the names `times_attention`, in units of its.
+
+    Raises:
+      UserError: there is no such explainer.
+    """
+    protocol = protocol or Protocol()
+    subject = explainers.Subject(run.model, run.spec.image_shape)
+    made = {name: explainers.make(name, run.model, run.spec.image_shape) for name in names}
+    variables = devices.replicate(run.variables)
+    randomised = {
+        stage: devices.replicate(others)
+        for stage, others in randomised_variables(run.variables, protocol.seed).items()
+    }
+    eval_step = make_eval_step(run.model, run.spec)
+    batches = [
+        _looked_at(run, eval_step, variables, batch, protocol)
+        for batch in _first(dataset, num, devices.round_up(batch_size))
+    ]
+    kind = runs.loss_kind(run.model, run.spec)
+    metric_step = make_metric_step(subject, run.spec, kind, protocol)
+    told = {}
+    for name, explain in made.items():
+        began = time.monotonic()
+        step = make_explain_step(subject, explain, run.spec, protocol.seed)
+        told[name] = _measured(step, eval_step, metric_step, variables, randomised, batches)
+        log.info("%s: measured in %.0f s", name, time.monotonic() - began)
+    if "attention" in told:
+        unit = told["attention"]["forward_passes"]
+        for measured in told.values():
+            measured["times_attention"] = measured["forward_passes"] / unit
+    return told
+
+
+def compare_run(
+    workdir: str,
+    names: Sequence[str] = explainers.NAMES,
+    num: int = 512,
+    split: str = "test",
+    checkpoint: str = "latest",
+    batch_size: int = 64,
+    data_dir: str | None = None,
+    *,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Compares explainers on a run; writes `compare_explainers.json` and `.png` into its workdir.
+
+    Where that may not be written, as on a read-only mount, a warning says so.
+
+    Args:
+      workdir: folder of the run.
+      names: of `explainers.NAMES`.
+      num: number of images of the split, from its first.
+      split: "train" or "test".
+      checkpoint: "latest", "best" or a step.
+      batch_size: as of `compare`.
+      data_dir: folder of the data sets; None: as in the run's config.
+      out: JSON file to write instead, whose folder exists; the picture gets its name with `.png`.
+
+    Returns:
+      `explainers` as of `compare`, what they were measured on, and where and with which arguments; a
+      `records.complete` one.
+
+    Raises:
+      UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
+    """
+    measurements.check_out(out, (_PICTURE,))
+    run = runs.load(workdir, checkpoint)
+    if not names:
+        raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
+    for name in names:  # before the data are read
+        explainers.make(name, run.model, run.spec.image_shape)
+    dataset = runs.open_dataset(run, split, data_dir)
+    log.info("devices: %s", devices.describe())
+    protocol = Protocol()
+    # Before the work, during which another command may write the workdir.
+    made_from = {
+        **provenance.of_measurement(run, dataset, workdir),
+        "images": min(num, len(dataset)),
+        "protocol": dataclasses.asdict(protocol),
+    }
+    measured = compare(run, dataset, names, num, batch_size, protocol)
+    content = {
+        "dataset": run.spec.name,
+        "split": split,
+        "step": run.step,
+        "images": made_from["images"],
+        "workdir": str(workdir),
+        "arguments": {
+            "explainers": list(names),
+            "num": num,
+            "checkpoint": checkpoint,
+            "batch_size": batch_size,
+            "data_dir": data_dir,
+        },
+        "devices": devices.describe(),
+        "jax": jax.__version__,
+        "explainers": {name: _finite(values) for name, values in measured.items()},
+    }
+    result = records.complete(content, made_from)
+    if jax.process_index() == 0:
+        picture = io.BytesIO()
+        comparison_report.draw(measured).savefig(picture)
+        usual = pathlib.Path(workdir) / RESULT_NAME
+        measurements.write(result, usual, out, {_PICTURE: picture.getvalue()})
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Images of an evaluation, as this process has them.
+
+    Attributes:
+      host: the evaluation batch.
+      probabilities: `[b, K]` of the network.
+      sharded: the evaluation batch on the devices.
+      shifted: its images on the devices, moved by the protocol's shift.
+      classes: the predicted ones on the devices.
+    """
+
+    host: dict[str, np.ndarray]
+    probabilities: np.ndarray
+    sharded: dict[str, jax.Array]
+    shifted: jax.Array
+    classes: jax.Array
+
+
+class _Timed:
+    """A step that takes the time of its calls, the first of which compiles and does not count."""
+
+    def __init__(self, step: Callable[..., Any]):
+        self._step = step
+        self._seconds: list[float] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = jax.block_until_ready(self._step(*arguments))
+        self._seconds.append(time.perf_counter() - began)
+        return result
+
+    def median(self) -> float:
+        return float(np.median(self._seconds[1:]))
+
+
+def _first(dataset: data.Dataset, num: int, batch_size: int) -> list[dict[str, np.ndarray]]:
+    """The first `num` images in batches of one size, the rest of the last one masked."""
+    there = min(num, len(dataset))
+    batches = dataset.eval_batches(
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    first = []
+    for _, batch in zip(range(0, there, batch_size), batches, strict=False):
+        mask = batch["mask"] * (batch["index"] < there)
+        first.append({**batch, "mask": mask.astype(np.float32)})
+    return first
+
+
+def _looked_at(
+    run: runs.Run,
+    eval_step: EvalStep,
+    variables: Any,
+    batch: dict[str, np.ndarray],
+    protocol: Protocol,
+) -> _Batch:
+    """A batch with what the network says of it."""
+    sharded = devices.shard(batch)
+    logits = devices.gather(eval_step(variables, sharded)[1].logits)
+    classes = np.argmax(logits, axis=-1).astype(np.int32)
+    shifted = np.asarray(map_agreement.shifted(jnp.asarray(batch["image"]), *protocol.shift))
+    probabilities = np.asarray(losses.probabilities(runs.loss_kind(run.model, run.spec), logits))
+    return _Batch(batch, probabilities, sharded, *devices.shard((shifted, classes)))
+
+
+def _measured(
+    step: ExplainStep,
+    eval_step: EvalStep,
+    metric_step: MetricStep,
+    variables: Any,
+    randomised: Mapping[str, Any],
+    batches: Sequence[_Batch],
+) -> dict[str, Any]:
+    """All metrics of one explainer."""
+    totals: dict[str, metrics.Mean] | None = None
+    rows: list[tuple[np.ndarray, ...]] = []
+    explain, forward = _Timed(step), _Timed(eval_step)
+    for batch in batches:
+        image, index = batch.sharded["image"], batch.sharded["index"]
+        calls = [(variables, image), (variables, batch.shifted)]
+        calls += [(others, image) for others in randomised.values()]
+        maps = []
+        for weights, pixels in calls:
+            maps.append(explain(weights, pixels, batch.classes, index))
+            # Timed in turn: what else a machine does slows both.
+            forward(variables, batch.sharded)
+        found, shifted, *others = maps
+        explained = Explained(found, shifted, dict(zip(randomised, others, strict=True)))
+        sums, per_image = metric_step(variables, batch.sharded, batch.classes, explained)
+        totals = add_sums(totals, sums)
+        # Of several classes only the predicted one is explained, and the others cannot be ranked.
+        if per_image and batch.host["label"].ndim == 1:
+            told = devices.gather(per_image)
+            mask = batch.host["mask"] * told["has_box"]
+            rows.append((mask, told["localised"], batch.probabilities, batch.host["label"]))
+    assert totals is not None
+    measured = metrics_of(totals)
+    measured["ms_per_image"] = 1e3 * explain.median() / len(batches[0].host["mask"])
+    measured["forward_passes"] = explain.median() / forward.median()
+    if rows:
+        columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        mask, *rest = devices.concatenate_processes(columns)
+        measured["localisation_ap"] = mean_localisation_ap(*(part[mask > 0] for part in rest))
+    return measured
+
+
+def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """For JSON: None for a number that is not finite, in the curves too."""
+    numbers = {name: value for name, value in measured.items() if name != "curves"}
+    values: dict[str, Any] = dict(metrics.finite(numbers))
+    if "curves" in measured:
+        values["curves"] = {
+            name: [number if math.isfinite(number) else None for number in curve]
+            for name, curve in measured["curves"].items()
+        }
+    return values
+
+
+def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
+    """Says of which explainers metrics are missing.
+
+    Raises:
+      Incomplete: there is one.
+    """
+    counts = {
+        name: values[metrics.NONFINITE]
+        for name, values in result["explainers"].items()
+        if metrics.NONFINITE in values
+    }
+    if counts:
+        by_explainer = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        raise Incomplete(
+            f"outputs or maps are non-finite for some of {result['images']} images of {result['split']} "
+            f"({by_explainer}): the metrics that hold them are null"
+        )
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    result = compare_run(
+        values.workdir,
+        values.explainers,
+        values.num,
+        values.split,
+        values.checkpoint,
+        values.batch_size,
+        values.data_dir,
+        out=values.out,
+    )
+    if jax.process_index() == 0:
+        print(comparison_report.table(result["explainers"]), end="")
+    _refuse_nonfinite(result)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_list("explainers", list(explainers.NAMES), "which to compare")
+    flags.DEFINE_integer("num", 512, "number of images of the split", lower_bound=1)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_integer("batch_size", 64, "images at a time", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    flags.DEFINE_string(
+        "out", None, "JSON file to write; default: compare_explainers.json in the workdir"
+    )
+    command.run(main, processes=True)

@@ -1,0 +1,382 @@
+"""Puts finished runs together: what one explainer reaches on each system, over seeds, and who is ahead.
+
+    python -m lossattn_jax.explain.explanation_table --runs=runs/a0,runs/a1,runs/b0 --table=t.md --record=t.json
+
+Each run has to have been through `python -m lossattn_jax.evaluate` and `lossattn_jax.compare_explainers`.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from lossattn_jax import files
+from lossattn_jax.checkpoint import provenance, run_folder
+from lossattn_jax.commands import command
+from lossattn_jax.config.images import leaves
+from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate.metrics import finite
+from lossattn_jax.explain.comparison_report import HIGHER, arrow
+from lossattn_jax.files import digests, records
+from lossattn_jax.files.escaping import for_markdown
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.explain.explanation_table")
+
+EVALUATED, COMPARED = "evaluation_test.json", "compare_explainers.json"
+# The rows, and where each is better. Times are of the machine; localised is in its average precision.
+METRICS: dict[str, bool] = {
+    "accuracy": True,
+    **{
+        name: higher
+        for name, higher in HIGHER.items()
+        if higher is not None
+        and name not in ("localised", "ms_per_image", "forward_passes", "times_attention")
+    },
+}
+# What is told in words where nothing else is chosen and the data set has boxes.
+TOLD = ("patch_recall", "recall_above_mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What is known of a run.
+
+    Attributes:
+      workdir: its folder.
+      config: every key but the seed, with dots.
+      seed: of the run.
+      images: in words, what it was measured on.
+      values: by names of `METRICS`; NaN for what is not finite.
+      data: digests of the images, by names of the files that have one.
+    """
+
+    workdir: str
+    config: Mapping[str, Any]
+    seed: int
+    images: str
+    values: Mapping[str, float]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """Runs that differ in the seed only, by their seeds.
+
+    Attributes:
+      name: head and pooling, and what tells it apart from other systems with the same.
+      runs: at least one.
+    """
+
+    name: str
+    runs: tuple[Measured, ...]
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        return {run.seed: run.values[metric] for run in self.runs}
+
+    def mean(self, metric: str) -> float:
+        return float(np.mean(list(self.by_seed(metric).values())))
+
+    def deviation(self, metric: str) -> float:
+        """Sample standard deviation over seeds; NaN of one seed."""
+        values = list(self.by_seed(metric).values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def write(
+    runs: Sequence[str],
+    table: str,
+    record: str,
+    explainer: str = "attention",
+    compare: Sequence[str] | None = None,
+) -> str:
+    """Writes the table of some runs as Markdown and everything in it, with each run's values, as JSON.
+
+    Args:
+      runs: workdirs; the first one's system is compared with the others.
+      table: the Markdown file.
+      record: the JSON file.
+      explainer: whose measures, of `explainers.NAMES`.
+      compare: of `METRICS`, told in words; None: those of `TOLD` that were measured.
+
+    Returns:
+      The Markdown.
+
+    Raises:
+      UserError: a run is not finished, lacks a measure, or is there twice; the runs were measured on
+        different images; `compare` names what was not measured; or a file cannot be written.
+    """
+    read = [_read(run, explainer) for run in runs]
+    if not read:
+        raise UserError("runs are none, but at least one workdir is needed")
+    _refuse_different(read)
+    there = [name for name in METRICS if name in read[0].values]
+    chosen = [name for name in TOLD if name in there] if compare is None else compare
+    for name in chosen:
+        if name not in there:
+            raise UserError(f"compare has {name!r}, but must be of: {', '.join(there)}")
+    systems = group(read)
+    pairs = [(metric, systems[0], other) for metric in chosen for other in systems[1:]]
+    lines = [f"Explainer `{explainer}`, {for_markdown(read[0].images)}.", "", *_table(systems)]
+    if pairs:
+        lines += ["", *(_sentence(*pair) for pair in pairs)]
+    text = "\n".join(lines) + "\n"
+    content = {
+        "explainer": explainer,
+        "images": read[0].images,
+        "systems": [_system_record(system) for system in systems],
+        "differences": [_difference(*pair) for pair in pairs],
+    }
+    made_from = {run.workdir: digests.of_json([run.config, run.seed, run.values]) for run in read}
+    stored = records.complete(content, {"explainer": explainer, **made_from})
+    for path, written in ((table, text), (record, json.dumps(stored, indent=1) + "\n")):
+        try:
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            files.write(path, written.encode())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    return text
+
+
+def group(read: Sequence[Measured]) -> list[System]:
+    """Systems in the order of their first runs.
+
+    Raises:
+      UserError: two runs have the same config, seed included.
+    """
+    groups: dict[tuple[Any, ...], dict[int, Measured]] = {}
+    for run in read:
+        members = groups.setdefault(tuple(run.config.items()), {})
+        if run.seed in members:
+            raise UserError(
+                f"{run.workdir} has the config and the seed of {members[run.seed].workdir}"
+            )
+        members[run.seed] = run
+    firsts = [next(iter(members.values())) for members in groups.values()]
+    return [
+        System(_name(first, firsts), tuple(members[seed] for seed in sorted(members)))
+        for first, members in zip(firsts, groups.values(), strict=True)
+    ]
+
+
+def _read(workdir: str, explainer: str) -> Measured:
+    config = dict(leaves(run_folder.stored_config(workdir)))
+    seed = config.pop("seed")
+    evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
+    compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"
+    of_evaluation = _record(workdir, EVALUATED, evaluate)
+    of_comparison = _record(workdir, COMPARED, compare)
+    evaluated, compared = of_evaluation.content, of_comparison.content
+    try:
+        of_explainers = compared["explainers"]
+        if explainer not in of_explainers:
+            raise UserError(
+                f"the explainer {explainer!r} was not compared in {workdir}; "
+                f"{compare} --explainers={explainer} does it"
+            )
+        if evaluated["step"] != compared["step"]:
+            raise UserError(
+                f"{workdir} was evaluated at step {evaluated['step']} and compared at step "
+                f"{compared['step']}; {evaluate} and {compare} take the latest one"
+            )
+        images = (
+            f"{compared['images']} images of {compared['dataset']} ({compared['split']}), accuracy "
+            f"on {evaluated['num_examples']} of {evaluated['dataset']} ({evaluated['split']})"
+        )
+        values = {"accuracy": evaluated["accuracy"], **of_explainers[explainer]}
+        known = {name: values[name] for name in METRICS if name in values}
+        numbers = {
+            name: math.nan if value is None else float(value) for name, value in known.items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{EVALUATED} or {COMPARED} in {workdir} cannot be read ({error!r}); {evaluate} and "
+            f"{compare} make them"
+        ) from None
+    inputs = {EVALUATED: of_evaluation.made_from, COMPARED: of_comparison.made_from}
+    _refuse_mixed(workdir, inputs, evaluated["step"], f"{evaluate} and {compare} make them again")
+    data = {name: made_from.get("data") for name, made_from in inputs.items() if made_from}
+    return Measured(workdir, config, seed, images, numbers, data)
+
+
+def _refuse_mixed(
+    workdir: str, inputs: Mapping[str, Mapping[str, Any] | None], step: int, remedy: str
+) -> None:
+    """Numbers of another network or of other images than the rest make no table.
+
+    Args:
+      workdir: of the run.
+      inputs: by the file's name what it was made from, None where that is not known.
+      step: of the checkpoint.
+      remedy: what makes the files again.
+    """
+    config = provenance.of_config(run_folder.stored_config(workdir))
+    checkpoint = provenance.of_checkpoint(workdir, step)
+    now = {**config, provenance.CONFIG_FILE: run_folder.config_digest(workdir)}
+    if checkpoint is not None:
+        now["parameters"] = checkpoint
+    for name, made_from in inputs.items():
+        if made_from is None:
+            continue
+        before = {key: made_from[key] for key in now if key in made_from}
+        reason = records.difference(before, {key: now[key] for key in before})
+        if reason is not None:
+            raise UserError(
+                f"{name} in {workdir} was not made from the run that is there now ({reason}); {remedy}"
+            )
+    known = [made_from for made_from in inputs.values() if made_from is not None]
+    if len(known) == 2 and known[0].get("split") == known[1].get("split"):
+        shared = [key for key in known[0] if key in known[1]]
+        first, second = ({key: made_from[key] for key in shared} for made_from in known)
+        reason = records.difference(first, second)
+        if reason is not None:
+            names = " and ".join(inputs)
+            raise UserError(f"{names} in {workdir} were made from others ({reason}); {remedy}")
+
+
+def _record(workdir: str, name: str, command_line: str) -> records.Record:
+    path = pathlib.Path(workdir) / name
+    try:
+        record = records.read(path)
+    except FileNotFoundError:
+        raise UserError(f"{workdir} has no {name}; {command_line} makes it") from None
+    except records.DamagedRecord as error:
+        raise UserError(
+            f"{name} in {workdir} cannot be read ({error}); {command_line} makes it"
+        ) from None
+    if record.made_from is None:
+        log.warning(
+            "warning: %s was written before results carried digests: that it is of this run cannot be seen",
+            path,
+        )
+    return record
+
+
+def _refuse_different(read: Sequence[Measured]) -> None:
+    """Runs that were not measured alike make no table."""
+    first = read[0]
+    for run in read[1:]:
+        if run.images != first.images:
+            raise UserError(
+                f"{first.workdir} was measured on {first.images}, but {run.workdir} on {run.images}"
+            )
+        for name in first.data.keys() & run.data.keys():
+            if first.data[name] != run.data[name]:
+                raise UserError(
+                    f"{name} in {run.workdir} was measured on other images than in {first.workdir}, though "
+                    "the data set has the same name"
+                )
+        for one, other in ((first, run), (run, first)):
+            for name in one.values.keys() - other.values.keys():
+                raise UserError(
+                    f"{other.workdir} has no {name}, which {one.workdir} has; "
+                    f"python -m lossattn_jax.compare_explainers --workdir={other.workdir} makes it"
+                )
+
+
+def _name(run: Measured, firsts: Sequence[Measured]) -> str:
+    """Head, pooling and the threshold where there is one, then what differs in systems of that name."""
+    name = _short_name(run)
+    alike = [other.config for other in firsts if _short_name(other) == name]
+    keys = [key for key in run.config if any(c[key] != run.config[key] for c in alike)]
+    apart = ", ".join(f"{key} = {run.config[key]}" for key in keys)
+    return f"{name} ({apart})" if apart else name
+
+
+def _short_name(run: Measured) -> str:
+    name = f"{run.config['model.head']} + {run.config['model.pooling']}"
+    cut = run.config["model.pooling"] == "loss_attention"
+    return f"{name}, t = {run.config['model.threshold']:g}" if cut else name
+
+
+def _table(systems: Sequence[System]) -> list[str]:
+    """Markdown's lines: a row for each metric, a column for each system."""
+    lines = [
+        f"| mean ± sample standard deviation | {' | '.join(for_markdown(s.name) for s in systems)} |",
+        f"| --- |{' --- |' * len(systems)}",
+        f"| seeds | {' | '.join(str(len(system.runs)) for system in systems)} |",
+    ]
+    for metric in METRICS:
+        if metric in systems[0].runs[0].values:
+            cells = " | ".join(_cell(system, metric) for system in systems)
+            lines.append(f"| {metric}{arrow(METRICS[metric])} | {cells} |")
+    return lines
+
+
+def _cell(system: System, metric: str) -> str:
+    mean, deviation = system.mean(metric), system.deviation(metric)
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3f}" if math.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
+
+
+def _sentence(metric: str, first: System, second: System) -> str:
+    ours, theirs = first.mean(metric), second.mean(metric)
+    told = (
+        f"- `{metric}` ({'higher' if METRICS[metric] else 'lower'} is better): {for_markdown(first.name)} "
+        f"has {ours:.3f} and {for_markdown(second.name)} {theirs:.3f}, a difference of {ours - theirs:+.3f}"
+    )
+    seeds, ahead = _paired(metric, first, second)
+    listed = ", ".join(str(seed) for seed in seeds)
+    if not seeds:
+        return f"{told}; they have no seed in common."
+    many = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    return f"{told}; of the {many} in common ({listed}) the first is ahead in {ahead}."
+
+
+def _paired(metric: str, first: System, second: System) -> tuple[list[int], int]:
+    """The seeds of both, and in how many of them the first is strictly better."""
+    ours, theirs = first.by_seed(metric), second.by_seed(metric)
+    seeds = [seed for seed in ours if seed in theirs]
+    sign = 1 if METRICS[metric] else -1
+    return seeds, sum(sign * ours[seed] > sign * theirs[seed] for seed in seeds)
+
+
+def _difference(metric: str, first: System, second: System) -> dict[str, Any]:
+    ours, theirs = first.mean(metric), second.mean(metric)
+    seeds, ahead = _paired(metric, first, second)
+    return {
+        "metric": metric,
+        "first": first.name,
+        "second": second.name,
+        **finite({"difference": ours - theirs}),
+        "seeds": seeds,
+        "ahead": ahead,
+    }
+
+
+def _system_record(system: System) -> dict[str, Any]:
+    return {
+        "name": system.name,
+        "seeds": [run.seed for run in system.runs],
+        "workdirs": [run.workdir for run in system.runs],
+        "metrics": {
+            metric: finite({"mean": system.mean(metric), "deviation": system.deviation(metric)})
+            | {"values": [finite(run.values)[metric] for run in system.runs]}
+            for metric in system.runs[0].values
+        },
+    }
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    text = write(values.runs, values.table, values.record, values.explainer, values.compare)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("runs", None, "workdirs of finished runs", required=True)
+    flags.DEFINE_string("table", None, "Markdown file to write", required=True)
+    flags.DEFINE_string("record", None, "JSON file to write", required=True)
+    flags.DEFINE_string("explainer", "attention", "whose measures")
+    flags.DEFINE_list(
+        "compare", None, f"metrics to tell in words; default: {','.join(TOLD)} where measured"
+    )
+    command.run(main)

@@ -1,0 +1,331 @@
+"""Every metric of an explainer on a batch, as one program over all devices that serves all explainers.
+
+Faithfulness and sanity are about the class that the network predicts: they ask whether the explanation tells
+what the network used, right or wrong. Localisation is about the labelled object's box; where an image has
+several objects, about those of the class that the network predicts, in images that have one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax import data, devices
+from lossattn_jax.attention import losses
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.explain.explainers import Explainer, Relevance, Subject
+from lossattn_jax.explain.metrics import faithfulness, localisation, map_agreement
+
+# Parts of the network that are randomised together: each stage adds to those before it.
+_STAGES = (("classifier", "transform", "attention"), ("head",), ("backbone",))
+# What there is at each of `localisation.THRESHOLDS`.
+_CURVES = ("precision", "recall", "f")
+# Relative slack by which a patch has to exceed the mean: in a flat map, rounding is not to decide.
+_SLACK = 1e-5
+
+Sums = dict[str, metrics.Mean]
+ExplainStep = Callable[[Any, jax.Array, jax.Array, jax.Array], Relevance]
+
+
+@flax.struct.dataclass
+class Explained:
+    """What an explainer says of B images, and what it says when it should say something else.
+
+    Attributes:
+      found: of the images.
+      shifted: of the images moved by `Protocol.shift`.
+      randomised: of the images, by networks of `randomised_variables`.
+    """
+
+    found: Relevance
+    shifted: Relevance
+    randomised: dict[str, Relevance]
+
+
+MetricStep = Callable[
+    [Any, dict[str, jax.Array], jax.Array, Explained], tuple[Sums, dict[str, jax.Array]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How explanations are measured.
+
+    Attributes:
+      steps: of the deletion and insertion curves.
+      road_shares: of the pixels that ROAD removes.
+      patch_shares: of the patches for comprehensiveness and sufficiency.
+      patch_threshold: share of the image's highest value that a patch has to reach to count as found.
+      shift: (down, right) in pixels that stability moves images by.
+      seed: of ROAD's noise, of the explainers and of the randomised weights.
+    """
+
+    steps: int = 32
+    road_shares: tuple[float, ...] = (0.1, 0.3, 0.5)
+    patch_shares: tuple[float, ...] = faithfulness.PATCH_SHARES
+    patch_threshold: float = 0.5
+    shift: tuple[int, int] = (2, 2)
+    seed: int = 0
+
+
+def image_keys(seed: int, index: jax.Array) -> jax.Array:
+    """Random keys `[B]` of images by their places `[B]` in the data set, whatever batch they are in."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+
+
+def randomised_variables(variables: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """Variables whose parameters are shuffled from the classifier down.
+
+    Args:
+      variables: of the network.
+      seed: of the shuffles.
+
+    Returns:
+      "classifier" (with learned attention or routing), "head" (also the head), where the network has one,
+      and "backbone" (also the backbone).
+    """
+    layers = map_agreement.cascade(variables["params"])
+    stages, chosen = {}, []
+    for parts in _STAGES:
+        chosen += [layer for layer in layers if layer.split("/")[0] in parts]
+        shuffled = map_agreement.randomised(variables["params"], jax.random.key(seed), chosen)
+        stages[parts[0]] = {**variables, "params": shuffled}
+    return stages
+
+
+def make_explain_step(
+    subject: Subject, explain: Explainer, spec: data.DatasetSpec, seed: int
+) -> ExplainStep:
+    """The pmapped explainer.
+
+    Takes replicated variables, and sharded images `[devices, b, H, W, C]` uint8, classes and places in
+    the data set `[devices, b]`; returns the sharded `Relevance`.
+    """
+
+    def step(variables: Any, images: jax.Array, classes: jax.Array, index: jax.Array) -> Relevance:
+        pixels = data.normalise(images, spec.mean, spec.std, subject.model.dtype)
+        return explain(variables, pixels.astype(jnp.float32), classes, image_keys(seed, index))
+
+    return devices.pmap(step)
+
+
+def make_metric_step(
+    subject: Subject, spec: data.DatasetSpec, kind: str, protocol: Protocol
+) -> MetricStep:
+    """The pmapped metrics of an explainer's maps over a batch.
+
+    The step takes replicated variables, a sharded evaluation batch with `image`, `label`, `mask`, `index`
+    and, where the data set has boxes, `box` (of several objects also `box_label`), the sharded predicted
+    classes and what was `Explained`. It returns replicated sums over all devices, for `metrics.merge` and
+    `metrics_of`, and what is needed of each image, sharded: with boxes `localised` and `has_box`, for
+    `mean_localisation_ap`.
+
+    Args:
+      subject: the network.
+      spec: of the data set.
+      kind: of image loss; see `losses`.
+      protocol: how it is measured.
+    """
+    grid = subject.model.patch_grid(subject.image_shape)
+    height, width, _ = subject.image_shape
+    cells = faithfulness.cells(grid, (height, width))
+    centres, patch_boxes = jnp.asarray(grid.centres()), jnp.asarray(grid.boxes())
+
+    def step(
+        variables: Any, batch: dict[str, jax.Array], classes: jax.Array, explained: Explained
+    ) -> tuple[Sums, dict[str, jax.Array]]:
+        images = data.normalise(batch["image"], spec.mean, spec.std, subject.model.dtype)
+        images = images.astype(jnp.float32)
+        keys = image_keys(protocol.seed, batch["index"])
+
+        def predict(x: jax.Array) -> jax.Array:
+            return losses.probabilities(kind, subject.outputs(variables, x).logits)
+
+        found, mask = explained.found, batch["mask"]
+        values = _faithfulness(predict, images, classes, found, cells, keys, protocol)
+        for name, other in explained.randomised.items():
+            values[f"similarity_{name}"] = map_agreement.spearman(found.pixels, other.pixels)
+            values[f"similarity_{name}"] = _where(_finite(other), values[f"similarity_{name}"])
+        back, valid = map_agreement.shifted_back(explained.shifted.pixels, *protocol.shift)
+        values["stability"] = map_agreement.spearman(found.pixels, back, valid)
+        values["stability"] = _where(_finite(explained.shifted), values["stability"])
+        # Ranks and highest values are numbers whatever the outputs and the map hold.
+        outputs = subject.outputs(variables, images)
+        right = metrics.outputs_finite(outputs) & _finite(found)
+        values = {name: _where(right, value) for name, value in values.items()}
+        sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
+        sums[metrics.NONFINITE] = metrics.mean_of(1.0 - metrics.rows_finite(*values.values()), mask)
+        per_image = {}
+        if "box" in batch:
+            boxes = batch["box"]
+            if "box_label" in batch:  # what was explained is one class of several
+                boxes = localisation.boxes_of_class(boxes, batch["box_label"], classes)
+            placed = _localisation(found, boxes, centres, patch_boxes, protocol)
+            placed = {name: _where(right, value) for name, value in placed.items()}
+            has_box = metrics.has_box(boxes)
+            sums |= {name: _mean_of(value, mask * has_box) for name, value in placed.items()}
+            per_image = {"localised": placed["localised"], "has_box": has_box}
+        return jax.lax.psum(sums, devices.AXIS), per_image
+
+    return devices.pmap(step)
+
+
+def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
+    """The metrics of an explainer from the sum of all batches' sums.
+
+    Returns:
+      deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
+        class's probability when the most or the least relevant pixels are imputed.
+      comprehensiveness, sufficiency: mean over the shares of the patches.
+      similarity_classifier, similarity_head, similarity_backbone: Spearman's correlation of the pixels
+        with those when the classifier (with learned attention or routing), then also the head, then also
+        the backbone is randomised: near 0 is right.
+      stability: Spearman's correlation with the map of the shifted image, moved back.
+      With boxes only, and of the images that have one:
+      pointing, mass_in_box, localised: see `localisation`.
+      patch_precision, patch_recall, patch_f: of the patches that reach `Protocol.patch_threshold`.
+      precision_above_mean, recall_above_mean, f_above_mean: of the patches above the mean of the map's
+        positive part, which for weights that sum to 1 is 1 / P. A flat map finds no patch so.
+      curves: `threshold`, a list of shares of the image's highest value, and the lists `precision`,
+        `recall` and `f` of the patches that reach them, means over images.
+      patch_f_best, patch_f_best_threshold: the highest F of the curve, and the first threshold with it.
+
+      Metrics that hold an image with non-finite outputs, or a non-finite map of it, are NaN (also in the
+      curves); `nonfinite`, which is there only then, counts these images.
+    """
+    scalars = {name: mean for name, mean in sums.items() if not name.startswith("curve_")}
+    nonfinite = scalars.pop(metrics.NONFINITE, None)
+    measured: dict[str, Any] = metrics.compute(scalars)
+    if nonfinite is not None and int(nonfinite.total):
+        measured[metrics.NONFINITE] = int(nonfinite.total)
+    if "curve_f" in sums:
+        curves = {name: _divided(sums[f"curve_{name}"]) for name in _CURVES}
+        best = int(np.argmax(curves["f"]))
+        measured["patch_f_best"] = curves["f"][best]
+        known = math.isfinite(curves["f"][best])
+        measured["patch_f_best_threshold"] = localisation.THRESHOLDS[best] if known else math.nan
+        measured["curves"] = {"threshold": list(localisation.THRESHOLDS), **curves}
+    return measured
+
+
+def mean_localisation_ap(
+    localised: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+) -> float:
+    """The AAAI 2020 paper's average precision of localisation, mean over the classes.
+
+    For each class all images are ranked by its probability. An image is right if it shows the class and
+    is localised; one that shows it and is not localised was not found.
+
+    Args:
+      localised: `[N]` 0 or 1, of `localisation.localised`.
+      probabilities: `[N, K]`.
+      labels: `[N]` int in [0, K).
+
+    Returns:
+      Between 0 and 1, over the classes that an image shows; NaN without images, and where a probability or
+      `localised` is not finite.
+    """
+    if not len(labels) or not (np.isfinite(probabilities).all() and np.isfinite(localised).all()):
+        return math.nan
+    of_classes = []
+    for label in np.unique(labels):
+        own = labels == label
+        right = np.where(own, localised, 0)
+        of_classes.append(
+            localisation.localisation_average_precision(
+                right, probabilities[:, label], int(own.sum())
+            )
+        )
+    return float(np.mean(of_classes))
+
+
+def above_mean(patches: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Precision, recall and F `[B]` of the patches above the mean of the map's positive part.
+
+    Args:
+      patches: `[B, P]` float. Where none is positive, or all are equal, none passes.
+      inside: `[B, P]` bool: the true patches.
+    """
+    positive = jnp.maximum(patches.astype(jnp.float32), 0.0)
+    # In units of the highest value no sum over- or underflows.
+    highest = jnp.max(positive, axis=1, keepdims=True)
+    shares = positive / jnp.where(highest > 0, highest, 1.0)
+    passes = shares > (1 + _SLACK) * jnp.mean(shares, axis=1, keepdims=True)
+    counts = (jnp.sum(w, axis=1, dtype=jnp.float32) for w in (passes & inside, passes, inside))
+    return localisation.scores_of_counts(*counts)
+
+
+def _faithfulness(
+    predict: faithfulness.Predict,
+    images: jax.Array,
+    classes: jax.Array,
+    found: Relevance,
+    cells: Any,
+    keys: jax.Array,
+    protocol: Protocol,
+) -> dict[str, jax.Array]:
+    ranks = faithfulness.by_pixels(found.pixels)
+    common = (predict, images, classes)
+    curves = {
+        "deletion": faithfulness.deletion(*common, ranks, protocol.steps),
+        "insertion": faithfulness.insertion(*common, ranks, protocol.steps),
+    }
+    values = {name: faithfulness.area(curve) for name, curve in curves.items()}
+    for name, order in (("road_most", ranks), ("road_least", faithfulness.least_first(ranks))):
+        road = faithfulness.road(*common, order, protocol.road_shares, keys)
+        values[name] = jnp.mean(road.probability, axis=1)
+    parts = (*common, found.patches, cells, protocol.patch_shares)
+    values["comprehensiveness"] = jnp.mean(faithfulness.comprehensiveness(*parts), axis=1)
+    values["sufficiency"] = jnp.mean(faithfulness.sufficiency(*parts), axis=1)
+    return values
+
+
+def _localisation(
+    found: Relevance,
+    boxes: jax.Array,
+    centres: jax.Array,
+    patch_boxes: jax.Array,
+    protocol: Protocol,
+) -> dict[str, jax.Array]:
+    """Values `[B]`, and for the curves `[B, T]`."""
+    inside = metrics.centres_in_boxes(centres, boxes)
+    levels = (*localisation.THRESHOLDS, protocol.patch_threshold)
+    scores = localisation.patch_scores(found.patches, inside, levels)
+    above = above_mean(found.patches, inside)
+    values = {
+        "pointing": localisation.patch_pointing(found.patches, centres, boxes),
+        "mass_in_box": localisation.mass_in_box(found.pixels, boxes),
+        "localised": localisation.localised(found.patches, boxes, patch_boxes),
+    }
+    for name, mean_rule in zip(_CURVES, above, strict=True):
+        of_levels = getattr(scores, name)
+        values[f"curve_{name}"] = of_levels[:, :-1]
+        values[f"patch_{name}"] = of_levels[:, -1]
+        values[f"{name}_above_mean"] = mean_rule
+    return values
+
+
+def _finite(relevance: Relevance) -> jax.Array:
+    """`[B]` bool: which images have a finite map."""
+    return metrics.rows_finite(relevance.patches, relevance.pixels)
+
+
+def _where(right: jax.Array, values: jax.Array) -> jax.Array:
+    """`values` `[B, ...]` with NaN in the rows that are not `right` `[B]`."""
+    return jnp.where(right.reshape(-1, *(1 for _ in values.shape[1:])), values, jnp.nan)
+
+
+def _mean_of(values: jax.Array, mask: jax.Array) -> metrics.Mean:
+    """The mean over the examples of `[B]`, or elementwise of `[B, T]`."""
+    if values.ndim == 1:
+        return metrics.mean_of(values, mask)
+    return jax.vmap(metrics.mean_of, (1, None))(values, mask)
+
+
+def _divided(mean: metrics.Mean) -> list[float]:
+    return (np.asarray(mean.total) / np.maximum(np.asarray(mean.count), 1)).tolist()

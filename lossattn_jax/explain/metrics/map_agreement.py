@@ -1,0 +1,252 @@
+"""How alike two explanations of the same images are, and what should or should not change them.
+
+Sanity checks (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"): a map that explains the network has
+to change when the network's weights are randomised, layer by layer from the classifier down (`cascade`,
+`randomised`). Stability: it should move with the image when the image is shifted (`shifted`,
+`shifted_back`). Either is measured by `spearman` or `top_overlap` of the maps before and after.
+
+Maps are `[B, ...]`, such as patches `[B, P]` or pixels `[B, H, W]`: finite floats of which only the order
+counts. Both measures take each image by itself and can be traced; `valid`, of the maps' shape, says which
+places are compared (None: all). Maps that do not fit together raise a `ValueError`, also while traced.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax.arguments import MASK, NUMBERS, check_arrays, check_number
+from lossattn_jax.checkpoint.tree_names import named
+
+# Parts of our networks from the prediction down; the last two are made of layers.
+_WHOLE, _LAYERED = ("classifier", "transform", "attention"), ("head", "backbone")
+# Names of the layers of heads and backbones, in the order of the forward pass; numbers and letters in a
+# name order the layers of one line. Of equal ones a normalisation follows its convolution.
+_FORWARD = (
+    r"(units)",
+    r"(b4)",
+    r"(conv|bn|dense)(\d*)([a-z]?)",
+    r"(layer)(\d+)_(\d+)",
+    r"reduce_(conv|bn)",
+)
+_KINDS = ("units", "b4", "dense", "layer", "conv", "bn")
+
+
+def spearman(first: jax.Array, second: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Spearman's rank correlation of two maps, equal values having the mean of their ranks.
+
+    Args:
+      first: `[B, ...]` float.
+      second: `[B, ...]` float, of the same shape.
+      valid: `[B, ...]` bool or 0/1, of the same shape; None: all.
+
+    Returns:
+      `[B]` float32 in [-1, 1]; 0 where a map is constant or has no valid place.
+    """
+    first, second, valid = _flattened(first, second, valid)
+    count = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.float32)
+    # Centred and in units of the count, so that sums of squares of many ranks stay exact enough.
+    a, b = (
+        jnp.where(valid, (_ranks(x, valid) - (count - 1) / 2) / jnp.maximum(count, 1), 0.0)
+        for x in (first, second)
+    )
+    norms = jnp.sqrt(jnp.sum(a * a, axis=1)) * jnp.sqrt(jnp.sum(b * b, axis=1))
+    correlation = jnp.sum(a * b, axis=1) / jnp.where(norms > 0, norms, 1.0)
+    return jnp.clip(correlation, -1.0, 1.0)
+
+
+def top_overlap(
+    first: jax.Array, second: jax.Array, share: float, valid: jax.Array | None = None
+) -> jax.Array:
+    """Share of the k highest places of one map that are among the k highest of the other.
+
+    The intersection of Ghorbani et al. 2019 ("Interpretation of Neural Networks Is Fragile"), with k as a
+    share of the places, rounded half up, and at least 1. Places of equal value that cannot all be among
+    the k highest belong to them in equal parts, and a place is common to the smaller of its two parts: so
+    equal maps overlap fully whatever their ties, and a flat map overlaps with one without ties by k / N.
+
+    Args:
+      first: `[B, ...]` float.
+      second: `[B, ...]` float, of the same shape.
+      share: of the (valid) places, above 0 and at most 1.
+      valid: `[B, ...]` bool or 0/1, of the same shape; None: all.
+
+    Returns:
+      `[B]` float32 in [0, 1]; 0 where no place is valid.
+
+    Raises:
+      ValueError: `share` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, but must be above 0 and at most 1")
+    first, second, valid = _flattened(first, second, valid)
+    count = jnp.sum(valid, axis=1, keepdims=True)
+    wanted = jnp.maximum(jnp.floor(share * count + 0.5), 1.0)
+    common = jnp.minimum(_membership(first, valid, wanted), _membership(second, valid, wanted))
+    return jnp.sum(common, axis=1) / wanted[:, 0]
+
+
+def shifted(images: jax.Array, dy: jax.Array | int, dx: jax.Array | int) -> jax.Array:
+    """Images moved down by `dy` and right by `dx` pixels, the edge repeated where nothing comes in.
+
+    Args:
+      images: `[B, H, W, ...]`: images or maps.
+      dy: whole number of any sign; may be traced.
+      dx: as `dy`.
+
+    Returns:
+      The same shape and dtype.
+    """
+    _check_shift(dy, dx)
+    if np.ndim(images) < 3:
+        raise ValueError(f"images has the shape {np.shape(images)}, but must be [B, H, W, ...]")
+    height, width = images.shape[1:3]
+    rows = jnp.clip(jnp.arange(height) - dy, 0, height - 1)
+    cols = jnp.clip(jnp.arange(width) - dx, 0, width - 1)
+    return images[:, rows][:, :, cols]
+
+
+def shifted_back(
+    maps: jax.Array, dy: jax.Array | int, dx: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Maps of images that were `shifted` by (`dy`, `dx`), where the images were before.
+
+    Args:
+      maps: `[B, H, W]` of the shifted images.
+      dy: as in `shifted`.
+      dx: as in `shifted`.
+
+    Returns:
+      `[B, H, W]` maps, and `[B, H, W]` bool: False for what the shift pushed out of the image, where the
+      maps hold their edge.
+    """
+    check_arrays(maps=(maps, "B H W", NUMBERS))
+    _check_shift(dy, dx)
+    height, width = maps.shape[1:]
+    rows, cols = jnp.arange(height) + dy, jnp.arange(width) + dx
+    in_rows, in_cols = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
+    valid = in_rows[:, None] & in_cols[None, :]
+    return shifted(maps, -dy, -dx), jnp.broadcast_to(valid[None], maps.shape)
+
+
+def cascade(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Layers of one of our networks from the prediction down, in the order of cascading randomisation.
+
+    Args:
+      params: `variables["params"]` of a network of `lossattn_jax.models`, or their shapes.
+
+    Returns:
+      Names for `randomised`: the classifier (dynamic routing: the transform), learned attention, then
+      convolutions, normalisations and blocks of the head and of the backbone, each from the last to the
+      first. Together they hold every parameter once.
+
+    Raises:
+      ValueError: a name that our networks do not have.
+    """
+    unknown = set(params) - set(_WHOLE) - set(_LAYERED)
+    if unknown:
+        raise ValueError(f"no network of this package has {sorted(unknown)}")
+    names = [name for name in _WHOLE if name in params]
+    for part in _LAYERED:
+        layers = sorted(params.get(part, {}), key=_forward_place, reverse=True)
+        names += [f"{part}/{layer}" for layer in layers]
+    return tuple(names)
+
+
+def randomised(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
+    """Parameters with the values of the named layers shuffled within each array.
+
+    Shuffling is a draw without replacement from an array's own values: it keeps their mean, deviation
+    and signs to the bit, and destroys what they say. An array of equal values (a fresh bias) stays.
+    Running statistics are no parameters and are not meant to be changed.
+
+    Args:
+      params: nested mappings of arrays.
+      key: random; an array's shuffle depends on this and the array's place in `params` only, so that
+        going down a cascade with one key leaves alone what was shuffled before.
+      layers: names of arrays or of mappings, with "/" between levels: "classifier",
+        "backbone/layer4_1", "head/conv1/conv/kernel".
+
+    Returns:
+      As `params`.
+
+    Raises:
+      ValueError: a name that `params` does not have.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    paths = [f"{name}/" for name, _ in named(params)]
+    for layer in layers:
+        if not any(path.startswith(f"{layer}/") for path in paths):
+            raise ValueError(f"there are no parameters {layer!r}")
+    prefixes = tuple(f"{layer}/" for layer in layers)
+    values = [
+        _shuffled(leaf, jax.random.fold_in(key, place)) if path.startswith(prefixes) else leaf
+        for place, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
+    ]
+    return jax.tree.unflatten(tree, values)
+
+
+def _check_shift(dy: Any, dx: Any) -> None:
+    for name, shift in (("dy", dy), ("dx", dx)):
+        check_number(name, shift, -math.inf, whole=True)
+
+
+def _shuffled(leaf: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.random.permutation(key, leaf.reshape(-1)).reshape(leaf.shape)
+
+
+def _forward_place(name: str) -> tuple[int, int, str, int]:
+    """Sorts names of layers in the order of the forward pass.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    for line, pattern in enumerate(_FORWARD):
+        match = re.fullmatch(pattern, name)
+        if match:
+            kind, number, letter = (*match.groups(), "", "")[:3]
+            return line, int(number or 0), letter.zfill(4), _KINDS.index(kind)
+    raise ValueError(f"no network of this package has a layer {name!r}")
+
+
+def _flattened(
+    first: jax.Array, second: jax.Array, valid: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    check_arrays(
+        first=(first, "...", NUMBERS), second=(second, "...", NUMBERS), valid=(valid, "...", MASK)
+    )
+    if np.ndim(first) < 2:
+        raise ValueError(f"first has the shape {np.shape(first)}, but must be maps [B, ...]")
+    batch = first.shape[0]
+    flat = (x.astype(jnp.float32).reshape(batch, -1) for x in (first, second))
+    a, b = flat
+    if valid is None:
+        return a, b, jnp.ones(a.shape, bool)
+    return a, b, valid.astype(bool).reshape(batch, -1)
+
+
+def _ranks(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """Ranks from 0 among the valid values of a row `[B, N]`; equal ones have the mean of theirs."""
+    # What is not valid stands behind everything, where it takes no rank from the others.
+    ordered = jnp.sort(jnp.where(valid, values, jnp.inf), axis=1)
+    below, upto = (
+        jax.vmap(functools.partial(jnp.searchsorted, side=side))(ordered, values)
+        for side in ("left", "right")
+    )
+    return (below + upto - 1).astype(jnp.float32) / 2
+
+
+def _membership(values: jax.Array, valid: jax.Array, wanted: jax.Array) -> jax.Array:
+    """How much of each value `[B, N]` is among the `wanted` `[B, 1]` highest: 1, 0, or a part."""
+    values = jnp.where(valid, values, -jnp.inf)
+    ordered = jnp.sort(values, axis=1, descending=True)
+    lowest = jnp.take_along_axis(ordered, wanted.astype(jnp.int32) - 1, axis=1)
+    above, tied = values > lowest, (values == lowest) & valid
+    left = wanted - jnp.sum(above, axis=1, keepdims=True)
+    part = left / jnp.maximum(jnp.sum(tied, axis=1, keepdims=True), 1)
+    return jnp.where(above, 1.0, jnp.where(tied, part, 0.0))

@@ -1,0 +1,367 @@
+"""Where a network looks: a report on a checkpoint, for images of its data set or for any others.
+
+    python -m lossattn_jax.explain --workdir=runs/digit_scenes [--images=one.png,folder] [--out=report]
+
+The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explain.explanations`.
+"""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from lossattn_jax import devices
+from lossattn_jax.checkpoint import provenance, run_folder, runs
+from lossattn_jax.commands import command
+from lossattn_jax.data import own_images
+from lossattn_jax.errors import Incomplete, UserError
+from lossattn_jax.evaluate import metrics, nonfinite_values
+from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
+from lossattn_jax.explain import explanations
+from lossattn_jax.explain.explanations import Explanations
+from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
+from lossattn_jax.explain.report import page, pictures, summary
+from lossattn_jax.explain.report.write import FIGURE_NAME, write
+from lossattn_jax.files import digests
+
+# Named here, since `python -m` runs this module under another name.
+log = logging.getLogger("lossattn_jax.explain")
+
+MAX_IMAGES = 1000  # on one page
+PICKS = ("hardest", "first")
+THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
+_REPORT_NAME = "report"  # of the folder in the workdir
+_OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
+# What the table of thresholds holds, where the data set has it.
+_COMPARED = (
+    "accuracy",
+    "loss",
+    "attention_entropy",
+    "attended_patch_accuracy",
+    "pointing_accuracy",
+    "attention_in_box",
+    "patches_in_box",
+)
+
+
+def explain_run(
+    workdir: str,
+    images: Sequence[str] = (),
+    num: int = 64,
+    split: str = "test",
+    pick: str = "hardest",
+    fit: str = "resize",
+    checkpoint: str = "latest",
+    out: str | None = None,
+    data_dir: str | None = None,
+) -> pathlib.Path:
+    """Writes the report on a run's checkpoint.
+
+    Args:
+      workdir: folder of the run.
+      images: image files and folders of them; none: images of `split`.
+      num: number of images of the split.
+      split: "train" or "test".
+      pick: which images of the split: by turns the least certain and those with the most diffuse
+        attention ("hardest"), or the "first".
+      fit: how `images` are brought to the network's size; see `own_images.read`.
+      checkpoint: "latest", "best" or a step.
+      out: folder to write; None: `report` in the workdir.
+      data_dir: folder of the data sets; None: as in the run's config.
+
+    Returns:
+      The page written.
+
+    Raises:
+      UserError: there is no such run, checkpoint, data set or image, or the folder cannot be written or is
+        being written by another command.
+      Incomplete: some of `images` could not be read; the report on the others is written.
+    """
+    if pick not in PICKS:
+        raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
+    if not 1 <= num <= MAX_IMAGES:
+        raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
+    run = runs.load(workdir, checkpoint)
+    folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
+    own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
+    dataset = None if own else runs.open_dataset(run, split, data_dir)
+    log.info("devices: %s", devices.describe())
+    with _alone(folder, "" if out else "; give another folder with --out"):
+        if own:
+            content = _on_files(run, workdir, own)
+        else:
+            content = _on_split(run, workdir, dataset, num, pick)
+        if jax.process_index():
+            return folder
+        path = write(content, folder)
+    log.info("written: %s, and %s beside it", path, FIGURE_NAME)
+    if own and own.refused:
+        count = len(own.refused) + len(own.files)
+        raise Incomplete(
+            f"{len(own.refused)} of {count} images were left out of {path}: {'; '.join(own.refused)}"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Locks the folder of a report before there is anything to write.
+
+    Raises:
+      UserError: another command writes it, or it cannot be written; ends with `remedy`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run_folder.make_and_lock(folder))
+        except OSError as error:
+            raise UserError(
+                f"the report {folder} cannot be written: {error.strerror}{remedy}"
+            ) from None
+        yield
+
+
+def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:
+    eval_step = make_eval_step(run.model, run.spec)
+    kind = runs.loss_kind(run.model, run.spec)
+    variables = devices.replicate(run.variables)
+    batch_size = run.config.eval.batch_size
+    counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
+    totals = _Totals()
+
+    def look(rows: explanations.Rows, sums: explanations.Sums) -> None:
+        totals.add(sums)
+        if not totals.nonfinite():  # else there will be no report
+            counts.add(rows)
+
+    log.info("looking at %d images of %s", len(dataset), dataset.split)
+    shown = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    _refuse_nonfinite(run, totals.nonfinite(), len(dataset), f"images of {dataset.split}")
+    if pick == "first":
+        shown = explanations.explain_dataset(eval_step, variables, dataset, num, batch_size, kind)
+        intro = f"The first {len(shown.names)} of {len(dataset)} images."
+    else:
+        intro = (
+            f"{len(shown.names)} of {len(dataset)} images: by turns the one that the network is least "
+            "certain of and the one whose attention is most spread out."
+        )
+    attentions, compared = _thresholds(run, variables, dataset, shown, totals)
+    fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
+    facts: dict[str, str | float] = {
+        **_facts(run, workdir, fields),
+        "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images",
+    }
+    if not run.spec.multi_label:
+        facts["calibration error"] = counts.calibration_error()
+    return _content(
+        run,
+        shown,
+        fields,
+        facts=facts,
+        intro=intro,
+        attentions=attentions,
+        plots=counts.plots(run.spec.class_names),
+        thresholds=compared,
+        made_from=provenance.of_outputs(run, dataset),
+    )
+
+
+def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Content:
+    kind = runs.loss_kind(run.model, run.spec)
+    variables = devices.replicate(run.variables)
+
+    def explained(model: Any) -> Explanations:
+        explanation = explanations.explain_images(
+            make_eval_step(model, run.spec),
+            variables,
+            own.images,
+            own.names,
+            min(run.config.eval.batch_size, 64),
+            run.spec,
+            kind,
+        )
+        finite = metrics.outputs_finite(explanation)
+        wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]
+        _refuse_nonfinite(
+            run, len(wrong), len(own.names), f"images ({nonfinite_values.shown(wrong)})"
+        )
+        return explanation
+
+    shown = explained(run.model)
+    attentions = {_threshold_name(run.config.model.threshold): shown.attention}
+    for threshold, model in _other_models(run):
+        attentions[_threshold_name(threshold)] = explained(model).attention
+    # Few images are taken several times: each time with other signs.
+    fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
+    return _content(
+        run,
+        shown,
+        fields,
+        facts=_facts(run, workdir, fields) | {"images": ", ".join(own.files)},
+        intro=f"{len(shown.names)} images of {len(own.files)} files.",
+        attentions=attentions,
+        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+        made_from={**provenance.of_run(run), "images": digests.of_arrays({"": own.images})},
+    )
+
+
+def _content(run: runs.Run, shown: Explanations, fields: np.ndarray, **rest: Any) -> page.Content:
+    """The page's content: what any page has of a run, and the `rest` of its fields."""
+    return page.Content(
+        title="Where the network looks",
+        explanations=shown,
+        grid=run.model.patch_grid(run.spec.image_shape),
+        fields=fields,
+        class_names=run.spec.class_names,
+        kind=runs.loss_kind(run.model, run.spec),
+        **rest,
+    )
+
+
+def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> None:
+    """Refuses a network with non-finite outputs for `count` of `total` `images`, where that is not 0."""
+    if count:
+        raise UserError(
+            f"there is nothing to explain at step {run.step}: {nonfinite_values.of_outputs(count, total, images)}; "
+            "name an earlier step with --checkpoint"
+        )
+
+
+def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
+    model = run.config.model
+    sees, mostly = extents(fields)
+    return {
+        "workdir": workdir,
+        "network": f"{model.backbone}, {model.head} head, {model.pooling}",
+        "trained on": run.spec.name,
+        "step": f"{run.step:,}",
+        "a patch sees": f"{sees:.0%} of the image, 95 % of its dependence in {mostly:.0%}",
+    }
+
+
+def _fields(run: runs.Run, images: np.ndarray) -> np.ndarray:
+    log.info("receptive fields of %d patches", run.model.patch_grid(run.spec.image_shape).patches)
+    return on_images(run.model, run.variables, images, run.spec)
+
+
+def _threshold_name(threshold: float) -> str:
+    return f"threshold {threshold:g}/g"
+
+
+def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
+    """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
+    if run.config.model.pooling != "loss_attention":
+        return
+    for threshold in THRESHOLDS:
+        if threshold != run.config.model.threshold:
+            changed = run.config.copy_and_resolve_references()
+            changed.model.threshold = threshold
+            yield threshold, runs.build_model(changed, run.spec)
+
+
+def _thresholds(
+    run: runs.Run, variables: Any, dataset: Any, shown: Explanations, totals: "_Totals"
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Attention of the images shown, and metrics of the whole split, with each threshold."""
+    own = _threshold_name(run.config.model.threshold)
+    attentions, compared = {own: shown.attention}, {own: totals.compared()}
+    assert shown.index is not None
+    for threshold, model in _other_models(run):
+        log.info("the same with %s", _threshold_name(threshold))
+        others = _Totals()
+        attentions[_threshold_name(threshold)] = explanations.explain_at(
+            make_eval_step(model, run.spec),
+            variables,
+            dataset,
+            shown.index,
+            run.config.eval.batch_size,
+            others.add,
+        )
+        _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
+        compared[_threshold_name(threshold)] = others.compared()
+    return attentions, compared if len(compared) > 1 else {}
+
+
+class _Totals:
+    """The sums of an evaluation."""
+
+    def __init__(self) -> None:
+        self._sums: Any = None
+
+    def add(self, sums: explanations.Sums) -> None:
+        self._sums = add_sums(self._sums, sums)
+
+    def nonfinite(self) -> int:
+        """How many examples had non-finite outputs."""
+        return int(self._sums[metrics.NONFINITE].total)
+
+    def compared(self) -> dict[str, float]:
+        measured = metrics.evaluation_metrics(self._sums)
+        return {name: measured[name] for name in _COMPARED if name in measured}
+
+
+def _mosaics(
+    own: own_images.OwnImages, shown: Explanations, fields: np.ndarray, class_names: Sequence[str]
+) -> list[summary.Plot]:
+    """For each file that was cut into tiles, their attention side by side."""
+    plots = []
+    for file, name in enumerate(own.files):
+        tiles = [image for image, place in enumerate(own.places) if place[0] == file]
+        if len(tiles) < 2:
+            continue
+        places = [own.places[image][1:] for image in tiles]
+        overlays = [
+            pictures.attended(shown.images[image], shown.attention[image], fields)
+            for image in tiles
+        ]
+        predicted = [class_names[shown.logits[image].argmax()] for image in tiles]
+        told = "; ".join(
+            f"row {row + 1}, column {column + 1}: {word}"
+            for (row, column), word in zip(places, predicted, strict=True)
+        )
+        plots.append(
+            summary.Plot(
+                name=f"tiles_{file:03d}",
+                title=f"{name}: attention in each of {len(tiles)} tiles",
+                png=pictures.png(pictures.mosaic(overlays, places)),
+                alt=f"Attention in the tiles of {name}. Predictions: {told}.",
+            )
+        )
+    return plots
+
+
+def main() -> None:
+    """The command; see the flags."""
+    values = flags.FLAGS
+    if values["images"].present and not values.images:
+        raise UserError(
+            "--images is empty, but must name files or folders; leave it out for images of the split"
+        )
+    explain_run(
+        values.workdir,
+        values.images,
+        values.num,
+        values.split,
+        values.pick,
+        values.fit,
+        values.checkpoint,
+        values.out,
+        values.data_dir,
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_list("images", [], "image files and folders; default: images of the split")
+    flags.DEFINE_integer("num", 64, "number of images of the split", lower_bound=1)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_enum("pick", "hardest", PICKS, "which images of the split")
+    flags.DEFINE_enum("fit", "resize", own_images.FITS, "how --images get the network's size")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_string("out", None, "folder to write; default: report in the workdir")
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.run(main, processes=True)

@@ -1,0 +1,201 @@
+"""Padded 3x3 convolutions by Winograd's F(4x4, 3x3) (Lavin & Gray 2016), for CPUs.
+
+16 results take 36 multiplications where the definition has 144. With B, G and A of the algorithm, a tile x of
+6x6 positions, which overlaps its neighbours by 2, and a kernel k give
+
+    A^T [(G k G^T) * (B^T x B)] A
+
+where * is, at each of the 36 places, a matrix product over the channels for all tiles at once. As a product
+on both sides of a square is one product of a Kronecker square with the flattened square, all of this is four
+matrix products, and so are the gradients. Written as sums it takes XLA four times as long to compile.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from lossattn_jax.kernels import ordering
+
+TILE = 4  # results on a side of a tile
+
+_PLACES = TILE + 2
+# Places stand for values of polynomials: at these points, and at infinity. At the usual 0, 1, -1, 2, -2
+# rounding is 2 to 3 times as large.
+_POINTS = np.array([0, 5 / 8, -5 / 8, 3 / 2, -3 / 2])
+# A tile is cut from four blocks of 4x4 positions: rows and columns of each.
+_CUTS = tuple((rows, columns) for rows in (TILE, 2) for columns in (TILE, 2))
+# A map has 2.25 times as many places as positions: so many bytes of them are made at a time, or an image's.
+_BYTES = 80 * 2**20
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution with one zero of padding on each side; a cross-correlation.
+
+    Rounding is about twice that of F(2x2, 3x3), and four times that of a sum of products.
+
+    Args:
+      x: `[B, H, W, C]` float32, H and W multiples of `TILE`, none of them 0.
+      kernel: `[3, 3, C, F]` float32.
+
+    Returns:
+      `[B, H, W, F]` float32.
+    """
+    # As all operations of JAX have it: in `jax.shard_map` devices may share a kernel, and not the map.
+    axes = _axes(x) | _axes(kernel)
+    return _convolve(_varying(x, axes), _varying(kernel, axes))
+
+
+def _axes(array: jax.Array) -> frozenset[Any]:
+    """The axes of devices along which an array differs."""
+    # Under another name before JAX 0.10, and not documented.
+    kind = getattr(jax.typeof(array), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
+
+
+def _varying(array: jax.Array, axes: frozenset[Any]) -> jax.Array:
+    missing = tuple(axes - _axes(array))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+@jax.custom_jvp
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    images = _images_at_a_time(x, kernel)
+    if images == len(x):
+        results = _results(x, kernel)
+    else:
+        results = jax.lax.map(lambda part: _results(part, kernel), _in_parts(x, images))
+    # Put in their places behind the loop: in it XLA would do that one number after the other.
+    batch, height, width, _ = x.shape
+    shape = (-1, TILE, TILE, images, height // TILE, width // TILE, kernel.shape[3])
+    return (
+        results.reshape(shape)
+        .transpose(0, 3, 4, 1, 5, 2, 6)
+        .reshape(batch, height, width, kernel.shape[3])
+    )
+
+
+@_convolve.defjvp
+def _jvp(primals: Any, tangents: Any) -> Any:
+    return _convolve(*primals), _tangent.bind(*tangents, *primals)
+
+
+def _moved(
+    moved_x: jax.Array, moved_kernel: jax.Array, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return _convolve(moved_x, kernel) + _convolve(x, moved_kernel)
+
+
+def _gradients(
+    gradient: Any, moved_x: Any, moved_kernel: Any, x: jax.Array, kernel: jax.Array
+) -> list[Any]:
+    """The transpose of `_moved`.
+
+    Left to itself XLA keeps the places of all maps and kernels from the forward pass, and makes the gradients
+    to the kernels when all those to maps are there, holding the places of these too.
+    """
+    wanted = [ad.is_undefined_primal(moved) for moved in (moved_x, moved_kernel)]
+    gradient = ad.instantiate_zeros(gradient)
+    x, kernel = ordering.after(gradient, (x, kernel))
+    batch, height, width, features = gradient.shape
+    images = _images_at_a_time(x, kernel)
+    shape = (-1, images, height // TILE, TILE, width // TILE, TILE, features)
+    results = gradient.reshape(shape).transpose(0, 3, 5, 1, 2, 4, 6)
+    results = results.reshape(len(results), TILE**2, -1)
+
+    def of_part(x: jax.Array, results: jax.Array) -> Any:
+        return jax.vjp(_results, x, kernel)[1](results)
+
+    def one(total: jax.Array, part: Any) -> Any:
+        to_x, to_kernel = of_part(*part)
+        return total + to_kernel, to_x
+
+    if images == batch:
+        to_x, to_kernel = of_part(x, results[0])
+    else:
+        parts = (_in_parts(x, images), results)
+        to_kernel, to_x = jax.lax.scan(one, jnp.zeros_like(kernel), parts)
+        to_x = to_x.reshape(x.shape)
+    if all(wanted):
+        to_x = ordering.after(to_kernel, to_x)
+    return [to_x if wanted[0] else None, to_kernel if wanted[1] else None, None, None]
+
+
+def _batched_moved(arguments: Any, axes: Any) -> Any:
+    return jax.vmap(_moved, axes)(*arguments), 0
+
+
+# The derivative as a primitive of its own, since `jax.custom_vjp` would leave no forward mode.
+_tangent = Primitive("winograd_tangent")
+_tangent.def_impl(jax.jit(_moved))
+_tangent.def_abstract_eval(lambda x, kernel, *_: x.update(shape=(*x.shape[:3], kernel.shape[3])))
+mlir.register_lowering(_tangent, mlir.lower_fun(_moved, multiple_results=False))
+batching.primitive_batchers[_tangent] = _batched_moved
+ad.primitive_transposes[_tangent] = _gradients
+ad.primitive_jvps[_tangent] = lambda primals, tangents: jax.jvp(
+    _moved, primals, [ad.instantiate_zeros(tangent) for tangent in tangents]
+)
+
+
+def _results(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution as `[TILE**2, tiles * F]`."""
+    b, g, a = (jnp.asarray(matrix, x.dtype) for matrix in _matrices())
+    # XLA would make four products of a product of a constant and a concatenation, and add them up.
+    maps = jnp.dot(jax.lax.optimization_barrier(b), _tiles(x)).reshape(len(b), -1, x.shape[3])
+    kernels = jnp.dot(g, kernel.reshape(9, -1)).reshape(len(g), *kernel.shape[2:])
+    products = jax.lax.dot_general(maps, kernels, (((2,), (1,)), ((0,), (0,))))
+    return jnp.dot(a, products.reshape(len(b), -1))
+
+
+def _tiles(x: jax.Array) -> jax.Array:
+    """All tiles, `[36, tiles * C]`, positions in the order of `_CUTS`."""
+    batch, height, width, channels = x.shape
+    high, wide = height // TILE, width // TILE
+    x = jnp.pad(x, ((0, 0), (1, TILE - 1), (1, TILE - 1), (0, 0)))
+    blocks = x.reshape(batch, high + 1, TILE, wide + 1, TILE, channels)
+    blocks = blocks.transpose(2, 4, 0, 1, 3, 5)
+    cuts = []
+    for rows, columns in _CUTS:
+        down, across = int(rows < TILE), int(columns < TILE)
+        cut = blocks[:rows, :columns, :, down : down + high, across : across + wide]
+        cuts.append(cut.reshape(rows * columns, -1))
+    return jnp.concatenate(cuts)
+
+
+def _images_at_a_time(x: jax.Array, kernel: jax.Array) -> int:
+    """A divisor of the batch."""
+    batch, height, width, _ = x.shape
+    numbers = _PLACES**2 * (height // TILE) * (width // TILE) * max(kernel.shape[2:])
+    most = min(batch, max(1, _BYTES // (numbers * x.dtype.itemsize)))
+    return max(n for n in range(1, most + 1) if batch % n == 0)
+
+
+def _in_parts(x: jax.Array, images: int) -> jax.Array:
+    return x.reshape(-1, images, *x.shape[1:])
+
+
+@functools.cache  # every layer's trace asks for them, and its gradient's
+def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The Kronecker squares of B^T (columns in the order of `_CUTS`), G and A^T, in float64."""
+    count = len(_POINTS)
+    values = np.vander(_POINTS, TILE, increasing=True)
+    gaps = _POINTS[:, None] - _POINTS
+    scale = np.prod(gaps, axis=1, where=~np.eye(count, dtype=bool))
+    last = np.eye(1, TILE, TILE - 1)
+    a_transposed = np.concatenate([values, last]).T
+    g = np.concatenate([values[:, :3] / scale[:, None], last[:, -3:]])
+    others = [np.poly(np.delete(_POINTS, n))[::-1] for n in range(count)]
+    b_transposed = np.zeros((_PLACES, _PLACES))
+    b_transposed[:count, :count] = others
+    b_transposed[count] = np.poly(_POINTS)[::-1]
+    positions = np.arange(_PLACES**2).reshape(_PLACES, _PLACES)
+    order = []
+    for rows, columns in _CUTS:
+        down, across = (TILE if n < TILE else 0 for n in (rows, columns))
+        order.append(positions[down : down + rows, across : across + columns].ravel())
+    b, g, a = (np.kron(matrix, matrix) for matrix in (b_transposed, g, a_transposed))
+    return b[:, np.concatenate(order)], g, a

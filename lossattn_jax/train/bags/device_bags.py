@@ -1,0 +1,72 @@
+"""Bags on a device: one flat array of instances, out of which compiled programs cut padded bags."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax.data.bags.bags import BagDataset
+
+
+@flax.struct.dataclass
+class Data:
+    """A data set on a device.
+
+    Attributes:
+      instances: `[N + longest, features...]` float32: zeros behind the last bag, so that a cut of any
+        bucket's length stays inside.
+      offsets, lengths, labels, bucket: `[bags]` int32.
+    """
+
+    instances: Any
+    offsets: Any
+    lengths: Any
+    labels: Any
+    bucket: Any
+
+
+def on_device(dataset: BagDataset, tops: tuple[int, ...]) -> Data:
+    """The arrays of a data set, still on the host.
+
+    Args:
+      dataset: of N instances.
+      tops: rising lengths of the buckets.
+    """
+    behind = np.zeros((tops[-1], *dataset.instances.shape[1:]), np.float32)
+    return Data(
+        instances=np.concatenate([dataset.instances, behind]),
+        offsets=dataset.offsets[:-1].astype(np.int32),
+        lengths=dataset.lengths.astype(np.int32),
+        labels=dataset.labels.astype(np.int32),
+        bucket=np.searchsorted(tops, dataset.lengths).astype(np.int32),
+    )
+
+
+def standardised(x: jax.Array, mean: jax.Array, inverse_scale: jax.Array) -> jax.Array:
+    """Bags `[b, length, features...]`, each feature on the scale of a model's training bags."""
+    return (x - mean[None, None]) * inverse_scale[None, None]
+
+
+def cut(data: Data, rows: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+    """Bags `[b, length, features...]` and their mask `[b, length]`; behind a bag are others' instances."""
+    mask = jnp.arange(length)[None, :] < data.lengths[rows][:, None]
+    return cut_values(data.instances, data, rows, length), mask
+
+
+def cut_values(values: jax.Array, data: Data, rows: jax.Array, length: int) -> jax.Array:
+    """`[b, length, ...]` of values per instance `[N + longest, ...]`."""
+    # Slices one by one: as a gather over bags it is far slower on CPUs.
+    return jnp.stack(
+        [jax.lax.dynamic_slice_in_dim(values, data.offsets[row], length) for row in rows]
+    )
+
+
+def write(values: jax.Array, new: jax.Array, mask: jax.Array, place: jax.Array) -> jax.Array:
+    """Puts `new` `[G, length, ...]` at `place` of `[G, N + longest, ...]` where `mask` says so."""
+    old = jax.lax.dynamic_slice_in_dim(values, place, new.shape[1], axis=1)
+    mask = jnp.broadcast_to(mask, new.shape[:2]).reshape(
+        *new.shape[:2], *(1 for _ in new.shape[2:])
+    )
+    return jax.lax.dynamic_update_slice_in_dim(values, jnp.where(mask, new, old), place, axis=1)

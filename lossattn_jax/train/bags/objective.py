@@ -1,0 +1,39 @@
+"""The training loss of the networks for bags: which of `lossattn_jax.attention.losses` each method has."""
+
+import jax
+import jax.numpy as jnp
+
+from lossattn_jax.attention import losses
+from lossattn_jax.attention.bag_outputs import BagOutputs
+
+
+def bag_loss(
+    outputs: BagOutputs,
+    labels: jax.Array,
+    mask: jax.Array,
+    patch_weight: jax.Array | float | None,
+    patch_reduction: str,
+) -> jax.Array:
+    """`CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses.
+
+    Args:
+      outputs: of the network in training.
+      labels: `[B]` int, in `[0, K)`.
+      mask: `[B, N]` bool, True for a real instance.
+      patch_weight: lambda; None for the methods without a loss of instances.
+      patch_reduction: "sum" over a bag's instances, as in the formula, or their "mean", as the paper's
+        public code has it.
+
+    Returns:
+      `[B]` float32.
+    """
+    if outputs.side_logits is not None:
+        return losses.deep_supervision_loss(outputs.side_logits, labels)
+    if patch_weight is None:
+        return losses.cross_entropy(outputs.logits, labels)
+    patch_weight = losses.reduced_weight(
+        patch_reduction, patch_weight, lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1)
+    )
+    return losses.loss_attention_loss(
+        outputs.logits, outputs.patch_logits, outputs.attention, labels, patch_weight
+    ).total

@@ -1,0 +1,124 @@
+"""Plans: what each of the models that are trained together learns from, and what it is asked."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil.estimator import standardisation
+from lossattn_jax.train.bags.settings import PER_MODEL, Settings
+from lossattn_jax.train.bags.states import Models
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one model learns from, and what it is asked.
+
+    Attributes:
+      seed: of its parameters and dropout.
+      train: `[bags]` bool, the bags that it is trained on.
+      held: `[bags]` bool, the bags that it predicts after each epoch.
+      scored: `[bags]` bool, the bags among `held` by which its best epoch is found; None: not wanted.
+      keep_epoch: epoch, from 1, whose parameters are wanted too; None: not wanted.
+      overrides: values of `Settings` of its own, of those that `PER_MODEL` names.
+      class_weights: `[K]` what the losses of each class' bags are multiplied by; None: all are 1.
+      name: what messages call the model, beside its number.
+    """
+
+    seed: int
+    train: np.ndarray
+    held: np.ndarray
+    scored: np.ndarray | None = None
+    keep_epoch: int | None = None
+    overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    class_weights: np.ndarray | None = None
+    name: str = ""
+
+
+def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple[bool, bool]:
+    """Whether a best epoch is to be found, and whether some epoch is to be kept.
+
+    Args:
+      plans: of a training.
+      settings: of it.
+      every_epoch: whether the held bags are predicted after every epoch.
+
+    Raises:
+      UserError: as `training.train`.
+    """
+    select = any(plan.scored is not None for plan in plans)
+    for number, plan in enumerate(plans):
+        if not plan.train.any():
+            raise UserError(f"model {number} has no bag to train on, but must have one at least")
+        if plan.scored is not None and not (plan.scored & plan.held).any():
+            raise UserError(f"model {number} has no bag to find its best epoch by")
+        if not 1 <= (plan.keep_epoch or 1) <= settings.epochs:
+            raise UserError(
+                f"model {number} is to keep epoch {plan.keep_epoch}, but has {settings.epochs}"
+            )
+        unknown = set(plan.overrides) - set(PER_MODEL)
+        if unknown:
+            raise UserError(
+                f"{unknown.pop()} cannot differ between models; what can is {', '.join(PER_MODEL)}"
+            )
+    if len({plan.class_weights is None for plan in plans}) > 1:
+        raise UserError("either all models have weights of classes or none has")
+    if select and not every_epoch:
+        raise UserError("the best epoch cannot be found where only the last is looked at")
+    return select, any(plan.keep_epoch is not None for plan in plans)
+
+
+def uses_consistency(settings: Settings, plans: Sequence[Plan]) -> bool:
+    """Whether some model's attention is kept near its average over the epochs."""
+    name = "consistency_weight"
+    return any(plan.overrides.get(name, settings.consistency_weight) > 0 for plan in plans)
+
+
+def standardisations(
+    dataset: BagDataset, plans: Sequence[Plan], standardise: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[M, ...]` float64 mean and scale of each model's training bags; 0 and 1 without `standardise`."""
+    if not standardise:
+        ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])))
+        return np.zeros_like(ones), ones
+    seen: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    for plan in plans:
+        if plan.train.tobytes() not in seen:
+            instances = dataset.instances[np.repeat(plan.train, dataset.lengths)]
+            seen[plan.train.tobytes()] = standardisation(instances)
+    pairs = [seen[plan.train.tobytes()] for plan in plans]
+    mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
+    return mean, scale
+
+
+def models_of(
+    settings: Settings, plans: Sequence[Plan], mean: np.ndarray, scale: np.ndarray
+) -> Models:
+    """What the programs know of the models.
+
+    Args:
+      settings: of the training.
+      plans: M of them.
+      mean, scale: `[M, ...]` float32, from `precision.in_float32`.
+    """
+    own = {
+        name: np.array(
+            [plan.overrides.get(name, getattr(settings, name)) for plan in plans], np.float32
+        )
+        for name in PER_MODEL
+    }
+    nothing = np.zeros_like(plans[0].held)
+    weights = [plan.class_weights for plan in plans if plan.class_weights is not None]
+    return Models(
+        seed=np.array([plan.seed for plan in plans], np.uint32),
+        mean=mean,
+        inverse_scale=(1 / scale).astype(np.float32),
+        train=np.stack([plan.train for plan in plans]),
+        held=np.stack([plan.held for plan in plans]),
+        scored=np.stack([nothing if plan.scored is None else plan.scored for plan in plans]),
+        keep_epoch=np.array([(plan.keep_epoch or 0) - 1 for plan in plans], np.int32),
+        class_weights=np.stack(weights).astype(np.float32) if weights else None,
+        **own,
+    )

@@ -1,0 +1,71 @@
+"""What models have while they are trained side by side; see `lossattn_jax.train.bags.steps`."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Models:
+    """What does not change while models train; every leaf with a leading axis of models.
+
+    Attributes:
+      seed: `[]` uint32.
+      learning_rate, weight_decay, patch_weight, consistency_weight: `[]` float32.
+      mean, inverse_scale: `[features...]` float32, or ones in their place, for standardisation.
+      train, held, scored: `[bags]` bool; see `training.Plan`.
+      keep_epoch: `[]` int32, from 0; -1: none.
+      class_weights: `[K]` float32 of the bags' losses, by label; None: all are 1.
+    """
+
+    seed: Any
+    learning_rate: Any
+    weight_decay: Any
+    patch_weight: Any
+    consistency_weight: Any
+    mean: Any
+    inverse_scale: Any
+    train: Any
+    held: Any
+    scored: Any
+    keep_epoch: Any
+    class_weights: Any = None
+
+
+@flax.struct.dataclass
+class State:
+    """What changes while models train; every leaf with a leading axis of models. None: not in use.
+
+    Attributes:
+      params: of the network.
+      moments: Adam's state.
+      average: mean of the parameters over the last epochs.
+      ensemble: `[N + longest]` float32, the attention's average over the epochs before this one.
+      attention: `[N + longest]` float32, at each bag's last visit.
+      best: parameters of the best epoch so far.
+      best_accuracy, best_loss: `[]` float32 of the scored bags there.
+      best_epoch: `[]` int32.
+      kept: parameters of the epoch that was to be kept.
+    """
+
+    params: Any
+    moments: Any
+    average: Any = None
+    ensemble: Any = None
+    attention: Any = None
+    best: Any = None
+    best_accuracy: Any = None
+    best_loss: Any = None
+    best_epoch: Any = None
+    kept: Any = None
+
+
+def where(condition: jax.Array, new: Any, old: Any) -> Any:
+    """For each model `[G]` the one or the other of two trees whose leaves have a leading axis of G."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
+
+    return jax.tree.map(choose, new, old)

@@ -1,0 +1,272 @@
+"""Training of many networks for bags at once: all folds and repeats of a method in one compiled program.
+
+The bags lie on the device as one flat array, and a step cuts its bags out of it, padded to the length of
+their bucket. Models are split over the devices; each device trains its models group by group
+(`Settings.models_at_once`), so that on a CPU the parameters and Adam's moments of one model stay in cache.
+All models visit the bags in the same order and skip those that they may not see.
+"""
+
+import copy
+import dataclasses
+import logging
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lossattn_jax import devices
+from lossattn_jax.data.bags import data_warnings, precision
+from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
+from lossattn_jax.data.bags.order import epochs_order
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import abort, device_bags, programs
+from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags.plans import Plan
+from lossattn_jax.train.bags.progress import Progress
+from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.skipping import Skips
+from lossattn_jax.train.bags.steps import Steps
+
+log = logging.getLogger(__name__)
+
+# Calls of the program in a run; the log tells how far it is after each.
+_BLOCKS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Networks after training.
+
+    Attributes:
+      last: parameters at the end (their average, with `Settings.average_epochs`), every leaf with a
+        leading axis of M models.
+      best: those of the best epoch by the scored bags (accuracy; of equal ones the lower loss); None where no
+        plan has scored bags.
+      kept: those of the plans' `keep_epoch`; None where no plan has one.
+      best_epochs: `[M]` int, from 1; None without `best`.
+      logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
+      mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
+      skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
+      seconds: wall time, compilation included.
+    """
+
+    last: Any
+    best: Any
+    kept: Any
+    best_epochs: np.ndarray | None
+    logits: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    skipped: np.ndarray
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What M networks say of B bags with N instances in all; NaN where a bag was not asked for.
+
+    Attributes:
+      logits: `[M, B, K]` float32.
+      attention: `[M, N]` float32, in the order of `BagDataset.instances`; NaN too for all instances of a bag
+        any of whose logits are not finite.
+      instance_logits: `[M, N, K]` float32.
+    """
+
+    logits: np.ndarray
+    attention: np.ndarray
+    instance_logits: np.ndarray
+
+
+def train(
+    dataset: BagDataset,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    standardise: bool = True,
+    order_seed: int = 0,
+    every_epoch: bool = True,
+    label: str = "",
+    dump_dir: pathlib.Path | None = None,
+) -> Trained:
+    """Trains one network for each plan.
+
+    An update whose loss or norm of the gradient is not finite is skipped: the model, Adam's moments and the
+    average of the bags' attention stay as they were. A warning tells of it.
+
+    Args:
+      dataset: bags with labels in `[0, network.num_classes)`.
+      network: of all models.
+      settings: of all models, but for the plans' overrides.
+      plans: M of them, all with `scored` or all without.
+      standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
+        Without it a warning names features whose spread does not survive float32.
+      order_seed: of the order of the bags, which all models share.
+      every_epoch: False predicts after the last epoch only.
+      label: what the log calls this.
+      dump_dir: gets a folder with the update that a training ended with, see `dumps`; None: nothing does.
+
+    Raises:
+      UserError: a model has no bag to train on, or some plans choose their epoch and others do not, or
+        an override is unknown, or a model has skipped `settings.max_skipped` updates in a row.
+    """
+    began = time.monotonic()
+    select, keep = plans_lib.check(plans, settings, every_epoch)
+    tops = bucket_lengths(dataset.lengths, settings.max_waste)
+    group = _group(settings, len(plans))
+    mean, scale = plans_lib.standardisations(dataset, plans, standardise)
+    consistency = plans_lib.uses_consistency(settings, plans)
+    if not standardise and dataset.instances.dtype != np.float32:
+        log.warning("%s", data_warnings.loss_in_float32(dataset))
+    bags, *moments = _in_float32(dataset, mean, scale)
+    program = programs.training(network, _shared(settings), tops, group, select, keep, consistency)
+    data = devices.replicate(device_bags.on_device(bags, tops))
+    models = devices.shard(_padded(plans_lib.models_of(settings, plans, *moments), group))
+    states = program.start(models, data)
+    predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
+    logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
+    block = _block(settings.epochs)
+    progress = Progress(label, settings.epochs, len(plans))
+    skips = Skips(
+        dataset, np.stack([plan.train for plan in plans]), [plan.name for plan in plans], label
+    )
+    for first in range(0, settings.epochs, block):
+        epochs = np.arange(first, first + block)
+        steps = {
+            "order": epochs_order(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
+            "epoch": epochs.astype(np.int32),
+            "predict": predicted[epochs],
+        }
+        given = (data, devices.replicate(steps))
+        made = program.block(models, states, *given)
+        said, fine = devices.gather(made[1:])
+        if fine.all():
+            states = made[0]
+            skips.none()
+        else:
+            rows = devices.shard(_padded(skips.in_a_row, group))
+            states, *told = program.again(models, states, rows, *given, *made)
+            said, skipped = devices.gather(told)
+            skips.add(skipped[: len(plans)], steps["order"], epochs)
+            model = skips.stuck(settings.max_skipped)
+            if model is not None:
+                raise abort.error(
+                    skips,
+                    model,
+                    bags,
+                    Steps(network, settings, tops, group, select, keep, consistency),
+                    plans[model].overrides,
+                    models,
+                    states,
+                    first + block,
+                    dump_dir,
+                )
+        logits.append(said[: len(plans)])
+        progress.tell(first + block)
+    told = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
+    chosen = devices.gather(program.chosen(states))
+    last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
+    return Trained(
+        last=last,
+        best=best,
+        kept=kept,
+        best_epochs=best_epochs + 1 if select else None,
+        logits=np.where(told[..., None], np.concatenate(logits, axis=1), np.nan),
+        mean=mean,
+        scale=scale,
+        skipped=skips.total,
+        seconds=time.monotonic() - began,
+    )
+
+
+def predict(
+    dataset: BagDataset,
+    network: BagNetwork,
+    settings: Settings,
+    params: Any,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    asked: np.ndarray,
+) -> Predictions:
+    """What trained networks say of bags.
+
+    Args:
+      dataset: the bags, not necessarily those of the training.
+      network: of the training.
+      settings: of the training.
+      params: of M networks, every leaf with a leading axis of M.
+      mean, scale: `[M, ...]` float64, as `Trained` has them.
+      asked: `[M, bags]` bool, which bags each is asked about.
+    """
+    count = len(asked)
+    tops = bucket_lengths(dataset.lengths, settings.max_waste)
+    group = _group(settings, count)
+    program = programs.prediction(network, tops, group)
+    bags, mean32, scale32 = _in_float32(dataset, mean, scale)
+    models = (params, mean32, 1 / scale32, asked)
+    shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
+    data = devices.replicate(device_bags.on_device(bags, tops))
+    said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
+    instances = len(dataset.instances)
+    logits, attention, instance_logits = said
+    # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
+    starts = dataset.offsets[:-1]
+    of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
+    fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
+    in_asked = np.repeat(asked, dataset.lengths, axis=1)
+    weighed = np.repeat(asked & fine, dataset.lengths, axis=1)
+    return Predictions(
+        logits=np.where(asked[..., None], logits, np.nan),
+        attention=np.where(weighed, attention[:, :instances], np.nan),
+        instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
+    )
+
+
+def _in_float32(
+    dataset: BagDataset, mean: np.ndarray, scale: np.ndarray
+) -> tuple[BagDataset, np.ndarray, np.ndarray]:
+    """The bags as devices get them, and what they are standardised with there; see `precision.in_float32`."""
+    instances, *moments = precision.in_float32(dataset.instances, mean, scale)
+    bags = copy.copy(dataset)
+    # Not by `replace`, which refuses what is not finite: a bag that is not trained on may be too large on the
+    # scale of the others, and then its outputs show that.
+    object.__setattr__(bags, "instances", instances)
+    return bags, moments[0], moments[1]
+
+
+def _shared(settings: Settings) -> Settings:
+    """Settings without what models have of their own, so that those do not compile a program anew."""
+    return dataclasses.replace(
+        settings, learning_rate=1.0, weight_decay=0.0, patch_weight=0.0, consistency_weight=0.0
+    )
+
+
+def _group(settings: Settings, models: int) -> int:
+    """How many of a device's models are computed at once."""
+    group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else models)
+    return min(group, -(-models // jax.local_device_count()))
+
+
+def _float32(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    return x if x.dtype == bool else x.astype(np.float32)
+
+
+def _padded(tree: Any, group: int) -> Any:
+    """Repeats the first model until the devices can share whole groups equally."""
+
+    def pad(leaf):
+        count = len(leaf)
+        unit = group * jax.local_device_count()
+        more = np.zeros(-count % unit, np.int64)
+        return np.concatenate([leaf, leaf[more]]) if len(more) else leaf
+
+    return jax.tree.map(pad, tree)
+
+
+def _block(epochs: int) -> int:
+    """Epochs of one call: the most that divide the run into `_BLOCKS` equal calls, or more."""
+    return max(d for d in range(1, max(1, epochs // _BLOCKS) + 1) if epochs % d == 0)

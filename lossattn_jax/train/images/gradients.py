@@ -1,0 +1,215 @@
+"""Loss and gradients of one update: augmentation, forward pass, the losses, averages over the devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from lossattn_jax import data, devices
+from lossattn_jax.attention import ensemble as ensemble_lib
+from lossattn_jax.attention import losses
+from lossattn_jax.attention.ensemble import Ensemble
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate import metrics
+from lossattn_jax.kernels import ordering
+from lossattn_jax.kernels.convolution import KEPT
+from lossattn_jax.models import ImageNetwork
+from lossattn_jax.train.schedules import loss_weight_schedule
+from lossattn_jax.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+_DROPOUT = 2  # folded into the step's key; augmentation folds 0 and 1
+
+
+class Found(NamedTuple):
+    """What a batch says; `b` are this device's examples.
+
+    Attributes:
+      loss: float32 scalar, mean over the examples of all devices.
+      gradients: of it, as the parameters.
+      batch_stats: running statistics after the batch, averaged over the devices.
+      ensemble: as it is at the update's start, or None.
+      attention: `[b, P]`.
+      seen: `[b]` float32 by name, what is told of each example; "loss" is one of them.
+    """
+
+    loss: jax.Array
+    gradients: Any
+    batch_stats: Any
+    ensemble: Ensemble | None
+    attention: jax.Array
+    seen: dict[str, jax.Array]
+
+
+def make_gradients(
+    model: ImageNetwork, spec: data.DatasetSpec, config: ConfigDict, steps_per_epoch: int
+) -> Callable[[TrainState, Batch], Found]:
+    """The function from a state and a batch to `Found`, to be called inside `devices.pmap`.
+
+    The batch holds this device's `image` uint8 `[b, H, W, C]`, `label` int32 `[b]` or multi-hot uint8
+    `[b, K]`, and `index` int32 `[b]`. See `step.make_train_step` for the arguments, and for what is said of
+    randomness and of a batch in parts.
+    """
+    seed = config.seed
+    crop_padding = config.data.crop_padding
+    flip = spec.flip if config.data.flip is None else config.data.flip
+    loss_options = config.loss.copy_and_resolve_references()
+    kind = runs.loss_kind(model, spec)
+    patch_weight = patch_weight_schedule(config, model, spec)
+    consistent = config_lib.uses_consistency(config)
+    shared = config_lib.shares_statistics(config)
+    parts = config.train.accumulate
+    forward = make_forward(model, config.train.remat)
+
+    def find(state: TrainState, batch: Batch) -> Found:
+        labels = batch["label"]
+        epoch = state.step // steps_per_epoch
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = data.augment(
+            key,
+            batch["image"],
+            positions=devices.global_positions(labels.shape[0]),
+            spec_flip=flip,
+            pad=crop_padding,
+            mean=spec.mean,
+            std=spec.std,
+            dtype=model.dtype,
+        )
+        dropout = jax.random.fold_in(key, _DROPOUT)
+        if not shared:  # else the network itself draws by the places in the global batch
+            dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
+        examples = {"image": images, "label": labels}
+        ensemble: Any = state.ensemble
+        if consistent:
+            decay = loss_options.consistency_decay
+            ensemble = ensemble_lib.begin_step(
+                ensemble, state.step, steps_per_epoch, decay, state.skipped
+            )
+            target, known = ensemble_lib.targets(ensemble, batch["index"], decay)
+            examples |= {"target": target, "known": known}
+            pull = loss_weight_schedule(
+                epoch, loss_options.consistency_weight, loss_options.consistency_ramp_epochs
+            )
+
+        def loss_fn(params: Any, batch_stats: Any, part: Batch, key: jax.Array) -> Any:
+            outputs, updated = forward(params, batch_stats, part["image"], key)
+            terms = losses.loss_attention_loss(
+                outputs.logits,
+                outputs.patch_logits,
+                outputs.attention,
+                part["label"],
+                patch_weight(epoch),
+                loss_options.label_smoothing,
+                kind,
+            )
+            seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
+            if consistent:
+                moved = losses.consistency_loss(outputs.attention, part["target"])
+                seen["consistency_loss"] = part["known"] * moved
+                seen["loss"] = terms.total + pull * seen["consistency_loss"]
+            loss = jnp.mean(seen["loss"])
+            seen["accuracy"] = metrics.hits(outputs.logits, part["label"])
+            seen["attention_entropy"] = metrics.attention_entropy(outputs.attention)
+            return loss, (updated.get("batch_stats", {}), outputs.attention, seen)
+
+        grad_fn = jax.grad(loss_fn, has_aux=True)
+        if parts == 1:
+            gradients, aux = grad_fn(state.params, state.batch_stats, examples, dropout)
+            batch_stats, attention, seen = aux
+        else:
+            gradients, batch_stats, attention, seen = _accumulated(
+                grad_fn, state, examples, dropout, parts
+            )
+        # With local batch normalisation this averages the running statistics of the devices.
+        loss, gradients, batch_stats = jax.lax.pmean(
+            (jnp.mean(seen["loss"]), gradients, batch_stats), devices.AXIS
+        )
+        return Found(loss, gradients, batch_stats, ensemble, attention, seen)
+
+    return find
+
+
+def make_forward(model: ImageNetwork, remat: bool) -> Callable[..., tuple[Any, Any]]:
+    """The network as it is trained.
+
+    Args:
+      model: the network.
+      remat: whether the backward pass is to have normalisations and the like computed again.
+
+    Returns:
+      A function of parameters, running statistics, images and the key of dropout, that returns the outputs
+      and the collections after it. It is to be differentiated where `devices.AXIS` is, if the model shares
+      statistics over it.
+    """
+
+    def forward(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        return model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+
+    return jax.checkpoint(forward, policy=_keeps) if remat else forward
+
+
+def _accumulated(
+    grad_fn: Callable[..., Any], state: TrainState, examples: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Any, jax.Array, Batch]:
+    """Gradients, statistics, attention and what is seen of each example, of a batch in parts."""
+    count = len(examples["label"])
+    if count % parts:
+        raise UserError(
+            f"config.train.accumulate is {parts}, but must divide the images of a device, {count}"
+        )
+
+    def split(array: jax.Array) -> jax.Array:
+        # Every so manyth example, so that a part is the same on any number of devices.
+        return array.reshape(count // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+
+    def whole(array: jax.Array) -> jax.Array:
+        return array.swapaxes(0, 1).reshape(count, *array.shape[2:])
+
+    def one(carry: tuple[Any, Any], part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+        total, batch_stats = carry
+        number, some = part
+        inputs = (
+            state.params,
+            batch_stats,
+            ordering.after(total, some),
+            jax.random.fold_in(key, number),
+        )
+        gradients, (batch_stats, attention, seen) = grad_fn(*inputs)
+        return (jax.tree.map(jnp.add, total, gradients), batch_stats), (attention, seen)
+
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    numbered = (jnp.arange(parts), jax.tree.map(split, examples))
+    start = (zero, state.batch_stats)
+    (total, batch_stats), told = jax.lax.scan(one, start, numbered, unroll=devices.unrolled(parts))
+    attention, seen = jax.tree.map(whole, told)
+    return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
+
+
+# What is kept for the backward pass with `config.train.remat`: the results that are costly to have again.
+_keeps = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.save_only_these_names(KEPT),
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+)
+
+
+def patch_weight_schedule(
+    config: ConfigDict, model: ImageNetwork, spec: data.DatasetSpec
+) -> Callable[[jax.Array | int], jax.Array]:
+    """lambda by epoch, as a factor of the sum over patches; 0 without a patch loss."""
+    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
+    weight = losses.reduced_weight(
+        config.loss.patch_reduction, weight, lambda: model.patch_grid(spec.image_shape).patches
+    )
+    ramp_epochs = config.loss.patch_ramp_epochs
+    return lambda epoch: loss_weight_schedule(epoch, weight, ramp_epochs)

@@ -1,0 +1,346 @@
+"""Training from a config: the loop that `train.py` calls and that tests run."""
+
+import functools
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lossattn_jax import data, devices
+from lossattn_jax.checkpoint import run_folder, runs
+from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.evaluate import metrics, nonfinite_values
+from lossattn_jax.evaluate.evaluation import EvalStep, evaluate, make_eval_step
+from lossattn_jax.explain import explanations, figures
+from lossattn_jax.kernels import cpu
+from lossattn_jax.train import preemption
+from lossattn_jax.train.images import (
+    checkpoint_items,
+    feed,
+    health,
+    memory,
+    nonfinite,
+    reporting,
+    tracing,
+    training_data,
+)
+from lossattn_jax.train.images.job import Job, describe, first_state, open_job
+from lossattn_jax.train.images.step import Metrics, make_train_step
+from lossattn_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: ConfigDict, workdir: str | pathlib.Path, stop: preemption.Stop | None = None
+) -> dict[str, float]:
+    """Trains a network, or goes on where an earlier call for the same workdir stopped.
+
+    Writes `config.json`, `data.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` into `workdir`,
+    and with `config.profile` also `profile/`. The result is a pure function of the config: an interrupted and
+    resumed run ends with the parameters of an uninterrupted one (bit-equal on CPU).
+
+    Args:
+      config: see `lossattn_jax.config.default_config`.
+      workdir: folder of the run; made where absent.
+      stop: from `preemption.watch`; None: SIGTERM is not cared for.
+
+    Returns:
+      The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
+      measuring them took. Empty where the run was asked to stop before.
+
+    Raises:
+      UserError: the config is impossible, the data set is absent or not the one that the run was started
+        with, the workdir holds another run or cannot be written, another training is at it, or too many
+        updates in a row were not finite (see `train.nonfinite`).
+    """
+    job = open_job(config, workdir)
+    stop = stop or preemption.Stop()
+    with (
+        run_folder.alone(job.workdir),
+        checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
+    ):
+        stop.opened(functools.partial(_newest, job, checkpoints))
+        state, sums = first_state(job, checkpoints)
+        images = training_data.describe(job.train_set, job.test_set)
+        if state.step > 0:
+            folder = data.resolve_data_dir(config.data.dir)
+            training_data.refuse_other(job.workdir, images, folder)
+        training_data.write(job.workdir, images, job.spec.name)
+        run_folder.write_config(config, job.workdir)  # all processes wait for it
+        describe(job, state)
+        eval_step = make_eval_step(job.model, job.spec)
+        step = int(state.step)
+        replicated, totals = devices.replicate((state, sums))
+        del state  # or the first device would hold it twice, all the time
+        if step == job.total_steps:
+            log.info("the run is at its last step already")
+            test_metrics = _test(job, eval_step, replicated)
+            if jax.process_index() == 0:
+                reporting.remove_broken_lines(job.workdir, step)
+            if _untested(job, step):
+                with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
+                    reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
+        else:
+            try:
+                test_metrics = _train_steps(job, eval_step, replicated, totals, checkpoints, stop)
+            except preemption.Ended:
+                test_metrics = {}
+        if test_metrics:
+            checkpoints.wait()
+            checkpoints.check_there(job.total_steps)
+            if jax.process_index() == 0:  # which has written them
+                run_folder.check_whole(job.workdir, reporting.METRICS_NAME)
+    if test_metrics:
+        log.info("finished: test %s; checkpoints in %s", _summary(test_metrics), job.workdir)
+    return test_metrics
+
+
+def _train_steps(
+    job: Job,
+    eval_step: EvalStep,
+    replicated: TrainState,
+    totals: Metrics,
+    checkpoints: checkpoint_lib.Checkpoints,
+    stop: preemption.Stop,
+) -> dict[str, float]:
+    """Runs the steps that are left; returns the last test metrics.
+
+    Raises:
+      Ended: the run was asked to stop.
+    """
+    config = job.config
+    train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
+    step = int(devices.unreplicate(replicated.step))
+    examples = feed.on_devices(job)
+    kept = () if examples is None else (examples,)
+    sizes = feed.dispatches(job, step)
+    test_metrics: dict[str, float] = {}
+    progress = reporting.Progress(step, job.total_steps, config.train.batch_size)
+    waiting = reporting.InputWait()
+    ahead = preemption.Ahead()
+    first = jax.process_index() == 0
+    leave = functools.partial(_newest, job, checkpoints)
+    with (
+        reporting.Reporter(job.workdir, step, first) as reporter,
+        feed.open_batches(job, step, sizes, examples is not None) as batches,
+        tracing.Tracer(config, job.workdir, step, first) as tracer,
+    ):
+        tell = _Teller(job, reporter, progress, waiting)
+        unmeasured = max(sizes)
+        stop.may_end(leave)
+        if _untested(job, step):
+            with progress.paused():
+                between = functools.partial(stop.check, leave)
+                _test_and_tell(job, reporter, step, eval_step, replicated, between)
+        for size in sizes:
+            stop.may_end(leave)
+            batch = waiting.next(batches, totals)
+            if size == unmeasured:
+                memory.describe(train_steps, replicated, totals, batch, *kept)
+                cpu.release_memory()  # what compiling took
+                unmeasured = 0
+            stop.must_not_end()
+            stop.check(leave)
+            tracer.before(step, size, totals)
+            replicated, totals, history = train_steps(replicated, totals, batch, *kept)
+            ahead.started(history)
+            step += size
+            items = functools.partial(_items, replicated, totals)
+            leave = functools.partial(_save, job, checkpoints, step, items, None)
+            tracer.after(step, history)
+            tell.after(step, history, replicated)
+            evaluates, saves = job.evaluates(step), job.saves(step)
+            if not (evaluates or saves):
+                continue
+            jax.block_until_ready(replicated)  # so that the pause holds no training
+            nonfinite.stop_if_stuck(job, replicated)
+            with progress.paused():
+                if evaluates:
+                    stop.may_end(leave)
+                    between = functools.partial(stop.check, leave)
+                    test_metrics = _test_and_tell(
+                        job, reporter, step, eval_step, replicated, between
+                    )
+                    leave = functools.partial(_save, job, checkpoints, step, items, test_metrics)
+                    stop.may_end(leave)
+                    _draw(job, reporter, step, eval_step, replicated)
+                    stop.must_not_end()
+                if saves:
+                    checkpoints.save(step, items(), test_metrics if evaluates else None)
+                    leave = functools.partial(_newest, job, checkpoints)
+                cpu.release_memory()
+    return test_metrics
+
+
+class _Teller:
+    """Tells how the training goes, after every step at which the config wants it and after the last."""
+
+    def __init__(
+        self,
+        job: Job,
+        reporter: reporting.Reporter,
+        progress: reporting.Progress,
+        waiting: reporting.InputWait,
+    ):
+        self._job = job
+        self._reporter = reporter
+        self._progress = progress
+        self._waiting = waiting
+        patches = job.model.patch_grid(job.spec.image_shape).patches
+        self._watch = health.AttentionWatch(job.config, patches, job.steps_per_epoch)
+        # One program, where every operation of a schedule would be one by itself.
+        self._scheduled = jax.jit(
+            lambda step: {
+                "learning_rate": job.learning_rate(step),
+                "patch_weight": job.patch_weight(step // job.steps_per_epoch),
+            }
+        )
+
+    def after(self, step: int, history: Metrics, replicated: TrainState) -> None:
+        """Tells what there is to tell of one dispatch, the last of whose updates was the `step`-th.
+
+        Raises:
+          UserError: too many updates in a row were skipped, by the state after the dispatch.
+        """
+        job = self._job
+        size = next(iter(history.values())).total.shape[1]
+        told = [
+            (place, at)
+            for place, at in enumerate(range(step - size + 1, step + 1))
+            if at % job.config.log.every_steps == 0 or at == job.total_steps
+        ]
+        if not told:
+            return
+        fetched = devices.unreplicate(history)
+        # Steps of one dispatch cannot be timed apart.
+        shared = {"images_per_second": self._progress.measure(step)}
+        shared["input_wait"] = self._waiting.share(self._progress.seconds)
+        for place, at in told:
+            totals = jax.tree.map(lambda array, place=place: array[place], fetched)
+            means = nonfinite.means(totals, at) | shared
+            self._report(at, means, self._progress.time_left(step))
+        nonfinite.stop_if_stuck(job, replicated)
+
+    def _report(self, step: int, means: dict[str, float], left: str) -> None:
+        """Tells the means since the last report."""
+        job = self._job
+        values = {
+            **means,
+            "epoch": step / job.steps_per_epoch,
+            **jax.tree.map(float, self._scheduled(step - 1)),
+        }
+        log.info(reporting.progress_line(step, job.total_steps, values, left))
+        self._reporter.scalars("train", step, values)
+        if warning := self._watch.look(means["attention_entropy"], step):
+            reporting.warn("warning: %s", warning)
+
+
+def _items(replicated: TrainState, totals: Metrics) -> dict[str, Any]:
+    """Items of a checkpoint from state and metrics on the devices."""
+    return checkpoint_items.of_training(*devices.unreplicate((replicated, totals)))
+
+
+def _save(
+    job: Job,
+    checkpoints: checkpoint_lib.Checkpoints,
+    step: int,
+    items: Callable[[], dict[str, Any]],
+    test_metrics: dict[str, float] | None,
+) -> str:
+    """Saves items, with the metrics where the state was tested; says what there is, as `_newest`."""
+    checkpoints.save(step, items(), test_metrics)
+    return _newest(job, checkpoints)
+
+
+def _newest(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> str:
+    checkpoints.wait()
+    steps = checkpoints.steps()
+    there = (
+        f"step {steps[-1]} of {job.total_steps} is saved in" if steps else "nothing is saved yet in"
+    )
+    return f"{there} {job.workdir}; the same command goes on"
+
+
+def _untested(job: Job, step: int) -> bool:
+    """Whether the run goes on from where it was to be tested, and was ended before it was."""
+    if not step or not job.evaluates(step):
+        return False
+    first = jax.process_index() == 0
+    return devices.anywhere(first and not reporting.tells_of(job.workdir, "test", step))
+
+
+def _test_and_tell(
+    job: Job,
+    reporter: reporting.Reporter,
+    step: int,
+    eval_step: EvalStep,
+    replicated: TrainState,
+    between: Callable[[], None],
+) -> dict[str, float]:
+    test_metrics = _test(job, eval_step, replicated, between)
+    log.info("test  " + _summary(test_metrics))
+    if count := test_metrics.get(metrics.NONFINITE):
+        sentence = nonfinite_values.of_outputs(
+            int(count), int(test_metrics["num_examples"]), "images of test"
+        )
+        reporting.warn("warning: %s after step %d: its metrics are null", sentence, step)
+    reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
+    return test_metrics
+
+
+def _test(
+    job: Job,
+    eval_step: EvalStep,
+    replicated: TrainState,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    start = time.monotonic()
+    batch_size = job.config.eval.batch_size
+    measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size, between)
+    measured["seconds"] = time.monotonic() - start
+    return measured
+
+
+def _summary(test_metrics: dict[str, float]) -> str:
+    shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
+    numbers = "  ".join(
+        f"{name} {test_metrics[name]:.4f}"
+        if math.isfinite(test_metrics[name])
+        else f"{name} not finite"
+        for name in shown
+        if name in test_metrics
+    )
+    return f"{numbers}  ({test_metrics['seconds']:.1f} s)"
+
+
+def _draw(
+    job: Job,
+    reporter: reporting.Reporter,
+    step: int,
+    eval_step: EvalStep,
+    replicated: TrainState,
+) -> None:
+    """Attention pictures of the first test images, for TensorBoard."""
+    config = job.config
+    if not config.log.pictures:
+        return
+    explained = explanations.explain_dataset(
+        eval_step,
+        replicated.variables,
+        job.test_set,
+        config.log.pictures,
+        config.eval.batch_size,
+        runs.loss_kind(job.model, job.spec),
+    )
+    grid = job.model.patch_grid(job.spec.image_shape)
+    reporter.figure(
+        "attention",
+        step,
+        lambda: figures.draw_explanations(explained, grid, job.spec.class_names),
+    )

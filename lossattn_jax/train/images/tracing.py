@@ -1,0 +1,93 @@
+"""A profile of some updates of a run, by JAX's profiler."""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lossattn_jax.config import images as config_lib
+
+log = logging.getLogger(__name__)
+
+FOLDER = "profile"
+
+
+class Tracer:
+    """Traces the updates that `config.profile` names into WORKDIR/profile. Use as a context manager.
+
+    Dispatches are traced as a whole, from the first that holds such an update to the last. An end of the
+    run before that, by an error too, leaves a trace of what there was.
+    """
+
+    def __init__(
+        self, config: ConfigDict, workdir: pathlib.Path, start_step: int, active: bool = True
+    ):
+        """Plans a trace.
+
+        Args:
+          config: the run's config.
+          workdir: folder of the run.
+          start_step: updates done before; those of them that were to be traced are left out.
+          active: False traces nothing: for every process but the first.
+        """
+        self._folder = workdir / FOLDER
+        self._span = config_lib.profiled(config) if active else None
+        self._begun: int | None = None
+        self._done = start_step
+        self._last: Any = None
+        if self._span is not None and start_step >= self._span[1]:
+            log.info("profile: the updates %s were made before", config.profile)
+            self._span = None
+
+    def __enter__(self) -> "Tracer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._begun is not None:
+            self._stop()
+
+    def before(self, step: int, size: int, pending: Any) -> None:
+        """Begins, if that is due, before a dispatch of `size` updates after the `step`-th.
+
+        Args:
+          step: updates done.
+          size: updates of the dispatch.
+          pending: tree of arrays that the devices may still be computing, which are not to be traced.
+        """
+        if self._span is None or self._begun is not None or step + size <= self._span[0]:
+            return
+        jax.block_until_ready(pending)
+        jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+        self._begun = self._done = step
+
+    def after(self, step: int, results: Any) -> None:
+        """Ends, if that is due, once the results are there.
+
+        Args:
+          step: updates done, with those of the dispatch.
+          results: tree of arrays of the dispatch that are not donated later.
+        """
+        if self._begun is None or self._span is None:
+            return
+        self._done, self._last = step, results
+        if step >= self._span[1]:
+            self._stop()
+
+    def _stop(self) -> None:
+        begun, self._begun, self._span = self._begun, None, None
+        try:
+            jax.block_until_ready(self._last)
+        finally:
+            self._last = None
+            jax.profiler.stop_trace()
+        newest = max(self._folder.glob("plugins/profile/*/perfetto_trace.json.gz"))
+        log.info(
+            "profile of the updates after %d until %d: open %s at https://ui.perfetto.dev, or see all of it "
+            "with tensorboard --logdir %s (and TensorBoard's profile plugin)",
+            begun,
+            self._done,
+            newest,
+            self._folder,
+        )
