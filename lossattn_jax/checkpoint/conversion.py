@@ -1,10 +1,6 @@
-"""Weights from and to PyTorch, under the names of the papers' own code, and the command for it.
+"""Conversion of weights from and to PyTorch, under the names of the papers' own code.
 
-    python -m lossattn_jax.convert --from=weights.pt --config=configs/tip.py:resnet18_mean --workdir=DIR
-    python -m lossattn_jax.convert --to=weights.safetensors --workdir=DIR [--checkpoint=best]
-
-The first makes a run that `evaluate` and `explain` read, the second writes a run's weights. The names
-are those of `lossattn_jax.checkpoint.torch_names`.
+The names are those of `lossattn_jax.checkpoint.torch_names`.
 """
 
 import logging
@@ -16,18 +12,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import linen as nn
 from flax import traverse_util
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from lossattn_jax.checkpoint import conversion_folder, runs, state_dicts, torch_names, weight_files
-from lossattn_jax.commands import command
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 
-# Named here, since `python -m` runs this module under another name.
-log = logging.getLogger("lossattn_jax.convert")
+log = logging.getLogger(__name__)
 
 UNUSED = "unused"  # collection of what PyTorch's code stores and never uses
 _VARIANCE = "var"  # of a normalisation, in our variables
@@ -321,28 +314,3 @@ def export_file(
     state = to_torch_state_dict(run.variables, run.model, run.spec.image_shape)
     weight_files.write(state, path)
     log.info("written: step %d of %s in %s", run.step, workdir, path)
-
-
-def main() -> None:
-    """The command; see the flags."""
-    values = flags.FLAGS
-    source, target = values["from"].value, values.to
-    if (source is None) == (target is None):
-        raise UserError("exactly one of --from and --to is needed")
-    if source is None:
-        export_file(values.workdir, target, values.checkpoint)
-    elif values.config is None:
-        raise UserError("--from needs --config, which describes the network")
-    else:
-        convert_file(source, values.config, values.workdir)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("from", None, "weights to read: .pt, .pth, .npz or .safetensors")
-    flags.DEFINE_string("to", None, "file of weights to write: .npz or .safetensors")
-    flags.DEFINE_string("workdir", None, "folder of the run to make or to read", required=True)
-    flags.DEFINE_string("checkpoint", "latest", "what --to writes: latest, best or a step")
-    config_flags.DEFINE_config_file(
-        "config", None, f"with --from: {command.CONFIG_HELP}", lock_config=True
-    )
-    command.run(main)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lossattn_jax.errors import UserError
 
 _FUNCTION = "get_config"
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 # In an installed package, and in the repository.
 _FOLDER = "configs"
 _SHIPPED = (_PACKAGE / _FOLDER, _PACKAGE.parent / _FOLDER)

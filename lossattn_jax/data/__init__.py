@@ -1,38 +1,23 @@
 """Data sets, their preparation, and batches for training and evaluation.
 
-A prepared split is opened with `open_dataset`, from memory or streamed from disk; both give the
-same batches. Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does.
+A prepared split is opened with `open_dataset`, from memory or streamed from disk; both give the same batches.
+Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does. `specs` lists
+the data sets; `bags` is the folder of data that come in bags.
 """
 
 from typing import TYPE_CHECKING
 
-from lossattn_jax.commands import lazy
-from lossattn_jax.data.augment import augment, normalise, random_crop, random_flip
-from lossattn_jax.data.boxes import NO_BOX
-from lossattn_jax.data.damage import DamagedDataset
-from lossattn_jax.data.datasets import (
-    DatasetNotFound,
-    ImageSource,
-    open_source,
-    resolve_data_dir,
-)
-from lossattn_jax.data.memory import ArrayDataset, load
-from lossattn_jax.data.order import epoch_order, eval_steps, steps_per_epoch, train_indices
-from lossattn_jax.data.pipeline import Prefetcher, prefetch
-from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
-from lossattn_jax.data.streaming import StreamDataset
-from lossattn_jax.data.subset import labelled_subset
-from lossattn_jax.errors import UserError
+from lossattn_jax.commands import imports
 
 __all__ = [
-    "DATASETS",
-    "NO_BOX",
     "ArrayDataset",
+    "DATASETS",
     "DamagedDataset",
     "Dataset",
     "DatasetNotFound",
     "DatasetSpec",
     "ImageSource",
+    "NO_BOX",
     "Prefetcher",
     "StreamDataset",
     "augment",
@@ -52,62 +37,69 @@ __all__ = [
     "train_indices",
 ]
 
+# What the modules of this folder offer here too, by module; imported when first wanted.
+_NAMES = {
+    "augment": ["augment", "normalise", "random_crop", "random_flip"],
+    "boxes": ["NO_BOX"],
+    "damage": ["DamagedDataset"],
+    "datasets": ["DatasetNotFound", "ImageSource", "open_source", "resolve_data_dir"],
+    "memory": ["ArrayDataset", "load"],
+    "order": ["epoch_order", "eval_steps", "steps_per_epoch", "train_indices"],
+    "pipeline": ["Prefetcher", "prefetch"],
+    "prepared_split": ["Dataset", "open_dataset"],
+    "specs": ["DATASETS", "DatasetSpec", "get_spec"],
+    "streaming": ["StreamDataset"],
+    "subset": ["labelled_subset"],
+}
+
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
+    from lossattn_jax.data.augment import (
+        augment,
+        normalise,
+        random_crop,
+        random_flip,
+    )
+    from lossattn_jax.data.boxes import (
+        NO_BOX,
+    )
+    from lossattn_jax.data.damage import (
+        DamagedDataset,
+    )
+    from lossattn_jax.data.datasets import (
+        DatasetNotFound,
+        ImageSource,
+        open_source,
+        resolve_data_dir,
+    )
+    from lossattn_jax.data.memory import (
+        ArrayDataset,
+        load,
+    )
+    from lossattn_jax.data.order import (
+        epoch_order,
+        eval_steps,
+        steps_per_epoch,
+        train_indices,
+    )
+    from lossattn_jax.data.pipeline import (
+        Prefetcher,
+        prefetch,
+    )
+    from lossattn_jax.data.prepared_split import (
+        Dataset,
+        open_dataset,
+    )
+    from lossattn_jax.data.specs import (
+        DATASETS,
+        DatasetSpec,
+        get_spec,
+    )
+    from lossattn_jax.data.streaming import (
+        StreamDataset,
+    )
+    from lossattn_jax.data.subset import (
+        labelled_subset,
+    )
 else:
-    __getattr__, __dir__ = lazy.attach(__name__)
-
-# What `open_dataset` gives; `spec`, `split`, `len`, `train_batches` and `eval_batches` are common.
-Dataset = ArrayDataset | StreamDataset
-
-
-def open_dataset(
-    spec: DatasetSpec,
-    split: str,
-    data_dir: str | None = None,
-    mode: str = "memory",
-    num_threads: int = 4,
-    num_workers: int = 0,
-    num_labels: int = 0,
-    label_seed: int = 0,
-) -> Dataset:
-    """Opens a prepared split.
-
-    Args:
-      spec: the data set.
-      split: 'train' or 'test'.
-      data_dir: the folder data sets are kept in; None for TFDS' default.
-      mode: 'memory' decodes everything once and keeps it; 'stream' reads a batch when it is due.
-      num_threads: reading threads of 'stream', in every worker.
-      num_workers: worker processes of 'stream'; 0 reads in this process.
-      num_labels: reduces the training split to that many examples, equally many of every class; see
-        `labelled_subset`. 0 keeps all of it; the test split is never reduced.
-      label_seed: which examples these are follows from it and the labels alone.
-
-    Returns:
-      The data set; the batches do not depend on the mode. A reduced one counts its examples from 0
-      to `num_labels` - 1.
-
-    Raises:
-      DatasetNotFound: it is not prepared there.
-      DamagedDataset: a file of it cannot be read, or has changed; streamed, only when that is met.
-      UserError: unknown mode or split, or a number of labels that the data set cannot give.
-    """
-    if mode not in ("memory", "stream"):
-        raise UserError(f"data mode {mode!r} is unknown; allowed are 'memory' and 'stream'.")
-    reduced = bool(num_labels) and split == "train"
-    if reduced and spec.multi_label:
-        raise UserError(
-            f"config.data.num_labels is {num_labels}, but must be 0 for {spec.name}, whose images may show "
-            "several classes."
-        )
-    if mode == "memory":
-        arrays = load(spec, split, data_dir)
-        if not reduced:
-            return arrays
-        return arrays.take(labelled_subset(arrays.labels, num_labels, spec.num_classes, label_seed))
-    source = open_source(spec, split, data_dir)
-    kept = None
-    if reduced:
-        kept = labelled_subset(source.labels(), num_labels, spec.num_classes, label_seed)
-    return StreamDataset(source, num_threads, num_workers, kept)
+    __getattr__, __dir__ = imports.attach(__name__, _NAMES)

@@ -1,9 +1,5 @@
-"""Exact evaluation of a network on a split, and the command that does it for a finished run:
+"""Exact evaluation of a network on a split."""
 
-python -m lossattn_jax.evaluate --workdir=runs/digit_scenes
-"""
-
-import json
 import logging
 import pathlib
 import time
@@ -13,18 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import provenance, runs
-from lossattn_jax.commands import command
 from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import average_precision, measurements, metrics, nonfinite_values
 from lossattn_jax.files import records
 from lossattn_jax.models import ImageNetwork, Outputs
 
-# Named here, since `python -m` runs this module under another name.
-log = logging.getLogger("lossattn_jax.evaluate")
+log = logging.getLogger(__name__)
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
 
@@ -213,31 +206,3 @@ def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:
             count, measured["num_examples"], f"images of {split}"
         )
         raise Incomplete(f"{sentence}: the metrics that hold them are null")
-
-
-def main() -> None:
-    """The command; see the flags."""
-    values = flags.FLAGS
-    result = evaluate_run(
-        values.workdir,
-        values.split,
-        values.checkpoint,
-        values.batch_size,
-        values.data_dir,
-        out=values.out,
-    )
-    if jax.process_index() == 0:
-        print(json.dumps(records.without_digests(result), indent=2))
-    refuse_nonfinite(result, values.split)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "what to evaluate on")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
-    flags.DEFINE_integer(
-        "batch_size", None, "images per batch; default: as in the run", lower_bound=1
-    )
-    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    flags.DEFINE_string("out", None, "file to write; default: evaluation_SPLIT.json in the workdir")
-    command.run(main, processes=True)

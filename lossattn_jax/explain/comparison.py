@@ -1,6 +1,4 @@
-"""Compares a run's attention with other explainers: how good each is, and how long an image takes.
-
-    python -m lossattn_jax.compare_explainers --workdir=runs/digit_scenes --num=512
+"""Comparison of a run's attention with other explainers: how good each is, and how long it takes.
 
 What the rows mean is in `lossattn_jax.explain.metrics.explanation_metrics`.
 """
@@ -17,12 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, runs
-from lossattn_jax.commands import command
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import measurements, metrics
 from lossattn_jax.evaluate.evaluation import EvalStep, add_sums, make_eval_step
@@ -41,8 +37,7 @@ from lossattn_jax.explain.metrics.explanation_metrics import (
 )
 from lossattn_jax.files import records
 
-# Named here, since `python -m` runs this module under another name.
-log = logging.getLogger("lossattn_jax.compare_explainers")
+log = logging.getLogger(__name__)
 
 RESULT_NAME = "compare_explainers.json"
 _PICTURE = ".png"
@@ -298,7 +293,7 @@ def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
+def refuse_nonfinite(result: Mapping[str, Any]) -> None:
     """Says of which explainers metrics are missing.
 
     Raises:
@@ -315,35 +310,3 @@ def _refuse_nonfinite(result: Mapping[str, Any]) -> None:
             f"outputs or maps are non-finite for some of {result['images']} images of {result['split']} "
             f"({by_explainer}): the metrics that hold them are null"
         )
-
-
-def main() -> None:
-    """The command; see the flags."""
-    values = flags.FLAGS
-    result = compare_run(
-        values.workdir,
-        values.explainers,
-        values.num,
-        values.split,
-        values.checkpoint,
-        values.batch_size,
-        values.data_dir,
-        out=values.out,
-    )
-    if jax.process_index() == 0:
-        print(comparison_report.table(result["explainers"]), end="")
-    _refuse_nonfinite(result)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("explainers", list(explainers.NAMES), "which to compare")
-    flags.DEFINE_integer("num", 512, "number of images of the split", lower_bound=1)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
-    flags.DEFINE_integer("batch_size", 64, "images at a time", lower_bound=1)
-    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    flags.DEFINE_string(
-        "out", None, "JSON file to write; default: compare_explainers.json in the workdir"
-    )
-    command.run(main, processes=True)

@@ -1,6 +1,6 @@
 """Puts finished runs together: what one explainer reaches on each system, over seeds, and who is ahead.
 
-    python -m lossattn_jax.explain.explanation_table --runs=runs/a0,runs/a1,runs/b0 --table=t.md --record=t.json
+    python -m lossattn_jax.explain.explanation_table --runs=runs/a0,runs/b0 --table=t.md --record=t.json
 
 Each run has to have been through `python -m lossattn_jax.evaluate` and `lossattn_jax.compare_explainers`.
 """

@@ -1,6 +1,4 @@
-"""A run's outputs and maps for a whole split, as a Zarr store that other programs can read:
-
-    python -m lossattn_jax.export_maps --workdir=runs/digit_scenes --split=test --out=maps.zarr
+"""A run's outputs and maps for a whole split, as a Zarr store that other programs can read.
 
 The numbers come from the forward pass that evaluation runs. The same command goes on where it was stopped.
 """
@@ -16,12 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, run_folder, runs
-from lossattn_jax.commands import command
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, forward_batches, make_eval_step
@@ -30,8 +26,7 @@ from lossattn_jax.explain.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
 from lossattn_jax.train.images.reporting import Progress
 
-# Named here, since `python -m` runs this module under another name.
-log = logging.getLogger("lossattn_jax.export_maps")
+log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
 _NO_PREDICTION = -1  # of an image with non-finite outputs
@@ -250,23 +245,3 @@ def export_run(
     log.info("devices: %s", devices.describe())
     eval_step = make_eval_step(run.model, run.spec)
     return export(run, eval_step, dataset, output, workdir, num, batch_size)
-
-
-def main() -> None:
-    """The command; see the flags."""
-    given = flags.FLAGS
-    options = (given.split, given.num, given.checkpoint, given.batch_size, given.data_dir)
-    export_run(given.workdir, given.out, *options)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_string("out", None, "folder of the store, new or to go on with", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
-    flags.DEFINE_integer("num", None, "number of images; default: all", lower_bound=1)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
-    flags.DEFINE_integer(
-        "batch_size", None, "images per batch; default: as in the run", lower_bound=1
-    )
-    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main, processes=True)

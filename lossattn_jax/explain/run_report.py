@@ -1,6 +1,4 @@
-"""Where a network looks: a report on a checkpoint, for images of its data set or for any others.
-
-    python -m lossattn_jax.explain --workdir=runs/digit_scenes [--images=one.png,folder] [--out=report]
+"""The report on a checkpoint: where a network looks, in images of its data set or in others.
 
 The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explain.explanations`.
 """
@@ -13,11 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from lossattn_jax import devices
 from lossattn_jax.checkpoint import provenance, run_folder, runs
-from lossattn_jax.commands import command
 from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
@@ -29,8 +25,7 @@ from lossattn_jax.explain.report import page, pictures, summary
 from lossattn_jax.explain.report.write import FIGURE_NAME, write
 from lossattn_jax.files import digests
 
-# Named here, since `python -m` runs this module under another name.
-log = logging.getLogger("lossattn_jax.explain")
+log = logging.getLogger(__name__)
 
 MAX_IMAGES = 1000  # on one page
 PICKS = ("hardest", "first")
@@ -226,8 +221,8 @@ def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> Non
     """Refuses a network with non-finite outputs for `count` of `total` `images`, where that is not 0."""
     if count:
         raise UserError(
-            f"there is nothing to explain at step {run.step}: {nonfinite_values.of_outputs(count, total, images)}; "
-            "name an earlier step with --checkpoint"
+            f"there is nothing to explain at step {run.step}: "
+            f"{nonfinite_values.of_outputs(count, total, images)}; name an earlier step with --checkpoint"
         )
 
 
@@ -332,36 +327,3 @@ def _mosaics(
             )
         )
     return plots
-
-
-def main() -> None:
-    """The command; see the flags."""
-    values = flags.FLAGS
-    if values["images"].present and not values.images:
-        raise UserError(
-            "--images is empty, but must name files or folders; leave it out for images of the split"
-        )
-    explain_run(
-        values.workdir,
-        values.images,
-        values.num,
-        values.split,
-        values.pick,
-        values.fit,
-        values.checkpoint,
-        values.out,
-        values.data_dir,
-    )
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("images", [], "image files and folders; default: images of the split")
-    flags.DEFINE_integer("num", 64, "number of images of the split", lower_bound=1)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
-    flags.DEFINE_enum("pick", "hardest", PICKS, "which images of the split")
-    flags.DEFINE_enum("fit", "resize", own_images.FITS, "how --images get the network's size")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
-    flags.DEFINE_string("out", None, "folder to write; default: report in the workdir")
-    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
-    command.run(main, processes=True)

@@ -1,13 +1,20 @@
-"""Multiple instance learning on bags: the AAAI 2020 paper's own setting."""
+"""Multiple instance learning: the methods of the AAAI 2020 paper, and the protocol of its experiments.
+
+A method belongs into the table of `methods`; `cross_validation` and `experiment` are the protocol, `report`,
+`paper_table` and `tables` what comes of it. `python -m lossattn_jax.mil` is the command.
+"""
 
 from typing import TYPE_CHECKING
 
-from lossattn_jax.commands import lazy
-from lossattn_jax.models.bag_networks import BagLeNet, BagNetwork
+from lossattn_jax.commands import imports
 
 __all__ = ["BagLeNet", "BagNetwork"]
 
+# What other folders have and this one offers too, by module; imported when first wanted.
+_NAMES = {"lossattn_jax.models.bag_networks": ["BagLeNet", "BagNetwork"]}
+
 if TYPE_CHECKING:
     from lossattn_jax.mil import methods as methods
+    from lossattn_jax.models.bag_networks import BagLeNet, BagNetwork
 else:
-    __getattr__, __dir__ = lazy.attach(__name__)
+    __getattr__, __dir__ = imports.attach(__name__, _NAMES)

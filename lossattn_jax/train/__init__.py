@@ -1,10 +1,9 @@
-"""Training: schedules, optimisers, state, step and loop."""
+"""Training: what images and bags share, and a folder for each of the two drivers.
 
-from typing import TYPE_CHECKING
+Here: optimisers, schedules, the state of a training, and its end by SIGTERM. `images` trains on batches of
+images over all devices, `bags` all folds of an experiment with bags at once.
+"""
 
-from lossattn_jax.commands import lazy
+from lossattn_jax.commands import imports
 
-if TYPE_CHECKING:
-    from lossattn_jax.train.images import loop as loop
-else:
-    __getattr__, __dir__ = lazy.attach(__name__)
+__getattr__, __dir__ = imports.attach(__name__)

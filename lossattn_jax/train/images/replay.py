@@ -1,19 +1,14 @@
-"""Makes an update again that a run has skipped, and says what was not finite; the command for a run's dump:
-
-python -m lossattn_jax.replay --dump=runs/digit_scenes/nonfinite/step_120
-"""
+"""Replay of an update that a run has skipped: reports non-finite values."""
 
 import pathlib
 from typing import Any
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
-from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.models import ImageNetwork
@@ -94,13 +89,3 @@ def _sentence_of_statistics(batch_stats: Any) -> list[str]:
     if not names:
         return []
     return [f"After it, these running statistics are not finite: {nonfinite_values.shown(names)}."]
-
-
-def main() -> None:
-    """The command; see the flags."""
-    print("\n".join(replay(flags.FLAGS.dump)))
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("dump", None, "folder that the run named when it ended", required=True)
-    command.run(main)

@@ -1,0 +1,140 @@
+"""Imports: submodules when they are first wanted, and moved modules under their old names."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import pkgutil
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# Where modules are today that were elsewhere in the release before: whole names, old and new.
+MOVED = {
+    "lossattn_jax.average_precision": "lossattn_jax.evaluate.average_precision",
+    "lossattn_jax.checkpoint_integrity": "lossattn_jax.checkpoint.integrity",
+    "lossattn_jax.config_file": "lossattn_jax.config.config_file",
+    "lossattn_jax.config_json": "lossattn_jax.config.config_json",
+    "lossattn_jax.cpu": "lossattn_jax.kernels.cpu",
+    "lossattn_jax.explainers": "lossattn_jax.explain.explainers",
+    "lossattn_jax.explanation_table": "lossattn_jax.explain.explanation_table",
+    "lossattn_jax.faithfulness": "lossattn_jax.explain.metrics.faithfulness",
+    "lossattn_jax.localisation": "lossattn_jax.explain.metrics.localisation",
+    "lossattn_jax.losses": "lossattn_jax.attention.losses",
+    "lossattn_jax.map_agreement": "lossattn_jax.explain.metrics.map_agreement",
+    "lossattn_jax.map_store": "lossattn_jax.explain.map_store",
+    "lossattn_jax.metrics": "lossattn_jax.evaluate.metrics",
+    "lossattn_jax.own_images": "lossattn_jax.data.own_images",
+    "lossattn_jax.pooling": "lossattn_jax.attention.pooling",
+    "lossattn_jax.receptive_field": "lossattn_jax.explain.receptive_field",
+    "lossattn_jax.records": "lossattn_jax.files.records",
+    "lossattn_jax.routing": "lossattn_jax.attention.routing",
+    "lossattn_jax.runs": "lossattn_jax.checkpoint.runs",
+    "lossattn_jax.weight_files": "lossattn_jax.checkpoint.weight_files",
+    "lossattn_jax.models.convolution": "lossattn_jax.kernels.convolution",
+    "lossattn_jax.models.winograd": "lossattn_jax.kernels.winograd",
+    "lossattn_jax.mil.bags": "lossattn_jax.data.bags.bags",
+    "lossattn_jax.mil.config": "lossattn_jax.config.bags",
+    "lossattn_jax.mil.convolution": "lossattn_jax.kernels.bag_convolution",
+    "lossattn_jax.mil.networks": "lossattn_jax.models.bag_networks",
+    "lossattn_jax.mil.settings": "lossattn_jax.train.bags.settings",
+    "lossattn_jax.mil.training": "lossattn_jax.train.bags.training",
+    "lossattn_jax.train.loop": "lossattn_jax.train.images.loop",
+    "lossattn_jax.train.step": "lossattn_jax.train.images.step",
+}
+
+
+def attach(
+    package: str, names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Makes `__getattr__` and `__dir__` of a package, so that importing the package is enough.
+
+    Args:
+      package: its name; its path is known, as it is while `__init__` runs.
+      names: what the package offers of the content of modules, by the module: a submodule's own name, or the
+        whole name of any other.
+
+    Returns:
+      The two functions. The first imports the submodule of a name, or the one that defines the name; the
+      second lists all these names beside what the package has by itself.
+    """
+    here = sys.modules[package]
+    submodules = {
+        module.name
+        for module in pkgutil.iter_modules(here.__path__)
+        if not module.name.startswith("_")
+    }
+    homes = {name: module for module, offered in (names or {}).items() for name in offered}
+
+    def get(name: str) -> Any:
+        if name in homes:
+            home = homes[name]
+            module = importlib.import_module(home if "." in home else f"{package}.{home}")
+            value = getattr(module, name)
+            setattr(here, name, value)  # so that this function is asked once
+            return value
+        if name in submodules:
+            return importlib.import_module(f"{package}.{name}")
+        old = f"{package}.{name}"
+        if old in MOVED:
+            return importlib.import_module(old)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    def listing() -> list[str]:
+        return sorted(submodules | homes.keys() | vars(here).keys())
+
+    return get, listing
+
+
+class MovedModules(importlib.abc.MetaPathFinder):
+    """Finds the modules of `MOVED` under their old names, with a warning."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of a moved module; None for any other."""
+        if fullname not in MOVED:
+            return None
+        home = MOVED[fullname]
+        warnings.warn(
+            f"{fullname} is {home} now; the old name works until the next release",
+            FutureWarning,
+            stacklevel=2,
+        )
+        found = importlib.util.find_spec(home)
+        assert found is not None, home
+        return importlib.machinery.ModuleSpec(fullname, _Alias(found), origin=found.origin)
+
+
+class _Alias(importlib.abc.InspectLoader):
+    """Loads a module that already has another name: both names are one module."""
+
+    def __init__(self, home: importlib.machinery.ModuleSpec):
+        self._home = home
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return importlib.import_module(self._home.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__spec__ = self._home  # which the import of the old name has replaced
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        """The module's code, for `python -m`."""
+        loader = self._home.loader
+        assert isinstance(loader, importlib.abc.InspectLoader)
+        return loader.get_code(self._home.name)
+
+    def get_source(self, fullname: str) -> str | None:
+        """The module's source."""
+        loader = self._home.loader
+        assert isinstance(loader, importlib.abc.InspectLoader)
+        return loader.get_source(self._home.name)
+
+    def is_package(self, fullname: str) -> bool:
+        """Whether it is a package: no moved one can have modules under its old name by itself."""
+        return False

@@ -1,0 +1,28 @@
+"""Explanations: where a network looks, how good explainers are, reports, and maps for other programs.
+
+An explainer belongs into `explainers`, a metric of explanations into `metrics`, what a page shows into
+`report`.
+`python -m lossattn_jax.explain` writes a report on a finished run.
+"""
+
+from typing import TYPE_CHECKING
+
+from lossattn_jax.commands import imports
+
+__all__ = [
+    "explain_run",
+]
+
+# What the modules of this folder offer here too, by module; imported when first wanted.
+_NAMES = {
+    "run_report": ["explain_run"],
+}
+
+if TYPE_CHECKING:
+    from lossattn_jax.explain import explainers as explainers
+    from lossattn_jax.explain import receptive_field as receptive_field
+    from lossattn_jax.explain.run_report import (
+        explain_run,
+    )
+else:
+    __getattr__, __dir__ = imports.attach(__name__, _NAMES)

@@ -1,0 +1,34 @@
+"""Exports outputs and maps of a whole split as a Zarr store; `explain.map_export` as a command:
+
+python -m lossattn_jax.export_maps --workdir=runs/digit_scenes --split=train --out=maps.zarr
+"""
+
+from absl import flags
+
+from lossattn_jax.commands import command
+from lossattn_jax.explain.map_export import export, export_run
+
+__all__ = [
+    "export",
+    "export_run",
+]
+
+
+def main() -> None:
+    """The command; see the flags."""
+    given = flags.FLAGS
+    options = (given.split, given.num, given.checkpoint, given.batch_size, given.data_dir)
+    export_run(given.workdir, given.out, *options)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_string("out", None, "folder of the store, new or to go on with", required=True)
+    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_integer("num", None, "number of images; default: all", lower_bound=1)
+    flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+    flags.DEFINE_integer(
+        "batch_size", None, "images per batch; default: as in the run", lower_bound=1
+    )
+    flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.run(main, processes=True)
