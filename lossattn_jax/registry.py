@@ -1,25 +1,151 @@
-"""Look-up of parts by their names."""
+"""Registries: the parts of one kind by name, and parts of the user's own by `package.module:attribute`.
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+    POOLINGS = Registry("pooling", Pooling, {"mean": Pooling(...), ...})
+    POOLINGS.find("mean")                          # the entry
+    POOLINGS.find("my.code:POOLING")               # imports my/code.py; its attribute POOLING is the entry
+    POOLINGS.find("median")                        # UnknownName, with the nearest names
 
-from lossattn_jax.errors import UnknownName
+An entry is one object that says all that the rest of the package wants to know of a part, so that no other
+module lists names.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from lossattn_jax.errors import UnknownName, UserError
 
 T = TypeVar("T")
 
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LISTED = 12  # names that a sentence lists without a nearest one among them
 
-def lookup(what: str, name: Any, registry: Mapping[str, T]) -> T:
-    """The part of a name.
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The parts of one kind by their names; a mapping of the package's own ones.
+
+    Attributes:
+      kind: what a part is, such as "pooling", for sentences.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entry: type[T],
+        parts: Mapping[str, T],
+        adopt: Callable[[str, Any], T] | None = None,
+    ):
+        """Makes a registry.
+
+        Args:
+          kind: what a part is.
+          entry: the class of the entries; what a reference names has to be one.
+          parts: the package's own entries by name.
+          adopt: makes an entry of a reference and what it names, where that is no entry itself, or raises
+            `UserError`; None: it has to be an entry.
+        """
+        self.kind = kind
+        self._entry = entry
+        self._parts = dict(parts)
+        self._adopt = adopt
+
+    def __getitem__(self, name: str) -> T:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def find(self, name: Any, key: str = "") -> T:
+        """The entry of a name or of a reference.
+
+        Args:
+          name: of the part, or `package.module:attribute`, which is imported.
+          key: what the sentence calls the value, such as "config.model.pooling"; default: the kind.
+
+        Raises:
+          UnknownName: there is no part of that name; the sentence has the nearest names, or all.
+          UserError: the reference cannot be imported, or names something else than such a part.
+        """
+        if isinstance(name, str) and name in self._parts:
+            return self._parts[name]
+        if not is_reference(name):
+            raise UnknownName(f"{key or self.kind} is {name!r}, but must be {self._allowed(name)}")
+        part = import_part(name, key or self.kind)
+        if isinstance(part, self._entry):
+            return part
+        if self._adopt is not None:
+            return self._adopt(name, part)
+        raise UserError(
+            f"{key or self.kind} is {name!r}, which is a {type(part).__name__}, but must be a "
+            f"{self._entry.__module__}.{self._entry.__qualname__}"
+        )
+
+    def _allowed(self, name: Any) -> str:
+        """What a name must be, in words: the nearest names, or all of them."""
+        near = difflib.get_close_matches(str(name).lower(), self._parts, n=3)
+        names = f"one of: {', '.join(self._parts)}"
+        if near and len(self._parts) > _LISTED:
+            names = f"one of {len(self._parts)} names, of which the nearest are: {', '.join(near)}"
+        return f"{names}; or package.module:attribute of your own"
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value has the form of `package.module:attribute`."""
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
+def import_part(reference: str, key: str) -> Any:
+    """Imports what `package.module:attribute` names.
 
     Args:
-      what: of which kind it is, such as "config.optimizer.name", for the sentence.
-      name: of the part.
-      registry: the parts by their names.
+      reference: to the attribute; its module is found as by `import`.
+      key: what the sentence calls the value.
 
     Raises:
-      UnknownName: there is no part of that name; the sentence has the name and the allowed ones.
+      UserError: there is no such module or attribute, or importing the module fails.
+    """
+    module_name, _, attributes = reference.partition(":")
+    try:
+        part: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        where = "" if missing == module_name else f", which module {module_name} imports"
+        raise UserError(
+            f"{key} is {reference!r}, but there is no module {missing!r}{where}; it is looked for in the "
+            "current folder, in PYTHONPATH and among the installed packages"
+        ) from None
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"{key} is {reference!r}, but importing {module_name} fails: {type(error).__name__}: {error}"
+        ) from error
+    for attribute in attributes.split("."):
+        if not hasattr(part, attribute):
+            near = difflib.get_close_matches(attribute, dir(part), n=1)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise UserError(
+                f"{key} is {reference!r}, but {module_name} has no attribute {attributes!r}{hint}"
+            )
+        part = getattr(part, attribute)
+    return part
+
+
+def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:
+    """The choice of a name, of values that are no parts and cannot be the user's own.
+
+    Args:
+      what: of which kind it is, such as "config.loss.patch", for the sentence.
+      name: of the choice.
+      choices: the values by their names.
+
+    Raises:
+      UnknownName: there is no choice of that name; the sentence has the name and the allowed ones.
     """
     # What is no string may not even be hashable.
-    if not isinstance(name, str) or name not in registry:
-        raise UnknownName(f"{what} is {name!r}, but must be one of: {', '.join(registry)}")
-    return registry[name]
+    if not isinstance(name, str) or name not in choices:
+        raise UnknownName(f"{what} is {name!r}, but must be one of: {', '.join(choices)}")
+    return choices[name]

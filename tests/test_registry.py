@@ -20,7 +20,7 @@ from lossattn_jax.mil import classical_folds, methods, network_folds
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.models import bag_networks, combinations, network
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.registry import lookup
+from lossattn_jax.registry import Registry, lookup
 from lossattn_jax.train.bags import objective
 from lossattn_jax.train.images import feed, gradients
 from lossattn_jax.train.optimizer import DECAY_MASKS, OPTIMIZERS, make_optimizer
@@ -196,3 +196,60 @@ def test_a_layer_without_a_name_in_pytorch_is_refused():
     model = bag_networks.BagLeNet(method="attention")
     with pytest.raises(UserError, match="the network's layer attention/.* has no name in PyTorch"):
         torch_names.layout(model.clone(hidden=(4,)))
+
+
+class Part:
+    """An entry, for the tests of `Registry`."""
+
+    def __init__(self, size):
+        self.size = size
+
+
+OWN_PART = Part(7)
+PARTS = Registry("part", Part, {"small": Part(1), "large": Part(9)})
+
+
+def test_a_registry_is_a_mapping_of_its_own_parts():
+    assert list(PARTS) == ["small", "large"] and len(PARTS) == 2
+    assert PARTS.find("large") is PARTS["large"]
+
+
+def test_a_reference_names_a_part_of_the_users():
+    assert PARTS.find(f"{__name__}:OWN_PART") is OWN_PART
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("larg", "part is 'larg', but must be one of: small, large; or package.module:attribute"),
+        (["small"], r"part is \['small'\], but must be one of"),
+        ("no_such:PART", "there is no module 'no_such'; it is looked for in the current folder"),
+        ("json:dump_", "json has no attribute 'dump_'; the nearest is 'dump'"),
+        ("json:dump", "which is a function, but must be a "),
+        ("small:", "must be one of: small, large"),
+    ],
+)
+def test_what_names_no_part_is_refused_in_a_sentence(name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        PARTS.find(name)
+
+
+def test_a_module_that_fails_is_named_with_its_error(tmp_path, monkeypatch):
+    (tmp_path / "fails_in_registry.py").write_text("1 / 0")
+    (tmp_path / "imports_in_registry.py").write_text("import absent_in_registry")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="importing fails_in_registry fails: ZeroDivisionError"):
+        PARTS.find("fails_in_registry:PART", "config.model.part")
+    with pytest.raises(UserError, match="'absent_in_registry', which module imports_in_registry"):
+        PARTS.find("imports_in_registry:PART")
+
+
+def test_adopting_makes_an_entry_of_what_a_reference_names():
+    parts = Registry("part", Part, {}, adopt=lambda name, value: Part(value))
+    assert parts.find("math:pi").size == pytest.approx(3.14159, abs=1e-5)
+
+
+def test_many_names_are_not_all_listed():
+    many = Registry("part", Part, {f"part{number}": Part(number) for number in range(20)})
+    with pytest.raises(UnknownName, match="one of 20 names, of which the nearest are: part1"):
+        many.find("part_1")
