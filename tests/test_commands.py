@@ -149,7 +149,7 @@ CONFIGS = {
     "lambda": f"{DEFAULT}\nget_config = lambda: default_config()",
     "partial": f"import functools\n{DEFAULT}\nget_config = functools.partial(default_config)",
     "tried": f"try:\n    from absent import get_config\nexcept ImportError:\n    {DEFAULT} as get_config",
-    "package": (in_process.ROOT / "lossattn_jax" / "config.py").read_text()
+    "package": (in_process.ROOT / "lossattn_jax" / "config" / "images.py").read_text()
     + "\nget_config = default_config\n",
 }
 
@@ -168,7 +168,7 @@ def test_a_config_may_come_by_its_function_in_any_way(tmp_path, monkeypatch, kin
 
 
 def test_the_packages_own_config_of_bags_is_one(tmp_path):
-    path = in_process.ROOT / "lossattn_jax" / "mil" / "config.py"
+    path = in_process.ROOT / "lossattn_jax" / "config" / "bags.py"
     arguments = ["-m", "lossattn_jax.mil", f"--config={path}", "--dataset=absent.csv"]
     finished = in_process.run([*arguments, "--workdir=run"], tmp_path)
     assert_refused(finished, "absent.csv does not exist")

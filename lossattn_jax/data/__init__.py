@@ -39,7 +39,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
-    from lossattn_jax.data.augment import (
+    from lossattn_jax.data.augmentation import (
         augment,
         normalise,
         random_crop,
