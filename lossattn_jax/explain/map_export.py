@@ -74,7 +74,7 @@ def export(
         pathlib.Path(os.path.abspath(folder)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
-    size = devices.round_up(batch_size or run.config.eval.batch_size)
+    size = devices.round_up(batch_size or run.options.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
     with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
         store = _open_store(run, dataset, folder, workdir, num, size)

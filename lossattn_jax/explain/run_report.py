@@ -4,6 +4,7 @@ The numbers come from the forward pass that evaluation runs; see `lossattn_jax.e
 """
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -124,7 +125,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     eval_step = make_eval_step(run.model, run.spec)
     kind = runs.loss_kind(run.model, run.spec)
     variables = devices.replicate(run.variables)
-    batch_size = run.config.eval.batch_size
+    batch_size = run.options.eval.batch_size
     counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
     totals = _Totals()
 
@@ -175,7 +176,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             variables,
             own.images,
             own.names,
-            min(run.config.eval.batch_size, 64),
+            min(run.options.eval.batch_size, 64),
             run.spec,
             kind,
         )
@@ -187,7 +188,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         return explanation
 
     shown = explained(run.model)
-    attentions = {_threshold_name(run.config.model.threshold): shown.attention}
+    attentions = {_threshold_name(run.options.model.threshold): shown.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
@@ -227,7 +228,7 @@ def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> Non
 
 
 def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
-    model = run.config.model
+    model = run.options.model
     sees, mostly = extents(fields)
     return {
         "workdir": workdir,
@@ -249,12 +250,11 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.config.model.pooling != "loss_attention":
+    if run.options.model.pooling != "loss_attention":
         return
     for threshold in THRESHOLDS:
-        if threshold != run.config.model.threshold:
-            changed = run.config.copy_and_resolve_references()
-            changed.model.threshold = threshold
+        if threshold != run.options.model.threshold:
+            changed = dataclasses.replace(run.options.model, threshold=threshold)
             yield threshold, runs.build_model(changed, run.spec)
 
 
@@ -262,7 +262,7 @@ def _thresholds(
     run: runs.Run, variables: Any, dataset: Any, shown: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Attention of the images shown, and metrics of the whole split, with each threshold."""
-    own = _threshold_name(run.config.model.threshold)
+    own = _threshold_name(run.options.model.threshold)
     attentions, compared = {own: shown.attention}, {own: totals.compared()}
     assert shown.index is not None
     for threshold, model in _other_models(run):
@@ -273,7 +273,7 @@ def _thresholds(
             variables,
             dataset,
             shown.index,
-            run.config.eval.batch_size,
+            run.options.eval.batch_size,
             others.add,
         )
         _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
