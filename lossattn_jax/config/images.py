@@ -11,6 +11,7 @@ from lossattn_jax.config import schema
 from lossattn_jax.config.options import ImageOptions, LossOptions, ModelOptions, leaves
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UserError
+from lossattn_jax.registry import lookup
 
 __all__ = ["SCHEMA", "check", "default_config", "leaves", "resolve", "uses_patch_loss"]
 
@@ -41,7 +42,7 @@ def resolve(config: ConfigDict) -> ImageOptions:
 def uses_patch_loss(loss: LossOptions, pooling: str) -> bool:
     """Whether the patch loss takes part: the papers' baselines have none."""
     auto = pooling in ("loss_attention", "bag_loss_attention")
-    return {"auto": auto, "on": True, "off": False}[loss.patch]
+    return lookup("config.loss.patch", loss.patch, {"auto": auto, "on": True, "off": False})
 
 
 def _refuse_streams_on_devices(options: ImageOptions) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from lossattn_jax.config import rules
 from lossattn_jax.config.rules import Rule
+from lossattn_jax.registry import lookup
 
 T = TypeVar("T")
 
@@ -66,7 +67,8 @@ class ModelOptions:
     @property
     def shares_statistics(self) -> bool:
         """Whether batch normalisations take their statistics over all devices in training."""
-        return self.batch_norm == "cross_replica"
+        shared = {"cross_replica": True, "local": False}
+        return lookup("config.model.batch_norm", self.batch_norm, shared)
 
 
 @dataclasses.dataclass(frozen=True)
