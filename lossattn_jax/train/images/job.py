@@ -20,7 +20,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
 from lossattn_jax.train.images.gradients import patch_weight_schedule
 from lossattn_jax.train.images.step import Metrics, zero_metrics
-from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.optimizer import describe_optimizer, make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
 
@@ -245,6 +245,7 @@ def describe(job: Job, state: TrainState) -> None:
         options.model.dtype,
         "on" if config_lib.uses_patch_loss(options.loss, options.model.pooling) else "off",
     )
+    log.info("optimiser: %s", describe_optimizer(options.optimizer))
     log.info(
         "training: %d epochs, %d steps of %d images, from step %d",
         options.train.epochs,
