@@ -149,7 +149,7 @@ CONFIGS = {
     "lambda": f"{DEFAULT}\nget_config = lambda: default_config()",
     "partial": f"import functools\n{DEFAULT}\nget_config = functools.partial(default_config)",
     "tried": f"try:\n    from absent import get_config\nexcept ImportError:\n    {DEFAULT} as get_config",
-    "package": (in_process.ROOT / "lossattn_jax" / "config.py").read_text()
+    "package": (in_process.ROOT / "lossattn_jax" / "config" / "images.py").read_text()
     + "\nget_config = default_config\n",
 }
 

@@ -55,7 +55,7 @@ def main() -> None:
         config,
         WORKDIR.value,
         DATA_DIR.value,
-        DOWNLOAD.value,
+        download=DOWNLOAD.value,
         positive=POSITIVE.value,
         choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
     )

@@ -73,10 +73,11 @@ def run(
         for rule in rules:
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
+        shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
         if methods.get(method).classical is None:
-            _networks(dataset, missing, method, options, rules, folder / DUMPS_NAME, label, write)
+            _networks(dataset, missing, method, options, dump_dir=folder / DUMPS_NAME, **shared)
         else:
-            _classical(dataset, missing, method, options, rules, label, write)
+            _classical(dataset, missing, method, options, **shared)
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
 
 
@@ -139,7 +140,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
     )
 
 
-def _networks(dataset, splits, method, options, rules, dump_dir, label, write) -> None:
+def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write) -> None:
     model = classifier(method, options)
     results = network_folds.run(
         dataset,
@@ -159,7 +160,7 @@ def _networks(dataset, splits, method, options, rules, dump_dir, label, write) -
     programs.forget()
 
 
-def _classical(dataset, splits, method, options, rules, label, write) -> None:
+def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
     began = told = time.monotonic()
     for done, split in enumerate(splits, start=1):
         results = classical_folds.run(

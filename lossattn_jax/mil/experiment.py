@@ -41,8 +41,8 @@ def run(
     config: ConfigDict,
     workdir: str,
     data_dir: str,
-    download: bool = False,
     *,
+    download: bool = False,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
 ) -> list[report.Summary]:
