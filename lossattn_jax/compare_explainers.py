@@ -28,6 +28,7 @@ def main() -> None:
         values.batch_size,
         values.data_dir,
         out=values.out,
+        trust_code=values.trust_code,
     )
     if jax.process_index() == 0:
         print(comparison_report.table(result["explainers"]), end="")
@@ -45,4 +46,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "out", None, "JSON file to write; default: compare_explainers.json in the workdir"
     )
+    command.define_trust_code()
     command.run(main, processes=True)

@@ -12,10 +12,10 @@ module lists names.
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from lossattn_jax.errors import UnknownName, UserError
+from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 
 T = TypeVar("T")
 
@@ -97,6 +97,35 @@ class Registry(Mapping[str, T], Generic[T]):
 def is_reference(value: Any) -> bool:
     """Whether a value has the form of `package.module:attribute`."""
     return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
+def references(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yields key and reference of the entries that are one, or a tuple or list with some."""
+    for key, value in entries:
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if is_reference(item):
+                yield key, item
+
+
+def refuse_untrusted(
+    entries: Iterable[tuple[str, Any]], place: object, trust_code: bool | Collection[str]
+) -> None:
+    """Refuses stored names of a user's own code; imports nothing.
+
+    Args:
+      entries: keys and values of what is stored.
+      place: where it is stored, for the sentence.
+      trust_code: True: all code is trusted; else the references that are, such as those of the command line.
+
+    Raises:
+      UntrustedCode: a reference is not trusted.
+    """
+    if trust_code is True:
+        return
+    trusted = trust_code or ()
+    for key, reference in references(entries):
+        if reference not in trusted:
+            raise UntrustedCode(place, key, reference)
 
 
 def import_part(reference: str, key: str) -> Any:

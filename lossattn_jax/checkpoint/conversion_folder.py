@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, Checkpoints
 from lossattn_jax.config import config_json
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 
 UNFINISHED_NAME = "unfinished_conversion.json"
@@ -46,7 +46,11 @@ def refuse_used(folder: pathlib.Path, config: ConfigDict) -> None:
     # Of a conversion, by an earlier version, that was killed before its checkpoint.
     path = folder / run_folder.CONFIG_NAME
     if os.path.lexists(path):
-        before, now = (provenance.of_config(one, ("",)) for one in (config_json.read(path), config))
+        try:
+            stored = config_json.read(path, trust_code=config_json.named_code(config))
+        except UntrustedCode as error:
+            raise config_json.other_code(error, config, folder) from None
+        before, now = (provenance.of_config(one, ("",)) for one in (stored, config))
         if (reason := records.difference(before, now)) is not None:
             raise UserError(f"{used}, with another config ({reason}): use another one")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -75,17 +76,24 @@ def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
+def load(
+    workdir: str | pathlib.Path,
+    checkpoint: str = "latest",
+    *,
+    trust_code: bool | Collection[str] = False,
+) -> Run:
     """Opens a run.
 
     Args:
       workdir: its folder.
       checkpoint: "latest", "best" (by test accuracy, or mean average precision) or a step.
+      trust_code: whether code that the config names by reference is imported, or which references are.
 
     Raises:
+      UntrustedCode: the config names code that is not trusted; nothing was imported.
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    config = run_folder.stored_config(workdir)
+    config = run_folder.stored_config(workdir, trust_code=trust_code)
     spec = spec_of(config)
     model = build_model(config, spec)
     shapes = models.variable_shapes(model, spec.image_shape)

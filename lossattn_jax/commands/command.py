@@ -126,6 +126,14 @@ def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHold
     return flag
 
 
+def define_trust_code() -> None:
+    """Defines the flag --trust_code, of commands that open what is stored."""
+    flags.DEFINE_bool(
+        "trust_code", False, "import code that the run names by reference, package.module:attribute"
+    )
+    _show_in_help("trust_code")
+
+
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
     cpu.tune()

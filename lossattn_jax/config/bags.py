@@ -5,6 +5,7 @@ This file is itself a config: what `python -m lossattn_jax.mil` uses when no oth
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -93,9 +94,13 @@ def write(config: ConfigDict, path: pathlib.Path) -> None:
     config_json.write(config, path)
 
 
-def read(path: pathlib.Path) -> ConfigDict:
-    """Reads what `write` wrote; a `UserError` if it is not a config of experiments with bags."""
-    return config_json.read(path, default_config, check)
+def read(path: pathlib.Path, *, trust_code: bool | Collection[str] = False) -> ConfigDict:
+    """Reads what `write` wrote; see `config_json.read`.
+
+    Raises:
+      UserError: it is not a config of experiments with bags.
+    """
+    return config_json.read(path, default_config, check, trust_code=trust_code)
 
 
 def settings(config: ConfigDict) -> Settings:

@@ -3,7 +3,7 @@
 import json
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,11 +16,15 @@ from lossattn_jax.config.images import (
     leaves,
     uses_consistency,
 )
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import digests, records
 from lossattn_jax.models import resnet
+from lossattn_jax.registry import references, refuse_untrusted
 
 log = logging.getLogger(__name__)
+
+# Keys whose values are no names of parts, and may look like `package.module:attribute`.
+_NO_PARTS = ("init_from", "profile", "data.dir")
 
 _REMEDY = "bring the file back, or use another workdir"
 
@@ -43,6 +47,8 @@ def read(
     path: pathlib.Path,
     defaults: Callable[[], ConfigDict] = default_config,
     checks: Callable[[ConfigDict], None] = check,
+    *,
+    trust_code: bool | Collection[str] = False,
 ) -> ConfigDict:
     """Reads what `write` wrote. Keys that came later than the file have their defaults.
 
@@ -52,14 +58,17 @@ def read(
       path: the file.
       defaults: makes a config with every key there is.
       checks: refuses a config with an impossible value.
+      trust_code: as `registry.refuse_untrusted` takes it; what is refused is not imported.
 
     Raises:
+      UntrustedCode: it names code by reference that is not trusted.
       DamagedConfig: the file cannot be read, or is not as it was written.
       UserError: there is no such file, or it is not a config.
     """
     entries, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
+    refuse_untrusted(_parts(entries), path, trust_code)
     config = defaults()
     for key, value in entries:
         section, _, name = key.rpartition(".")
@@ -77,6 +86,25 @@ def read(
     except (AttributeError, TypeError, ValueError) as error:  # of values of other types
         raise UserError(f"{path} has a value that its key cannot have: {error}") from None
     return config
+
+
+def named_code(config: ConfigDict) -> frozenset[str]:
+    """The references to a user's own code in a config."""
+    return frozenset(reference for _, reference in references(_parts(leaves(config))))
+
+
+def _parts(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields `config.KEY` and value of the keys that may name a part."""
+    return ((f"config.{key}", value) for key, value in entries if key not in _NO_PARTS)
+
+
+def other_code(error: UntrustedCode, config: ConfigDict, folder: pathlib.Path) -> UserError:
+    """The sentence of a run that names other code than the config that is to continue it."""
+    key = error.key.removeprefix("config.")
+    own = dict(leaves(config)).get(key)
+    return UserError(
+        f"config.{key} is {own!r}, but the run in {folder} has {error.value!r}; use another workdir"
+    )
 
 
 def read_digest(path: pathlib.Path) -> str | None:

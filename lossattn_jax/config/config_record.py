@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from lossattn_jax.checkpoint.run_folder import CONFIG_NAME
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config import config_json
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 from lossattn_jax.mil import fold_results, provenance
 from lossattn_jax.mil.workdir import Workdir
@@ -35,7 +35,9 @@ def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
         _refuse_other_folds(config, folder)
         return
     try:
-        stored = config_lib.read(path)
+        stored = config_lib.read(path, trust_code=config_json.named_code(config))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, config, folder) from None
     except config_json.DamagedConfig:
         if not _refuse_other_folds(config, folder):
             raise

@@ -109,6 +109,7 @@ def compare_run(
     data_dir: str | None = None,
     *,
     out: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Compares explainers on a run; writes `compare_explainers.json` and `.png` into its workdir.
 
@@ -123,6 +124,7 @@ def compare_run(
       batch_size: as of `compare`.
       data_dir: folder of the data sets; None: as in the run's config.
       out: JSON file to write instead, whose folder exists; the picture gets its name with `.png`.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       `explainers` as of `compare`, what they were measured on, and where and with which arguments; a
@@ -132,7 +134,7 @@ def compare_run(
       UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
     """
     measurements.check_out(out, (_PICTURE,))
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     if not names:
         raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
     for name in names:  # before the data are read

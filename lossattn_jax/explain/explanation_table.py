@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import provenance, run_folder
@@ -95,6 +96,8 @@ def write(
     record: str,
     explainer: str = "attention",
     compare: Sequence[str] | None = None,
+    *,
+    trust_code: bool = False,
 ) -> str:
     """Writes the table of some runs as Markdown and everything in it, with each run's values, as JSON.
 
@@ -104,6 +107,7 @@ def write(
       record: the JSON file.
       explainer: whose measures, of `explainers.NAMES`.
       compare: of `METRICS`, told in words; None: those of `TOLD` that were measured.
+      trust_code: whether code that the runs' configs name by reference is imported.
 
     Returns:
       The Markdown.
@@ -112,7 +116,7 @@ def write(
       UserError: a run is not finished, lacks a measure, or is there twice; the runs were measured on
         different images; `compare` names what was not measured; or a file cannot be written.
     """
-    read = [_read(run, explainer) for run in runs]
+    read = [_read(run, explainer, trust_code) for run in runs]
     if not read:
         raise UserError("runs are none, but at least one workdir is needed")
     _refuse_different(read)
@@ -165,8 +169,9 @@ def group(read: Sequence[Measured]) -> list[System]:
     ]
 
 
-def _read(workdir: str, explainer: str) -> Measured:
-    config = dict(leaves(run_folder.stored_config(workdir)))
+def _read(workdir: str, explainer: str, trust_code: bool) -> Measured:
+    stored = run_folder.stored_config(workdir, trust_code=trust_code)
+    config = dict(leaves(stored))
     seed = config.pop("seed")
     evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
     compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"
@@ -200,23 +205,30 @@ def _read(workdir: str, explainer: str) -> Measured:
             f"{compare} make them"
         ) from None
     inputs = {EVALUATED: of_evaluation.made_from, COMPARED: of_comparison.made_from}
-    _refuse_mixed(workdir, inputs, evaluated["step"], f"{evaluate} and {compare} make them again")
+    _refuse_mixed(
+        workdir, stored, inputs, evaluated["step"], f"{evaluate} and {compare} make them again"
+    )
     data = {name: made_from.get("data") for name, made_from in inputs.items() if made_from}
     return Measured(workdir, config, seed, images, numbers, data)
 
 
 def _refuse_mixed(
-    workdir: str, inputs: Mapping[str, Mapping[str, Any] | None], step: int, remedy: str
+    workdir: str,
+    stored: ConfigDict,
+    inputs: Mapping[str, Mapping[str, Any] | None],
+    step: int,
+    remedy: str,
 ) -> None:
     """Numbers of another network or of other images than the rest make no table.
 
     Args:
       workdir: of the run.
+      stored: its config.
       inputs: by the file's name what it was made from, None where that is not known.
       step: of the checkpoint.
       remedy: what makes the files again.
     """
-    config = provenance.of_config(run_folder.stored_config(workdir))
+    config = provenance.of_config(stored)
     checkpoint = provenance.of_checkpoint(workdir, step)
     now = {**config, provenance.CONFIG_FILE: run_folder.config_digest(workdir)}
     if checkpoint is not None:
@@ -367,7 +379,14 @@ def _system_record(system: System) -> dict[str, Any]:
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    text = write(values.runs, values.table, values.record, values.explainer, values.compare)
+    text = write(
+        values.runs,
+        values.table,
+        values.record,
+        values.explainer,
+        values.compare,
+        trust_code=values.trust_code,
+    )
     print(text, end="")
 
 
@@ -379,4 +398,5 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "compare", None, f"metrics to tell in words; default: {','.join(TOLD)} where measured"
     )
+    command.define_trust_code()
     command.run(main)

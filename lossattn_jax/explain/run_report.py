@@ -54,6 +54,8 @@ def explain_run(
     checkpoint: str = "latest",
     out: str | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the report on a run's checkpoint.
 
@@ -68,6 +70,7 @@ def explain_run(
       checkpoint: "latest", "best" or a step.
       out: folder to write; None: `report` in the workdir.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The page written.
@@ -81,7 +84,7 @@ def explain_run(
         raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
     own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from lossattn_jax.checkpoint import conversion_folder, run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.train.images import checkpoint_items, reporting, resume
 from lossattn_jax.train.images.gradients import patch_weight_schedule
 from lossattn_jax.train.images.step import Metrics, zero_metrics
@@ -112,8 +112,16 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     return job
 
 
-def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[TrainState, Metrics]:
+def first_state(
+    job: Job, checkpoints: checkpoint_lib.Checkpoints, trust_code: bool = False
+) -> tuple[TrainState, Metrics]:
     """Where a run begins: a checkpoint, another run's parameters, or nothing.
+
+    Args:
+      job: the run.
+      checkpoints: in its workdir.
+      trust_code: whether code that the run to start from names by reference is imported, where this one does
+        not name it too.
 
     Returns:
       The state, and the metrics of the updates that no log line has told of yet; both on the host.
@@ -125,7 +133,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
     conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.named())):
         checkpoints.latest_step()  # the same for all processes, or an error
-        stored = run_folder.stored_config(job.workdir)
+        stored = _stored_config(job)
         for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
@@ -139,8 +147,22 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
         )
     state = _fresh_state(job)
     if job.config.init_from:
-        state = _start_from(job.config.init_from, state)
+        state = _start_from(
+            job.config.init_from, state, trust_code or config_json.named_code(job.config)
+        )
     return state, zero_metrics(job.config)
+
+
+def _stored_config(job: Job) -> ConfigDict:
+    """The config of the run to go on with; code that it names is as good as that of the job's config.
+
+    Raises:
+      UserError: it names other code, which is not imported, or it cannot be read.
+    """
+    try:
+        return run_folder.stored_config(job.workdir, trust_code=config_json.named_code(job.config))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, job.config, job.workdir) from None
 
 
 def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
@@ -180,7 +202,8 @@ def _state_of(
         )
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
-        return _start_from(str(job.workdir), _fresh_state(job)), zero_metrics(job.config)
+        named = config_json.named_code(job.config)
+        return _start_from(str(job.workdir), _fresh_state(job), named), zero_metrics(job.config)
     like = jax.eval_shape(lambda: _fresh_state(job))
     return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.config))
 
@@ -204,10 +227,10 @@ def _fresh_state(job: Job) -> TrainState:
     return fresh_state(job.config, job.model, job.optimizer, job.spec, len(job.train_set))
 
 
-def _start_from(workdir: str, state: TrainState) -> TrainState:
+def _start_from(workdir: str, state: TrainState, trust_code: bool | Collection[str]) -> TrainState:
     """`state` with the parameters and running statistics of another run's newest checkpoint."""
     try:
-        run = runs.load(workdir)
+        run = runs.load(workdir, trust_code=trust_code)
     except UserError as error:
         raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))

@@ -37,7 +37,11 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: ConfigDict, workdir: str | pathlib.Path, stop: preemption.Stop | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    stop: preemption.Stop | None = None,
+    *,
+    trust_code: bool = False,
 ) -> dict[str, float]:
     """Trains a network, or goes on where an earlier call for the same workdir stopped.
 
@@ -49,6 +53,8 @@ def train(
       config: see `lossattn_jax.config.default_config`.
       workdir: folder of the run; made where absent.
       stop: from `preemption.watch`; None: SIGTERM is not cared for.
+      trust_code: whether code that the run of `config.init_from` names by reference is imported, where this
+        config does not name it too.
 
     Returns:
       The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
@@ -66,7 +72,7 @@ def train(
         checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
-        state, sums = first_state(job, checkpoints)
+        state, sums = first_state(job, checkpoints, trust_code)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
             folder = data.resolve_data_dir(config.data.dir)

@@ -20,7 +20,7 @@ from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
 
-def replay(dump: str | pathlib.Path) -> list[str]:
+def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
     """Runs loss and gradient of a dumped update again, on all devices of this process.
 
     The update is the run's own, with its augmentation and dropout. On another number of devices than the
@@ -28,6 +28,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
 
     Args:
       dump: a folder of `lossattn_jax.train.images.nonfinite`.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       Sentences: what of the state before the update, of the images' losses, of the gradient and of the
@@ -38,7 +39,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
         devices cannot share its batch equally.
     """
     folder = pathlib.Path(dump)
-    config = run_folder.stored_config(folder)
+    config = run_folder.stored_config(folder, trust_code=trust_code)
     batch = read_batch(folder)
     refuse_mixed(folder, parts_of(config, batch))
     examples = int(batch.pop("training_examples"))
