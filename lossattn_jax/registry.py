@@ -10,6 +10,7 @@ module lists names.
 """
 
 import difflib
+import hashlib
 import importlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -161,6 +162,16 @@ def import_part(reference: str, key: str) -> Any:
             )
         part = getattr(part, attribute)
     return part
+
+
+def source_digest(reference: str) -> str | None:
+    """SHA-256 of the file of an imported reference's module, of that file alone; None where there is none."""
+    module = importlib.import_module(reference.partition(":")[0])
+    try:
+        with open(module.__file__ or "", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (AttributeError, OSError):
+        return None
 
 
 def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:

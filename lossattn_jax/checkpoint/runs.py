@@ -66,7 +66,7 @@ def build_model(
 
 def spec_of(config: ConfigDict) -> data.DatasetSpec:
     """The data set that a config names."""
-    return data.get_spec(config.data.name, extra=config.data.extra)
+    return data.get_spec(config.data.name, extra=config.data.extra, key="config.data.name")
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:

@@ -74,7 +74,7 @@ def run(
         for rule in rules:
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
-        if methods.get(method).classical is None:
+        if methods.get(method).network is not None:
             _networks(dataset, missing, method, config, rules, folder / DUMPS_NAME, label, write)
         else:
             _classical(dataset, missing, method, config, rules, label, write)
@@ -113,8 +113,10 @@ def _inputs(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """For each rule and `Split.name`, what the fold is made from."""
     options = provenance.of_config(config)
+    digest = methods.code_digest(method)
+    code = {} if digest is None else {fold_results.CODE: digest}
     return {
-        (rule, split.name): fold_results.of_inputs(bags, options, method, rule, split)
+        (rule, split.name): fold_results.of_inputs(bags, options, method, rule, split) | code
         for bags, split in zip(experiment.made_from, experiment.splits, strict=True)
         for rule in rules
     }
@@ -126,10 +128,15 @@ def _there(record: Record | None) -> Record:
 
 
 def classifier(method: str, config: ConfigDict) -> NetworkClassifier:
-    """The network of a method as the config has it."""
+    """The network of a method as the config has it.
+
+    Args:
+      method: of a network, as `methods.get` takes it.
+      config: of the experiment, checked.
+    """
     options = config.network
     return NetworkClassifier(
-        method=method,
+        method=methods.get(method).trained_network,
         backbone=options.backbone,
         hidden=tuple(options.hidden) or None,
         dropout=options.dropout,
