@@ -140,20 +140,20 @@ def open_split(
     )
 
 
-def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:
+def _step(checkpoints: checkpoint_lib.Checkpoints, checkpoint: str) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"there is no checkpoint in {checkpoints.workdir} yet")
-    if wanted == "latest":
+    if checkpoint == "latest":
         return steps[-1]
-    if wanted == "best":
+    if checkpoint == "best":
         best = checkpoints.best_step()
         if best is None:
             raise UserError(
                 f"no checkpoint in {checkpoints.workdir} was tested with finite results; use latest"
             )
         return best
-    if wanted.isdecimal() and int(wanted) in steps:
-        return int(wanted)
+    if checkpoint.isdecimal() and int(checkpoint) in steps:
+        return int(checkpoint)
     there = ", ".join(str(step) for step in steps)
-    raise UserError(f"checkpoint is {wanted!r}, but must be latest, best or one of: {there}")
+    raise UserError(f"checkpoint is {checkpoint!r}, but must be latest, best or one of: {there}")

@@ -39,7 +39,7 @@ __all__ = [
 
 # What the modules of this folder offer here too, by module; imported when first wanted.
 _NAMES = {
-    "augment": ["augment", "normalise", "random_crop", "random_flip"],
+    "augment": ["normalise", "random_crop", "random_flip"],
     "boxes": ["NO_BOX"],
     "damage": ["DamagedDataset"],
     "datasets": ["DatasetNotFound", "ImageSource", "open_source", "resolve_data_dir"],
@@ -103,3 +103,5 @@ if TYPE_CHECKING:
     )
 else:
     __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    # At once: imported later, the module of that name would take the function's place.
+    from lossattn_jax.data.augment import augment as augment
