@@ -8,6 +8,7 @@ beside it (see `memory`).
 import contextlib
 import errno
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
@@ -233,6 +234,7 @@ def _build(
     config = tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=archives)
     try:
         with quiet_logging(), _few_retries():
+            _name_folder(tfds.builder_cls(spec.tfds_name.partition("/")[0]), spec)
             builder = tfds.builder(
                 spec.tfds_name, data_dir=root, file_format="array_record", **builder_kwargs
             )
@@ -245,6 +247,14 @@ def _build(
         tfds.download.download_manager.NonMatchingChecksumError,
     ) as error:
         raise _failure(spec, data_dir, error) from error
+
+
+def _name_folder(builder_class: Any, spec: DatasetSpec) -> None:
+    """Says where a user's builder is; TFDS finds out for itself only where its module is in a package."""
+    if spec.reference and builder_class.pkg_dir_path is None:
+        import tensorflow_datasets as tfds
+
+        builder_class.pkg_dir_path = tfds.core.Path(inspect.getfile(builder_class)).parent
 
 
 def _failure(spec: DatasetSpec, data_dir: str | None, error: Exception) -> UserError:

@@ -22,6 +22,7 @@ from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config.images import leaves
 from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.evaluate.metrics import finite
 from lossattn_jax.explain.metrics import metric_registry
 from lossattn_jax.explain.metrics.metric_registry import arrow
@@ -34,7 +35,11 @@ log = logging.getLogger("lossattn_jax.explain.explanation_table")
 EVALUATED, COMPARED = "evaluation_test.json", "compare_explainers.json"
 # The rows, and where each is better: what was evaluated, and what was compared.
 METRICS: dict[str, bool] = {
-    "accuracy": True,
+    **{
+        name: metric.higher
+        for name, metric in EVALUATION_METRICS.items()
+        if metric.compares_systems and metric.higher is not None
+    },
     **{
         name: metric.higher
         for name, metric in metric_registry.METRICS.items()
@@ -202,7 +207,12 @@ def _read(workdir: str, explainer: str, trust_code: bool) -> Measured:
             f"{compared['images']} images of {compared['dataset']} ({compared['split']}), accuracy "
             f"on {evaluated['num_examples']} of {evaluated['dataset']} ({evaluated['split']})"
         )
-        values = {"accuracy": evaluated["accuracy"], **of_explainers[explainer]}
+        of_split = {
+            name: evaluated[name]
+            for name, metric in EVALUATION_METRICS.items()
+            if metric.compares_systems
+        }
+        values = {**of_split, **of_explainers[explainer]}
         own = {
             name: higher
             for name, higher in compared.get("own_metrics", {}).items()

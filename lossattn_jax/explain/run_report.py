@@ -18,6 +18,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
@@ -33,15 +34,7 @@ THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
-_COMPARED = (
-    "accuracy",
-    "loss",
-    "attention_entropy",
-    "attended_patch_accuracy",
-    "pointing_accuracy",
-    "attention_in_box",
-    "patches_in_box",
-)
+_COMPARED = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds)
 
 
 def explain_run(

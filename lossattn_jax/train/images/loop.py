@@ -16,6 +16,7 @@ from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, evaluate, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations, figures
 from lossattn_jax.kernels import cpu
 from lossattn_jax.train import preemption
@@ -314,7 +315,7 @@ def _test(
 
 
 def _summary(test_metrics: dict[str, float]) -> str:
-    shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
+    shown = [name for name, metric in EVALUATION_METRICS.items() if metric.in_log]
     numbers = "  ".join(
         f"{name} {test_metrics[name]:.4f}"
         if math.isfinite(test_metrics[name])
