@@ -13,6 +13,10 @@ PACKAGE = ROOT / "lossattn_jax"
 FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
 
+def name_of(folder):
+    return folder.relative_to(PACKAGE).as_posix()
+
+
 def module_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -35,17 +39,16 @@ def statements(body):
             yield node
 
 
-def faces(module):
-    """What a folder's face offers, with the module that has it."""
-    for node in ast.parse(MODULES[module].read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_NAMES":
-            table = ast.literal_eval(node.value)
-            return {
-                name: home if "." in home else f"{module}.{home}"
-                for home, names in table.items()
-                for name in names
-            }
-    return {}
+def offered(module):
+    """What a folder's face offers of other modules, with the module that has it."""
+    return {
+        alias.name: node.module
+        for block in ast.parse(MODULES[module].read_text()).body
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module != module
+        for alias in node.names
+    }
 
 
 def imported(module):
@@ -53,10 +56,10 @@ def imported(module):
     for node in statements(ast.parse(MODULES[module].read_text()).body):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(PACKAGE.name):
             continue
-        offered = faces(node.module) if node.module in MODULES else {}
+        homes = offered(node.module) if node.module in MODULES else {}
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"
-            yield whole if whole in MODULES else offered.get(alias.name, node.module)
+            yield whole if whole in MODULES else homes.get(alias.name, node.module)
 
 
 def circle(graph):
@@ -88,43 +91,24 @@ def test_the_top_level_has_at_most_eight_modules():
     assert len(modules) <= 8, modules
 
 
-@pytest.mark.parametrize(
-    "folder", FOLDERS, ids=lambda folder: folder.relative_to(PACKAGE).as_posix()
-)
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_every_folder_is_in_the_architecture_page(folder):
     page = (ROOT / "docs" / "architecture.md").read_text()
-    assert f"`{folder.relative_to(PACKAGE).as_posix()}/`" in page
+    assert f"`{name_of(folder)}/`" in page
 
 
-@pytest.mark.parametrize(
-    "folder", FOLDERS, ids=lambda folder: folder.relative_to(PACKAGE).as_posix()
-)
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_every_folder_says_what_belongs_in_it(folder):
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert text and len(text.splitlines()) >= 3
 
 
-@pytest.mark.parametrize(
-    "folder", FOLDERS, ids=lambda folder: folder.relative_to(PACKAGE).as_posix()
-)
-def test_type_checkers_see_what_a_face_offers(folder):
-    module = module_of(folder / "__init__.py")
-    offered = faces(module)
-    blocks = [
-        node
-        for node in ast.parse(MODULES[module].read_text()).body
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-    ]
-    declared = {
-        alias.asname or alias.name
-        for block in blocks
-        for node in block.body
-        if isinstance(node, ast.ImportFrom) and node.module in offered.values()
-        for alias in node.names
-    }
-    assert declared == set(offered)
-    for name in offered:
-        assert getattr(importlib.import_module(module), name) is not None
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_a_face_offers_what_type_checkers_see(folder):
+    module = importlib.import_module(module_of(folder / "__init__.py"))
+    for name, home in offered(module.__name__).items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+        assert name in dir(module) and name in module.__all__
 
 
 @pytest.mark.parametrize("old", imports.MOVED)
