@@ -135,11 +135,14 @@ def on_devices(value):
             "config.data.on_device is 'always', but must be one of: on,",
         ),
         (
-            lambda: next(sources._generated("svhn_bags", "", mil_config.default_config(), None)),
-            "the generated data set is 'svhn_bags', but must be one of: mnist_bags, cifar_bags",
+            lambda: sources.names("svhn_bags", mil_config.default_config()),
+            "the data set 'svhn_bags' is not known; allowed are musk1, musk2",
         ),
         (lambda: losses.image_loss("focal", jnp.ones((1, 2)), jnp.array([0])), "kind is 'focal'"),
-        (lambda: methods.get("svm"), "the method 'svm' is not known; allowed are mi_svm"),
+        (
+            lambda: methods.get("svm"),
+            "the method is 'svm', but must be one of 14 names, of which .* mi_svm;",
+        ),
         (
             lambda: classical_folds.run(None, None, None, rules=("best",)),
             "the rule 'best' is not known; allowed are final",

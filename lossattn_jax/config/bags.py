@@ -5,6 +5,7 @@ their meaning, are in `lossattn_jax.config.options`; those that images have too 
 """
 
 import pathlib
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -57,9 +58,13 @@ def write(options: BagOptions | ConfigDict, path: pathlib.Path) -> None:
     config_json.write(options, path)
 
 
-def read(path: pathlib.Path) -> ConfigDict:
-    """Reads what `write` wrote; a `UserError` if it is not a config of experiments with bags."""
-    return config_json.read(path, SCHEMA)
+def read(path: pathlib.Path, *, trust_code: bool | Collection[str] = False) -> ConfigDict:
+    """Reads what `write` wrote; see `config_json.read`.
+
+    Raises:
+      UserError: it is not a config of experiments with bags.
+    """
+    return config_json.read(path, SCHEMA, trust_code=trust_code)
 
 
 def settings(options: BagOptions) -> Settings:

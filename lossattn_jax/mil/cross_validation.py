@@ -74,7 +74,7 @@ def run(
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
         shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
-        if methods.get(method).classical is None:
+        if methods.get(method).network is not None:
             _networks(dataset, missing, method, options, dump_dir=folder / DUMPS_NAME, **shared)
         else:
             _classical(dataset, missing, method, options, **shared)
@@ -113,8 +113,10 @@ def _inputs(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """For each rule and `Split.name`, what the fold is made from."""
     values = provenance.of_config(options)
+    digest = methods.code_digest(method)
+    code = {} if digest is None else {fold_results.CODE: digest}
     return {
-        (rule, split.name): fold_results.of_inputs(bags, values, method, rule, split)
+        (rule, split.name): fold_results.of_inputs(bags, values, method, rule, split) | code
         for bags, split in zip(experiment.made_from, experiment.splits, strict=True)
         for rule in rules
     }
@@ -126,10 +128,15 @@ def _there(record: Record | None) -> Record:
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:
-    """The network of a method, as options have it."""
+    """The network of a method, as options have it.
+
+    Args:
+      method: of a network, as `methods.get` takes it.
+      options: of the experiment.
+    """
     model = options.model
     return NetworkClassifier(
-        method=method,
+        method=methods.get(method).trained_network,
         backbone=model.backbone,
         hidden=tuple(model.hidden) or None,
         dropout=model.dropout,

@@ -74,7 +74,7 @@ def run(
       config: of the experiment; `repeats` are draws of bags.
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
-      dataset: "mnist_bags" or "cifar_bags".
+      dataset: of generated bags, as `sources.find` takes it.
       lambdas: values to try, each at least 0.
 
     Returns:
@@ -86,10 +86,11 @@ def run(
         Nothing was written over then.
     """
     options = config_lib.resolve(config)
-    if dataset not in sources.GENERATED:
+    if not sources.find(dataset).generated:
+        generated = (name for name, source in sources.SOURCES.items() if source.generated)
         raise UserError(
-            f"the data set is {dataset!r}, but must be one of {', '.join(sources.GENERATED)}, whose "
-            "instances have labels"
+            f"the data set is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
+            "labels"
         )
     if not lambdas or not all(0 <= value < math.inf for value in lambdas):
         raise UserError(

@@ -182,7 +182,7 @@ def test_an_own_optimiser_trains_resumes_and_is_stored(own_code, toy_runs, tmp_p
     loop.train(settings(**OWN, train__epochs=1), tmp_path / "resumed")
     resumed = loop.train(settings(**OWN), tmp_path / "resumed")
     assert whole["loss"] == resumed["loss"]
-    first, second = (runs.load(tmp_path / name) for name in ("whole", "resumed"))
+    first, second = (runs.load(tmp_path / name, trust_code=True) for name in ("whole", "resumed"))
     assert first.step == second.step == 3 * STEPS
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     stored = json.loads((tmp_path / "resumed" / "config.json").read_text())["optimizer"]
@@ -200,7 +200,10 @@ def test_a_run_with_an_own_optimiser_is_read_without_its_code(toy_runs, tmp_path
     import sys
 
     del sys.modules["own_optimizer"]
-    assert runs.load(tmp_path / "run").options.optimizer.name == "own_optimizer:make"
+    with pytest.raises(UserError, match="own_optimizer:make"):
+        runs.load(tmp_path / "run")
+    loaded = runs.load(tmp_path / "run", trust_code=True)
+    assert loaded.options.optimizer.name == "own_optimizer:make"
     assert "own_optimizer" not in sys.modules
 
 

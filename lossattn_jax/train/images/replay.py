@@ -21,7 +21,7 @@ from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
 
-def replay(dump: str | pathlib.Path) -> list[str]:
+def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
     """Runs loss and gradient of a dumped update again, on all devices of this process.
 
     The update is the run's own, with its augmentation and dropout. On another number of devices than the
@@ -29,6 +29,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
 
     Args:
       dump: a folder of `lossattn_jax.train.images.nonfinite`.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       Sentences: what of the state before the update, of the images' losses, of the gradient and of the
@@ -39,7 +40,8 @@ def replay(dump: str | pathlib.Path) -> list[str]:
         devices cannot share its batch equally.
     """
     folder = pathlib.Path(dump)
-    options = config_lib.resolve(run_folder.stored_config(folder))
+    stored = run_folder.stored_config(folder, trust_code=trust_code)
+    options = config_lib.resolve(stored)
     batch = read_batch(folder)
     refuse_mixed(folder, parts_of(options, batch))
     examples = int(batch.pop("training_examples"))
