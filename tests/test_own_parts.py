@@ -107,11 +107,11 @@ def test_another_run_that_names_code_needs_trust_to_start_from(folder, tmp_path)
     own_parts.write(tmp_path)
     shutil.copytree(folder / "data", tmp_path / "data")
     config = default_config()
-    config.model.pooling = "other_code:Pooling"
+    config.data.name = "other_code:SHAPES"
     (tmp_path / "first").mkdir()
     config_json.write(config, tmp_path / "first" / "config.json")
     finished = train(tmp_path, init_from="first")
-    refused(finished, "is 'other_code:Pooling', which is code that this command would import")
+    refused(finished, "is 'other_code:SHAPES', which is code that this command would import")
     refused(train(tmp_path, "--trust_code", init_from="first"), "no module 'other_code'")
 
 

@@ -136,7 +136,8 @@ def made_up_maps(grid):
 
     def relevance():
         pixels = random.uniform(0, 1, (5, SIDE, SIDE)).astype(np.float32)
-        return Relevance(random.uniform(0, 1, (5, grid.patches)).astype(np.float32), pixels)
+        patches = random.uniform(0, 1, (5, grid.patches))
+        return Relevance(jnp.asarray(patches, jnp.float32), jnp.asarray(pixels))
 
     low = random.uniform(0, 0.4, (5, 2))
     return Maps(
@@ -174,9 +175,9 @@ def test_no_two_metrics_of_evaluations_measure_the_same():
     arrays = (random.standard_normal(shape) for shape in ((50, 4), (50, 6, 4)))
     outputs = Outputs(*map(jnp.asarray, arrays), jnp.asarray(random.dirichlet(np.ones(6), 50)))
     labels, several = random.integers(0, 4, 50), random.integers(0, 2, (50, 4), np.uint8)
-    low = random.uniform(0, 0.6, (50, 2))
+    low = random.uniform(0, 0.3, (50, 2))
     others = (jnp.ones(50), jnp.asarray(random.uniform(0, 1, (6, 2))))
-    boxes = jnp.asarray(np.concatenate([low, low + 0.4], axis=1))
+    boxes = jnp.asarray(np.concatenate([low, low + 0.7], axis=1))
     single = metrics.evaluation_metrics(
         metrics.evaluation_sums(outputs, jnp.asarray(labels), *others, boxes)
     )
