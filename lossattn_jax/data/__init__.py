@@ -88,3 +88,5 @@ if TYPE_CHECKING:
     )
 else:
     __getattr__, __dir__ = imports.attach(__name__)
+    # At once: imported later, the module of that name would take the function's place.
+    from lossattn_jax.data.augment import augment as augment

@@ -4,6 +4,7 @@ The numbers come from the forward pass that evaluation runs; see `lossattn_jax.e
 """
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
@@ -33,15 +35,7 @@ THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
-_COMPARED = (
-    "accuracy",
-    "loss",
-    "attention_entropy",
-    "attended_patch_accuracy",
-    "pointing_accuracy",
-    "attention_in_box",
-    "patches_in_box",
-)
+_COMPARED = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds)
 
 
 def explain_run(
@@ -54,6 +48,8 @@ def explain_run(
     checkpoint: str = "latest",
     out: str | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the report on a run's checkpoint.
 
@@ -68,6 +64,7 @@ def explain_run(
       checkpoint: "latest", "best" or a step.
       out: folder to write; None: `report` in the workdir.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The page written.
@@ -81,7 +78,7 @@ def explain_run(
         raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
     own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
@@ -124,7 +121,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     eval_step = make_eval_step(run.model, run.spec)
     kind = runs.loss_kind(run.model, run.spec)
     variables = devices.replicate(run.variables)
-    batch_size = run.config.eval.batch_size
+    batch_size = run.options.eval.batch_size
     counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
     totals = _Totals()
 
@@ -177,7 +174,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             variables,
             own.images,
             own.names,
-            min(run.config.eval.batch_size, 64),
+            min(run.options.eval.batch_size, 64),
             run.spec,
             kind,
         )
@@ -189,7 +186,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         return explanation
 
     selection = explained(run.model)
-    attentions = {_threshold_name(run.config.model.threshold): selection.attention}
+    attentions = {_threshold_name(run.options.model.threshold): selection.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
@@ -231,7 +228,7 @@ def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> Non
 
 
 def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
-    model = run.config.model
+    model = run.options.model
     sees, mostly = extents(fields)
     return {
         "workdir": workdir,
@@ -253,12 +250,11 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.config.model.pooling != "loss_attention":
+    if run.options.model.pooling != "loss_attention":
         return
     for threshold in THRESHOLDS:
-        if threshold != run.config.model.threshold:
-            changed = run.config.copy_and_resolve_references()
-            changed.model.threshold = threshold
+        if threshold != run.options.model.threshold:
+            changed = dataclasses.replace(run.options.model, threshold=threshold)
             yield threshold, runs.build_model(changed, run.spec)
 
 
@@ -266,7 +262,7 @@ def _thresholds(
     run: runs.Run, variables: Any, dataset: Any, selection: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Attention of the images shown, and metrics of the whole split, with each threshold."""
-    own = _threshold_name(run.config.model.threshold)
+    own = _threshold_name(run.options.model.threshold)
     attentions, compared = {own: selection.attention}, {own: totals.compared()}
     assert selection.index is not None
     for threshold, model in _other_models(run):
@@ -277,7 +273,7 @@ def _thresholds(
             variables,
             dataset,
             selection.index,
-            run.config.eval.batch_size,
+            run.options.eval.batch_size,
             others.add,
         )
         _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
