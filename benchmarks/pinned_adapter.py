@@ -96,10 +96,10 @@ def run_bags(out: str, arguments: list[str]) -> None:
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             arrays[f"parameters/{place}/{name}"] = np.asarray(leaf)
-    for place, (arguments_of, predicted) in enumerate(predictions):
+    for place, ((dataset, network, settings, *_), predicted) in enumerate(predictions):
         said = outputs(predicted)
         arrays |= {f"outputs/{place}/{name}": array for name, array in said.items()}
-        arrays[f"losses/{place}"] = losses(*arguments_of[:3], said)
+        arrays[f"losses/{place}"] = losses(dataset, network, settings, said)
     np.savez(out, **arrays)
 
 

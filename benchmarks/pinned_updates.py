@@ -251,7 +251,7 @@ def record(
     Raises:
       UserError: the tree is none, a command fails in it, or the file cannot be written.
     """
-    path = machine.prepare(out)
+    path = machine.prepare(pathlib.Path(out))
     arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
@@ -265,16 +265,20 @@ def record(
         }
         _make_data(checked_out, work, configs)
         for config, what in configs.items():
-            began = time.monotonic()
-            run = _run_images if isinstance(what, Images) else _run_bags
+            began, used = time.monotonic(), _seconds_used()
             folder = work / config
             folder.mkdir()
-            found = run(checked_out, what, work, folder)  # type: ignore[operator]
+            if isinstance(what, Images):
+                found = _run_images(checked_out, what, work, folder)
+            else:
+                found = _run_bags(checked_out, what, work, folder)
             arrays |= {f"{config}/{key}": array for key, array in found.items()}
-            _tell(f"{config}: {len(found)} arrays, {time.monotonic() - began:.0f} s")
+            seconds, used = time.monotonic() - began, _seconds_used() - used
+            _tell(f"{config}: {len(found)} arrays, {seconds:.0f} s, {used:.0f} s of a core")
+    content: dict[str, Any] = {**arrays, _ABOUT: np.array(json.dumps(about))}
     try:
         with open(path, "wb") as file:
-            np.savez(file, **arrays, **{_ABOUT: np.array(json.dumps(about))})
+            np.savez(file, **content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return arrays
@@ -525,6 +529,12 @@ def _relative(one: np.ndarray | None, other: np.ndarray | None) -> float:
     if not difference:  # zeros of different signs, or other types
         return 0.0
     return float(difference / scale) if scale else float("inf")
+
+
+def _seconds_used() -> float:
+    """Time of a core that processes started here have taken."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _tell(line: str) -> None:
