@@ -87,11 +87,11 @@ _ADAM = {
 # Between them they have all heads' kinds of networks, losses, optimisers and schedules.
 CONFIGS: Mapping[str, Images | Bags] = {
     "conv": Images({**_SGD, "optimizer.warmup_epochs": 1.0}),
-    "capsule": Images({**_ADAM, "model.head": "capsule", "train.steps_per_dispatch": 2}),
+    "capsule": Images({**_ADAM, "model.head": "capsule"}),
     "plain": Images(
         {
             **_SGD,
-            "model.backbone": "resnet18",
+            "model.backbone": "vgg11_bn",
             "model.head": "none",
             "model.pooling": "none",
             "model.width": 0.0625,
@@ -106,8 +106,6 @@ CONFIGS: Mapping[str, Images | Bags] = {
         {
             **_ADAM,
             "data.name": "svhn_full",
-            "model.backbone": "resnet18_stride2",
-            "model.width": 0.0625,
             "optimizer.name": "adamw",
             "optimizer.schedule": "cosine",
             "train.epochs": 10,
