@@ -1,9 +1,9 @@
 """What the commands for bags make of wrong input: see `test_bad_input`."""
 
-import bad_input
 import pytest
 
 from benchmarks import in_process
+from tests.support import bad_input
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
 BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")

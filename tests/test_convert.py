@@ -22,11 +22,8 @@ from lossattn_jax import mil, models
 from lossattn_jax.checkpoint import conversion, runs, store, torch_names, weight_files
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "models"))
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
-from torch_weights import reference_shapes
+from tests.support import shrunk
+from tests.support.torch_weights import reference_shapes
 
 # The papers' networks whose keys and shapes are known, as `models.build` makes them.
 REFERENCE = {

@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 import struct
 import warnings
 import zipfile
@@ -18,7 +17,6 @@ from lossattn_jax.data import own_images
 from lossattn_jax.data.bags import bag_files, image_bags, matlab_files
 from lossattn_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
 MATRIX = np.array([[0, 1.5, 0], [2, 0, -3]])
 
 
@@ -144,8 +142,7 @@ def test_what_is_a_finding(tmp_path):
 @pytest.mark.slow
 def test_a_crash_and_an_endless_reader_are_noticed(tmp_path, run_python):
     script = f"""
-import os, sys
-sys.path.insert(0, {str(ROOT)!r})
+import os
 from benchmarks import fuzz_readers
 
 def made():

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +24,7 @@ from lossattn_jax.explain import comparison, map_export
 from lossattn_jax.explain.metrics import explanation_metrics
 from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
@@ -162,10 +158,8 @@ def test_average_precision_of_several_labels_is_none_either(run, images):
     assert math.isnan(measured["map_all_point"]) and math.isnan(measured["map_11_point"])
 
 
-DEVICES = f"""
-import sys
-sys.path[:0] = [".", {str(pathlib.Path(__file__).parent)!r}]
-import test_nonfinite_outputs as here
+DEVICES = """
+from tests import test_nonfinite_outputs as here
 run, images = here.make_run(), here.make_images()
 step = here.make_eval_step(run.model, here.SPEC)
 variables = here.devices.replicate(run.variables)

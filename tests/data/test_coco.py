@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_coco import IMAGES, SPEC, box
 
 from lossattn_jax import data
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
+from tests.support.tiny_coco import IMAGES, SPEC, box
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 
-import damages
 import pytest
 
 from lossattn_jax import files
@@ -14,6 +13,7 @@ from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config import config_record
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import classical_folds, experiment, paper_table, report
+from tests.support import damages
 
 KERNEL = "own/mi_kernel/final"
 FOLD, SUMMARY = f"{KERNEL}/repeat0_fold0.json", f"{KERNEL}/summary.json"

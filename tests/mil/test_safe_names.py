@@ -3,7 +3,6 @@
 import csv
 import os
 
-import damages
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from lossattn_jax.mil import BagNetwork, paper_table, report
 from lossattn_jax.mil.workdir import Workdir
 from lossattn_jax.train.bags import dumps
 from lossattn_jax.train.bags.settings import Settings
+from tests.support import damages
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
 NAMES = {

@@ -254,9 +254,8 @@ def test_impossible_plans_are_refused(plan, options, sentence):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, "tests/mil")
 import numpy as np, jax
-import test_training as t
+from tests.mil import test_training as t
 assert jax.device_count() == 4
 result = t.trained()
 np.savez(sys.argv[1], *jax.tree.leaves(result.last), logits=result.logits)

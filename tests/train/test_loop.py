@@ -26,10 +26,7 @@ from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import evaluate, evaluate_run, make_eval_step
 from lossattn_jax.explain import comparison, explanations, map_export, run_report
 from lossattn_jax.train.images import health, loop, reporting
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import compilations
-import shrunk
+from tests.support import compilations, shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE = Checkpoints.save
@@ -482,10 +479,10 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
     one_result = evaluate_run(str(workdirs[0]), batch_size=7)
     script = f"""
 import json, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-import jax, shrunk
+import jax
 from lossattn_jax import evaluate
 from lossattn_jax.train import loop
+from tests.support import shrunk
 assert jax.device_count() == 4
 workdir = {str(workdirs[1])!r}
 loop.train(shrunk.config({str(scenes_dir)!r}, **{options!r}), workdir)

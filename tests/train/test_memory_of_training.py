@@ -1,9 +1,7 @@
 """What a program takes of a device's memory, and what is said about it."""
 
 import logging
-import sys
 import types
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,9 +9,7 @@ import pytest
 
 from lossattn_jax import devices
 from lossattn_jax.train.images import memory
-
-sys.path.insert(0, str(Path(__file__).parent))
-import compilations
+from tests.support import compilations
 
 KIB = 1024
 

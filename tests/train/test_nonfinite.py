@@ -4,9 +4,7 @@ import dataclasses
 import errno
 import json
 import os
-import pathlib
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -23,10 +21,8 @@ from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import at_step, make_optimizer
 from lossattn_jax.train.schedules import learning_rate_schedule
 from lossattn_jax.train.state import create_state
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import compilations
-from toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
+from tests.support import compilations
+from tests.support.toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
 
 
 class Program:
@@ -401,8 +397,8 @@ def test_a_batch_that_is_no_regular_file_or_packed_is_refused(tmp_path):
 @pytest.mark.slow
 def test_four_devices_skip_as_one(program, run_python, tmp_path):
     script = (
-        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
-        "import numpy as np, jax, test_nonfinite as t\n"
+        "import numpy as np, jax\n"
+        "from tests.train import test_nonfinite as t\n"
         "assert jax.device_count() == 4\n"
         "images = t.train_set({t.place_of(1): t.LOSS})\n"
         "states, told = t.Program(t.settings()).run(images, 3)\n"
