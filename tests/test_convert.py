@@ -336,7 +336,7 @@ def test_floats_of_any_width_become_float32(small, dtype):
     assert_same(conversion.to_torch_state_dict(variables, module), expected)
 
 
-def test_loaded_variables_do_not_share_memory_with_the_state_dict(small):
+def test_loaded_variables_share_no_memory_with_the_state_dict(small):
     module, variables, state_dict = small
     own = {key: array.copy() for key, array in state_dict.items()}
     loaded = conversion.from_torch_state_dict(own, module)

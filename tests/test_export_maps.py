@@ -194,9 +194,7 @@ def test_the_store_says_what_it_is_and_is_laid_out_in_batches(whole):
             assert len(list((whole / name / "c").iterdir())) == 5
 
 
-def test_receptive_fields_are_measured_on_the_splits_first_images(
-    export, images, measured, tmp_path
-):
+def test_receptive_fields_are_measured_on_a_splits_first_images(export, images, measured, tmp_path):
     export(tmp_path / "maps.zarr", num=3)
     (normal,) = measured
     expected = (images.images[: receptive_field.PROBES] / 255 - 0.5) / 0.25

@@ -37,7 +37,7 @@ def test_matrices_of_every_version_are_read(options):
         np.testing.assert_array_equal(matrix, MATRIX)
 
 
-def test_a_file_of_a_machine_with_the_other_order_of_bytes_is_read():
+def test_a_file_of_the_other_byte_order_is_read():
     def element(kind, data):
         return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
 
@@ -96,7 +96,7 @@ def test_an_image_whose_sizes_are_no_integers(tmp_path):
         own_images.read_image(path, (8, 8, 3))
 
 
-def test_a_narrow_image_of_millions_of_rows_is_not_cut_into_tiles(tmp_path, monkeypatch):
+def test_a_narrow_image_of_millions_of_rows_is_not_tiled(tmp_path, monkeypatch):
     Image.new("L", (3, 70_000)).save(tmp_path / "narrow.png")
     monkeypatch.setattr(own_images, "tiles", None)
     with pytest.raises(UserError, match="2188x1 tiles of .*narrow.png would make more than 1000"):

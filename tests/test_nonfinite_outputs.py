@@ -86,7 +86,7 @@ def good_outputs():
 
 @pytest.mark.parametrize("part", ["logits", "patch_logits", "attention"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_output_spoils_what_holds_it_and_nothing_else(part, value):
+def test_a_nonfinite_output_spoils_only_what_holds_it(part, value):
     outputs = good_outputs()
     array = getattr(outputs, part)
     bad = outputs.replace(**{part: array.at[(1,) + (0,) * (array.ndim - 1)].set(value)})
@@ -242,7 +242,7 @@ def test_a_non_finite_checkpoint_is_not_the_best(damaged):
 
 
 @pytest.mark.slow
-def test_the_command_explain_says_of_how_many_there_is_nothing_to_explain(damaged, tmp_path):
+def test_explain_says_of_how_many_there_is_nothing_to_explain(damaged, tmp_path):
     command = ["-m", "lossattn_jax.explain", f"--workdir={damaged}", f"--out={tmp_path / 'out'}"]
     finished = in_process.run(command, tmp_path)
     assert finished.returncode == 2

@@ -91,7 +91,7 @@ def test_a_damaged_config_is_made_again_where_the_folds_agree(world, workdir, na
 
 
 @pytest.mark.parametrize("name", ["cut", "gone"])
-def test_folds_of_another_config_are_not_mixed_in_where_its_file_is_damaged(world, workdir, name):
+def test_a_damaged_config_mixes_in_no_folds_of_another_config(world, workdir, name):
     """Not even those of a method that the command does not run."""
     damages.DAMAGES[name](workdir / "config.json")
     before = damages.contents(workdir)
@@ -149,7 +149,7 @@ def test_a_finished_workdir_is_read_where_nothing_can_be_written(
     assert f"the workdir {workdir} cannot be written: its results were read" in caplog.text
 
 
-def test_an_unfinished_workdir_is_refused_where_nothing_can_be_written(world, workdir, monkeypatch):
+def test_an_unfinished_workdir_that_is_read_only_is_refused(world, workdir, monkeypatch):
     (workdir / FOLD).write_text("")
     forbid_writing(monkeypatch)
     sentence = "cannot be written, and 1 of 3 folds of mi_kernel on own are not there; copy it"

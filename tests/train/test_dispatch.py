@@ -180,7 +180,7 @@ def test_examples_lie_on_devices_that_have_room(monkeypatch, backend, left, want
 
 
 @pytest.mark.slow
-def test_runs_with_four_updates_at_once_write_the_same_and_resume_to_the_bit(scenes_dir, tmp_path):
+def test_four_updates_at_once_write_the_same_and_resume_exactly(scenes_dir, tmp_path):
     """Six steps an epoch, told of after every third; the second run has its images on the devices."""
 
     def train(name, epochs=3, **options):

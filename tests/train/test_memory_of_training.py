@@ -14,7 +14,7 @@ from tests.support import compilations
 KIB = 1024
 
 
-def test_analysis_counts_donated_memory_once_and_compiles_for_the_calls():
+def test_memory_analysis_counts_donated_once_and_calls_reuse_it():
     kept, given = (np.zeros((64, KIB), np.float32) for _ in range(2))
     arguments = [devices.replicate(array) for array in (kept, given)]
     donating = devices.pmap(lambda a, b: b + a.sum(), donate=(1,))

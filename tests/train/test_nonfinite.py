@@ -307,9 +307,7 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
         loop.train(config, tmp_path)
 
 
-def test_where_the_dump_cannot_be_written_the_run_still_says_why_it_ends(
-    toy_runs, tmp_path, monkeypatch
-):
+def test_an_unwritable_dump_does_not_hide_why_a_run_ends(toy_runs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -371,7 +369,7 @@ def test_where_a_run_does_not_say_its_images_it_warns(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_replaying_says_what_was_wrong_before_and_what_only_overflows(toy_runs, tmp_path):
+def test_replay_says_what_was_wrong_and_what_only_overflows(toy_runs, tmp_path):
     toy_runs |= {place_of(0): NORM, place_of(1): NORM}
     with pytest.raises(UserError, match="in 2 updates in a row, the first after step 0"):
         loop.train(settings(train__max_skipped=2, log__every_steps=1), tmp_path)

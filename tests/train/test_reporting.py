@@ -54,7 +54,7 @@ class Computed:
         return self.clock[0] >= self.when
 
 
-def test_a_wait_counts_only_if_the_devices_have_nothing_left_to_do(clock):
+def test_a_wait_counts_only_if_the_devices_have_nothing_to_do(clock):
     def taking(seconds):
         clock[0] += seconds
         yield "batch"
