@@ -54,7 +54,7 @@ def test_an_exported_network_for_bags_gives_its_outputs(method):
     assert (side_logits is None) == (method == "loss_attention")
 
 
-def test_an_exported_network_for_bags_of_digits_gives_its_outputs():
+def test_an_exported_network_for_digit_bags_gives_its_outputs():
     outputs, again = call(BagLeNet(), DIGITS)
     assert_same(outputs, again, BagOutputs)
     other = outputs.replace(logits=outputs.logits + 1)

@@ -50,7 +50,7 @@ def test_a_block_of_python_runs_as_pasted(code, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
-def test_readme_has_a_model_of_each_kind_with_the_mean_loss_and_its_gradient(kind):
+def test_readme_has_a_model_of_each_kind_with_loss_and_gradient(kind):
     (code,) = (code for language, code in _FENCE.findall(README) if language == "python")
     names = _run(code)
     features, labels = names["features"], names["labels"]

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import html.parser
 import json
-import pathlib
 import re
 import sys
 
@@ -15,9 +14,7 @@ from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import pixel_map
 from lossattn_jax.explain.report import page, pictures
 from lossattn_jax.explain.report.write import write
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from made_up import NAMES, NASTY, content
+from tests.support.report_content import NAMES, NASTY, content
 
 
 class Reader(html.parser.HTMLParser):
