@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from lossattn_jax.mil.objective import bag_loss
-from lossattn_jax.mil.outputs import BagOutputs
 
+from lossattn_jax.attention.bag_outputs import BagOutputs
 from lossattn_jax.data import prepare
-from lossattn_jax.mil import training
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.objective import bag_loss
 
 # The module and the function that trains all folds of a network together, and those that predicts with them.
 TRAIN = (training, "train")

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html.parser
 import json
+import pathlib
 import re
 import sys
 
