@@ -25,27 +25,11 @@ __all__ = [
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
     from lossattn_jax.models import table as table
-    from lossattn_jax.models.capsules import (
-        CapsuleNetwork,
-        RoutingNetwork,
-    )
-    from lossattn_jax.models.combinations import (
-        BACKBONES,
-        HEADS,
-        POOLINGS,
-    )
-    from lossattn_jax.models.factory import (
-        build,
-    )
-    from lossattn_jax.models.geometry import (
-        PatchGrid,
-    )
-    from lossattn_jax.models.network import (
-        ImageNetwork,
-        PatchNetwork,
-    )
-    from lossattn_jax.models.shapes import (
-        variable_shapes,
-    )
+    from lossattn_jax.models.capsules import CapsuleNetwork, RoutingNetwork
+    from lossattn_jax.models.combinations import BACKBONES, HEADS, POOLINGS
+    from lossattn_jax.models.factory import build
+    from lossattn_jax.models.geometry import PatchGrid
+    from lossattn_jax.models.network import ImageNetwork, PatchNetwork
+    from lossattn_jax.models.shapes import variable_shapes
 else:
     __getattr__, __dir__ = imports.attach(__name__)
