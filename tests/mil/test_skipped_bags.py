@@ -289,10 +289,10 @@ def test_rows_of_skipped_updates_go_on_over_epochs():
         skips.add(skipped, order, np.array([4, 5]))
     np.testing.assert_array_equal(skips.total, [6, 2])
     np.testing.assert_array_equal(skips.in_a_row, [3, 0])
-    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,)) and skips.first[1] is None
+    assert skips.first[0] == training.abort.Place(0, 4, 1, (1,)) and skips.first[1] is None
     assert skips.stuck(3) == 0 and skips.stuck(4) is None
     skips.add(np.array([[[1, 0, 1]], [[0, 0, 0]]], bool), order[:1], np.array([6]))
     np.testing.assert_array_equal(skips.in_a_row, [5, 0])
-    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,))
+    assert skips.first[0] == training.abort.Place(0, 4, 1, (1,))
     skips.none()
     assert skips.in_a_row[0] == 0 and skips.first[0] is None

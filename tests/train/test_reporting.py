@@ -179,7 +179,7 @@ def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, run_python
 import pathlib, sys
 if {imported}:
     import torch
-from lossattn_jax.train.tensorboard import TensorBoard
+from lossattn_jax.train.images.tensorboard import TensorBoard
 board = TensorBoard(pathlib.Path({str(tmp_path / "events")!r}), 1)
 board.scalars(1, {{"loss": 2.0}})
 board.close()
