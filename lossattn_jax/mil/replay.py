@@ -17,7 +17,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.train.bags import dumps
 from lossattn_jax.train.bags.dumps import Dump
-from lossattn_jax.train.bags.gradients import Gradients, decayed
+from lossattn_jax.train.bags.gradients import Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import PER_MODEL
 from lossattn_jax.train.bags.states import Models
 
@@ -71,19 +71,17 @@ def _update(stored: Dump, state: Any, bags: Any) -> tuple[jax.Array, Any]:
         class_weights=bags.get("class_weights"),
         **{name: jnp.float32(getattr(settings, name)) for name in PER_MODEL},
     )
-    (_, (_, per_bag)), gradient = Gradients(stored.network, settings, stored.consistency)(
-        bags["labels"],
-        jnp.int32(stored.epoch),
-        bags["x"],
-        bags["mask"],
-        True,
-        model,
-        state["params"],
-        jnp.ones(len(stored.ids), bool),
-        bags["noise"],
-        bags["target"],
+    step_bags = StepBags(
+        x=bags["x"],
+        mask=bags["mask"],
+        labels=bags["labels"],
+        visible=jnp.ones(len(stored.ids), bool),
+        noise=bags["noise"],
+        target=bags["target"],
     )
-    return per_bag, decayed(model, state["params"], gradient)
+    gradients = Gradients(stored.network, settings, stored.consistency)
+    of_bags = gradients(model, state["params"], step_bags, jnp.int32(stored.epoch), guarded=True)
+    return of_bags.losses, with_decay(model, state["params"], of_bags.gradients)
 
 
 def _largest(bags: Any) -> tuple[float, float]:

@@ -257,7 +257,8 @@ def test_every_network_trains_as_a_plain_loop_does(method, classes, monkeypatch)
 
 def noise(seed, epoch, network=BagNetwork(2, hidden=(40, 30, 27))):  # noqa: B008
     """`[N + longest, 97]` bytes as the programs draw them."""
-    steps = steps_lib.Steps(network, EVERYTHING, (2, 5), 1, False, False, False)
+    program = steps_lib.Program(network, EVERYTHING, (2, 5), 1, 5, False, False, False)
+    steps = steps_lib.Steps(program)
     data = device_bags.on_device(DATASET, (2, 5))
     model = steps_lib.Models(np.uint32(seed), *[None] * 10)
     return np.asarray(steps.noise(model, data, jnp.int32(epoch)))

@@ -146,10 +146,11 @@ def with_norm(monkeypatch, scale):
     """Makes the gradient of the bag whose first feature is 7 finite, but its norm not."""
     call = Gradients.__call__
 
-    def steep(self, labels, epoch, x, mask, *others):
-        (loss, told), found = call(self, labels, epoch, x, mask, *others)
-        factor = jnp.where(x[0, 0, 0] == 7, scale, 0.0)
-        return (loss, told), jax.tree.map(lambda leaf: leaf + factor, found)
+    def steep(self, model, params, bags, epoch, *, guarded):
+        of_bags = call(self, model, params, bags, epoch, guarded=guarded)
+        factor = jnp.where(bags.x[0, 0, 0] == 7, scale, 0.0)
+        gradients = jax.tree.map(lambda leaf: leaf + factor, of_bags.gradients)
+        return of_bags._replace(gradients=gradients)
 
     monkeypatch.setattr(Gradients, "__call__", steep)
     training.programs.forget()

@@ -61,7 +61,7 @@ def error(
             ids=tuple(dataset.ids[row] for row in place.rows),
             network=steps.network,
             settings=own,
-            consistency=steps.consistency,
+            consistency=steps.program.consistency,
             seed=int(devices.gather(models.seed)[model]),
             epoch=place.epoch,
             data=digests.of_arrays(
@@ -91,19 +91,19 @@ def _arrays(
         starts = dataset.offsets[rows]
         return np.stack([np.asarray(values)[start : start + length] for start in starts])
 
-    data = jax.tree.map(jnp.asarray, on_device(dataset, steps.tops))
+    data = jax.tree.map(jnp.asarray, on_device(dataset, steps.program.tops))
     target = np.zeros(0, np.float32)
-    if steps.consistency:
+    if steps.program.consistency:
         # Since the update was skipped, no epoch has changed the average but in how much of it there is.
         decay = steps.settings.consistency_decay
         target = cut(state.ensemble) * np.float32((1 - decay**place.epoch) / (1 - decay**epochs))
     weights = {} if model.class_weights is None else {"class_weights": model.class_weights}
     return {
-        "count": int(optax.tree.get(state.moments, "count")),
+        "count": int(optax.tree.get(state.opt_state, "count")),
         "state": {
             "params": state.params,
-            "mu": optax.tree.get(state.moments, "mu"),
-            "nu": optax.tree.get(state.moments, "nu"),
+            "mu": optax.tree.get(state.opt_state, "mu"),
+            "nu": optax.tree.get(state.opt_state, "nu"),
         },
         "bags": {
             "x": padded.instances,

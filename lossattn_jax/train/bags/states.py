@@ -40,7 +40,7 @@ class State:
 
     Attributes:
       params: of the network.
-      moments: Adam's state.
+      opt_state: the optimiser's state.
       average: mean of the parameters over the last epochs.
       ensemble: `[N + longest]` float32, the attention's average over the epochs before this one.
       attention: `[N + longest]` float32, at each bag's last visit.
@@ -51,7 +51,7 @@ class State:
     """
 
     params: Any
-    moments: Any
+    opt_state: Any
     average: Any = None
     ensemble: Any = None
     attention: Any = None

@@ -20,7 +20,7 @@ import numpy as np
 from lossattn_jax import devices
 from lossattn_jax.data.bags import data_warnings, precision
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epochs_order
+from lossattn_jax.data.bags.order import epoch_steps, epochs_order
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import abort, device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
@@ -28,7 +28,7 @@ from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.progress import Progress
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.skipping import Skips
-from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.steps import Program, Steps
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,27 @@ def train(
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = _group(settings, len(plans))
     mean, scale = plans_lib.standardisations(dataset, plans, standardise)
-    consistency = plans_lib.uses_consistency(settings, plans)
     if not standardise and dataset.instances.dtype != np.float32:
         log.warning("%s", data_warnings.loss_in_float32(dataset))
     bags, *moments = _in_float32(dataset, mean, scale)
-    program = programs.training(network, _shared(settings), tops, group, select, keep, consistency)
+    bucket_of = np.searchsorted(tops, dataset.lengths)
+    steps_per_epoch = epoch_steps(bucket_of, len(tops), settings.batch_size)
+    program = Program(
+        network=network,
+        settings=_shared(settings),
+        tops=tops,
+        group=group,
+        steps_per_epoch=steps_per_epoch,
+        selects=select,
+        keeps=keep,
+        consistency=plans_lib.uses_consistency(settings, plans),
+    )
+    compiled = programs.training(program)
     data = devices.replicate(device_bags.on_device(bags, tops))
     models = devices.shard(_padded(plans_lib.models_of(settings, plans, *moments), group))
-    states = program.start(models, data)
+    states = compiled.start(models, data)
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
-    logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
+    logits = []
     block = _block(settings.epochs)
     progress = Progress(label, settings.epochs, len(plans))
     skips = Skips(
@@ -141,15 +152,15 @@ def train(
             "predict": predicted[epochs],
         }
         given = (data, devices.replicate(steps))
-        made = program.block(models, states, *given)
-        said, fine = devices.gather(made[1:])
-        if fine.all():
-            states = made[0]
+        result = compiled.block(models, states, *given)
+        block_logits, finite = devices.gather(result[1:])
+        if finite.all():
+            states = result[0]
             skips.none()
         else:
             rows = devices.shard(_padded(skips.in_a_row, group))
-            states, *told = program.again(models, states, rows, *given, *made)
-            said, skipped = devices.gather(told)
+            states, *checked = compiled.checked(models, states, rows, *given, *result)
+            block_logits, skipped = devices.gather(checked)
             skips.add(skipped[: len(plans)], steps["order"], epochs)
             model = skips.stuck(settings.max_skipped)
             if model is not None:
@@ -157,24 +168,24 @@ def train(
                     skips,
                     model,
                     bags,
-                    Steps(network, settings, tops, group, select, keep, consistency),
+                    Steps(dataclasses.replace(program, settings=settings)),
                     plans[model].overrides,
                     models,
                     states,
                     first + block,
                     dump_dir,
                 )
-        logits.append(said[: len(plans)])
+        logits.append(block_logits[: len(plans)])
         progress.tell(first + block)
-    told = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
-    chosen = devices.gather(program.chosen(states))
+    predicted_bags = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
+    chosen = devices.gather(compiled.results(states))
     last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
     return Trained(
         last=last,
         best=best,
         kept=kept,
         best_epochs=best_epochs + 1 if select else None,
-        logits=np.where(told[..., None], np.concatenate(logits, axis=1), np.nan),
+        logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
         mean=mean,
         scale=scale,
         skipped=skips.total,
