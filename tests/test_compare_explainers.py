@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from lossattn_jax import data, models
 from lossattn_jax.checkpoint import runs
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.metrics import Mean
 from lossattn_jax.explain import comparison, comparison_report
@@ -28,7 +28,7 @@ above_mean = jax.jit(explanation_metrics.above_mean)
 def run():
     model = models.build("small", num_classes=3, width=0.1)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
-    return runs.Run(default_config(), SPEC, model, variables, step=7)
+    return runs.Run(resolve(default_config()), SPEC, model, variables, step=7)
 
 
 @pytest.fixture(scope="module")

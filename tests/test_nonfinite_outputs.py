@@ -217,7 +217,7 @@ def damaged(tmp_path_factory, scenes_dir):
     """The workdir of a run with a NaN among its weights."""
     workdir = run_folder.make_workdir(tmp_path_factory.mktemp("damaged"))
     config = shrunk.config(scenes_dir, train__epochs=1, optimizer__warmup_epochs=0.5)
-    model = runs.build_model(config, runs.spec_of(config))
+    model = runs.build_model(config.model, runs.spec_of(config.data))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     flat = traverse_util.flatten_dict(
         jax.tree.map(lambda s: np.full(s.shape, 0.1, s.dtype), shapes)

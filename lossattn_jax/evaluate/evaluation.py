@@ -174,7 +174,7 @@ def evaluate_run(
         make_eval_step(run.model, run.spec),
         devices.replicate(run.variables),
         dataset,
-        batch_size or run.config.eval.batch_size,
+        batch_size or run.options.eval.batch_size,
     )
     seconds = time.monotonic() - start
     log.info("%.0f images/s, compilation included", len(dataset) / seconds)

@@ -39,7 +39,7 @@ REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's wher
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
 DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
-CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
+CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_lib.default_config)
+    command.run(main, config_lib.SCHEMA)

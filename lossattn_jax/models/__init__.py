@@ -22,17 +22,6 @@ __all__ = [
     "variable_shapes",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "capsules": ["CapsuleNetwork", "RoutingNetwork"],
-    "combinations": ["BACKBONES", "HEADS", "POOLINGS"],
-    "factory": ["build"],
-    "geometry": ["PatchGrid"],
-    "network": ["ImageNetwork", "PatchNetwork"],
-    "shapes": ["variable_shapes"],
-    "lossattn_jax.attention.outputs": ["Outputs"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
     from lossattn_jax.models import table as table
@@ -59,4 +48,4 @@ if TYPE_CHECKING:
         variable_shapes,
     )
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -103,7 +103,7 @@ def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
 def test_a_network_is_as_the_config_has_it():
     config = config_lib.default_config()
     config.seed = 4
-    config.training.epochs = 7
+    config.train.epochs = 7
     config.network.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
     model = cross_validation.classifier("attention", config)
     assert model.get_params(deep=False) == {

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
 from lossattn_jax.data.bags import bag_files, benchmarks, image_bags
 from lossattn_jax.data.bags.bags import BagDataset
@@ -64,18 +64,18 @@ class Experiment:
         return digests.of_json(self.bags)
 
 
-def names(name: str, config: ConfigDict) -> tuple[str, ...]:
+def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
     """The names of a data set's experiments, by its own; nothing is read.
 
     Args:
       name: as `experiments` takes it.
-      config: likewise.
+      options: of generated bags.
 
     Raises:
       UserError: it is none.
     """
     if name in GENERATED:
-        return tuple(_generated_name(name, count) for count in config.bags.train)
+        return tuple(_generated_name(name, count) for count in options.train)
     if name in benchmarks.BENCHMARKS:
         return (name,)
     file = pathlib.Path(name).name
@@ -92,7 +92,7 @@ def names(name: str, config: ConfigDict) -> tuple[str, ...]:
 def experiments(
     name: str,
     data_dir: str,
-    config: ConfigDict,
+    options: BagOptions,
     download: bool = False,
     *,
     positive: Sequence[str] = (),
@@ -103,7 +103,7 @@ def experiments(
     Args:
       name: a benchmark, "mnist_bags", "cifar_bags", or the path of a file of bags.
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
-      config: of the experiment, checked.
+      options: of the experiment.
       download: whether to fetch a benchmark that is not there.
       positive: classes that are positive, in this data set or others; empty: those that are known to be.
       choice: of features, for files whose columns have names.
@@ -117,9 +117,9 @@ def experiments(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
     if name in GENERATED:
-        word = _positive(tuple(range(1 + len(config.bags.targets))), positive, name)
-        return _generated(name, data_dir, config, word)
-    (own,) = names(name, config)
+        word = _positive(tuple(range(1 + len(options.bags.targets))), positive, name)
+        return _generated(name, data_dir, options, word)
+    (own,) = names(name, options.bags)
     benchmark = None
     if name in benchmarks.BENCHMARKS:
         dataset = benchmarks.load(name, data_dir, download)
@@ -133,7 +133,7 @@ def experiments(
         dataset = dataclasses.replace(dataset, positive=word)
     # Held-out bags and parameters are drawn class by class, so other words would give other results.
     dataset = dataset.in_order_of_appearance()
-    splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
+    splits = cross_validation(dataset, options.folds, options.repeats, options.seed)
     return (Experiment(dataset, splits, benchmark),)
 
 
@@ -161,18 +161,18 @@ _GENERATORS: dict[str, tuple[Callable[..., BagDataset], Callable[..., Any]]] = {
 
 
 def _generated(
-    name: str, data_dir: str, config: ConfigDict, positive: int | None
+    name: str, data_dir: str, options: BagOptions, positive: int | None
 ) -> Iterator[Experiment]:
-    """For each number of bags: `config.repeats` draws to train on, and the same bags to test all on."""
-    options = config.bags
+    """For each number of bags: `options.repeats` draws to train on, and the same bags to test all on."""
+    bags = options.bags
     make, load = lookup("the generated data set", name, _GENERATORS)
     pools = {split: load(data_dir, split) for split in ("train", "test")}
-    shared = {"targets": tuple(options.targets), "mean_length": options.mean_length}
-    tested = make(*pools["test"], options.test, stream(config.seed, 0), **shared)
-    for count in options.train:
+    shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
+    tested = make(*pools["test"], bags.test, stream(options.seed, 0), **shared)
+    for count in bags.train:
         drawn = [
-            make(*pools["train"], count, stream(config.seed, 1, repeat), **shared)
-            for repeat in range(config.repeats)
+            make(*pools["train"], count, stream(options.seed, 1, repeat), **shared)
+            for repeat in range(options.repeats)
         ]
         first = np.cumsum([0, *(len(part) for part in drawn)])
         rows = np.arange(first[-1] + len(tested))
@@ -185,7 +185,7 @@ def _generated(
                     (rows >= first[repeat]) & (rows < first[repeat + 1]),
                     rows >= first[-1],
                 )
-                for repeat in range(config.repeats)
+                for repeat in range(options.repeats)
             ),
         )
 

@@ -63,16 +63,16 @@ def train(
     stop = stop or preemption.Stop()
     with (
         run_folder.alone(job.workdir),
-        checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
+        checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
         state, sums = first_state(job, checkpoints)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
-            folder = data.resolve_data_dir(config.data.dir)
+            folder = data.resolve_data_dir(job.options.data.dir)
             training_data.refuse_other(job.workdir, images, folder)
         training_data.write(job.workdir, images, job.spec.name)
-        run_folder.write_config(config, job.workdir)  # all processes wait for it
+        run_folder.write_config(job.options, job.workdir)  # all processes wait for it
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
         step = int(state.step)
@@ -85,7 +85,9 @@ def train(
                 reporting.remove_broken_lines(job.workdir, step)
             if _untested(job, step):
                 with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
-                    reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
+                    reporter.scalars(
+                        "test", step, {"epoch": job.options.train.epochs, **test_metrics}
+                    )
         else:
             try:
                 test_metrics = _train_steps(job, eval_step, replicated, totals, checkpoints, stop)
@@ -114,14 +116,14 @@ def _train_steps(
     Raises:
       Ended: the run was asked to stop.
     """
-    config = job.config
-    train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
+    options = job.options
+    train_steps = make_train_step(job.model, job.optimizer, job.spec, options, job.steps_per_epoch)
     step = int(devices.unreplicate(replicated.step))
     examples = feed.on_devices(job)
     kept = () if examples is None else (examples,)
     sizes = feed.dispatches(job, step)
     test_metrics: dict[str, float] = {}
-    progress = reporting.Progress(step, job.total_steps, config.train.batch_size)
+    progress = reporting.Progress(step, job.total_steps, options.train.batch_size)
     waiting = reporting.InputWait()
     ahead = preemption.Ahead()
     first = jax.process_index() == 0
@@ -129,7 +131,7 @@ def _train_steps(
     with (
         reporting.Reporter(job.workdir, step, first) as reporter,
         feed.open_batches(job, step, sizes, examples is not None) as batches,
-        tracing.Tracer(config, job.workdir, step, first) as tracer,
+        tracing.Tracer(options.profiled, job.workdir, step, first) as tracer,
     ):
         tell = _Teller(job, reporter, progress, waiting)
         unmeasured = max(sizes)
@@ -193,7 +195,7 @@ class _Teller:
         self._progress = progress
         self._waiting = waiting
         patches = job.model.patch_grid(job.spec.image_shape).patches
-        self._watch = health.AttentionWatch(job.config, patches, job.steps_per_epoch)
+        self._watch = health.AttentionWatch(job.options, patches, job.steps_per_epoch)
         # One program, where every operation of a schedule would be one by itself.
         self._scheduled = jax.jit(
             lambda step: {
@@ -213,7 +215,7 @@ class _Teller:
         told = [
             (place, at)
             for place, at in enumerate(range(step - size + 1, step + 1))
-            if at % job.config.log.every_steps == 0 or at == job.total_steps
+            if at % job.options.log.every_steps == 0 or at == job.total_steps
         ]
         if not told:
             return
@@ -301,7 +303,7 @@ def _test(
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     start = time.monotonic()
-    batch_size = job.config.eval.batch_size
+    batch_size = job.options.eval.batch_size
     measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size, between)
     measured["seconds"] = time.monotonic() - start
     return measured
@@ -327,15 +329,15 @@ def _draw(
     replicated: TrainState,
 ) -> None:
     """Attention pictures of the first test images, for TensorBoard."""
-    config = job.config
-    if not config.log.pictures:
+    options = job.options
+    if not options.log.pictures:
         return
     explained = explanations.explain_dataset(
         eval_step,
         replicated.variables,
         job.test_set,
-        config.log.pictures,
-        config.eval.batch_size,
+        options.log.pictures,
+        options.eval.batch_size,
         runs.loss_kind(job.model, job.spec),
     )
     grid = job.model.patch_grid(job.spec.image_shape)

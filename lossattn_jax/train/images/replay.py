@@ -4,11 +4,12 @@ import pathlib
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.models import ImageNetwork
@@ -16,7 +17,7 @@ from lossattn_jax.train.images.gradients import Found, make_gradients
 from lossattn_jax.train.images.job import build_network, fresh_state
 from lossattn_jax.train.images.nonfinite import part_of, parts_of, read_batch, refuse_mixed
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
 
@@ -38,17 +39,17 @@ def replay(dump: str | pathlib.Path) -> list[str]:
         devices cannot share its batch equally.
     """
     folder = pathlib.Path(dump)
-    config = run_folder.stored_config(folder)
+    options = config_lib.resolve(run_folder.stored_config(folder))
     batch = read_batch(folder)
-    refuse_mixed(folder, parts_of(config, batch))
+    refuse_mixed(folder, parts_of(options, batch))
     examples = int(batch.pop("training_examples"))
-    spec = runs.spec_of(config)
-    model = build_network(config, spec)
+    spec = runs.spec_of(options.data)
+    model = build_network(options.model, spec)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
-    steps_per_epoch = data.steps_per_epoch(examples, config.train.batch_size)
-    state = _state(folder, config, model, spec, examples, steps_per_epoch)
+    steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
+    state = _state(folder, options, model, spec, examples)
     refuse_mixed(folder, part_of(state))
-    find = devices.pmap(make_gradients(model, spec, config, steps_per_epoch))
+    find = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
     found: Found = find(devices.replicate(state), devices.shard(batch))
     return [
         f"The update after step {int(state.step)} was made again on {len(batch['index'])} images.",
@@ -68,15 +69,16 @@ def replay(dump: str | pathlib.Path) -> list[str]:
 
 def _state(
     folder: pathlib.Path,
-    config: ConfigDict,
+    options: ImageOptions,
     model: ImageNetwork,
     spec: data.DatasetSpec,
     examples: int,
-    steps_per_epoch: int,
 ) -> TrainState:
-    learning_rate = learning_rate_schedule(config, steps_per_epoch)
-    optimizer = make_optimizer(config, learning_rate, steps_per_epoch)
-    like = jax.eval_shape(lambda: fresh_state(config, model, optimizer, spec, examples).items())
+    steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
+    length = Length(options.train.epochs, steps_per_epoch)
+    learning_rate = learning_rate_schedule(options.optimizer, length)
+    optimizer = make_optimizer(options.optimizer, learning_rate, length)
+    like = jax.eval_shape(lambda: fresh_state(options, model, optimizer, spec, examples).items())
     with checkpoint_lib.Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
@@ -88,4 +90,6 @@ def _sentence_of_statistics(batch_stats: Any) -> list[str]:
     names = nonfinite_values.names_of(batch_stats)
     if not names:
         return []
-    return [f"After it, these running statistics are not finite: {nonfinite_values.shown(names)}."]
+    return [
+        f"After it, these running statistics are not finite: {nonfinite_values.list_first(names)}."
+    ]

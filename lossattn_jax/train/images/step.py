@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble as ensemble_lib
-from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train import update as update_lib
@@ -22,7 +21,7 @@ from lossattn_jax.train.update import Trained
 Metrics = dict[str, metrics.Mean]
 
 
-def zero_metrics(config: ConfigDict) -> Metrics:
+def zero_metrics(options: LossOptions) -> Metrics:
     """Metrics of no step, to merge into.
 
     "skipped" has the updates that were skipped as its total, and all updates as its count. The mean of
@@ -30,7 +29,7 @@ def zero_metrics(config: ConfigDict) -> Metrics:
     """
     names = ["loss", "image_loss", "patch_loss", "accuracy", "attention_entropy", "grad_norm"]
     names += ["skipped", "first_skipped"]
-    if config_lib.uses_consistency(config):
+    if options.uses_consistency:
         names.append("consistency_loss")
     zero: Any = np.zeros((), np.float32)  # made by JAX it would be a program
     return {name: metrics.Mean(zero, zero) for name in names}
@@ -40,7 +39,7 @@ def make_train_step(
     model: ImageNetwork,
     optimizer: optax.GradientTransformation,
     spec: data.DatasetSpec,
-    config: ConfigDict,
+    options: ImageOptions,
     steps_per_epoch: int,
 ) -> Callable[..., tuple[TrainState, Metrics, Metrics]]:
     """The pmapped function that makes k updates, one after the other.
@@ -61,7 +60,7 @@ def make_train_step(
 
     An update whose mean loss, norm of the gradient or running statistics are not finite is skipped: all
     stays as it was but `step` and the optimiser's counts that schedules go by, and it is counted in
-    `skipped` and in the metrics; see `train.update`. After `config.train.max_skipped` in a row every further
+    `skipped` and in the metrics; see `train.update`. After `max_skipped` in a row every further
     one is skipped.
 
     With `config.train.accumulate` the batch goes through the network in so many parts, one after the other,
@@ -73,12 +72,12 @@ def make_train_step(
       model: the network, its batch normalisation sharing statistics over `devices.AXIS` or not.
       optimizer: from `make_optimizer`.
       spec: of the data set.
-      config: the run's config.
+      options: of the run.
       steps_per_epoch: updates in an epoch.
     """
-    compute_gradients = make_gradients(model, spec, config, steps_per_epoch)
-    log_every = config.log.every_steps
-    max_skipped = config.train.max_skipped
+    compute_gradients = make_gradients(model, spec, options, steps_per_epoch)
+    log_every = options.log.every_steps
+    max_skipped = options.train.max_skipped
 
     def update(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
         of_batch = compute_gradients(state, batch)
