@@ -21,7 +21,6 @@ from lossattn_jax.data.bags import data_record, sources
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import nonfinite_values
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
 from lossattn_jax.files import digests, records
 from lossattn_jax.mil import (
     cross_validation,
@@ -32,6 +31,7 @@ from lossattn_jax.mil import (
 )
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.workdir import Workdir
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def run(
     def check(experiments: Sequence[Experiment]) -> None:
         for experiment in experiments:
             folder = root.folder_of(experiment.dataset.name)
-            root.refuse_links(folder / DUMPS_NAME)
+            root.refuse_links(folder / dumps.FOLDER_NAME)
             _refuse_other(folder / METRICS_NAME, _inputs(experiment, options, lambdas))
             data_record.refuse_other(experiment, folder)
 
@@ -187,7 +187,7 @@ def _measure(
         order_seed=options.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
-        dump_dir=folder / DUMPS_NAME,
+        dump_dir=folder / dumps.FOLDER_NAME,
     )
     said = training.predict(
         dataset,

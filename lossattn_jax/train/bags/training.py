@@ -20,20 +20,21 @@ import numpy as np
 from lossattn_jax import devices
 from lossattn_jax.data.bags import data_warnings, precision
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_steps, epochs_order
+from lossattn_jax.data.order import bucket_batches, bucket_steps
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import abort, device_bags, programs
+from lossattn_jax.train.bags import device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter
 from lossattn_jax.train.bags.plans import Plan
-from lossattn_jax.train.bags.progress import Progress
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.skipping import Skips
 from lossattn_jax.train.bags.steps import Program, Steps
+from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
 # Calls of the program in a run; the log tells how far it is after each.
 _BLOCKS = 10
+_SECONDS_BETWEEN_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,8 @@ def train(
 ) -> Trained:
     """Trains one network for each plan.
 
-    An update whose loss or norm of the gradient is not finite is skipped: the model, Adam's moments and the
-    average of the bags' attention stay as they were. A warning tells of it.
+    An update whose loss or norm of the gradient is not finite is skipped: the model, its optimiser's
+    state and the average of the bags' attention stay as they were. A warning says so.
 
     Args:
       dataset: bags with labels in `[0, network.num_classes)`.
@@ -107,7 +108,7 @@ def train(
       order_seed: of the order of the bags, which all models share.
       every_epoch: False predicts after the last epoch only.
       label: what the log calls this.
-      dump_dir: gets a folder with the update that a training ended with, see `dumps`; None: nothing does.
+      dump_dir: gets a folder with the update that a training ended with, see `train.dumps`; None: nothing.
 
     Raises:
       UserError: a model has no bag to train on, or some plans choose their epoch and others do not, or
@@ -122,13 +123,12 @@ def train(
         log.warning("%s", data_warnings.loss_in_float32(dataset))
     bags, *moments = _in_float32(dataset, mean, scale)
     bucket_of = np.searchsorted(tops, dataset.lengths)
-    steps_per_epoch = epoch_steps(bucket_of, len(tops), settings.batch_size)
     program = Program(
         network=network,
         settings=_shared(settings),
         tops=tops,
         group=group,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
         selects=select,
         keeps=keep,
         consistency=plans_lib.uses_consistency(settings, plans),
@@ -140,43 +140,34 @@ def train(
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     logits = []
     block = _block(settings.epochs)
-    progress = Progress(label, settings.epochs, len(plans))
-    skips = Skips(
-        dataset, np.stack([plan.train for plan in plans]), [plan.name for plan in plans], label
+    log_progress = _ProgressLog(label, settings.epochs, len(plans))
+    skips = BagSkips(dataset, plans, settings.max_skipped, label)
+    writer = DumpWriter(
+        bags, plans, Steps(dataclasses.replace(program, settings=settings)), dump_dir
     )
     for first in range(0, settings.epochs, block):
         epochs = np.arange(first, first + block)
         steps = {
-            "order": epochs_order(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
+            "order": bucket_batches(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
             "epoch": epochs.astype(np.int32),
             "predict": predicted[epochs],
         }
-        given = (data, devices.replicate(steps))
-        result = compiled.block(models, states, *given)
+        inputs = (data, devices.replicate(steps))
+        result = compiled.block(models, states, *inputs)
         block_logits, finite = devices.gather(result[1:])
         if finite.all():
             states = result[0]
-            skips.none()
+            skips.clear_rows()
         else:
             rows = devices.shard(_padded(skips.in_a_row, group))
-            states, *checked = compiled.checked(models, states, rows, *given, *result)
+            states, *checked = compiled.checked(models, states, rows, *inputs, *result)
             block_logits, skipped = devices.gather(checked)
-            skips.add(skipped[: len(plans)], steps["order"], epochs)
-            model = skips.stuck(settings.max_skipped)
+            skips.add_epochs(skipped[: len(plans)], steps["order"], epochs)
+            model = skips.stuck_model()
             if model is not None:
-                raise abort.error(
-                    skips,
-                    model,
-                    bags,
-                    Steps(dataclasses.replace(program, settings=settings)),
-                    plans[model].overrides,
-                    models,
-                    states,
-                    first + block,
-                    dump_dir,
-                )
+                raise writer.error(skips, model, models, states, first + block)
         logits.append(block_logits[: len(plans)])
-        progress.tell(first + block)
+        log_progress.after(first + block)
     predicted_bags = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
     chosen = devices.gather(compiled.results(states))
     last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
@@ -234,6 +225,34 @@ def predict(
         attention=np.where(weighed, attention[:, :instances], np.nan),
         instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
     )
+
+
+class _ProgressLog:
+    """Lines of the log that say how far a training is."""
+
+    def __init__(self, label: str, epochs: int, models: int):
+        """Starts the clock of a training of so many models, which the log calls `label`."""
+        self._label, self._epochs, self._models = label, epochs, models
+        self._progress = Progress(0, epochs, models)
+        self._clock = LogClock(_SECONDS_BETWEEN_LINES)
+        self._compiles = True
+
+    def after(self, epoch: int) -> None:
+        """Logs, where there was no line for some seconds, that so many epochs are done."""
+        if self._compiles:  # the first call does: the rate is that of the others
+            self._progress.restart(epoch)
+            self._compiles = False
+        elif self._clock.is_due() or epoch == self._epochs:
+            rate = self._progress.measure(epoch)
+            log.info(
+                "%s: epoch %d of %d, %d models at once, %.1f epochs of one model a second, %s left",
+                self._label,
+                epoch,
+                self._epochs,
+                self._models,
+                rate,
+                self._progress.time_left(epoch),
+            )
 
 
 def _in_float32(
