@@ -79,20 +79,22 @@ class Skips(Generic[P]):
         models = np.flatnonzero(self.in_a_row >= self._max_skipped)
         return int(models[0]) if len(models) else None
 
-    def warn(self, count: int, of: str, first: P) -> None:
+    def warn(self, count: int, of: str, first: P, when: str = "") -> None:
         """Warns of skipped updates; of several processes the first one does.
 
         Args:
           count: of them.
           of: which ones, as in "of the last 50 updates".
           first: names the first of them.
+          when: the epochs that they are of, as in " in epoch 3".
         """
         if jax.process_index() == 0:
             log.warning(
-                "warning: %s%d %s were skipped because loss or gradient was not finite (first %s)",
+                "warning: %s%d %s were skipped%s because loss or gradient was not finite (first %s)",
                 self._label,
                 count,
                 of,
+                when,
                 first,
             )
 
@@ -123,6 +125,6 @@ class Skips(Generic[P]):
             except UserError as error:
                 replay = f"to replay it nothing was kept ({error}), and "
         return UserError(
-            f"{self._label}the loss or its gradient was not finite in {self.in_a_row[model]} updates in a "
+            f"{self._label}the loss or its gradient was not finite in {self._max_skipped} updates in a "
             f"row, the first {self.first[model]}: {replay}{remedy}"
         )

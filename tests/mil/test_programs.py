@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from lossattn_jax.attention import losses
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.models.bag_networks import METHODS, BagNetwork
 from lossattn_jax.train.bags import device_bags, training
 from lossattn_jax.train.bags import steps as steps_lib
@@ -99,7 +99,7 @@ def plain(network, settings, plan):
         noise = bytes_of(network, plan.seed, epoch)
         patch_weight = ramp(settings["patch_weight"], settings["patch_ramp_epochs"], epoch)
         pull = ramp(settings["consistency_weight"], settings["consistency_ramp_epochs"], epoch)
-        for batch in epoch_order(bucket_of, settings["batch_size"], ORDER_SEED, epoch):
+        for batch in bucket_batches(bucket_of, settings["batch_size"], ORDER_SEED, [epoch])[0]:
             rows = [row for row in batch if row >= 0 and plan.train[row]]
             if not rows:
                 continue
@@ -195,7 +195,7 @@ def everything():
 def test_the_setting_is_hard_enough():
     assert bucket_lengths(DATASET.lengths, 1.5) == (2, 5)
     bucket_of = np.searchsorted((2, 5), DATASET.lengths)
-    orders = [epoch_order(bucket_of, 2, ORDER_SEED, epoch) for epoch in range(5)]
+    orders = bucket_batches(bucket_of, 2, ORDER_SEED, range(5))
     assert all((order < 0).sum() == 1 for order in orders)
     batches = [batch for order in orders for batch in order if min(batch) >= 0]
     # Batches of two bags of which a model may see both, one, or none.

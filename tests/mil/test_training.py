@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.train.bags import training
@@ -82,7 +82,7 @@ def plain(network, settings, seed=7, consistency=None):
     ends = []
     for epoch in range(settings.epochs):
         seen = [np.zeros(len(bag)) for bag in bags]
-        for (row,) in epoch_order(bucket_of, 1, 0, epoch):
+        for (row,) in bucket_batches(bucket_of, 1, 0, [epoch])[0]:
             if not TRAIN[row]:
                 continue
             target = np.zeros(len(bags[row])) if epoch == 0 else averages[row] / (1 - 0.6**epoch)

@@ -102,9 +102,9 @@ class BagSkips(Skips[Update]):
             span = sorted({int(epochs[0]) + 1, int(epochs[-1]) + 1})
             self.warn(
                 int(skipped.sum()),
-                f"updates of {models} of {len(skipped)} models in "
-                f"epoch{'s' if len(epochs) > 1 else ''} {'-'.join(map(str, span))}",
+                f"updates of {models} of {len(skipped)} models",
                 firsts[min(firsts)],
+                f" in epoch{'s' if len(epochs) > 1 else ''} {'-'.join(map(str, span))}",
             )
 
     def _update(

@@ -38,7 +38,7 @@ def replay_update(dump: Dump) -> list[str]:
         per_bag, gradients = compute(state, batch)
         given, taken = _largest_features(batch)
         of_losses = nonfinite_values.of_losses(np.asarray(per_bag), content["ids"], "bags")
-    except (KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
+    except (KeyError, TypeError, ValueError, UserError, flax.errors.FlaxError) as error:
         raise UserError(
             f"{dump.folder / ARRAYS_NAME} does not hold an update of the network in {RECORD_NAME}: {error}"
         ) from None
