@@ -12,7 +12,6 @@ from lossattn_jax.config import config_json, renamed, schema
 from lossattn_jax.config.options import (
     BagOptions,
     LossOptions,
-    OptimizerOptions,
     ValidationOptions,
     leaves,
 )
@@ -80,6 +79,7 @@ def settings(options: BagOptions) -> Settings:
         max_waste=train.max_waste,
         max_skipped=train.max_skipped,
         models_at_once=train.models_at_once,
+        optimizer=optimizer,
     )
 
 
@@ -105,13 +105,6 @@ def _refuse_unknown_backbone(options: BagOptions) -> None:
 # Keys that networks for bags cannot have other values of yet.
 _FIXED = {
     "loss": (LossOptions(), ("patch", "label_smoothing")),
-    "optimizer": (
-        OptimizerOptions(name="adam", schedule="constant"),
-        (
-            *("name", "momentum", "beta2", "nesterov", "weight_decay_mask", "momentum_end"),
-            *("beta2_end", "schedule", "warmup_epochs"),
-        ),
-    ),
 }
 
 

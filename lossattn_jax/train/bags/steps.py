@@ -19,12 +19,15 @@ import jax.numpy as jnp
 import optax
 
 from lossattn_jax.attention import losses
+from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import Data, cut, cut_values, standardised, write
 from lossattn_jax.train.bags.gradients import Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, where
+from lossattn_jax.train.optimizer import OPTIMIZERS, changes_betas, make_optimizer
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.update import Trained
 
 # Of the sum of Adam's second moments at an epoch's end. A norm that overflowed has left 1e-3 of its square,
@@ -330,16 +333,26 @@ class Steps:
         loss = jnp.sum(losses.cross_entropy(logits, everywhere) * scored, axis=1) / count
         return accuracy, jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
-    @property
+    @functools.cached_property
     def _keeps_squares(self) -> bool:
-        """Whether the optimiser's state shows long after that a norm overflowed."""
-        return True
+        """Whether the optimiser's state shows long after that a norm overflowed, as the default's does."""
+        options = self.settings.optimizer
+        adam = "nu" in OPTIMIZERS.find(options.name).state
+        return adam and options.beta2 >= 0.999 and not changes_betas(options)
 
     def _optimizer(self, model: Models) -> optax.GradientTransformation:
         """The optimiser of one model, with its own learning rate and weight decay."""
-        return optax.chain(
-            optax.add_decayed_weights(model.weight_decay), optax.adam(model.learning_rate)
+        options: OptimizerOptions = dataclasses.replace(
+            self.settings.optimizer,
+            learning_rate=model.learning_rate,
+            weight_decay=model.weight_decay,
         )
+        length = Length(self.settings.epochs, self.program.steps_per_epoch)
+        rate: Any = learning_rate_schedule(options, length)
+        constant = options.schedule == "constant" and not options.warmup_epochs
+        if constant and options.name in OPTIMIZERS:
+            rate = options.learning_rate  # optax takes it too, and then has no count to carry
+        return make_optimizer(options, rate, length)
 
 
 def _keep_best(state: State, params: Any, scores: Any, epoch: jax.Array) -> State:
