@@ -57,7 +57,7 @@ def check(
     settings = dataclasses.replace(settings, epochs=epochs)
     network = network.clone(dropout=0.0)
     everything = np.ones(len(bags), bool)
-    plan = training.Plan(seed=1, train=everything, held=everything)
+    plan = training.Plan(seed=1, train=everything, held_out=everything)
     trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
     padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))

@@ -171,7 +171,7 @@ def _measure(
         training.Plan(
             seed=stream(options.seed, split.repeat, split.fold, 0),
             train=split.train,
-            held=split.test,
+            held_out=split.test,
             overrides={"patch_weight": value},
             name=f"lambda {value:g}, {split.name}",
         )
@@ -196,13 +196,13 @@ def _measure(
         trained.last,
         trained.mean,
         trained.scale,
-        np.stack([plan.held for plan in plans]),
+        wanted=np.stack([plan.held_out for plan in plans]),
     )
     draws = len(splits)
     summaries, nonfinite = {}, {}
     for place, value in enumerate(lambdas):
         own = slice(place * draws, (place + 1) * draws)
-        held = np.stack([plan.held for plan in plans[own]])
+        held = np.stack([plan.held_out for plan in plans[own]])
         nonfinite[value] = _count_nonfinite(
             dataset.lengths, said.attention[own], said.logits[own], held
         )

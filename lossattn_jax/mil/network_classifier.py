@@ -46,7 +46,7 @@ class NetworkClassifier(BagClassifier):
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
-        `lossattn_jax.mil.replay`. None: nothing is written.
+        `lossattn_jax.replay`. None: nothing is written.
       networks_: after `fit`, the `training.Trained` networks.
     """
 
@@ -186,7 +186,7 @@ class NetworkClassifier(BagClassifier):
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
-            np.ones((self.ensemble, len(bags)), bool),
+            wanted=np.ones((self.ensemble, len(bags)), bool),
         )
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -125,7 +125,7 @@ class Stop:
             self._lock.acquire()  # for ever, where the thread has begun to end the process
             self._holds = True
 
-    def done(self) -> None:
+    def finish(self) -> None:
         """Says that the training has ended."""
         self._has_ended.set()
 
@@ -190,7 +190,7 @@ def watch() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        stop.done()
+        stop.finish()
         signal.set_wakeup_fd(wakeup)
         # A second one does not end what the first one has begun to.
         signal.signal(signal.SIGTERM, signal.SIG_IGN if stop.is_asked else before)

@@ -169,7 +169,7 @@ EVERYTHING = Settings(
     models_at_once=2,
 )
 PLANS = [
-    training.Plan(40 + number, ~held, held, scored=held, keep_epoch=number + 3, overrides=own)
+    training.Plan(40 + number, ~held, held, selection=held, keep_epoch=number + 3, overrides=own)
     for number, (held, own) in enumerate(
         zip(
             HELD,
@@ -211,7 +211,7 @@ def test_parameters_after_all_epochs(everything, number):
 @pytest.mark.parametrize("number", range(3))
 def test_parameters_of_the_kept_epoch(everything, number):
     result, told = everything
-    close(one_of(result.kept, number), told[number][number + 2][0], atol=3e-5)
+    close(one_of(result.at_keep_epoch, number), told[number][number + 2][0], atol=3e-5)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -325,7 +325,7 @@ import conftest, jax, numpy as np, test_programs as t
 assert jax.device_count() == 4
 network = t.BagNetwork(3, hidden=(6, 5, 5))
 result = t.training.train(t.DATASET, network, t.EVERYTHING, t.PLANS, order_seed=t.ORDER_SEED)
-leaves = jax.tree.leaves((result.last, result.best, result.kept))
+leaves = jax.tree.leaves((result.last, result.best, result.at_keep_epoch))
 np.savez(sys.argv[1], *leaves, logits=result.logits, best_epochs=result.best_epochs)
 """
 
@@ -335,7 +335,9 @@ def test_three_models_on_four_devices(everything, run_python, tmp_path):
     finished = run_python("-c", SCRIPT, tmp_path / "four.npz", devices=4)
     assert finished.returncode == 0, finished.stderr
     stored, result = np.load(tmp_path / "four.npz"), everything[0]
-    for number, leaf in enumerate(jax.tree.leaves((result.last, result.best, result.kept))):
+    for number, leaf in enumerate(
+        jax.tree.leaves((result.last, result.best, result.at_keep_epoch))
+    ):
         assert len(leaf) == 3
         np.testing.assert_allclose(stored[f"arr_{number}"], leaf, rtol=0, atol=3e-5)
     np.testing.assert_allclose(stored["logits"], result.logits, atol=2e-4)

@@ -106,4 +106,5 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_waste": _at_least(1),
     "max_skipped": _whole(1),
     "models_at_once": _whole(0),
+    "optimizer": (lambda v: isinstance(v, OptimizerOptions), "an OptimizerOptions"),
 }

@@ -45,7 +45,7 @@ class Program:
       tops: rising lengths of the buckets.
       group: models that are computed together.
       steps_per_epoch: steps that all models share.
-      selects: whether the best epoch by the scored bags is found.
+      selects: whether the best epoch by `Models.selection` is found.
       keeps: whether the parameters of an epoch of a plan's choice are kept.
       consistency: whether attention is kept near its average over the epochs.
     """
@@ -105,7 +105,7 @@ class Steps:
                 best_accuracy=jnp.float32(-1) if program.selects else None,
                 best_loss=jnp.float32(jnp.inf) if program.selects else None,
                 best_epoch=jnp.int32(0) if program.selects else None,
-                kept=params if program.keeps else None,
+                at_keep_epoch=params if program.keeps else None,
             )
 
         return jax.vmap(one)(models)
@@ -162,7 +162,7 @@ class Steps:
     def results(self, state: State) -> Any:
         """The last, best and kept parameters and the best epoch, from 0; None as of `State`."""
         last = state.average if self.settings.average_epochs else state.params
-        return last, state.best, state.kept, state.best_epoch
+        return last, state.best, state.at_keep_epoch, state.best_epoch
 
     def _updates(self, models: Models, carry: Any, data: Data, steps: Any, *, checked: bool) -> Any:
         """An epoch's updates of what `_update` carries, and `[steps, G]` what it says of each."""
@@ -293,8 +293,8 @@ class Steps:
             scores = self._score(models, logits, data.labels)
             state = _keep_best(state, params, scores, epoch)
         if self.program.keeps:
-            kept = where(models.keep_epoch == epoch, params, state.kept)
-            state = dataclasses.replace(state, kept=kept)
+            own = where(models.keep_epoch == epoch, params, state.at_keep_epoch)
+            state = dataclasses.replace(state, at_keep_epoch=own)
         return state, logits
 
     def _predict(self, models: Models, params: Any, data: Data) -> jax.Array:
@@ -311,7 +311,7 @@ class Steps:
                 return jax.vmap(of_one)(params, models)
 
             branches = [functools.partial(forward, length) for length in self.program.tops]
-            predicted = jnp.any(models.held[:, row])
+            predicted = jnp.any(models.held_out[:, row])
             nothing = jnp.zeros((self.program.group, self.network.num_classes))
             logits = jax.lax.cond(
                 predicted, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
@@ -321,16 +321,16 @@ class Steps:
         return jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
 
     def _score(self, models: Models, logits: jax.Array, labels: jax.Array) -> Any:
-        """`[G]` accuracy and loss on the scored bags.
+        """`[G]` accuracy and loss on the bags of `Models.selection`.
 
         A bag whose logits are not finite counts as wrong, and a loss that is not finite as the highest.
         """
-        scored = models.scored.astype(jnp.float32)
-        count = jnp.maximum(jnp.sum(scored, axis=1), 1.0)
+        share = models.selection.astype(jnp.float32)
+        count = jnp.maximum(jnp.sum(share, axis=1), 1.0)
         right = (jnp.argmax(logits, axis=-1) == labels[None]) & jnp.isfinite(logits).all(axis=-1)
-        accuracy = jnp.sum(right.astype(jnp.float32) * scored, axis=1) / count
+        accuracy = jnp.sum(right.astype(jnp.float32) * share, axis=1) / count
         everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
-        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * scored, axis=1) / count
+        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * share, axis=1) / count
         return accuracy, jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
     @functools.cached_property

@@ -44,9 +44,9 @@ class Trained:
     Attributes:
       last: parameters at the end (their average, with `Settings.average_epochs`), every leaf with a
         leading axis of M models.
-      best: those of the best epoch by the scored bags (accuracy; of equal ones the lower loss); None where no
-        plan has scored bags.
-      kept: those of the plans' `keep_epoch`; None where no plan has one.
+      best: those of the best epoch by the bags of `Plan.selection` (accuracy; of equal ones the lower loss);
+        None where no plan has such bags.
+      at_keep_epoch: those of the plans' `keep_epoch`; None where no plan has one.
       best_epochs: `[M]` int, from 1; None without `best`.
       logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
@@ -56,7 +56,7 @@ class Trained:
 
     last: Any
     best: Any
-    kept: Any
+    at_keep_epoch: Any
     best_epochs: np.ndarray | None
     logits: np.ndarray
     mean: np.ndarray
@@ -67,7 +67,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What M networks say of B bags with N instances in all; NaN where a bag was not asked for.
+    """What M networks say of B bags with N instances in all; NaN where a bag was not wanted.
 
     Attributes:
       logits: `[M, B, K]` float32.
@@ -102,7 +102,7 @@ def train(
       dataset: bags with labels in `[0, network.num_classes)`.
       network: of all models.
       settings: of all models, but for the plans' overrides.
-      plans: M of them, all with `scored` or all without.
+      plans: M of them, all with `selection` or all without.
       standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
         Without it a warning names features whose spread does not survive float32.
       order_seed: of the order of the bags, which all models share.
@@ -168,13 +168,14 @@ def train(
                 raise writer.error(skips, model, models, states, first + block)
         logits.append(block_logits[: len(plans)])
         log_progress.after(first + block)
-    predicted_bags = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
-    chosen = devices.gather(compiled.results(states))
-    last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
+    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicted[None, :, None]
+    results = devices.gather(compiled.results(states))
+    results = jax.tree.map(lambda x: x[: len(plans)], results)
+    last, best, at_keep_epoch, best_epochs = results
     return Trained(
         last=last,
         best=best,
-        kept=kept,
+        at_keep_epoch=at_keep_epoch,
         best_epochs=best_epochs + 1 if select else None,
         logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
         mean=mean,
@@ -191,7 +192,8 @@ def predict(
     params: Any,
     mean: np.ndarray,
     scale: np.ndarray,
-    asked: np.ndarray,
+    *,
+    wanted: np.ndarray,
 ) -> Predictions:
     """What trained networks say of bags.
 
@@ -201,29 +203,29 @@ def predict(
       settings: of the training.
       params: of M networks, every leaf with a leading axis of M.
       mean, scale: `[M, ...]` float64, as `Trained` has them.
-      asked: `[M, bags]` bool, which bags each is asked about.
+      wanted: `[M, bags]` bool, the bags that each is to predict.
     """
-    count = len(asked)
+    count = len(wanted)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = _group(settings, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
-    models = (params, mean32, 1 / scale32, asked)
+    models = (params, mean32, 1 / scale32, wanted)
     shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
     data = devices.replicate(device_bags.on_device(bags, tops))
-    said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
+    outputs = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
-    logits, attention, instance_logits = said
+    logits, attention, instance_logits = outputs
     # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
     fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
-    in_asked = np.repeat(asked, dataset.lengths, axis=1)
-    weighed = np.repeat(asked & fine, dataset.lengths, axis=1)
+    of_wanted = np.repeat(wanted, dataset.lengths, axis=1)
+    with_weights = np.repeat(wanted & fine, dataset.lengths, axis=1)
     return Predictions(
-        logits=np.where(asked[..., None], logits, np.nan),
-        attention=np.where(weighed, attention[:, :instances], np.nan),
-        instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
+        logits=np.where(wanted[..., None], logits, np.nan),
+        attention=np.where(with_weights, attention[:, :instances], np.nan),
+        instance_logits=np.where(of_wanted[..., None], instance_logits[:, :instances], np.nan),
     )
 
 

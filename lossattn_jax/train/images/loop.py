@@ -230,7 +230,7 @@ class TrainLogger:
             self._report(at, means, self._progress.time_left(step))
         nonfinite.stop_if_stuck(job, replicated, self.skips)
 
-    def _report(self, step: int, means: dict[str, float], left: str) -> None:
+    def _report(self, step: int, means: dict[str, float], time_left: str) -> None:
         """Logs and records the means since the last report."""
         job = self._job
         values = {
@@ -238,7 +238,7 @@ class TrainLogger:
             "epoch": step / job.steps_per_epoch,
             **jax.tree.map(float, self._scheduled(step - 1)),
         }
-        log.info(reporting.progress_line(step, job.total_steps, values, left))
+        log.info(reporting.progress_line(step, job.total_steps, values, time_left))
         self._reporter.scalars("train", step, values)
         if warning := self._watch.look(means["attention_entropy"], step):
             reporting.warn("warning: %s", warning)
