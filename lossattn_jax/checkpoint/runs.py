@@ -70,9 +70,8 @@ def spec_of(config: ConfigDict) -> data.DatasetSpec:
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
-    if isinstance(model, models.RoutingNetwork):
-        return losses.MARGIN
-    return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
+    own = model.find_pooling().loss
+    return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
 
 
 def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:

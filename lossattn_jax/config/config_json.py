@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lossattn_jax import files
+from lossattn_jax.attention import poolings
 from lossattn_jax.config.images import (
     changes_betas,
     check,
@@ -19,6 +20,7 @@ from lossattn_jax.config.images import (
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests, records
 from lossattn_jax.models import resnet
+from lossattn_jax.models.heads import HEADS
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +126,14 @@ _FIXED = {
     "data.extra": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
 }
-# Keys that may be None, with the value that decides what the network is: of a config and a value.
+# Keys whose values may be None or an old name, with the value that decides what the network is: of a config
+# and a value.
 _RESOLVED: dict[str, Callable[[ConfigDict, Any], Any]] = {
     "model.bottleneck_relu_before_add": lambda config, value: bool(value),
     "model.bottleneck_first_kernel": lambda config, value: resnet.first_kernel(
-        value, config.model.head
+        value, HEADS.find(config.model.head).plain
     ),
+    "model.pooling": lambda config, value: poolings.POOLINGS.resolve(value),
 }
 # What may change as long as this stays as it is, which decides what the state holds.
 _SWITCHES = {

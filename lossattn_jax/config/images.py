@@ -257,17 +257,23 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.ramp_down_epochs is {falls}, but must be at most config.train.epochs, "
             f"{epochs}: a fall that has begun before the run leaves no learning rate"
         )
-    if given["loss.patch"] == "on" and given["model.pooling"] == "dynamic_routing":
+    if given["loss.patch"] == "on" and _pooling(config).loss:
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
-            "dynamic_routing, whose patch predictions are not logits"
+            f"{given['model.pooling']}, whose patch predictions are not logits"
         )
 
 
 def uses_patch_loss(config: ConfigDict) -> bool:
     """Whether the patch loss takes part: the papers' baselines have none."""
-    auto = config.model.pooling in ("loss_attention", "bag_loss_attention")
+    auto = _pooling(config).patch_loss
     return lookup("config.loss.patch", config.loss.patch, {"auto": auto, "on": True, "off": False})
+
+
+def _pooling(config: ConfigDict) -> Any:
+    from lossattn_jax.attention import poolings  # which takes JAX
+
+    return poolings.POOLINGS.find(config.model.pooling, "config.model.pooling")
 
 
 def profiled(config: ConfigDict) -> tuple[int, int] | None:

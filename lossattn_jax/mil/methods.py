@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.bag_kernels import MIGraph, MIKernel
 from lossattn_jax.mil.diverse_density import EMDD
@@ -11,6 +12,7 @@ from lossattn_jax.mil.embeddings import MiFV, MiVLAD
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.svm import MISVM, MiSVM
+from lossattn_jax.registry import is_reference
 
 DATASETS = ("musk1", "musk2", "fox", "tiger", "elephant")
 
@@ -43,6 +45,15 @@ class Method:
         return dict(zip(DATASETS, self.paper, strict=False)).get(dataset)
 
 
+def _of_network(name: str, pooling: poolings.Pooling) -> Method:
+    published = pooling.published
+    return (
+        Method(name, None)
+        if published is None
+        else Method(published.title, None, published.accuracy)
+    )
+
+
 METHODS: Mapping[str, Method] = {
     "mi_svm": Method("mi-SVM", MiSVM, (0.874, 0.836, 0.582, 0.784, 0.822)),
     "mi_svm_bag": Method("MI-SVM", MISVM, (0.779, 0.843, 0.578, 0.840, 0.843)),
@@ -51,23 +62,20 @@ METHODS: Mapping[str, Method] = {
     "mi_graph": Method("mi-Graph", MIGraph, (0.889, 0.903, 0.620, 0.860, 0.869)),
     "mi_vlad": Method("miVLAD", MiVLAD, (0.871, 0.872, 0.620, 0.811, 0.850)),
     "mi_fv": Method("miFV", MiFV, (0.909, 0.884, 0.621, 0.813, 0.852)),
-    "mi_net": Method("mi-Net", None, (0.889, 0.858, 0.613, 0.824, 0.858)),
-    "mi_net_bag": Method("MI-Net", None, (0.887, 0.859, 0.622, 0.830, 0.862)),
-    "mi_net_ds": Method("MI-Net with DS", None, (0.894, 0.874, 0.630, 0.845, 0.872)),
-    "mi_net_rc": Method("MI-Net with RC", None, (0.898, 0.873, 0.619, 0.836, 0.857)),
-    "attention": Method("Attention", None, (0.892, 0.858, 0.615, 0.839, 0.868)),
-    "gated_attention": Method("Gated-Attention", None, (0.900, 0.863, 0.603, 0.845, 0.857)),
-    "loss_attention": Method("Loss-Attention", None, (0.917, 0.911, 0.712, 0.897, 0.900)),
+    **{name: _of_network(name, pooling) for name, pooling in poolings.METHODS.items()},
 }
 NAMES = tuple(METHODS)
 
 
 def get(name: str) -> Method:
-    """The row of a method.
+    """The row of a method; of a pooling that is named by reference, one without figures.
 
     Raises:
       UserError: there is none of that name.
     """
+    if is_reference(name):
+        poolings.METHODS.find(name)
+        return Method(name, None)
     if name not in METHODS:
         raise UserError(f"the method {name!r} is not known; allowed are {', '.join(NAMES)}")
     return METHODS[name]

@@ -10,47 +10,40 @@ from lossattn_jax.commands import imports
 
 __all__ = [
     "BACKBONES",
-    "CapsuleNetwork",
     "HEADS",
     "ImageNetwork",
     "Outputs",
     "POOLINGS",
     "PatchGrid",
     "PatchNetwork",
-    "RoutingNetwork",
     "build",
     "variable_shapes",
 ]
 
 # What the modules of this folder offer here too, by module; imported when first wanted.
 _NAMES = {
-    "capsules": ["CapsuleNetwork", "RoutingNetwork"],
-    "combinations": ["BACKBONES", "HEADS", "POOLINGS"],
+    "backbones": ["BACKBONES"],
+    "heads": ["HEADS"],
     "factory": ["build"],
     "geometry": ["PatchGrid"],
     "network": ["ImageNetwork", "PatchNetwork"],
     "shapes": ["variable_shapes"],
     "lossattn_jax.attention.outputs": ["Outputs"],
+    "lossattn_jax.attention.poolings": ["POOLINGS"],
 }
 
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
+    from lossattn_jax.attention.poolings import POOLINGS
     from lossattn_jax.models import table as table
-    from lossattn_jax.models.capsules import (
-        CapsuleNetwork,
-        RoutingNetwork,
-    )
-    from lossattn_jax.models.combinations import (
-        BACKBONES,
-        HEADS,
-        POOLINGS,
-    )
+    from lossattn_jax.models.backbones import BACKBONES
     from lossattn_jax.models.factory import (
         build,
     )
     from lossattn_jax.models.geometry import (
         PatchGrid,
     )
+    from lossattn_jax.models.heads import HEADS
     from lossattn_jax.models.network import (
         ImageNetwork,
         PatchNetwork,
