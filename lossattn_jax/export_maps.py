@@ -16,9 +16,9 @@ __all__ = [
 
 def main() -> None:
     """The command; see the flags."""
-    given = flags.FLAGS
-    options = (given.split, given.num, given.checkpoint, given.batch_size, given.data_dir)
-    export_run(given.workdir, given.out, *options)
+    values = flags.FLAGS
+    options = (values.split, values.num, values.checkpoint, values.batch_size, values.data_dir)
+    export_run(values.workdir, values.out, *options)
 
 
 if __name__ == "__main__":

@@ -130,11 +130,11 @@ def to_torch_parameters(
 def _read_slots(
     tree: Mapping[str, Any], layout: torch_names.Layout, slots: Sequence[torch_names.Slot]
 ) -> dict[str, np.ndarray]:
-    wanted = {slot.path for slot in slots}
+    expected = {slot.path for slot in slots}
     leaves = traverse_util.flatten_dict(tree)
-    differing = sorted(wanted ^ leaves.keys())
+    differing = sorted(expected ^ leaves.keys())
     if differing:
-        what = "lack" if differing[0] in wanted else "have"
+        what = "lack" if differing[0] in expected else "have"
         name = "/".join(differing[0])
         raise UserError(f"the variables {what} {name}: they are of another network")
     arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
@@ -167,11 +167,11 @@ def _fitting(
     return {key: weights[key] for key in shapes}
 
 
-def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
+def _check_keys(state_dict: Mapping[str, Any], layout: torch_names.Layout) -> None:
     needed = [slot.key for slot in layout.slots]
     needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
-    missing = [key for key in needed if key not in given]
-    extra = sorted(given.keys() - set(needed) - layout.unused.keys())
+    missing = [key for key in needed if key not in state_dict]
+    extra = sorted(state_dict.keys() - set(needed) - layout.unused.keys())
     wrong = []
     if missing:
         wrong.append(f"lack {_first_of(missing)}")
@@ -220,9 +220,13 @@ def _check_dtype(key: str, array: np.ndarray) -> None:
         raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
 
 
-def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Before anything is converted: a file of 1 kB may hold one number as a tensor of terabytes."""
-    has = {key: tuple(getattr(given[key], "shape", ())) for key in shapes if _is_array(given[key])}
+    has = {
+        key: tuple(getattr(state_dict[key], "shape", ()))
+        for key in shapes
+        if _is_array(state_dict[key])
+    }
     wrong = [key for key, shape in has.items() if shape != shapes[key]]
     if wrong:
         key = wrong[0]

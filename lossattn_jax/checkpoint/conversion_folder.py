@@ -34,21 +34,21 @@ def refuse_used(folder: pathlib.Path, config: ConfigDict) -> None:
     Raises:
       UserError: it holds a run, or the config of another one.
     """
-    used = f"the workdir {folder} holds a run already"
+    refusal = f"the workdir {folder} holds a run already"
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.named()
     if os.path.lexists(folder / UNFINISHED_NAME) and steps in ([], [0]):
         return
     if steps:
-        raise UserError(f"{used}: use another one")
+        raise UserError(f"{refusal}: use another one")
     if any(os.path.lexists(folder / name) for name in _OF_TRAINING):
-        raise UserError(f"{used}, a training without a checkpoint yet: use another one")
+        raise UserError(f"{refusal}, a training without a checkpoint yet: use another one")
     # Of a conversion, by an earlier version, that was killed before its checkpoint.
     path = folder / run_folder.CONFIG_NAME
     if os.path.lexists(path):
         before, now = (provenance.of_config(one, ("",)) for one in (config_json.read(path), config))
         if (reason := records.difference(before, now)) is not None:
-            raise UserError(f"{used}, with another config ({reason}): use another one")
+            raise UserError(f"{refusal}, with another config ({reason}): use another one")
 
 
 def refuse_unfinished(folder: pathlib.Path) -> None:

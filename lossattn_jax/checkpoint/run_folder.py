@@ -37,9 +37,9 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
             config_json.write(config, path)
     devices.barrier("config written")
     until = time.monotonic() + _UNSEEN_SECONDS
-    while not (seen := path.exists()) and time.monotonic() < until:
+    while not (exists := path.exists()) and time.monotonic() < until:
         time.sleep(0.5)
-    if not seen:
+    if not exists:
         raise UserError(
             f"the workdir {workdir} has no {CONFIG_NAME} here, which process 0 has written: it must be one "
             "folder, on a file system that all hosts share"

@@ -70,7 +70,8 @@ def spec_of(config: ConfigDict) -> data.DatasetSpec:
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
-    own = model.find_pooling().loss
+    find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
+    own = find_pooling().loss if find_pooling is not None else ""
     return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
 
 
@@ -131,20 +132,20 @@ def open_split(
     )
 
 
-def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:
+def _step(checkpoints: checkpoint_lib.Checkpoints, checkpoint: str) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"there is no checkpoint in {checkpoints.workdir} yet")
-    if wanted == "latest":
+    if checkpoint == "latest":
         return steps[-1]
-    if wanted == "best":
+    if checkpoint == "best":
         best = checkpoints.best_step()
         if best is None:
             raise UserError(
                 f"no checkpoint in {checkpoints.workdir} was tested with finite results; use latest"
             )
         return best
-    if wanted.isdecimal() and int(wanted) in steps:
-        return int(wanted)
+    if checkpoint.isdecimal() and int(checkpoint) in steps:
+        return int(checkpoint)
     there = ", ".join(str(step) for step in steps)
-    raise UserError(f"checkpoint is {wanted!r}, but must be latest, best or one of: {there}")
+    raise UserError(f"checkpoint is {checkpoint!r}, but must be latest, best or one of: {there}")

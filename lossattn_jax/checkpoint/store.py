@@ -277,15 +277,19 @@ class Checkpoints:
         except Exception as error:
             raise DamagedCheckpoint(f"{path.name} cannot be read: {_short(error)}") from error
 
-    def _refuse_other(self, step: int, stored: integrity.Shapes, wanted: integrity.Shapes) -> None:
-        if stored == wanted:
+    def _refuse_other(
+        self, step: int, stored: integrity.Shapes, expected: integrity.Shapes
+    ) -> None:
+        if stored == expected:
             return
         path = min(
-            path for path in stored.keys() | wanted.keys() if stored.get(path) != wanted.get(path)
+            path
+            for path in stored.keys() | expected.keys()
+            if stored.get(path) != expected.get(path)
         )
         raise UserError(
             f"checkpoint {step} in {self.workdir} is of another model: its array {path} is "
-            f"{stored.get(path, 'absent')}, but must be {wanted.get(path, 'absent')}"
+            f"{stored.get(path, 'absent')}, but must be {expected.get(path, 'absent')}"
         )
 
 

@@ -14,11 +14,6 @@ __all__ = [
     "leaves",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "images": ["default_config", "check", "leaves"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.config.images import (
         check,
@@ -26,4 +21,4 @@ if TYPE_CHECKING:
         leaves,
     )
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -37,21 +37,6 @@ __all__ = [
     "train_indices",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "augment": ["augment", "normalise", "random_crop", "random_flip"],
-    "boxes": ["NO_BOX"],
-    "damage": ["DamagedDataset"],
-    "datasets": ["DatasetNotFound", "ImageSource", "open_source", "resolve_data_dir"],
-    "memory": ["ArrayDataset", "load"],
-    "order": ["epoch_order", "eval_steps", "steps_per_epoch", "train_indices"],
-    "pipeline": ["Prefetcher", "prefetch"],
-    "prepared_split": ["Dataset", "open_dataset"],
-    "specs": ["DATASETS", "DatasetSpec", "get_spec"],
-    "streaming": ["StreamDataset"],
-    "subset": ["labelled_subset"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
     from lossattn_jax.data.augment import (
@@ -102,4 +87,4 @@ if TYPE_CHECKING:
         labelled_subset,
     )
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -109,7 +109,7 @@ def _fill(
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
     kind = runs.loss_kind(run.model, run.spec)
-    began = told = time.monotonic()
+    began = last_log = time.monotonic()
     progress = Progress(first * size, num, batch_size=1)
     # A generator. A failure is to leave no thread that reads ahead, and to lose little of what was done.
     variables = devices.replicate(run.variables)
@@ -121,15 +121,15 @@ def _fill(
         for (place, (batch, _, outputs)), _ in itertools.pairwise(itertools.chain(steps, end)):
             start = place * size + jax.process_index() * store.rows
             store.write(start, _rows(batch, outputs, fields, kind), fields)
-            if time.monotonic() - told >= _LOG_SECONDS:
-                told, reached = time.monotonic(), min((place + 1) * size, num)
-                rate, left = progress.measure(reached), progress.time_left(reached)
-                log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, left)
+            if time.monotonic() - last_log >= _LOG_SECONDS:
+                last_log, reached = time.monotonic(), min((place + 1) * size, num)
+                rate, remaining = progress.measure(reached), progress.time_left(reached)
+                log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, remaining)
     devices.barrier("maps written")
     rate = (num - first * size) / (time.monotonic() - began)
     log.info("%.0f images/s, compilation included", rate)
-    written = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
-    log.info("written: %s, %d images, %.1f MB", store.folder, num, written / 1e6)
+    num_bytes = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
+    log.info("written: %s, %d images, %.1f MB", store.folder, num, num_bytes / 1e6)
     _refuse_nonfinite(store, num)
 
 

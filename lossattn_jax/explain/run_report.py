@@ -134,17 +134,19 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
             counts.add(rows)
 
     log.info("looking at %d images of %s", len(dataset), dataset.split)
-    shown = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    selection = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
     _refuse_nonfinite(run, totals.nonfinite(), len(dataset), f"images of {dataset.split}")
     if pick == "first":
-        shown = explanations.explain_dataset(eval_step, variables, dataset, num, batch_size, kind)
-        intro = f"The first {len(shown.names)} of {len(dataset)} images."
+        selection = explanations.explain_dataset(
+            eval_step, variables, dataset, num, batch_size, kind
+        )
+        intro = f"The first {len(selection.names)} of {len(dataset)} images."
     else:
         intro = (
-            f"{len(shown.names)} of {len(dataset)} images: by turns the one that the network is least "
+            f"{len(selection.names)} of {len(dataset)} images: by turns the one that the network is least "
             "certain of and the one whose attention is most spread out."
         )
-    attentions, compared = _thresholds(run, variables, dataset, shown, totals)
+    attentions, compared = _thresholds(run, variables, dataset, selection, totals)
     fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
     facts: dict[str, str | float] = {
         **_facts(run, workdir, fields),
@@ -154,7 +156,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
         facts["calibration error"] = counts.calibration_error()
     return _content(
         run,
-        shown,
+        selection,
         fields,
         facts=facts,
         intro=intro,
@@ -182,33 +184,35 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         finite = metrics.outputs_finite(explanation)
         wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]
         _refuse_nonfinite(
-            run, len(wrong), len(own.names), f"images ({nonfinite_values.shown(wrong)})"
+            run, len(wrong), len(own.names), f"images ({nonfinite_values.list_first(wrong)})"
         )
         return explanation
 
-    shown = explained(run.model)
-    attentions = {_threshold_name(run.config.model.threshold): shown.attention}
+    selection = explained(run.model)
+    attentions = {_threshold_name(run.config.model.threshold): selection.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
     fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
     return _content(
         run,
-        shown,
+        selection,
         fields,
         facts=_facts(run, workdir, fields) | {"images": ", ".join(own.files)},
-        intro=f"{len(shown.names)} images of {len(own.files)} files.",
+        intro=f"{len(selection.names)} images of {len(own.files)} files.",
         attentions=attentions,
-        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+        mosaics=_mosaics(own, selection, fields, run.spec.class_names),
         made_from={**provenance.of_run(run), "images": digests.of_arrays({"": own.images})},
     )
 
 
-def _content(run: runs.Run, shown: Explanations, fields: np.ndarray, **rest: Any) -> page.Content:
+def _content(
+    run: runs.Run, selection: Explanations, fields: np.ndarray, **rest: Any
+) -> page.Content:
     """The page's content: what any page has of a run, and the `rest` of its fields."""
     return page.Content(
         title="Where the network looks",
-        explanations=shown,
+        explanations=selection,
         grid=run.model.patch_grid(run.spec.image_shape),
         fields=fields,
         class_names=run.spec.class_names,
@@ -259,12 +263,12 @@ def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
 
 
 def _thresholds(
-    run: runs.Run, variables: Any, dataset: Any, shown: Explanations, totals: "_Totals"
+    run: runs.Run, variables: Any, dataset: Any, selection: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Attention of the images shown, and metrics of the whole split, with each threshold."""
     own = _threshold_name(run.config.model.threshold)
-    attentions, compared = {own: shown.attention}, {own: totals.compared()}
-    assert shown.index is not None
+    attentions, compared = {own: selection.attention}, {own: totals.compared()}
+    assert selection.index is not None
     for threshold, model in _other_models(run):
         log.info("the same with %s", _threshold_name(threshold))
         others = _Totals()
@@ -272,7 +276,7 @@ def _thresholds(
             make_eval_step(model, run.spec),
             variables,
             dataset,
-            shown.index,
+            selection.index,
             run.config.eval.batch_size,
             others.add,
         )
@@ -295,12 +299,15 @@ class _Totals:
         return int(self._sums[metrics.NONFINITE].total)
 
     def compared(self) -> dict[str, float]:
-        measured = metrics.evaluation_metrics(self._sums)
-        return {name: measured[name] for name in _COMPARED if name in measured}
+        values = metrics.evaluation_metrics(self._sums)
+        return {name: values[name] for name in _COMPARED if name in values}
 
 
 def _mosaics(
-    own: own_images.OwnImages, shown: Explanations, fields: np.ndarray, class_names: Sequence[str]
+    own: own_images.OwnImages,
+    selection: Explanations,
+    fields: np.ndarray,
+    class_names: Sequence[str],
 ) -> list[summary.Plot]:
     """For each file that was cut into tiles, their attention side by side."""
     plots = []
@@ -310,11 +317,11 @@ def _mosaics(
             continue
         places = [own.places[image][1:] for image in tiles]
         overlays = [
-            pictures.attended(shown.images[image], shown.attention[image], fields)
+            pictures.attended(selection.images[image], selection.attention[image], fields)
             for image in tiles
         ]
-        predicted = [class_names[shown.logits[image].argmax()] for image in tiles]
-        told = "; ".join(
+        predicted = [class_names[selection.logits[image].argmax()] for image in tiles]
+        sentence = "; ".join(
             f"row {row + 1}, column {column + 1}: {word}"
             for (row, column), word in zip(places, predicted, strict=True)
         )
@@ -323,7 +330,7 @@ def _mosaics(
                 name=f"tiles_{file:03d}",
                 title=f"{name}: attention in each of {len(tiles)} tiles",
                 png=pictures.png(pictures.mosaic(overlays, places)),
-                alt=f"Attention in the tiles of {name}. Predictions: {told}.",
+                alt=f"Attention in the tiles of {name}. Predictions: {sentence}.",
             )
         )
     return plots

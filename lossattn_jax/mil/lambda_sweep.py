@@ -136,7 +136,7 @@ def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
       Incomplete: there are such; the text names them.
     """
     wrong = [
-        f"{name}: lambda {nonfinite_values.shown(values)}"
+        f"{name}: lambda {nonfinite_values.list_first(values)}"
         for name, sweep in sweeps.items()
         if (values := [key for key, metrics in sweep["lambdas"].items() if metrics["nonfinite"]])
     ]

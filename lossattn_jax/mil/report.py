@@ -173,7 +173,7 @@ def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
     if wrong:
         parts = [
             f"{methods.get(summary.method).title} on {summary.dataset} under the rule {summary.rule}, "
-            f"{nonfinite_values.shown(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
+            f"{nonfinite_values.list_first(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
             for summary in wrong
         ]
         raise Incomplete(

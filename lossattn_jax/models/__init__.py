@@ -1,6 +1,7 @@
 """Networks: backbones, heads that make patches, networks for bags, and their sizes.
 
-`build` puts a network for images together by names; `bag_networks` holds those for bags. `python -m
+`build` puts a network for images together by names; `bag_networks` holds those for bags. A new backbone
+belongs into `backbones`, a head into `heads`; poolings are in `lossattn_jax.attention.poolings`. `python -m
 lossattn_jax.models --list` prints the networks of the paper's tables, which `table` lists.
 """
 
@@ -19,18 +20,6 @@ __all__ = [
     "build",
     "variable_shapes",
 ]
-
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "backbones": ["BACKBONES"],
-    "heads": ["HEADS"],
-    "factory": ["build"],
-    "geometry": ["PatchGrid"],
-    "network": ["ImageNetwork", "PatchNetwork"],
-    "shapes": ["variable_shapes"],
-    "lossattn_jax.attention.outputs": ["Outputs"],
-    "lossattn_jax.attention.poolings": ["POOLINGS"],
-}
 
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
@@ -52,4 +41,4 @@ if TYPE_CHECKING:
         variable_shapes,
     )
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -26,7 +26,7 @@ from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME, kept, shown
+from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME, list_first, write_dump
 from lossattn_jax.files import digests, npz_headers, records
 from lossattn_jax.train.images import reporting
 from lossattn_jax.train.images.job import Job
@@ -85,11 +85,11 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
     batch = _batch(job, step)
     folder = job.workdir / DUMPS_NAME / f"step_{step}"
     write = functools.partial(_dump, job, step, state, batch)
-    replay = kept(write, folder, "lossattn_jax.replay")
+    replay = write_dump(write, folder, "lossattn_jax.replay")
     options, places = job.config.optimizer, batch["index"]
     raise UserError(
         f"the loss or its gradient was not finite in {skipped} updates in a row, the first after step {step} "
-        f"on the images {shown(places.tolist())} of the training set: {replay}, and a lower "
+        f"on the images {list_first(places.tolist())} of the training set: {replay}, and a lower "
         f"config.optimizer.learning_rate than {options.learning_rate} or a longer "
         f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last checkpoint is from "
         "before"

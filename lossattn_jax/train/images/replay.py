@@ -88,4 +88,6 @@ def _sentence_of_statistics(batch_stats: Any) -> list[str]:
     names = nonfinite_values.names_of(batch_stats)
     if not names:
         return []
-    return [f"After it, these running statistics are not finite: {nonfinite_values.shown(names)}."]
+    return [
+        f"After it, these running statistics are not finite: {nonfinite_values.list_first(names)}."
+    ]
