@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices
+from lossattn_jax.attention import poolings
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import data_record, sources
@@ -36,7 +37,7 @@ from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
 
-METHOD = "loss_attention"
+METHOD = poolings.DEFAULT
 LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 METRICS_NAME = "lambdas.json"
 _FIGURE_THRESHOLD = 0.5

@@ -106,7 +106,7 @@ def test_a_network_is_as_the_config_has_it():
     config = config_lib.default_config()
     config.seed = 4
     config.train.epochs = 7
-    config.network.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
+    config.model.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
     model = cross_validation.classifier("attention", config)
     assert model.get_params(deep=False) == {
         "method": "attention",

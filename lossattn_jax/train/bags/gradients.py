@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lossattn_jax.attention import losses
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention import losses, poolings
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import standardised
 from lossattn_jax.train.bags.objective import bag_loss
@@ -53,19 +52,21 @@ class Gradients:
             instances = where(seen, instances, jnp.zeros_like(instances))
 
         def loss(params):
-            out: BagOutputs = self.network.apply(
+            out, sown = self.network.apply(
                 {"params": params},
                 instances,
                 mask,
                 train=True,
                 noise=noise,
+                mutable=[poolings.SUPERVISION],
             )
             per_bag = bag_loss(
                 out,
                 labels,
                 mask,
-                patch_weight if self.network.method == "loss_attention" else None,
+                patch_weight if self.network.find_pooling().patch_loss else None,
                 settings.patch_reduction,
+                sown.get(poolings.SUPERVISION, {}).get("logits"),
             )
             if model.class_weights is not None:
                 per_bag *= model.class_weights[labels]
