@@ -64,7 +64,8 @@ def test_parts_from_a_file_outside_train_resume_evaluate_and_explain(folder, sce
     )
 
     def run(module, *flags):
-        return in_process.run(["-m", f"lossattn_jax.{module}", "--workdir=run", *flags], folder)
+        flags = ("--workdir=run", "--trust_code", *flags)
+        return in_process.run(["-m", f"lossattn_jax.{module}", *flags], folder)
 
     assert 0 <= json.loads(succeeded(run("evaluate")))["accuracy"] <= 1
     succeeded(run("explain", "--num=2", "--out=report"))
