@@ -180,7 +180,7 @@ import pathlib, sys
 sys.path.insert(0, {str(tmp_path)!r})
 if {imported}:
     import torch
-from lossattn_jax.train.tensorboard import TensorBoard
+from lossattn_jax.train.images.tensorboard import TensorBoard
 board = TensorBoard(pathlib.Path({str(tmp_path / "events")!r}), 1)
 board.scalars(1, {{"loss": 2.0}})
 board.close()
