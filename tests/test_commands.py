@@ -1,16 +1,12 @@
 """Commands as a user meets them: a mistake is one sentence on stderr and exit code 2."""
 
 import logging
-import pathlib
-import sys
 
 import pytest
 
 from benchmarks import in_process
 from lossattn_jax.commands import command
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"
 

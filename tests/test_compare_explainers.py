@@ -87,7 +87,7 @@ def test_batches_and_padding_change_no_metric(run, images, measured):
 
 
 @pytest.mark.slow
-def test_localisation_is_that_of_the_forward_pass_and_only_the_first_images_count(run, images):
+def test_localisation_is_of_the_forward_pass_on_the_first_images(run, images):
     boxes = images.boxes.copy()
     boxes[::2] = [0, 0, 1, 1]  # half of a patch lies in few of the others
     images = dataclasses.replace(images, boxes=boxes)
@@ -123,7 +123,7 @@ def test_a_data_set_without_boxes_has_no_localisation(run, images):
     assert not any(axis.get_legend() for axis in comparison_report.draw(found).axes)
 
 
-def test_the_table_says_what_is_better_and_the_figure_has_a_panel_for_each_metric():
+def test_table_says_what_is_better_and_figure_has_all_metrics():
     values = {name: 0.5 + place for place, name in enumerate(METRICS)}
     told = {"attention": {**values, "stability": None}, "smooth_grad": values}
     lines = comparison_report.table(told).splitlines()

@@ -5,7 +5,6 @@ import sys
 
 import jax
 import numpy as np
-import own_networks
 import pytest
 
 from benchmarks import in_process
@@ -13,6 +12,7 @@ from lossattn_jax import models
 from lossattn_jax.checkpoint import conversion
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
+from tests.support import own_networks
 
 OWN = own_networks.NAME
 PARTS = {
@@ -34,9 +34,9 @@ def folder(tmp_path_factory):
     """A folder with the module, which is found as in a shell that stands there."""
     folder = tmp_path_factory.mktemp("own_networks")
     own_networks.write(folder)
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
     sys.modules.pop(OWN, None)
 
 
@@ -52,7 +52,7 @@ def train(folder, data_dir, **values):
     return in_process.run(["-m", "lossattn_jax.train", *flags], folder)
 
 
-def test_parts_from_a_file_outside_train_resume_evaluate_and_explain(folder, scenes_dir):
+def test_parts_from_a_file_outside_go_through_the_commands(folder, scenes_dir):
     succeeded(train(folder, scenes_dir))
     finished = train(folder, scenes_dir, **{"train.epochs": 2})
     succeeded(finished)
@@ -93,7 +93,7 @@ def test_a_pooling_from_a_file_outside_is_a_method_for_bags(folder):
     assert f"{OWN}:SCORED" in succeeded(other)
 
 
-def test_a_pooling_with_names_is_converted_and_one_without_is_refused(folder):
+def test_only_a_pooling_with_names_is_converted(folder):
     model = models.build("small", "conv", f"{OWN}:NAMED", width=0.125)
     variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     state = conversion.to_torch_state_dict(variables, model)

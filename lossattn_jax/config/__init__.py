@@ -17,10 +17,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lossattn_jax.config.images import (
-        check,
-        default_config,
-        leaves,
-    )
+    from lossattn_jax.config.images import check, default_config, leaves
 else:
     __getattr__, __dir__ = imports.attach(__name__)

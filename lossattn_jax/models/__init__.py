@@ -26,19 +26,10 @@ if TYPE_CHECKING:
     from lossattn_jax.attention.poolings import POOLINGS
     from lossattn_jax.models import table as table
     from lossattn_jax.models.backbones import BACKBONES
-    from lossattn_jax.models.factory import (
-        build,
-    )
-    from lossattn_jax.models.geometry import (
-        PatchGrid,
-    )
+    from lossattn_jax.models.factory import build
+    from lossattn_jax.models.geometry import PatchGrid
     from lossattn_jax.models.heads import HEADS
-    from lossattn_jax.models.network import (
-        ImageNetwork,
-        PatchNetwork,
-    )
-    from lossattn_jax.models.shapes import (
-        variable_shapes,
-    )
+    from lossattn_jax.models.network import ImageNetwork, PatchNetwork
+    from lossattn_jax.models.shapes import variable_shapes
 else:
     __getattr__, __dir__ = imports.attach(__name__)

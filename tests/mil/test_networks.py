@@ -42,7 +42,7 @@ def test_padding_changes_nothing_whatever_it_holds(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_order_of_instances_does_not_matter_and_attention_sums_to_one(method):
+def test_instance_order_does_not_matter_and_attention_sums_to_1(method):
     _, variables, apply = fitted(method)
     order = np.array([2, 0, 1])
     expected, out = apply(variables, BAGS), apply(variables, BAGS[:, order])
@@ -167,7 +167,7 @@ def test_unknown_names_are_refused(options, sentence):
         BagNetwork(2, **options).init(jax.random.key(0), BAGS)
 
 
-def test_scores_are_attention_or_the_probability_of_another_class():
+def test_scores_are_attention_or_another_classs_probability():
     attention = np.array([0.25, 0.75])
     logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]))
     np.testing.assert_array_equal(instance_scores("attention", attention, logits), attention)

@@ -323,8 +323,9 @@ def test_writing_a_bag_leaves_its_neighbours():
 
 SCRIPT = """
 import sys
-sys.path[:0] = ["tests", "tests/mil"]
-import conftest, jax, numpy as np, test_programs as t
+import jax, numpy as np
+from tests import conftest
+from tests.mil import test_programs as t
 assert jax.device_count() == 4
 network = t.BagNetwork(3, hidden=(6, 5, 5))
 result = t.training.train(t.DATASET, network, t.EVERYTHING, t.PLANS, order_seed=t.ORDER_SEED)
