@@ -10,12 +10,13 @@ module lists names.
 """
 
 import difflib
+import hashlib
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from lossattn_jax.errors import UnknownName, UserError
+from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Registry(Mapping[str, T], Generic[T]):
         entry: type[T],
         parts: Mapping[str, T],
         adopt: Callable[[str, Any], T] | None = None,
+        old_names: Mapping[str, str] | None = None,
     ):
         """Makes a registry.
 
@@ -45,11 +47,13 @@ class Registry(Mapping[str, T], Generic[T]):
           parts: the package's own entries by name.
           adopt: makes an entry of a reference and what it names, where that is no entry itself, or raises
             `UserError`; None: it has to be an entry.
+          old_names: names under which parts are found too, and those that they are listed by.
         """
         self.kind = kind
         self._entry = entry
         self._parts = dict(parts)
         self._adopt = adopt
+        self._old_names = dict(old_names or {})
 
     def __getitem__(self, name: str) -> T:
         return self._parts[name]
@@ -71,6 +75,7 @@ class Registry(Mapping[str, T], Generic[T]):
           UnknownName: there is no part of that name; the sentence has the nearest names, or all.
           UserError: the reference cannot be imported, or names something else than such a part.
         """
+        name = self.resolve(name)
         if isinstance(name, str) and name in self._parts:
             return self._parts[name]
         if not is_reference(name):
@@ -85,6 +90,10 @@ class Registry(Mapping[str, T], Generic[T]):
             f"{self._entry.__module__}.{self._entry.__qualname__}"
         )
 
+    def resolve(self, name: Any) -> Any:
+        """The name that a part is listed by, of an old one; any other value as it is."""
+        return self._old_names.get(name, name) if isinstance(name, str) else name
+
     def _allowed(self, name: Any) -> str:
         """What a name must be, in words: the nearest names, or all of them."""
         near = difflib.get_close_matches(str(name).lower(), self._parts, n=3)
@@ -97,6 +106,35 @@ class Registry(Mapping[str, T], Generic[T]):
 def is_reference(value: Any) -> bool:
     """Whether a value has the form of `package.module:attribute`."""
     return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
+def references(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yields key and reference of the entries that are one, or a tuple or list with some."""
+    for key, value in entries:
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if is_reference(item):
+                yield key, item
+
+
+def refuse_untrusted(
+    entries: Iterable[tuple[str, Any]], place: object, trust_code: bool | Collection[str]
+) -> None:
+    """Refuses stored names of a user's own code; imports nothing.
+
+    Args:
+      entries: keys and values of what is stored.
+      place: where it is stored, for the sentence.
+      trust_code: True: all code is trusted; else the references that are, such as those of the command line.
+
+    Raises:
+      UntrustedCode: a reference is not trusted.
+    """
+    if trust_code is True:
+        return
+    trusted = trust_code or ()
+    for key, reference in references(entries):
+        if reference not in trusted:
+            raise UntrustedCode(place, key, reference)
 
 
 def import_part(reference: str, key: str) -> Any:
@@ -132,6 +170,16 @@ def import_part(reference: str, key: str) -> Any:
             )
         part = getattr(part, attribute)
     return part
+
+
+def source_digest(reference: str) -> str | None:
+    """SHA-256 of the file of an imported reference's module, of that file alone; None where there is none."""
+    module = importlib.import_module(reference.partition(":")[0])
+    try:
+        with open(module.__file__ or "", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (AttributeError, OSError):
+        return None
 
 
 def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:

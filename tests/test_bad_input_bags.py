@@ -1,9 +1,9 @@
 """What the commands for bags make of wrong input: see `test_bad_input`."""
 
-import bad_input
 import pytest
 
 from benchmarks import in_process
+from tests.support import bad_input
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
 BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")
@@ -175,7 +175,7 @@ def test_wrong_input_is_refused(world, arguments, sentence):
 
 
 @pytest.mark.slow
-def test_features_too_large_for_float32_end_with_a_sentence_and_a_dump(tmp_path):
+def test_features_too_large_for_float32_give_a_sentence_and_dump(tmp_path):
     features = [(n % 2, f"b{n}", (-1) ** (n // 2) * 3e38, 3e38) for n in range(8)]
     lines = [",".join(map(str, line)) for line in features]
     (tmp_path / "huge.csv").write_text("\n".join(["bag_label,bag_id,f0,f1", *lines, ""]))

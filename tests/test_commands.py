@@ -1,16 +1,12 @@
 """Commands as a user meets them: a mistake is one sentence on stderr and exit code 2."""
 
 import logging
-import pathlib
-import sys
 
 import pytest
 
 from benchmarks import in_process
 from lossattn_jax.commands import command
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"
 
@@ -152,7 +148,7 @@ CONFIGS = {
     "lambda": f"{DEFAULT}\nget_config = lambda: default_config()",
     "partial": f"import functools\n{DEFAULT}\nget_config = functools.partial(default_config)",
     "tried": f"try:\n    from absent import get_config\nexcept ImportError:\n    {DEFAULT} as get_config",
-    "package": (in_process.ROOT / "lossattn_jax" / "config.py").read_text()
+    "package": (in_process.ROOT / "lossattn_jax" / "config" / "images.py").read_text()
     + "\nget_config = default_config\n",
 }
 
@@ -171,7 +167,7 @@ def test_a_config_may_come_by_its_function_in_any_way(tmp_path, monkeypatch, kin
 
 
 def test_the_packages_own_config_of_bags_is_one(tmp_path):
-    path = in_process.ROOT / "lossattn_jax" / "mil" / "config.py"
+    path = in_process.ROOT / "lossattn_jax" / "config" / "bags.py"
     arguments = ["-m", "lossattn_jax.mil", f"--config={path}", "--dataset=absent.csv"]
     finished = in_process.run([*arguments, "--workdir=run"], tmp_path)
     assert_refused(finished, "absent.csv does not exist")

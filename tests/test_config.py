@@ -241,7 +241,7 @@ def test_a_broken_stored_config_is_one_sentence(tmp_path, text, sentence):
     assert sentence in str(refused.value)
 
 
-def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_path):
+def test_continuing_another_model_is_refused_else_changes_listed(tmp_path):
     stored, config = config_lib.default_config(), config_lib.default_config()
     config.optimizer.learning_rate = 0.05
     config.train.steps_per_dispatch = 8
@@ -259,7 +259,7 @@ def test_continuing_another_model_is_refused_and_other_changes_are_listed(tmp_pa
     assert "has 1.0" in str(refused.value)
 
 
-def test_a_run_from_before_the_blocks_were_keys_is_read_and_continued(tmp_path):
+def test_a_run_from_before_blocks_were_keys_is_continued(tmp_path):
     config = config_lib.default_config()
     older = config.to_dict()
     del older["model"]["bottleneck_first_kernel"]
@@ -305,7 +305,7 @@ def test_a_first_kernel_that_no_block_has_is_refused(kernel):
         config_lib.check(config)
 
 
-def test_the_patch_loss_is_on_with_loss_attentions_only_unless_told():
+def test_patch_loss_is_on_by_default_with_loss_attention_only():
     config = config_lib.default_config()
     assert uses_patch_loss(config)
     config.model.pooling = "bag_loss_attention"

@@ -23,11 +23,8 @@ from lossattn_jax.checkpoint import conversion, runs, store, torch_names, weight
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "models"))
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
-from torch_weights import reference_shapes
+from tests.support import shrunk
+from tests.support.torch_weights import reference_shapes
 
 # The papers' networks whose keys and shapes are known, as `models.build` makes them.
 REFERENCE = {
@@ -340,7 +337,7 @@ def test_floats_of_any_width_become_float32(small, dtype):
     assert_same(conversion.to_torch_state_dict(variables, module), expected)
 
 
-def test_loaded_variables_do_not_share_memory_with_the_state_dict(small):
+def test_loaded_variables_share_no_memory_with_the_state_dict(small):
     module, variables, state_dict = small
     own = {key: array.copy() for key, array in state_dict.items()}
     loaded = conversion.from_torch_state_dict(own, module)

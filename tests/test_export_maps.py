@@ -6,11 +6,9 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 import re
 import shutil
 import socket
-import sys
 import weakref
 
 import jax
@@ -27,24 +25,21 @@ from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
 from lossattn_jax.explain import map_export, map_store, receptive_field
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
 NUM, BATCH = 18, 4  # four full batches and half a one
 OUTPUTS = ("logits", "patch_logits", "attention")
 
 # Exports the run of these tests: OUTPUT [FAIL_AT [ADDRESS PROCESS]], the last two for one of two processes.
-SCRIPT = f"""
+SCRIPT = """
 import sys
-sys.path[:0] = [".", {str(pathlib.Path(__file__).parent)!r}]
 import jax
 output, fail_at, address, process = (sys.argv[1:] + ["0", "", "0"])[:4]
 if address:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, 2, int(process))
-import test_export_maps as here
+from tests import test_export_maps as here
 run = here.make_run()
 step = here.Steps(here.make_eval_step(run.model, run.spec), int(fail_at))
 print("devices:", jax.device_count())
@@ -205,9 +200,7 @@ def test_the_store_says_what_it_is_and_is_laid_out_in_batches(whole):
             assert len(list((whole / name / "c").iterdir())) == 5
 
 
-def test_receptive_fields_are_measured_on_the_splits_first_images(
-    export, images, measured, tmp_path
-):
+def test_receptive_fields_are_measured_on_a_splits_first_images(export, images, measured, tmp_path):
     export(tmp_path / "maps.zarr", num=3)
     (normal,) = measured
     expected = (images.images[: receptive_field.PROBES] / 255 - 0.5) / 0.25

@@ -109,6 +109,9 @@ def test_a_face_offers_what_type_checkers_see(folder):
     for name, home in offered(module.__name__).items():
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
         assert name in dir(module) and name in module.__all__
+        assert (
+            f"{module.__name__}.{name}" not in MODULES
+        )  # which would take its place once imported
 
 
 @pytest.mark.parametrize("old", imports.MOVED)

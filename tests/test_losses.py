@@ -144,7 +144,7 @@ def test_sigmoid_loss_by_hand():
     np.testing.assert_allclose(loss, [2 * np.log(4 / 3), 1e4], rtol=1e-6)
 
 
-def test_patch_sigmoid_loss_holds_a_patch_to_its_most_probable_class():
+def test_patch_sigmoid_loss_holds_a_patch_to_its_likeliest_class():
     odds = jnp.log(jnp.array([[[3.0, 1.0, 9.0], [1.0, 3.0, 9.0], [1 / 3, 1.0, 9.0]]]))
     attention = jnp.array([[0.5, 0.3, 0.2]])
 
@@ -158,7 +158,7 @@ def test_patch_sigmoid_loss_holds_a_patch_to_its_most_probable_class():
     np.testing.assert_array_equal(loss(0, 0, 0), [0])
 
 
-def test_patch_sigmoid_loss_has_finite_gradients_whatever_is_there():
+def test_patch_sigmoid_loss_always_has_finite_gradients():
     logits = jnp.full((2, 3, 2), np.nan).at[:, :2].set(jnp.array([[1e4, -1e4], [0.0, 0.0]])[None])
     attention = jnp.array([[0.5, 0.5, 0.0]] * 2)
     positives = jnp.array([[1, 1], [0, 0]])

@@ -296,7 +296,11 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
 
 
 def export_file(
-    workdir: str | pathlib.Path, path: str | pathlib.Path, checkpoint: str = "latest"
+    workdir: str | pathlib.Path,
+    path: str | pathlib.Path,
+    checkpoint: str = "latest",
+    *,
+    trust_code: bool = False,
 ) -> None:
     """Writes the weights of a run's checkpoint as a file that PyTorch can load.
 
@@ -304,13 +308,14 @@ def export_file(
       workdir: folder of the run.
       path: `.npz` or `.safetensors`; an existing file is replaced.
       checkpoint: "latest", "best" or a step.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Raises:
       UserError: there is no such run or checkpoint, it holds weights that are not finite or negative
         running variances, or the file cannot be written.
     """
     weight_files.check_writable(path)
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     try:
         _refuse_unusable(run.variables, run.model, run.spec.image_shape)
     except UserError as error:

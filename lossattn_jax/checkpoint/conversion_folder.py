@@ -14,7 +14,7 @@ from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, Checkpoints
 from lossattn_jax.config import config_json, images
 from lossattn_jax.config.options import ImageOptions
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 
 UNFINISHED_NAME = "unfinished_conversion.json"
@@ -45,8 +45,12 @@ def refuse_used(folder: pathlib.Path, options: ImageOptions) -> None:
     # Of a conversion, by an earlier version, that was killed before its checkpoint.
     path = folder / run_folder.CONFIG_NAME
     if os.path.lexists(path):
-        stored = images.resolve(config_json.read(path))
-        before, now = (provenance.of_config(one, ("",)) for one in (stored, options))
+        try:
+            stored = config_json.read(path, trust_code=config_json.named_code(options))
+        except UntrustedCode as error:
+            raise config_json.other_code(error, options, folder) from None
+        resolved = images.resolve(stored)
+        before, now = (provenance.of_config(one, ("",)) for one in (resolved, options))
         if (reason := records.difference(before, now)) is not None:
             raise UserError(f"{refusal}, with another config ({reason}): use another one")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import filelock
 import jax
@@ -180,10 +180,17 @@ def config_digest(workdir: str | pathlib.Path) -> str | None:
     return config_json.read_digest(pathlib.Path(workdir) / CONFIG_NAME)
 
 
-def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
+def stored_config(
+    workdir: str | pathlib.Path, *, trust_code: bool | Collection[str] = False
+) -> ConfigDict:
     """The config that a run stored beside its checkpoints.
 
+    Args:
+      workdir: folder of the run.
+      trust_code: as `registry.refuse_untrusted` takes it.
+
     Raises:
+      UntrustedCode: it names code by reference that is not trusted; nothing was imported.
       UserError: there is none, or it cannot be read.
     """
-    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME)
+    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME, trust_code=trust_code)

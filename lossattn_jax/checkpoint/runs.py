@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -66,27 +67,35 @@ def build_model(
 
 def spec_of(options: DataOptions) -> data.DatasetSpec:
     """The data set that options name."""
-    return data.get_spec(options.name, extra=options.extra)
+    return data.get_spec(options.name, extra=options.extra, key="config.data.name")
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
-    if isinstance(model, models.RoutingNetwork):
-        return losses.MARGIN
-    return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
+    find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
+    own = find_pooling().loss if find_pooling is not None else ""
+    return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
+def load(
+    workdir: str | pathlib.Path,
+    checkpoint: str = "latest",
+    *,
+    trust_code: bool | Collection[str] = False,
+) -> Run:
     """Opens a run.
 
     Args:
       workdir: its folder.
       checkpoint: "latest", "best" (by test accuracy, or mean average precision) or a step.
+      trust_code: whether code that the config names by reference is imported, or which references are.
 
     Raises:
+      UntrustedCode: the config names code that is not trusted; nothing was imported.
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    options = config_lib.resolve(run_folder.stored_config(workdir))
+    stored = run_folder.stored_config(workdir, trust_code=trust_code)
+    options = config_lib.resolve(stored)
     spec = spec_of(options.data)
     model = build_model(options.model, spec)
     shapes = models.variable_shapes(model, spec.image_shape)

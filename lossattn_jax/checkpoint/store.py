@@ -24,12 +24,13 @@ from lossattn_jax import devices, files
 from lossattn_jax.checkpoint import event_loops, integrity
 from lossattn_jax.checkpoint.writer import Writer
 from lossattn_jax.errors import DamagedCheckpoint, UserError
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 
 CHECKPOINTS_NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 
 # The best checkpoint has the highest of the first of these that its metrics hold.
-BEST_BY = ("accuracy", "map_all_point")
+BEST_BY = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.chooses_checkpoint)
 
 
 def folder(workdir: str | pathlib.Path, step: int) -> pathlib.Path:

@@ -130,6 +130,14 @@ def _named_as_today(args: Sequence[str], schema: Schema) -> list[str]:
     return renamed.in_args(config_file.with_paths(args), schema.former_names)
 
 
+def define_trust_code() -> None:
+    """Defines the flag --trust_code, of commands that open what is stored."""
+    flags.DEFINE_bool(
+        "trust_code", False, "import code that the run names by reference, package.module:attribute"
+    )
+    _show_in_help("trust_code")
+
+
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
     cpu.tune()

@@ -5,6 +5,7 @@ their meaning, are in `lossattn_jax.config.options`; those that images have too 
 """
 
 import pathlib
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -18,8 +19,8 @@ from lossattn_jax.config.options import (
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.selection import Validation
-from lossattn_jax.models import bag_networks
-from lossattn_jax.registry import lookup
+from lossattn_jax.models.backbones import BAG_BACKBONES
+from lossattn_jax.registry import is_reference
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 
 __all__ = ["SCHEMA", "check", "default_config", "get_config", "leaves", "read", "resolve", "write"]
@@ -56,9 +57,13 @@ def write(options: BagOptions | ConfigDict, path: pathlib.Path) -> None:
     config_json.write(options, path)
 
 
-def read(path: pathlib.Path) -> ConfigDict:
-    """Reads what `write` wrote; a `UserError` if it is not a config of experiments with bags."""
-    return config_json.read(path, SCHEMA)
+def read(path: pathlib.Path, *, trust_code: bool | Collection[str] = False) -> ConfigDict:
+    """Reads what `write` wrote; see `config_json.read`.
+
+    Raises:
+      UserError: it is not a config of experiments with bags.
+    """
+    return config_json.read(path, SCHEMA, trust_code=trust_code)
 
 
 def settings(options: BagOptions) -> Settings:
@@ -98,8 +103,10 @@ def _refuse_more_to_average(options: BagOptions) -> None:
 
 
 def _refuse_unknown_backbone(options: BagOptions) -> None:
-    backbones = dict.fromkeys(bag_networks.BACKBONES)
-    lookup("config.model.backbone", options.model.backbone, backbones)
+    if not is_reference(
+        options.model.backbone
+    ):  # of the user's own, which is imported where it is made
+        BAG_BACKBONES.find(options.model.backbone, "config.model.backbone")
 
 
 # Keys that networks for bags cannot have other values of yet.

@@ -3,7 +3,7 @@
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,10 +12,14 @@ from lossattn_jax import files
 from lossattn_jax.config import images, renamed
 from lossattn_jax.config.options import leaves, to_config
 from lossattn_jax.config.schema import Schema
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import digests, records
+from lossattn_jax.registry import references, refuse_untrusted
 
 log = logging.getLogger(__name__)
+
+# Keys whose values are no names of parts, and may look like `package.module:attribute`.
+_NO_PARTS = ("init_from", "profile", "data.dir")
 
 _REMEDY = "bring the file back, or use another workdir"
 
@@ -35,7 +39,12 @@ def write(options: Any, path: pathlib.Path) -> None:
     files.write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
-def read(path: pathlib.Path, schema: Schema = images.SCHEMA) -> ConfigDict:
+def read(
+    path: pathlib.Path,
+    schema: Schema = images.SCHEMA,
+    *,
+    trust_code: bool | Collection[str] = False,
+) -> ConfigDict:
     """Reads what `write` wrote, now or in the release before.
 
     Keys that came later than the file have their defaults, and renamed ones their names of today.
@@ -45,19 +54,25 @@ def read(path: pathlib.Path, schema: Schema = images.SCHEMA) -> ConfigDict:
     Args:
       path: the file.
       schema: of the configuration.
+      trust_code: as `registry.refuse_untrusted` takes it; what is refused is not imported.
 
     Raises:
+      UntrustedCode: it names code by reference that is not trusted.
       DamagedConfig: the file cannot be read, or is not as it was written.
       UserError: there is no such file, or it is not a config.
     """
     entries, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
-    return from_values(dict(entries), path, schema)
+    return from_values(dict(entries), path, schema, trust_code=trust_code)
 
 
 def from_values(
-    values: Mapping[str, Any], where: object, schema: Schema = images.SCHEMA
+    values: Mapping[str, Any],
+    where: object,
+    schema: Schema = images.SCHEMA,
+    *,
+    trust_code: bool | Collection[str] = False,
 ) -> ConfigDict:
     """A config of stored values.
 
@@ -65,10 +80,13 @@ def from_values(
       values: by dotted keys, as JSON has them; see `read` for missing and renamed keys.
       where: what messages call the place that they were stored in.
       schema: of the configuration.
+      trust_code: as of `read`.
 
     Raises:
+      UntrustedCode: they name code by reference that is not trusted.
       UserError: they are not a config.
     """
+    refuse_untrusted(_parts(values.items()), where, trust_code)
     config = schema.config()
     for key, value in renamed.in_values(dict(values), schema.former_names).items():
         section, _, name = key.rpartition(".")
@@ -86,6 +104,25 @@ def from_values(
     except (AttributeError, TypeError, ValueError) as error:  # of values of other types
         raise UserError(f"{where} has a value that its key cannot have: {error}") from None
     return config
+
+
+def named_code(options: Any) -> frozenset[str]:
+    """The references to a user's own code in options."""
+    return frozenset(reference for _, reference in references(_parts(leaves(options))))
+
+
+def _parts(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields `config.KEY` and value of the keys that may name a part."""
+    return ((f"config.{key}", value) for key, value in entries if key not in _NO_PARTS)
+
+
+def other_code(error: UntrustedCode, options: Any, folder: pathlib.Path) -> UserError:
+    """The sentence of a run that names other code than the options that are to continue it."""
+    key = error.key.removeprefix("config.")
+    own = dict(leaves(options)).get(key)
+    return UserError(
+        f"config.{key} is {own!r}, but the run in {folder} has {error.value!r}; use another workdir"
+    )
 
 
 def read_digest(path: pathlib.Path) -> str | None:

@@ -222,6 +222,8 @@ def export_run(
     checkpoint: str = "latest",
     batch_size: int | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the maps of a run's checkpoint; see `export`.
 
@@ -233,6 +235,7 @@ def export_run(
       split: "train" or "test".
       checkpoint: "latest", "best" or a step.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The folder of the store.
@@ -240,7 +243,7 @@ def export_run(
     Raises:
       UserError: there is no such run, checkpoint or data set, or as of `export`.
     """
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir, mode="stream")
     log.info("devices: %s", devices.describe())
     eval_step = make_eval_step(run.model, run.spec)

@@ -19,6 +19,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
@@ -34,15 +35,7 @@ THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
-_COMPARED = (
-    "accuracy",
-    "loss",
-    "attention_entropy",
-    "attended_patch_accuracy",
-    "pointing_accuracy",
-    "attention_in_box",
-    "patches_in_box",
-)
+_COMPARED = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds)
 
 
 def explain_run(
@@ -55,6 +48,8 @@ def explain_run(
     checkpoint: str = "latest",
     out: str | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the report on a run's checkpoint.
 
@@ -69,6 +64,7 @@ def explain_run(
       checkpoint: "latest", "best" or a step.
       out: folder to write; None: `report` in the workdir.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The page written.
@@ -82,7 +78,7 @@ def explain_run(
         raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
     own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
@@ -254,7 +250,7 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.options.model.pooling != "loss_attention":
+    if not run.model.find_pooling().threshold:
         return
     for threshold in THRESHOLDS:
         if threshold != run.options.model.threshold:

@@ -9,14 +9,19 @@ Rerunning the same command goes on with the folds that are not there yet; those 
 
 from absl import flags
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import sources
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
-    "dataset", None, "benchmarks, mnist_bags, cifar_bags, or files of bags (CSV)", required=True
+    "dataset",
+    None,
+    f"files of bags (CSV), some of {', '.join(sources.SOURCES)}, or your own, package.module:attribute",
+    required=True,
 )
 POSITIVE = flags.DEFINE_list(
     "positive", [], "the positive class of each data set of two, where its words do not say it"
@@ -26,7 +31,9 @@ FEATURES = flags.DEFINE_list(
 )
 IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
 METHOD = flags.DEFINE_list(
-    "method", ["loss_attention"], f"all, or some of {', '.join(methods.NAMES)}"
+    "method",
+    [poolings.DEFAULT],
+    f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
 )
 SELECT = flags.DEFINE_list(
     "select",
@@ -55,7 +62,7 @@ def main() -> None:
         config,
         WORKDIR.value,
         DATA_DIR.value,
-        DOWNLOAD.value,
+        download=DOWNLOAD.value,
         positive=POSITIVE.value,
         choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
     )

@@ -8,7 +8,7 @@ from lossattn_jax.checkpoint.run_folder import CONFIG_NAME
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config.options import BagOptions, leaves
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 from lossattn_jax.mil import fold_results, provenance
 from lossattn_jax.mil.workdir import Workdir
@@ -34,7 +34,9 @@ def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
         _refuse_other_folds(options, folder)
         return
     try:
-        stored = config_lib.read(path)
+        stored = config_lib.read(path, trust_code=config_json.named_code(options))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, options, folder) from None
     except config_json.DamagedConfig:
         if not _refuse_other_folds(options, folder):
             raise

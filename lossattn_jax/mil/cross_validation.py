@@ -73,12 +73,12 @@ def run(
         for rule in rules:
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
-        if methods.get(method).classical is None:
-            _networks(
-                dataset, missing, method, options, rules, folder / dumps.FOLDER_NAME, label, write
-            )
+        shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
+        if methods.get(method).network is not None:
+            dump_dir = folder / dumps.FOLDER_NAME
+            _networks(dataset, missing, method, options, dump_dir=dump_dir, **shared)
         else:
-            _classical(dataset, missing, method, options, rules, label, write)
+            _classical(dataset, missing, method, options, **shared)
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
 
 
@@ -114,8 +114,10 @@ def _inputs(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """For each rule and `Split.name`, what the fold is made from."""
     values = provenance.of_config(options)
+    digest = methods.code_digest(method)
+    code = {} if digest is None else {fold_results.CODE: digest}
     return {
-        (rule, split.name): fold_results.of_inputs(bags, values, method, rule, split)
+        (rule, split.name): fold_results.of_inputs(bags, values, method, rule, split) | code
         for bags, split in zip(experiment.made_from, experiment.splits, strict=True)
         for rule in rules
     }
@@ -127,10 +129,15 @@ def _there(record: Record | None) -> Record:
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:
-    """The network of a method, as options have it."""
+    """The network of a method, as options have it.
+
+    Args:
+      method: of a network, as `methods.get` takes it.
+      options: of the experiment.
+    """
     model = options.model
     return NetworkClassifier(
-        method=method,
+        method=methods.get(method).trained_network,
         backbone=model.backbone,
         hidden=tuple(model.hidden) or None,
         dropout=model.dropout,
@@ -141,7 +148,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
     )
 
 
-def _networks(dataset, splits, method, options, rules, dump_dir, label, write) -> None:
+def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write) -> None:
     model = classifier(method, options)
     results = network_folds.run(
         dataset,
@@ -161,7 +168,7 @@ def _networks(dataset, splits, method, options, rules, dump_dir, label, write) -
     programs.forget()
 
 
-def _classical(dataset, splits, method, options, rules, label, write) -> None:
+def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
     progress, clock = Progress(0, len(splits)), LogClock(_SECONDS_BETWEEN_LINES)
     for done, split in enumerate(splits, start=1):
         results = classical_folds.run(

@@ -41,8 +41,8 @@ def run(
     config: ConfigDict,
     workdir: str,
     data_dir: str,
-    download: bool = False,
     *,
+    download: bool = False,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
 ) -> list[report.Summary]:
@@ -55,7 +55,7 @@ def run(
 
     Args:
       datasets: as `sources.experiments` takes them.
-      names: of `methods.NAMES`, or "all".
+      names: as `methods.get` takes them, or "all" for those of the package.
       rules: of `selection.RULES`, or "all".
       config: of the experiments.
       workdir: folder for the files.
@@ -78,7 +78,7 @@ def run(
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
         if not any(given):
             raise UserError(f"--{key} is empty, but must name at least one")
-    names = methods.NAMES if ALL in names else tuple(names)
+    names = _expanded(names)
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
@@ -120,6 +120,12 @@ def run(
     return summaries
 
 
+def _expanded(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of methods, all of the package's in place of "all", none twice."""
+    every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
+    return tuple(dict.fromkeys(every))
+
+
 def _check(
     experiments: Sequence[Experiment],
     names: Sequence[str],
@@ -131,11 +137,11 @@ def _check(
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
-        if methods.get(name).classical is not None and dataset.instances.ndim != 2:
+        if not methods.get(name).takes_images and dataset.instances.ndim != 2:
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        own = folder.folder_of(dataset.name) / name
+        own = folder.folder_of(dataset.name) / files.safe_name(name)
         folder.refuse_links(*(own / rule for rule in rules))
         missing = cross_validation.refuse_other(experiment, name, options, rules, own)
         if missing and not folder.writable:
@@ -160,7 +166,7 @@ def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None
     Raises:
       UserError: one sentence for all data sets and methods.
     """
-    unequal = [name for name in names if methods.make(name).unequal_classes]
+    unequal = [name for name in names if methods.get(name).unequal_classes]
     unknown = [
         f"{dataset.name} ({' or '.join(sorted(repr(str(label)) for label in dataset.classes))})"
         for dataset in datasets
@@ -184,7 +190,7 @@ def _method(
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
-    own = parent / name
+    own = parent / files.safe_name(name)
     if folder.writable:
         for rule in rules:
             folder.make_folder(own / rule)
@@ -207,7 +213,7 @@ def _method(
         log.info(
             "%s, %s: accuracy %s +- %s over %d folds (%s)",
             dataset.name,
-            methods.get(name).title,
+            summary.title,
             report.as_text(summary.accuracy),
             report.as_text(summary.over_folds),
             summary.folds,

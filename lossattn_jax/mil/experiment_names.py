@@ -46,7 +46,7 @@ def read(
     often = collections.Counter(name for own in names.values() for name in own)
 
     def waits(dataset: str) -> bool:
-        return dataset in sources.GENERATED and not any(
+        return sources.find(dataset).generated and not any(
             often[name] > 1 or os.path.lexists(folder_of(name)) for name in names[dataset]
         )
 

@@ -17,6 +17,8 @@ from lossattn_jax.mil.selection import BEST_TEST
 
 log = logging.getLogger(__name__)
 
+CODE = "code"  # digest of the file of a user's own method, in what a fold is made from
+
 # What has to be in a fold's file, and for each of its bags.
 _KEYS = {
     *("dataset", "benchmark", "method", "rule", "optimistic", "repeat", "fold", "accuracy"),
@@ -137,7 +139,7 @@ def of_inputs(
 
 def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
     """Of what `of_inputs` gave the part that is about the bags, however they are split."""
-    other = {provenance.SPLIT, "method", "rule", "repeat", "fold"}
+    other = {provenance.SPLIT, CODE, "method", "rule", "repeat", "fold"}
     return {
         key: value
         for key, value in made_from.items()

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices
+from lossattn_jax.attention import poolings
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import data_record, sources
@@ -36,7 +37,7 @@ from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
 
-METHOD = "loss_attention"
+METHOD = poolings.DEFAULT
 LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 METRICS_NAME = "lambdas.json"
 _FIGURE_THRESHOLD = 0.5
@@ -74,7 +75,7 @@ def run(
       config: of the experiment; `repeats` are draws of bags.
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
-      dataset: "mnist_bags" or "cifar_bags".
+      dataset: of generated bags, as `sources.find` takes it.
       lambdas: values to try, each at least 0.
 
     Returns:
@@ -86,10 +87,11 @@ def run(
         Nothing was written over then.
     """
     options = config_lib.resolve(config)
-    if dataset not in sources.GENERATED:
+    if not sources.find(dataset).generated:
+        generated = (name for name, source in sources.SOURCES.items() if source.generated)
         raise UserError(
-            f"the data set is {dataset!r}, but must be one of {', '.join(sources.GENERATED)}, whose "
-            "instances have labels"
+            f"the data set is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
+            "labels"
         )
     if not lambdas or not all(0 <= value < math.inf for value in lambdas):
         raise UserError(

@@ -48,7 +48,7 @@ def run(
     Args:
       dataset: the bags.
       splits: the folds.
-      network: one of `networks.METHODS`.
+      network: of one of `poolings.METHODS`.
       settings: of the training.
       rules: of `selection.RULES`; those that need the same training share it.
       validation: of the rule `VALIDATION`; None: its defaults.
@@ -166,7 +166,7 @@ def _choose(
 
 def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, float], ...]:
     """The settings to try; lambda only where there is a loss of instances."""
-    ignored = () if network.method == "loss_attention" else ("patch_weight",)
+    ignored = () if network.find_pooling().patch_loss else ("patch_weight",)
     tried = [
         {name: value for name, value in overrides.items() if name not in ignored}
         for overrides in validation.overrides()

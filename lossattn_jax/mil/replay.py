@@ -22,9 +22,10 @@ def main() -> None:
     log.warning(
         "warning: lossattn mil replay is lossattn replay now; the old name works until the next release"
     )
-    print("\n".join(replay(flags.FLAGS.dump)))
+    print("\n".join(replay(flags.FLAGS.dump, trust_code=flags.FLAGS.trust_code)))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("dump", None, "folder that the training named when it ended", required=True)
+    command.define_trust_code()
     command.run(main)

@@ -65,6 +65,24 @@ def make_optimizer(
     return made
 
 
+def describe_optimizer(options: OptimizerOptions) -> str:
+    """The optimiser and its learning rate with the parameters that they take, in words."""
+    optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
+    schedule = SCHEDULES.find(options.schedule, "config.optimizer.schedule")
+    taken = [_with_values(options.name, optimizer.parameters, options)]
+    if optimizer.state:
+        taken.append(f"which holds {' and '.join(optimizer.state)}")
+    rate = _with_values(options.schedule, schedule.parameters, options)
+    warmup = f", warm-up {options.warmup_epochs:g} epochs" if options.warmup_epochs else ""
+    return f"{', '.join(taken)}; learning rate {options.learning_rate:g}, {rate}{warmup}"
+
+
+def _with_values(name: str, keys: tuple[str, ...], options: OptimizerOptions) -> str:
+    values = {key: getattr(options, key) for key in keys}
+    known = [f"{key} {value}" for key, value in values.items() if value is not None]
+    return f"{name} ({', '.join(known)})" if known else name
+
+
 def changes_betas(options: OptimizerOptions) -> bool:
     """Whether betas change along with the ramps; the optimiser's state then holds them."""
     if options.momentum_end is None:

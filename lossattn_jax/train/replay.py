@@ -11,13 +11,14 @@ from lossattn_jax.train.images.replay import replay_update as replay_images
 _KINDS = {"images": replay_images, "bags": replay_bags}
 
 
-def replay(dump: str | pathlib.Path) -> list[str]:
+def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
     """Computes loss and gradient of a dumped update again, on the devices of this process.
 
     The update is the training's own, with its augmentation and dropout.
 
     Args:
       dump: a folder of `lossattn_jax.train.dumps`, of images or of bags.
+      trust_code: whether code that it names by reference is imported.
 
     Returns:
       Sentences: what of the state before the update, of the losses and of the gradient is not finite.
@@ -29,7 +30,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
     stored = former_dumps.read(folder) or dumps.read(folder)
     replay_kind = lookup(f"the kind of the dump {folder}", stored.kind, _KINDS)
     try:
-        return replay_kind(stored)
+        return replay_kind(stored, trust_code)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

@@ -197,7 +197,7 @@ def test_the_command_says_where_the_data_set_is(digits_dir, run_python):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--dataset=mnist"], "'mnist' is unknown; allowed are cifar10, "),
+        (["--dataset=mnist"], "dataset is 'mnist', but must be one of: digit_scenes, cifar10, "),
         ([], "--dataset is missing; allowed are"),
         (["--dataset=cifar10", "--extra"], "no 'extra' split"),
     ],
@@ -276,7 +276,7 @@ for name in ("digit_scenes", "tiny_imagenet"):
 
 
 def test_our_own_data_sets_need_no_tensorflow(tmp_path, run_python):
-    import tiny_tiny_imagenet
+    from tests.support import tiny_tiny_imagenet
 
     archives = tmp_path / "archives"
     archives.mkdir()

@@ -70,7 +70,7 @@ def test_with_one_bag_a_step_every_order_is_as_likely():
     assert sum((count - 200) ** 2 / 200 for count in seen.values()) < 50
 
 
-def test_batches_come_in_random_order_and_hold_other_bags_each_epoch():
+def test_batches_are_shuffled_and_hold_other_bags_each_epoch():
     orders = bucket_batches(BUCKET_OF, 2, 0, range(200))
     buckets = BUCKET_OF[orders[:, :, 0]]
     for step in range(5):  # 3 of the 5 batches are of the first bucket

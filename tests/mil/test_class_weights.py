@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_bags import UNEQUAL, settings, toy
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
 from lossattn_jax.train.bags.gradients import Gradients, StepBags
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
+from tests.support.tiny_bags import UNEQUAL, settings, toy
 
 
 @pytest.mark.parametrize(

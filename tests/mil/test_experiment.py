@@ -135,7 +135,7 @@ def test_test_bags_choose_nothing_but_under_the_optimistic_rule():
     ("dataset", "names", "rules", "sentence"),
     [
         ("musk3", ["mi_kernel"], ["final"], "the data set 'musk3' is not known"),
-        ("musk1", ["svm"], ["final"], "the method 'svm' is not known"),
+        ("musk1", ["svm"], ["final"], "the method is 'svm', but must be one of 14"),
         ("musk1", ["mi_kernel"], ["best"], "the rule 'best' is not known"),
         ("musk1", ["mi_kernel"], ["final"], "musk1 is not in nowhere"),
     ],
@@ -178,7 +178,7 @@ def test_unequal_methods_are_refused_before_the_first_fold(own_csv, tmp_path):
     assert [one.dataset for one in found] == ["a", "b"]
 
 
-def test_words_for_classes_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
+def test_class_words_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
     caplog.set_level("INFO")
     files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
     names = ["mi_svm", "mi_svm_bag", "em_dd", "mi_graph"]

@@ -88,7 +88,7 @@ def chosen():
     return choices
 
 
-def test_validation_chooses_settings_and_epoch_on_held_out_training_bags(results, chosen):
+def test_validation_chooses_settings_and_epoch_on_held_out_bags(results, chosen):
     for fold, (overrides, epoch) in enumerate(chosen):
         result = results[VALIDATION, fold]
         assert (dict(result.settings), result.epoch) == (overrides, epoch)

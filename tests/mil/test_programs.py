@@ -9,9 +9,10 @@ import pytest
 from scipy.special import log_softmax
 
 from lossattn_jax.attention import losses
+from lossattn_jax.attention.poolings import METHODS, SUPERVISION
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
 from lossattn_jax.data.order import bucket_batches
-from lossattn_jax.models.bag_networks import METHODS, BagNetwork
+from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import device_bags, training
 from lossattn_jax.train.bags import steps as steps_lib
 from lossattn_jax.train.bags.settings import Settings
@@ -42,10 +43,13 @@ def gradient_of(network, reduction):
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(params, bag, mask, label, noise, patch_weight, target, consistency_weight):
-        out = network.apply({"params": params}, bag[None], mask[None], True, noise[None])
+        out, sown = network.apply(
+            {"params": params}, bag[None], mask[None], True, noise[None], mutable=[SUPERVISION]
+        )
         value = losses.cross_entropy(out.logits, label[None])[0]
         if network.method == "mi_net_ds":
-            value = sum(losses.cross_entropy(side, label) for side in out.side_logits[0])
+            side_logits = sown[SUPERVISION]["logits"][0]
+            value = sum(losses.cross_entropy(side, label) for side in side_logits)
         if network.method == "loss_attention":
             labels = jnp.broadcast_to(label, bag.shape[:1])
             each = out.attention[0] * losses.cross_entropy(out.patch_logits[0], labels)
@@ -320,8 +324,9 @@ def test_writing_a_bag_leaves_its_neighbours():
 
 SCRIPT = """
 import sys
-sys.path[:0] = ["tests", "tests/mil"]
-import conftest, jax, numpy as np, test_programs as t
+import jax, numpy as np
+from tests import conftest
+from tests.mil import test_programs as t
 assert jax.device_count() == 4
 network = t.BagNetwork(3, hidden=(6, 5, 5))
 result = t.training.train(t.DATASET, network, t.EVERYTHING, t.PLANS, order_seed=t.ORDER_SEED)

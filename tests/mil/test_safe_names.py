@@ -3,7 +3,6 @@
 import csv
 import os
 
-import damages
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import paper_table, report
 from lossattn_jax.mil.workdir import Workdir
 from lossattn_jax.train import dumps
+from tests.support import damages
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
 NAMES = {
@@ -32,7 +32,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, name):
+def test_a_data_set_of_any_name_stays_in_workdir_and_row(tmp_path, name):
     path, workdir = damages.write_bags(tmp_path / "data" / f"{name}.csv"), tmp_path / "run"
     first = damages.run([path], workdir, ["mi_kernel"])
     assert damages.run([path], workdir, ["mi_kernel"]) == first and first[0].dataset == name
@@ -50,7 +50,7 @@ def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, na
     assert "<img" not in paper_table.markdown(entries).lower()
 
 
-def test_a_file_that_is_called_as_its_ending_has_a_row_of_its_name(tmp_path):
+def test_a_file_named_like_its_ending_has_a_row_of_its_name(tmp_path):
     path = damages.write_bags(tmp_path / "data" / ".csv")
     results = damages.run([path], tmp_path / "run", ["mi_kernel"])
     assert "| .csv | MI-Kernel | " in report.table(results)

@@ -254,7 +254,7 @@ def test_the_dumped_update_is_that_of_the_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_classes_are_in_the_dump_and_in_what_is_made_again(tmp_path):
+def test_class_weights_are_in_the_dump_and_in_its_replay(tmp_path):
     weights = np.array([1.0, 1e30], np.float32)
     weighted = dataclasses.replace(plan(1), class_weights=weights)
     with pytest.raises(UserError, match="not finite in 1 updates in a row"):
@@ -278,7 +278,7 @@ def test_the_classifier_ends_with_a_sentence():
 
 
 @pytest.mark.slow
-def test_where_the_dump_cannot_be_written_the_training_still_says_why_it_ends(tmp_path):
+def test_an_unwritable_dump_does_not_hide_why_a_training_ends(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match="not finite in 1 updates in a row") as error:
         train(bags_with(3e38), [plan(1)], max_skipped=1, dump_dir=tmp_path / "file")

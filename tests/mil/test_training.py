@@ -145,7 +145,7 @@ def test_predictions_of_new_bags_are_the_networks():
     )
 
 
-def test_a_bag_whose_outputs_are_not_finite_has_no_even_attention():
+def test_a_bag_with_nonfinite_outputs_has_no_even_attention():
     result, asked = trained(), np.ones((2, 2), bool)
     new = BagDataset.from_bags([BAGS[2], np.full((3, 5), 3e38, np.float32)], [0, 1])
     small = result.scale * 1e-6
@@ -224,7 +224,7 @@ def test_consistency_pulls_attention_to_its_average_over_epochs():
 
 
 @pytest.mark.slow
-def test_a_batch_is_the_mean_over_the_bags_that_the_model_may_see():
+def test_a_batch_is_the_mean_over_the_models_own_bags():
     settings = dataclasses.replace(SETTINGS, batch_size=7, max_waste=10.0, epochs=1)
     result = training.train(DATASET, NETWORK, settings, [PLAN])
     params = NETWORK.init(jax.random.key(7), jnp.zeros((1, 2, 5)))["params"]
@@ -256,9 +256,8 @@ def test_impossible_plans_are_refused(plan, options, sentence):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, "tests/mil")
 import numpy as np, jax
-import test_training as t
+from tests.mil import test_training as t
 assert jax.device_count() == 4
 result = t.trained()
 np.savez(sys.argv[1], *jax.tree.leaves(result.last), logits=result.logits)

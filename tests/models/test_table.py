@@ -53,7 +53,7 @@ def plain_parameters(blocks, first):
     return total + 2048 * 10 + 10
 
 
-def test_the_papers_own_resnet50_has_by_chance_the_count_of_a_resnet152():
+def test_papers_resnet50_has_by_chance_a_resnet152s_count():
     row = next(row for row in table.ROWS if row.system == "ResNet50")
     papers = dict(bottleneck_first_kernel=3, bottleneck_relu_before_add=True)
     assert row.block == papers

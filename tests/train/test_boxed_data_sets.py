@@ -5,12 +5,12 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-import shrunk
 
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.evaluate.evaluation import evaluate_run
 from lossattn_jax.explain import run_report
 from lossattn_jax.train.images import loop
+from tests.support import shrunk
 
 NAMES = ("svhn_full", "tiny_imagenet")
 

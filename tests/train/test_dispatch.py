@@ -1,8 +1,6 @@
 """Several updates in one call of a program, and examples that lie on the devices: both change nothing."""
 
 import json
-import pathlib
-import sys
 import types
 from typing import Any
 
@@ -23,9 +21,7 @@ from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import create_state
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import shrunk
+from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(4, 4, 3))
 DRAW = np.random.default_rng(0)
@@ -189,7 +185,7 @@ def test_examples_lie_on_devices_that_have_room(monkeypatch, backend, left, want
 
 
 @pytest.mark.slow
-def test_runs_with_four_updates_at_once_write_the_same_and_resume_to_the_bit(scenes_dir, tmp_path):
+def test_four_updates_at_once_write_the_same_and_resume_exactly(scenes_dir, tmp_path):
     """Six steps an epoch, told of after every third; the second run has its images on the devices."""
 
     def train(name, epochs=3, **options):

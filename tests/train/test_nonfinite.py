@@ -4,9 +4,7 @@ import dataclasses
 import errno
 import json
 import os
-import pathlib
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -26,10 +24,8 @@ from lossattn_jax.train.replay import replay
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.skips import Skips
 from lossattn_jax.train.state import create_state
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import compilations
-from toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
+from tests.support import compilations
+from tests.support.toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
 
 
 class Program:
@@ -302,9 +298,7 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
         loop.train(config, tmp_path)
 
 
-def test_where_the_dump_cannot_be_written_the_run_still_says_why_it_ends(
-    toy_runs, tmp_path, monkeypatch
-):
+def test_an_unwritable_dump_does_not_hide_why_a_run_ends(toy_runs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -365,7 +359,7 @@ def test_where_a_run_does_not_say_its_images_it_warns(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_replaying_says_what_was_wrong_before_and_what_only_overflows(toy_runs, tmp_path):
+def test_replay_says_what_was_wrong_and_what_only_overflows(toy_runs, tmp_path):
     toy_runs |= {place_of(0): NORM, place_of(1): NORM}
     with pytest.raises(UserError, match="in 2 updates in a row, the first after step 0"):
         loop.train(settings(train__max_skipped=2, log__every_steps=1), tmp_path)
@@ -392,8 +386,8 @@ def test_arrays_in_no_regular_file_or_packed_are_refused(tmp_path):
 @pytest.mark.slow
 def test_four_devices_skip_as_one(program, run_python, tmp_path):
     script = (
-        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
-        "import numpy as np, jax, test_nonfinite as t\n"
+        "import numpy as np, jax\n"
+        "from tests.train import test_nonfinite as t\n"
         "assert jax.device_count() == 4\n"
         "images = t.train_set({t.place_of(1): t.LOSS})\n"
         "states, told = t.Program(t.settings()).run(images, 3)\n"

@@ -8,7 +8,6 @@ import json
 import os
 
 import pytest
-from toys import SPEC, Toy, settings
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
@@ -22,6 +21,7 @@ from lossattn_jax.files import records
 from lossattn_jax.train.images.job import fresh_state
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
+from tests.support.toys import SPEC, Toy, settings
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def files(workdir, step):
     return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
-def test_any_damaged_file_leads_to_the_older_checkpoint_or_does_no_harm(tmp_path):
+def test_any_damaged_file_does_no_harm_or_costs_one_checkpoint(tmp_path):
     save(tmp_path / "whole", 1, 2)
     left = set()
     for number, name in enumerate(files(tmp_path / "whole", 2)):
@@ -52,7 +52,7 @@ def test_any_damaged_file_leads_to_the_older_checkpoint_or_does_no_harm(tmp_path
     assert any(name.startswith("state/d/") for name in left)
 
 
-def test_without_an_intact_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
+def test_without_an_intact_checkpoint_nothing_can_be_resumed(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text('{"accuracy": 0.2}')
     with Checkpoints(tmp_path) as checkpoints:

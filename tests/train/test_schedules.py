@@ -1,8 +1,6 @@
 """Schedules and optimisers against the papers' numbers and PyTorch's update rule."""
 
 import math
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +16,7 @@ from lossattn_jax.train.schedules import (
     learning_rate_schedule,
     loss_weight_schedule,
 )
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import shrunk
+from tests.support import shrunk
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """One update: in parts, with rematerialisation, and on several devices."""
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
@@ -159,8 +158,8 @@ def test_parts_have_to_divide_the_batch():
 @pytest.mark.slow
 def test_four_devices_take_the_same_parts_as_one(run_python, tmp_path):
     script = (
-        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
-        "import numpy as np, jax, test_step\n"
+        "import numpy as np, jax\n"
+        "from tests.train import test_step\n"
         "assert jax.device_count() == 4\n"
         "_, state, _ = test_step.updated(test_step.settings(train__accumulate=2))\n"
         f"np.savez({str(tmp_path / 'four.npz')!r}, *jax.tree.leaves(state.params))"

@@ -3,7 +3,6 @@
 import functools
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -18,9 +17,7 @@ from lossattn_jax.evaluate.evaluation import evaluate_run
 from lossattn_jax.explain import run_report
 from lossattn_jax.models import table
 from lossattn_jax.train.images import loop
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import shrunk
+from tests.support import shrunk
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

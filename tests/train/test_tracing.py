@@ -3,8 +3,6 @@
 import gzip
 import json
 import logging
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,7 @@ import pytest
 from lossattn_jax.config.rules import parse_span
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop, tracing
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import shrunk
+from tests.support import shrunk
 
 
 def events(workdir):

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lossattn_jax.attention import losses
+from lossattn_jax.attention import losses, poolings
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import standardised
 from lossattn_jax.train.bags.objective import bag_loss
@@ -87,19 +87,21 @@ class Gradients:
             instances = where(bags.visible, instances, jnp.zeros_like(instances))
 
         def loss(params: Any) -> Any:
-            out: Any = self.network.apply(
+            out, sown = self.network.apply(
                 {"params": params},
                 instances,
                 bags.mask,
                 train=True,
                 noise=bags.noise,
+                mutable=[poolings.SUPERVISION],
             )
             per_bag = bag_loss(
                 out,
                 bags.labels,
                 bags.mask,
-                patch_weight if self.network.method == "loss_attention" else None,
+                patch_weight if self.network.find_pooling().patch_loss else None,
                 settings.patch_reduction,
+                sown.get(poolings.SUPERVISION, {}).get("logits"),
             )
             if model.class_weights is not None:
                 per_bag *= model.class_weights[bags.labels]

@@ -12,17 +12,19 @@ from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.registry import refuse_untrusted
 from lossattn_jax.train.bags.gradients import BagGradients, Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
 from lossattn_jax.train.dumps import ARRAYS_NAME, RECORD_NAME, Dump
 
 
-def replay_update(dump: Dump) -> list[str]:
+def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     """Computes loss and gradient of a dumped update again.
 
     Args:
       dump: of `train.bags.nonfinite`.
+      trust_code: whether code that it names by reference is imported.
 
     Returns:
       Sentences: how large the bags' features are, and what of the model before the update, of the bags'
@@ -32,6 +34,9 @@ def replay_update(dump: Dump) -> list[str]:
       UserError: the dump does not hold an update of its network.
     """
     content = dump.content
+    settings = dict(content["settings"])
+    parts = {**content["network"], **settings, **settings.get("optimizer", {})}
+    refuse_untrusted(parts.items(), dump.folder / RECORD_NAME, trust_code)
     state, batch = dump.tree("state"), dump.tree("batch")
     try:
         compute = jax.jit(lambda state, batch: _compute_gradients(content, state, batch))

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -14,13 +14,14 @@ from lossattn_jax import data, devices, models
 from lossattn_jax.attention import ensemble, losses
 from lossattn_jax.checkpoint import conversion_folder, run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions, ModelOptions
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
 from lossattn_jax.train.images.gradients import patch_weight_schedule
 from lossattn_jax.train.images.step import Metrics, zero_metrics
-from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.optimizer import describe_optimizer, make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
 
@@ -115,8 +116,16 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     return job
 
 
-def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[TrainState, Metrics]:
+def first_state(
+    job: Job, checkpoints: checkpoint_lib.Checkpoints, trust_code: bool = False
+) -> tuple[TrainState, Metrics]:
     """Where a run begins: a checkpoint, another run's parameters, or nothing.
+
+    Args:
+      job: the run.
+      checkpoints: in its workdir.
+      trust_code: whether code that the run to start from names by reference is imported, where this one does
+        not name it too.
 
     Returns:
       The state, and the metrics of the updates that no log line has told of yet; both on the host.
@@ -128,7 +137,7 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
     conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.named())):
         checkpoints.latest_step()  # the same for all processes, or an error
-        stored = config_lib.resolve(run_folder.stored_config(job.workdir))
+        stored = _stored_options(job)
         for difference in same_run.refuse_other_run(stored, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
@@ -142,8 +151,22 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
         )
     state = _fresh_state(job)
     if job.options.init_from:
-        state = _start_from(job.options.init_from, state)
+        trusted = trust_code or config_json.named_code(job.options)
+        state = _start_from(job.options.init_from, state, trusted)
     return state, zero_metrics(job.options.loss)
+
+
+def _stored_options(job: Job) -> ImageOptions:
+    """The options of the run to go on with; code that they name is as good as that of the job's.
+
+    Raises:
+      UserError: they name other code, which is not imported, or they cannot be read.
+    """
+    named = config_json.named_code(job.options)
+    try:
+        return config_lib.resolve(run_folder.stored_config(job.workdir, trust_code=named))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, job.options, job.workdir) from None
 
 
 def warn_of_rise(job: Job, stored: ImageOptions, step: int) -> None:
@@ -184,7 +207,9 @@ def _state_of(
         )
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
-        return _start_from(str(job.workdir), _fresh_state(job)), zero_metrics(job.options.loss)
+        named = config_json.named_code(job.options)
+        state = _start_from(str(job.workdir), _fresh_state(job), named)
+        return state, zero_metrics(job.options.loss)
     like = jax.eval_shape(lambda: _fresh_state(job))
     return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.options.loss))
 
@@ -208,10 +233,10 @@ def _fresh_state(job: Job) -> TrainState:
     return fresh_state(job.options, job.model, job.optimizer, job.spec, len(job.train_set))
 
 
-def _start_from(workdir: str, state: TrainState) -> TrainState:
+def _start_from(workdir: str, state: TrainState, trust_code: bool | Collection[str]) -> TrainState:
     """`state` with the parameters and running statistics of another run's newest checkpoint."""
     try:
-        run = runs.load(workdir)
+        run = runs.load(workdir, trust_code=trust_code)
     except UserError as error:
         raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))
@@ -245,6 +270,7 @@ def describe(job: Job, state: TrainState) -> None:
         options.model.dtype,
         "on" if config_lib.uses_patch_loss(options.loss, options.model.pooling) else "off",
     )
+    log.info("optimiser: %s", describe_optimizer(options.optimizer))
     log.info(
         "training: %d epochs, %d steps of %d images, from step %d",
         options.train.epochs,

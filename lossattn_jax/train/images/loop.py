@@ -15,6 +15,7 @@ from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, evaluate, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations, figures
 from lossattn_jax.kernels import cpu
 from lossattn_jax.train import preemption
@@ -38,7 +39,11 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: ConfigDict, workdir: str | pathlib.Path, stop: preemption.Stop | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    stop: preemption.Stop | None = None,
+    *,
+    trust_code: bool = False,
 ) -> dict[str, float]:
     """Trains a network, or goes on where an earlier call for the same workdir stopped.
 
@@ -50,6 +55,8 @@ def train(
       config: see `lossattn_jax.config.default_config`.
       workdir: folder of the run; made where absent.
       stop: from `preemption.watch`; None: SIGTERM is not cared for.
+      trust_code: whether code that the run of `config.init_from` names by reference is imported, where this
+        config does not name it too.
 
     Returns:
       The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
@@ -68,7 +75,7 @@ def train(
     ):
         saver = Saver(job, checkpoints)
         stop.begin(saver.describe, saver.save_and_describe)
-        state, sums = first_state(job, checkpoints)
+        state, sums = first_state(job, checkpoints, trust_code)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
             folder = data.resolve_data_dir(job.options.data.dir)
@@ -313,7 +320,7 @@ def _test(
 
 
 def _summary(test_metrics: dict[str, float]) -> str:
-    shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
+    shown = [name for name, metric in EVALUATION_METRICS.items() if metric.in_log]
     numbers = "  ".join(
         f"{name} {test_metrics[name]:.4f}"
         if math.isfinite(test_metrics[name])

@@ -18,13 +18,14 @@ from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
 
-def replay_update(dump: Dump) -> list[str]:
+def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     """Computes loss and gradient of a dumped update again, on all devices of this process.
 
     On another number of devices than the run's it is another one only with `config.model.batch_norm` local.
 
     Args:
       dump: of `train.images.nonfinite`.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       Sentences: what of the state before the update, of the images' losses, of the gradient and of the
@@ -33,8 +34,9 @@ def replay_update(dump: Dump) -> list[str]:
     Raises:
       UserError: the dump's arrays are others, or the devices cannot share its batch equally.
     """
-    config = config_json.from_values(dump.content["config"], str(dump.folder / RECORD_NAME))
-    options = config_lib.resolve(config)
+    place = dump.folder / RECORD_NAME
+    values = dump.content["config"]
+    options = config_lib.resolve(config_json.from_values(values, place, trust_code=trust_code))
     batch = dump.tree("batch")
     examples = int(dump.content["examples"])
     spec = runs.spec_of(options.data)

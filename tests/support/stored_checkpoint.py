@@ -1,6 +1,6 @@
 """Writes a checkpoint of known arrays, for `test_stored_checkpoints.py` to read with later versions.
 
-    PYTHONPATH=. python tests/stored_checkpoint.py tests/stored_checkpoints/NAME
+    python -m tests.support.stored_checkpoint tests/stored_checkpoints/NAME
 
 The folder is that of a run whose network, optimiser and attention average are filled with numbers that follow
 from their names, and `logits.json`, what the network says of the images of `images`.

@@ -20,7 +20,7 @@ from lossattn_jax.models import build
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags.settings import Settings
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]
 # What pickle would run: the text of a program in its oldest protocol.
 MALICIOUS = b"cposix\nsystem\n(S'touch proof'\ntR."
