@@ -82,7 +82,10 @@ def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
             ["-m", "lossattn_jax.explain", "--workdir=/nowhere"],
             "/nowhere is not a workdir of a run",
         ),
-        (["-m", "lossattn_jax.replay", "--dump=/nowhere"], "/nowhere is not a workdir of a run"),
+        (
+            ["-m", "lossattn_jax.replay", "--dump=/nowhere"],
+            "/nowhere is not a dump of a skipped update",
+        ),
         (["-m", "lossattn_jax.evaluate"], "--workdir"),
     ],
 )

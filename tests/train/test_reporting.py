@@ -8,6 +8,7 @@ import pytest
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import reporting
+from lossattn_jax.train.progress import Progress
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def clock(monkeypatch):
 
 
 def test_rate_and_time_left_leave_pauses_out(clock):
-    progress = reporting.Progress(start_step=10, total_steps=1010, batch_size=32)
+    progress = Progress(10, 1010, 32)
     assert progress.time_left(10) == "?"
     clock[0] += 10
     assert progress.measure(60) == pytest.approx(50 * 32 / 10)
