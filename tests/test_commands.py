@@ -25,7 +25,10 @@ def assert_refused(finished, sentence):
             "widht is not a config key; did you mean config.model.width?",
         ),
         (["--config.train.epochs=many"], "invalid literal for int()"),
-        (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a whole number, at least 1"),
+        (
+            ["--config.train.epochs=0"],
+            "config.train.epochs is 0, but must be a whole number, at least 1",
+        ),
         (
             ["--config.model.pooling=sum"],
             "config.model.pooling is 'sum', but must be one of: none, mean, max, attention, ",
