@@ -257,7 +257,7 @@ def check(config: ConfigDict) -> None:
             f"config.optimizer.ramp_down_epochs is {falls}, but must be at most config.train.epochs, "
             f"{epochs}: a fall that has begun before the run leaves no learning rate"
         )
-    if given["loss.patch"] == "on" and _pooling(config).loss:
+    if given["loss.patch"] == "on" and not _has_patch_logits(config):
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
             f"{given['model.pooling']}, whose patch predictions are not logits"
@@ -274,6 +274,13 @@ def _pooling(config: ConfigDict) -> Any:
     from lossattn_jax.attention import poolings  # which takes JAX
 
     return poolings.POOLINGS.find(config.model.pooling, "config.model.pooling")
+
+
+def _has_patch_logits(config: ConfigDict) -> bool:
+    from lossattn_jax.attention.losses import LOSSES  # which takes JAX
+
+    kind = _pooling(config).loss
+    return not kind or LOSSES.find(kind).patch is not None
 
 
 def profiled(config: ConfigDict) -> tuple[int, int] | None:

@@ -81,7 +81,8 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     config_lib.check(config)
     spec = runs.spec_of(config)
     model = build_network(config, spec)
-    if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
+    smooths = losses.LOSSES.find(runs.loss_kind(model, spec)).smoothing
+    if config.loss.label_smoothing and not smooths:
         raise UserError(
             f"config.loss.label_smoothing is {config.loss.label_smoothing}, but must be 0 with "
             "capsules that are routed to, and with images of several classes"
