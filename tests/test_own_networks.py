@@ -121,6 +121,14 @@ def test_a_function_pools_patches_and_instances_alike(folder):
     assert fitted.predict_proba(bags).shape == (6, 2)
 
 
+def test_a_pooling_that_takes_no_instances_is_no_method_for_bags():
+    method = "lossattn_jax.attention.poolings.loss:LOSS_ATTENTION"
+    with pytest.raises(
+        UserError, match="must be a pooling that takes instances: this one takes patc"
+    ):
+        methods.make(method, positive=1).fit([np.ones((2, 3)), np.zeros((1, 3))], [1, 0])
+
+
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [

@@ -71,7 +71,7 @@ def spec_of(options: DataOptions) -> data.DatasetSpec:
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
-    """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
+    """The kind of loss, of `losses.LOSSES`, that a network's predictions and a data set's labels ask for."""
     find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
     own = find_pooling().loss if find_pooling is not None else ""
     return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)

@@ -67,7 +67,7 @@ def _refuse_uneven_parts(options: ImageOptions) -> None:
 
 def _refuse_patch_loss_without_logits(options: ImageOptions) -> None:
     name = options.model.pooling
-    if options.loss.patch == "on" and _find_pooling(name).loss:
+    if options.loss.patch == "on" and not _has_patch_logits(name):
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
             f"{name}, whose patch predictions are not logits"
@@ -78,6 +78,13 @@ def _find_pooling(name: str) -> "Pooling":
     from lossattn_jax.attention import poolings  # which takes JAX
 
     return poolings.POOLINGS.find(name, "config.model.pooling")
+
+
+def _has_patch_logits(pooling: str) -> bool:
+    from lossattn_jax.attention.losses import LOSSES  # which takes JAX
+
+    kind = _find_pooling(pooling).loss
+    return not kind or LOSSES.find(kind).patch is not None
 
 
 SCHEMA = Schema(

@@ -117,7 +117,6 @@ class NetworkClassifier(BagClassifier):
         Raises:
           UserError: a setting is impossible.
         """
-        poolings.METHODS.find(self.method)
         if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout!r}, but must be at least 0 and below 1")
         if not isinstance(self.ensemble, numbers.Integral) or self.ensemble < 1:
@@ -129,9 +128,11 @@ class NetworkClassifier(BagClassifier):
             isinstance(width, int) and width > 0 for width in hidden
         ):
             raise UserError(f"hidden is {self.hidden}, but must be widths of 1 or more")
-        return BagNetwork(
+        network = BagNetwork(
             num_classes, self.method, self.backbone, tuple(hidden) or None, self.dropout
         )
+        network.find_pooling()
+        return network
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         network = self.network(len(self.classes_))

@@ -13,6 +13,7 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.pooling import DEFAULT_THRESHOLD
 from lossattn_jax.attention.poolings.entry import INSTANCES, Patches
+from lossattn_jax.errors import UnknownName
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
@@ -69,9 +70,15 @@ class BagNetwork(Network):
         """The entry of the method.
 
         Raises:
-          UnknownName: there is no such method.
+          UnknownName: there is no such method, or it does not work on instances.
         """
-        return poolings.METHODS.find(self.method)
+        pooling = poolings.METHODS.find(self.method)
+        if INSTANCES not in pooling.takes:
+            raise UnknownName(
+                f"method is {self.method!r}, but must be a pooling that takes {INSTANCES}: this one takes "
+                f"{', '.join(pooling.forms())}"
+            )
+        return pooling
 
     @nn.compact
     def __call__(

@@ -236,7 +236,7 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
             "backbone is 'resnet19', but must be one of: vgg11_bn, vgg13_bn, ",
         ),
         ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
-        ({"pooling": "sum"}, "pooling is 'sum', but must be one of: none, mean, max, attention, "),
+        ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, mi_net, max, "),
         ({"num_classes": 1}, "num_classes is 1, but must be a whole number, at least 2"),
         ({"num_classes": 2.5}, "num_classes is 2.5, but must be a whole number"),
         ({"width": 0}, "width is 0, but must be a positive number"),
@@ -246,9 +246,9 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
         ({"threshold": -0.1}, "threshold is -0.1, but must lie between 0 and 1"),
         ({"bottleneck_first_kernel": 2}, "bottleneck_first_kernel is 2, but must be 1, 3 or None"),
         (
-            {"backbone": "vgg11_bn", "head": "none", "pooling": "mean"},
-            "backbone 'vgg11_bn' with head 'none' and pooling 'mean' does not exist; for this "
-            "backbone there is head none with pooling none; head conv with pooling mean, max, ",
+            {"backbone": "vgg11_bn", "head": "none", "pooling": "max"},
+            "backbone 'vgg11_bn' with head 'none' and pooling 'max' does not exist; for this "
+            "backbone there is head none with pooling mean; head conv with pooling mean, max, ",
         ),
         (
             {"head": "capsule", "pooling": "attention"},

@@ -31,7 +31,7 @@ def bag_loss(
       `[B]` float32.
     """
     if side_logits is not None:
-        return losses.deep_supervision_loss(side_logits, labels)
+        return losses.image_loss(losses.DEEP_SUPERVISION, side_logits, labels)
     if patch_weight is None:
         return losses.cross_entropy(outputs.logits, labels)
     patch_weight = losses.reduced_weight(

@@ -82,7 +82,8 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     options = config_lib.resolve(config)
     spec = runs.spec_of(options.data)
     model = build_network(options.model, spec)
-    if options.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
+    smooths = losses.LOSSES.find(runs.loss_kind(model, spec)).smoothing
+    if options.loss.label_smoothing and not smooths:
         raise UserError(
             f"config.loss.label_smoothing is {options.loss.label_smoothing}, but must be 0 with "
             "capsules that are routed to, and with images of several classes"
