@@ -36,8 +36,8 @@ VALUES = [
     ("seed", "9999999999", "config.seed is 9999999999, but must be between"),
     ("seed", "1.5", "config.seed"),
     ("profile", "5:2", "config.profile is '5:2', but must be empty or START:STOP"),
-    ("data.name", "imagenet", "data set 'imagenet' is unknown"),
-    ("data.name", "../../etc", "data set '../../etc' is unknown"),
+    ("data.name", "imagenet", "is 'imagenet', but must be one of: digit_scenes"),
+    ("data.name", "../../etc", "config.data.name is '../../etc', but must be"),
     ("data.dir", "{w}/good.npz", "{w}/good.npz"),
     ("data.mode", "disk", "config.data.mode is 'disk', but must be one of: memory, stream"),
     ("data.on_device", "yes", "config.data.on_device is 'yes', but must be one of"),
@@ -255,7 +255,7 @@ CASES = [
     ((*CONVERT, "--to={w}/x.npz", "--workdir={w}/cut_checkpoint"), "checkpoint 0 in {w}/cut_check"),
     # prepare, models, replay
     (PREPARE, "--dataset is missing; allowed are: "),
-    ((*PREPARE, "--dataset=imagenet"), "data set 'imagenet' is unknown"),
+    ((*PREPARE, "--dataset=imagenet"), "is 'imagenet', but must be one of: digit_scenes"),
     ((*PREPARE, "--dataset=cifar10", "--extra"), "data set 'cifar10' has no 'extra' split"),
     ((*PREPARE, "--dataset=svhn_full", "--archives={w}/nowhere"), "archives is '{w}/nowhere', but"),
     (
