@@ -166,7 +166,7 @@ def make_loss(
             labels,
             weight,
             options.loss.label_smoothing,
-            kind,
+            kind=kind,
         )
         return jnp.mean(terms.total), updated.get("batch_stats", {})
 

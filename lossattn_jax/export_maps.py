@@ -17,8 +17,16 @@ __all__ = [
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    options = (values.split, values.num, values.checkpoint, values.batch_size, values.data_dir)
-    export_run(values.workdir, values.out, *options, trust_code=values.trust_code)
+    export_run(
+        values.workdir,
+        values.out,
+        split=values.split,
+        num=values.num,
+        checkpoint=values.checkpoint,
+        batch_size=values.batch_size,
+        data_dir=values.data_dir,
+        trust_code=values.trust_code,
+    )
 
 
 if __name__ == "__main__":

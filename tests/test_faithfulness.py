@@ -301,7 +301,9 @@ def test_road_noise_is_on_imputed_pixels_with_its_deviation():
         return jnp.stack([jnp.std(half, axis=(1, 2, 3)) for half in halves], axis=-1)
 
     for label, expected in ((0, 0.01), (1, 0.0)):
-        seen = road(looked, images, classes + label, ranks, (0.5, 0.5), jax.random.key(2), 1)
+        seen = road(
+            looked, images, classes + label, ranks, (0.5, 0.5), jax.random.key(2), iterations=1
+        )
         np.testing.assert_allclose(seen.probability, expected, rtol=0.03)
         # One key gives every image and every share noise of its own.
         assert len(np.unique(seen.probability)) == (4 if expected else 1)
@@ -359,7 +361,7 @@ def test_a_network_that_looks_nowhere_has_flat_curves():
 def all_metrics(images, classes, patches, keys):
     cells = faithfulness.cells(QUARTERS, (HEIGHT, WIDTH))
     ranks = by_pixels(images[..., 0])
-    seen = road(softmax, images, classes, ranks, (0.2, 0.6), keys, 10)
+    seen = road(softmax, images, classes, ranks, (0.2, 0.6), keys, iterations=10)
     return {
         "deletion": deletion(softmax, images, classes, by_patches(patches, cells), 4),
         "insertion": insertion(softmax, images, classes, ranks, 4),

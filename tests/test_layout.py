@@ -122,3 +122,14 @@ def test_a_moved_module_works_under_its_old_name(old):
         moved = importlib.import_module(old)
     home = importlib.import_module(imports.MOVED[old])
     assert moved is home and home.__spec__.name == home.__name__ == imports.MOVED[old]
+
+
+def test_functions_take_at_most_six_positional_parameters():
+    long = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and len({a.arg for a in node.args.posonlyargs + node.args.args} - {"self", "cls"}) > 6
+    ]
+    assert not long

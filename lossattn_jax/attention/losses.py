@@ -270,6 +270,7 @@ def loss_attention_loss(
     labels: jax.Array,
     patch_weight: jax.Array | float,
     label_smoothing: float = 0.0,
+    *,
     kind: str = CROSS_ENTROPY,
 ) -> LossTerms:
     """The training loss of the papers: `CE(prediction, y) + lambda * sum_p a_p CE(z_p, y)`.

@@ -20,6 +20,7 @@ def open_dataset(
     mode: str = "memory",
     num_threads: int = 4,
     num_workers: int = 0,
+    *,
     num_labels: int = 0,
     label_seed: int = 0,
 ) -> Dataset:

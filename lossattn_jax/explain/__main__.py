@@ -22,13 +22,13 @@ def main() -> None:
     explain_run(
         values.workdir,
         values.images,
-        values.num,
-        values.split,
-        values.pick,
-        values.fit,
-        values.checkpoint,
-        values.out,
-        values.data_dir,
+        num=values.num,
+        split=values.split,
+        pick=values.pick,
+        fit=values.fit,
+        checkpoint=values.checkpoint,
+        out=values.out,
+        data_dir=values.data_dir,
         trust_code=values.trust_code,
     )
 

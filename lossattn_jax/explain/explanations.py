@@ -103,6 +103,7 @@ def hardest(
     num: int,
     batch_size: int,
     kind: str = losses.CROSS_ENTROPY,
+    *,
     look: Callable[[Rows, Sums], None] = lambda rows, sums: None,
 ) -> Explanations:
     """Explains those images of a split that the network is least sure of, or looks at least clearly.
@@ -181,6 +182,7 @@ def explain_images(
     names: Sequence[str],
     batch_size: int,
     spec: data.DatasetSpec,
+    *,
     kind: str = losses.CROSS_ENTROPY,
 ) -> Explanations:
     """Explains images whose classes are not known.

@@ -39,6 +39,7 @@ def export(
     output: str | pathlib.Path,
     workdir: str | pathlib.Path,
     num: int | None = None,
+    *,
     batch_size: int | None = None,
 ) -> pathlib.Path:
     """Writes what a network says about the first `num` images of a split into a Zarr v3 group.
@@ -221,8 +222,8 @@ def export_run(
     num: int | None = None,
     checkpoint: str = "latest",
     batch_size: int | None = None,
-    data_dir: str | None = None,
     *,
+    data_dir: str | None = None,
     trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the maps of a run's checkpoint; see `export`.
@@ -247,4 +248,4 @@ def export_run(
     dataset = runs.open_dataset(run, split, data_dir, mode="stream")
     log.info("devices: %s", devices.describe())
     eval_step = make_eval_step(run.model, run.spec, run.loss)
-    return export(run, eval_step, dataset, output, workdir, num, batch_size)
+    return export(run, eval_step, dataset, output, workdir, num, batch_size=batch_size)

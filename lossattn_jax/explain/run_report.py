@@ -45,10 +45,10 @@ def explain_run(
     split: str = "test",
     pick: str = "hardest",
     fit: str = "resize",
+    *,
     checkpoint: str = "latest",
     out: str | None = None,
     data_dir: str | None = None,
-    *,
     trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the report on a run's checkpoint.
@@ -131,7 +131,9 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
             counts.add(rows)
 
     log.info("looking at %d images of %s", len(dataset), dataset.split)
-    selection = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    selection = explanations.hardest(
+        eval_step, variables, dataset, num, batch_size, kind, look=look
+    )
     _refuse_nonfinite(run, totals.nonfinite(), len(dataset), f"images of {dataset.split}")
     if pick == "first":
         selection = explanations.explain_dataset(
@@ -176,7 +178,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             own.names,
             min(run.options.eval.batch_size, 64),
             run.spec,
-            kind,
+            kind=kind,
         )
         finite = metrics.outputs_finite(explanation)
         wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]

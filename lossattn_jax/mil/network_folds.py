@@ -75,7 +75,14 @@ def run(
     seconds = {rule: 0.0 for rule in rules}
     if VALIDATION in rules:
         choices, seconds[VALIDATION] = _choose(
-            dataset, splits, network, settings, validation or Validation(), seed, label, shared
+            dataset,
+            splits,
+            network,
+            settings,
+            validation or Validation(),
+            seed,
+            label=label,
+            shared=shared,
         )
     plans, members = _plans(splits, rules, choices, ensemble, seed)
     trained = training.train(
@@ -127,7 +134,7 @@ def run(
 
 
 def _choose(
-    dataset, splits, network, settings, validation, seed, label, shared
+    dataset, splits, network, settings, validation, seed, *, label, shared
 ) -> tuple[list[_Choice], float]:
     """Settings and epoch of each split, by bags of its training fold that are held out."""
     grid = _grid(validation, network)

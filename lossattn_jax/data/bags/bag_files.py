@@ -313,7 +313,7 @@ class _Rows:
             labels,
             values,
             own or None,
-            features,
+            features=features,
         )
 
 
@@ -324,6 +324,7 @@ def _dataset(
     labels: Sequence[Any],
     instances: np.ndarray,
     own: Sequence[Any] | None = None,
+    *,
     features: tuple[str, ...] | None = None,
 ) -> BagDataset:
     """The data set of instances in any order, `bags` being the number of each one's bag."""

@@ -44,6 +44,7 @@ def mnist_bags(
     seed: int,
     targets: Sequence[int] = (9,),
     mean_length: float = 10,
+    *,
     std_length: float | None = None,
     balanced: bool | None = None,
 ) -> BagDataset:
@@ -82,7 +83,11 @@ def mnist_bags(
     """
     return _image_bags(
         *(images.reshape(len(images), 28, 28, 1), labels, num_bags, seed, targets),
-        *(mean_length, std_length, balanced, _MNIST, "mnist_bags"),
+        mean_length,
+        std_length=std_length,
+        balanced=balanced,
+        spec=_MNIST,
+        name="mnist_bags",
     )
 
 
@@ -93,6 +98,7 @@ def cifar_bags(
     seed: int,
     targets: Sequence[int] = (3, 5, 9),
     mean_length: float = 10,
+    *,
     std_length: float | None = None,
     balanced: bool | None = None,
 ) -> BagDataset:
@@ -120,7 +126,11 @@ def cifar_bags(
     """
     return _image_bags(
         *(images, labels, num_bags, seed, targets),
-        *(mean_length, std_length, balanced, get_spec("cifar10"), "cifar_bags"),
+        mean_length,
+        std_length=std_length,
+        balanced=balanced,
+        spec=get_spec("cifar10"),
+        name="cifar_bags",
     )
 
 
@@ -221,6 +231,7 @@ def _image_bags(
     seed: int,
     targets: Sequence[int],
     mean_length: float,
+    *,
     std_length: float | None,
     balanced: bool | None,
     spec: DatasetSpec,

@@ -51,6 +51,7 @@ def smooth_grad(
     classes: jax.Array,
     keys: jax.Array,
     samples: int = 32,
+    *,
     noise: float = 0.15,
 ) -> Relevance:
     """Mean over noisy images of the gradient's absolute value, the largest of the channels.

@@ -17,6 +17,7 @@ def occlusion(
     classes: jax.Array,
     keys: jax.Array,
     size: int = 8,
+    *,
     stride: int = 4,
 ) -> Relevance:
     """Mean fall of the class's score over the squares that cover a pixel (Zeiler & Fergus 2014).

@@ -149,6 +149,7 @@ def road(
     ranks: jax.Array,
     shares: Sequence[float],
     key: jax.Array,
+    *,
     iterations: int | None = None,
 ) -> Road:
     """ROAD (Rong et al. 2022): removed pixels are imputed, so that the shape of a hole tells little.
@@ -243,6 +244,7 @@ def _drops(
     patches: jax.Array,
     cells: Cells,
     shares: Sequence[float],
+    *,
     keep: bool,
 ) -> jax.Array:
     """Falls `[B, S]` of the class's probability with (`keep`) or without the top patches of each of S."""

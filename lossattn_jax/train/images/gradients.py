@@ -105,7 +105,7 @@ def make_gradients(
                 part["label"],
                 patch_weight(epoch),
                 loss_options.label_smoothing,
-                kind,
+                kind=kind,
             )
             seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
             if consistent:
