@@ -20,10 +20,10 @@ from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
+from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.errors import UserError
 from lossattn_jax.kernels import cpu
-from lossattn_jax.mil.estimator import standardisation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import programs
 from lossattn_jax.train.bags.settings import Settings

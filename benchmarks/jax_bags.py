@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import machine
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
-from lossattn_jax.mil.selection import stream
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
@@ -44,7 +44,7 @@ class Job:
         self._dataset, self._network, self._settings = dataset, network, settings
         # As `network_folds.run` makes them for the rule "final".
         self._plans = [
-            training.Plan(stream(0, split.repeat, split.fold, 0), split.train, split.test)
+            training.Plan(derive_seed(0, split.repeat, split.fold, 0), split.train, split.test)
             for split in splits
         ]
         self.steps = settings.epochs * sum(int(split.train.sum()) for split in splits)

@@ -248,3 +248,8 @@ class EvalSteps:
             self.process_index,
             self.process_count,
         )
+
+
+def derive_seed(*numbers: int) -> int:
+    """A seed that is a pure function of several numbers, for draws that must not be alike."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -9,10 +9,11 @@ from sklearn.base import clone
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import selection
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.fold_results import FoldResult
-from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 
 
 def run(
@@ -43,7 +44,7 @@ def run(
       UserError: there is no such rule.
     """
     selection.check_rules(tuple(rules))
-    own = stream(seed, split.repeat, split.fold)
+    own = derive_seed(seed, split.repeat, split.fold)
     fitted: dict[int, tuple[BagClassifier, float]] = {}
     candidates = method.candidates()
 

@@ -8,9 +8,10 @@ from lossattn_jax.checkpoint.run_folder import CONFIG_NAME
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config.options import BagOptions, leaves
+from lossattn_jax.data.bags import provenance
 from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
-from lossattn_jax.mil import fold_results, provenance
+from lossattn_jax.mil import fold_results
 from lossattn_jax.mil.workdir import Workdir
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from typing import Any
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
+from lossattn_jax.data.bags import provenance
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.files.records import Record
-from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds, provenance
+from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.train import dumps

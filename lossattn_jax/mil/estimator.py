@@ -21,11 +21,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 
-from lossattn_jax.data.bags import precision
+from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
 from lossattn_jax.data.bags.labels import checked_labels, class_weights
 from lossattn_jax.data.bags.positive import find_positive
+from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.invalid import InvalidInput, NotFitted
 
 
 class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
@@ -197,36 +197,6 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _standardised(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         return [(bag - self._mean) / self._scale for bag in bags]
-
-
-def standardisation(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of each feature: `(x - mean) / scale` has mean 0 and variance 1.
-
-    A feature counts as constant where its standard deviation is no more than four units in the last place of
-    its float64 values; an offset alone, such as that of a Unix time, does not make it so.
-
-    Args:
-      instances: `[N, features...]`, finite.
-
-    Returns:
-      Two float64 arrays `[features...]`; the scale of a constant feature is 1.
-
-    Raises:
-      UserError: a value is too large for float32.
-    """
-    low, high = (np.asarray(end(instances, axis=0), np.float64) for end in (np.min, np.max))
-    largest = np.maximum(np.abs(low), np.abs(high))
-    if largest.size and largest.max() > np.finfo(np.float32).max:
-        raise UserError(
-            f"an instance has a feature of the size {largest.max():g}, but values must be finite in float32"
-        )
-    mean = np.asarray(np.mean(instances, axis=0, dtype=np.float64))
-    spread = np.asarray(np.std(instances, axis=0, dtype=np.float64))
-    unsure = (high > low) & ((spread == 0) | ~precision.survives(mean, spread))
-    if unsure.any():
-        mean[unsure], spread[unsure] = precision.moments(instances[:, unsure])
-    tiny = 4 * np.finfo(np.float64).eps * largest
-    return mean, np.where((high > low) & (spread > tiny), spread, 1.0)
 
 
 def checked(bags: Sequence[ArrayLike]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from lossattn_jax import devices, files
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions, BagTrainOptions
-from lossattn_jax.data.bags import data_record, data_warnings, sources
+from lossattn_jax.data.bags import data_warnings, sources
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.sources import Experiment
@@ -19,6 +19,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
     config_record,
     cross_validation,
+    data_record,
     experiment_names,
     fold_results,
     method_memory,

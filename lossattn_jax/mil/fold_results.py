@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax.data.bags import provenance
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.files import records
-from lossattn_jax.mil import provenance
 from lossattn_jax.mil.selection import BEST_TEST
 
 log = logging.getLogger(__name__)

@@ -18,19 +18,19 @@ from lossattn_jax import devices
 from lossattn_jax.attention import poolings
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
-from lossattn_jax.data.bags import data_record, sources
+from lossattn_jax.data.bags import provenance, sources
 from lossattn_jax.data.bags.sources import Experiment
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.files import digests, records
 from lossattn_jax.mil import (
     cross_validation,
+    data_record,
     experiment_names,
     instance_figures,
     instance_metrics,
-    provenance,
 )
-from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.workdir import Workdir
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
@@ -171,7 +171,7 @@ def _measure(
     network = cross_validation.classifier(METHOD, options).network(dataset.num_classes)
     plans = [
         training.Plan(
-            seed=stream(options.seed, split.repeat, split.fold, 0),
+            seed=derive_seed(options.seed, split.repeat, split.fold, 0),
             train=split.train,
             held_out=split.test,
             overrides={"patch_weight": value},

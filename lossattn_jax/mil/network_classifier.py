@@ -11,12 +11,12 @@ from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.invalid import InvalidInput
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.estimator import BagClassifier
-from lossattn_jax.mil.invalid import InvalidInput
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.selection import stream
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
@@ -143,7 +143,7 @@ class NetworkClassifier(BagClassifier):
         everything = np.ones(len(bags), bool)
         plans = [
             training.Plan(
-                stream(self.seed, member),
+                derive_seed(self.seed, member),
                 everything,
                 ~everything,
                 class_weights=self._class_weights,

@@ -11,10 +11,11 @@ from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
@@ -140,13 +141,13 @@ def _choose(
     grid = _grid(validation, network)
     plans = []
     for split in splits:
-        own = stream(seed, split.repeat, split.fold)
+        own = derive_seed(seed, split.repeat, split.fold)
         for number in range(validation.splits):
             held = validation.held_out(dataset.labels, split.train, number, own)
             for overrides in grid:
                 plans.append(
                     training.Plan(
-                        seed=stream(seed, split.repeat, split.fold, 0),
+                        seed=derive_seed(seed, split.repeat, split.fold, 0),
                         train=split.train & ~held,
                         held_out=held,
                         overrides=overrides,
@@ -200,7 +201,7 @@ def _plans(
                 known[key] = len(plans) + np.arange(ensemble)
                 plans.extend(
                     training.Plan(
-                        seed=stream(seed, split.repeat, split.fold, member),
+                        seed=derive_seed(seed, split.repeat, split.fold, member),
                         train=split.train,
                         held_out=split.test,
                         selection=split.test if BEST_TEST in rules else None,

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from lossattn_jax.data.bags import folds
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL
 
@@ -64,7 +65,7 @@ class Validation:
           seed: of the fold.
         """
         rows = np.flatnonzero(train)
-        drawn = folds.held_out(labels, rows, self.share, stream(seed, split))
+        drawn = folds.held_out(labels, rows, self.share, derive_seed(seed, split))
         held = np.zeros(len(labels), bool)
         held[rows[drawn]] = True
         return held
@@ -75,11 +76,6 @@ def check_rules(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in RULES:
             raise UserError(f"the rule {name!r} is not known; allowed are {', '.join(RULES)}")
-
-
-def stream(*numbers: int) -> int:
-    """A seed that is a pure function of several numbers, for draws that must not be alike."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

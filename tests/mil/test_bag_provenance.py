@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from lossattn_jax.config import bags as config_lib
-from lossattn_jax.data.bags import splits
+from lossattn_jax.data.bags import provenance, splits
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.files import records
-from lossattn_jax.mil import provenance
 
 DATASET = BagDataset.from_bags(
     [np.ones((2, 3)), np.zeros((1, 3)), np.full((3, 3), 2.0), np.full((1, 3), 3.0)],

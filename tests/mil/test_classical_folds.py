@@ -5,10 +5,11 @@ import pytest
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import classical_folds
 from lossattn_jax.mil.bag_kernels import MIKernel
 from lossattn_jax.mil.estimator import BagClassifier
-from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation, stream
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.mil.svm import MiSVM
 
 RULES = (FINAL, VALIDATION, BEST_TEST)
@@ -84,7 +85,7 @@ def test_each_rule_takes_its_own_candidate():
 def test_models_are_fitted_once_per_training_fold_with_its_seed():
     method = Threshold(standardise=False)
     run(toy(), method)
-    seed = stream(7, 1, 3)
+    seed = derive_seed(7, 1, 3)
     on_parts = [(f, seed, 8) for f in range(3)] * 3  # 3 of 7 bags of each class are held out
     assert sorted(Threshold.fits) == sorted(on_parts + [(f, seed, 14) for f in range(3)])
     assert not hasattr(method, "classes_") and method.seed is None

@@ -8,8 +8,9 @@ from scipy.special import log_softmax, softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import cross_validation
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import network_folds
-from lossattn_jax.mil.selection import BEST_TEST, FINAL, RULES, VALIDATION, Validation, stream
+from lossattn_jax.mil.selection import BEST_TEST, FINAL, RULES, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
@@ -56,14 +57,14 @@ def chosen():
     grid = [{}] + [{"patch_weight": 3.0, "learning_rate": rate} for rate in (0.0001, 0.3)]
     plans = []
     for split in SPLITS:
-        own = stream(SEED, 0, split.fold)
+        own = derive_seed(SEED, 0, split.fold)
         for overrides in grid:
             for number in range(2):
                 held = CHOOSING.held_out(DATASET.labels, split.train, number, own)
                 assert held.any() and not (held & split.test).any()
                 plans.append(
                     training.Plan(
-                        stream(SEED, 0, split.fold, 0),
+                        derive_seed(SEED, 0, split.fold, 0),
                         split.train & ~held,
                         held,
                         overrides=overrides,
@@ -104,7 +105,7 @@ def members(chosen):
     for split, (own, epoch) in zip(SPLITS, chosen, strict=True):
         for overrides in [{}, own] if own else [{}]:
             for member in range(2):
-                seed = stream(SEED, 0, split.fold, member)
+                seed = derive_seed(SEED, 0, split.fold, member)
                 plans.append(
                     training.Plan(
                         seed,

@@ -8,9 +8,9 @@ import pytest
 from lossattn_jax.data.bags import precision
 from lossattn_jax.data.bags.bag_files import read_csv, write_csv
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.estimator import standardisation
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training

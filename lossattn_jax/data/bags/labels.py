@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.multiclass import type_of_target
 
+from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.invalid import InvalidInput
 
 # Numbers of a float type that are more than so many, and more than half as many as bags, are no classes.
 _MOST_FLOATS = 20

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lossattn_jax.errors import UserError
+
 # Rounding may be this share of a feature's standard deviation.
 RATIO = 1e-4
 # Of standard deviations that float32 has with all bits, and their inverses too.
@@ -116,3 +118,33 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
     width = max(1, _BLOCK // max(1, rows))
     for start in range(0, columns, width):
         yield slice(start, start + width)
+
+
+def standardisation(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale of each feature: `(x - mean) / scale` has mean 0 and variance 1.
+
+    A feature counts as constant where its standard deviation is no more than four units in the last place of
+    its float64 values; an offset alone, such as that of a Unix time, does not make it so.
+
+    Args:
+      instances: `[N, features...]`, finite.
+
+    Returns:
+      Two float64 arrays `[features...]`; the scale of a constant feature is 1.
+
+    Raises:
+      UserError: a value is too large for float32.
+    """
+    low, high = (np.asarray(end(instances, axis=0), np.float64) for end in (np.min, np.max))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    if largest.size and largest.max() > np.finfo(np.float32).max:
+        raise UserError(
+            f"an instance has a feature of the size {largest.max():g}, but values must be finite in float32"
+        )
+    mean = np.asarray(np.mean(instances, axis=0, dtype=np.float64))
+    spread = np.asarray(np.std(instances, axis=0, dtype=np.float64))
+    unsure = (high > low) & ((spread == 0) | ~survives(mean, spread))
+    if unsure.any():
+        mean[unsure], spread[unsure] = moments(instances[:, unsure])
+    tiny = 4 * np.finfo(np.float64).eps * largest
+    return mean, np.where((high > low) & (spread > tiny), spread, 1.0)

@@ -17,16 +17,15 @@ import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags
+from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split, cross_validation
+from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.mil import provenance
-from lossattn_jax.mil.selection import stream
 from lossattn_jax.registry import Registry, is_reference
 
 log = logging.getLogger(__name__)
@@ -197,10 +196,10 @@ class GeneratedBags(Source):
         bags = options.bags
         pools = {split: self.images(data_dir, split) for split in ("train", "test")}
         shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
-        tested = self.make(*pools["test"], bags.test, stream(options.seed, 0), **shared)
+        tested = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **shared)
         for count in bags.train:
             drawn = [
-                self.make(*pools["train"], count, stream(options.seed, 1, repeat), **shared)
+                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **shared)
                 for repeat in range(options.repeats)
             ]
             first = np.cumsum([0, *(len(part) for part in drawn)])

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.estimator import standardisation
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
 
