@@ -23,7 +23,7 @@ def of_run(command):
 EVALUATE, EXPLAIN, EXPORT = of_run("evaluate"), of_run("explain"), of_run("export_maps")
 COMPARE, TABLE, CONVERT = (
     of_run("compare_explainers"),
-    of_run("explanation_table"),
+    of_run("explain.explanation_table"),
     of_run("convert"),
 )
 PREPARE, MODELS, REPLAY = of_run("data.prepare"), of_run("models"), of_run("replay")
@@ -45,7 +45,7 @@ VALUES = [
     ("data.num_labels", "-10", "config.data.num_labels is -10, but must be"),
     ("model.backbone", "alexnet", "config.model.backbone is 'alexnet'"),
     ("model.head", "tail", "config.model.head is 'tail'"),
-    ("model.pooling", "sum", "config.model.pooling is 'sum', but must be one of: none, mean"),
+    ("model.pooling", "sum", "config.model.pooling is 'sum', but must be one of: mean, mi_net"),
     ("model.width", "nan", "config.model.width is nan, but must be a positive number"),
     ("model.width", "0", "config.model.width is 0.0, but must be a positive number"),
     ("model.width", "1e12", "config.model.width is 1000000000000.0, but must be"),
@@ -66,10 +66,14 @@ VALUES = [
     ),
     ("optimizer.warmup_epochs", "1e9", "config.optimizer.warmup_epochs is 1000000000.0, but must"),
     ("optimizer.schedule", "linear", "config.optimizer.schedule is 'linear', but must be one of"),
-    ("train.epochs", "0", "config.train.epochs is 0, but must be a number, at least 1"),
+    ("train.epochs", "0", "config.train.epochs is 0, but must be a whole number, at least 1"),
     ("train.epochs", "many", "train.epochs=many"),
     ("train.epochs", "nan", "train.epochs=nan"),
-    ("train.batch_size", "-32", "config.train.batch_size is -32, but must be a number, at least 1"),
+    (
+        "train.batch_size",
+        "-32",
+        "config.train.batch_size is -32, but must be a whole number, at least 1",
+    ),
     ("train.accumulate", "3", "config.train.accumulate is 3, but must divide"),
     ("train.max_skipped", "0", "config.train.max_skipped is 0, but must be a whole number"),
     ("eval.batch_size", "0", "config.eval.batch_size is 0, but must be a number, at least 1"),

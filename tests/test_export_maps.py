@@ -21,7 +21,7 @@ from lossattn_jax import data, devices, models
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
 from lossattn_jax.explain import map_export, map_store, receptive_field
@@ -53,7 +53,7 @@ def make_run():
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
     config = default_config()
     config.eval.batch_size = BATCH
-    return runs.Run(config, SPEC, model, variables, step=7)
+    return runs.Run(resolve(config), SPEC, model, variables, step=7)
 
 
 def make_images(num=NUM, kind=data.ArrayDataset):
@@ -614,7 +614,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
     monkeypatch.setattr(runs, "open_split", open_split)
     assert run.options.data.mode == "memory"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
-    assert opened == [(run.config, SPEC, "train", None, "stream")]
+    assert opened == [(run.options.data, SPEC, "train", None, "stream")]
 
 
 @pytest.mark.slow
