@@ -611,7 +611,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
         opened.append(arguments)
         return images
 
-    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint: run)
+    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint, **_: run)
     monkeypatch.setattr(runs, "open_split", open_split)
     assert run.config.data.mode == "memory"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
