@@ -73,6 +73,7 @@ def run_python(compilation_cache):
     def run(*args, devices=1, xla_flags=XLA_FLAGS, **options):
         environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
             "XLA_FLAGS": f"{xla_flags} --xla_force_host_platform_device_count={devices}",
@@ -106,9 +107,8 @@ def scenes_dir(tmp_path_factory, run_python):
 @pytest.fixture(scope="session")
 def tiny_imagenet_dir(tmp_path_factory):
     """A data folder with a tiny tiny_imagenet: 12 training and 5 test images."""
-    import tiny_tiny_imagenet
-
     from lossattn_jax.data.prepare import prepare
+    from tests.support import tiny_tiny_imagenet
 
     archives, folder = (tmp_path_factory.mktemp(name) for name in ("archives", "tiny_imagenet"))
     tiny_tiny_imagenet.write(archives / tiny_tiny_imagenet.NAME, tiny_tiny_imagenet.files())
@@ -119,9 +119,8 @@ def tiny_imagenet_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def svhn_full_dir(tmp_path_factory):
     """A data folder with a tiny svhn_full: 4 training and 2 test images."""
-    import tiny_svhn_full
-
     from lossattn_jax.data.prepare import prepare
+    from tests.support import tiny_svhn_full
 
     archives, folder = (tmp_path_factory.mktemp(name) for name in ("archives", "svhn_full"))
     tiny_svhn_full.write(archives, ["train", "test"])
@@ -132,7 +131,7 @@ def svhn_full_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def coco_dir(tmp_path_factory, run_python):
     """A data folder with a tiny coco: 5 training and 3 test images, see `tiny_coco`."""
-    import tiny_coco
+    from tests.support import tiny_coco
 
     folder = tmp_path_factory.mktemp("coco")
     tiny_coco.prepare(folder, tmp_path_factory.mktemp("download"), run_python)

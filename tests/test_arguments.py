@@ -309,7 +309,7 @@ def test_what_is_no_array_of_numbers_raises_too(name, change, sentence):
         eagerly(*split(name, change))
 
 
-def test_what_a_program_is_made_of_has_to_be_known_while_it_is_traced():
+def test_what_a_program_is_made_of_must_be_known_when_traced():
     with pytest.raises(
         ValueError, match="iterations is traced, but must be a whole number, at lea"
     ):

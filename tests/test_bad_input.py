@@ -7,8 +7,9 @@ see the same.
 import pathlib
 import re
 
-import bad_input
 import pytest
+
+from tests.support import bad_input
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config={root}/configs/digit_scenes.py"
@@ -338,7 +339,7 @@ def test_wrong_input_beside_right_data_is_refused(world, scenes_dir, arguments, 
 
 
 def test_every_command_has_its_cases():
-    import test_bad_input_bags
+    from tests import test_bad_input_bags
 
     commands = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")

@@ -1,16 +1,16 @@
 """What the commands for bags make of wrong input: see `test_bad_input`."""
 
-import bad_input
 import pytest
 
 from benchmarks import in_process
+from tests.support import bad_input
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
 BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")
 DIGITS = (*MIL, "--dataset=mnist_bags", "--data_dir={w}/right_digits.npz")
 LAMBDAS = ("-m", "lossattn_jax.mil.lambdas", "--workdir={w}/new")
 TABLES = ("-m", "lossattn_jax.mil.tables")
-REPLAY = ("-m", "lossattn_jax.mil.replay")
+REPLAY = ("-m", "lossattn_jax.replay")
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 
 FILES = [
@@ -65,16 +65,16 @@ CASES = [
     ((*BAGS, "--config={w}/absent.py"), "the config file '{w}/absent.py' does not exist"),
     ((*BAGS, "--config.speed=2"), "config.speed is not a config key"),
     ((*BAGS, "--config.seed=-1"), "config.seed is -1, but must be from 0"),
-    ((*BAGS, "--config.training.epochs=0"), "config.training.epochs is 0"),
-    ((*BAGS, "--config.training.learning_rate=nan"), "config.training.learning_rate is nan"),
-    ((*BAGS, "--config.training.learning_rate=-1"), "config.training.learning_rate is -1.0"),
-    ((*BAGS, "--config.training.weight_decay=inf"), "config.training.weight_decay is inf"),
-    ((*BAGS, "--config.training.max_skipped=0"), "config.training.max_skipped is 0, but must be"),
-    ((*BAGS, "--config.network.backbone=vgg"), "vgg"),
-    ((*BAGS, "--config.network.dropout=nan"), "dropout"),
-    ((*BAGS, "--config.network.dropout=1"), "dropout"),
-    ((*BAGS, "--config.network.ensemble=0"), "ensemble"),
-    ((*BAGS, "--config.network.hidden=(0,)"), "hidden"),
+    ((*BAGS, "--config.train.epochs=0"), "config.train.epochs is 0"),
+    ((*BAGS, "--config.optimizer.learning_rate=nan"), "config.optimizer.learning_rate is nan"),
+    ((*BAGS, "--config.optimizer.learning_rate=-1"), "config.optimizer.learning_rate is -1.0"),
+    ((*BAGS, "--config.optimizer.weight_decay=inf"), "config.optimizer.weight_decay is inf"),
+    ((*BAGS, "--config.train.max_skipped=0"), "config.train.max_skipped is 0, but must be"),
+    ((*BAGS, "--config.model.backbone=vgg"), "vgg"),
+    ((*BAGS, "--config.model.dropout=nan"), "dropout"),
+    ((*BAGS, "--config.model.dropout=1"), "dropout"),
+    ((*BAGS, "--config.model.ensemble=0"), "ensemble"),
+    ((*BAGS, "--config.model.hidden=(0,)"), "hidden"),
     ((*BAGS, "--config.validation.share=2"), "config.validation"),
     ((*BAGS, "--config.validation.splits=0"), "config.validation"),
     ((*BAGS, "--config.bags.test=0"), "config.bags"),
@@ -136,19 +136,27 @@ CASES = [
     # replay
     (REPLAY, "--dump"),
     ((*REPLAY, "--dump="), "--dump is empty, but must have a value"),
-    ((*REPLAY, "--dump={w}/nowhere"), "{w}/nowhere is not a dump of a skipped update of bags"),
-    ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update of bags"),
+    (
+        (*REPLAY, "--dump={w}/nowhere"),
+        "{w}/nowhere is not a dump of a skipped update: it has no dump.json",
+    ),
+    ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update"),
     (
         (*REPLAY, "--dump={w}/cut_dump"),
-        "{w}/cut_dump/update.json cannot be read as a skipped update",
+        "{w}/cut_dump/dump.json cannot be read as a skipped update",
     ),
-    ((*REPLAY, "--dump={w}/number_dump"), "{w}/number_dump/update.json cannot be read"),
-    ((*REPLAY, "--dump={w}/typed_dump"), "{w}/typed_dump/update.json cannot be read as a skipped"),
-    ((*REPLAY, "--dump={w}/pickled_dump"), "{w}/pickled_dump/arrays.npz cannot be read"),
-    ((*REPLAY, "--dump={w}/evil_dump"), "{w}/evil_dump/arrays.npz cannot be read as a skipped"),
+    ((*REPLAY, "--dump={w}/number_dump"), "{w}/number_dump/dump.json cannot be read"),
+    (
+        (*REPLAY, "--dump={w}/typed_dump"),
+        "{w}/typed_dump/arrays.npz does not hold an update of the network in dump.json: epochs is",
+    ),
+    ((*REPLAY, "--dump={w}/edited_dump"), "{w}/edited_dump/dump.json is not as it was written"),
+    ((*REPLAY, "--dump={w}/strange_dump"), "is 'sounds', but must be one of: images, bags"),
+    ((*REPLAY, "--dump={w}/pickled_dump"), "{w}/pickled_dump/arrays.npz cannot be read as arrays"),
+    ((*REPLAY, "--dump={w}/evil_dump"), "{w}/evil_dump/arrays.npz cannot be read as arrays"),
     (
         (*REPLAY, "--dump={w}/foreign_dump"),
-        "{w}/foreign_dump/arrays.npz does not hold an update of the network in update.json",
+        "{w}/foreign_dump/arrays.npz does not hold an update of the network in dump.json",
     ),
 ]
 
@@ -167,15 +175,15 @@ def test_wrong_input_is_refused(world, arguments, sentence):
 
 
 @pytest.mark.slow
-def test_features_too_large_for_float32_end_with_a_sentence_and_a_dump(tmp_path):
+def test_features_too_large_for_float32_give_a_sentence_and_dump(tmp_path):
     features = [(n % 2, f"b{n}", (-1) ** (n // 2) * 3e38, 3e38) for n in range(8)]
     lines = [",".join(map(str, line)) for line in features]
     (tmp_path / "huge.csv").write_text("\n".join(["bag_label,bag_id,f0,f1", *lines, ""]))
     arguments = [
         *("-m", "lossattn_jax.mil", f"--dataset={tmp_path}/huge.csv", f"--workdir={tmp_path}/run"),
-        *("--folds=2", "--repeats=1", "--config.training.epochs=2"),
-        *("--config.network.hidden=(32,32,32)", "--config.network.standardise=false"),
-        "--config.training.max_skipped=1",
+        *("--folds=2", "--repeats=1", "--config.train.epochs=2"),
+        *("--config.model.hidden=(32,32,32)", "--config.model.standardise=false"),
+        "--config.train.max_skipped=1",
     ]
     finished = in_process.run(arguments, tmp_path)
     bad_input.check(

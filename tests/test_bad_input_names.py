@@ -2,8 +2,9 @@
 
 import json
 
-import bad_input
 import pytest
+
+from tests.support import bad_input
 
 LONG = "x" * 300
 CONFIG = "--config={root}/configs/digit_scenes.py"

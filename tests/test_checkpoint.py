@@ -115,7 +115,7 @@ def test_an_unwritable_workdir_is_a_sentence(tmp_path):
         run_folder.write_config(default_config(), tmp_path / "file" / "run")
 
 
-def test_a_fifo_among_the_arrays_is_damage_and_nobody_waits_for_its_writer(tmp_path):
+def test_a_fifo_among_the_arrays_is_damage_and_not_waited_for(tmp_path):
     save_all(tmp_path, [0.5], keep=1)
     metadata = store.folder(tmp_path, 1) / "state" / "_METADATA"
     metadata.unlink()
@@ -160,7 +160,7 @@ def test_a_folder_that_goes_away_during_a_save_is_a_sentence(
                 checkpoints.wait()
 
 
-def test_a_failed_read_leaves_no_tracebacks_until_the_process_ends(tmp_path, monkeypatch, caplog):
+def test_a_failed_read_leaves_no_tracebacks_at_the_end(tmp_path, monkeypatch, caplog):
     reports = []
     monkeypatch.setattr(sys, "unraisablehook", reports.append)
     tree = {f"a{number}": np.full(1000, number, np.float32) for number in range(50)}
@@ -178,7 +178,7 @@ def test_a_failed_read_leaves_no_tracebacks_until_the_process_ends(tmp_path, mon
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
-def test_a_link_to_a_folder_of_checkpoints_is_read_but_not_written(tmp_path):
+def test_a_link_to_checkpoints_is_read_but_not_written(tmp_path):
     save_all(tmp_path / "other", [0.5], 1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "other" / "checkpoints")

@@ -1,16 +1,12 @@
 """Commands as a user meets them: a mistake is one sentence on stderr and exit code 2."""
 
 import logging
-import pathlib
-import sys
 
 import pytest
 
 from benchmarks import in_process
 from lossattn_jax.commands import command
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"
 
@@ -29,7 +25,10 @@ def assert_refused(finished, sentence):
             "widht is not a config key; did you mean config.model.width?",
         ),
         (["--config.train.epochs=many"], "invalid literal for int()"),
-        (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a number, at least 1"),
+        (
+            ["--config.train.epochs=0"],
+            "config.train.epochs is 0, but must be a whole number, at least 1",
+        ),
         (
             ["--config.model.pooling=sum"],
             "config.model.pooling is 'sum', but must be one of: none, mean, max, attention, ",
@@ -38,7 +37,7 @@ def assert_refused(finished, sentence):
             ["--config.model.head=capsule", "--config.model.pooling=mean"],
             "config.model.backbone 'small' with head 'capsule' and pooling 'mean' does not exist",
         ),
-        (["--config.data.name=imagenet"], "data set 'imagenet' is unknown"),
+        (["--config.data.name=imagenet"], "config.data.name is 'imagenet', but must be one of"),
         (
             ["--config.data.dir=/nowhere"],
             "python -m lossattn_jax.data.prepare --dataset=digit_scenes",
@@ -86,7 +85,10 @@ def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
             ["-m", "lossattn_jax.explain", "--workdir=/nowhere"],
             "/nowhere is not a workdir of a run",
         ),
-        (["-m", "lossattn_jax.replay", "--dump=/nowhere"], "/nowhere is not a workdir of a run"),
+        (
+            ["-m", "lossattn_jax.replay", "--dump=/nowhere"],
+            "/nowhere is not a dump of a skipped update",
+        ),
         (["-m", "lossattn_jax.evaluate"], "--workdir"),
     ],
 )
@@ -149,7 +151,7 @@ CONFIGS = {
     "lambda": f"{DEFAULT}\nget_config = lambda: default_config()",
     "partial": f"import functools\n{DEFAULT}\nget_config = functools.partial(default_config)",
     "tried": f"try:\n    from absent import get_config\nexcept ImportError:\n    {DEFAULT} as get_config",
-    "package": (in_process.ROOT / "lossattn_jax" / "config.py").read_text()
+    "package": (in_process.ROOT / "lossattn_jax" / "config" / "images.py").read_text()
     + "\nget_config = default_config\n",
 }
 
@@ -168,7 +170,7 @@ def test_a_config_may_come_by_its_function_in_any_way(tmp_path, monkeypatch, kin
 
 
 def test_the_packages_own_config_of_bags_is_one(tmp_path):
-    path = in_process.ROOT / "lossattn_jax" / "mil" / "config.py"
+    path = in_process.ROOT / "lossattn_jax" / "config" / "bags.py"
     arguments = ["-m", "lossattn_jax.mil", f"--config={path}", "--dataset=absent.csv"]
     finished = in_process.run([*arguments, "--workdir=run"], tmp_path)
     assert_refused(finished, "absent.csv does not exist")

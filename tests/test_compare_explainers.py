@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from lossattn_jax import data, models
 from lossattn_jax.checkpoint import runs
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.metrics import Mean
 from lossattn_jax.explain import comparison, comparison_report
@@ -29,7 +29,7 @@ above_mean_jitted = jax.jit(above_mean)
 def run():
     model = models.build("small", num_classes=3, width=0.1)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
-    return runs.Run(default_config(), SPEC, model, variables, step=7)
+    return runs.Run(resolve(default_config()), SPEC, model, variables, step=7)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_batches_and_padding_change_no_metric(run, images, measured):
 
 
 @pytest.mark.slow
-def test_localisation_is_that_of_the_forward_pass_and_only_the_first_images_count(run, images):
+def test_localisation_is_of_the_forward_pass_on_the_first_images(run, images):
     boxes = images.boxes.copy()
     boxes[::2] = [0, 0, 1, 1]  # half of a patch lies in few of the others
     images = dataclasses.replace(images, boxes=boxes)
@@ -123,7 +123,7 @@ def test_a_data_set_without_boxes_has_no_localisation(run, images):
     assert not any(axis.get_legend() for axis in comparison_report.draw(found).axes)
 
 
-def test_the_table_says_what_is_better_and_the_figure_has_a_panel_for_each_metric():
+def test_table_says_what_is_better_and_figure_has_all_metrics():
     values = {name: 0.5 + place for place, name in enumerate(METRICS)}
     told = {"attention": {**values, "stability": None}, "smooth_grad": values}
     lines = comparison_report.table(told).splitlines()

@@ -89,7 +89,7 @@ def test_of_a_linear_network_smooth_grad_is_the_gradients_size(linear_variables)
     np.testing.assert_allclose(found.pixels, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_of_a_linear_network_occlusion_is_what_lies_under_the_squares(linear_variables):
+def test_occlusion_of_a_linear_network_is_what_the_squares_hide(linear_variables):
     found = explained("occlusion", linear(), linear_variables, size=4, stride=2)
     part = (IMAGES * pixel_gradient(linear_variables)[CLASSES]).sum(-1)
     expected = np.zeros((3, 8, 8))
@@ -122,7 +122,7 @@ def test_of_a_linear_network_grad_cam_weighs_the_map(linear_variables):
     np.testing.assert_allclose(found.pixels, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_integrated_gradients_sum_to_the_difference_from_the_mean_colour(small_variables):
+def test_integrated_gradients_sum_to_the_change_from_mean_colour(small_variables):
     images = np.random.default_rng(1).standard_normal((2, 32, 32, 3)).astype(np.float32)
     classes = np.array([0, 2])
     model = small()
@@ -136,7 +136,7 @@ def test_integrated_gradients_sum_to_the_difference_from_the_mean_colour(small_v
 @pytest.mark.parametrize(
     "kind", ["loss_attention", pytest.param("gated_attention", marks=pytest.mark.slow)]
 )
-def test_contributions_and_the_bias_are_the_logits_up_to_what_all_classes_share(kind):
+def test_contributions_and_bias_are_logits_up_to_a_constant(kind):
     model = small(kind)
     variables = started(model, (32, 32, 3))
     images = np.random.default_rng(2).standard_normal((2, 32, 32, 3)).astype(np.float32)

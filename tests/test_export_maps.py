@@ -6,11 +6,9 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 import re
 import shutil
 import socket
-import sys
 import weakref
 
 import jax
@@ -27,24 +25,21 @@ from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
 from lossattn_jax.explain import map_export, map_store, receptive_field
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
 NUM, BATCH = 18, 4  # four full batches and half a one
 OUTPUTS = ("logits", "patch_logits", "attention")
 
 # Exports the run of these tests: OUTPUT [FAIL_AT [ADDRESS PROCESS]], the last two for one of two processes.
-SCRIPT = f"""
+SCRIPT = """
 import sys
-sys.path[:0] = [".", {str(pathlib.Path(__file__).parent)!r}]
 import jax
 output, fail_at, address, process = (sys.argv[1:] + ["0", "", "0"])[:4]
 if address:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, 2, int(process))
-import test_export_maps as here
+from tests import test_export_maps as here
 run = here.make_run()
 step = here.Steps(here.make_eval_step(run.model, run.spec), int(fail_at))
 print("devices:", jax.device_count())
@@ -92,6 +87,12 @@ class Steps:
         if self.calls == self.fail_at:
             raise RuntimeError("pulled the plug")
         return self.step(*arguments)
+
+
+def changed(options, section, **values):
+    """Options with other values of one section."""
+    part = dataclasses.replace(getattr(options, section), **values)
+    return dataclasses.replace(options, **{section: part})
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def whole(export, tmp_path):
 def test_the_numbers_are_those_of_evaluation_to_the_bit(run, images, eval_step, fields, whole):
     seen = []
     for batch, _, outputs in forward_batches(
-        eval_step, devices.replicate(run.variables), images, run.config.eval.batch_size
+        eval_step, devices.replicate(run.variables), images, run.options.eval.batch_size
     ):
         real = batch["mask"] > 0
         local = devices.gather(outputs)
@@ -199,9 +200,7 @@ def test_the_store_says_what_it_is_and_is_laid_out_in_batches(whole):
             assert len(list((whole / name / "c").iterdir())) == 5
 
 
-def test_receptive_fields_are_measured_on_the_splits_first_images(
-    export, images, measured, tmp_path
-):
+def test_receptive_fields_are_measured_on_a_splits_first_images(export, images, measured, tmp_path):
     export(tmp_path / "maps.zarr", num=3)
     (normal,) = measured
     expected = (images.images[: receptive_field.PROBES] / 255 - 0.5) / 0.25
@@ -288,7 +287,7 @@ def test_a_finished_store_is_left_alone(export, measured, whole, caplog):
     before = contents(whole)
     measured.clear()
     steps = Steps(None)
-    with caplog.at_level(logging.INFO, "lossattn_jax.export_maps"):
+    with caplog.at_level(logging.INFO, "lossattn_jax.explain.map_export"):
         assert export(whole, eval_step=steps) == whole
     assert steps.calls == 0 and not measured
     assert f"{whole} was complete: {NUM} images" in caplog.text
@@ -331,12 +330,12 @@ def test_a_store_of_another_export_is_refused(export, run, images, whole, change
     ],
 )
 def test_a_store_of_another_config_is_refused(export, run, whole, key, value):
-    config = run.config.copy_and_resolve_references()
     section, name = key.split(".")
-    was, config[section][name] = config[section][name], value
+    was = getattr(getattr(run.options, section), name)
+    options = changed(run.options, section, **{name: value})
     sentence = re.escape(f"(config.{key} {was!r} instead of {value!r}); give another --out")
     with pytest.raises(UserError, match=sentence):
-        export(whole, run=dataclasses.replace(run, config=config))
+        export(whole, run=dataclasses.replace(run, options=options))
 
 
 @pytest.mark.parametrize("changed", ["pixel", "label", "order", "box", "mean", "std", "network"])
@@ -366,11 +365,11 @@ def test_a_store_of_other_inputs_is_refused(export, run, images, whole, changed)
 
 
 def test_keys_that_only_training_reads_do_not_matter(export, eval_step, run, whole):
-    config = run.config.copy_and_resolve_references()
-    config.train.epochs, config.optimizer.learning_rate, config.data.dir = 7, 0.5, "/elsewhere"
-    config.data.mode = "stream"
+    options = changed(run.options, "train", epochs=7)
+    options = changed(options, "optimizer", learning_rate=0.5)
+    options = changed(options, "data", dir="/elsewhere", mode="stream")
     steps = Steps(eval_step)
-    export(whole, run=dataclasses.replace(run, config=config), eval_step=steps)
+    export(whole, run=dataclasses.replace(run, options=options), eval_step=steps)
     assert steps.calls == 0
 
 
@@ -582,7 +581,7 @@ def test_few_batches_are_kept_and_writing_stays_close_behind(export, eval_step, 
 
 def test_progress_is_told(export, whole, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(map_export, "_LOG_SECONDS", 0.0)
-    with caplog.at_level(logging.INFO, "lossattn_jax.export_maps"):
+    with caplog.at_level(logging.INFO, "lossattn_jax.explain.map_export"):
         export(tmp_path / "maps.zarr")
     for done in (4, 8, 12, 16, 18):
         assert f"{done} of {NUM} images  " in caplog.text
@@ -611,9 +610,9 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
         opened.append(arguments)
         return images
 
-    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint, **_: run)
+    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint, trust_code=False: run)
     monkeypatch.setattr(runs, "open_split", open_split)
-    assert run.config.data.mode == "memory"
+    assert run.options.data.mode == "memory"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
     assert opened == [(run.config, SPEC, "train", None, "stream")]
 
@@ -656,8 +655,8 @@ def test_two_processes_write_a_share_each_and_go_on_together(whole, run_python, 
 def test_the_command_exports_a_run(scenes_dir, run_python, tmp_path):
     workdir, whole = tmp_path / "run", tmp_path / "whole.zarr"
     config = shrunk.config(scenes_dir)
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    spec = runs.spec_of(config.data)
+    model = runs.build_model(config.model, spec)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *spec.image_shape))))
     run_folder.write_config(config, run_folder.make_workdir(workdir))
     with checkpoint_lib.Checkpoints(workdir) as checkpoints:

@@ -128,7 +128,7 @@ def test_a_curve_removes_the_nearest_number_of_pixels():
     )
 
 
-def test_patches_are_removed_as_a_whole_when_their_middle_is_reached():
+def test_patches_are_removed_whole_when_their_middle_is_reached():
     images, classes = jnp.ones((1, 4, 4, 1)), jnp.array([0])
     cells = faithfulness.cells(QUARTERS, (4, 4))
     ranks = by_patches(jnp.array([[1.0, 2.0, 3.0, 4.0]]), cells)
@@ -146,7 +146,7 @@ def test_area_by_hand():
     np.testing.assert_allclose(area(curves), [0.5, 0.75, 0.25])
 
 
-def test_deletion_and_insertion_of_a_linear_model_have_a_closed_form():
+def test_linear_deletion_and_insertion_have_a_closed_form():
     images, classes = random_images(4)
     pixels = HEIGHT * WIDTH
     added = contributions(images, classes)
@@ -292,7 +292,7 @@ def test_road_is_the_prediction_of_imputed_images():
             np.testing.assert_array_equal(first.kept[:, 0], expected.argmax(axis=1) == classes)
 
 
-def test_the_noise_of_road_is_on_imputed_pixels_only_and_has_its_deviation():
+def test_road_noise_is_on_imputed_pixels_with_its_deviation():
     images, classes = jnp.zeros((2, 64, 64, 3)), jnp.zeros(2, int)
     ranks = by_pixels(np.arange(2 * 64 * 64.0).reshape(2, 64, 64))
 

@@ -42,7 +42,7 @@ def explanations(labels):
     )
 
 
-def test_the_figure_shows_predictions_in_order_with_their_probabilities():
+def test_the_figure_orders_predictions_with_their_probabilities():
     figure = draw_explanations(explanations(np.array([1, 1])), GRID, ["cat", "dog"])
     bars = figure.axes[3].patches
     np.testing.assert_allclose([bar.get_width() for bar in bars], [0.75, 0.25], rtol=1e-6)

@@ -92,7 +92,7 @@ def test_sizes_beyond_pillows_limit_are_refused(tmp_path, name, content, fit):
         (_png(10000, 10000, depth=16, colours=0), "1.49"),
     ],
 )
-def test_pictures_that_take_too_much_memory_are_refused_by_header(tmp_path, content, gigabytes):
+def test_pictures_too_large_for_memory_are_refused_by_header(tmp_path, content, gigabytes):
     (tmp_path / "large.png").write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own warning of large pictures is none of ours

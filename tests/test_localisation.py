@@ -247,7 +247,7 @@ def test_one_of_several_boxes_is_one_box():
         assert not nothing.any() or name == "passing", name
 
 
-def test_what_lies_in_any_box_counts_once_but_half_a_patch_lies_in_one():
+def test_overlapping_boxes_count_once_but_one_must_hold_a_half():
     maps = jnp.asarray([[[3.0, 1.0], [1.0, 0.0]]])
     # The first two overlap in the patch at the top left.
     corners = [[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 1.0]]

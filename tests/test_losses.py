@@ -1,6 +1,7 @@
 """Losses against hand-computed and NumPy float64 values."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossattn_jax.attention import losses
+from lossattn_jax.errors import UserError
 
 
 def reference_cross_entropy(logits, labels, smoothing=0.0):
@@ -144,7 +146,7 @@ def test_sigmoid_loss_by_hand():
     np.testing.assert_allclose(loss, [2 * np.log(4 / 3), 1e4], rtol=1e-6)
 
 
-def test_patch_sigmoid_loss_holds_a_patch_to_its_most_probable_class():
+def test_patch_sigmoid_loss_holds_a_patch_to_its_likeliest_class():
     odds = jnp.log(jnp.array([[[3.0, 1.0, 9.0], [1.0, 3.0, 9.0], [1 / 3, 1.0, 9.0]]]))
     attention = jnp.array([[0.5, 0.3, 0.2]])
 
@@ -158,7 +160,7 @@ def test_patch_sigmoid_loss_holds_a_patch_to_its_most_probable_class():
     np.testing.assert_array_equal(loss(0, 0, 0), [0])
 
 
-def test_patch_sigmoid_loss_has_finite_gradients_whatever_is_there():
+def test_patch_sigmoid_loss_always_has_finite_gradients():
     logits = jnp.full((2, 3, 2), np.nan).at[:, :2].set(jnp.array([[1e4, -1e4], [0.0, 0.0]])[None])
     attention = jnp.array([[0.5, 0.5, 0.0]] * 2)
     positives = jnp.array([[1, 1], [0, 0]])
@@ -222,3 +224,62 @@ def test_deep_supervision_teaches_every_classifier_alone():
     np.testing.assert_allclose(gradient, shares - np.eye(4)[labels][:, None], rtol=1e-4, atol=1e-6)
     rounded = losses.deep_supervision_loss(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels))
     assert rounded.dtype == jnp.float32
+
+
+def compute_all(kind, loss):
+    """What a kind makes of the same predictions and labels, those that it takes."""
+    logits = jnp.array([[0.3, 0.9, 0.1], [0.7, 0.2, 0.4]])
+    predictions = jnp.stack([logits, logits + 1], axis=1) if loss.axes == "B S K" else logits
+    labels = [jnp.array([0, 2])] * loss.one_label
+    labels += [jnp.array([[1, 0, 0], [0, 0, 1]])] * loss.several_labels
+    values = [np.asarray(losses.image_loss(kind, predictions, some)) for some in labels]
+    assert values, f"{kind} takes no labels"
+    return np.stack(values)
+
+
+def test_no_two_losses_compute_the_same():
+    values = {kind: compute_all(kind, loss) for kind, loss in losses.LOSSES.items()}
+    for (one, first), (other, second) in itertools.combinations(values.items(), 2):
+        assert np.abs(first[:, None] - second[None]).max() > 1e-3, f"{one} is {other}"
+
+
+def test_a_loss_says_which_labels_and_whether_smoothing_it_takes():
+    logits = jnp.array([[0.3, 0.9, 0.1]])
+    for kind, loss in losses.LOSSES.items():
+        predictions = logits[:, None] if loss.axes == "B S K" else logits
+        for takes, labels in (
+            (loss.one_label, jnp.array([0])),
+            (loss.several_labels, jnp.array([[1, 0, 1]])),
+        ):
+            if takes:
+                assert losses.image_loss(kind, predictions, labels).shape == (1,)
+            else:
+                with pytest.raises(ValueError, match="labels|positives"):
+                    losses.image_loss(kind, predictions, labels)
+        labels = jnp.array([0]) if loss.one_label else jnp.array([[1, 0, 1]])
+        if loss.smoothing:
+            assert losses.image_loss(kind, predictions, labels, 0.1).shape == (1,)
+        else:
+            with pytest.raises(ValueError, match="label_smoothing is 0.1, but must be 0"):
+                losses.image_loss(kind, predictions, labels, 0.1)
+
+
+OWN_LOSS = losses.Loss(
+    lambda logits, labels: jnp.square(1 - losses.probabilities("cross_entropy", logits)[:, 0]),
+    None,
+    jax.nn.softmax,
+)
+
+
+def test_a_loss_of_the_users_is_named_by_reference():
+    logits, labels = jnp.zeros((2, 4)), jnp.array([0, 1])
+    value = losses.image_loss(f"{__name__}:OWN_LOSS", logits, labels)
+    np.testing.assert_allclose(value, [0.75**2] * 2, rtol=1e-6)
+    probabilities = losses.probabilities(f"{__name__}:OWN_LOSS", logits)
+    np.testing.assert_allclose(probabilities, 0.25)
+    terms = losses.loss_attention_loss(
+        logits, jnp.zeros((2, 3, 4)), jnp.ones((2, 3)), labels, 0.5, kind=f"{__name__}:OWN_LOSS"
+    )
+    np.testing.assert_array_equal(terms.patch, 0)
+    with pytest.raises(UserError, match="kind is 'json:dump', which is a function, but must be a"):
+        losses.image_loss("json:dump", logits, labels)

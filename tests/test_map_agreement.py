@@ -186,7 +186,7 @@ def shapes_of(**options):
         ),
     ],
 )
-def test_cascade_goes_from_the_prediction_down_and_holds_everything_once(options, expected):
+def test_cascade_goes_from_the_prediction_down_over_everything(options, expected):
     params = shapes_of(**options)
     names = map_agreement.cascade(params)
     start, _, end = expected.partition(" ... ")
@@ -246,7 +246,7 @@ def test_randomised_shuffles_the_named_layers_only():
     assert abs(np.corrcoef(kernel, params["classifier"]["kernel"].ravel())[0, 1]) < 0.25
 
 
-def test_a_cascade_with_one_key_adds_layers_to_what_was_randomised():
+def test_a_cascade_with_one_key_adds_layers_to_those_before():
     params, key = random_params(), jax.random.key(1)
     names = ("classifier", "head/conv1", "backbone")
     whole = map_agreement.randomised(params, key, names)

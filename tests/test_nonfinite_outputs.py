@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +24,7 @@ from lossattn_jax.explain import comparison, map_export
 from lossattn_jax.explain.metrics.maps import Protocol
 from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
-import shrunk
+from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
@@ -90,7 +86,7 @@ def good_outputs():
 
 @pytest.mark.parametrize("part", ["logits", "patch_logits", "attention"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_output_spoils_what_holds_it_and_nothing_else(part, value):
+def test_a_nonfinite_output_spoils_only_what_holds_it(part, value):
     outputs = good_outputs()
     array = getattr(outputs, part)
     bad = outputs.replace(**{part: array.at[(1,) + (0,) * (array.ndim - 1)].set(value)})
@@ -162,10 +158,8 @@ def test_average_precision_of_several_labels_is_none_either(run, images):
     assert math.isnan(measured["map_all_point"]) and math.isnan(measured["map_11_point"])
 
 
-DEVICES = f"""
-import sys
-sys.path[:0] = [".", {str(pathlib.Path(__file__).parent)!r}]
-import test_nonfinite_outputs as here
+DEVICES = """
+from tests import test_nonfinite_outputs as here
 run, images = here.make_run(), here.make_images()
 step = here.make_eval_step(run.model, here.SPEC)
 variables = here.devices.replicate(run.variables)
@@ -217,7 +211,7 @@ def damaged(tmp_path_factory, scenes_dir):
     """The workdir of a run with a NaN among its weights."""
     workdir = run_folder.make_workdir(tmp_path_factory.mktemp("damaged"))
     config = shrunk.config(scenes_dir, train__epochs=1, optimizer__warmup_epochs=0.5)
-    model = runs.build_model(config, runs.spec_of(config))
+    model = runs.build_model(config.model, runs.spec_of(config.data))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     flat = traverse_util.flatten_dict(
         jax.tree.map(lambda s: np.full(s.shape, 0.1, s.dtype), shapes)
@@ -248,7 +242,7 @@ def test_a_non_finite_checkpoint_is_not_the_best(damaged):
 
 
 @pytest.mark.slow
-def test_the_command_explain_says_of_how_many_there_is_nothing_to_explain(damaged, tmp_path):
+def test_explain_says_of_how_many_there_is_nothing_to_explain(damaged, tmp_path):
     command = ["-m", "lossattn_jax.explain", f"--workdir={damaged}", f"--out={tmp_path / 'out'}"]
     finished = in_process.run(command, tmp_path)
     assert finished.returncode == 2

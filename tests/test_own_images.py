@@ -132,7 +132,7 @@ def test_subfolders_are_gone_into_and_links_to_folders_are_not(tmp_path, caplog)
         (["/x.png", "/a/x.png"], ["/x.png", "a/x.png"]),
     ],
 )
-def test_files_of_one_name_are_told_apart_by_the_end_of_their_paths(tmp_path, paths, names):
+def test_files_of_one_name_differ_by_the_end_of_their_paths(tmp_path, paths, names):
     found = own_images.short_names([tmp_path / path for path in paths])
     expected = names or [f"{tmp_path.name}/x.png", f"{tmp_path.name}/a/x.png", "a/a/x.png"]
     assert found == expected

@@ -25,7 +25,7 @@ def test_loss_attention_by_hand():
     np.testing.assert_allclose(attention, [[15 / 70, 40 / 70, 0, 15 / 70]], rtol=1e-6)
 
 
-def test_a_patch_under_the_threshold_has_no_weight_and_no_gradient():
+def test_a_patch_below_the_threshold_has_no_weight_or_gradient():
     logits = jnp.array([[[10.0, 0.0], [0.1, 0.0]]])
 
     def weighted(z):
@@ -35,7 +35,7 @@ def test_a_patch_under_the_threshold_has_no_weight_and_no_gradient():
     np.testing.assert_array_equal(jax.grad(weighted)(logits), 0)
 
 
-def test_a_row_that_falls_to_the_threshold_stays_as_it_is_beside_one_that_does_not():
+def test_a_row_all_at_the_threshold_stays_beside_one_above_it():
     logits = jnp.array([[[0.28], [0.26], [0.24], [0.22]], [[0.7], [0.1], [0.1], [0.1]]])
     attention = pooling.loss_attention(logits, grid=4, threshold=1.2)
     np.testing.assert_allclose(attention, [[0.28, 0.26, 0.24, 0.22], [1, 0, 0, 0]], rtol=1e-6)
@@ -52,7 +52,7 @@ def test_a_row_is_weighed_by_itself_beside_one_of_any_size():
     np.testing.assert_allclose(attention[0], attention[1], rtol=1e-5)
 
 
-def test_what_rounding_leaves_above_the_threshold_is_not_all_there_is():
+def test_rounding_above_the_threshold_leaves_the_other_patches():
     logits = jnp.array([[[1 + 2.0**-22], [1.0], [1.0], [1.0]]])
     attention = pooling.loss_attention(logits, grid=4, threshold=1.0)
     np.testing.assert_allclose(attention, [[0.25] * 4], rtol=1e-6)
@@ -118,7 +118,7 @@ def test_capsule_attention_agrees_with_float64(seed, scale, threshold):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-6)
 
 
-def test_capsules_without_length_get_equal_weights_and_finite_gradients():
+def test_capsules_of_no_length_weigh_equal_with_finite_gradients():
     def value(z):
         weights, attention = pooling.capsule_loss_attention(z, 4, 1.0)
         return jnp.sum(weights[:, 0] * jnp.array([[1.0, 2.0]])) + attention[0, 1]
@@ -144,7 +144,7 @@ def test_bag_attention_takes_extreme_logits(size):
     assert np.isfinite(gradient).all()
 
 
-def test_couplings_to_the_wanted_class_are_shared_out_over_patches():
+def test_couplings_to_the_target_class_are_split_over_patches():
     couplings = jnp.array([[[[0.1, 0.9], [0.3, 0.7]], [[0.5, 0.5], [0.3, 0.7]]]])
     attention = pooling.coupling_attention(couplings, jnp.array([0]))
     np.testing.assert_allclose(attention, [[0.4 / 1.2, 0.8 / 1.2]], rtol=1e-6)
@@ -215,12 +215,12 @@ def test_padding_counts_for_nothing_beside_the_smallest_logits():
     np.testing.assert_allclose(attention, [[1 / 3, 2 / 3, 0]], rtol=1e-6)
 
 
-def test_features_are_summed_in_full_precision_on_accelerators_too():
+def test_features_are_summed_in_full_precision_on_accelerators():
     traced = jax.make_jaxpr(pooling.weighted_sum)(jnp.ones((1, 2, 3)), jnp.ones((1, 2)))
     assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in str(traced)
 
 
-def test_a_row_without_patches_has_no_weight_and_finite_gradients():
+def test_a_row_without_patches_has_no_weight_and_finite_grads():
     logits = jnp.ones((2, 3, 4))
     mask = jnp.array([[1, 1, 1], [0, 0, 0]])
 

@@ -7,10 +7,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import stored_checkpoint
 
 from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.train.state import TrainState
+from tests.support import stored_checkpoint
 
 FOLDERS = sorted((pathlib.Path(__file__).parent / "stored_checkpoints").iterdir())
 

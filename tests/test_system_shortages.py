@@ -60,7 +60,7 @@ def test_other_errors_stay_bugs(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_table_that_does_not_fit_on_the_disk_of_stdout_is_no_success(monkeypatch, capsys):
+def test_a_table_that_does_not_fit_on_stdouts_disk_fails(monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", command._Stdout(full))
         code, text = call(monkeypatch, capsys, lambda: print("a table"))
@@ -100,7 +100,7 @@ def test_a_fifo_is_replaced_and_nobody_waits_for_its_reader(tmp_path):
     assert files.read(tmp_path / "fifo") == b"text"
 
 
-def test_a_workdir_that_went_away_is_told_from_one_that_cannot_be_written(tmp_path):
+def test_a_workdir_that_went_away_differs_from_an_unwritable_one(tmp_path):
     (tmp_path / "table.md").mkdir()
     with pytest.raises(UserError, match=r"cannot be written: Is a directory \(.*/table.md\)$"):
         with run_folder.writing(tmp_path):

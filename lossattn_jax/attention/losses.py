@@ -3,14 +3,17 @@
 All return one value per example, `[B]` float32, so that the caller masks and averages. What takes logits
 goes through log_softmax or softplus, finite for logits up to 1e37 in size.
 
-Three kinds of image loss exist, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
-image, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths.
+`LOSSES` has the kinds of loss, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
+image or bag, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths,
+`DEEP_SUPERVISION` for classifiers that are trained each by itself. Where one is named, one of the user's own
+may be too, a `Loss` as `package.module:attribute`.
 
 Shapes, dtypes, names and numbers that do not fit raise a `ValueError` with a sentence, also while a program
 is traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
 The loss of a label outside `[0, K)` is NaN, which a training that checks its losses does not learn from.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,13 +24,40 @@ import optax
 from jax.typing import ArrayLike
 
 from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, check_arrays, check_number, is_zero
-from lossattn_jax.registry import lookup
+from lossattn_jax.registry import Registry, lookup
 
 CROSS_ENTROPY, SIGMOID, MARGIN = "cross_entropy", "sigmoid", "margin"
+DEEP_SUPERVISION = "deep_supervision"
 
 # Of the margin loss (Sabour et al. 2017, eq. 4): m+, m- and lambda.
 _MARGINS = (0.9, 0.1)
 _ABSENT_WEIGHT = 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # one that is alike is still another
+class Loss:
+    """A kind of loss, and all that the rest of the package wants to know of it.
+
+    Attributes:
+      image: makes of predictions and labels the loss of each example, `[B]` float32; with `smoothing` also of
+        label_smoothing.
+      patch: makes of patch predictions `[B, P, K]`, the examples' labels and attention `[B, P]` the weighted
+        loss of the patches, `[B]` float32; with `smoothing` also of label_smoothing. None: patch predictions
+        are no logits, and have no loss.
+      activation: makes of predictions `[..., K]` what they say of each class, in [0, 1].
+      one_label: whether it takes labels `[B]` of one class each.
+      several_labels: whether it takes labels `[B, K]`, 1 for each class that is there.
+      smoothing: whether it allows label smoothing.
+      axes: of the predictions: "B K", or "B S K" of S classifiers that are trained each by itself.
+    """
+
+    image: Callable[..., jax.Array]
+    patch: Callable[..., jax.Array] | None
+    activation: Callable[[jax.Array], jax.Array]
+    one_label: bool = True
+    several_labels: bool = False
+    smoothing: bool = False
+    axes: str = "B K"
 
 
 class LossTerms(NamedTuple):
@@ -113,10 +143,10 @@ def image_loss(
     """The loss of image predictions.
 
     Args:
-      kind: `CROSS_ENTROPY`, `SIGMOID` or `MARGIN`.
-      logits: `[B, K]`; capsule lengths with `MARGIN`.
+      kind: one of `LOSSES`, or a reference.
+      logits: `[B, K]`; capsule lengths with `MARGIN`; `[B, S, K]` with `DEEP_SUPERVISION`.
       labels: `[B]` int, or multi-hot `[B, K]` with `SIGMOID`; either with `MARGIN`.
-      label_smoothing: of `CROSS_ENTROPY`; the others have none.
+      label_smoothing: of kinds that allow it, such as `CROSS_ENTROPY`; 0 with the others.
 
     Returns:
       `[B]` float32.
@@ -125,17 +155,17 @@ def image_loss(
       UnknownName: there is no such kind.
       ValueError: arguments that do not fit together.
     """
-    compute = lookup("kind", kind, _IMAGE_LOSSES)
-    check_arrays(logits=(logits, "B K", NUMBERS))
-    return compute(logits, labels, *_smoothing(kind, label_smoothing))
+    loss = LOSSES.find(kind, "kind")
+    check_arrays(logits=(logits, loss.axes, NUMBERS))
+    return loss.image(logits, labels, *_smoothing(kind, label_smoothing))
 
 
 def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
     """What predictions say of each class, in [0, 1].
 
     Args:
-      kind: `CROSS_ENTROPY` (softmax), `SIGMOID` (sigmoid) or `MARGIN` (capsule lengths, which stand for
-        the probability that a class is there: Sabour et al. 2017, section 2).
+      kind: one of `LOSSES`, such as `CROSS_ENTROPY` (softmax), `SIGMOID` (sigmoid) or `MARGIN` (capsule
+        lengths, which stand for the probability that a class is there: Sabour et al. 2017, section 2).
       logits: `[..., K]`.
 
     Returns:
@@ -145,7 +175,7 @@ def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
       UnknownName: there is no such kind.
       ValueError: `logits` has no axis of classes, or does not hold real numbers.
     """
-    activation = lookup("kind", kind, _ACTIVATIONS)
+    activation = LOSSES.find(kind, "kind").activation
     logits = jnp.asarray(logits)
     check_arrays(logits=(logits, "... K", NUMBERS))
     return activation(logits.astype(jnp.float32))
@@ -222,14 +252,14 @@ def patch_loss(
     """The loss of patch predictions for labels of a kind: see `image_loss` for the arguments.
 
     Returns:
-      `[B]` float32: `patch_cross_entropy`, or `patch_sigmoid_loss` with `SIGMOID`. Zeros with `MARGIN`,
-      whose patch predictions are parts of a length and not logits.
+      `[B]` float32: `patch_cross_entropy`, or `patch_sigmoid_loss` with `SIGMOID`. Zeros where the kind has
+      none, as `MARGIN`, whose patch predictions are parts of a length and not logits.
 
     Raises:
       UnknownName: there is no such kind.
       ValueError: arguments that do not fit together.
     """
-    compute = lookup("kind", kind, _PATCH_LOSSES)
+    compute = LOSSES.find(kind, "kind").patch or _no_patch_loss
     return compute(patch_logits, labels, attention, *_smoothing(kind, label_smoothing))
 
 
@@ -336,35 +366,40 @@ def _refuse_rows(labels: Any, axes: int) -> None:
 
 def _smoothing(kind: str, label_smoothing: Any) -> tuple[Any, ...]:
     """The further arguments of a kind's losses: the smoothing, where it has one."""
-    if kind == CROSS_ENTROPY:
+    if LOSSES.find(kind, "kind").smoothing:
         return (label_smoothing,)
     if not is_zero(label_smoothing):
         raise ValueError(f"label_smoothing is {label_smoothing!r}, but must be 0 with {kind!r}")
     return ()
 
 
-def _no_patch_loss(patch_logits: jax.Array, labels: jax.Array, attention: jax.Array) -> jax.Array:
+def _no_patch_loss(
+    patch_logits: jax.Array, labels: jax.Array, attention: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+    del label_smoothing
     check_arrays(
         patch_logits=(patch_logits, "B P K", NUMBERS), attention=(attention, "B P", NUMBERS)
     )
     return jnp.zeros(attention.shape[:1], jnp.float32)
 
 
-_IMAGE_LOSSES: dict[str, Callable[..., jax.Array]] = {
-    CROSS_ENTROPY: cross_entropy,
-    SIGMOID: sigmoid_cross_entropy,
-    MARGIN: margin_loss,
-}
-_PATCH_LOSSES: dict[str, Callable[..., jax.Array]] = {
-    CROSS_ENTROPY: patch_cross_entropy,
-    SIGMOID: patch_sigmoid_loss,
-    MARGIN: _no_patch_loss,
-}
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    CROSS_ENTROPY: jax.nn.softmax,
-    SIGMOID: jax.nn.sigmoid,
-    MARGIN: lambda lengths: lengths,
-}
+AUTO = "auto"  # in place of a name: the loss that suits the network and the labels
+LOSSES = Registry(
+    "loss",
+    Loss,
+    {
+        CROSS_ENTROPY: Loss(cross_entropy, patch_cross_entropy, jax.nn.softmax, smoothing=True),
+        SIGMOID: Loss(
+            sigmoid_cross_entropy,
+            patch_sigmoid_loss,
+            jax.nn.sigmoid,
+            one_label=False,
+            several_labels=True,
+        ),
+        MARGIN: Loss(margin_loss, None, lambda lengths: lengths, several_labels=True),
+        DEEP_SUPERVISION: Loss(deep_supervision_loss, None, jax.nn.softmax, axes="B S K"),
+    },
+)
 _REDUCED_WEIGHTS = {
     "sum": lambda weight, count: weight,
     "mean": lambda weight, count: weight / count(),

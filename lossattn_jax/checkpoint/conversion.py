@@ -277,11 +277,11 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
         the config is impossible, or the workdir holds a run already, is being written by another command or
         cannot be written.
     """
-    config_lib.check(config)
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    options = config_lib.resolve(config)
+    spec = runs.spec_of(options.data)
+    model = runs.build_model(options.model, spec)
     folder = pathlib.Path(workdir)
-    conversion_folder.refuse_used(folder, config)
+    conversion_folder.refuse_used(folder, options)
     layout = torch_names.layout(model, spec.image_shape)
     # Before the content is read: some kB of a file can unpack to gigabytes.
     state_dict = weight_files.read(path, lambda headers: _fitting(headers, model, layout))
@@ -291,7 +291,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    conversion_folder.write(folder, config, items, os.fspath(path))
+    conversion_folder.write(folder, options, items, os.fspath(path))
     log.info("written: checkpoint 0 in %s", folder)
 
 

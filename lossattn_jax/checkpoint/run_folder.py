@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
 from lossattn_jax.config import config_json
+from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ LOCK_NAME = "workdir.lock"
 _UNSEEN_SECONDS = 90.0
 
 
-def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Stores the resolved config in the folder of a run; the first process writes, the others wait for it.
+def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
+    """Stores the options of a run in the folder of a run; the first process writes, the others wait for it.
 
     Raises:
       UserError: the folder cannot be written, or another process' folder is another one.
@@ -34,7 +35,7 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / CONFIG_NAME
     if jax.process_index() == 0:
         with writing(workdir):
-            config_json.write(config, path)
+            config_json.write(options, path)
     devices.barrier("config written")
     until = time.monotonic() + _UNSEEN_SECONDS
     while not (exists := path.exists()) and time.monotonic() < until:

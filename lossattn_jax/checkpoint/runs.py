@@ -6,12 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, models
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import DataOptions, ImageOptions, ModelOptions
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
@@ -20,27 +21,32 @@ class Run:
     """A checkpoint of a run.
 
     Attributes:
-      config: the resolved config that the run was started with.
+      options: that the run was started with.
       spec: of its data set.
       model: its network, without the axis that batch statistics are shared over in training.
       variables: "params" and "batch_stats", on the first local device.
       step: updates done.
     """
 
-    config: ConfigDict
+    options: ImageOptions
     spec: data.DatasetSpec
     model: models.ImageNetwork
     variables: dict[str, Any]
     step: int
 
+    @property
+    def loss(self) -> str:
+        """The kind of loss that the network was trained with; see `loss_kind`."""
+        return loss_kind(self.model, self.spec, self.options.loss.name)
+
 
 def build_model(
-    config: ConfigDict, spec: data.DatasetSpec, bn_axis_name: str | None = None
+    options: ModelOptions, spec: data.DatasetSpec, bn_axis_name: str | None = None
 ) -> models.ImageNetwork:
-    """The network that a config describes.
+    """The network that options describe.
 
     Args:
-      config: its section `model`.
+      options: of the network.
       spec: for the number of classes.
       bn_axis_name: pmap axis to share batch statistics over in training; None: none.
 
@@ -49,31 +55,54 @@ def build_model(
     """
     try:
         return models.build(
-            backbone=config.model.backbone,
-            head=config.model.head,
-            pooling=config.model.pooling,
+            backbone=options.backbone,
+            head=options.head,
+            pooling=options.pooling,
             num_classes=spec.num_classes,
-            width=config.model.width,
-            threshold=config.model.threshold,
-            bottleneck_relu_before_add=config.model.bottleneck_relu_before_add,
-            bottleneck_first_kernel=config.model.bottleneck_first_kernel,
-            dtype=jnp.dtype(config.model.dtype),
+            width=options.width,
+            threshold=options.threshold,
+            bottleneck_relu_before_add=options.bottleneck_relu_before_add,
+            bottleneck_first_kernel=options.bottleneck_first_kernel,
+            dtype=jnp.dtype(options.dtype),
             bn_axis_name=bn_axis_name,
         )
     except UserError as error:
         raise UserError(f"config.model.{error}") from None
 
 
-def spec_of(config: ConfigDict) -> data.DatasetSpec:
-    """The data set that a config names."""
-    return data.get_spec(config.data.name, extra=config.data.extra, key="config.data.name")
+def spec_of(options: DataOptions) -> data.DatasetSpec:
+    """The data set that options name."""
+    return data.get_spec(options.name, extra=options.extra, key="config.data.name")
 
 
-def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
-    """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
-    if isinstance(model, models.RoutingNetwork):
-        return losses.MARGIN
-    return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
+def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = losses.AUTO) -> str:
+    """The kind of loss that a network's predictions and a data set's labels ask for.
+
+    Args:
+      model: the network.
+      spec: of the data set.
+      name: of `losses.LOSSES` or by reference; `losses.AUTO` chooses.
+
+    Returns:
+      A name that `losses.LOSSES` finds.
+
+    Raises:
+      UserError: there is no such loss, or it is none of such predictions or labels.
+    """
+    find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
+    own = find_pooling().loss if find_pooling is not None else ""
+    kind = own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
+    if name in (losses.AUTO, kind):
+        return kind
+    loss = losses.LOSSES.find(name, "config.loss.name")
+    fits = loss.several_labels if spec.multi_label else loss.one_label
+    # Of the package's own losses there is one for each kind of predictions and labels.
+    if own or not fits or name in losses.LOSSES:
+        raise UserError(
+            f"config.loss.name is {name!r}, but must be auto or {kind} for the labels of {spec.name} and "
+            "the predictions of this network"
+        )
+    return name
 
 
 def load(
@@ -93,9 +122,10 @@ def load(
       UntrustedCode: the config names code that is not trusted; nothing was imported.
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    config = run_folder.stored_config(workdir, trust_code=trust_code)
-    spec = spec_of(config)
-    model = build_model(config, spec)
+    stored = run_folder.stored_config(workdir, trust_code=trust_code)
+    options = config_lib.resolve(stored)
+    spec = spec_of(options.data)
+    model = build_model(options.model, spec)
     shapes = models.variable_shapes(model, spec.image_shape)
     # CapsNet normalises nothing; its checkpoints hold an empty tree.
     like = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
@@ -108,18 +138,18 @@ def load(
             raise DamagedCheckpoint(
                 f"{error}; name another one with --checkpoint, of {others or 'which there is none'}"
             ) from error
-    return Run(config, spec, model, variables, step)
+    return Run(options, spec, model, variables, step)
 
 
 def open_dataset(
     run: Run, split: str, data_dir: str | None = None, mode: str | None = None
 ) -> data.Dataset:
     """The split "train" or "test" of the run's data set; see `open_split`."""
-    return open_split(run.config, run.spec, split, data_dir, mode)
+    return open_split(run.options.data, run.spec, split, data_dir, mode)
 
 
 def open_split(
-    config: ConfigDict,
+    options: DataOptions,
     spec: data.DatasetSpec,
     split: str,
     data_dir: str | None = None,
@@ -127,16 +157,16 @@ def open_split(
 ) -> data.Dataset:
     """The split "train" or "test" as a run sees it: of "train" the part that is to be learned from.
 
-    It lies in `data_dir`, or where that is None in the config's folder; `mode` "memory" or "stream"
+    It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory" or "stream"
     likewise, which changes no batch.
     """
     return data.open_dataset(
         spec,
         split,
-        data_dir or config.data.dir or None,
-        mode or config.data.mode,
-        num_labels=config.data.num_labels,
-        label_seed=config.data.label_seed,
+        data_dir or options.dir or None,
+        mode or options.mode,
+        num_labels=options.num_labels,
+        label_seed=options.label_seed,
     )
 
 

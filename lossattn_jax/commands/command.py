@@ -13,12 +13,12 @@ from typing import Any, cast
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from lossattn_jax import devices
 from lossattn_jax.commands import help_text, shortages, table
-from lossattn_jax.config import config_file
-from lossattn_jax.config import images as config_lib
+from lossattn_jax.config import config_file, images, renamed
+from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.kernels import cpu
 
@@ -73,14 +73,14 @@ class _Stdout:
 
 def run(
     main: Callable[[], None],
-    config: Callable[[], ConfigDict] = config_lib.default_config,
+    schema: Schema = images.SCHEMA,
     processes: bool = False,
 ) -> None:
     """Parses the flags, sets the log up, calls `main` and exits.
 
     Args:
       main: the command.
-      config: makes a config with every key that the flag --config may have.
+      schema: of the flag --config.
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
@@ -90,8 +90,7 @@ def run(
     something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
     mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
-    keys = {key for key, _ in config_lib.leaves(config())}
-    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
+    sys.argv[1:] = _named_as_today(sys.argv[1:], schema)
     if processes:
         _define_process_flags()
     stdout = sys.stdout
@@ -100,7 +99,7 @@ def run(
     try:
         app.run(
             lambda argv: sys.exit(_call(main, argv, processes)),
-            flags_parser=functools.partial(_parse, keys=keys, main=main),
+            flags_parser=functools.partial(_parse, keys=schema.keys(), main=main),
         )
     finally:
         if stdout is not None:
@@ -108,22 +107,27 @@ def run(
         sys.stdout = stdout
 
 
-def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHolder:
+def define_config(path: str, schema: Schema) -> flags.FlagHolder:
     """Defines the flag --config for a command that has a config without it.
 
     Args:
       path: the file that is the config where the flag is not given.
-      config: makes a config with every key there is.
+      schema: of that config.
     """
-    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
+    sys.argv[1:] = _named_as_today(sys.argv[1:], schema)
     try:
         # With a default, ml_collections reads the overrides here and not with the other flags.
-        _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
+        _check_config_flags(sys.argv[1:], schema.keys())
     except UserError as error:
         sys.exit(_complain(error))
     flag = config_flags.DEFINE_config_file("config", path, CONFIG_HELP, lock_config=True)
     _show_in_help("config")
     return flag
+
+
+def _named_as_today(args: Sequence[str], schema: Schema) -> list[str]:
+    """A command line with the paths of configs and the names of keys that it means."""
+    return renamed.in_args(config_file.with_paths(args), schema.former_names)
 
 
 def define_trust_code() -> None:

@@ -1,8 +1,7 @@
 """Evaluation: exact metrics of a network over a split, and files of such measurements.
 
 `metric_registry` lists the metrics, `metrics` holds them, as sums that are added over devices and batches;
-`evaluation` goes over a split.
-`python -m lossattn_jax.evaluate` does it for a finished run.
+`evaluation` goes over a split. `python -m lossattn_jax.evaluate` does it for a finished run.
 """
 
 from typing import TYPE_CHECKING

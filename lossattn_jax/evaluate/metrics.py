@@ -184,7 +184,7 @@ def evaluation_sums(
         "attended_patch_accuracy": jnp.sum(outputs.attention * patch_correct, axis=-1),
         "attention_entropy": attention_entropy(outputs.attention),
     }
-    if kind != losses.MARGIN:
+    if losses.LOSSES.find(kind).patch is not None:
         patch = losses.patch_loss(kind, outputs.patch_logits, labels, outputs.attention)
         values["patch_loss"] = patch
     placed = {}

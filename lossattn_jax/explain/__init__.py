@@ -16,8 +16,6 @@ __all__ = [
 if TYPE_CHECKING:
     from lossattn_jax.explain import explainers as explainers
     from lossattn_jax.explain import receptive_field as receptive_field
-    from lossattn_jax.explain.run_report import (
-        explain_run,
-    )
+    from lossattn_jax.explain.run_report import explain_run
 else:
     __getattr__, __dir__ = imports.attach(__name__)

@@ -24,7 +24,7 @@ from lossattn_jax.evaluate.evaluation import EvalStep, forward_batches, make_eva
 from lossattn_jax.explain import receptive_field
 from lossattn_jax.explain.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
-from lossattn_jax.train.images.reporting import Progress
+from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def export(
         pathlib.Path(os.path.abspath(folder)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
-    size = devices.round_up(batch_size or run.config.eval.batch_size)
+    size = devices.round_up(batch_size or run.options.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
     with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
         store = _open_store(run, dataset, folder, workdir, num, size)
@@ -108,9 +108,9 @@ def _fill(
     if first:
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
-    kind = runs.loss_kind(run.model, run.spec)
-    began = last_log = time.monotonic()
-    progress = Progress(first * size, num, batch_size=1)
+    kind = run.loss
+    began, clock = time.monotonic(), LogClock(_LOG_SECONDS)
+    progress = Progress(first * size, num)
     # A generator. A failure is to leave no thread that reads ahead, and to lose little of what was done.
     variables = devices.replicate(run.variables)
     forward: Any = forward_batches(eval_step, variables, dataset, size, first)
@@ -121,8 +121,8 @@ def _fill(
         for (place, (batch, _, outputs)), _ in itertools.pairwise(itertools.chain(steps, end)):
             start = place * size + jax.process_index() * store.rows
             store.write(start, _rows(batch, outputs, fields, kind), fields)
-            if time.monotonic() - last_log >= _LOG_SECONDS:
-                last_log, reached = time.monotonic(), min((place + 1) * size, num)
+            if clock.is_due():
+                reached = min((place + 1) * size, num)
                 rate, remaining = progress.measure(reached), progress.time_left(reached)
                 log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, remaining)
     devices.barrier("maps written")
@@ -246,5 +246,5 @@ def export_run(
     run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir, mode="stream")
     log.info("devices: %s", devices.describe())
-    eval_step = make_eval_step(run.model, run.spec)
+    eval_step = make_eval_step(run.model, run.spec, run.loss)
     return export(run, eval_step, dataset, output, workdir, num, batch_size)

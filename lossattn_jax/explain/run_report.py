@@ -4,6 +4,7 @@ The numbers come from the forward pass that evaluation runs; see `lossattn_jax.e
 """
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,10 +118,10 @@ def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
 
 
 def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:
-    eval_step = make_eval_step(run.model, run.spec)
-    kind = runs.loss_kind(run.model, run.spec)
+    eval_step = make_eval_step(run.model, run.spec, run.loss)
+    kind = run.loss
     variables = devices.replicate(run.variables)
-    batch_size = run.config.eval.batch_size
+    batch_size = run.options.eval.batch_size
     counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
     totals = _Totals()
 
@@ -164,16 +165,16 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
 
 
 def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Content:
-    kind = runs.loss_kind(run.model, run.spec)
+    kind = run.loss
     variables = devices.replicate(run.variables)
 
     def explained(model: Any) -> Explanations:
         explanation = explanations.explain_images(
-            make_eval_step(model, run.spec),
+            make_eval_step(model, run.spec, run.loss),
             variables,
             own.images,
             own.names,
-            min(run.config.eval.batch_size, 64),
+            min(run.options.eval.batch_size, 64),
             run.spec,
             kind,
         )
@@ -185,7 +186,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         return explanation
 
     selection = explained(run.model)
-    attentions = {_threshold_name(run.config.model.threshold): selection.attention}
+    attentions = {_threshold_name(run.options.model.threshold): selection.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
@@ -212,7 +213,7 @@ def _content(
         grid=run.model.patch_grid(run.spec.image_shape),
         fields=fields,
         class_names=run.spec.class_names,
-        kind=runs.loss_kind(run.model, run.spec),
+        kind=run.loss,
         **rest,
     )
 
@@ -227,7 +228,7 @@ def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> Non
 
 
 def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
-    model = run.config.model
+    model = run.options.model
     sees, mostly = extents(fields)
     return {
         "workdir": workdir,
@@ -249,12 +250,11 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.config.model.pooling != "loss_attention":
+    if not run.model.find_pooling().threshold:
         return
     for threshold in THRESHOLDS:
-        if threshold != run.config.model.threshold:
-            changed = run.config.copy_and_resolve_references()
-            changed.model.threshold = threshold
+        if threshold != run.options.model.threshold:
+            changed = dataclasses.replace(run.options.model, threshold=threshold)
             yield threshold, runs.build_model(changed, run.spec)
 
 
@@ -262,18 +262,18 @@ def _thresholds(
     run: runs.Run, variables: Any, dataset: Any, selection: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Attention of the images shown, and metrics of the whole split, with each threshold."""
-    own = _threshold_name(run.config.model.threshold)
+    own = _threshold_name(run.options.model.threshold)
     attentions, compared = {own: selection.attention}, {own: totals.compared()}
     assert selection.index is not None
     for threshold, model in _other_models(run):
         log.info("the same with %s", _threshold_name(threshold))
         others = _Totals()
         attentions[_threshold_name(threshold)] = explanations.explain_at(
-            make_eval_step(model, run.spec),
+            make_eval_step(model, run.spec, run.loss),
             variables,
             dataset,
             selection.index,
-            run.config.eval.batch_size,
+            run.options.eval.batch_size,
             others.add,
         )
         _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")

@@ -9,6 +9,7 @@ Rerunning the same command goes on with the folds that are not there yet; those 
 
 from absl import flags
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
@@ -31,7 +32,7 @@ FEATURES = flags.DEFINE_list(
 IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
 METHOD = flags.DEFINE_list(
     "method",
-    ["loss_attention"],
+    [poolings.DEFAULT],
     f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
 )
 SELECT = flags.DEFINE_list(
@@ -45,7 +46,7 @@ REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's wher
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
 DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
-CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
+CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
         config,
         WORKDIR.value,
         DATA_DIR.value,
-        DOWNLOAD.value,
+        download=DOWNLOAD.value,
         positive=POSITIVE.value,
         choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
     )
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_lib.default_config)
+    command.run(main, config_lib.SCHEMA)

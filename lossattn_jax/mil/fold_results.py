@@ -159,7 +159,7 @@ def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> re
       UserError: it was made from other inputs.
     """
     path = file_of(folder, split)
-    record = records.find(path, made_from)
+    record = records.find(path, made_from, provenance.renamed)
     if record is None or _is_whole(record.content, split):
         return record
     log.warning("%s lacks a part of a fold; it is made again", path)
@@ -182,7 +182,7 @@ def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any
         record = records.read(path)
     except (FileNotFoundError, records.DamagedRecord):
         return False
-    records.refuse_other(path, record.made_from, made_from)
+    records.refuse_other(path, provenance.renamed(record.made_from), made_from)
     return _is_whole(record.content, split)
 
 

@@ -15,12 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices
+from lossattn_jax.attention import poolings
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import data_record, sources
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import nonfinite_values
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
 from lossattn_jax.files import digests, records
 from lossattn_jax.mil import (
     cross_validation,
@@ -31,11 +32,12 @@ from lossattn_jax.mil import (
 )
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.workdir import Workdir
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
 
-METHOD = "loss_attention"
+METHOD = poolings.DEFAULT
 LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 METRICS_NAME = "lambdas.json"
 _FIGURE_THRESHOLD = 0.5
@@ -84,7 +86,7 @@ def run(
         of other bags or a sweep of another config, cannot be written, or is being written by another command.
         Nothing was written over then.
     """
-    config_lib.check(config)
+    options = config_lib.resolve(config)
     if not sources.find(dataset).generated:
         generated = (name for name, source in sources.SOURCES.items() if source.generated)
         raise UserError(
@@ -95,13 +97,13 @@ def run(
         raise UserError(
             f"lambdas are {list(lambdas)}, but must be at least one, finite and none negative"
         )
-    load = functools.partial(sources.experiments, data_dir=data_dir, config=config)
+    load = functools.partial(sources.experiments, data_dir=data_dir, options=options)
 
     def check(experiments: Sequence[Experiment]) -> None:
         for experiment in experiments:
             folder = root.folder_of(experiment.dataset.name)
-            root.refuse_links(folder / DUMPS_NAME)
-            _refuse_other(folder / METRICS_NAME, _inputs(experiment, config, lambdas))
+            root.refuse_links(folder / dumps.FOLDER_NAME)
+            _refuse_other(folder / METRICS_NAME, _inputs(experiment, options, lambdas))
             data_record.refuse_other(experiment, folder)
 
     sweeps = {}
@@ -112,14 +114,16 @@ def run(
                 "another workdir"
             )
         log.info("devices: %s", devices.describe())
-        for experiment in experiment_names.read([dataset], load, config, root.folder_of, check):
+        for experiment in experiment_names.read(
+            [dataset], load, options.bags, root.folder_of, check
+        ):
             name = experiment.dataset.name
             root.make()
             folder = root.make_folder(root.folder_of(name))
-            sweeps[name] = _measure(experiment, config, lambdas, folder)
+            sweeps[name] = _measure(experiment, options, lambdas, folder)
             with root.writing():
                 data_record.write(experiment, folder)
-                made_from = _inputs(experiment, config, lambdas)
+                made_from = _inputs(experiment, options, lambdas)
                 records.write(folder / METRICS_NAME, sweeps[name], made_from, indent=1)
             log.info("files: %s", folder)
         root.refuse_moved()
@@ -158,18 +162,18 @@ def parsed(texts: Sequence[str]) -> tuple[float, ...]:
 
 
 def _measure(
-    experiment: Experiment, config: ConfigDict, lambdas: Sequence[float], folder: pathlib.Path
+    experiment: Experiment, options: BagOptions, lambdas: Sequence[float], folder: pathlib.Path
 ) -> dict[str, Any]:
     dataset, splits = experiment.dataset, experiment.splits
     truth = dataset.instance_labels
     assert truth is not None  # generated bags have them
-    settings = config_lib.settings(config)
-    network = cross_validation.classifier(METHOD, config).network(dataset.num_classes)
+    settings = config_lib.settings(options)
+    network = cross_validation.classifier(METHOD, options).network(dataset.num_classes)
     plans = [
         training.Plan(
-            seed=stream(config.seed, split.repeat, split.fold, 0),
+            seed=stream(options.seed, split.repeat, split.fold, 0),
             train=split.train,
-            held=split.test,
+            held_out=split.test,
             overrides={"patch_weight": value},
             name=f"lambda {value:g}, {split.name}",
         )
@@ -181,11 +185,11 @@ def _measure(
         network,
         settings,
         plans,
-        standardise=config.network.standardise,
-        order_seed=config.seed,
+        standardise=options.model.standardise,
+        order_seed=options.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
-        dump_dir=folder / DUMPS_NAME,
+        dump_dir=folder / dumps.FOLDER_NAME,
     )
     said = training.predict(
         dataset,
@@ -194,13 +198,13 @@ def _measure(
         trained.last,
         trained.mean,
         trained.scale,
-        np.stack([plan.held for plan in plans]),
+        wanted=np.stack([plan.held_out for plan in plans]),
     )
     draws = len(splits)
     summaries, nonfinite = {}, {}
     for place, value in enumerate(lambdas):
         own = slice(place * draws, (place + 1) * draws)
-        held = np.stack([plan.held for plan in plans[own]])
+        held = np.stack([plan.held_out for plan in plans[own]])
         nonfinite[value] = _count_nonfinite(
             dataset.lengths, said.attention[own], said.logits[own], held
         )
@@ -252,11 +256,13 @@ def _count_nonfinite(
     return int((held & ~(of_bags & np.isfinite(logits).all(axis=-1))).sum())
 
 
-def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]) -> dict[str, Any]:
+def _inputs(
+    experiment: Experiment, options: BagOptions, lambdas: Sequence[float]
+) -> dict[str, Any]:
     draws = enumerate(experiment.made_from)
     return {
         **{f"{_DRAW}{number}": digests.of_json(bags) for number, bags in draws},
-        **provenance.of_config(config),
+        **provenance.of_config(options),
         "lambdas": [float(value) for value in lambdas],
     }
 
@@ -264,7 +270,7 @@ def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]
 def _refuse_other(path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
     """Refuses to write over a sweep of other bags or another config."""
     try:
-        before = records.read(path).made_from
+        before = provenance.renamed(records.read(path).made_from)
     except FileNotFoundError:
         return
     except records.DamagedRecord as error:

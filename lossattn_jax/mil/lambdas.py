@@ -21,7 +21,7 @@ LAMBDAS = flags.DEFINE_list("lambdas", [str(value) for value in lambda_sweep.LAM
 REPEATS = flags.DEFINE_integer("repeats", None, "draws of bags; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS, or an .npz file", required=True)
-CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
+CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_lib.default_config)
+    command.run(main, config_lib.SCHEMA)

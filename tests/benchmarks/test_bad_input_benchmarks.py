@@ -3,8 +3,9 @@
 import importlib.util
 import json
 
-import bad_input
 import pytest
+
+from tests.support import bad_input
 
 
 def of(name, *flags):

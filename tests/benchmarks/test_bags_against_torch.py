@@ -105,7 +105,7 @@ class FakeWorkers:
         return 0.003 / way.processes / (3 if way.fused else 1)
 
 
-def test_speed_is_the_ratio_of_medians_and_a_job_has_its_compilation(tmp_path, monkeypatch, capsys):
+def test_speed_is_a_ratio_of_medians_and_jobs_include_compiling(tmp_path, monkeypatch, capsys):
     _, _, _, bag_agreement, _ = both()
     from benchmarks import torch_workers
 

@@ -77,7 +77,7 @@ def test_an_edited_record_is_json_with_one_other_number(tmp_path):
         ]
 
 
-def test_a_lone_file_is_swapped_with_none_and_an_empty_one_not_emptied(tmp_path):
+def test_a_lone_file_is_not_swapped_and_an_empty_not_emptied(tmp_path):
     file = tmp_path / "lone.json"
     file.write_bytes(RECORD)
     assert not safety_damage.WAYS["swapped"](file, tmp_path, random.Random(0))
@@ -117,7 +117,7 @@ def test_a_rerun_may_refuse_where_its_results_are_there_already():
     assert safety_outcomes.judge_rerun(end, None, {"t": 1}) == safety_outcomes.STUCK
 
 
-def test_results_are_compared_without_times_digests_and_the_folder(tmp_path):
+def test_results_compare_without_times_digests_and_folder(tmp_path):
     worlds = [tmp_path / "a", tmp_path / "b"]
     for number, world in enumerate(worlds):
         world.mkdir()

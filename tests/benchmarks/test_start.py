@@ -38,7 +38,7 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "_IMPORT", "import math")
 
 
-def test_first_and_second_starts_are_measured_until_the_first_step(commands, tmp_path, capsys):
+def test_first_and_second_starts_are_timed_to_the_first_step(commands, tmp_path, capsys):
     out = tmp_path / "start.json"
     began = time.monotonic()
     record = start.run(str(out), data_dir="data", config="config.py", repeats=3)

@@ -14,7 +14,7 @@ def told(batch_size, **saving):
 
 
 @pytest.mark.slow
-def test_memory_grows_with_the_batch_and_shrinks_with_what_saves_it():
+def test_memory_grows_with_the_batch_and_shrinks_where_saved():
     small, large = told(4), told(16)
     assert large["temporary"] > 2 * small["temporary"]
     # 12 images of 32x32x3 bytes, labels and places; no more.

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_coco import IMAGES, SPEC, box
 
 from lossattn_jax import data
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
+from tests.support.tiny_coco import IMAGES, SPEC, box
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_both_modes_give_the_same_batches(coco_dir):
         np.testing.assert_array_equal(batch["box_label"], memory.box_labels[[2, 0]])
 
 
-def test_the_cache_is_read_and_follows_the_resizing_and_the_boxes(coco_dir, monkeypatch):
+def test_the_cache_is_read_and_follows_resizing_and_boxes(coco_dir, monkeypatch):
     from lossattn_jax.data import datasets, memory
 
     source = data.open_source(SPEC, "test", coco_dir)

@@ -122,7 +122,7 @@ def test_a_fifo_in_the_place_of_a_file_keeps_nobody_waiting(folder, name, caplog
             _read_all(folder, "memory")
 
 
-def test_the_shard_of_another_split_is_refused_before_anything_is_remembered(folder):
+def test_another_splits_shard_is_refused_before_it_is_remembered(folder):
     for path in (*folder.glob("cache_*.npz"), folder / "shard_digests.json"):
         path.unlink(missing_ok=True)
     train, test = (_shard(folder, split) for split in ("train", "test"))

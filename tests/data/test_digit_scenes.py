@@ -151,7 +151,7 @@ def _cut_out(scene):
 
 
 @pytest.mark.slow
-def test_a_linear_model_on_pixels_fails_and_on_cut_out_digits_does_not():
+def test_a_linear_model_needs_cut_out_digits_and_fails_on_pixels():
     train, test = (
         list(itertools.islice(digit_scenes.scenes(0, split, count), count))
         for split, count in (("train", 2000), ("test", 600))

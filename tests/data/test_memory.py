@@ -114,7 +114,7 @@ def test_a_cache_without_digests_is_rebuilt(folder, digits_spec, caplog):
     assert "was written before caches carried digests; rebuilding it" in caplog.text
 
 
-def test_a_shard_of_another_data_set_is_refused_until_that_is_meant(folder, digits_spec, tmp_path):
+def test_another_data_sets_shard_is_refused_until_it_is_meant(folder, digits_spec, tmp_path):
     before = data.load(digits_spec, "test", str(folder))
     (shard,) = folder.glob("digit_scenes/*/*-test.array_record*")
     other = tmp_path / "other"

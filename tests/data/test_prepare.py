@@ -276,7 +276,7 @@ for name in ("digit_scenes", "tiny_imagenet"):
 
 
 def test_our_own_data_sets_need_no_tensorflow(tmp_path, run_python):
-    import tiny_tiny_imagenet
+    from tests.support import tiny_tiny_imagenet
 
     archives = tmp_path / "archives"
     archives.mkdir()

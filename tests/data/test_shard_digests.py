@@ -75,7 +75,7 @@ def test_what_says_how_examples_are_read_may_not_change(tmp_path):
         of_shards(*arguments)
 
 
-def test_processes_that_remember_at_once_do_not_forget_each_others(digest, tmp_path):
+def test_processes_that_remember_at_once_keep_each_others(digest, tmp_path):
     """Another process remembers a file while this one reads it."""
     first = of_shards(str(tmp_path), [Shard(str(tmp_path / "a"), 0, 9)], lambda _: digest()[0][0])
     assert digest() == ([first[0], f"examples of {tmp_path / 'b'}"], [])

@@ -8,13 +8,13 @@ import tarfile
 import h5py
 import numpy as np
 import pytest
-import tiny_svhn_full as tiny
 
 from lossattn_jax import data
 from lossattn_jax.data import archives, svhn_full
 from lossattn_jax.data.digit_struct import Digit, DigitStruct
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
+from tests.support import tiny_svhn_full as tiny
 
 SPEC = tiny.SPEC
 

@@ -6,13 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
-import tiny_tiny_imagenet as tiny
 from PIL import Image
 
 from lossattn_jax import data
 from lossattn_jax.data import archives, tiny_imagenet, tiny_imagenet_classes
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
+from tests.support import tiny_tiny_imagenet as tiny
 
 SPEC = tiny.SPEC
 

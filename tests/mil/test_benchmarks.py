@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_used(served, tmp_path):
         download("musk1", tmp_path / "data", described(few_bags(), "no address"))
 
 
-def test_a_copy_with_other_words_has_the_benchmarks_positive_class(tmp_path, monkeypatch):
+def test_a_copy_with_other_words_has_the_same_positive_class(tmp_path, monkeypatch):
     dataset = few_bags()
     monkeypatch.setitem(BENCHMARKS, "musk1", described(dataset))
     words = np.where(dataset.labels == 1, "musk", "non-musk")

@@ -81,7 +81,7 @@ def test_each_rule_takes_its_own_candidate():
         assert [len(part) for part in one.weights] == list(toy().lengths[TEST])
 
 
-def test_models_are_fitted_on_the_training_fold_once_with_the_folds_seed():
+def test_models_are_fitted_once_per_training_fold_with_its_seed():
     method = Threshold(standardise=False)
     run(toy(), method)
     seed = stream(7, 1, 3)
@@ -128,7 +128,7 @@ def test_a_class_that_was_not_trained_on_has_probability_0():
 
 
 @pytest.mark.parametrize("present", [(0, 1), (0, 2), (1, 2)])
-def test_of_two_classes_that_are_left_of_three_the_last_is_positive(present):
+def test_of_two_classes_left_of_three_the_last_is_positive(present):
     labels = np.array(present)[np.arange(20) % 2]
     labels[TEST] = 3 - sum(present)
     dataset = BagDataset.from_bags(toy().bags, labels)

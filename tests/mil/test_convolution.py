@@ -105,7 +105,7 @@ def test_a_layer_with_it_has_the_same_parameters_and_outputs():
     np.testing.assert_allclose(own.apply(variables, x), plain.apply(variables, x), atol=1e-5)
 
 
-def test_pooling_takes_the_highest_of_four_and_leaves_an_odd_edge_out():
+def test_pooling_takes_the_highest_of_four_without_an_odd_edge():
     x = drawn(2, 5, 7, 3)
     expected = x[:, :4, :6].reshape(2, 2, 2, 3, 2, 3).max(axis=(2, 4))
     np.testing.assert_array_equal(max_pool(x), expected)

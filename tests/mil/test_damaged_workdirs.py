@@ -5,15 +5,14 @@ import json
 import os
 import shutil
 
-import damages
 import pytest
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
-from lossattn_jax.config import bags as config_lib
-from lossattn_jax.config import config_record
+from lossattn_jax.config.options import BagOptions
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import classical_folds, experiment, paper_table, report
+from lossattn_jax.mil import classical_folds, config_record, experiment, paper_table, report
+from tests.support import damages
 
 KERNEL = "own/mi_kernel/final"
 FOLD, SUMMARY = f"{KERNEL}/repeat0_fold0.json", f"{KERNEL}/summary.json"
@@ -91,7 +90,7 @@ def test_a_damaged_config_is_made_again_where_the_folds_agree(world, workdir, na
 
 
 @pytest.mark.parametrize("name", ["cut", "gone"])
-def test_folds_of_another_config_are_not_mixed_in_where_its_file_is_damaged(world, workdir, name):
+def test_a_damaged_config_mixes_in_no_folds_of_another_config(world, workdir, name):
     """Not even those of a method that the command does not run."""
     damages.DAMAGES[name](workdir / "config.json")
     before = damages.contents(workdir)
@@ -149,7 +148,7 @@ def test_a_finished_workdir_is_read_where_nothing_can_be_written(
     assert f"the workdir {workdir} cannot be written: its results were read" in caplog.text
 
 
-def test_an_unfinished_workdir_is_refused_where_nothing_can_be_written(world, workdir, monkeypatch):
+def test_an_unfinished_workdir_that_is_read_only_is_refused(world, workdir, monkeypatch):
     (workdir / FOLD).write_text("")
     forbid_writing(monkeypatch)
     sentence = "cannot be written, and 1 of 3 folds of mi_kernel on own are not there; copy it"
@@ -238,7 +237,7 @@ def test_too_many_open_files_are_no_damage(world, workdir, monkeypatch):
     before = damages.contents(workdir)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
         patch.setattr(files, "open_regular", refuse)
-        config_record.refuse_other(config_lib.default_config(), workdir)
+        config_record.refuse_other(BagOptions(), workdir)
     assert damages.contents(workdir) == before
 
 

@@ -79,7 +79,7 @@ def finite_differences(function, values, step=1e-5):
     return gradient
 
 
-def test_fisher_vectors_are_scaled_gradients_of_the_log_likelihood():
+def test_fisher_vectors_are_scaled_log_likelihood_gradients():
     mixture, instances = make_mixture()
     lengths = np.array([5, 7])
     vectors = embeddings.fisher_vectors(instances, lengths, mixture).reshape(2, 3, 7)

@@ -29,7 +29,7 @@ class Recorder(BagClassifier):
         return [bag[:, 0] for bag in bags]
 
 
-def test_the_methods_get_checked_standardised_float64_bags_and_labels_from_0():
+def test_methods_get_standardised_float64_bags_and_labels_from_0():
     model = Recorder()
     assert model.fit(BAGS, ["no", "no", "yes"]) is model
     assert list(model.classes_) == ["no", "yes"]

@@ -40,9 +40,9 @@ def own_csv(tmp_path):
 def small(**changes):
     config = config_lib.default_config()
     config.folds, config.repeats = 2, 1
-    config.training.epochs = 2
-    config.network.hidden = (4, 4, 4)
-    config.training.max_waste = 3.0
+    config.train.epochs = 2
+    config.model.hidden = (4, 4, 4)
+    config.train.max_waste = 3.0
     for key, value in changes.items():
         config[key] = value
     return config
@@ -178,7 +178,7 @@ def test_unequal_methods_are_refused_before_the_first_fold(own_csv, tmp_path):
     assert [one.dataset for one in found] == ["a", "b"]
 
 
-def test_words_for_classes_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
+def test_class_words_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
     caplog.set_level("INFO")
     files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]
     names = ["mi_svm", "mi_svm_bag", "em_dd", "mi_graph"]
@@ -264,7 +264,7 @@ def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("multi")
-    config.repeats, config.training.epochs, config.network.hidden = 2, 2, (8,)
+    config.repeats, config.train.epochs, config.model.hidden = 2, 2, (8,)
     config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
     told = lambda_sweep.run(config, str(tmp_path / "run"), digits, lambdas=(0.0, 1.0))
     folder = tmp_path / "run" / "mnist_bags_6"

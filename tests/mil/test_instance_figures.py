@@ -38,7 +38,7 @@ def lightness(colour):
     return np.dot(to_rgb(colour), [0.2126, 0.7152, 0.0722])
 
 
-def test_threshold_figure_draws_lambdas_in_order_from_dark_to_light():
+def test_threshold_figure_draws_lambdas_from_dark_to_light():
     curves = {value: summary(seed) for seed, value in enumerate((1.0, 0, 1e-4, 100))}
     figure = threshold_figure(curves)
     figure.draw_without_rendering()
@@ -87,7 +87,7 @@ def test_threshold_figure_rejects_what_it_cannot_draw():
         threshold_figure({0.1: summary(0)}, [0.1, 0.2])
 
 
-def test_lambda_figure_has_zero_at_the_left_of_a_logarithmic_axis():
+def test_lambda_figure_has_zero_at_the_left_of_its_log_axis():
     values = (10.0, 0, 1e-2, 1e-1, 1)
     f_scores = {value: {"mean": 0.5 + 0.01 * n, "std": 0.1} for n, value in enumerate(values)}
     accuracy = {value: {"mean": 0.9, "std": None} for value in (0, 1)}

@@ -248,7 +248,7 @@ def test_probabilities_that_round_to_one_are_still_ranked():
     assert bag_metrics([[0, 50.0], [0, 60.0]], [0, 1])["auc"] == 1
 
 
-def test_the_area_of_several_classes_is_the_mean_of_one_against_all():
+def test_auc_of_several_classes_is_the_mean_of_one_against_all():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 60)
     logits = rng.normal(size=(60, 4)) + np.eye(4)[labels]

@@ -5,11 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 from sklearn.model_selection import cross_val_predict
-from tiny_bags import SLOW, UNEQUAL, settings, toy
 
 from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
+from tests.support.tiny_bags import SLOW, UNEQUAL, settings, toy
 
 CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "label_names"
 

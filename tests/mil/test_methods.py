@@ -86,7 +86,7 @@ def blurred(bags, seed):
 @pytest.mark.parametrize(
     "name", [name for name in methods.NAMES if methods.get(name).classical is not None]
 )
-def test_a_classical_method_says_whether_it_treats_classes_unequally(name):
+def test_classical_methods_say_if_they_treat_classes_unequally(name):
     bags, labels = blurred(30, seed=1)
     options = {"seed": 0} if "seed" in methods.make(name).get_params() else {}
     found, swapped = (

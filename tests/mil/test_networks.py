@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
+from lossattn_jax.attention.poolings import METHODS, SUPERVISION
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.models.bag_networks import METHODS
 
 HIDDEN = (6, 5, 4)
 BAGS = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)
@@ -42,7 +42,7 @@ def test_padding_changes_nothing_whatever_it_holds(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_order_of_instances_does_not_matter_and_attention_sums_to_one(method):
+def test_instance_order_does_not_matter_and_attention_sums_to_1(method):
     _, variables, apply = fitted(method)
     order = np.array([2, 0, 1])
     expected, out = apply(variables, BAGS), apply(variables, BAGS[:, order])
@@ -101,7 +101,11 @@ def test_each_method_is_its_published_formula():
                 for n, layer in enumerate(layers, start=1)
             ]
             expected[method] = np.log(np.mean(each, axis=0))
-            np.testing.assert_allclose(np.exp(out[method].side_logits[0]), each, rtol=1e-4)
+            module = fitted(method)[0]
+            _, sown = module.apply(variables, BAGS[:1], mutable=[SUPERVISION])
+            side_logits = sown[SUPERVISION]["logits"]
+            np.testing.assert_allclose(np.exp(side_logits[0]), each, rtol=1e-4)
+            assert set(variables) == {"params"}
         else:
             if method == "loss_attention":
                 scores = logsumexp(linear(params["classifier"], layers[-1]), axis=1)
@@ -163,7 +167,7 @@ def test_unknown_names_are_refused(options, sentence):
         BagNetwork(2, **options).init(jax.random.key(0), BAGS)
 
 
-def test_scores_are_attention_or_the_probability_of_another_class():
+def test_scores_are_attention_or_another_classs_probability():
     attention = np.array([0.25, 0.75])
     logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]))
     np.testing.assert_array_equal(instance_scores("attention", attention, logits), attention)

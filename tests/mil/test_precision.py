@@ -128,7 +128,7 @@ def trained(dataset, standardise=True):
         result.last,
         result.mean,
         result.scale,
-        np.ones((2, len(dataset)), bool),
+        wanted=np.ones((2, len(dataset)), bool),
     )
     return result, said
 
@@ -156,7 +156,7 @@ def test_a_network_behind_the_interface_sees_through_an_offset():
 
 
 @pytest.mark.slow
-def test_without_standardisation_nothing_is_moved_but_a_warning_is_given(caplog):
+def test_without_standardisation_a_warning_and_nothing_is_moved(caplog):
     mean, scale = np.zeros((2, 1)), np.ones((2, 1))
     values = np.concatenate(changed(1.7e9, 1))
     moved, *moments = precision.in_float32(values, mean, scale)

@@ -216,7 +216,7 @@ def test_the_papers_layout_and_what_differs_from_it():
     assert "from the paper: 0, 0 of them above." in close
 
 
-def test_other_data_sets_come_behind_the_papers_in_the_order_of_their_numbers():
+def test_other_data_sets_follow_the_papers_in_order_of_numbers():
     names = ("mnist_bags_100", "own", "mnist_bags_50", "7", "fox")
     header = paper_table.markdown([summary(name) for name in names]).splitlines()[2]
     assert header == "| method | FOX | 7 | MNIST_BAGS_50 | MNIST_BAGS_100 | OWN |"

@@ -147,7 +147,7 @@ def test_a_summary_alone_says_which_bags_a_folder_is_of(own, tmp_path):
     assert run([path], workdir, method="mi_graph")[0].folds == 3
 
 
-def test_where_a_run_has_stopped_without_a_fold_the_bags_may_change(tmp_path, monkeypatch):
+def test_bags_may_change_where_a_run_stopped_before_any_fold(tmp_path, monkeypatch):
     first, workdir = write_bags(tmp_path / "a" / "own.csv"), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(experiment.cross_validation, "run", lambda *_: 1 / 0)
@@ -158,7 +158,7 @@ def test_where_a_run_has_stopped_without_a_fold_the_bags_may_change(tmp_path, mo
 
 
 @pytest.mark.parametrize("prepare", [lambda workdir: None, without_data_record])
-def test_other_methods_rules_and_more_repeats_go_on_with_the_same_bags(own, prepare):
+def test_other_methods_rules_and_repeats_resume_on_the_same_bags(own, prepare):
     path, workdir = own
     prepare(workdir)
     before = files(workdir / "own" / "mi_kernel")
@@ -195,7 +195,7 @@ def test_refusals_come_before_other_data_sets_are_computed(own, tmp_path):
     refused("cannot be read|does not exist", [new, tmp_path / "absent.csv"], workdir)
 
 
-def test_other_configs_and_splits_are_refused_without_the_stored_config(own):
+def test_other_configs_and_splits_are_refused_without_the_config(own):
     path, workdir = own
     (workdir / "config.json").unlink()
     refused("config.folds 3 instead of 4", [path], workdir, folds=4)
@@ -203,7 +203,7 @@ def test_other_configs_and_splits_are_refused_without_the_stored_config(own):
     assert run([path], workdir, repeats=2)[0].folds == 6
 
 
-def test_a_run_goes_on_where_folds_are_absent_and_takes_more_repeats(own):
+def test_a_run_resumes_at_absent_folds_and_takes_more_repeats(own):
     path, workdir = own
     folder = workdir / "own" / "mi_kernel" / "final"
     first, before = run([path], workdir), files(folder)
@@ -261,7 +261,7 @@ def as_before_digests(path):
     path.write_text(json.dumps(content))
 
 
-def test_what_has_no_digest_is_read_by_reports_and_not_gone_on_with(own, caplog):
+def test_what_has_no_digest_is_reported_but_not_resumed(own, caplog):
     path, workdir = own
     expected = paper_table.collect([str(workdir)])
     assert not caplog.records
@@ -312,7 +312,7 @@ def fox(tmp_path, monkeypatch):
     return path.parent
 
 
-def test_the_papers_figures_belong_to_a_benchmark_and_not_to_its_name(fox, tmp_path):
+def test_papers_figures_belong_to_a_benchmark_not_to_its_name(fox, tmp_path):
     (named,) = run(["fox"], tmp_path / "named", data_dir=str(fox))
     assert (named.benchmark, named.paper) == ("fox", 0.603)
     folder = tmp_path / "named" / "fox" / "mi_kernel" / "final"
@@ -330,7 +330,7 @@ def test_the_papers_figures_belong_to_a_benchmark_and_not_to_its_name(fox, tmp_p
     refused("benchmark 'fox' instead of None", [fox / "fox.csv"], tmp_path / "named")
 
 
-def test_a_benchmark_and_ones_own_file_of_its_name_are_two_data_sets(fox, tmp_path):
+def test_a_benchmark_and_an_own_file_of_its_name_are_two(fox, tmp_path):
     both = run(["fox", fox / "fox.csv"], tmp_path / "both", data_dir=str(fox))
     assert both[0].accuracies == both[1].accuracies
     assert [one.paper for one in both] == [0.603, None]
@@ -339,7 +339,7 @@ def test_a_benchmark_and_ones_own_file_of_its_name_are_two_data_sets(fox, tmp_pa
     assert {one.dataset: one.paper for one in found} == {one.dataset: one.paper for one in both}
 
 
-def test_ones_own_bags_are_in_no_column_of_a_benchmark_without_digests(fox, tmp_path):
+def test_own_bags_without_digests_are_in_no_benchmarks_column(fox, tmp_path):
     run(["fox"], tmp_path / "old", data_dir=str(fox))
     for file in (tmp_path / "old" / "fox").rglob("*.json"):
         as_before_digests(file)
@@ -406,8 +406,8 @@ def test_a_sweep_of_lambdas_is_not_written_over_by_another(tmp_path, monkeypatch
     before = path.read_bytes()
     with pytest.raises(UserError, match="lambdas.json was made from other inputs .*bags of draw 0"):
         lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "b.npz", 1))
-    config.training.epochs = 7
-    with pytest.raises(UserError, match="config.training.epochs 100 instead of 7"):
+    config.train.epochs = 7
+    with pytest.raises(UserError, match="config.train.epochs 100 instead of 7"):
         lambda_sweep.run(config, str(tmp_path / "run"), first)
     assert path.read_bytes() == before
     path.unlink()  # no sweep, but results of another method may be there
@@ -415,7 +415,7 @@ def test_a_sweep_of_lambdas_is_not_written_over_by_another(tmp_path, monkeypatch
         lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "b.npz", 1))
 
 
-def test_a_sweep_is_refused_before_any_of_its_experiments_is_computed(tmp_path, monkeypatch):
+def test_a_sweep_is_refused_before_any_experiment_is_computed(tmp_path, monkeypatch):
     computed = []
 
     def measured(experiment, config, lambdas, folder):
@@ -461,7 +461,7 @@ def test_a_sweep_names_the_lambdas_whose_outputs_are_not_finite():
         lambda_sweep.refuse_nonfinite({"mnist_bags_6": fine, "mnist_bags_8": lost})
 
 
-def test_a_sweep_counts_tested_bags_with_outputs_that_are_not_finite():
+def test_a_sweep_counts_tested_bags_with_nonfinite_outputs():
     lengths, held = np.array([2, 1, 1]), np.array([[False, True, True], [True, True, True]])
     attention, logits = np.ones((2, 4)), np.zeros((2, 3, 2))
     attention[0, :2] = np.nan  # not tested

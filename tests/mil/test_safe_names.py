@@ -3,15 +3,14 @@
 import csv
 import os
 
-import damages
 import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, paper_table, report
+from lossattn_jax.mil import paper_table, report
 from lossattn_jax.mil.workdir import Workdir
-from lossattn_jax.train.bags import dumps
-from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train import dumps
+from tests.support import damages
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
 NAMES = {
@@ -33,7 +32,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, name):
+def test_a_data_set_of_any_name_stays_in_workdir_and_row(tmp_path, name):
     path, workdir = damages.write_bags(tmp_path / "data" / f"{name}.csv"), tmp_path / "run"
     first = damages.run([path], workdir, ["mi_kernel"])
     assert damages.run([path], workdir, ["mi_kernel"]) == first and first[0].dataset == name
@@ -51,7 +50,7 @@ def test_a_data_set_of_any_name_stays_in_the_workdir_and_in_its_row(tmp_path, na
     assert "<img" not in paper_table.markdown(entries).lower()
 
 
-def test_a_file_that_is_called_as_its_ending_has_a_row_of_its_name(tmp_path):
+def test_a_file_named_like_its_ending_has_a_row_of_its_name(tmp_path):
     path = damages.write_bags(tmp_path / "data" / ".csv")
     results = damages.run([path], tmp_path / "run", ["mi_kernel"])
     assert "| .csv | MI-Kernel | " in report.table(results)
@@ -124,14 +123,9 @@ def test_a_dump_is_not_written_through_a_link(tmp_path, place):
     planted = tmp_path / place
     planted.parent.mkdir(exist_ok=True)
     planted.symlink_to(tmp_path / "elsewhere")
-    dump = dumps.Dump(
-        **{"training": "own", "update": "of model 0", "ids": ("b0",), "consistency": False},
-        **{"network": BagNetwork(2, hidden=(2, 2, 2)), "settings": Settings()},
-        **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
-        bags={"x": np.zeros((1, 3, 2), np.float32)},
-    )
+    trees = {"state": {"params": np.zeros(1)}, "batch": {"x": np.zeros((1, 3, 2), np.float32)}}
     with pytest.raises(
         UserError, match="cannot be written: it is a symbolic link, which is not followed"
     ):
-        dumps.write(dump, tmp_path / "nonfinite" / "model_0")
+        dumps.write(tmp_path / "nonfinite" / "model_0", "bags", {}, trees, "")
     assert os.listdir(tmp_path / "elsewhere") == []

@@ -66,7 +66,7 @@ def test_the_grid_is_every_combination_besides_the_default():
     assert Validation(grid={"patch_weight": ()}).overrides() == ({},)
 
 
-def test_held_out_bags_are_a_stratified_part_of_the_training_fold():
+def test_held_out_bags_are_a_stratified_part_of_training_fold():
     validation = Validation(share=0.2, splits=3)
     parts = [validation.held_out(LABELS, TRAIN, split, seed=5) for split in range(3)]
     for part in parts:

@@ -1,8 +1,5 @@
 """Our numbers against those of the papers' own code, where its golden files are at hand."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +8,7 @@ import pytest
 from lossattn_jax import mil, models
 from lossattn_jax.attention import losses, pooling
 from lossattn_jax.checkpoint import conversion
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from torch_weights import golden, reference_state_dict
+from tests.support.torch_weights import golden, reference_state_dict
 
 BUILD = {
     "conv_resnet18": lambda: models.build("resnet18", "conv", "loss_attention"),

@@ -50,7 +50,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_convolution_and_its_gradients_are_what_they_are_defined_as(case):
+def test_a_convolution_and_its_gradients_match_their_definition(case):
     shape, side, features, stride, padding = CASES[case]
     random = np.random.default_rng(0)
     x = random.standard_normal(shape)

@@ -44,7 +44,7 @@ def test_batch_norm_trains_as_pytorch_defines_it(running_mean, tolerance):
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * unbiased, rtol=tolerance)
 
 
-def test_batch_norm_evaluates_with_running_statistics_and_keeps_them():
+def test_batch_norm_evaluates_with_running_statistics_unchanged():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 3, 3, 4)).astype(np.float32)
     variables = batch_norm_variables(rng, 4)
@@ -57,7 +57,7 @@ def test_batch_norm_evaluates_with_running_statistics_and_keeps_them():
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], stats)
 
 
-def test_batch_norm_over_replicas_equals_one_over_the_whole_batch():
+def test_batch_norm_over_replicas_is_that_of_the_whole_batch():
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.standard_normal((4, 6, 2, 2, 3)), jnp.float32)
     variables = batch_norm_variables(rng, 3)
@@ -112,7 +112,7 @@ def test_initial_values_fill_pytorchs_interval():
         assert values.std() == pytest.approx(1 / 12 / np.sqrt(3), rel=0.05)
 
 
-def test_layers_of_attention_start_in_the_interval_of_their_inputs():
+def test_attention_layers_start_in_the_interval_of_their_inputs():
     module = AttentionScores(hidden=400, gated=True)
     params = module.init(jax.random.key(0), jnp.ones((1, 2, 25)))["params"]
     for name, inputs, outputs in (("tanh", 25, 400), ("gate", 25, 400), ("score", 400, 1)):

@@ -53,7 +53,7 @@ def plain_parameters(blocks, first):
     return total + 2048 * 10 + 10
 
 
-def test_the_papers_own_resnet50_has_by_chance_the_count_of_a_resnet152():
+def test_papers_resnet50_has_by_chance_a_resnet152s_count():
     row = next(row for row in table.ROWS if row.system == "ResNet50")
     papers = dict(bottleneck_first_kernel=3, bottleneck_relu_before_add=True)
     assert row.block == papers
@@ -71,8 +71,8 @@ def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
     config_lib.check(config)
     assert config.optimizer.learning_rate == 0.02 and config.train.batch_size == 48
     assert config.optimizer.milestones == (100, 150) and config.train.epochs == 200
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    spec = runs.spec_of(config.data)
+    model = runs.build_model(config.model, spec)
     block = model.make_backbone().make_block(64, 1)
     assert (block.first_kernel, block.relu_before_add) == (3, True)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

@@ -5,9 +5,7 @@ Needs selenium (requirements-dev.txt) and Debian's packages chromium and chromiu
 
 import base64
 import io
-import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ import pytest
 from lossattn_jax.explain.receptive_field import pixel_map
 from lossattn_jax.explain.report import pictures
 from lossattn_jax.explain.report.write import write
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from made_up import NAMES, NASTY, content
+from tests.support.report_content import NAMES, NASTY, content
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -1,9 +1,9 @@
 """Runs of toys."""
 
 import pytest
-import toys
 
 from lossattn_jax.checkpoint import runs
+from tests.support import toys
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import os
 import jax
 import numpy as np
 import pytest
-from toys import STEPS, settings
 
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop
+from tests.support.toys import STEPS, settings
 
 
 def flip(content):

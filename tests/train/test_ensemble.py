@@ -12,7 +12,7 @@ from lossattn_jax.attention import ensemble as ensemble_lib
 DECAY, STEPS = 0.6, 2
 
 
-def test_targets_are_the_bias_corrected_average_of_the_epochs_before():
+def test_targets_are_bias_corrected_averages_of_earlier_epochs():
     rng = np.random.default_rng(0)
     attention = rng.dirichlet(np.ones(3), (4, 4)).astype(np.float32)  # [epoch, image, patch]
     ensemble = ensemble_lib.create(4, 3)
@@ -39,7 +39,7 @@ def test_targets_are_the_bias_corrected_average_of_the_epochs_before():
     np.testing.assert_allclose(ensemble.current, attention[3], rtol=1e-6)
 
 
-def test_constant_attention_is_its_own_target_and_an_epoch_left_out_does_not_count():
+def test_constant_attention_is_its_target_despite_skipped_epochs():
     constant = jnp.array([[0.25, 0.75], [0.5, 0.5]])
     ensemble = ensemble_lib.create(2, 2)
     for epoch, visits in enumerate([[True, True], [True, False], [True, True]]):

@@ -26,10 +26,7 @@ from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import evaluate, evaluate_run, make_eval_step
 from lossattn_jax.explain import comparison, explanations, map_export, run_report
 from lossattn_jax.train.images import health, loop, reporting
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import compilations
-import shrunk
+from tests.support import compilations, shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE = Checkpoints.save
@@ -344,7 +341,7 @@ def test_a_workdir_of_another_run_is_refused_and_stays_as_it_is(
 
 
 @pytest.mark.slow
-def test_a_finished_run_can_be_made_longer_and_changed_where_that_is_safe(scenes_dir, tmp_path):
+def test_a_finished_run_can_be_longer_and_change_what_is_safe(scenes_dir, tmp_path):
     options = {"train__epochs": 1, "optimizer__warmup_epochs": 0.5}
     loop.train(shrunk.config(scenes_dir, **options), tmp_path)
     options = {
@@ -356,7 +353,7 @@ def test_a_finished_run_can_be_made_longer_and_changed_where_that_is_safe(scenes
     assert parameters(tmp_path)[0] == 12
 
 
-def test_the_last_step_is_saved_and_tested_whatever_the_intervals(scenes_dir, tmp_path):
+def test_the_last_step_is_saved_and_tested_at_any_interval(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, eval__every_epochs=2, checkpoint__every_epochs=2)
     loop.train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -423,7 +420,7 @@ def test_other_settings_train_and_evaluate(scenes_dir, tmp_path, options):
     assert again["loss"] == pytest.approx(measured["loss"], rel=1e-3)
 
 
-def test_an_ended_a_killed_and_a_damaged_run_resume_to_the_same_bits(
+def test_ended_killed_and_damaged_runs_resume_to_the_same_bits(
     finished, scenes_dir, tmp_path, compilation_cache
 ):
     """In short what `benchmarks.crash_campaign` does often: SIGTERM, SIGKILL and a flipped bit."""
@@ -482,10 +479,10 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
     one_result = evaluate_run(str(workdirs[0]), batch_size=7)
     script = f"""
 import json, sys
-sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-import jax, shrunk
+import jax
 from lossattn_jax import evaluate
 from lossattn_jax.train import loop
+from tests.support import shrunk
 assert jax.device_count() == 4
 workdir = {str(workdirs[1])!r}
 loop.train(shrunk.config({str(scenes_dir)!r}, **{options!r}), workdir)

@@ -1,9 +1,7 @@
 """What a program takes of a device's memory, and what is said about it."""
 
 import logging
-import sys
 import types
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,14 +9,12 @@ import pytest
 
 from lossattn_jax import devices
 from lossattn_jax.train.images import memory
-
-sys.path.insert(0, str(Path(__file__).parent))
-import compilations
+from tests.support import compilations
 
 KIB = 1024
 
 
-def test_analysis_counts_donated_memory_once_and_compiles_for_the_calls():
+def test_memory_analysis_counts_donated_once_and_calls_reuse_it():
     kept, given = (np.zeros((64, KIB), np.float32) for _ in range(2))
     arguments = [devices.replicate(array) for array in (kept, given)]
     donating = devices.pmap(lambda a, b: b + a.sum(), donate=(1,))

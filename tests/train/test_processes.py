@@ -20,9 +20,7 @@ from lossattn_jax.checkpoint import runs
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, DAMAGED_NAME, Checkpoints
 from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import shrunk
+from tests.support import shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Four steps an epoch; of the 60 test images the last batch holds 4, all of them the first process's.

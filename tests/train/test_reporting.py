@@ -8,6 +8,7 @@ import pytest
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import reporting
+from lossattn_jax.train.progress import Progress
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def clock(monkeypatch):
 
 
 def test_rate_and_time_left_leave_pauses_out(clock):
-    progress = reporting.Progress(start_step=10, total_steps=1010, batch_size=32)
+    progress = Progress(10, 1010, 32)
     assert progress.time_left(10) == "?"
     clock[0] += 10
     assert progress.measure(60) == pytest.approx(50 * 32 / 10)
@@ -54,7 +55,7 @@ class Computed:
         return self.clock[0] >= self.when
 
 
-def test_a_wait_counts_only_if_the_devices_have_nothing_left_to_do(clock):
+def test_a_wait_counts_only_if_the_devices_have_nothing_to_do(clock):
     def taking(seconds):
         clock[0] += seconds
         yield "batch"
@@ -177,10 +178,9 @@ def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, run_python
     (tmp_path / "torch.py").write_text("class Tensor: pass\n")
     script = f"""
 import pathlib, sys
-sys.path.insert(0, {str(tmp_path)!r})
 if {imported}:
     import torch
-from lossattn_jax.train.tensorboard import TensorBoard
+from lossattn_jax.train.images.tensorboard import TensorBoard
 board = TensorBoard(pathlib.Path({str(tmp_path / "events")!r}), 1)
 board.scalars(1, {{"loss": 2.0}})
 board.close()
@@ -188,6 +188,7 @@ assert ("torch" in sys.modules) == {imported}
 import torch
 assert torch.Tensor
 """
-    finished = run_python("-c", script)
+    (tmp_path / "run.py").write_text(script)
+    finished = run_python(tmp_path / "run.py")  # whose folder Python searches first
     assert finished.returncode == 0, finished.stderr
     assert list((tmp_path / "events").iterdir())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lossattn_jax.checkpoint.store import DAMAGED_NAME, Checkpoints
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.train import preemption
 from lossattn_jax.train.images import job, resume
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 
 LIKE = {"state": {"a": np.zeros((2, 3), np.float32), "step": np.int32(0)}}
 
@@ -28,7 +28,7 @@ def files(workdir, step):
     return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
-def test_any_damaged_file_leads_to_the_older_checkpoint_or_does_no_harm(tmp_path):
+def test_any_damaged_file_does_no_harm_or_costs_one_checkpoint(tmp_path):
     save(tmp_path / "whole", 1, 2)
     left = set()
     for number, name in enumerate(files(tmp_path / "whole", 2)):
@@ -52,7 +52,7 @@ def test_any_damaged_file_leads_to_the_older_checkpoint_or_does_no_harm(tmp_path
     assert any(name.startswith("state/d/") for name in left)
 
 
-def test_without_an_intact_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
+def test_without_an_intact_checkpoint_nothing_can_be_resumed(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text('{"accuracy": 0.2}')
     with Checkpoints(tmp_path) as checkpoints:
@@ -61,19 +61,32 @@ def test_without_an_intact_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
 
 
 def test_a_stop_is_asked_for_where_the_loop_looks():
-    stop, left = preemption.Stop(), []
+    stop, saves = preemption.Stop(), []
 
-    def leave():
-        left.append("left")
+    def save():
+        saves.append(1)
         return "all is saved"
 
-    stop.check(leave)
-    stop.may_end(leave)
-    stop.ask()
-    assert not left
+    stop.begin(lambda: "nothing is saved yet", save)
+    stop.check()
+    with stop.interruptible():
+        stop.ask()
+    assert not saves
     with pytest.raises(preemption.Ended):
-        stop.check(leave)
-    assert left == ["left"]
+        stop.check()
+    assert saves == [1]
+
+
+def test_the_updates_of_a_loop_end_where_it_is_asked_to_stop():
+    stop, saves, updates = preemption.Stop(), [], []
+    stop.begin(lambda: "", lambda: saves.append(1) or "")
+    assert list(stop.between("abc")) == ["a", "b", "c"] and not saves
+    with pytest.raises(preemption.Ended):
+        for update in stop.between(range(5)):
+            updates.append(update)
+            if update == 2:
+                stop.ask()
+    assert updates == [0, 1, 2] and saves == [1]
 
 
 @pytest.mark.parametrize(
@@ -99,12 +112,12 @@ def test_more_epochs_that_raise_the_rate_again_are_warned_of(caplog, schedule, s
     for config in (stored, longer):
         caplog.clear()
         told = types.SimpleNamespace(
-            config=config,
+            options=resolve(config),
             steps_per_epoch=2,
             total_steps=2 * config.train.epochs,
-            learning_rate=learning_rate_schedule(config, 2),
+            learning_rate=learning_rate_schedule(config.optimizer, Length(config.train.epochs, 2)),
         )
-        job.warn_of_rise(told, stored, step)
+        job.warn_of_rise(told, resolve(stored), step)
         if config is stored or rates is None:
             assert not caplog.text
     if rates is not None:

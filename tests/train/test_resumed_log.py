@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from toys import GRADIENT, LOSS, STEPS, settings
 
 from lossattn_jax import data
 from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop
+from tests.support.toys import GRADIENT, LOSS, STEPS, settings
 
 
 def lines(workdir):

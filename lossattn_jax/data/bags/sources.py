@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
 from lossattn_jax.data.bags import bag_files, benchmarks, image_bags
 from lossattn_jax.data.bags.bags import BagDataset
@@ -75,14 +75,14 @@ class Request:
 
     Attributes:
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
-      config: of the experiment, checked.
+      options: of the experiment.
       download: whether to fetch a benchmark that is not there.
       positive: classes that are positive, in this data set or others; empty: those that are known to be.
       choice: of features, for files whose columns have names.
     """
 
     data_dir: str
-    config: ConfigDict
+    options: BagOptions
     download: bool = False
     positive: Sequence[str] = ()
     choice: Choice | None = None
@@ -100,7 +100,7 @@ class Source(abc.ABC):
     has_columns = False
 
     @abc.abstractmethod
-    def names(self, config: ConfigDict) -> tuple[str, ...]:
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
         """The names of its experiments; nothing is read."""
 
     @abc.abstractmethod
@@ -125,7 +125,7 @@ class WholeBags(Source):
     name: str
     load: Callable[[Request], BagDataset]
 
-    def names(self, config: ConfigDict) -> tuple[str, ...]:
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
         return (self.name,)
 
     def experiments(self, request: Request) -> tuple[Experiment]:
@@ -136,8 +136,8 @@ class WholeBags(Source):
             dataset = dataclasses.replace(dataset, positive=word)
         # Held-out bags and parameters are drawn class by class, so other words would give other results.
         dataset = dataset.in_order_of_appearance()
-        config = request.config
-        splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
+        options = request.options
+        splits = cross_validation(dataset, options.folds, options.repeats, options.seed)
         return (Experiment(dataset, splits, benchmark),)
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
@@ -179,29 +179,29 @@ class GeneratedBags(Source):
 
     generated = True
 
-    def names(self, config: ConfigDict) -> tuple[str, ...]:
-        return tuple(self._name(count) for count in config.bags.train)
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return tuple(self._name(count) for count in options.train)
 
     def experiments(self, request: Request) -> Iterator[Experiment]:
-        classes = tuple(range(1 + len(request.config.bags.targets)))
+        classes = tuple(range(1 + len(request.options.bags.targets)))
         word = _positive(classes, request.positive, self.name)  # not when the first is drawn
-        return self._drawn(request.data_dir, request.config, word)
+        return self._drawn(request.data_dir, request.options, word)
 
     def _name(self, count: int) -> str:
         return f"{self.name}_{count}"
 
     def _drawn(
-        self, data_dir: str, config: ConfigDict, positive: int | None
+        self, data_dir: str, options: BagOptions, positive: int | None
     ) -> Iterator[Experiment]:
-        """For each number of bags: `config.repeats` draws to train on, the same bags to test all on."""
-        options = config.bags
+        """For each number of bags: `options.repeats` draws to train on, the same bags to test all on."""
+        bags = options.bags
         pools = {split: self.images(data_dir, split) for split in ("train", "test")}
-        shared = {"targets": tuple(options.targets), "mean_length": options.mean_length}
-        tested = self.make(*pools["test"], options.test, stream(config.seed, 0), **shared)
-        for count in options.train:
+        shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
+        tested = self.make(*pools["test"], bags.test, stream(options.seed, 0), **shared)
+        for count in bags.train:
             drawn = [
-                self.make(*pools["train"], count, stream(config.seed, 1, repeat), **shared)
-                for repeat in range(config.repeats)
+                self.make(*pools["train"], count, stream(options.seed, 1, repeat), **shared)
+                for repeat in range(options.repeats)
             ]
             first = np.cumsum([0, *(len(part) for part in drawn)])
             rows = np.arange(first[-1] + len(tested))
@@ -214,7 +214,7 @@ class GeneratedBags(Source):
                         (rows >= first[repeat]) & (rows < first[repeat + 1]),
                         rows >= first[-1],
                     )
-                    for repeat in range(config.repeats)
+                    for repeat in range(options.repeats)
                 ),
             )
 
@@ -243,23 +243,23 @@ def find(name: str) -> Source:
     return SOURCES.find(name, "the data set")
 
 
-def names(name: str, config: ConfigDict) -> tuple[str, ...]:
+def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
     """The names of a data set's experiments, by its own; nothing is read.
 
     Args:
       name: as `find` takes it.
-      config: of the experiment, checked.
+      options: of generated bags.
 
     Raises:
       UserError: it is none.
     """
-    return find(name).names(config)
+    return find(name).names(options)
 
 
 def experiments(
     name: str,
     data_dir: str,
-    config: ConfigDict,
+    options: BagOptions,
     download: bool = False,
     *,
     positive: Sequence[str] = (),
@@ -269,7 +269,7 @@ def experiments(
 
     Args:
       name: as `find` takes it.
-      data_dir, config, download, positive, choice: see `Request`.
+      data_dir, options, download, positive, choice: see `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names.
@@ -279,7 +279,7 @@ def experiments(
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    return source.experiments(Request(data_dir, config, download, positive, choice))
+    return source.experiments(Request(data_dir, options, download, positive, choice))
 
 
 def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
