@@ -90,7 +90,7 @@ def run(
     if not sources.find(dataset).generated:
         generated = (name for name, source in sources.SOURCES.items() if source.generated)
         raise UserError(
-            f"the data set is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
+            f"dataset is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
             "labels"
         )
     if not lambdas or not all(0 <= value < math.inf for value in lambdas):
