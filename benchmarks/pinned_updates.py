@@ -11,8 +11,10 @@ learning rate that is 0 in float32, so that its losses and outputs are those of 
 checkpoints, exported outputs, results of folds. What no file of a training of bags has comes from
 `pinned_adapter`, which runs inside the tree and holds all that is taken for granted of its modules.
 
-Both files have to come from one machine and the same versions of JAX. `compare` ends with 1 where losses or
-outputs of the first step differ in a bit, or parameters after the updates by more than `TOLERANCE`.
+Both files have to come from one machine and the same versions of JAX. With `--fast` LLVM optimises no
+program: that takes half the time, but programs round otherwise than those of users, so both files need it or
+neither. `compare` ends with 1 where losses or outputs of the first step differ in a bit, or parameters after
+the updates by more than `TOLERANCE`.
 """
 
 import argparse
@@ -45,7 +47,9 @@ _FIRST, _AFTER, _ABOUT = "first", "after", "about"
 _ADAPTER = pathlib.Path(__file__).with_name("pinned_adapter.py")
 _SCENES = (48, 24)  # training and test images
 _HOUSE_NUMBERS = (8, 4)
-_WAIT_SECONDS = 1800
+# What XLA itself makes of a program does not change with them.
+_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_WAIT_SECONDS = 7200  # of a command, also on a machine that is busy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,14 +180,20 @@ _BAGS = {
 
 
 class Tree:
-    """A checked-out tree of this package, whose commands can be run."""
+    """A checked-out tree of this package, whose commands can be run.
 
-    def __init__(self, folder: str | os.PathLike[str], programs: pathlib.Path):
+    Attributes:
+      folder: of the tree.
+      flags: of XLA for its commands.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], programs: pathlib.Path, fast: bool = False):
         """Looks whether it is one.
 
         Args:
           folder: of the tree.
           programs: folder for compiled programs, which the commands share.
+          fast: whether programs are compiled without LLVM's optimisations.
 
         Raises:
           UserError: it is none.
@@ -191,8 +201,10 @@ class Tree:
         self.folder = pathlib.Path(folder).resolve()
         if not (self.folder / "train.py").is_file() or not (self.folder / "lossattn_jax").is_dir():
             raise UserError(f"--tree is {folder}, but must be a checked-out tree of lossattn_jax")
+        self.flags = " ".join([_FAST if fast else "", os.environ.get("XLA_FLAGS", "")]).strip()
         self._environment = {
             **os.environ,
+            "XLA_FLAGS": self.flags,
             "PYTHONPATH": str(self.folder),
             "JAX_COMPILATION_CACHE_DIR": str(programs),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -234,6 +246,7 @@ def record(
     tree: str | os.PathLike[str],
     out: str | os.PathLike[str],
     configs: Mapping[str, Images | Bags] = CONFIGS,
+    fast: bool = False,
 ) -> dict[str, np.ndarray]:
     """Runs configs in a tree and stores what they compute.
 
@@ -242,6 +255,7 @@ def record(
       out: the file, which gets arrays named `CONFIG/first/NAME` and `CONFIG/after/NAME`, and `about` with
         the machine, versions and commit as JSON.
       configs: by name.
+      fast: whether programs are compiled without LLVM's optimisations.
 
     Returns:
       The arrays of the configs.
@@ -253,13 +267,13 @@ def record(
     arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
-        checked_out = Tree(tree, work / "programs")
+        checked_out = Tree(tree, work / "programs", fast)
         about = {
             "commit": checked_out.commit(),
             "date": machine.now(),
             "machine": machine.facts(),
             "versions": machine.versions(PACKAGES),
-            "flags": os.environ.get("XLA_FLAGS", ""),
+            "flags": checked_out.flags,
         }
         _make_data(checked_out, work, configs)
         for config, what in configs.items():
@@ -547,6 +561,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorder.add_argument("--tree", required=True, help="folder of the tree")
     recorder.add_argument("--out", required=True, help="file for the arrays (.npz)")
     recorder.add_argument("--configs", default=",".join(CONFIGS), help="which; default: all")
+    recorder.add_argument(
+        "--fast", action="store_true", help="compile without LLVM's optimisations; for both files"
+    )
     comparer = commands.add_parser("compare", help="hold two such files against each other")
     comparer.add_argument("before", help="file of `record`")
     comparer.add_argument("after", help="file of `record`")
@@ -558,7 +575,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if unknown:
                 raise UserError(f"--configs has {unknown[0]!r}, but may have: {', '.join(CONFIGS)}")
             began = time.monotonic()
-            record(given.tree, given.out, {name: CONFIGS[name] for name in names})
+            record(given.tree, given.out, {name: CONFIGS[name] for name in names}, given.fast)
             _tell(f"{given.out}: {len(names)} configs, {time.monotonic() - began:.0f} s")
             return 0
         (before, about), (after, other) = read(given.before), read(given.after)
