@@ -13,6 +13,7 @@ from benchmarks import machine, training_step
 from lossattn_jax.checkpoint import conversion, runs, torch_names
 from lossattn_jax.kernels import cpu
 from lossattn_jax.train.optimizer import make_optimizer
+from lossattn_jax.train.schedules import Length
 
 
 class Trainer:
@@ -62,13 +63,15 @@ class Trainer:
         Returns:
           The loss before each update.
         """
-        config = self._job.config
-        model = runs.build_model(config, self._job.spec)
+        options = self._job.options
+        model = runs.build_model(options.model, self._job.spec)
         unused = torch_names.layout(model).unused
         variables = conversion.from_torch_state_dict({**unused, **weights}, model)
-        optimizer = make_optimizer(config, lambda step: config.optimizer.learning_rate, 1)
+        optimizer = make_optimizer(
+            options.optimizer, lambda step: options.optimizer.learning_rate, Length(1, 1)
+        )
 
-        loss = training_step.make_loss(config, self._job.spec, model)
+        loss = training_step.make_loss(options, self._job.spec, model)
 
         def loss_of(params: Any, batch_stats: Any) -> Any:
             return loss({"params": params, "batch_stats": batch_stats}, images, labels)

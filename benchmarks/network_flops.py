@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import training_step
 from lossattn_jax.checkpoint import runs
+from lossattn_jax.config import images as config_lib
 
 _IMAGES = 2  # of the batch that is counted; an image's part hardly depends on it
 
@@ -44,13 +45,14 @@ def per_image(config: ConfigDict) -> dict[str, float]:
       `training`: forward and backward pass, without augmentation and update; `evaluation`: the forward pass
       alone.
     """
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    options = config_lib.resolve(config)
+    spec = runs.spec_of(options.data)
+    model = runs.build_model(options.model, spec)
     images = jax.ShapeDtypeStruct((_IMAGES, *spec.image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((_IMAGES, *spec.label_shape), spec.label_dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
-    loss = training_step.make_loss(config, spec, model)
+    loss = training_step.make_loss(options, spec, model)
 
     def gradients(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
         def of_params(params: Any) -> jax.Array:

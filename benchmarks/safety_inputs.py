@@ -18,7 +18,7 @@ _DIVERGING: Mapping[str, Any] = {
     "optimizer.warmup_epochs": 0.0,
     "train.max_skipped": 1,
 }
-MIL = ("-m", "lossattn_jax.mil", "--folds=3", "--repeats=1", "--config.training.epochs=4")
+MIL = ("-m", "lossattn_jax.mil", "--folds=3", "--repeats=1", "--config.train.epochs=4")
 THREE_METHODS = "--method=loss_attention,mi_svm,mi_kernel"
 
 
@@ -77,8 +77,8 @@ INPUTS: Mapping[str, Callable[[pathlib.Path], None] | tuple[Command, int]] = {
     ),
     "mil_dump": (
         (
-            *(*MIL, "--dataset=bags.csv", "--workdir=mil_dump", "--config.training.max_skipped=1"),
-            *("--config.network.standardise=False", "--config.training.learning_rate=1e30"),
+            *(*MIL, "--dataset=bags.csv", "--workdir=mil_dump", "--config.train.max_skipped=1"),
+            *("--config.model.standardise=False", "--config.optimizer.learning_rate=1e30"),
         ),
         2,
     ),

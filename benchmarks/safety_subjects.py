@@ -215,7 +215,7 @@ SUBJECTS = (
                 f"--config={ROOT / 'configs' / 'mil_mnist.py'}",
                 "--data_dir=digits.npz",
             ),
-            *("--workdir=lambdas", "--lambdas=0,1", "--repeats=1", "--config.training.epochs=4"),
+            *("--workdir=lambdas", "--lambdas=0,1", "--repeats=1", "--config.train.epochs=4"),
             *("--config.bags.train=6", "--config.bags.test=6"),
         ),
         ("digits.npz",),

@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 from benchmarks import machine, number_lists, step_memory, throughput, training_step
 from lossattn_jax import devices
 from lossattn_jax.commands import command
-from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 
 # Below the package's logger, which is the one that commands show.
@@ -138,7 +137,7 @@ def describe(row: dict[str, Any]) -> Network:
         gradient_bytes=_BYTES * sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         # A mean and a variance of each.
         normalisations=len(jax.tree.leaves(state.batch_stats)) // 2
-        if config_lib.shares_statistics(config)
+        if config.model.batch_norm == "cross_replica"
         else 0,
     )
 

@@ -212,7 +212,7 @@ def table(record: dict[str, Any]) -> str:
 def _evaluation(
     job: training_step.Job, variables: Any, flop: float, ceiling: float, plan: Plan
 ) -> dict[str, Any]:
-    size = job.config.train.batch_size
+    size = job.options.train.batch_size
     step, batch = training_step.evaluation(job)
 
     def steps(count: int) -> float:

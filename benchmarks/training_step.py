@@ -15,13 +15,14 @@ from lossattn_jax import data, devices, models
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.evaluate.evaluation import EvalStep, make_eval_step, to_devices
 from lossattn_jax.train.images import memory
 from lossattn_jax.train.images.gradients import make_forward
 from lossattn_jax.train.images.job import build_network
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import create_state
 
 # State, metrics and batch, as the step takes them.
@@ -42,7 +43,7 @@ class Job:
       step: the pmapped update; see `train.step.make_train_step`.
     """
 
-    config: ConfigDict
+    options: ImageOptions
     spec: data.DatasetSpec
     model: models.ImageNetwork
     optimizer: optax.GradientTransformation
@@ -55,18 +56,19 @@ def job(config: ConfigDict) -> Job:
     Raises:
       UserError: the config is impossible.
     """
-    config_lib.check(config)
-    spec = runs.spec_of(config)
-    model = build_network(config, spec)
-    schedule = learning_rate_schedule(config, _STEPS_PER_EPOCH)
-    optimizer = make_optimizer(config, schedule, _STEPS_PER_EPOCH)
-    step = make_train_step(model, optimizer, spec, config, _STEPS_PER_EPOCH)
-    return Job(config, spec, model, optimizer, step)
+    options = config_lib.resolve(config)
+    spec = runs.spec_of(options.data)
+    model = build_network(options.model, spec)
+    length = Length(options.train.epochs, _STEPS_PER_EPOCH)
+    schedule = learning_rate_schedule(options.optimizer, length)
+    optimizer = make_optimizer(options.optimizer, schedule, length)
+    step = make_train_step(model, optimizer, spec, options, _STEPS_PER_EPOCH)
+    return Job(options, spec, model, optimizer, step)
 
 
 def batch(job: Job, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch of random images on the host: `image` uint8 `[B, H, W, C]`, `label` and `index`."""
-    size, spec = job.config.train.batch_size, job.spec
+    size, spec = job.options.train.batch_size, job.spec
     random = np.random.default_rng(seed)
     labels = random.integers(0, spec.num_classes, size, np.int32)
     if spec.multi_label:
@@ -81,10 +83,10 @@ def batch(job: Job, seed: int = 0) -> dict[str, np.ndarray]:
 def arguments(job: Job, seed: int = 0) -> Arguments:
     """A fresh state, metrics of no step and a random batch, on the devices."""
     state = create_state(job.model, job.optimizer, job.spec.image_shape, seed)
-    devices.per_device(job.config.train.batch_size, "config.train.batch_size")
+    devices.per_device(job.options.train.batch_size, "config.train.batch_size")
     return (
         devices.replicate(state),
-        devices.replicate(zero_metrics(job.config)),
+        devices.replicate(zero_metrics(job.options.loss)),
         devices.shard_steps([batch(job, seed)]),
     )
 
@@ -92,13 +94,13 @@ def arguments(job: Job, seed: int = 0) -> Arguments:
 def state_shapes(job: Job) -> Any:
     """A fresh state as `jax.ShapeDtypeStruct`s, without the devices' axis."""
     return jax.eval_shape(
-        lambda: create_state(job.model, job.optimizer, job.spec.image_shape, job.config.seed)
+        lambda: create_state(job.model, job.optimizer, job.spec.image_shape, job.options.seed)
     )
 
 
 def shapes(job: Job) -> Arguments:
     """`arguments` as `jax.ShapeDtypeStruct`s, for which nothing is made."""
-    size = devices.per_device(job.config.train.batch_size, "config.train.batch_size")
+    size = devices.per_device(job.options.train.batch_size, "config.train.batch_size")
     images = {
         name: jax.ShapeDtypeStruct((1, size, *array.shape[1:]), array.dtype)
         for name, array in batch(job).items()
@@ -107,7 +109,7 @@ def shapes(job: Job) -> Arguments:
     def on_devices(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((jax.local_device_count(), *leaf.shape), leaf.dtype)
 
-    return jax.tree.map(on_devices, (state_shapes(job), zero_metrics(job.config), images))
+    return jax.tree.map(on_devices, (state_shapes(job), zero_metrics(job.options.loss), images))
 
 
 def step_memory(job: Job, arguments: Arguments) -> dict[str, int] | None:
@@ -127,17 +129,17 @@ def step_memory(job: Job, arguments: Arguments) -> dict[str, int] | None:
 
 def evaluation(job: Job, seed: int = 0) -> tuple[EvalStep, dict[str, jax.Array]]:
     """The step that evaluates a job's network, and a random batch for it on the devices."""
-    mask = np.ones(job.config.train.batch_size, np.float32)
+    mask = np.ones(job.options.train.batch_size, np.float32)
     return make_eval_step(job.model, job.spec), to_devices({**batch(job, seed), "mask": mask})
 
 
 def make_loss(
-    config: ConfigDict, spec: data.DatasetSpec, model: models.ImageNetwork
+    options: ImageOptions, spec: data.DatasetSpec, model: models.ImageNetwork
 ) -> Callable[..., tuple[jax.Array, Any]]:
-    """The loss that a config trains, with lambda as at the end of its ramp, outside of `devices.pmap`.
+    """The loss that options train, with lambda as at the end of its ramp, outside of `devices.pmap`.
 
     Args:
-      config: of a run, without consistency.
+      options: of a run, without consistency.
       spec: of its data set.
       model: the network, its batch normalisation sharing no statistics.
 
@@ -146,7 +148,11 @@ def make_loss(
       statistics after it.
     """
     kind = runs.loss_kind(model, spec)
-    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
+    weight = (
+        options.loss.patch_weight
+        if config_lib.uses_patch_loss(options.loss, options.model.pooling)
+        else 0.0
+    )
 
     forward = make_forward(model, remat=False)
 
@@ -159,7 +165,7 @@ def make_loss(
             outputs.attention,
             labels,
             weight,
-            config.loss.label_smoothing,
+            options.loss.label_smoothing,
             kind,
         )
         return jnp.mean(terms.total), updated.get("batch_stats", {})

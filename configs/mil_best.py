@@ -35,12 +35,12 @@ def get_config(steps: str = "average+ensemble") -> ConfigDict:
             )
     config = default_config()
     if "average" in chosen:
-        config.training.average_epochs = config.training.epochs // 2
+        config.train.average_epochs = config.train.epochs // 2
     if "ensemble" in chosen:
-        config.network.ensemble = 3
+        config.model.ensemble = 3
     if "consistency" in chosen:
-        config.training.consistency_weight = 10.0
-        config.training.consistency_ramp_epochs = 20
+        config.loss.consistency_weight = 10.0
+        config.loss.consistency_ramp_epochs = 20
     config.validation.patch_weight = (0.0, 1.0)
     config.validation.learning_rate = (3e-5,)
     return config

@@ -24,15 +24,15 @@ def get_config(bags: str = "500") -> ConfigDict:
         raise UserError(f"the config's argument is {bags!r}, but must be a number of bags")
     config = default_config()
     config.repeats = 1
-    config.network.backbone = "lenet"
-    config.network.standardise = False
-    config.training.epochs = 50
-    config.training.learning_rate = 5e-4
-    config.training.weight_decay = 1e-4
-    config.training.patch_weight = 0.01
-    config.training.patch_reduction = "mean"
-    config.training.consistency_weight = 1.0
-    config.training.consistency_ramp_epochs = 20
+    config.model.backbone = "lenet"
+    config.model.standardise = False
+    config.train.epochs = 50
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.weight_decay = 1e-4
+    config.loss.patch_weight = 0.01
+    config.loss.patch_reduction = "mean"
+    config.loss.consistency_weight = 1.0
+    config.loss.consistency_ramp_epochs = 20
     config.bags.train = (int(bags),)
     config.bags.targets = (3, 5, 9)
     return config

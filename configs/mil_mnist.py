@@ -25,13 +25,13 @@ def get_config(targets: str = "binary") -> ConfigDict:
         raise UserError(f"the config's argument is {targets!r}, but must be binary or multi")
     config = default_config()
     config.repeats = 10
-    config.network.backbone = "lenet"
-    config.network.standardise = False
-    config.training.epochs = 30 if targets == "binary" else 50
-    config.training.learning_rate = 5e-4
-    config.training.weight_decay = 1e-4
-    config.training.patch_weight = 2.0
-    config.training.patch_reduction = "mean"
+    config.model.backbone = "lenet"
+    config.model.standardise = False
+    config.train.epochs = 30 if targets == "binary" else 50
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.weight_decay = 1e-4
+    config.loss.patch_weight = 2.0
+    config.loss.patch_reduction = "mean"
     config.bags.train = (50, 100, 150, 200)
     config.bags.targets = (9,) if targets == "binary" else (3, 5, 9)
     return config

@@ -4,6 +4,7 @@
 that the list and the help come at once.
 """
 
+import contextlib
 import difflib
 import os
 import runpy
@@ -52,8 +53,17 @@ def run(args: Sequence[str]) -> int:
     if help_text.is_asked(rest):
         return _print(help_text.stored(command))
     sys.argv = [f"lossattn {command.words}", *rest]
+    _find_modules_here()
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def _find_modules_here() -> None:
+    """Finds modules in the current folder first, as `python -m` does: for `package.module:attribute`."""
+    with contextlib.suppress(OSError):  # the folder has gone
+        here = os.getcwd()
+        if not sys.flags.safe_path and not {"", here} & set(sys.path):
+            sys.path.insert(0, here)
 
 
 def _print(text: str) -> int:

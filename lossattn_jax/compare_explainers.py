@@ -9,6 +9,7 @@ from absl import flags
 from lossattn_jax.commands import command
 from lossattn_jax.explain import comparison_report, explainers
 from lossattn_jax.explain.comparison import compare, compare_run, refuse_nonfinite
+from lossattn_jax.explain.metrics import metric_registry
 
 __all__ = [
     "compare",
@@ -27,7 +28,9 @@ def main() -> None:
         values.checkpoint,
         values.batch_size,
         values.data_dir,
+        metric_names=values.metrics,
         out=values.out,
+        trust_code=values.trust_code,
     )
     if jax.process_index() == 0:
         print(comparison_report.table(result["explainers"]), end="")
@@ -36,7 +39,16 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_list("explainers", list(explainers.NAMES), "which to compare")
+    flags.DEFINE_list(
+        "explainers",
+        list(explainers.NAMES),
+        "which to compare; or your own, package.module:attribute",
+    )
+    flags.DEFINE_list(
+        "metrics",
+        [metric_registry.ALL],
+        f"all, or some of {', '.join(metric_registry.NAMES)}; or your own, package.module:attribute",
+    )
     flags.DEFINE_integer("num", 512, "number of images of the split", lower_bound=1)
     flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
@@ -45,4 +57,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "out", None, "JSON file to write; default: compare_explainers.json in the workdir"
     )
+    command.define_trust_code()
     command.run(main, processes=True)

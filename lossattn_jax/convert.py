@@ -36,7 +36,7 @@ def main() -> None:
     if (source is None) == (target is None):
         raise UserError("exactly one of --from and --to is needed")
     if source is None:
-        export_file(values.workdir, target, values.checkpoint)
+        export_file(values.workdir, target, values.checkpoint, trust_code=values.trust_code)
     elif values.config is None:
         raise UserError("--from needs --config, which describes the network")
     else:
@@ -51,4 +51,5 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, f"with --from: {command.CONFIG_HELP}", lock_config=True
     )
+    command.define_trust_code()
     command.run(main)

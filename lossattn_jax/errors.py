@@ -25,3 +25,19 @@ class Incomplete(UserError):
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read, or is not as it was saved. Training goes on from an older one."""
+
+
+class UntrustedCode(UserError):
+    """What is stored names code by reference that nobody has said to trust; nothing was imported.
+
+    Attributes:
+      key: what names the code, such as "model.pooling".
+      value: the reference.
+    """
+
+    def __init__(self, place: object, key: str, value: str):
+        super().__init__(
+            f"{key} in {place} is {value!r}, which is code that this command would import and run; say "
+            "--trust_code if you trust it"
+        )
+        self.key, self.value = key, value

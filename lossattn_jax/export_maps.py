@@ -16,9 +16,9 @@ __all__ = [
 
 def main() -> None:
     """The command; see the flags."""
-    given = flags.FLAGS
-    options = (given.split, given.num, given.checkpoint, given.batch_size, given.data_dir)
-    export_run(given.workdir, given.out, *options)
+    values = flags.FLAGS
+    options = (values.split, values.num, values.checkpoint, values.batch_size, values.data_dir)
+    export_run(values.workdir, values.out, *options, trust_code=values.trust_code)
 
 
 if __name__ == "__main__":
@@ -31,4 +31,5 @@ if __name__ == "__main__":
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.define_trust_code()
     command.run(main, processes=True)

@@ -10,12 +10,13 @@ module lists names.
 """
 
 import difflib
+import hashlib
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from lossattn_jax.errors import UnknownName, UserError
+from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 
 T = TypeVar("T")
 
@@ -99,6 +100,35 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
+def references(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yields key and reference of the entries that are one, or a tuple or list with some."""
+    for key, value in entries:
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if is_reference(item):
+                yield key, item
+
+
+def refuse_untrusted(
+    entries: Iterable[tuple[str, Any]], place: object, trust_code: bool | Collection[str]
+) -> None:
+    """Refuses stored names of a user's own code; imports nothing.
+
+    Args:
+      entries: keys and values of what is stored.
+      place: where it is stored, for the sentence.
+      trust_code: True: all code is trusted; else the references that are, such as those of the command line.
+
+    Raises:
+      UntrustedCode: a reference is not trusted.
+    """
+    if trust_code is True:
+        return
+    trusted = trust_code or ()
+    for key, reference in references(entries):
+        if reference not in trusted:
+            raise UntrustedCode(place, key, reference)
+
+
 def import_part(reference: str, key: str) -> Any:
     """Imports what `package.module:attribute` names.
 
@@ -132,6 +162,16 @@ def import_part(reference: str, key: str) -> Any:
             )
         part = getattr(part, attribute)
     return part
+
+
+def source_digest(reference: str) -> str | None:
+    """SHA-256 of the file of an imported reference's module, of that file alone; None where there is none."""
+    module = importlib.import_module(reference.partition(":")[0])
+    try:
+        with open(module.__file__ or "", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (AttributeError, OSError):
+        return None
 
 
 def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:

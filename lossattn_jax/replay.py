@@ -15,9 +15,10 @@ __all__ = [
 
 def main() -> None:
     """The command; see the flags."""
-    print("\n".join(replay(flags.FLAGS.dump)))
+    print("\n".join(replay(flags.FLAGS.dump, trust_code=flags.FLAGS.trust_code)))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("dump", None, "folder that the run named when it ended", required=True)
+    command.define_trust_code()
     command.run(main)

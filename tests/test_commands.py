@@ -164,7 +164,7 @@ def test_a_config_may_come_by_its_function_in_any_way(tmp_path, monkeypatch, kin
 
 
 def test_the_packages_own_config_of_bags_is_one(tmp_path):
-    path = in_process.ROOT / "lossattn_jax" / "mil" / "config.py"
+    path = in_process.ROOT / "lossattn_jax" / "config" / "bags.py"
     arguments = ["-m", "lossattn_jax.mil", f"--config={path}", "--dataset=absent.csv"]
     finished = in_process.run([*arguments, "--workdir=run"], tmp_path)
     assert_refused(finished, "absent.csv does not exist")

@@ -11,24 +11,25 @@ from sklearn.metrics import average_precision_score
 
 from lossattn_jax import data, models
 from lossattn_jax.checkpoint import runs
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.metrics import Mean
 from lossattn_jax.explain import comparison, comparison_report
 from lossattn_jax.explain.metrics import explanation_metrics, localisation
-from lossattn_jax.explain.metrics.explanation_metrics import Protocol
+from lossattn_jax.explain.metrics.maps import Protocol, above_mean
+from lossattn_jax.explain.metrics.metric_registry import METRICS
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 PROTOCOL = Protocol(steps=4, road_shares=(0.3,))
 DRAW = np.random.default_rng(0)
-above_mean = jax.jit(explanation_metrics.above_mean)
+above_mean_jitted = jax.jit(above_mean)
 
 
 @pytest.fixture(scope="module")
 def run():
     model = models.build("small", num_classes=3, width=0.1)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
-    return runs.Run(default_config(), SPEC, model, variables, step=7)
+    return runs.Run(resolve(default_config()), SPEC, model, variables, step=7)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_every_metric_is_there(measured):
     assert list(measured) == ["attention", "smooth_grad"]
     for values in measured.values():
         curves = values["curves"]
-        assert set(values) - {"curves"} == set(comparison_report.HIGHER)
-        assert np.isfinite([values[name] for name in comparison_report.HIGHER]).all()
+        assert set(values) - {"curves"} == set(METRICS)
+        assert np.isfinite([values[name] for name in METRICS]).all()
         assert curves["threshold"] == list(localisation.THRESHOLDS)
         half = curves["threshold"].index(PROTOCOL.patch_threshold)
         for name in ("precision", "recall", "f"):
@@ -123,7 +124,7 @@ def test_a_data_set_without_boxes_has_no_localisation(run, images):
 
 
 def test_table_says_what_is_better_and_figure_has_all_metrics():
-    values = {name: 0.5 + place for place, name in enumerate(comparison_report.HIGHER)}
+    values = {name: 0.5 + place for place, name in enumerate(METRICS)}
     told = {"attention": {**values, "stability": None}, "smooth_grad": values}
     lines = comparison_report.table(told).splitlines()
     assert lines[0] == "| metric | attention | smooth_grad |"
@@ -131,7 +132,7 @@ def test_table_says_what_is_better_and_figure_has_all_metrics():
     assert any(line.startswith("| deletion ↓ | ") for line in lines)
     assert any(line.startswith("| stability ↑ | - | ") for line in lines)
     assert any(line.startswith("| patch_f_best_threshold | ") for line in lines)
-    assert len(lines) == 2 + len(comparison_report.HIGHER)
+    assert len(lines) == 2 + len(METRICS)
     curves = {name: [0.1, 0.9] for name in ("threshold", "precision", "recall", "f")}
     slow = {**values, "curves": curves, "ms_per_image": 1e3}
     figure = comparison_report.draw(
@@ -139,7 +140,7 @@ def test_table_says_what_is_better_and_figure_has_all_metrics():
     )
     titled = [axis.get_title() for axis in figure.axes]
     assert "deletion (lower is better)" in titled and "patch_f_best_threshold" in titled
-    assert sum(bool(title) for title in titled) == len(comparison_report.HIGHER) + 3
+    assert sum(bool(title) for title in titled) == len(METRICS) + 3
     scales = {
         axis.get_title().split()[0]: axis.get_xscale() for axis in figure.axes if axis.get_title()
     }
@@ -159,7 +160,7 @@ def test_patches_above_the_mean_by_hand():
         [0.0] * 4,
     ]
     inside = [[True, True, False, False], [True, False, True, True], [False] * 4, *[[True] * 4] * 3]
-    precision, recall, f = above_mean(jnp.array(patches), jnp.array(inside))
+    precision, recall, f = above_mean_jitted(jnp.array(patches), jnp.array(inside))
     np.testing.assert_allclose(precision, [1 / 2, 1 / 2, 0, 0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(recall, [1 / 2, 1 / 3, 0, 0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(f, [1 / 2, 2 / 5, 0, 0, 0, 0], rtol=1e-6)
@@ -168,7 +169,7 @@ def test_patches_above_the_mean_by_hand():
 @pytest.mark.parametrize("patches", [3, 36, 1024])
 def test_no_patch_of_a_flat_map_is_above_its_mean(patches):
     flat = jnp.full((1, patches), 1 / patches)
-    np.testing.assert_array_equal(above_mean(flat, jnp.ones((1, patches), bool)), 0)
+    np.testing.assert_array_equal(above_mean_jitted(flat, jnp.ones((1, patches), bool)), 0)
 
 
 def test_curves_and_their_best_threshold_by_hand():
@@ -228,7 +229,7 @@ def test_randomised_parts_of_the_network_add_up(run):
 
 
 def test_an_unknown_explainer_is_named(run, images):
-    with pytest.raises(UserError, match="the explainer 'shap' is not known"):
+    with pytest.raises(UserError, match="the explainer is 'shap', but must be one of: attention"):
         comparison.compare(run, images, ["shap"])
 
 

@@ -10,10 +10,22 @@ from lossattn_jax.config import bags as bags_config
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
+from lossattn_jax.train.images.same_run import refuse_other_run
+from lossattn_jax.train.optimizer import changes_betas
 
 ALL = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 BAGS = [path for path in ALL if path.stem.startswith("mil_")]
 CONFIGS = [path for path in ALL if path not in BAGS]
+
+
+def differences(stored, config, workdir):
+    """What may differ between two configs of one run."""
+    return refuse_other_run(config_lib.resolve(stored), config_lib.resolve(config), workdir)
+
+
+def uses_patch_loss(config):
+    options = config_lib.resolve(config)
+    return config_lib.uses_patch_loss(options.loss, options.model.pooling)
 
 
 def load(path):
@@ -127,10 +139,9 @@ def test_what_is_streamed_is_not_kept_on_devices():
 
 def test_the_updates_to_profile_are_named_as_a_span():
     config = config_lib.default_config()
-    assert config_lib.profiled(config) is None
+    assert config_lib.resolve(config).profiled is None
     config.profile = "0:12"
-    config_lib.check(config)
-    assert config_lib.profiled(config) == (0, 12)
+    assert config_lib.resolve(config).profiled == (0, 12)
 
 
 def test_betas_change_together_and_with_adams_ramps_only():
@@ -139,11 +150,9 @@ def test_betas_change_together_and_with_adams_ramps_only():
     with pytest.raises(UserError, match="momentum_end is 0.5, but must be None as config.optim"):
         config_lib.check(config)
     config.optimizer.beta2_end = 0.999
-    config_lib.check(config)
-    assert not config_lib.changes_betas(config)
+    assert not changes_betas(config_lib.resolve(config).optimizer)
     config.optimizer.name, config.optimizer.schedule = "adam", "ramps"
-    config_lib.check(config)
-    assert config_lib.changes_betas(config)
+    assert changes_betas(config_lib.resolve(config).optimizer)
 
 
 def test_a_fall_longer_than_the_run_is_refused():
@@ -172,16 +181,16 @@ def test_what_shapes_the_rest_of_the_state_stays(tmp_path, key, value, allowed):
     section, _, name = key.rpartition(".")
     config[section][name] = value
     if allowed:
-        assert len(config_json.refuse_other_run(stored, config, tmp_path)) == 1
+        assert len(differences(stored, config, tmp_path)) == 1
         return
     with pytest.raises(UserError, match=f"config.{key} is {value!r}, but the run in"):
-        config_json.refuse_other_run(stored, config, tmp_path)
+        differences(stored, config, tmp_path)
 
 
 def test_routing_has_no_patch_loss():
     config = config_lib.default_config()
     config.model.pooling = "dynamic_routing"
-    assert not config_lib.uses_patch_loss(config)
+    assert not uses_patch_loss(config)
     config.loss.patch = "on"
     with pytest.raises(UserError, match="config.loss.patch is 'on', but must be off or auto"):
         config_lib.check(config)
@@ -237,7 +246,7 @@ def test_continuing_another_model_is_refused_else_changes_listed(tmp_path):
     config.optimizer.learning_rate = 0.05
     config.train.steps_per_dispatch = 8
     config.data.on_device, config.profile = "off", "1:2"
-    assert config_json.refuse_other_run(stored, config, tmp_path) == [
+    assert differences(stored, config, tmp_path) == [
         "config.data.on_device: 'auto' -> 'off'",
         "config.optimizer.learning_rate: 0.1 -> 0.05",
         "config.profile: '' -> '1:2'",
@@ -245,7 +254,7 @@ def test_continuing_another_model_is_refused_else_changes_listed(tmp_path):
     ]
     config.model.width = 0.5
     with pytest.raises(UserError) as refused:
-        config_json.refuse_other_run(stored, config, tmp_path)
+        differences(stored, config, tmp_path)
     assert "config.model.width is 0.5" in str(refused.value)
     assert "has 1.0" in str(refused.value)
 
@@ -259,17 +268,17 @@ def test_a_run_from_before_blocks_were_keys_is_continued(tmp_path):
     stored = config_json.read(tmp_path / "config.json")
     assert stored.model.bottleneck_first_kernel is None
     assert stored.model.bottleneck_relu_before_add is False
-    assert config_json.refuse_other_run(stored, config, tmp_path) == []
-    assert config_json.refuse_other_run(config, stored, tmp_path) == []
+    assert differences(stored, config, tmp_path) == []
+    assert differences(config, stored, tmp_path) == []
     config.model.bottleneck_relu_before_add = True
     with pytest.raises(
         UserError, match="config.model.bottleneck_relu_before_add is True, but the r"
     ):
-        config_json.refuse_other_run(stored, config, tmp_path)
+        differences(stored, config, tmp_path)
     config.model.bottleneck_relu_before_add = None
     config.model.bottleneck_first_kernel = 1
     with pytest.raises(UserError, match="config.model.bottleneck_first_kernel is 1, but the run"):
-        config_json.refuse_other_run(stored, config, tmp_path)
+        differences(stored, config, tmp_path)
 
 
 @pytest.mark.parametrize(("head", "kernel", "other"), [("none", 1, 3), ("conv", 3, 1)])
@@ -279,11 +288,11 @@ def test_a_block_may_be_written_out_when_a_run_is_continued(tmp_path, head, kern
     config = stored.copy_and_resolve_references()
     config.model.bottleneck_first_kernel = kernel
     config.model.bottleneck_relu_before_add = False
-    assert config_json.refuse_other_run(stored, config, tmp_path) == []
-    assert config_json.refuse_other_run(config, stored, tmp_path) == []
+    assert differences(stored, config, tmp_path) == []
+    assert differences(config, stored, tmp_path) == []
     config.model.bottleneck_first_kernel = other
     with pytest.raises(UserError, match=f"config.model.bottleneck_first_kernel is {other}, but"):
-        config_json.refuse_other_run(stored, config, tmp_path)
+        differences(stored, config, tmp_path)
 
 
 @pytest.mark.parametrize("kernel", [0, 2, 5])
@@ -298,10 +307,10 @@ def test_a_first_kernel_that_no_block_has_is_refused(kernel):
 
 def test_patch_loss_is_on_by_default_with_loss_attention_only():
     config = config_lib.default_config()
-    assert config_lib.uses_patch_loss(config)
+    assert uses_patch_loss(config)
     config.model.pooling = "bag_loss_attention"
-    assert config_lib.uses_patch_loss(config)
+    assert uses_patch_loss(config)
     config.model.pooling = "mean"
-    assert not config_lib.uses_patch_loss(config)
+    assert not uses_patch_loss(config)
     config.loss.patch = "on"
-    assert config_lib.uses_patch_loss(config)
+    assert uses_patch_loss(config)

@@ -27,7 +27,7 @@ def small_config():
 def weights(tmp_path_factory):
     """Files of weights of two networks alike, but for their numbers."""
     config = small_config()
-    module = runs.build_model(config, runs.spec_of(config))
+    module = runs.build_model(config.model, runs.spec_of(config.data))
     shapes = conversion.torch_names.layout(module, (32, 32, 3))
     folder = tmp_path_factory.mktemp("weights")
     for name, value in (("one", 0.5), ("other", 0.25)):

@@ -20,6 +20,7 @@ from flax import traverse_util
 from benchmarks import in_process
 from lossattn_jax import mil, models
 from lossattn_jax.checkpoint import conversion, runs, store, torch_names, weight_files
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run
 from tests.support import shrunk
@@ -177,7 +178,7 @@ def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value
     config = shrunk.config(scenes_dir)
     config.model.update(backbone="resnet50", head="none", pooling="none", width=0.0625)
     config.model.update(bottleneck_first_kernel=3, bottleneck_relu_before_add=value)
-    module = runs.build_model(config, runs.spec_of(config))
+    module = runs.build_model(config.model, runs.spec_of(config.data))
     variables = random_variables(module)
     variables["batch_stats"] = jax.tree.map(
         np.abs, variables["batch_stats"]
@@ -191,7 +192,7 @@ def test_the_command_takes_3x3_bottlenecks_only_with_their_order(tmp_path, value
         return
     conversion.convert_file(weights, config, tmp_path / "run")
     loaded = runs.load(tmp_path / "run")
-    assert loaded.config.model.bottleneck_relu_before_add is value
+    assert loaded.options.model.bottleneck_relu_before_add is value
     assert loaded.model.make_backbone().make_block(4, 1).relu_before_add is value
 
 
@@ -651,7 +652,7 @@ def converted(tmp_path_factory, scenes_dir):
     """A config, its network's state dict, and the run that was made of it."""
     folder = tmp_path_factory.mktemp("converted")
     config = shrunk.config(scenes_dir)
-    module = runs.build_model(config, runs.spec_of(config))
+    module = runs.build_model(config.model, runs.spec_of(config.data))
     state_dict = conversion.to_torch_state_dict(random_variables(module), module)
     state_dict = {k: abs(v) if k.endswith("running_var") else v for k, v in state_dict.items()}
     state_dict["bn1.num_batches_tracked"] = np.asarray(7)
@@ -667,7 +668,7 @@ def test_a_converted_run_is_evaluated(converted):
     expected = conversion.from_torch_state_dict(state_dict, run.model, run.spec.image_shape)
     del expected["unused"]
     assert_same_tree(run.variables, expected)
-    assert run.config.to_dict() == config.to_dict()
+    assert run.options == config_lib.resolve(config)
     with store.Checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.best_step() is None
     result = evaluate_run(str(workdir))

@@ -89,6 +89,12 @@ class Steps:
         return self.step(*arguments)
 
 
+def changed(options, section, **values):
+    """Options with other values of one section."""
+    part = dataclasses.replace(getattr(options, section), **values)
+    return dataclasses.replace(options, **{section: part})
+
+
 @pytest.fixture(scope="module")
 def run():
     return make_run()
@@ -151,7 +157,7 @@ def whole(export, tmp_path):
 def test_the_numbers_are_those_of_evaluation_to_the_bit(run, images, eval_step, fields, whole):
     seen = []
     for batch, _, outputs in forward_batches(
-        eval_step, devices.replicate(run.variables), images, run.config.eval.batch_size
+        eval_step, devices.replicate(run.variables), images, run.options.eval.batch_size
     ):
         real = batch["mask"] > 0
         local = devices.gather(outputs)
@@ -324,12 +330,12 @@ def test_a_store_of_another_export_is_refused(export, run, images, whole, change
     ],
 )
 def test_a_store_of_another_config_is_refused(export, run, whole, key, value):
-    config = run.config.copy_and_resolve_references()
     section, name = key.split(".")
-    was, config[section][name] = config[section][name], value
+    was = getattr(getattr(run.options, section), name)
+    options = changed(run.options, section, **{name: value})
     sentence = re.escape(f"(config.{key} {was!r} instead of {value!r}); give another --out")
     with pytest.raises(UserError, match=sentence):
-        export(whole, run=dataclasses.replace(run, config=config))
+        export(whole, run=dataclasses.replace(run, options=options))
 
 
 @pytest.mark.parametrize("changed", ["pixel", "label", "order", "box", "mean", "std", "network"])
@@ -359,11 +365,11 @@ def test_a_store_of_other_inputs_is_refused(export, run, images, whole, changed)
 
 
 def test_keys_that_only_training_reads_do_not_matter(export, eval_step, run, whole):
-    config = run.config.copy_and_resolve_references()
-    config.train.epochs, config.optimizer.learning_rate, config.data.dir = 7, 0.5, "/elsewhere"
-    config.data.mode = "stream"
+    options = changed(run.options, "train", epochs=7)
+    options = changed(options, "optimizer", learning_rate=0.5)
+    options = changed(options, "data", dir="/elsewhere", mode="stream")
     steps = Steps(eval_step)
-    export(whole, run=dataclasses.replace(run, config=config), eval_step=steps)
+    export(whole, run=dataclasses.replace(run, options=options), eval_step=steps)
     assert steps.calls == 0
 
 
@@ -606,7 +612,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
 
     monkeypatch.setattr(runs, "load", lambda workdir, checkpoint: run)
     monkeypatch.setattr(runs, "open_split", open_split)
-    assert run.config.data.mode == "memory"
+    assert run.options.data.mode == "memory"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
     assert opened == [(run.config, SPEC, "train", None, "stream")]
 
@@ -649,8 +655,8 @@ def test_two_processes_write_a_share_each_and_go_on_together(whole, run_python, 
 def test_the_command_exports_a_run(scenes_dir, run_python, tmp_path):
     workdir, whole = tmp_path / "run", tmp_path / "whole.zarr"
     config = shrunk.config(scenes_dir)
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    spec = runs.spec_of(config.data)
+    model = runs.build_model(config.model, spec)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *spec.image_shape))))
     run_folder.write_config(config, run_folder.make_workdir(workdir))
     with checkpoint_lib.Checkpoints(workdir) as checkpoints:

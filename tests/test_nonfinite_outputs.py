@@ -21,7 +21,7 @@ from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import evaluate, make_eval_step
 from lossattn_jax.explain import comparison, map_export
-from lossattn_jax.explain.metrics import explanation_metrics
+from lossattn_jax.explain.metrics.maps import Protocol
 from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
 from tests.support import shrunk
@@ -196,7 +196,7 @@ def test_an_export_has_no_prediction_and_no_even_attention(run, images, tmp_path
 
 @pytest.mark.slow
 def test_a_comparison_of_explainers_has_none_of_them(run, images):
-    protocol = explanation_metrics.Protocol(steps=4, road_shares=(0.3,))
+    protocol = Protocol(steps=4, road_shares=(0.3,))
     options = {"num": COUNT, "batch_size": 4, "protocol": protocol}
     (values,) = comparison.compare(run, images, ["attention"], **options).values()
     assert values["nonfinite"] == len(BAD)
@@ -211,7 +211,7 @@ def damaged(tmp_path_factory, scenes_dir):
     """The workdir of a run with a NaN among its weights."""
     workdir = run_folder.make_workdir(tmp_path_factory.mktemp("damaged"))
     config = shrunk.config(scenes_dir, train__epochs=1, optimizer__warmup_epochs=0.5)
-    model = runs.build_model(config, runs.spec_of(config))
+    model = runs.build_model(config.model, runs.spec_of(config.data))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     flat = traverse_util.flatten_dict(
         jax.tree.map(lambda s: np.full(s.shape, 0.1, s.dtype), shapes)

@@ -106,18 +106,6 @@ def test_the_first_commands_are_the_demo_and_the_tests():
     assert "\ndemo:" in makefile and "\ntest:" in makefile
 
 
-def test_every_module_in_the_table_exists():
-    text = PAGES["docs/architecture.md"]
-    rows = text[text.index("| module | subject |") :].splitlines()
-    names = [name for row in rows for name in re.findall(r"`([a-z_]+(?:/|\.py))`", row)]
-    assert len(names) >= 12
-    for name in names:
-        assert (ROOT / "lossattn_jax" / name).exists(), name
-    (of_bags,) = (row for row in rows if row.startswith("| `mil/` |"))
-    for name in re.findall(r"`([a-z_]+)`", of_bags):
-        assert (ROOT / "lossattn_jax" / "mil" / f"{name}.py").exists(), name
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(name):
     text = _prose(PAGES[name])

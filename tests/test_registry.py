@@ -14,6 +14,7 @@ from lossattn_jax.attention.bag_outputs import BagOutputs
 from lossattn_jax.checkpoint import torch_names
 from lossattn_jax.config import bags as mil_config
 from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ModelOptions
 from lossattn_jax.data.bags import sources
 from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.mil import classical_folds, methods, network_folds
@@ -24,7 +25,7 @@ from lossattn_jax.registry import Registry, lookup
 from lossattn_jax.train.bags import objective
 from lossattn_jax.train.images import feed, gradients
 from lossattn_jax.train.optimizer import DECAY_MASKS, OPTIMIZERS, make_optimizer
-from lossattn_jax.train.schedules import SCHEDULES, learning_rate_schedule
+from lossattn_jax.train.schedules import SCHEDULES, Length, learning_rate_schedule
 
 IMAGES = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 BAGS = jax.ShapeDtypeStruct((1, 4, 5), jnp.float32)
@@ -56,7 +57,7 @@ def patch_weight(reduction):
     config = config_with(loss__patch_reduction=reduction)
     model = models.build("small", "conv", width=0.125)
     spec = types.SimpleNamespace(image_shape=(32, 32, 3))
-    return gradients.patch_weight_schedule(config, model, spec)
+    return gradients.patch_weight_schedule(config.loss, config.model.pooling, model, spec)
 
 
 def on_devices(value):
@@ -64,7 +65,7 @@ def on_devices(value):
     train_set = feed.data.ArrayDataset.__new__(feed.data.ArrayDataset)
     object.__setattr__(train_set, "images", images)
     return feed.on_devices(
-        types.SimpleNamespace(train_set=train_set, config=config_with(data__on_device=value))
+        types.SimpleNamespace(train_set=train_set, options=config_with(data__on_device=value))
     )
 
 
@@ -96,29 +97,37 @@ def on_devices(value):
         (lambda: bag_loss("max"), "patch reduction is 'max', but must be one of: sum, mean"),
         (lambda: patch_weight("max"), "patch reduction is 'max', but must be one of: sum, mean"),
         (
-            lambda: make_optimizer(config_with(optimizer__name="lion"), lambda step: 0.1, 10),
+            lambda: make_optimizer(
+                config_with(optimizer__name="lion").optimizer, lambda step: 0.1, Length(2, 10)
+            ),
             "config.optimizer.name is 'lion', but must be one of: sgd, adam, adamw",
         ),
         (
-            lambda: make_optimizer(config_with(optimizer__name="SGD"), lambda step: 0.1, 10),
+            lambda: make_optimizer(
+                config_with(optimizer__name="SGD").optimizer, lambda step: 0.1, Length(2, 10)
+            ),
             "config.optimizer.name is 'SGD', but must be one of",
         ),
         (
             lambda: make_optimizer(
-                config_with(optimizer__weight_decay_mask="biases"), lambda step: 0.1, 10
+                config_with(optimizer__weight_decay_mask="biases").optimizer,
+                lambda step: 0.1,
+                Length(2, 10),
             ),
             "config.optimizer.weight_decay_mask is 'biases', but must be one of: all, kernels",
         ),
         (
-            lambda: learning_rate_schedule(config_with(optimizer__schedule="poly"), 10),
+            lambda: learning_rate_schedule(
+                config_with(optimizer__schedule="poly").optimizer, Length(2, 10)
+            ),
             "config.optimizer.schedule is 'poly', but must be one of: step, cosine, one_cycle",
         ),
         (
-            lambda: config_lib.uses_patch_loss(config_with(loss__patch="yes")),
+            lambda: config_lib.uses_patch_loss(config_with(loss__patch="yes").loss, "mean"),
             "config.loss.patch is 'yes', but must be one of: auto, on, off",
         ),
         (
-            lambda: config_lib.shares_statistics(config_with(model__batch_norm="sync")),
+            lambda: ModelOptions(batch_norm="sync").shares_statistics,
             "config.model.batch_norm is 'sync', but must be one of: cross_replica, local",
         ),
         (
@@ -126,11 +135,14 @@ def on_devices(value):
             "config.data.on_device is 'always', but must be one of: on,",
         ),
         (
-            lambda: next(sources._generated("svhn_bags", "", mil_config.default_config(), None)),
-            "the generated data set is 'svhn_bags', but must be one of: mnist_bags, cifar_bags",
+            lambda: sources.names("svhn_bags", mil_config.default_config()),
+            "the data set 'svhn_bags' is not known; allowed are musk1, musk2",
         ),
         (lambda: losses.image_loss("focal", jnp.ones((1, 2)), jnp.array([0])), "kind is 'focal'"),
-        (lambda: methods.get("svm"), "the method 'svm' is not known; allowed are mi_svm"),
+        (
+            lambda: methods.get("svm"),
+            "the method is 'svm', but must be one of 14 names, of which .* mi_svm;",
+        ),
         (
             lambda: classical_folds.run(None, None, None, rules=("best",)),
             "the rule 'best' is not known; allowed are final",

@@ -229,7 +229,7 @@ def use(python, lossattn, scenes_dir, folder):
     for bag in range(20):
         rows += [f"{bag % 2},bag{bag},{place + 3 * (bag % 2)},{bag / 7}" for place in range(3)]
     (folder / "own.csv").write_text("\n".join(rows) + "\n")
-    few = ["--folds=2", "--repeats=1", "--config.training.epochs=2", "--workdir=bags"]
+    few = ["--folds=2", "--repeats=1", "--config.train.epochs=2", "--workdir=bags"]
     bags = [lossattn, "mil", "cv", "--dataset=own.csv", "--method=loss_attention,mi_kernel", *few]
     printed = run(*bags, cwd=folder)
     assert "| own | Loss-Attention | " in printed and "| own | MI-Kernel | " in printed

@@ -130,11 +130,11 @@ def to_torch_parameters(
 def _read_slots(
     tree: Mapping[str, Any], layout: torch_names.Layout, slots: Sequence[torch_names.Slot]
 ) -> dict[str, np.ndarray]:
-    wanted = {slot.path for slot in slots}
+    expected = {slot.path for slot in slots}
     leaves = traverse_util.flatten_dict(tree)
-    differing = sorted(wanted ^ leaves.keys())
+    differing = sorted(expected ^ leaves.keys())
     if differing:
-        what = "lack" if differing[0] in wanted else "have"
+        what = "lack" if differing[0] in expected else "have"
         name = "/".join(differing[0])
         raise UserError(f"the variables {what} {name}: they are of another network")
     arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
@@ -167,11 +167,11 @@ def _fitting(
     return {key: weights[key] for key in shapes}
 
 
-def _check_keys(given: Mapping[str, Any], layout: torch_names.Layout) -> None:
+def _check_keys(state_dict: Mapping[str, Any], layout: torch_names.Layout) -> None:
     needed = [slot.key for slot in layout.slots]
     needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
-    missing = [key for key in needed if key not in given]
-    extra = sorted(given.keys() - set(needed) - layout.unused.keys())
+    missing = [key for key in needed if key not in state_dict]
+    extra = sorted(state_dict.keys() - set(needed) - layout.unused.keys())
     wrong = []
     if missing:
         wrong.append(f"lack {_first_of(missing)}")
@@ -220,9 +220,13 @@ def _check_dtype(key: str, array: np.ndarray) -> None:
         raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
 
 
-def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Before anything is converted: a file of 1 kB may hold one number as a tensor of terabytes."""
-    has = {key: tuple(getattr(given[key], "shape", ())) for key in shapes if _is_array(given[key])}
+    has = {
+        key: tuple(getattr(state_dict[key], "shape", ()))
+        for key in shapes
+        if _is_array(state_dict[key])
+    }
     wrong = [key for key, shape in has.items() if shape != shapes[key]]
     if wrong:
         key = wrong[0]
@@ -273,11 +277,11 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
         the config is impossible, or the workdir holds a run already, is being written by another command or
         cannot be written.
     """
-    config_lib.check(config)
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    options = config_lib.resolve(config)
+    spec = runs.spec_of(options.data)
+    model = runs.build_model(options.model, spec)
     folder = pathlib.Path(workdir)
-    conversion_folder.refuse_used(folder, config)
+    conversion_folder.refuse_used(folder, options)
     layout = torch_names.layout(model, spec.image_shape)
     # Before the content is read: some kB of a file can unpack to gigabytes.
     state_dict = weight_files.read(path, lambda headers: _fitting(headers, model, layout))
@@ -287,12 +291,16 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    conversion_folder.write(folder, config, items, os.fspath(path))
+    conversion_folder.write(folder, options, items, os.fspath(path))
     log.info("written: checkpoint 0 in %s", folder)
 
 
 def export_file(
-    workdir: str | pathlib.Path, path: str | pathlib.Path, checkpoint: str = "latest"
+    workdir: str | pathlib.Path,
+    path: str | pathlib.Path,
+    checkpoint: str = "latest",
+    *,
+    trust_code: bool = False,
 ) -> None:
     """Writes the weights of a run's checkpoint as a file that PyTorch can load.
 
@@ -300,13 +308,14 @@ def export_file(
       workdir: folder of the run.
       path: `.npz` or `.safetensors`; an existing file is replaced.
       checkpoint: "latest", "best" or a step.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Raises:
       UserError: there is no such run or checkpoint, it holds weights that are not finite or negative
         running variances, or the file cannot be written.
     """
     weight_files.check_writable(path)
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     try:
         _refuse_unusable(run.variables, run.model, run.spec.image_shape)
     except UserError as error:

@@ -10,12 +10,11 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, Checkpoints
-from lossattn_jax.config import config_json
-from lossattn_jax.errors import UserError
+from lossattn_jax.config import config_json, images
+from lossattn_jax.config.options import ImageOptions
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 
 UNFINISHED_NAME = "unfinished_conversion.json"
@@ -24,31 +23,36 @@ UNFINISHED_NAME = "unfinished_conversion.json"
 _OF_TRAINING = ("data.json", "metrics.jsonl")
 
 
-def refuse_used(folder: pathlib.Path, config: ConfigDict) -> None:
+def refuse_used(folder: pathlib.Path, options: ImageOptions) -> None:
     """Refuses a workdir that holds anything but an unfinished conversion.
 
     Args:
       folder: the workdir, which need not exist.
-      config: of the conversion.
+      options: of the conversion.
 
     Raises:
       UserError: it holds a run, or the config of another one.
     """
-    used = f"the workdir {folder} holds a run already"
+    refusal = f"the workdir {folder} holds a run already"
     with Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.named()
     if os.path.lexists(folder / UNFINISHED_NAME) and steps in ([], [0]):
         return
     if steps:
-        raise UserError(f"{used}: use another one")
+        raise UserError(f"{refusal}: use another one")
     if any(os.path.lexists(folder / name) for name in _OF_TRAINING):
-        raise UserError(f"{used}, a training without a checkpoint yet: use another one")
+        raise UserError(f"{refusal}, a training without a checkpoint yet: use another one")
     # Of a conversion, by an earlier version, that was killed before its checkpoint.
     path = folder / run_folder.CONFIG_NAME
     if os.path.lexists(path):
-        before, now = (provenance.of_config(one, ("",)) for one in (config_json.read(path), config))
+        try:
+            stored = config_json.read(path, trust_code=config_json.named_code(options))
+        except UntrustedCode as error:
+            raise config_json.other_code(error, options, folder) from None
+        resolved = images.resolve(stored)
+        before, now = (provenance.of_config(one, ("",)) for one in (resolved, options))
         if (reason := records.difference(before, now)) is not None:
-            raise UserError(f"{used}, with another config ({reason}): use another one")
+            raise UserError(f"{refusal}, with another config ({reason}): use another one")
 
 
 def refuse_unfinished(folder: pathlib.Path) -> None:
@@ -64,12 +68,14 @@ def refuse_unfinished(folder: pathlib.Path) -> None:
         )
 
 
-def write(folder: pathlib.Path, config: ConfigDict, items: Mapping[str, Any], weights: str) -> None:
+def write(
+    folder: pathlib.Path, options: ImageOptions, items: Mapping[str, Any], weights: str
+) -> None:
     """Writes a run of converted weights: checkpoint 0 and config.
 
     Args:
       folder: the workdir; made where absent.
-      config: of the run.
+      options: of the run.
       items: its "params" and "batch_stats".
       weights: the file that they are from, for readers.
 
@@ -77,10 +83,10 @@ def write(folder: pathlib.Path, config: ConfigDict, items: Mapping[str, Any], we
       UserError: the folder holds a run or another unfinished conversion, is being written by another
         command, or cannot be written.
     """
-    made_from = {**provenance.of_config(config, ("",)), "weights": provenance.of_variables(items)}
+    made_from = {**provenance.of_config(options, ("",)), "weights": provenance.of_variables(items)}
     run_folder.make_workdir(folder)
     with run_folder.alone(folder):
-        refuse_used(folder, config)
+        refuse_used(folder, options)
         mark = folder / UNFINISHED_NAME
         records.find(mark, made_from)
         with run_folder.writing(folder):
@@ -89,6 +95,6 @@ def write(folder: pathlib.Path, config: ConfigDict, items: Mapping[str, Any], we
                 shutil.rmtree(folder / CHECKPOINTS_NAME)
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(0, {"variables": items}, None)
-        run_folder.write_config(config, folder)
+        run_folder.write_config(options, folder)
         with run_folder.writing(folder):
             mark.unlink()

@@ -103,8 +103,8 @@ def read(folder: pathlib.Path) -> Record:
     items = frozenset(handlers) - set(_FILES)
     if content is None:
         return Record(items, None, None, metrics)
-    told = content.pop("sha256", None)
-    if told != digests_lib.of_json(content):
+    stored_digest = content.pop("sha256", None)
+    if stored_digest != digests_lib.of_json(content):
         raise DamagedCheckpoint(f"{DIGESTS} is not as it was saved")
     if content["metrics"] != (None if metrics is None else digests_lib.of_json(metrics)):
         raise DamagedCheckpoint(f"{_METRICS} is not as it was saved")

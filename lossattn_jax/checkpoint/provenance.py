@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import integrity, run_folder, runs, store
-from lossattn_jax.config.images import leaves
+from lossattn_jax.config.options import ImageOptions, leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 
@@ -74,7 +73,7 @@ def of_run(run: runs.Run) -> dict[str, Any]:
     """
     return {
         "dataset": run.spec.name,
-        **of_config(run.config),
+        **of_config(run.options),
         "class_names": list(run.spec.class_names),
         "image_shape": list(run.spec.image_shape),
         "mean": list(run.spec.mean),
@@ -86,11 +85,11 @@ def of_run(run: runs.Run) -> dict[str, Any]:
     }
 
 
-def of_config(config: ConfigDict, keys: tuple[str, ...] = _DECIDING) -> dict[str, Any]:
+def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[str, Any]:
     """`config.KEY` and value for all keys that begin with one of `keys`; JSON."""
     return {
         f"config.{key}": list(value) if isinstance(value, tuple) else value
-        for key, value in leaves(config)
+        for key, value in leaves(options)
         if key.startswith(keys)
     }
 

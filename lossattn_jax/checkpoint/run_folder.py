@@ -6,7 +6,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import filelock
 import jax
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
 from lossattn_jax.config import config_json
+from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ LOCK_NAME = "workdir.lock"
 _UNSEEN_SECONDS = 90.0
 
 
-def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Stores the resolved config in the folder of a run; the first process writes, the others wait for it.
+def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
+    """Stores the options of a run in the folder of a run; the first process writes, the others wait for it.
 
     Raises:
       UserError: the folder cannot be written, or another process' folder is another one.
@@ -34,12 +35,12 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / CONFIG_NAME
     if jax.process_index() == 0:
         with writing(workdir):
-            config_json.write(config, path)
+            config_json.write(options, path)
     devices.barrier("config written")
     until = time.monotonic() + _UNSEEN_SECONDS
-    while not (seen := path.exists()) and time.monotonic() < until:
+    while not (exists := path.exists()) and time.monotonic() < until:
         time.sleep(0.5)
-    if not seen:
+    if not exists:
         raise UserError(
             f"the workdir {workdir} has no {CONFIG_NAME} here, which process 0 has written: it must be one "
             "folder, on a file system that all hosts share"
@@ -179,10 +180,17 @@ def config_digest(workdir: str | pathlib.Path) -> str | None:
     return config_json.read_digest(pathlib.Path(workdir) / CONFIG_NAME)
 
 
-def stored_config(workdir: str | pathlib.Path) -> ConfigDict:
+def stored_config(
+    workdir: str | pathlib.Path, *, trust_code: bool | Collection[str] = False
+) -> ConfigDict:
     """The config that a run stored beside its checkpoints.
 
+    Args:
+      workdir: folder of the run.
+      trust_code: as `registry.refuse_untrusted` takes it.
+
     Raises:
+      UntrustedCode: it names code by reference that is not trusted; nothing was imported.
       UserError: there is none, or it cannot be read.
     """
-    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME)
+    return config_json.read(pathlib.Path(workdir) / CONFIG_NAME, trust_code=trust_code)

@@ -2,15 +2,17 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, models
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import DataOptions, ImageOptions, ModelOptions
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 
 
@@ -19,14 +21,14 @@ class Run:
     """A checkpoint of a run.
 
     Attributes:
-      config: the resolved config that the run was started with.
+      options: that the run was started with.
       spec: of its data set.
       model: its network, without the axis that batch statistics are shared over in training.
       variables: "params" and "batch_stats", on the first local device.
       step: updates done.
     """
 
-    config: ConfigDict
+    options: ImageOptions
     spec: data.DatasetSpec
     model: models.ImageNetwork
     variables: dict[str, Any]
@@ -34,12 +36,12 @@ class Run:
 
 
 def build_model(
-    config: ConfigDict, spec: data.DatasetSpec, bn_axis_name: str | None = None
+    options: ModelOptions, spec: data.DatasetSpec, bn_axis_name: str | None = None
 ) -> models.ImageNetwork:
-    """The network that a config describes.
+    """The network that options describe.
 
     Args:
-      config: its section `model`.
+      options: of the network.
       spec: for the number of classes.
       bn_axis_name: pmap axis to share batch statistics over in training; None: none.
 
@@ -48,24 +50,24 @@ def build_model(
     """
     try:
         return models.build(
-            backbone=config.model.backbone,
-            head=config.model.head,
-            pooling=config.model.pooling,
+            backbone=options.backbone,
+            head=options.head,
+            pooling=options.pooling,
             num_classes=spec.num_classes,
-            width=config.model.width,
-            threshold=config.model.threshold,
-            bottleneck_relu_before_add=config.model.bottleneck_relu_before_add,
-            bottleneck_first_kernel=config.model.bottleneck_first_kernel,
-            dtype=jnp.dtype(config.model.dtype),
+            width=options.width,
+            threshold=options.threshold,
+            bottleneck_relu_before_add=options.bottleneck_relu_before_add,
+            bottleneck_first_kernel=options.bottleneck_first_kernel,
+            dtype=jnp.dtype(options.dtype),
             bn_axis_name=bn_axis_name,
         )
     except UserError as error:
         raise UserError(f"config.model.{error}") from None
 
 
-def spec_of(config: ConfigDict) -> data.DatasetSpec:
-    """The data set that a config names."""
-    return data.get_spec(config.data.name, extra=config.data.extra)
+def spec_of(options: DataOptions) -> data.DatasetSpec:
+    """The data set that options name."""
+    return data.get_spec(options.name, extra=options.extra, key="config.data.name")
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
@@ -75,19 +77,27 @@ def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
+def load(
+    workdir: str | pathlib.Path,
+    checkpoint: str = "latest",
+    *,
+    trust_code: bool | Collection[str] = False,
+) -> Run:
     """Opens a run.
 
     Args:
       workdir: its folder.
       checkpoint: "latest", "best" (by test accuracy, or mean average precision) or a step.
+      trust_code: whether code that the config names by reference is imported, or which references are.
 
     Raises:
+      UntrustedCode: the config names code that is not trusted; nothing was imported.
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    config = run_folder.stored_config(workdir)
-    spec = spec_of(config)
-    model = build_model(config, spec)
+    stored = run_folder.stored_config(workdir, trust_code=trust_code)
+    options = config_lib.resolve(stored)
+    spec = spec_of(options.data)
+    model = build_model(options.model, spec)
     shapes = models.variable_shapes(model, spec.image_shape)
     # CapsNet normalises nothing; its checkpoints hold an empty tree.
     like = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
@@ -100,18 +110,18 @@ def load(workdir: str | pathlib.Path, checkpoint: str = "latest") -> Run:
             raise DamagedCheckpoint(
                 f"{error}; name another one with --checkpoint, of {others or 'which there is none'}"
             ) from error
-    return Run(config, spec, model, variables, step)
+    return Run(options, spec, model, variables, step)
 
 
 def open_dataset(
     run: Run, split: str, data_dir: str | None = None, mode: str | None = None
 ) -> data.Dataset:
     """The split "train" or "test" of the run's data set; see `open_split`."""
-    return open_split(run.config, run.spec, split, data_dir, mode)
+    return open_split(run.options.data, run.spec, split, data_dir, mode)
 
 
 def open_split(
-    config: ConfigDict,
+    options: DataOptions,
     spec: data.DatasetSpec,
     split: str,
     data_dir: str | None = None,
@@ -119,33 +129,33 @@ def open_split(
 ) -> data.Dataset:
     """The split "train" or "test" as a run sees it: of "train" the part that is to be learned from.
 
-    It lies in `data_dir`, or where that is None in the config's folder; `mode` "memory" or "stream"
+    It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory" or "stream"
     likewise, which changes no batch.
     """
     return data.open_dataset(
         spec,
         split,
-        data_dir or config.data.dir or None,
-        mode or config.data.mode,
-        num_labels=config.data.num_labels,
-        label_seed=config.data.label_seed,
+        data_dir or options.dir or None,
+        mode or options.mode,
+        num_labels=options.num_labels,
+        label_seed=options.label_seed,
     )
 
 
-def _step(checkpoints: checkpoint_lib.Checkpoints, wanted: str) -> int:
+def _step(checkpoints: checkpoint_lib.Checkpoints, checkpoint: str) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"there is no checkpoint in {checkpoints.workdir} yet")
-    if wanted == "latest":
+    if checkpoint == "latest":
         return steps[-1]
-    if wanted == "best":
+    if checkpoint == "best":
         best = checkpoints.best_step()
         if best is None:
             raise UserError(
                 f"no checkpoint in {checkpoints.workdir} was tested with finite results; use latest"
             )
         return best
-    if wanted.isdecimal() and int(wanted) in steps:
-        return int(wanted)
+    if checkpoint.isdecimal() and int(checkpoint) in steps:
+        return int(checkpoint)
     there = ", ".join(str(step) for step in steps)
-    raise UserError(f"checkpoint is {wanted!r}, but must be latest, best or one of: {there}")
+    raise UserError(f"checkpoint is {checkpoint!r}, but must be latest, best or one of: {there}")

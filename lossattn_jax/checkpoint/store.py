@@ -24,12 +24,13 @@ from lossattn_jax import devices, files
 from lossattn_jax.checkpoint import event_loops, integrity
 from lossattn_jax.checkpoint.writer import Writer
 from lossattn_jax.errors import DamagedCheckpoint, UserError
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 
 CHECKPOINTS_NAME = "checkpoints"
 DAMAGED_NAME = "damaged_checkpoints"
 
 # The best checkpoint has the highest of the first of these that its metrics hold.
-BEST_BY = ("accuracy", "map_all_point")
+BEST_BY = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.chooses_checkpoint)
 
 
 def folder(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
@@ -277,15 +278,19 @@ class Checkpoints:
         except Exception as error:
             raise DamagedCheckpoint(f"{path.name} cannot be read: {_short(error)}") from error
 
-    def _refuse_other(self, step: int, stored: integrity.Shapes, wanted: integrity.Shapes) -> None:
-        if stored == wanted:
+    def _refuse_other(
+        self, step: int, stored: integrity.Shapes, expected: integrity.Shapes
+    ) -> None:
+        if stored == expected:
             return
         path = min(
-            path for path in stored.keys() | wanted.keys() if stored.get(path) != wanted.get(path)
+            path
+            for path in stored.keys() | expected.keys()
+            if stored.get(path) != expected.get(path)
         )
         raise UserError(
             f"checkpoint {step} in {self.workdir} is of another model: its array {path} is "
-            f"{stored.get(path, 'absent')}, but must be {wanted.get(path, 'absent')}"
+            f"{stored.get(path, 'absent')}, but must be {expected.get(path, 'absent')}"
         )
 
 

@@ -111,11 +111,11 @@ def check_writable(path: str | pathlib.Path) -> None:
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def _ending(path: pathlib.Path, known: Mapping[str, Any]) -> Any:
+def _ending(path: pathlib.Path, endings: Mapping[str, Any]) -> Any:
     try:
-        return known[path.suffix.lower()]
+        return endings[path.suffix.lower()]
     except KeyError:
-        raise UserError(f"{path} must end in one of: {', '.join(known)}") from None
+        raise UserError(f"{path} must end in one of: {', '.join(endings)}") from None
 
 
 def _read_npz(file: BinaryIO, check: Check) -> Mapping[str, Any]:

@@ -1,1 +1,5 @@
-"""The commands of `lossattn`: their table and what `--help` says of each, without importing JAX."""
+"""The commands of `lossattn`: their table, the texts of `--help`, and how a command starts and ends.
+
+`table` and `help_text` do without JAX, so that `lossattn --help` is quick; `command` runs what a module's
+flags say, `imports` has the rest of the package imported when it is first wanted.
+"""

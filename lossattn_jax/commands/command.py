@@ -13,12 +13,12 @@ from typing import Any, cast
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from lossattn_jax import devices
 from lossattn_jax.commands import help_text, shortages, table
-from lossattn_jax.config import config_file
-from lossattn_jax.config import images as config_lib
+from lossattn_jax.config import config_file, images, renamed
+from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.kernels import cpu
 
@@ -73,14 +73,14 @@ class _Stdout:
 
 def run(
     main: Callable[[], None],
-    config: Callable[[], ConfigDict] = config_lib.default_config,
+    schema: Schema = images.SCHEMA,
     processes: bool = False,
 ) -> None:
     """Parses the flags, sets the log up, calls `main` and exits.
 
     Args:
       main: the command.
-      config: makes a config with every key that the flag --config may have.
+      schema: of the flag --config.
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
 
@@ -90,8 +90,7 @@ def run(
     something (one sentence on stderr, no traceback), or 3 where a part of the work was left out for such a
     mistake and the rest is done, or 130 after Ctrl-C, or 1 with a traceback for a bug.
     """
-    known = {key for key, _ in config_lib.leaves(config())}
-    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
+    sys.argv[1:] = _named_as_today(sys.argv[1:], schema)
     if processes:
         _define_process_flags()
     stdout = sys.stdout
@@ -100,7 +99,7 @@ def run(
     try:
         app.run(
             lambda argv: sys.exit(_call(main, argv, processes)),
-            flags_parser=functools.partial(_parse, known=known, main=main),
+            flags_parser=functools.partial(_parse, keys=schema.keys(), main=main),
         )
     finally:
         if stdout is not None:
@@ -108,22 +107,35 @@ def run(
         sys.stdout = stdout
 
 
-def define_config(path: str, config: Callable[[], ConfigDict]) -> flags.FlagHolder:
+def define_config(path: str, schema: Schema) -> flags.FlagHolder:
     """Defines the flag --config for a command that has a config without it.
 
     Args:
       path: the file that is the config where the flag is not given.
-      config: makes a config with every key there is.
+      schema: of that config.
     """
-    sys.argv[1:] = config_file.with_paths(sys.argv[1:])
+    sys.argv[1:] = _named_as_today(sys.argv[1:], schema)
     try:
         # With a default, ml_collections reads the overrides here and not with the other flags.
-        _check_config_flags(sys.argv[1:], {key for key, _ in config_lib.leaves(config())})
+        _check_config_flags(sys.argv[1:], schema.keys())
     except UserError as error:
         sys.exit(_complain(error))
     flag = config_flags.DEFINE_config_file("config", path, CONFIG_HELP, lock_config=True)
     _show_in_help("config")
     return flag
+
+
+def _named_as_today(args: Sequence[str], schema: Schema) -> list[str]:
+    """A command line with the paths of configs and the names of keys that it means."""
+    return renamed.in_args(config_file.with_paths(args), schema.former_names)
+
+
+def define_trust_code() -> None:
+    """Defines the flag --trust_code, of commands that open what is stored."""
+    flags.DEFINE_bool(
+        "trust_code", False, "import code that the run names by reference, package.module:attribute"
+    )
+    _show_in_help("trust_code")
 
 
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
@@ -228,17 +240,17 @@ def _keep_stdout() -> None:
     sys.stdout = cast(Any, _Stdout(os.fdopen(ours, "w")))
 
 
-def place_of(given: dict[str, Any]) -> devices.Place | None:
+def place_of(place_flags: dict[str, Any]) -> devices.Place | None:
     """The place that the flags of `_PLACE` name; None where none is given."""
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    missing = [f"--{name}" for name, value in place_flags.items() if value is None]
+    if len(missing) == len(place_flags):
         return None
     if missing:
         raise UserError(
             "--coordinator, --num_processes and --process_id belong together, but "
             f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} missing"
         )
-    place = devices.Place(**given)
+    place = devices.Place(**place_flags)
     host, _, port = place.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(
@@ -264,7 +276,7 @@ def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> list[str]:
+def _parse(argv: Sequence[str], keys: set[str], main: Callable[[], None]) -> list[str]:
     own = table.of_file(main.__code__.co_filename)
     if own is not None and help_text.is_asked(argv[1:]):
         own_flags = flags.FLAGS.get_key_flags_for_module(argv[0])
@@ -272,7 +284,7 @@ def _parse(argv: Sequence[str], known: set[str], main: Callable[[], None]) -> li
         sys.exit(0)
     try:
         _refuse_empty_flags(argv[1:])
-        _check_config_flags(argv[1:], known)
+        _check_config_flags(argv[1:], keys)
         return flags.FLAGS(list(argv))
     except flags.Error as error:
         sys.exit(_complain(UserError(_name_missing_flag(argv[1:], str(error)))))
@@ -333,7 +345,7 @@ def _find_words(args: Sequence[str]) -> Iterator[str]:
             yield arg
 
 
-def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
+def _check_config_flags(args: Sequence[str], keys: set[str]) -> None:
     """Names a config file that cannot be used or an unknown key before ml_collections meets it."""
     for arg, after in itertools.zip_longest(args, args[1:], fillvalue=""):
         if not arg.startswith("-"):
@@ -345,7 +357,7 @@ def _check_config_flags(args: Sequence[str], known: set[str]) -> None:
                 raise _empty(name)
             config_file.check(path)
         key = name.removeprefix("no") if name.startswith("noconfig.") else name
-        if key.startswith("config.") and key.removeprefix("config.") not in known:
-            close = difflib.get_close_matches(key.removeprefix("config."), sorted(known), n=1)
+        if key.startswith("config.") and key.removeprefix("config.") not in keys:
+            close = difflib.get_close_matches(key.removeprefix("config."), sorted(keys), n=1)
             hint = f"did you mean config.{close[0]}? Allowed are" if close else "allowed are"
-            raise UserError(f"{key} is not a config key; {hint}: {', '.join(sorted(known))}")
+            raise UserError(f"{key} is not a config key; {hint}: {', '.join(sorted(keys))}")

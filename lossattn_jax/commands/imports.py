@@ -1,5 +1,6 @@
 """Imports: submodules when they are first wanted, and moved modules under their old names."""
 
+import ast
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -8,7 +9,7 @@ import pkgutil
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Where modules are today that were elsewhere in the release before: whole names, old and new.
@@ -46,46 +47,58 @@ MOVED = {
 }
 
 
-def attach(
-    package: str, names: Mapping[str, Sequence[str]] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Makes `__getattr__` and `__dir__` of a package, so that importing the package is enough.
+
+    What the package's `__init__` imports under `if TYPE_CHECKING:` it offers by the same names, each imported
+    when it is first wanted; and so are all submodules.
 
     Args:
       package: its name; its path is known, as it is while `__init__` runs.
-      names: what the package offers of the content of modules, by the module: a submodule's own name, or the
-        whole name of any other.
 
     Returns:
-      The two functions. The first imports the submodule of a name, or the one that defines the name; the
-      second lists all these names beside what the package has by itself.
+      The two functions.
     """
     here = sys.modules[package]
+    homes = _declared(here)
     submodules = {
         module.name
         for module in pkgutil.iter_modules(here.__path__)
         if not module.name.startswith("_")
     }
-    homes = {name: module for module, offered in (names or {}).items() for name in offered}
 
     def get(name: str) -> Any:
         if name in homes:
-            home = homes[name]
-            module = importlib.import_module(home if "." in home else f"{package}.{home}")
-            value = getattr(module, name)
+            value = getattr(importlib.import_module(homes[name]), name)
             setattr(here, name, value)  # so that this function is asked once
             return value
-        if name in submodules:
-            return importlib.import_module(f"{package}.{name}")
-        old = f"{package}.{name}"
-        if old in MOVED:
-            return importlib.import_module(old)
+        whole = f"{package}.{name}"
+        if name in submodules or whole in MOVED:
+            return importlib.import_module(whole)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def listing() -> list[str]:
         return sorted(submodules | homes.keys() | vars(here).keys())
 
     return get, listing
+
+
+def _declared(package: types.ModuleType) -> dict[str, str]:
+    """The modules of the names that a package imports for type checkers, but for its submodules."""
+    spec = package.__spec__
+    assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
+    blocks = [
+        node
+        for node in ast.parse(spec.loader.get_source(package.__name__) or "").body
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+    ]
+    return {
+        alias.name: node.module
+        for block in blocks
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != package.__name__
+        for alias in node.names
+    }
 
 
 class MovedModules(importlib.abc.MetaPathFinder):

@@ -1,7 +1,9 @@
 """Configuration: every key with its default, the check of values, config files and stored configs.
 
-`images` is the configuration of networks for images, `bags` that of experiments with bags. Another check of a
-value, or another key, belongs here and nowhere else.
+`options` has every key with its default and its rule, once for images and bags; another key belongs there.
+`images` and `bags` are the two configurations that are made of them, each a `schema.Schema`, which checks
+values. `renamed` has the names of keys in the release before, `config_json` the config of a workdir. Beyond
+the functions where a command begins, code takes the frozen options that it needs and no config.
 """
 
 from typing import TYPE_CHECKING
@@ -14,16 +16,7 @@ __all__ = [
     "leaves",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "images": ["default_config", "check", "leaves"],
-}
-
 if TYPE_CHECKING:
-    from lossattn_jax.config.images import (
-        check,
-        default_config,
-        leaves,
-    )
+    from lossattn_jax.config.images import check, default_config, leaves
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

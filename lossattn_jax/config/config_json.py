@@ -1,26 +1,25 @@
-"""The config that a run stores beside its checkpoints, and whether another one may continue the run."""
+"""The config that a workdir stores: written, and read under the names that its keys have now."""
 
 import json
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from lossattn_jax import files
-from lossattn_jax.config.images import (
-    changes_betas,
-    check,
-    default_config,
-    leaves,
-    uses_consistency,
-)
-from lossattn_jax.errors import UserError
+from lossattn_jax.config import images, renamed
+from lossattn_jax.config.options import leaves, to_config
+from lossattn_jax.config.schema import Schema
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import digests, records
-from lossattn_jax.models import resnet
+from lossattn_jax.registry import references, refuse_untrusted
 
 log = logging.getLogger(__name__)
+
+# Keys whose values are no names of parts, and may look like `package.module:attribute`.
+_NO_PARTS = ("init_from", "profile", "data.dir")
 
 _REMEDY = "bring the file back, or use another workdir"
 
@@ -29,11 +28,12 @@ class DamagedConfig(UserError):
     """A config's file is not as it was written, or cannot be read."""
 
 
-def write(config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes the resolved config as JSON, readable with `read`; an existing file is replaced whole.
+def write(options: Any, path: pathlib.Path) -> None:
+    """Writes options, or a config, as JSON, readable with `read`; an existing file is replaced whole.
 
-    Beside the config it has `records.DIGEST`, of all the rest.
+    Beside these it has `records.DIGEST`, of all the rest.
     """
+    config = options if isinstance(options, ConfigDict) else to_config(options)
     content = json.loads(json.dumps(config.to_dict()))
     content[records.DIGEST] = digests.of_json(content)
     files.write(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -41,27 +41,32 @@ def write(config: ConfigDict, path: pathlib.Path) -> None:
 
 def read(
     path: pathlib.Path,
-    defaults: Callable[[], ConfigDict] = default_config,
-    checks: Callable[[ConfigDict], None] = check,
+    schema: Schema = images.SCHEMA,
+    *,
+    trust_code: bool | Collection[str] = False,
 ) -> ConfigDict:
-    """Reads what `write` wrote. Keys that came later than the file have their defaults.
+    """Reads what `write` wrote, now or in the release before.
+
+    Keys that came later than the file have their defaults, and renamed ones their names of today.
 
     Of a file without a digest, from before there were any, a warning tells.
 
     Args:
       path: the file.
-      defaults: makes a config with every key there is.
-      checks: refuses a config with an impossible value.
+      schema: of the configuration.
+      trust_code: as `registry.refuse_untrusted` takes it; what is refused is not imported.
 
     Raises:
+      UntrustedCode: it names code by reference that is not trusted.
       DamagedConfig: the file cannot be read, or is not as it was written.
       UserError: there is no such file, or it is not a config.
     """
     entries, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
-    config = defaults()
-    for key, value in entries:
+    refuse_untrusted(_parts(entries), path, trust_code)
+    config = schema.config()
+    for key, value in renamed.in_values(dict(entries), schema.former_names).items():
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:
@@ -71,12 +76,31 @@ def read(
         except TypeError as error:
             raise UserError(f"{path} has a wrong value of {key}: {error}") from None
     try:
-        checks(config)
+        schema.check(config)
     except UserError:
         raise
     except (AttributeError, TypeError, ValueError) as error:  # of values of other types
         raise UserError(f"{path} has a value that its key cannot have: {error}") from None
     return config
+
+
+def named_code(options: Any) -> frozenset[str]:
+    """The references to a user's own code in options."""
+    return frozenset(reference for _, reference in references(_parts(leaves(options))))
+
+
+def _parts(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields `config.KEY` and value of the keys that may name a part."""
+    return ((f"config.{key}", value) for key, value in entries if key not in _NO_PARTS)
+
+
+def other_code(error: UntrustedCode, options: Any, folder: pathlib.Path) -> UserError:
+    """The sentence of a run that names other code than the options that are to continue it."""
+    key = error.key.removeprefix("config.")
+    own = dict(leaves(options)).get(key)
+    return UserError(
+        f"config.{key} is {own!r}, but the run in {folder} has {error.value!r}; use another workdir"
+    )
 
 
 def read_digest(path: pathlib.Path) -> str | None:
@@ -111,74 +135,3 @@ def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
     if digest is not None and digest != digests.of_json(stored):
         raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
     return entries, digest
-
-
-# What must agree for a run to be continued, and why.
-_FIXED = {
-    "model.": ", and it shapes the model",
-    "data.name": ", and it shapes the model",
-    "optimizer.name": ", and it shapes the optimiser's state",
-    "data.num_labels": ", and it decides what each step sees",
-    "data.label_seed": ", and it decides what each step sees",
-    "seed": ", and it decides what each step sees",
-    "data.extra": ", and it decides what each step sees",
-    "train.batch_size": ", and it decides what each step sees",
-}
-# Keys that may be None, with the value that decides what the network is: of a config and a value.
-_RESOLVED: dict[str, Callable[[ConfigDict, Any], Any]] = {
-    "model.bottleneck_relu_before_add": lambda config, value: bool(value),
-    "model.bottleneck_first_kernel": lambda config, value: resnet.first_kernel(
-        value, config.model.head
-    ),
-}
-# What may change as long as this stays as it is, which decides what the state holds.
-_SWITCHES = {
-    "loss.consistency_weight": uses_consistency,
-    "optimizer.momentum_end": changes_betas,
-    "optimizer.schedule": changes_betas,
-}
-
-
-def refuse_other_run(stored: ConfigDict, config: ConfigDict, workdir: pathlib.Path) -> list[str]:
-    """Stops a run that would continue the checkpoints of another one.
-
-    Args:
-      stored: config beside the checkpoints.
-      config: config of the run to continue with.
-      workdir: for the message.
-
-    Returns:
-      Descriptions of the differences that are allowed, one per key.
-
-    Raises:
-      UserError: they differ in something that shapes the model or the rest of the state, or that decides
-        the order of the data.
-    """
-    before = dict(leaves(stored))
-    allowed = []
-    for key, value in leaves(config):
-        was = before[key]
-        resolve = _RESOLVED.get(key, lambda config, value: value)
-        if resolve(stored, was) == resolve(config, value):
-            continue
-        why = _why_fixed(key, stored, config)
-        if why is not None:
-            raise UserError(
-                f"config.{key} is {value!r}, but the run in {workdir} has {was!r}{why}: use another "
-                "workdir (config.init_from can start it from this run)"
-            )
-        allowed.append(f"config.{key}: {was!r} -> {value!r}")
-    return allowed
-
-
-def _why_fixed(key: str, stored: ConfigDict, config: ConfigDict) -> str | None:
-    """Why a key that differs must not, as the end of a clause; None where it may."""
-    for fixed, why in _FIXED.items():
-        if key.startswith(fixed):
-            return why
-    switch = _SWITCHES.get(key)
-    if switch is not None and switch(stored) != switch(config):
-        return ", and what the state holds depends on it"
-    if key == "loss.consistency_decay" and uses_consistency(config):
-        return ", with which its average was made"
-    return None

@@ -37,69 +37,23 @@ __all__ = [
     "train_indices",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "augment": ["augment", "normalise", "random_crop", "random_flip"],
-    "boxes": ["NO_BOX"],
-    "damage": ["DamagedDataset"],
-    "datasets": ["DatasetNotFound", "ImageSource", "open_source", "resolve_data_dir"],
-    "memory": ["ArrayDataset", "load"],
-    "order": ["epoch_order", "eval_steps", "steps_per_epoch", "train_indices"],
-    "pipeline": ["Prefetcher", "prefetch"],
-    "prepared_split": ["Dataset", "open_dataset"],
-    "specs": ["DATASETS", "DatasetSpec", "get_spec"],
-    "streaming": ["StreamDataset"],
-    "subset": ["labelled_subset"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
-    from lossattn_jax.data.augment import (
-        augment,
-        normalise,
-        random_crop,
-        random_flip,
-    )
-    from lossattn_jax.data.boxes import (
-        NO_BOX,
-    )
-    from lossattn_jax.data.damage import (
-        DamagedDataset,
-    )
+    from lossattn_jax.data.augmentation import augment, normalise, random_crop, random_flip
+    from lossattn_jax.data.boxes import NO_BOX
+    from lossattn_jax.data.damage import DamagedDataset
     from lossattn_jax.data.datasets import (
         DatasetNotFound,
         ImageSource,
         open_source,
         resolve_data_dir,
     )
-    from lossattn_jax.data.memory import (
-        ArrayDataset,
-        load,
-    )
-    from lossattn_jax.data.order import (
-        epoch_order,
-        eval_steps,
-        steps_per_epoch,
-        train_indices,
-    )
-    from lossattn_jax.data.pipeline import (
-        Prefetcher,
-        prefetch,
-    )
-    from lossattn_jax.data.prepared_split import (
-        Dataset,
-        open_dataset,
-    )
-    from lossattn_jax.data.specs import (
-        DATASETS,
-        DatasetSpec,
-        get_spec,
-    )
-    from lossattn_jax.data.streaming import (
-        StreamDataset,
-    )
-    from lossattn_jax.data.subset import (
-        labelled_subset,
-    )
+    from lossattn_jax.data.memory import ArrayDataset, load
+    from lossattn_jax.data.order import epoch_order, eval_steps, steps_per_epoch, train_indices
+    from lossattn_jax.data.pipeline import Prefetcher, prefetch
+    from lossattn_jax.data.prepared_split import Dataset, open_dataset
+    from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
+    from lossattn_jax.data.streaming import StreamDataset
+    from lossattn_jax.data.subset import labelled_subset
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -9,7 +9,6 @@ quick for programs that never open a data set.
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
+from lossattn_jax.registry import import_part
 
 _READ_AT_ONCE = 1000
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At twice the size wanted or more, what comes
@@ -30,8 +30,6 @@ _READ_AT_ONCE = 1000
 _DRAFT = 2
 # What TFDS reads of a prepared data set besides its shards.
 _METADATA = ("dataset_info.json", "features.json")
-# Data sets whose builder is a module of this package.
-_OUR_BUILDERS = ("digit_scenes", "svhn_full", "tiny_imagenet")
 
 
 class DatasetNotFound(UserError):
@@ -48,17 +46,21 @@ def resolve_data_dir(data_dir: str | None = None) -> str:
 
 def prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
     """The shell command that prepares the data set in `data_dir`."""
-    command = f"python -m lossattn_jax.data.prepare --dataset={spec.name}"
+    command = f"python -m lossattn_jax.data.prepare --dataset={spec.key}"
     if spec.train_split.endswith(EXTRA):
         command += " --extra"
     return f"{command} --data_dir={data_dir}" if data_dir else command
 
 
 def register(spec: DatasetSpec) -> None:
-    """Makes the data set's builder known to TFDS where it is one of ours."""
-    if spec.name in _OUR_BUILDERS:
+    """Makes the data set's builder known to TFDS where it is none of its own.
+
+    Raises:
+      UserError: `spec.builder_class` cannot be imported.
+    """
+    if spec.builder_class:
         # TFDS registers a builder when its class is defined.
-        importlib.import_module(f"lossattn_jax.data.{spec.name}")
+        import_part(spec.builder_class, f"the builder_class of data set {spec.key}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ beside it (see `memory`).
 import contextlib
 import errno
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
@@ -54,7 +55,7 @@ def prepare(
     A second call finds both and returns at once. TFDS shows the progress on stderr.
 
     Args:
-      name: one of `DATASETS`.
+      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`.
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
       builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one. A data set
@@ -69,7 +70,7 @@ def prepare(
         that cannot be used, a data set that is there and is damaged or was made with other settings, or that
         another process prepares.
     """
-    spec = get_spec(name, extra)
+    spec = get_spec(name, extra, "dataset")
     if archives is not None and not os.path.isdir(archives):
         raise UserError(
             f"archives is {archives!r}, but must be a folder with the published archives."
@@ -233,6 +234,7 @@ def _build(
     config = tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=archives)
     try:
         with quiet_logging(), _few_retries():
+            _name_folder(tfds.builder_cls(spec.tfds_name.partition("/")[0]), spec)
             builder = tfds.builder(
                 spec.tfds_name, data_dir=root, file_format="array_record", **builder_kwargs
             )
@@ -245,6 +247,14 @@ def _build(
         tfds.download.download_manager.NonMatchingChecksumError,
     ) as error:
         raise _failure(spec, data_dir, error) from error
+
+
+def _name_folder(builder_class: Any, spec: DatasetSpec) -> None:
+    """Says where a user's builder is; TFDS finds out for itself only where its module is in a package."""
+    if spec.reference and builder_class.pkg_dir_path is None:
+        import tensorflow_datasets as tfds
+
+        builder_class.pkg_dir_path = tfds.core.Path(inspect.getfile(builder_class)).parent
 
 
 def _failure(spec: DatasetSpec, data_dir: str | None, error: Exception) -> UserError:
@@ -288,14 +298,21 @@ def main() -> None:
     """The command; its flags are `--dataset`, `--data_dir`, `--extra` and `--archives`."""
     values = flags.FLAGS
     if values.dataset is None:
-        raise UserError(f"--dataset is missing; allowed are: {', '.join(sorted(DATASETS))}")
+        raise UserError(
+            f"--dataset is missing; allowed are: {', '.join(sorted(DATASETS))}; or "
+            "package.module:attribute of your own"
+        )
     folder = prepare(values.dataset, values.data_dir, values.extra, archives=values.archives)
     print(f"{values.dataset} is ready in {folder}")
 
 
 if __name__ == "__main__":
     # Flags are defined here and not on import, so that other commands may import this module.
-    flags.DEFINE_string("dataset", None, f"which data set (needed): {', '.join(sorted(DATASETS))}")
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        f"which data set (needed): {', '.join(sorted(DATASETS))}; or your own, package.module:attribute",
+    )
     flags.DEFINE_string("data_dir", None, "folder for data sets; default: that of TFDS")
     flags.DEFINE_bool("extra", False, "train on SVHN's extra images as well")
     flags.DEFINE_string(

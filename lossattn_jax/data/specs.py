@@ -7,6 +7,7 @@ from numpy.typing import DTypeLike
 
 from lossattn_jax.data import tiny_imagenet_classes
 from lossattn_jax.errors import UserError
+from lossattn_jax.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,14 @@ class DatasetSpec:
       multi_label: whether an image may show any number of classes, or none. Its label is then the
         multi-hot row of the classes of its TFDS `objects`, and not a single number.
       builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
+      builder_class: `package.module:attribute` of the builder where it is none of TFDS' own; imported before
+        anything is prepared, and for nothing else. '' also where the module with this entry defines it.
       resize: whether stored images have any size and may be grey; they are made RGB and resized to
         `image_shape` when they are decoded.
       preparation_package: what its builder needs besides TFDS, "" for nothing; TFDS' own need TensorFlow.
+      num_extra: images of the split `extra` that may be trained on besides; 0: there is none.
+      extra_builder: `builder` of the data set with that split; '' where it is the same.
+      reference: `package.module:attribute` that named it, of a user's own; '' for those of `DATASETS`.
     """
 
     name: str
@@ -53,6 +59,15 @@ class DatasetSpec:
     builder: str = ""
     resize: bool = False
     preparation_package: str = "TensorFlow"
+    builder_class: str = ""
+    num_extra: int = 0
+    extra_builder: str = ""
+    reference: str = ""
+
+    @property
+    def key(self) -> str:
+        """What commands and configs call the data set."""
+        return self.reference or self.name
 
     @property
     def tfds_name(self) -> str:
@@ -115,135 +130,154 @@ _COCO_NAMES = tuple(
     toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush""".split()
 )
 
-DATASETS: dict[str, DatasetSpec] = {
-    spec.name: spec
-    for spec in (
-        DatasetSpec(
-            name="digit_scenes",
-            preparation_package="",
-            num_classes=10,
-            class_names=_DIGITS,
-            mean=(0.498, 0.497, 0.497),
-            std=(0.268, 0.258, 0.275),
-            num_train=10_000,
-            num_test=2_000,
-            max_boxes=1,
-        ),
-        DatasetSpec(
-            name="cifar10",
-            num_classes=10,
-            class_names=_CIFAR10_NAMES,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
-            flip=True,
-            num_train=50_000,
-            num_test=10_000,
-        ),
-        DatasetSpec(
-            name="cifar100",
-            num_classes=100,
-            class_names=_CIFAR100_NAMES,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            flip=True,
-            num_train=50_000,
-            num_test=10_000,
-        ),
-        DatasetSpec(
-            name="svhn_cropped",
-            num_classes=10,
-            class_names=_DIGITS,
-            mean=(0.4377, 0.4438, 0.4728),
-            std=(0.1980, 0.2010, 0.1970),
-            num_train=73_257,
-            num_test=26_032,
-        ),
-        DatasetSpec(
-            name="coco",
-            builder="coco/2017",
-            num_classes=80,
-            class_names=_COCO_NAMES,
-            image_shape=(64, 64, 3),
-            # Not measured: the paper's code brings COCO's pixels to -1 ... 1 with these.
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            flip=True,
-            test_split="validation",  # the objects of COCO's own test images are secret
-            num_train=118_287,
-            num_test=5_000,
-            # The fullest image of the published set is said to have 93 objects; not counted here.
-            max_boxes=100,
-            multi_label=True,
-            resize=True,
-        ),
-        DatasetSpec(
-            name="tiny_imagenet",
-            preparation_package="",
-            num_classes=200,
-            class_names=tiny_imagenet_classes.NAMES,
-            image_shape=(64, 64, 3),
-            # Not measured: these are what other photographs have, roughly.
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-            flip=True,
-            test_split="validation",  # the classes of its own test images are secret
-            num_train=100_000,
-            num_test=10_000,
-            max_boxes=1,
-            resize=True,  # some are grey
-        ),
-        DatasetSpec(
-            name="svhn_full",
-            preparation_package="h5py",
-            builder="svhn_full/plain",
-            num_classes=10,
-            class_names=_DIGITS,
-            image_shape=(64, 64, 3),
-            # Not measured; those of svhn_cropped are of other cut-outs.
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-            num_train=33_402,
-            num_test=13_068,
-            max_boxes=6,  # no house number is longer
-            multi_label=True,
-            resize=True,
-        ),
-    )
-}
+# A data set of images is one entry here; where TFDS has no builder of it, also a module with one beside.
+_SPECS = (
+    DatasetSpec(
+        name="digit_scenes",
+        preparation_package="",
+        builder_class="lossattn_jax.data.digit_scenes:DigitScenes",
+        num_classes=10,
+        class_names=_DIGITS,
+        mean=(0.498, 0.497, 0.497),
+        std=(0.268, 0.258, 0.275),
+        num_train=10_000,
+        num_test=2_000,
+        max_boxes=1,
+    ),
+    DatasetSpec(
+        name="cifar10",
+        num_classes=10,
+        class_names=_CIFAR10_NAMES,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        flip=True,
+        num_train=50_000,
+        num_test=10_000,
+    ),
+    DatasetSpec(
+        name="cifar100",
+        num_classes=100,
+        class_names=_CIFAR100_NAMES,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        flip=True,
+        num_train=50_000,
+        num_test=10_000,
+    ),
+    DatasetSpec(
+        name="svhn_cropped",
+        num_classes=10,
+        class_names=_DIGITS,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        num_train=73_257,
+        num_extra=531_131,
+        num_test=26_032,
+    ),
+    DatasetSpec(
+        name="coco",
+        builder="coco/2017",
+        num_classes=80,
+        class_names=_COCO_NAMES,
+        image_shape=(64, 64, 3),
+        # Not measured: the paper's code brings COCO's pixels to -1 ... 1 with these.
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        flip=True,
+        test_split="validation",  # the objects of COCO's own test images are secret
+        num_train=118_287,
+        num_test=5_000,
+        # The fullest image of the published set is said to have 93 objects; not counted here.
+        max_boxes=100,
+        multi_label=True,
+        resize=True,
+    ),
+    DatasetSpec(
+        name="tiny_imagenet",
+        preparation_package="",
+        builder_class="lossattn_jax.data.tiny_imagenet:TinyImagenet",
+        num_classes=200,
+        class_names=tiny_imagenet_classes.NAMES,
+        image_shape=(64, 64, 3),
+        # Not measured: these are what other photographs have, roughly.
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        flip=True,
+        test_split="validation",  # the classes of its own test images are secret
+        num_train=100_000,
+        num_test=10_000,
+        max_boxes=1,
+        resize=True,  # some are grey
+    ),
+    DatasetSpec(
+        name="svhn_full",
+        preparation_package="h5py",
+        builder="svhn_full/plain",
+        builder_class="lossattn_jax.data.svhn_full:SvhnFull",
+        extra_builder="svhn_full/extra",  # TFDS' own svhn_cropped always has it; 1.8 GB are not for everyone
+        num_extra=202_353,
+        num_classes=10,
+        class_names=_DIGITS,
+        image_shape=(64, 64, 3),
+        # Not measured; those of svhn_cropped are of other cut-outs.
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        num_train=33_402,
+        num_test=13_068,
+        max_boxes=6,  # no house number is longer
+        multi_label=True,
+        resize=True,
+    ),
+)
 
-# What a training split with the extra images ends in, and their number where there are any.
-EXTRA = "+extra"
-_NUM_EXTRA = {"svhn_cropped": 531_131, "svhn_full": 202_353}
+DATASETS = Registry("data set", DatasetSpec, {spec.name: spec for spec in _SPECS})
+
+EXTRA = "+extra"  # what a training split with the extra images ends in
 
 
-def get_spec(name: str, extra: bool = False) -> DatasetSpec:
-    """Looks a data set up by name.
+def _refuse_contradiction(spec: DatasetSpec) -> None:
+    """Refuses a user's data set whose numbers do not fit each other."""
+    channels = spec.image_shape[-1]
+    for name, has, needs in (
+        ("class_names", len(spec.class_names), spec.num_classes),
+        ("mean", len(spec.mean), channels),
+        ("std", len(spec.std), channels),
+    ):
+        if has != needs:
+            raise UserError(
+                f"the data set {spec.key!r} has {has} of {name}, but must have {needs}, as it has "
+                f"{spec.num_classes} classes and images of {spec.image_shape}"
+            )
+
+
+def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSpec:
+    """Looks a data set up by name or reference.
 
     Args:
-      name: one of `DATASETS`.
-      extra: train on SVHN's `extra` split as well (of svhn_cropped 604,388 images instead of 73,257,
-        of svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that
-        networks of both kinds can be compared.
+      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`.
+      extra: train on the split `extra` as well (of svhn_cropped 604,388 images instead of 73,257, of
+        svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that networks of
+        both kinds can be compared.
+      key: what a sentence calls the name.
 
     Returns:
       The specification.
 
     Raises:
-      UserError: unknown name, or `extra` for a data set that has no such split.
+      UserError: unknown name, a reference to something else, or `extra` for a data set without that split.
     """
-    if name not in DATASETS:
-        raise UserError(f"data set {name!r} is unknown; allowed are {', '.join(sorted(DATASETS))}.")
-    spec = DATASETS[name]
+    spec = DATASETS.find(name, key)
+    if spec.key != name:
+        spec = dataclasses.replace(spec, reference=name)
+        _refuse_contradiction(spec)
     if not extra:
         return spec
-    if name not in _NUM_EXTRA:
-        raise UserError(
-            f"data set {name!r} has no 'extra' split; only {' and '.join(_NUM_EXTRA)} have one."
-        )
+    if not spec.num_extra:
+        having = " and ".join(known for known, one in DATASETS.items() if one.num_extra)
+        raise UserError(f"data set {name!r} has no 'extra' split; only {having} have one.")
     return dataclasses.replace(
         spec,
         train_split=spec.train_split + EXTRA,
-        num_train=spec.num_train + _NUM_EXTRA[name],
-        # TFDS' own svhn_cropped always has them; 1.8 GB of whole numbers are not for everyone.
-        builder=spec.builder.replace("/plain", "/extra"),
+        num_train=spec.num_train + spec.num_extra,
+        builder=spec.extra_builder or spec.builder,
     )

@@ -1,7 +1,7 @@
 """Evaluation: exact metrics of a network over a split, and files of such measurements.
 
-`metrics` holds the metrics, as sums that are added over devices and batches; `evaluation` goes over a split.
-`python -m lossattn_jax.evaluate` does it for a finished run.
+`metric_registry` lists the metrics, `metrics` holds them, as sums that are added over devices and batches;
+`evaluation` goes over a split. `python -m lossattn_jax.evaluate` does it for a finished run.
 """
 
 from typing import TYPE_CHECKING
@@ -19,20 +19,6 @@ __all__ = [
     "to_devices",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "evaluation": [
-        "EvalStep",
-        "add_sums",
-        "evaluate",
-        "evaluate_run",
-        "forward_batches",
-        "make_eval_step",
-        "refuse_nonfinite",
-        "to_devices",
-    ],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.evaluate.evaluation import (
         EvalStep,
@@ -45,4 +31,4 @@ if TYPE_CHECKING:
         to_devices,
     )
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -23,6 +23,7 @@ def main() -> None:
         values.batch_size,
         values.data_dir,
         out=values.out,
+        trust_code=values.trust_code,
     )
     if jax.process_index() == 0:
         print(json.dumps(records.without_digests(result), indent=2))
@@ -38,4 +39,5 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
     flags.DEFINE_string("out", None, "file to write; default: evaluation_SPLIT.json in the workdir")
+    command.define_trust_code()
     command.run(main, processes=True)

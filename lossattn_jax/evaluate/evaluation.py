@@ -142,6 +142,7 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     out: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
 
@@ -154,6 +155,7 @@ def evaluate_run(
       batch_size: examples per batch; None: as in the run's config.
       data_dir: folder of the data sets; None: as in the run's config.
       out: file to write instead, whose folder exists.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The metrics, and what they were measured on: data set, split, step, workdir, and by digests
@@ -164,7 +166,7 @@ def evaluate_run(
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
     """
     measurements.check_out(out)
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir)
     # Before the work, during which another command may write the workdir.
     made_from = provenance.of_measurement(run, dataset, workdir)
@@ -174,7 +176,7 @@ def evaluate_run(
         make_eval_step(run.model, run.spec),
         devices.replicate(run.variables),
         dataset,
-        batch_size or run.config.eval.batch_size,
+        batch_size or run.options.eval.batch_size,
     )
     seconds = time.monotonic() - start
     log.info("%.0f images/s, compilation included", len(dataset) / seconds)

@@ -13,16 +13,16 @@ from lossattn_jax.errors import UserError
 
 DUMPS_NAME = "nonfinite"  # folder of a run with the updates that it ended with
 
-_SHOWN = 16  # of a batch's images or bags, or of parameters, in a sentence
+_LISTED = 16  # of a batch's images or bags, or of parameters, in a sentence
 
 
-def shown(names: Sequence[object]) -> str:
+def list_first(names: Sequence[object]) -> str:
     """The first names of a list, and how many there are where those are not all."""
-    first = ", ".join(map(str, names[:_SHOWN]))
-    return first if len(names) <= _SHOWN else f"{first}, ... ({len(names)} in all)"
+    first = ", ".join(map(str, names[:_LISTED]))
+    return first if len(names) <= _LISTED else f"{first}, ... ({len(names)} in all)"
 
 
-def kept(write: Callable[[pathlib.Path], None], folder: pathlib.Path, module: str) -> str:
+def write_dump(write: Callable[[pathlib.Path], None], folder: pathlib.Path, module: str) -> str:
     """Writes a dump; a clause that says how to replay it, or that it could not be written.
 
     A full disk must not hide why a training ends.
@@ -48,7 +48,7 @@ def of_state(tree: Any, what: str) -> str:
     """
     names = names_of(tree)
     if names:
-        return f"Already before it, these were not finite: {shown(names)}."
+        return f"Already before it, these were not finite: {list_first(names)}."
     return f"Before it, {what} were finite."
 
 
@@ -70,9 +70,7 @@ def of_losses(losses: np.ndarray, names: Sequence[object], what: str, named: str
         return (
             f"The losses of all {what} are finite, {losses.mean(dtype=np.float64):.6g} on average."
         )
-    return (
-        f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{named}: {shown(wrong)}."
-    )
+    return f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{named}: {list_first(wrong)}."
 
 
 def of_outputs(count: int, total: int, of: str) -> str:
@@ -93,9 +91,7 @@ def of_gradient(gradient: Any) -> str:
     """Which parameters' gradients are wrong, or whether all together are too large."""
     names, count = names_of(gradient), len(jax.tree.leaves(gradient))
     if names:
-        return (
-            f"The gradients of {len(names)} of {count} parameters are not finite: {shown(names)}."
-        )
+        return f"The gradients of {len(names)} of {count} parameters are not finite: {list_first(names)}."
     squares = {
         name: float(np.sum(np.square(np.asarray(leaf, np.float64))))
         for name, leaf in named(gradient)

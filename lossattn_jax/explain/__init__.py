@@ -13,16 +13,9 @@ __all__ = [
     "explain_run",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "run_report": ["explain_run"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.explain import explainers as explainers
     from lossattn_jax.explain import receptive_field as receptive_field
-    from lossattn_jax.explain.run_report import (
-        explain_run,
-    )
+    from lossattn_jax.explain.run_report import explain_run
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

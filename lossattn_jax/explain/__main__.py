@@ -29,6 +29,7 @@ def main() -> None:
         values.checkpoint,
         values.out,
         values.data_dir,
+        trust_code=values.trust_code,
     )
 
 
@@ -42,4 +43,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_string("out", None, "folder to write; default: report in the workdir")
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
+    command.define_trust_code()
     command.run(main, processes=True)

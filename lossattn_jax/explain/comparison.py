@@ -23,7 +23,7 @@ from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import measurements, metrics
 from lossattn_jax.evaluate.evaluation import EvalStep, add_sums, make_eval_step
 from lossattn_jax.explain import comparison_report, explainers
-from lossattn_jax.explain.metrics import map_agreement
+from lossattn_jax.explain.metrics import map_agreement, metric_registry
 from lossattn_jax.explain.metrics.explanation_metrics import (
     Explained,
     ExplainStep,
@@ -36,6 +36,7 @@ from lossattn_jax.explain.metrics.explanation_metrics import (
     randomised_variables,
 )
 from lossattn_jax.files import records
+from lossattn_jax.registry import is_reference
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +51,38 @@ def compare(
     num: int = 512,
     batch_size: int = 64,
     protocol: Protocol | None = None,
+    *,
+    metric_names: Sequence[str] = (metric_registry.ALL,),
 ) -> dict[str, dict[str, Any]]:
     """Measures explainers on the first `num` images of a split.
 
     Args:
       run: a checkpoint.
       dataset: the split.
-      names: of `explainers.NAMES`.
+      names: as `explainers.make` takes them.
       num: number of images; a smaller split gives fewer.
       batch_size: images at a time over all devices, rounded up to a multiple of their number; changes
         no metric.
       protocol: how explanations are measured; None: the defaults.
+      metric_names: as `metric_registry.find` takes them.
 
     Returns:
       For each explainer `explanation_metrics.metrics_of`; with one box an image `localisation_ap`, see
       `mean_localisation_ap`; `ms_per_image` (wall time of explaining, without compilation and transfers,
       the median of its calls); `forward_passes`, the same in units of the network's forward passes that were
-      timed in between; and where "attention" is among the names `times_attention`, in units of its.
+      timed in between; and where the network's own attention is among them, in units of its,
+      `times_attention`.
 
     Raises:
-      UserError: there is no such explainer.
+      UserError: there is no such explainer or metric, or one of the user's own gives other shapes.
     """
     protocol = protocol or Protocol()
+    chosen = metric_registry.find(metric_names)
+    lacking = [name for name in metric_names if name in chosen and chosen[name].needs_boxes]
+    if lacking and not run.spec.has_boxes:
+        raise UserError(
+            f"the metric {lacking[0]!r} needs boxes of the objects, and {run.spec.key} has none"
+        )
     subject = explainers.Subject(run.model, run.spec.image_shape)
     made = {name: explainers.make(name, run.model, run.spec.image_shape) for name in names}
     variables = devices.replicate(run.variables)
@@ -85,15 +96,16 @@ def compare(
         for batch in _first(dataset, num, devices.round_up(batch_size))
     ]
     kind = runs.loss_kind(run.model, run.spec)
-    metric_step = make_metric_step(subject, run.spec, kind, protocol)
+    metric_step = make_metric_step(subject, run.spec, kind, protocol, chosen)
     told = {}
     for name, explain in made.items():
         began = time.monotonic()
         step = make_explain_step(subject, explain, run.spec, protocol.seed)
         told[name] = _measured(step, eval_step, metric_step, variables, randomised, batches)
         log.info("%s: measured in %.0f s", name, time.monotonic() - began)
-    if "attention" in told:
-        unit = told["attention"]["forward_passes"]
+    own = [name for name in told if explainers.EXPLAINERS.find(name).own_attention]
+    if own:
+        unit = told[own[0]]["forward_passes"]
         for measured in told.values():
             measured["times_attention"] = measured["forward_passes"] / unit
     return told
@@ -108,7 +120,9 @@ def compare_run(
     batch_size: int = 64,
     data_dir: str | None = None,
     *,
+    metric_names: Sequence[str] = (metric_registry.ALL,),
     out: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Compares explainers on a run; writes `compare_explainers.json` and `.png` into its workdir.
 
@@ -116,27 +130,30 @@ def compare_run(
 
     Args:
       workdir: folder of the run.
-      names: of `explainers.NAMES`.
+      names: as `explainers.make` takes them.
       num: number of images of the split, from its first.
       split: "train" or "test".
       checkpoint: "latest", "best" or a step.
       batch_size: as of `compare`.
       data_dir: folder of the data sets; None: as in the run's config.
+      metric_names: as `metric_registry.find` takes them.
       out: JSON file to write instead, whose folder exists; the picture gets its name with `.png`.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       `explainers` as of `compare`, what they were measured on, and where and with which arguments; a
       `records.complete` one.
 
     Raises:
-      UserError: there is no such run, checkpoint, data set or explainer, or a file cannot be written.
+      UserError: there is no such run, checkpoint, data set, explainer or metric, or a file cannot be written.
     """
     measurements.check_out(out, (_PICTURE,))
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     if not names:
         raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
     for name in names:  # before the data are read
         explainers.make(name, run.model, run.spec.image_shape)
+    chosen = metric_registry.find(metric_names)
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     protocol = Protocol()
@@ -146,7 +163,8 @@ def compare_run(
         "images": min(num, len(dataset)),
         "protocol": dataclasses.asdict(protocol),
     }
-    measured = compare(run, dataset, names, num, batch_size, protocol)
+    own_metrics = {name: metric.higher for name, metric in chosen.items() if is_reference(name)}
+    measured = compare(run, dataset, names, num, batch_size, protocol, metric_names=metric_names)
     content = {
         "dataset": run.spec.name,
         "split": split,
@@ -155,11 +173,14 @@ def compare_run(
         "workdir": str(workdir),
         "arguments": {
             "explainers": list(names),
+            "metrics": list(metric_names),
             "num": num,
             "checkpoint": checkpoint,
             "batch_size": batch_size,
             "data_dir": data_dir,
         },
+        # Whether more is better of each, so that who reads this file need not import them.
+        **({"own_metrics": own_metrics} if own_metrics else {}),
         "devices": devices.describe(),
         "jax": jax.__version__,
         "explainers": {name: _finite(values) for name, values in measured.items()},

@@ -6,52 +6,21 @@ from typing import Any
 
 import numpy as np
 
-# Whether more is better, in the order of the rows; None: neither. Of similarity_* and of the times less is.
-HIGHER: dict[str, bool | None] = {
-    "pointing": True,
-    "mass_in_box": True,
-    "patch_precision": True,
-    "patch_recall": True,
-    "patch_f": True,
-    "patch_f_best": True,
-    "patch_f_best_threshold": None,
-    "precision_above_mean": True,
-    "recall_above_mean": True,
-    "f_above_mean": True,
-    "localised": True,
-    "localisation_ap": True,
-    "deletion": False,
-    "insertion": True,
-    "road_most": False,
-    "road_least": True,
-    "comprehensiveness": True,
-    "sufficiency": False,
-    "similarity_classifier": False,
-    "similarity_head": False,
-    "similarity_backbone": False,
-    "stability": True,
-    "ms_per_image": False,
-    "forward_passes": False,
-    "times_attention": False,
-}
-_TIMES = ("ms_per_image", "forward_passes", "times_attention")
+from lossattn_jax.explain.metrics.metric_registry import METRICS, Metric
+from lossattn_jax.registry import is_reference
+
 _COLUMNS = 4
 _CURVES = ("precision", "recall", "f")
-
-
-def arrow(higher: bool | None) -> str:
-    """Where a metric is better, to stand behind its name."""
-    return {True: " ↑", False: " ↓", None: ""}[higher]
 
 
 def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a row for each metric with an arrow to where it is better, a column for each explainer."""
     names = list(measured)
     lines = [f"| metric | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    for row in _rows(measured):
+    for row, metric in _rows(measured).items():
         cells = [measured[name][row] for name in names]
         told = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
-        lines.append(f"| {row}{arrow(HIGHER[row])} | {told} |")
+        lines.append(f"| {row}{metric.arrow} | {told} |")
     return "\n".join(lines) + "\n"
 
 
@@ -73,13 +42,13 @@ def draw(measured: Mapping[str, Mapping[str, Any]]) -> Any:
     figure = Figure(figsize=(3.2 * _COLUMNS, sum(heights)), dpi=100, layout="constrained")
     axes = figure.subplots(len(heights), _COLUMNS, squeeze=False, height_ratios=heights)
     places = np.arange(len(names))[::-1]
-    for axis, row in zip(axes[:bars].ravel(), rows, strict=False):
+    for axis, (row, metric) in zip(axes[:bars].ravel(), rows.items(), strict=False):
         axis.barh(places, [measured[name][row] for name in names], color="#4477aa")
         axis.set_yticks(places, names, fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
-        if row in _TIMES:
+        if metric.of_machine:
             _scale_times(axis, [measured[name][row] for name in names])
-        better = {True: " (higher is better)", False: " (lower is better)", None: ""}[HIGHER[row]]
+        better = {True: " (higher is better)", False: " (lower is better)", None: ""}[metric.higher]
         axis.set_title(f"{row}{better}", fontsize=7)
     for axis in axes[:bars].ravel()[len(rows) :]:
         axis.set_axis_off()
@@ -116,6 +85,8 @@ def _draw_curves(axes: Any, curves: Mapping[str, Mapping[str, list[float]]]) -> 
     beside.legend(*panels[0].get_legend_handles_labels(), loc="center left", fontsize=8)
 
 
-def _rows(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _rows(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    """The metrics that were measured, in the order of the registry, a user's own behind them."""
     first = next(iter(measured.values()))
-    return [name for name in HIGHER if name in first]
+    own = [name for name in first if is_reference(name)]
+    return {name: METRICS.find(name) for name in (*METRICS, *own) if name in first}

@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config.images import leaves
 from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.evaluate.metrics import finite
-from lossattn_jax.explain.comparison_report import HIGHER, arrow
+from lossattn_jax.explain.metrics import metric_registry
+from lossattn_jax.explain.metrics.metric_registry import arrow
 from lossattn_jax.files import digests, records
 from lossattn_jax.files.escaping import for_markdown
 
@@ -30,18 +33,21 @@ from lossattn_jax.files.escaping import for_markdown
 log = logging.getLogger("lossattn_jax.explain.explanation_table")
 
 EVALUATED, COMPARED = "evaluation_test.json", "compare_explainers.json"
-# The rows, and where each is better. Times are of the machine; localised is in its average precision.
+# The rows, and where each is better: what was evaluated, and what was compared.
 METRICS: dict[str, bool] = {
-    "accuracy": True,
     **{
-        name: higher
-        for name, higher in HIGHER.items()
-        if higher is not None
-        and name not in ("localised", "ms_per_image", "forward_passes", "times_attention")
+        name: metric.higher
+        for name, metric in EVALUATION_METRICS.items()
+        if metric.compares_systems and metric.higher is not None
+    },
+    **{
+        name: metric.higher
+        for name, metric in metric_registry.METRICS.items()
+        if metric.compares_systems and metric.higher is not None
     },
 }
-# What is told in words where nothing else is chosen and the data set has boxes.
-TOLD = ("patch_recall", "recall_above_mean")
+# What is said in words where nothing else is chosen and the data set has boxes.
+IN_WORDS = tuple(name for name, metric in metric_registry.METRICS.items() if metric.in_words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +59,9 @@ class Measured:
       config: every key but the seed, with dots.
       seed: of the run.
       images: in words, what it was measured on.
-      values: by names of `METRICS`; NaN for what is not finite.
+      values: by names of `METRICS`, and of a user's own metrics; NaN for what is not finite.
       data: digests of the images, by names of the files that have one.
+      own: of the user's own metrics, whether more is better.
     """
 
     workdir: str
@@ -63,6 +70,7 @@ class Measured:
     images: str
     values: Mapping[str, float]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    own: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +84,12 @@ class System:
 
     name: str
     runs: tuple[Measured, ...]
+
+    @property
+    def metrics(self) -> dict[str, bool]:
+        """The rows that were measured, and whether more is better."""
+        known = {**METRICS, **self.runs[0].own}
+        return {name: higher for name, higher in known.items() if name in self.runs[0].values}
 
     def by_seed(self, metric: str) -> dict[int, float]:
         return {run.seed: run.values[metric] for run in self.runs}
@@ -95,6 +109,8 @@ def write(
     record: str,
     explainer: str = "attention",
     compare: Sequence[str] | None = None,
+    *,
+    trust_code: bool = False,
 ) -> str:
     """Writes the table of some runs as Markdown and everything in it, with each run's values, as JSON.
 
@@ -103,7 +119,8 @@ def write(
       table: the Markdown file.
       record: the JSON file.
       explainer: whose measures, of `explainers.NAMES`.
-      compare: of `METRICS`, told in words; None: those of `TOLD` that were measured.
+      compare: names of metrics that are said in words; None: those of `IN_WORDS` that were measured.
+      trust_code: whether code that the runs' configs name by reference is imported.
 
     Returns:
       The Markdown.
@@ -112,16 +129,16 @@ def write(
       UserError: a run is not finished, lacks a measure, or is there twice; the runs were measured on
         different images; `compare` names what was not measured; or a file cannot be written.
     """
-    read = [_read(run, explainer) for run in runs]
+    read = [_read(run, explainer, trust_code) for run in runs]
     if not read:
         raise UserError("runs are none, but at least one workdir is needed")
     _refuse_different(read)
-    there = [name for name in METRICS if name in read[0].values]
-    chosen = [name for name in TOLD if name in there] if compare is None else compare
+    systems = group(read)
+    there = list(systems[0].metrics)
+    chosen = [name for name in IN_WORDS if name in there] if compare is None else compare
     for name in chosen:
         if name not in there:
             raise UserError(f"compare has {name!r}, but must be of: {', '.join(there)}")
-    systems = group(read)
     pairs = [(metric, systems[0], other) for metric in chosen for other in systems[1:]]
     lines = [f"Explainer `{explainer}`, {for_markdown(read[0].images)}.", "", *_table(systems)]
     if pairs:
@@ -165,8 +182,9 @@ def group(read: Sequence[Measured]) -> list[System]:
     ]
 
 
-def _read(workdir: str, explainer: str) -> Measured:
-    config = dict(leaves(run_folder.stored_config(workdir)))
+def _read(workdir: str, explainer: str, trust_code: bool) -> Measured:
+    stored = run_folder.stored_config(workdir, trust_code=trust_code)
+    config = dict(leaves(stored))
     seed = config.pop("seed")
     evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
     compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"
@@ -189,8 +207,18 @@ def _read(workdir: str, explainer: str) -> Measured:
             f"{compared['images']} images of {compared['dataset']} ({compared['split']}), accuracy "
             f"on {evaluated['num_examples']} of {evaluated['dataset']} ({evaluated['split']})"
         )
-        values = {"accuracy": evaluated["accuracy"], **of_explainers[explainer]}
-        known = {name: values[name] for name in METRICS if name in values}
+        of_split = {
+            name: evaluated[name]
+            for name, metric in EVALUATION_METRICS.items()
+            if metric.compares_systems
+        }
+        values = {**of_split, **of_explainers[explainer]}
+        own = {
+            name: higher
+            for name, higher in compared.get("own_metrics", {}).items()
+            if isinstance(higher, bool)
+        }
+        known = {name: values[name] for name in (*METRICS, *own) if name in values}
         numbers = {
             name: math.nan if value is None else float(value) for name, value in known.items()
         }
@@ -200,23 +228,30 @@ def _read(workdir: str, explainer: str) -> Measured:
             f"{compare} make them"
         ) from None
     inputs = {EVALUATED: of_evaluation.made_from, COMPARED: of_comparison.made_from}
-    _refuse_mixed(workdir, inputs, evaluated["step"], f"{evaluate} and {compare} make them again")
+    _refuse_mixed(
+        workdir, stored, inputs, evaluated["step"], f"{evaluate} and {compare} make them again"
+    )
     data = {name: made_from.get("data") for name, made_from in inputs.items() if made_from}
-    return Measured(workdir, config, seed, images, numbers, data)
+    return Measured(workdir, config, seed, images, numbers, data, own)
 
 
 def _refuse_mixed(
-    workdir: str, inputs: Mapping[str, Mapping[str, Any] | None], step: int, remedy: str
+    workdir: str,
+    stored: ConfigDict,
+    inputs: Mapping[str, Mapping[str, Any] | None],
+    step: int,
+    remedy: str,
 ) -> None:
     """Numbers of another network or of other images than the rest make no table.
 
     Args:
       workdir: of the run.
+      stored: its config.
       inputs: by the file's name what it was made from, None where that is not known.
       step: of the checkpoint.
       remedy: what makes the files again.
     """
-    config = provenance.of_config(run_folder.stored_config(workdir))
+    config = provenance.of_config(stored)
     checkpoint = provenance.of_checkpoint(workdir, step)
     now = {**config, provenance.CONFIG_FILE: run_folder.config_digest(workdir)}
     if checkpoint is not None:
@@ -302,10 +337,9 @@ def _table(systems: Sequence[System]) -> list[str]:
         f"| --- |{' --- |' * len(systems)}",
         f"| seeds | {' | '.join(str(len(system.runs)) for system in systems)} |",
     ]
-    for metric in METRICS:
-        if metric in systems[0].runs[0].values:
-            cells = " | ".join(_cell(system, metric) for system in systems)
-            lines.append(f"| {metric}{arrow(METRICS[metric])} | {cells} |")
+    for metric, higher in systems[0].metrics.items():
+        cells = " | ".join(_cell(system, metric) for system in systems)
+        lines.append(f"| {for_markdown(metric)}{arrow(higher)} | {cells} |")
     return lines
 
 
@@ -318,8 +352,9 @@ def _cell(system: System, metric: str) -> str:
 
 def _sentence(metric: str, first: System, second: System) -> str:
     ours, theirs = first.mean(metric), second.mean(metric)
+    better = "higher" if first.metrics[metric] else "lower"
     told = (
-        f"- `{metric}` ({'higher' if METRICS[metric] else 'lower'} is better): {for_markdown(first.name)} "
+        f"- `{metric}` ({better} is better): {for_markdown(first.name)} "
         f"has {ours:.3f} and {for_markdown(second.name)} {theirs:.3f}, a difference of {ours - theirs:+.3f}"
     )
     seeds, ahead = _paired(metric, first, second)
@@ -334,7 +369,7 @@ def _paired(metric: str, first: System, second: System) -> tuple[list[int], int]
     """The seeds of both, and in how many of them the first is strictly better."""
     ours, theirs = first.by_seed(metric), second.by_seed(metric)
     seeds = [seed for seed in ours if seed in theirs]
-    sign = 1 if METRICS[metric] else -1
+    sign = 1 if first.metrics[metric] else -1
     return seeds, sum(sign * ours[seed] > sign * theirs[seed] for seed in seeds)
 
 
@@ -367,7 +402,14 @@ def _system_record(system: System) -> dict[str, Any]:
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    text = write(values.runs, values.table, values.record, values.explainer, values.compare)
+    text = write(
+        values.runs,
+        values.table,
+        values.record,
+        values.explainer,
+        values.compare,
+        trust_code=values.trust_code,
+    )
     print(text, end="")
 
 
@@ -377,6 +419,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("record", None, "JSON file to write", required=True)
     flags.DEFINE_string("explainer", "attention", "whose measures")
     flags.DEFINE_list(
-        "compare", None, f"metrics to tell in words; default: {','.join(TOLD)} where measured"
+        "compare", None, f"metrics to say in words; default: {','.join(IN_WORDS)} where measured"
     )
+    command.define_trust_code()
     command.run(main)

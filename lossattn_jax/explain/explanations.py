@@ -58,8 +58,8 @@ class Explanations:
 
     def correct(self, image: int) -> bool | None:
         """Whether the most probable class is the label, or one of them; None where none is known."""
-        known = self.labels is not None
-        return int(self.logits[image].argmax()) in self.classes(image) if known else None
+        labelled = self.labels is not None
+        return int(self.logits[image].argmax()) in self.classes(image) if labelled else None
 
     def entropy(self) -> np.ndarray:
         """`[N]` float64: entropy of the attention as a share of the highest, log P; 0 with one patch."""
@@ -124,21 +124,21 @@ def hardest(
       `picked` says "least certain" or "most diffuse".
     """
     rankings = {"least certain": _confidence, "most diffuse": _sharpness}
-    kept: dict[str, Rows] = {}
+    extremes: dict[str, Rows] = {}
     for rows, sums in _passes(eval_step, variables, dataset, batch_size):
         look(rows, sums)
         for reason, key in rankings.items():
-            both = _joined([kept[reason], rows]) if reason in kept else rows
+            both = _joined([extremes[reason], rows]) if reason in extremes else rows
             best = np.lexsort((both["index"], key(both, kind)))[:num]
-            kept[reason] = {name: array[best] for name, array in both.items()}
+            extremes[reason] = {name: array[best] for name, array in both.items()}
     reasons: dict[int, tuple[str, int]] = {}
     for place, reason in itertools.product(range(min(num, len(dataset))), rankings):
-        index = int(kept[reason]["index"][place])
+        index = int(extremes[reason]["index"][place])
         if index not in reasons and len(reasons) < num:
             reasons[index] = (reason, place)
     rows = _joined(
         [
-            {name: array[place : place + 1] for name, array in kept[reason].items()}
+            {name: array[place : place + 1] for name, array in extremes[reason].items()}
             for reason, place in reasons.values()
         ]
     )
@@ -164,14 +164,14 @@ def explain_at(
       batch_size: as evaluation's.
       look: called with each batch's sums on the devices.
     """
-    found: dict[int, np.ndarray] = {}
-    wanted = set(index.tolist())
+    attention_of: dict[int, np.ndarray] = {}
+    places = set(index.tolist())
     for rows, sums in _passes(eval_step, variables, dataset, batch_size):
         look(sums)
         for place, attention in zip(rows["index"].tolist(), rows["attention"], strict=True):
-            if place in wanted:
-                found[place] = attention
-    return np.stack([found[place] for place in index.tolist()])
+            if place in places:
+                attention_of[place] = attention
+    return np.stack([attention_of[place] for place in index.tolist()])
 
 
 def explain_images(
@@ -197,8 +197,8 @@ def explain_images(
     labels = np.zeros((len(images), *spec.label_shape), spec.label_dtype)  # which nobody looks at
     dataset = data.ArrayDataset(spec, "", images, labels)
     size = min(batch_size, len(images))
-    found = explain_dataset(eval_step, variables, dataset, len(images), size, kind)
-    return dataclasses.replace(found, names=tuple(names), labels=None, index=None)
+    explained = explain_dataset(eval_step, variables, dataset, len(images), size, kind)
+    return dataclasses.replace(explained, names=tuple(names), labels=None, index=None)
 
 
 def _passes(

@@ -63,8 +63,8 @@ def draw_explanations(
 def _draw_image(axis: Any, e: "Explanations", index: int, class_names: Sequence[str]) -> None:
     axis.imshow(e.images[index], interpolation="nearest")
     name = e.names[index]
-    shown = ", ".join(class_names[k] for k in e.classes(index)[:_TOP])
-    axis.set_xlabel(f"{name}: {shown}" if shown else name, fontsize=9)
+    names = ", ".join(class_names[k] for k in e.classes(index)[:_TOP])
+    axis.set_xlabel(f"{name}: {names}" if names else name, fontsize=9)
     _draw_box(axis, e, index)
 
 
@@ -112,8 +112,8 @@ def _draw_patches(
     shade = 0.15 + 0.85 * weight[:, None]
     cells = (shade * colours + (1 - shade)).clip(0, 1).reshape(grid.rows, grid.cols, 3)
     axis.imshow(cells, interpolation="nearest")
-    shown = classes if grid.cols <= _NAMED_COLUMNS else ()  # more names would overlap
-    for patch, predicted in enumerate(shown):
+    labels = classes if grid.cols <= _NAMED_COLUMNS else ()  # more names would overlap
+    for patch, predicted in enumerate(labels):
         name = class_names[predicted]
         axis.text(
             patch % grid.cols,

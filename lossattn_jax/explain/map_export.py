@@ -74,7 +74,7 @@ def export(
         pathlib.Path(os.path.abspath(folder)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
-    size = devices.round_up(batch_size or run.config.eval.batch_size)
+    size = devices.round_up(batch_size or run.options.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
     with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
         store = _open_store(run, dataset, folder, workdir, num, size)
@@ -109,7 +109,7 @@ def _fill(
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
     kind = runs.loss_kind(run.model, run.spec)
-    began = told = time.monotonic()
+    began = last_log = time.monotonic()
     progress = Progress(first * size, num, batch_size=1)
     # A generator. A failure is to leave no thread that reads ahead, and to lose little of what was done.
     variables = devices.replicate(run.variables)
@@ -121,15 +121,15 @@ def _fill(
         for (place, (batch, _, outputs)), _ in itertools.pairwise(itertools.chain(steps, end)):
             start = place * size + jax.process_index() * store.rows
             store.write(start, _rows(batch, outputs, fields, kind), fields)
-            if time.monotonic() - told >= _LOG_SECONDS:
-                told, reached = time.monotonic(), min((place + 1) * size, num)
-                rate, left = progress.measure(reached), progress.time_left(reached)
-                log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, left)
+            if time.monotonic() - last_log >= _LOG_SECONDS:
+                last_log, reached = time.monotonic(), min((place + 1) * size, num)
+                rate, remaining = progress.measure(reached), progress.time_left(reached)
+                log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, remaining)
     devices.barrier("maps written")
     rate = (num - first * size) / (time.monotonic() - began)
     log.info("%.0f images/s, compilation included", rate)
-    written = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
-    log.info("written: %s, %d images, %.1f MB", store.folder, num, written / 1e6)
+    num_bytes = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
+    log.info("written: %s, %d images, %.1f MB", store.folder, num, num_bytes / 1e6)
     _refuse_nonfinite(store, num)
 
 
@@ -222,6 +222,8 @@ def export_run(
     checkpoint: str = "latest",
     batch_size: int | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the maps of a run's checkpoint; see `export`.
 
@@ -233,6 +235,7 @@ def export_run(
       split: "train" or "test".
       checkpoint: "latest", "best" or a step.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The folder of the store.
@@ -240,7 +243,7 @@ def export_run(
     Raises:
       UserError: there is no such run, checkpoint or data set, or as of `export`.
     """
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir, mode="stream")
     log.info("devices: %s", devices.describe())
     eval_step = make_eval_step(run.model, run.spec)

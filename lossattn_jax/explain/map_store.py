@@ -217,13 +217,13 @@ def legible(array: Any) -> np.ndarray | None:
         return None
 
 
-def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, Any]) -> None:
+def make_group(folder: pathlib.Path, made_from: dict[str, Any], notes: dict[str, Any]) -> None:
     """Makes the folder of a store, or sees that it is one that was made from the same.
 
     Args:
       folder: of the store.
       made_from: attributes that have to be the same for an export to be gone on with.
-      told: attributes that need not be.
+      notes: attributes that need not be.
 
     Raises:
       UserError: the folder holds something else, or cannot be written.
@@ -235,7 +235,7 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         # Under its name in one go, so that a folder without it is not ours.
         names = {entry.name for entry in folder.iterdir()}
         if all(files.is_temporary(name) or name == _EARLIER_PART for name in names):
-            attributes = made_from | told | versions
+            attributes = made_from | notes | versions
             digest = digests.of_json({**_GROUP, "attributes": attributes})
             group = {**_GROUP, "attributes": attributes | {_DIGEST: digest}}
             files.write(path, (json.dumps(group, indent=2) + "\n").encode())
@@ -244,7 +244,7 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     if not os.path.lexists(path):
         raise UserError(f"{folder} is not a store of maps: it has no {_METADATA}; {_INSTEAD}")
-    stored = _read_attributes(path, {*made_from, *told, *versions})
+    stored = _read_attributes(path, {*made_from, *notes, *versions})
     kind = stored.get("format")
     if kind != FORMAT:
         raise UserError(
@@ -256,12 +256,12 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], told: dict[str, 
         raise UserError(f"{folder} holds another export ({reason}); {_INSTEAD}")
 
 
-def _read_attributes(path: pathlib.Path, known: set[str]) -> dict[str, Any]:
+def _read_attributes(path: pathlib.Path, names: set[str]) -> dict[str, Any]:
     """The attributes of a store, without their digest.
 
     Args:
       path: of the group's metadata.
-      known: names of all attributes that a store has.
+      names: names of all attributes that a store has.
 
     Raises:
       UserError: they are damaged, or of something else.
@@ -279,7 +279,7 @@ def _read_attributes(path: pathlib.Path, known: set[str]) -> dict[str, Any]:
     digest = attributes.pop(_DIGEST, None)
     damaged = digest is not None and digest != digests.of_json(group)
     if kind == FORMAT and (
-        damaged or group.keys() != {*_GROUP, "attributes"} or attributes.keys() - known
+        damaged or group.keys() != {*_GROUP, "attributes"} or attributes.keys() - names
     ):
         raise UserError(f"{path} cannot be read: it is not as it was written; {_INSTEAD}")
     return attributes

@@ -47,15 +47,15 @@ def receptive_fields(
         signs = jax.random.rademacher(key, logits.shape, jnp.float32)
 
         def energy(patch: jax.Array) -> jax.Array:
-            chosen = (jnp.arange(logits.shape[1]) == patch).astype(jnp.float32)
-            (gradient,) = pull(signs * chosen[None, :, None])
+            one_hot = (jnp.arange(logits.shape[1]) == patch).astype(jnp.float32)
+            (gradient,) = pull(signs * one_hot[None, :, None])
             return jnp.mean(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=-1), axis=0)
 
         # One patch after the other: all at once would hold P gradients of every layer.
         return jax.lax.map(energy, jnp.arange(logits.shape[1]))
 
-    found = jax.jit(energies)(variables, images, jax.random.key(seed))
-    fields = np.sqrt(np.asarray(found, np.float64))
+    energy = jax.jit(energies)(variables, images, jax.random.key(seed))
+    fields = np.sqrt(np.asarray(energy, np.float64))
     totals = fields.sum(axis=(1, 2), keepdims=True)
     return (fields / np.where(totals > 0, totals, 1.0)).astype(np.float32)
 

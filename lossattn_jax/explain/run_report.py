@@ -4,6 +4,7 @@ The numbers come from the forward pass that evaluation runs; see `lossattn_jax.e
 """
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
@@ -33,15 +35,7 @@ THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
-_COMPARED = (
-    "accuracy",
-    "loss",
-    "attention_entropy",
-    "attended_patch_accuracy",
-    "pointing_accuracy",
-    "attention_in_box",
-    "patches_in_box",
-)
+_COMPARED = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds)
 
 
 def explain_run(
@@ -54,6 +48,8 @@ def explain_run(
     checkpoint: str = "latest",
     out: str | None = None,
     data_dir: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> pathlib.Path:
     """Writes the report on a run's checkpoint.
 
@@ -68,6 +64,7 @@ def explain_run(
       checkpoint: "latest", "best" or a step.
       out: folder to write; None: `report` in the workdir.
       data_dir: folder of the data sets; None: as in the run's config.
+      trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
       The page written.
@@ -81,7 +78,7 @@ def explain_run(
         raise UserError(f"pick is {pick!r}, but must be one of: {', '.join(PICKS)}")
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
-    run = runs.load(workdir, checkpoint)
+    run = runs.load(workdir, checkpoint, trust_code=trust_code)
     folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
     own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
@@ -124,7 +121,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
     eval_step = make_eval_step(run.model, run.spec)
     kind = runs.loss_kind(run.model, run.spec)
     variables = devices.replicate(run.variables)
-    batch_size = run.config.eval.batch_size
+    batch_size = run.options.eval.batch_size
     counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
     totals = _Totals()
 
@@ -134,17 +131,19 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
             counts.add(rows)
 
     log.info("looking at %d images of %s", len(dataset), dataset.split)
-    shown = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
+    selection = explanations.hardest(eval_step, variables, dataset, num, batch_size, kind, look)
     _refuse_nonfinite(run, totals.nonfinite(), len(dataset), f"images of {dataset.split}")
     if pick == "first":
-        shown = explanations.explain_dataset(eval_step, variables, dataset, num, batch_size, kind)
-        intro = f"The first {len(shown.names)} of {len(dataset)} images."
+        selection = explanations.explain_dataset(
+            eval_step, variables, dataset, num, batch_size, kind
+        )
+        intro = f"The first {len(selection.names)} of {len(dataset)} images."
     else:
         intro = (
-            f"{len(shown.names)} of {len(dataset)} images: by turns the one that the network is least "
+            f"{len(selection.names)} of {len(dataset)} images: by turns the one that the network is least "
             "certain of and the one whose attention is most spread out."
         )
-    attentions, compared = _thresholds(run, variables, dataset, shown, totals)
+    attentions, compared = _thresholds(run, variables, dataset, selection, totals)
     fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
     facts: dict[str, str | float] = {
         **_facts(run, workdir, fields),
@@ -154,7 +153,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
         facts["calibration error"] = counts.calibration_error()
     return _content(
         run,
-        shown,
+        selection,
         fields,
         facts=facts,
         intro=intro,
@@ -175,40 +174,42 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
             variables,
             own.images,
             own.names,
-            min(run.config.eval.batch_size, 64),
+            min(run.options.eval.batch_size, 64),
             run.spec,
             kind,
         )
         finite = metrics.outputs_finite(explanation)
         wrong = [name for name, right in zip(own.names, finite, strict=True) if not right]
         _refuse_nonfinite(
-            run, len(wrong), len(own.names), f"images ({nonfinite_values.shown(wrong)})"
+            run, len(wrong), len(own.names), f"images ({nonfinite_values.list_first(wrong)})"
         )
         return explanation
 
-    shown = explained(run.model)
-    attentions = {_threshold_name(run.config.model.threshold): shown.attention}
+    selection = explained(run.model)
+    attentions = {_threshold_name(run.options.model.threshold): selection.attention}
     for threshold, model in _other_models(run):
         attentions[_threshold_name(threshold)] = explained(model).attention
     # Few images are taken several times: each time with other signs.
     fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
     return _content(
         run,
-        shown,
+        selection,
         fields,
         facts=_facts(run, workdir, fields) | {"images": ", ".join(own.files)},
-        intro=f"{len(shown.names)} images of {len(own.files)} files.",
+        intro=f"{len(selection.names)} images of {len(own.files)} files.",
         attentions=attentions,
-        mosaics=_mosaics(own, shown, fields, run.spec.class_names),
+        mosaics=_mosaics(own, selection, fields, run.spec.class_names),
         made_from={**provenance.of_run(run), "images": digests.of_arrays({"": own.images})},
     )
 
 
-def _content(run: runs.Run, shown: Explanations, fields: np.ndarray, **rest: Any) -> page.Content:
+def _content(
+    run: runs.Run, selection: Explanations, fields: np.ndarray, **rest: Any
+) -> page.Content:
     """The page's content: what any page has of a run, and the `rest` of its fields."""
     return page.Content(
         title="Where the network looks",
-        explanations=shown,
+        explanations=selection,
         grid=run.model.patch_grid(run.spec.image_shape),
         fields=fields,
         class_names=run.spec.class_names,
@@ -227,7 +228,7 @@ def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> Non
 
 
 def _facts(run: runs.Run, workdir: str, fields: np.ndarray) -> dict[str, str]:
-    model = run.config.model
+    model = run.options.model
     sees, mostly = extents(fields)
     return {
         "workdir": workdir,
@@ -249,22 +250,21 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.config.model.pooling != "loss_attention":
+    if run.options.model.pooling != "loss_attention":
         return
     for threshold in THRESHOLDS:
-        if threshold != run.config.model.threshold:
-            changed = run.config.copy_and_resolve_references()
-            changed.model.threshold = threshold
+        if threshold != run.options.model.threshold:
+            changed = dataclasses.replace(run.options.model, threshold=threshold)
             yield threshold, runs.build_model(changed, run.spec)
 
 
 def _thresholds(
-    run: runs.Run, variables: Any, dataset: Any, shown: Explanations, totals: "_Totals"
+    run: runs.Run, variables: Any, dataset: Any, selection: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Attention of the images shown, and metrics of the whole split, with each threshold."""
-    own = _threshold_name(run.config.model.threshold)
-    attentions, compared = {own: shown.attention}, {own: totals.compared()}
-    assert shown.index is not None
+    own = _threshold_name(run.options.model.threshold)
+    attentions, compared = {own: selection.attention}, {own: totals.compared()}
+    assert selection.index is not None
     for threshold, model in _other_models(run):
         log.info("the same with %s", _threshold_name(threshold))
         others = _Totals()
@@ -272,8 +272,8 @@ def _thresholds(
             make_eval_step(model, run.spec),
             variables,
             dataset,
-            shown.index,
-            run.config.eval.batch_size,
+            selection.index,
+            run.options.eval.batch_size,
             others.add,
         )
         _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
@@ -295,12 +295,15 @@ class _Totals:
         return int(self._sums[metrics.NONFINITE].total)
 
     def compared(self) -> dict[str, float]:
-        measured = metrics.evaluation_metrics(self._sums)
-        return {name: measured[name] for name in _COMPARED if name in measured}
+        values = metrics.evaluation_metrics(self._sums)
+        return {name: values[name] for name in _COMPARED if name in values}
 
 
 def _mosaics(
-    own: own_images.OwnImages, shown: Explanations, fields: np.ndarray, class_names: Sequence[str]
+    own: own_images.OwnImages,
+    selection: Explanations,
+    fields: np.ndarray,
+    class_names: Sequence[str],
 ) -> list[summary.Plot]:
     """For each file that was cut into tiles, their attention side by side."""
     plots = []
@@ -310,11 +313,11 @@ def _mosaics(
             continue
         places = [own.places[image][1:] for image in tiles]
         overlays = [
-            pictures.attended(shown.images[image], shown.attention[image], fields)
+            pictures.attended(selection.images[image], selection.attention[image], fields)
             for image in tiles
         ]
-        predicted = [class_names[shown.logits[image].argmax()] for image in tiles]
-        told = "; ".join(
+        predicted = [class_names[selection.logits[image].argmax()] for image in tiles]
+        sentence = "; ".join(
             f"row {row + 1}, column {column + 1}: {word}"
             for (row, column), word in zip(places, predicted, strict=True)
         )
@@ -323,7 +326,7 @@ def _mosaics(
                 name=f"tiles_{file:03d}",
                 title=f"{name}: attention in each of {len(tiles)} tiles",
                 png=pictures.png(pictures.mosaic(overlays, places)),
-                alt=f"Attention in the tiles of {name}. Predictions: {told}.",
+                alt=f"Attention in the tiles of {name}. Predictions: {sentence}.",
             )
         )
     return plots

@@ -1,4 +1,8 @@
-"""Files on disk: only regular ones are opened, whole ones are written, and their names are safe."""
+"""Files on disk: only regular ones are opened, whole ones are written, and their names are safe.
+
+Beside these functions the folder has what files say of themselves: `digests` by content, `records` that
+carry them, headers of `.npz` files; and texts of users, escaped for Markdown and spreadsheets.
+"""
 
 import contextlib
 import errno

@@ -17,7 +17,7 @@ import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,12 +144,17 @@ def from_json(value: Any, where: object) -> Record:
     return Record(content, made_from, digest)
 
 
-def find(path: pathlib.Path, made_from: Mapping[str, Any]) -> Record | None:
+def find(
+    path: pathlib.Path,
+    made_from: Mapping[str, Any],
+    rename: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None] = lambda before: before,
+) -> Record | None:
     """The record that an earlier run has left, for going on with it.
 
     Args:
       path: of the file.
       made_from: of what is to be computed, as `write` takes it.
+      rename: gives the inputs of a record of an earlier release the names that they have now.
 
     Returns:
       None where there is no file, and with a warning where it is damaged: it is to be made again.
@@ -164,7 +169,7 @@ def find(path: pathlib.Path, made_from: Mapping[str, Any]) -> Record | None:
     except DamagedRecord as error:
         log.warning("%s; it is made again", error)
         return None
-    refuse_other(path, record.made_from, made_from)
+    refuse_other(path, rename(record.made_from), made_from)
     return record
 
 

@@ -91,9 +91,9 @@ def free_memory() -> int | None:
 
 
 def _add_flag(flag: str, value: str) -> None:
-    given = os.environ.get("XLA_FLAGS", "")
-    if flag not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {flag}={value}".strip()
+    present = os.environ.get("XLA_FLAGS", "")
+    if flag not in present:
+        os.environ["XLA_FLAGS"] = f"{present} {flag}={value}".strip()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -10,11 +10,8 @@ from lossattn_jax.commands import imports
 
 __all__ = ["BagLeNet", "BagNetwork"]
 
-# What other folders have and this one offers too, by module; imported when first wanted.
-_NAMES = {"lossattn_jax.models.bag_networks": ["BagLeNet", "BagNetwork"]}
-
 if TYPE_CHECKING:
     from lossattn_jax.mil import methods as methods
     from lossattn_jax.models.bag_networks import BagLeNet, BagNetwork
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -11,12 +11,16 @@ from absl import flags
 
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import sources
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
-    "dataset", None, "benchmarks, mnist_bags, cifar_bags, or files of bags (CSV)", required=True
+    "dataset",
+    None,
+    f"files of bags (CSV), some of {', '.join(sources.SOURCES)}, or your own, package.module:attribute",
+    required=True,
 )
 POSITIVE = flags.DEFINE_list(
     "positive", [], "the positive class of each data set of two, where its words do not say it"
@@ -26,7 +30,9 @@ FEATURES = flags.DEFINE_list(
 )
 IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
 METHOD = flags.DEFINE_list(
-    "method", ["loss_attention"], f"all, or some of {', '.join(methods.NAMES)}"
+    "method",
+    ["loss_attention"],
+    f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
 )
 SELECT = flags.DEFINE_list(
     "select",
@@ -39,7 +45,7 @@ REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's wher
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
 DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
-CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
+CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
@@ -55,7 +61,7 @@ def main() -> None:
         config,
         WORKDIR.value,
         DATA_DIR.value,
-        DOWNLOAD.value,
+        download=DOWNLOAD.value,
         positive=POSITIVE.value,
         choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
     )
@@ -64,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_lib.default_config)
+    command.run(main, config_lib.SCHEMA)

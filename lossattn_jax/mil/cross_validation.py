@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
 from lossattn_jax.files.records import Record
@@ -26,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 10
 def run(
     experiment: Experiment,
     method: str,
-    config: ConfigDict,
+    options: BagOptions,
     rules: Sequence[str],
     folder: pathlib.Path,
 ) -> dict[str, list[Record]]:
@@ -35,7 +34,7 @@ def run(
     Args:
       experiment: bags and folds.
       method: one of `methods.NAMES`.
-      config: of the experiment, checked.
+      options: of the experiment.
       rules: of `selection.RULES`.
       folder: gets a folder for each rule, where it is absent, with a file for each fold, and where a
         training ends in updates that are not finite the folder `not_finite.DUMPS_NAME`.
@@ -49,7 +48,7 @@ def run(
     """
     dataset, splits = experiment.dataset, experiment.splits
     label = f"{dataset.name}, {methods.get(method).title}"
-    inputs = _inputs(experiment, method, config, rules)
+    inputs = _inputs(experiment, method, options, rules)
     earlier = {
         (rule, split.name): fold_results.find(folder / rule, split, inputs[rule, split.name])
         for rule in rules
@@ -74,24 +73,25 @@ def run(
         for rule in rules:
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
-        if methods.get(method).classical is None:
-            _networks(dataset, missing, method, config, rules, folder / DUMPS_NAME, label, write)
+        shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
+        if methods.get(method).network is not None:
+            _networks(dataset, missing, method, options, dump_dir=folder / DUMPS_NAME, **shared)
         else:
-            _classical(dataset, missing, method, config, rules, label, write)
+            _classical(dataset, missing, method, options, **shared)
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
 
 
 def refuse_other(
     experiment: Experiment,
     method: str,
-    config: ConfigDict,
+    options: BagOptions,
     rules: Sequence[str],
     folder: pathlib.Path,
 ) -> int:
     """Refuses to go on with folds that were made from other inputs; nothing is written.
 
     Args:
-      experiment, method, config, rules, folder: as for `run`.
+      experiment, method, options, rules, folder: as for `run`.
 
     Returns:
       How many folds `run` has to make, of all rules.
@@ -99,7 +99,7 @@ def refuse_other(
     Raises:
       UserError: there is such a fold, or one that was written before there were digests.
     """
-    inputs = _inputs(experiment, method, config, rules)
+    inputs = _inputs(experiment, method, options, rules)
     usable = [
         fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
         for split in experiment.splits
@@ -109,12 +109,14 @@ def refuse_other(
 
 
 def _inputs(
-    experiment: Experiment, method: str, config: ConfigDict, rules: Sequence[str]
+    experiment: Experiment, method: str, options: BagOptions, rules: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """For each rule and `Split.name`, what the fold is made from."""
-    options = provenance.of_config(config)
+    values = provenance.of_config(options)
+    digest = methods.code_digest(method)
+    code = {} if digest is None else {fold_results.CODE: digest}
     return {
-        (rule, split.name): fold_results.of_inputs(bags, options, method, rule, split)
+        (rule, split.name): fold_results.of_inputs(bags, values, method, rule, split) | code
         for bags, split in zip(experiment.made_from, experiment.splits, strict=True)
         for rule in rules
     }
@@ -125,33 +127,38 @@ def _there(record: Record | None) -> Record:
     return record
 
 
-def classifier(method: str, config: ConfigDict) -> NetworkClassifier:
-    """The network of a method as the config has it."""
-    options = config.network
+def classifier(method: str, options: BagOptions) -> NetworkClassifier:
+    """The network of a method, as options have it.
+
+    Args:
+      method: of a network, as `methods.get` takes it.
+      options: of the experiment.
+    """
+    model = options.model
     return NetworkClassifier(
-        method=method,
-        backbone=options.backbone,
-        hidden=tuple(options.hidden) or None,
-        dropout=options.dropout,
-        ensemble=options.ensemble,
-        seed=config.seed,
-        standardise=options.standardise,
-        settings=config_lib.settings(config),
+        method=methods.get(method).trained_network,
+        backbone=model.backbone,
+        hidden=tuple(model.hidden) or None,
+        dropout=model.dropout,
+        ensemble=model.ensemble,
+        seed=options.seed,
+        standardise=model.standardise,
+        settings=config_lib.settings(options),
     )
 
 
-def _networks(dataset, splits, method, config, rules, dump_dir, label, write) -> None:
-    model = classifier(method, config)
+def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write) -> None:
+    model = classifier(method, options)
     results = network_folds.run(
         dataset,
         splits,
         model.network(dataset.num_classes),
-        config_lib.settings(config),
+        config_lib.settings(options),
         rules=rules,
-        validation=config_lib.validation(config),
+        validation=config_lib.validation(options.validation),
         ensemble=model.ensemble,
         standardise=model.standardise,
-        seed=config.seed,
+        seed=options.seed,
         label=label,
         dump_dir=dump_dir,
     )
@@ -160,7 +167,7 @@ def _networks(dataset, splits, method, config, rules, dump_dir, label, write) ->
     programs.forget()
 
 
-def _classical(dataset, splits, method, config, rules, label, write) -> None:
+def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
     began = told = time.monotonic()
     for done, split in enumerate(splits, start=1):
         results = classical_folds.run(
@@ -168,8 +175,8 @@ def _classical(dataset, splits, method, config, rules, label, write) -> None:
             split,
             methods.make(method),
             rules=rules,
-            validation=config_lib.validation(config),
-            seed=config.seed,
+            validation=config_lib.validation(options.validation),
+            seed=options.seed,
         )
         for result in results:
             write(result)

@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
 from lossattn_jax.config import bags as config_lib
-from lossattn_jax.config import config_record
+from lossattn_jax.config.options import BagOptions, BagTrainOptions
 from lossattn_jax.data.bags import data_record, data_warnings, sources
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
+    config_record,
     cross_validation,
     experiment_names,
     fold_results,
@@ -40,8 +41,8 @@ def run(
     config: ConfigDict,
     workdir: str,
     data_dir: str,
-    download: bool = False,
     *,
+    download: bool = False,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
 ) -> list[report.Summary]:
@@ -54,7 +55,7 @@ def run(
 
     Args:
       datasets: as `sources.experiments` takes them.
-      names: of `methods.NAMES`, or "all".
+      names: as `methods.get` takes them, or "all" for those of the package.
       rules: of `selection.RULES`, or "all".
       config: of the experiments.
       workdir: folder for the files.
@@ -73,11 +74,11 @@ def run(
         be written and lacks results. Nothing was computed or written over then. Or the workdir cannot be
         written any more, or was moved away.
     """
-    config_lib.check(config)
+    options = config_lib.resolve(config)
     for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
         if not any(given):
             raise UserError(f"--{key} is empty, but must name at least one")
-    names = methods.NAMES if ALL in names else tuple(names)
+    names = _expanded(names)
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
@@ -85,24 +86,26 @@ def run(
     load = functools.partial(
         sources.experiments,
         data_dir=data_dir,
-        config=config,
+        options=options,
         download=download,
         positive=positive,
         choice=choice,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:
-        config_record.refuse_other(config, folder.path)
+        config_record.refuse_other(options, folder.path)
         log.info("devices: %s", devices.describe())
-        check = functools.partial(_check, names=names, rules=rules, config=config, folder=folder)
-        for experiment in experiment_names.read(datasets, load, config, folder.folder_of, check):
+        check = functools.partial(_check, names=names, rules=rules, options=options, folder=folder)
+        for experiment in experiment_names.read(
+            datasets, load, options.bags, folder.folder_of, check
+        ):
             if not summaries:
                 # Not before there are bags: a misspelled name leaves no workdir behind.
-                config_record.write(config, folder)
-            _describe(experiment, config)
+                config_record.write(options, folder)
+            _describe(experiment, options.train)
             data_warnings.warn(experiment.dataset)
             for name in names:
-                summaries += _method(experiment, name, rules, config, folder)
+                summaries += _method(experiment, name, rules, options, folder)
                 if folder.writable:
                     with folder.writing():
                         files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
@@ -117,24 +120,30 @@ def run(
     return summaries
 
 
+def _expanded(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of methods, all of the package's in place of "all", none twice."""
+    every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
+    return tuple(dict.fromkeys(every))
+
+
 def _check(
     experiments: Sequence[Experiment],
     names: Sequence[str],
     rules: Sequence[str],
-    config: ConfigDict,
+    options: BagOptions,
     folder: Workdir,
 ) -> None:
     """Raises the `UserError`s of experiments that can be known before they are run."""
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
-        if methods.get(name).classical is not None and dataset.instances.ndim != 2:
+        if not methods.get(name).takes_images and dataset.instances.ndim != 2:
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        own = folder.folder_of(dataset.name) / name
+        own = folder.folder_of(dataset.name) / files.safe_name(name)
         folder.refuse_links(*(own / rule for rule in rules))
-        missing = cross_validation.refuse_other(experiment, name, config, rules, own)
+        missing = cross_validation.refuse_other(experiment, name, options, rules, own)
         if missing and not folder.writable:
             raise UserError(
                 f"the workdir {folder.path} cannot be written, and {missing} of "
@@ -157,7 +166,7 @@ def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None
     Raises:
       UserError: one sentence for all data sets and methods.
     """
-    unequal = [name for name in names if methods.make(name).unequal_classes]
+    unequal = [name for name in names if methods.get(name).unequal_classes]
     unknown = [
         f"{dataset.name} ({' or '.join(sorted(repr(str(label)) for label in dataset.classes))})"
         for dataset in datasets
@@ -176,16 +185,16 @@ def _method(
     experiment: Experiment,
     name: str,
     rules: Sequence[str],
-    config: ConfigDict,
+    options: BagOptions,
     folder: Workdir,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
-    own = parent / name
+    own = parent / files.safe_name(name)
     if folder.writable:
         for rule in rules:
             folder.make_folder(own / rule)
-    results = cross_validation.run(experiment, name, config, rules, own)
+    results = cross_validation.run(experiment, name, options, rules, own)
     if folder.writable:
         with folder.writing():
             data_record.write(experiment, parent)
@@ -204,7 +213,7 @@ def _method(
         log.info(
             "%s, %s: accuracy %s +- %s over %d folds (%s)",
             dataset.name,
-            methods.get(name).title,
+            summary.title,
             report.as_text(summary.accuracy),
             report.as_text(summary.over_folds),
             summary.folds,
@@ -227,9 +236,9 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
         )
 
 
-def _describe(experiment: Experiment, config: ConfigDict) -> None:
+def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
     dataset = experiment.dataset
-    tops = bucket_lengths(dataset.lengths, config.training.max_waste)
+    tops = bucket_lengths(dataset.lengths, options.max_waste)
     log.info(
         "%s: %d bags of %d to %d instances, %d in all, %d classes%s; padded to %s (%.2f slots an instance); "
         "%d trainings",

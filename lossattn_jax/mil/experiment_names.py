@@ -7,8 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ml_collections import ConfigDict
-
+from lossattn_jax.config.options import GeneratedBagOptions
 from lossattn_jax.data.bags import sources
 from lossattn_jax.data.bags.sources import Experiment
 
@@ -20,7 +19,7 @@ _DIGITS = 8  # of a digest, in a name
 def read(
     datasets: Sequence[str],
     load: Callable[[str], Iterable[Experiment]],
-    config: ConfigDict,
+    options: GeneratedBagOptions,
     folder_of: Callable[[str], pathlib.Path],
     check: Callable[[Sequence[Experiment]], None],
 ) -> Iterator[Experiment]:
@@ -36,18 +35,18 @@ def read(
     Args:
       datasets: as `sources.experiments` takes them.
       load: reads the experiments on one of them.
-      config: of the experiments, checked.
+      options: of generated bags.
       folder_of: where the results of an experiment are, by its name.
       check: raises for experiments one of which cannot be run.
 
     Raises:
       UserError: a name is unknown, or the bags cannot be read, or as of `check`.
     """
-    names = {dataset: sources.names(dataset, config) for dataset in dict.fromkeys(datasets)}
+    names = {dataset: sources.names(dataset, options) for dataset in dict.fromkeys(datasets)}
     often = collections.Counter(name for own in names.values() for name in own)
 
     def waits(dataset: str) -> bool:
-        return dataset in sources.GENERATED and not any(
+        return sources.find(dataset).generated and not any(
             often[name] > 1 or os.path.lexists(folder_of(name)) for name in names[dataset]
         )
 

@@ -17,6 +17,8 @@ from lossattn_jax.mil.selection import BEST_TEST
 
 log = logging.getLogger(__name__)
 
+CODE = "code"  # digest of the file of a user's own method, in what a fold is made from
+
 # What has to be in a fold's file, and for each of its bags.
 _KEYS = {
     *("dataset", "benchmark", "method", "rule", "optimistic", "repeat", "fold", "accuracy"),
@@ -137,7 +139,7 @@ def of_inputs(
 
 def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
     """Of what `of_inputs` gave the part that is about the bags, however they are split."""
-    other = {provenance.SPLIT, "method", "rule", "repeat", "fold"}
+    other = {provenance.SPLIT, CODE, "method", "rule", "repeat", "fold"}
     return {
         key: value
         for key, value in made_from.items()
@@ -157,7 +159,7 @@ def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> re
       UserError: it was made from other inputs.
     """
     path = file_of(folder, split)
-    record = records.find(path, made_from)
+    record = records.find(path, made_from, provenance.renamed)
     if record is None or _is_whole(record.content, split):
         return record
     log.warning("%s lacks a part of a fold; it is made again", path)
@@ -180,7 +182,7 @@ def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any
         record = records.read(path)
     except (FileNotFoundError, records.DamagedRecord):
         return False
-    records.refuse_other(path, record.made_from, made_from)
+    records.refuse_other(path, provenance.renamed(record.made_from), made_from)
     return _is_whole(record.content, split)
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import devices
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import data_record, sources
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import Incomplete, UserError
@@ -73,7 +74,7 @@ def run(
       config: of the experiment; `repeats` are draws of bags.
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
-      dataset: "mnist_bags" or "cifar_bags".
+      dataset: of generated bags, as `sources.find` takes it.
       lambdas: values to try, each at least 0.
 
     Returns:
@@ -84,23 +85,24 @@ def run(
         of other bags or a sweep of another config, cannot be written, or is being written by another command.
         Nothing was written over then.
     """
-    config_lib.check(config)
-    if dataset not in sources.GENERATED:
+    options = config_lib.resolve(config)
+    if not sources.find(dataset).generated:
+        generated = (name for name, source in sources.SOURCES.items() if source.generated)
         raise UserError(
-            f"the data set is {dataset!r}, but must be one of {', '.join(sources.GENERATED)}, whose "
-            "instances have labels"
+            f"the data set is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
+            "labels"
         )
     if not lambdas or not all(0 <= value < math.inf for value in lambdas):
         raise UserError(
             f"lambdas are {list(lambdas)}, but must be at least one, finite and none negative"
         )
-    load = functools.partial(sources.experiments, data_dir=data_dir, config=config)
+    load = functools.partial(sources.experiments, data_dir=data_dir, options=options)
 
     def check(experiments: Sequence[Experiment]) -> None:
         for experiment in experiments:
             folder = root.folder_of(experiment.dataset.name)
             root.refuse_links(folder / DUMPS_NAME)
-            _refuse_other(folder / METRICS_NAME, _inputs(experiment, config, lambdas))
+            _refuse_other(folder / METRICS_NAME, _inputs(experiment, options, lambdas))
             data_record.refuse_other(experiment, folder)
 
     sweeps = {}
@@ -111,14 +113,16 @@ def run(
                 "another workdir"
             )
         log.info("devices: %s", devices.describe())
-        for experiment in experiment_names.read([dataset], load, config, root.folder_of, check):
+        for experiment in experiment_names.read(
+            [dataset], load, options.bags, root.folder_of, check
+        ):
             name = experiment.dataset.name
             root.make()
             folder = root.make_folder(root.folder_of(name))
-            sweeps[name] = _measure(experiment, config, lambdas, folder)
+            sweeps[name] = _measure(experiment, options, lambdas, folder)
             with root.writing():
                 data_record.write(experiment, folder)
-                made_from = _inputs(experiment, config, lambdas)
+                made_from = _inputs(experiment, options, lambdas)
                 records.write(folder / METRICS_NAME, sweeps[name], made_from, indent=1)
             log.info("files: %s", folder)
         root.refuse_moved()
@@ -135,7 +139,7 @@ def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
       Incomplete: there are such; the text names them.
     """
     wrong = [
-        f"{name}: lambda {nonfinite_values.shown(values)}"
+        f"{name}: lambda {nonfinite_values.list_first(values)}"
         for name, sweep in sweeps.items()
         if (values := [key for key, metrics in sweep["lambdas"].items() if metrics["nonfinite"]])
     ]
@@ -157,16 +161,16 @@ def parsed(texts: Sequence[str]) -> tuple[float, ...]:
 
 
 def _measure(
-    experiment: Experiment, config: ConfigDict, lambdas: Sequence[float], folder: pathlib.Path
+    experiment: Experiment, options: BagOptions, lambdas: Sequence[float], folder: pathlib.Path
 ) -> dict[str, Any]:
     dataset, splits = experiment.dataset, experiment.splits
     truth = dataset.instance_labels
     assert truth is not None  # generated bags have them
-    settings = config_lib.settings(config)
-    network = cross_validation.classifier(METHOD, config).network(dataset.num_classes)
+    settings = config_lib.settings(options)
+    network = cross_validation.classifier(METHOD, options).network(dataset.num_classes)
     plans = [
         training.Plan(
-            seed=stream(config.seed, split.repeat, split.fold, 0),
+            seed=stream(options.seed, split.repeat, split.fold, 0),
             train=split.train,
             held=split.test,
             overrides={"patch_weight": value},
@@ -180,8 +184,8 @@ def _measure(
         network,
         settings,
         plans,
-        standardise=config.network.standardise,
-        order_seed=config.seed,
+        standardise=options.model.standardise,
+        order_seed=options.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
         dump_dir=folder / DUMPS_NAME,
@@ -251,11 +255,13 @@ def _count_nonfinite(
     return int((held & ~(of_bags & np.isfinite(logits).all(axis=-1))).sum())
 
 
-def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]) -> dict[str, Any]:
+def _inputs(
+    experiment: Experiment, options: BagOptions, lambdas: Sequence[float]
+) -> dict[str, Any]:
     draws = enumerate(experiment.made_from)
     return {
         **{f"{_DRAW}{number}": digests.of_json(bags) for number, bags in draws},
-        **provenance.of_config(config),
+        **provenance.of_config(options),
         "lambdas": [float(value) for value in lambdas],
     }
 
@@ -263,7 +269,7 @@ def _inputs(experiment: Experiment, config: ConfigDict, lambdas: Sequence[float]
 def _refuse_other(path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
     """Refuses to write over a sweep of other bags or another config."""
     try:
-        before = records.read(path).made_from
+        before = provenance.renamed(records.read(path).made_from)
     except FileNotFoundError:
         return
     except records.DamagedRecord as error:

@@ -9,17 +9,19 @@ from absl import flags
 
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import sources
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import lambda_sweep
 
-DATASET = flags.DEFINE_enum(
-    "dataset", "mnist_bags", ["mnist_bags", "cifar_bags"], "which bags to generate"
+_GENERATED = [name for name, source in sources.SOURCES.items() if source.generated]
+DATASET = flags.DEFINE_string(
+    "dataset", "mnist_bags", f"which bags to generate: {', '.join(_GENERATED)}; or your own"
 )
 LAMBDAS = flags.DEFINE_list("lambdas", [str(value) for value in lambda_sweep.LAMBDAS], "to try")
 REPEATS = flags.DEFINE_integer("repeats", None, "draws of bags; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS, or an .npz file", required=True)
-CONFIG = command.define_config(config_lib.__file__, config_lib.default_config)
+CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
@@ -38,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, config_lib.default_config)
+    command.run(main, config_lib.SCHEMA)

@@ -9,21 +9,19 @@ from lossattn_jax.mil import methods
 
 
 def refuse_too_large(experiment: Experiment, method: str) -> None:
-    """Refuses a classical method that takes more memory than is free.
+    """Refuses a method that takes more memory than is free.
 
     Args:
       experiment: bags and folds.
-      method: one of `methods.NAMES`.
+      method: as `methods.get` takes it.
 
     Raises:
       UserError: one sentence that names method, data set, largest bag, estimate and what is free.
     """
-    if methods.get(method).classical is None:
-        return
-    model, free, dataset = methods.make(method), cpu.free_memory(), experiment.dataset
+    entry, free, dataset = methods.get(method), cpu.free_memory(), experiment.dataset
     need, instances = max(
         (
-            model.memory(dataset.lengths[split.train], dataset.labels[split.train]),
+            entry.memory(dataset.lengths[split.train], dataset.labels[split.train]),
             int(dataset.lengths[split.train].sum()),
         )
         for split in experiment.splits
@@ -31,7 +29,7 @@ def refuse_too_large(experiment: Experiment, method: str) -> None:
     if free is not None and need > free:
         largest = int(np.argmax(dataset.lengths))
         raise UserError(
-            f"{methods.get(method).title} on {dataset.name} needs about {_gibibytes(need)} of memory for the "
+            f"{entry.title} on {dataset.name} needs about {_gibibytes(need)} of memory for the "
             f"{instances} instances that a fold is trained on (the largest bag, {dataset.ids[largest]!r}, "
             f"has {dataset.lengths[largest]}), but {_gibibytes(free)} are free; take fewer instances, "
             "another method, or a machine with more memory"

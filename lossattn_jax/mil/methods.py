@@ -1,8 +1,14 @@
-"""The fourteen methods of the AAAI 2020 paper's Table 1, by name."""
+"""The methods for bags: the fourteen of the AAAI 2020 paper's Table 1, and a user's own.
+
+A method is one entry of `METHODS`. Of the user's own, `package.module:attribute` is a `BagClassifier` or a
+`Method`.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.bag_kernels import MIGraph, MIKernel
@@ -11,24 +17,27 @@ from lossattn_jax.mil.embeddings import MiFV, MiVLAD
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.svm import MISVM, MiSVM
+from lossattn_jax.registry import Registry, is_reference, source_digest
 
 DATASETS = ("musk1", "musk2", "fox", "tiger", "elephant")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """A method: a classifier that is fitted fold by fold, or a network that is trained on all at once.
 
     Attributes:
       title: as the paper prints it.
       classical: makes the method, or None for a network.
       paper: the paper's accuracy on each of `DATASETS`, in their order: mean of ten folds, five times. None
         where it has none, as for what comes after the last; tables then have a dash.
+      network: the method of `bag_networks.BagNetwork` that is trained; None for a classical one.
     """
 
     title: str
     classical: Callable[..., BagClassifier] | None
     paper: tuple[float | None, ...] = ()
+    network: str | None = None
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where there are more accuracies than data sets."""
@@ -42,48 +51,115 @@ class Method:
         """The paper's accuracy on a data set; None where it has none."""
         return dict(zip(DATASETS, self.paper, strict=False)).get(dataset)
 
+    def make(self, **settings: Any) -> BagClassifier:
+        """The method, ready for `fit`.
 
-METHODS: Mapping[str, Method] = {
-    "mi_svm": Method("mi-SVM", MiSVM, (0.874, 0.836, 0.582, 0.784, 0.822)),
-    "mi_svm_bag": Method("MI-SVM", MISVM, (0.779, 0.843, 0.578, 0.840, 0.843)),
-    "mi_kernel": Method("MI-Kernel", MIKernel, (0.880, 0.893, 0.603, 0.842, 0.843)),
-    "em_dd": Method("EM-DD", EMDD, (0.849, 0.869, 0.609, 0.730, 0.771)),
-    "mi_graph": Method("mi-Graph", MIGraph, (0.889, 0.903, 0.620, 0.860, 0.869)),
-    "mi_vlad": Method("miVLAD", MiVLAD, (0.871, 0.872, 0.620, 0.811, 0.850)),
-    "mi_fv": Method("miFV", MiFV, (0.909, 0.884, 0.621, 0.813, 0.852)),
-    "mi_net": Method("mi-Net", None, (0.889, 0.858, 0.613, 0.824, 0.858)),
-    "mi_net_bag": Method("MI-Net", None, (0.887, 0.859, 0.622, 0.830, 0.862)),
-    "mi_net_ds": Method("MI-Net with DS", None, (0.894, 0.874, 0.630, 0.845, 0.872)),
-    "mi_net_rc": Method("MI-Net with RC", None, (0.898, 0.873, 0.619, 0.836, 0.857)),
-    "attention": Method("Attention", None, (0.892, 0.858, 0.615, 0.839, 0.868)),
-    "gated_attention": Method("Gated-Attention", None, (0.900, 0.863, 0.603, 0.845, 0.857)),
-    "loss_attention": Method("Loss-Attention", None, (0.917, 0.911, 0.712, 0.897, 0.900)),
-}
+        Args:
+          **settings: of its class, beyond the defaults.
+        """
+        if self.classical is not None:
+            return self.classical(**settings)
+        return NetworkClassifier(method=self.trained_network, **settings)
+
+    @property
+    def trained_network(self) -> str:
+        """`network`, of a method that is one.
+
+        Raises:
+          UserError: it is none.
+        """
+        if self.network is None:
+            raise UserError(f"{self.title} has neither a classifier nor a network")
+        return self.network
+
+    @property
+    def unequal_classes(self) -> bool:
+        """Whether it treats two classes unequally, so that one has to be positive."""
+        return self.make().unequal_classes
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether instances may be images, and not only vectors."""
+        return self.network is not None
+
+    def memory(self, lengths: np.ndarray, labels: np.ndarray) -> int:
+        """Bytes that fitting takes, about; see `BagClassifier.memory`. 0 of networks."""
+        return self.make().memory(lengths, labels)
+
+
+def _network(name: str, title: str, paper: tuple[float, ...]) -> Method:
+    return Method(title, None, paper, network=name)
+
+
+def _adopt(reference: str, part: Any) -> Method:
+    """A method of a class of the user's."""
+    if not (isinstance(part, type) and issubclass(part, BagClassifier)):
+        raise UserError(
+            f"the method {reference!r} is a {type(part).__name__}, but must be a subclass of "
+            "lossattn_jax.mil.estimator.BagClassifier, or a lossattn_jax.mil.methods.Method"
+        )
+    try:
+        part()
+    except TypeError as error:
+        raise UserError(
+            f"the method {reference!r} cannot be made without arguments ({error}), as every method must"
+        ) from None
+    return Method(part.__name__, part)
+
+
+METHODS = Registry(
+    "the method",
+    Method,
+    {
+        "mi_svm": Method("mi-SVM", MiSVM, (0.874, 0.836, 0.582, 0.784, 0.822)),
+        "mi_svm_bag": Method("MI-SVM", MISVM, (0.779, 0.843, 0.578, 0.840, 0.843)),
+        "mi_kernel": Method("MI-Kernel", MIKernel, (0.880, 0.893, 0.603, 0.842, 0.843)),
+        "em_dd": Method("EM-DD", EMDD, (0.849, 0.869, 0.609, 0.730, 0.771)),
+        "mi_graph": Method("mi-Graph", MIGraph, (0.889, 0.903, 0.620, 0.860, 0.869)),
+        "mi_vlad": Method("miVLAD", MiVLAD, (0.871, 0.872, 0.620, 0.811, 0.850)),
+        "mi_fv": Method("miFV", MiFV, (0.909, 0.884, 0.621, 0.813, 0.852)),
+        "mi_net": _network("mi_net", "mi-Net", (0.889, 0.858, 0.613, 0.824, 0.858)),
+        "mi_net_bag": _network("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
+        "mi_net_ds": _network("mi_net_ds", "MI-Net with DS", (0.894, 0.874, 0.630, 0.845, 0.872)),
+        "mi_net_rc": _network("mi_net_rc", "MI-Net with RC", (0.898, 0.873, 0.619, 0.836, 0.857)),
+        "attention": _network("attention", "Attention", (0.892, 0.858, 0.615, 0.839, 0.868)),
+        "gated_attention": _network(
+            "gated_attention", "Gated-Attention", (0.900, 0.863, 0.603, 0.845, 0.857)
+        ),
+        "loss_attention": _network(
+            "loss_attention", "Loss-Attention", (0.917, 0.911, 0.712, 0.897, 0.900)
+        ),
+    },
+    adopt=_adopt,
+)
 NAMES = tuple(METHODS)
 
 
 def get(name: str) -> Method:
-    """The row of a method.
+    """The entry of a method.
+
+    Args:
+      name: one of `NAMES`, or `package.module:attribute` of the user's own.
 
     Raises:
       UserError: there is none of that name.
     """
-    if name not in METHODS:
-        raise UserError(f"the method {name!r} is not known; allowed are {', '.join(NAMES)}")
-    return METHODS[name]
+    return METHODS.find(name)
 
 
 def make(name: str, **settings: Any) -> BagClassifier:
     """A method, ready for `fit`.
 
     Args:
-      name: one of `NAMES`.
+      name: as `get` takes it.
       **settings: of its class, beyond the defaults.
 
     Raises:
       UserError: there is no such method.
     """
-    classical = get(name).classical
-    if classical is not None:
-        return classical(**settings)
-    return NetworkClassifier(method=name, **settings)
+    return get(name).make(**settings)
+
+
+def code_digest(name: str) -> str | None:
+    """Digest of the file that defines a user's own method; None of the package's."""
+    return source_digest(name) if is_reference(name) else None

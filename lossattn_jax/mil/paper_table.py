@@ -96,7 +96,8 @@ def _collect(runs: Sequence[str]) -> list[_Entry]:
                 "has too"
             )
         by_key[key] = dataclasses.replace(entry, summary=summary)
-    order, rules = list(methods.NAMES), list(RULES)
+    rules = list(RULES)
+    order = _methods([entry.summary for entry in by_key.values()])
     datasets = _datasets([entry.summary for entry in by_key.values()])
     return [
         by_key[key]
@@ -203,6 +204,15 @@ def _datasets(summaries: Sequence[Summary]) -> list[str]:
     return sorted(benchmark, key=place)
 
 
+def _methods(summaries: Sequence[Summary]) -> list[str]:
+    """The methods of some summaries in the paper's order, and a user's own behind them by name."""
+    order = list(methods.METHODS)
+    return sorted(
+        {summary.method for summary in summaries},
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+
+
 def _table(summaries: Sequence[Summary]) -> str:
     datasets = _datasets(summaries)
     benchmark = {summary.dataset: summary.benchmark for summary in summaries}
@@ -211,19 +221,25 @@ def _table(summaries: Sequence[Summary]) -> str:
         f"| method | {' | '.join(for_markdown(name.upper()) for name in datasets)} |",
         f"| --- |{' --- |' * len(datasets)}",
     ]
-    for name in methods.NAMES:
+    for name in _methods(summaries):
         row = [cells.get((name, dataset)) for dataset in datasets]
         if any(row):
+            title = next(cell.title for cell in row if cell)
             owners = [benchmark[dataset] for dataset in datasets]
-            printed = [
-                None if owner is None else methods.get(name).printed(owner) for owner in owners
-            ]
+            printed = [_printed(name, *pair) for pair in zip(row, owners, strict=True)]
             texts = [
                 _cell(cell, paper, owner is not None)
                 for cell, paper, owner in zip(row, printed, owners, strict=True)
             ]
-            lines.append(f"| {methods.get(name).title} | {' | '.join(texts)} |")
+            lines.append(f"| {for_markdown(title)} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
+
+
+def _printed(method: str, summary: Summary | None, benchmark: str | None) -> float | None:
+    """The paper's accuracy of a method on a benchmark; of a user's method what its summary has."""
+    if benchmark is not None and method in methods.METHODS:
+        return methods.METHODS[method].printed(benchmark)
+    return None if summary is None else summary.paper
 
 
 def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
@@ -260,7 +276,7 @@ def _sentence(summary: Summary, everything: Sequence[Summary]) -> str:
     ]
     dataset = for_markdown(summary.dataset.upper())
     return (
-        f"- {methods.get(summary.method).title} on {dataset}: {_gap(summary):+.3f}, "
+        f"- {for_markdown(summary.title)} on {dataset}: {_gap(summary):+.3f}, "
         f"{summary.accuracy:.3f} with a standard error of {summary.standard_error:.3f}"
         f"{''.join('; ' + other for other in others)}."
     )

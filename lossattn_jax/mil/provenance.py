@@ -1,13 +1,13 @@
 """The inputs of a fold: digests of bags and split, config values."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from lossattn_jax.config.images import leaves
+from lossattn_jax.config import renamed as renamed_keys
+from lossattn_jax.config.options import BagOptions, leaves
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.files import digests
@@ -67,9 +67,24 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
     return tuple(splits_parts)
 
 
-def of_config(config: ConfigDict) -> dict[str, Any]:
+def of_config(options: BagOptions) -> dict[str, Any]:
     """The values that folds depend on, as JSON: all but `repeats`, each as `config.KEY`."""
-    return {f"{CONFIG}{key}": _plain(value) for key, value in leaves(config) if key not in _FREE}
+    return {f"{CONFIG}{key}": _plain(value) for key, value in leaves(options) if key not in _FREE}
+
+
+def renamed(made_from: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a record was made from, with the config's keys of today.
+
+    Keys have their names of today, and those that came later than the record their defaults: with these the
+    results are what they were.
+
+    Args:
+      made_from: of the record; None where it has none.
+    """
+    if made_from is None:
+        return None
+    former = {f"{CONFIG}{old}": f"{CONFIG}{new}" for old, new in renamed_keys.BAGS.items()}
+    return {**of_config(BagOptions()), **renamed_keys.in_values(made_from, former)}
 
 
 def _plain_or_digest(value: Any) -> Any:

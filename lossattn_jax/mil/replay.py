@@ -22,11 +22,12 @@ from lossattn_jax.train.bags.settings import PER_MODEL
 from lossattn_jax.train.bags.states import Models
 
 
-def replay(dump: str | pathlib.Path) -> list[str]:
+def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
     """Computes loss and gradient of a dumped update again, with its dropout.
 
     Args:
       dump: a folder of `lossattn_jax.train.bags.dumps`.
+      trust_code: whether code that it names by reference is imported.
 
     Returns:
       Sentences: how large the bags' features are, and what of the model before the update, of the bags'
@@ -36,7 +37,7 @@ def replay(dump: str | pathlib.Path) -> list[str]:
       UserError: there is no such dump, or it cannot be read.
     """
     folder = pathlib.Path(dump)
-    stored = dumps.read(folder)
+    stored = dumps.read(folder, trust_code=trust_code)
     try:
         per_bag, gradient = jax.jit(lambda state, bags: _update(stored, state, bags))(
             dict(stored.state), dict(stored.bags)
@@ -96,9 +97,10 @@ def _largest(bags: Any) -> tuple[float, float]:
 
 def main() -> None:
     """The command; see the flags."""
-    print("\n".join(replay(flags.FLAGS.dump)))
+    print("\n".join(replay(flags.FLAGS.dump, trust_code=flags.FLAGS.trust_code)))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("dump", None, "folder that the training named when it ended", required=True)
+    command.define_trust_code()
     command.run(main)

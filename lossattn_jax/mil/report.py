@@ -19,6 +19,7 @@ from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_markdown, for_spreadsheet
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.selection import BEST_TEST, RULES
+from lossattn_jax.registry import is_reference
 
 SUMMARY_NAME = "summary.json"
 
@@ -45,6 +46,8 @@ class Summary:
       positive: the class that counts as positive, as text; None where none does.
       nonfinite: how many tested bags have a probability or weight that is not finite.
       nonfinite_folds: the folds with such a bag, by `Split.name`.
+      title: of the method, as tables have it; of those of the package it is known.
+      paper: the paper's accuracy; None where the bags are no benchmark of it. Likewise.
     """
 
     dataset: str
@@ -63,16 +66,21 @@ class Summary:
     positive: str | None = None
     nonfinite: int = 0
     nonfinite_folds: tuple[str, ...] = ()
+    title: str = ""
+    paper: float | None = None
+
+    def __post_init__(self) -> None:
+        """Looks title and paper up; of a user's method, whose code is not imported for tables, they stay."""
+        entry = methods.METHODS.get(self.method)
+        if entry is not None:
+            printed = None if self.benchmark is None else entry.printed(self.benchmark)
+            object.__setattr__(self, "title", entry.title)
+            object.__setattr__(self, "paper", printed)
 
     @property
     def standard_error(self) -> float:
         """Of the mean: over_folds / sqrt(folds), as if folds were independent."""
         return self.over_folds / math.sqrt(self.folds)
-
-    @property
-    def paper(self) -> float | None:
-        """The paper's accuracy; None where the bags are no benchmark of it."""
-        return None if self.benchmark is None else methods.get(self.method).printed(self.benchmark)
 
 
 def summarise(folds: Folds) -> Summary:
@@ -88,6 +96,7 @@ def summarise(folds: Folds) -> Summary:
         for repeat in repeats
     ]
     first = folds[0]
+    entry, benchmark = methods.get(first["method"]), first["benchmark"]
     return Summary(
         dataset=first["dataset"],
         method=first["method"],
@@ -101,7 +110,9 @@ def summarise(folds: Folds) -> Summary:
         accuracies=tuple(accuracies),
         settings=_counts(json.dumps(fold["settings"], sort_keys=True) for fold in folds),
         epochs=_counts(str(fold["epoch"]) for fold in folds if fold["epoch"] is not None),
-        benchmark=first["benchmark"],
+        benchmark=benchmark,
+        title=entry.title,
+        paper=None if benchmark is None else entry.printed(benchmark),
         positive=first["positive"],
         nonfinite=sum(fold["nonfinite"] for fold in folds),
         nonfinite_folds=tuple(
@@ -125,18 +136,17 @@ def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, 
 
 
 def as_record(summary: Summary) -> dict[str, Any]:
-    """A summary for JSON, with the paper's accuracy and whether the rule is optimistic; NaN is None."""
+    """A summary for JSON, with whether the rule is optimistic; NaN is None."""
     values = dataclasses.asdict(summary)
     values["standard_error"] = summary.standard_error
     values["optimistic"] = summary.rule == BEST_TEST
-    values["paper"] = summary.paper
     content: dict[str, Any] = records.without_nonfinite(values)[0]
     return content
 
 
 # Of a summary, what may be NaN; and what summaries of before these had digests lack.
 _NUMBERS = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
-_LATER = ("positive", "nonfinite", "nonfinite_folds")
+_LATER = ("positive", "nonfinite", "nonfinite_folds", "title", "paper")
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:
@@ -155,10 +165,12 @@ def from_record(record: Mapping[str, Any]) -> Summary:
     values: dict[str, Any] = {
         name: record[name] for name in names if name in record or name not in (*_LATER, "benchmark")
     }
-    if values["method"] not in methods.NAMES or values["rule"] not in RULES:
-        raise ValueError(f"there is no method {values['method']!r}, or no rule {values['rule']!r}")
+    method = values["method"]
+    if not (method in methods.METHODS or is_reference(method)) or values["rule"] not in RULES:
+        raise ValueError(f"there is no method {method!r}, or no rule {values['rule']!r}")
     values |= {name: _number(values[name]) for name in _NUMBERS}
     values["accuracies"] = tuple(map(_number, values["accuracies"]))
+    values["title"] = str(values.get("title") or method)
     values["nonfinite_folds"] = tuple(values.get("nonfinite_folds", ()))
     return Summary(**old | values)
 
@@ -172,8 +184,8 @@ def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
     wrong = [summary for summary in summaries if summary.nonfinite]
     if wrong:
         parts = [
-            f"{methods.get(summary.method).title} on {summary.dataset} under the rule {summary.rule}, "
-            f"{nonfinite_values.shown(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
+            f"{summary.title} on {summary.dataset} under the rule {summary.rule}, "
+            f"{nonfinite_values.list_first(summary.nonfinite_folds)} ({_bags(summary.nonfinite)})"
             for summary in wrong
         ]
         raise Incomplete(
@@ -235,7 +247,7 @@ def _row(summary: Summary) -> str:
     marked = " (optimistic)" if summary.rule == BEST_TEST else ""
     cells = (
         for_markdown(summary.dataset),
-        methods.get(summary.method).title,
+        for_markdown(summary.title),
         f"{as_text(summary.accuracy)}{marked}",
         as_text(summary.over_folds),
         as_text(summary.over_repeats),

@@ -22,41 +22,14 @@ __all__ = [
     "variable_shapes",
 ]
 
-# What the modules of this folder offer here too, by module; imported when first wanted.
-_NAMES = {
-    "capsules": ["CapsuleNetwork", "RoutingNetwork"],
-    "combinations": ["BACKBONES", "HEADS", "POOLINGS"],
-    "factory": ["build"],
-    "geometry": ["PatchGrid"],
-    "network": ["ImageNetwork", "PatchNetwork"],
-    "shapes": ["variable_shapes"],
-    "lossattn_jax.attention.outputs": ["Outputs"],
-}
-
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
     from lossattn_jax.models import table as table
-    from lossattn_jax.models.capsules import (
-        CapsuleNetwork,
-        RoutingNetwork,
-    )
-    from lossattn_jax.models.combinations import (
-        BACKBONES,
-        HEADS,
-        POOLINGS,
-    )
-    from lossattn_jax.models.factory import (
-        build,
-    )
-    from lossattn_jax.models.geometry import (
-        PatchGrid,
-    )
-    from lossattn_jax.models.network import (
-        ImageNetwork,
-        PatchNetwork,
-    )
-    from lossattn_jax.models.shapes import (
-        variable_shapes,
-    )
+    from lossattn_jax.models.capsules import CapsuleNetwork, RoutingNetwork
+    from lossattn_jax.models.combinations import BACKBONES, HEADS, POOLINGS
+    from lossattn_jax.models.factory import build
+    from lossattn_jax.models.geometry import PatchGrid
+    from lossattn_jax.models.network import ImageNetwork, PatchNetwork
+    from lossattn_jax.models.shapes import variable_shapes
 else:
-    __getattr__, __dir__ = imports.attach(__name__, _NAMES)
+    __getattr__, __dir__ = imports.attach(__name__)

@@ -30,7 +30,7 @@ WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains with the given flags."""
     with preemption.watch() as stop:
-        measured = loop.train(CONFIG.value, WORKDIR.value, stop)
+        measured = loop.train(CONFIG.value, WORKDIR.value, stop, trust_code=flags.FLAGS.trust_code)
     # All is done; at its end Python takes handlers away, and SIGTERM would still spoil the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     refuse_nonfinite(measured, "test")
@@ -38,4 +38,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
+    command.define_trust_code()
     command.run(main, processes=True)

@@ -1,82 +1,133 @@
-"""Optimisers by config, all optax."""
+"""Optimisers by name, all optax: the package's own, and functions of the user's."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
-from lossattn_jax.config import images as config_lib
-from lossattn_jax.registry import lookup
-from lossattn_jax.train.schedules import beta_schedules
+from lossattn_jax.config.options import OptimizerOptions
+from lossattn_jax.errors import UserError
+from lossattn_jax.registry import Registry, lookup
+from lossattn_jax.train.schedules import SCHEDULES, Betas, Length, beta_schedules
 
 Mask = Callable[[Any], Any]  # of parameters a tree of bools: which of them decay
 
 
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimiser.
+
+    Attributes:
+      make: the optax transformation of options, of the learning rate by step, and of the betas by step where
+        they change.
+      parameters: the keys of `config.optimizer` that it takes, besides those of the learning rate.
+      state: names of what it holds that has the size of the parameters, as optax calls it.
+      changes_betas: whether its betas can change with a schedule that has some.
+    """
+
+    make: Callable[[OptimizerOptions, optax.Schedule, Betas | None], optax.GradientTransformation]
+    parameters: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    changes_betas: bool = False
+
+
 def make_optimizer(
-    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int
+    options: OptimizerOptions, learning_rate: optax.Schedule, length: Length
 ) -> optax.GradientTransformation:
-    """The optimiser of a run.
+    """The optimiser of a training.
 
     "sgd" and "adam" add `weight_decay * parameter` to the gradient before anything else, as PyTorch's
     `weight_decay` does; "adamw" decays apart from the gradient. The papers' setting is "sgd" with
     momentum 0.9 and 5e-4 on every parameter.
 
     Args:
-      config: the run's config, its section `optimizer`.
+      options: of the optimiser.
       learning_rate: from `learning_rate_schedule`.
-      steps_per_epoch: updates in an epoch, for betas that change (`optimizer.momentum_end` and
-        `optimizer.beta2_end`; see `beta_schedules`).
+      length: of the training, for betas that change; see `beta_schedules`.
 
     Returns:
       An optax transformation whose state is a pytree of arrays.
 
     Raises:
-      UnknownName: there is no such optimiser or mask of the weight decay.
+      UserError: there is no such optimiser, or a function of the user's makes none.
     """
-    options = config.optimizer
-    # A mask either way, so that the shape of the state does not depend on which parameters decay.
-    mask = lookup("config.optimizer.weight_decay_mask", options.weight_decay_mask, DECAY_MASKS)
-    make = lookup("config.optimizer.name", options.name, OPTIMIZERS)
-    return make(config, learning_rate, steps_per_epoch, mask)
+    optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
+    betas = beta_schedules(options, length) if changes_betas(options) else None
+    made = optimizer.make(options, learning_rate, betas)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"config.optimizer.name is {options.name!r}, which makes a {type(made).__name__}, but must make "
+            "an optax.GradientTransformation"
+        )
+    return made
+
+
+def describe_optimizer(options: OptimizerOptions) -> str:
+    """The optimiser and its learning rate with the parameters that they take, in words."""
+    optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
+    schedule = SCHEDULES.find(options.schedule, "config.optimizer.schedule")
+    taken = [_with_values(options.name, optimizer.parameters, options)]
+    if optimizer.state:
+        taken.append(f"which holds {' and '.join(optimizer.state)}")
+    rate = _with_values(options.schedule, schedule.parameters, options)
+    warmup = f", warm-up {options.warmup_epochs:g} epochs" if options.warmup_epochs else ""
+    return f"{', '.join(taken)}; learning rate {options.learning_rate:g}, {rate}{warmup}"
+
+
+def _with_values(name: str, keys: tuple[str, ...], options: OptimizerOptions) -> str:
+    values = {key: getattr(options, key) for key in keys}
+    known = [f"{key} {value}" for key, value in values.items() if value is not None]
+    return f"{name} ({', '.join(known)})" if known else name
+
+
+def changes_betas(options: OptimizerOptions) -> bool:
+    """Whether betas change along with the ramps; the optimiser's state then holds them."""
+    if options.momentum_end is None:
+        return False
+    optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
+    if not optimizer.changes_betas:
+        return False
+    return SCHEDULES.find(options.schedule, "config.optimizer.schedule").changes_betas
+
+
+def _decay(options: OptimizerOptions) -> Mask:
+    """Which parameters decay: a mask either way, so that the state's shape does not depend on it."""
+    return lookup("config.optimizer.weight_decay_mask", options.weight_decay_mask, DECAY_MASKS)
 
 
 def _sgd(
-    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+    options: OptimizerOptions, learning_rate: optax.Schedule, betas: Betas | None
 ) -> optax.GradientTransformation:
-    del steps_per_epoch
-    options = config.optimizer
+    del betas
     update = optax.sgd(learning_rate, options.momentum, options.nesterov)
-    return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)
+    return optax.chain(optax.add_decayed_weights(options.weight_decay, _decay(options)), update)
 
 
 def _adam(
-    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+    options: OptimizerOptions, learning_rate: optax.Schedule, betas: Betas | None
 ) -> optax.GradientTransformation:
-    options = config.optimizer
     adam = functools.partial(optax.adam, nesterov=options.nesterov)
-    if config_lib.changes_betas(config):
-        beta1, beta2 = beta_schedules(config, steps_per_epoch)
+    if betas is not None:
         injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
-        update = injected(learning_rate=learning_rate, b1=beta1, b2=beta2)
+        update = injected(learning_rate=learning_rate, b1=betas[0], b2=betas[1])
     else:
         update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
-    return optax.chain(optax.add_decayed_weights(options.weight_decay, mask), update)
+    return optax.chain(optax.add_decayed_weights(options.weight_decay, _decay(options)), update)
 
 
 def _adamw(
-    config: ConfigDict, learning_rate: optax.Schedule, steps_per_epoch: int, mask: Mask
+    options: OptimizerOptions, learning_rate: optax.Schedule, betas: Betas | None
 ) -> optax.GradientTransformation:
-    del steps_per_epoch
-    options = config.optimizer
+    del betas
     return optax.adamw(
         learning_rate,
         b1=options.momentum,
         b2=options.beta2,
         weight_decay=options.weight_decay,
-        mask=mask,
+        mask=_decay(options),
         nesterov=options.nesterov,
     )
 
@@ -91,8 +142,39 @@ def kernels_only(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+def _adopt(name: str, part: Any) -> Optimizer:
+    """The entry of a function of the user's: of options and a learning rate by step."""
+    if not callable(part):
+        raise UserError(
+            f"config.optimizer.name is {name!r}, which is a {type(part).__name__}, but must be a function of "
+            "OptimizerOptions and a learning rate by step that makes an optax.GradientTransformation"
+        )
+    return Optimizer(lambda options, learning_rate, betas: part(options, learning_rate))
+
+
+_DECAY = ("weight_decay", "weight_decay_mask")
+_ADAM = ("momentum", "beta2", "nesterov", *_DECAY)
+
+OPTIMIZERS = Registry(
+    "optimiser",
+    Optimizer,
+    {
+        "sgd": Optimizer(_sgd, ("momentum", "nesterov", *_DECAY), ("trace",)),
+        "adam": Optimizer(
+            _adam, (*_ADAM, "momentum_end", "beta2_end"), ("mu", "nu"), changes_betas=True
+        ),
+        "adamw": Optimizer(_adamw, _ADAM, ("mu", "nu")),
+    },
+    _adopt,
+)
 DECAY_MASKS: dict[str, Mask] = {"all": everything, "kernels": kernels_only}
+
+# States of optax that count steps for schedules; other counts, such as Adam's own, are of updates in moments.
+_SCHEDULED = (
+    optax.ScaleByScheduleState,
+    optax.InjectHyperparamsState,
+    optax.schedules.InjectStatefulHyperparamsState,
+)
 
 
 def at_step(opt_state: Any, step: Any) -> Any:
@@ -101,10 +183,19 @@ def at_step(opt_state: Any, step: Any) -> Any:
     Adam's own count stays, of the updates that are in its moments: it corrects these for their start at 0.
     """
 
-    def moved(path: Any, node: Any) -> Any:
-        adam = isinstance(node, optax.ScaleByAdamState)
-        return step if not adam and getattr(path[-1], "name", "") == "count" else node
+    def move(node: Any) -> Any:
+        if not isinstance(node, _SCHEDULED):
+            return node
+        parts: dict[str, Any] = node._asdict() | {"count": step}
+        if "inner_state" in parts:
+            parts["inner_state"] = at_step(parts["inner_state"], step)
+        if (
+            "hyperparams_states" in parts
+        ):  # a schedule's state each, whose class optax keeps to itself
+            parts["hyperparams_states"] = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: step if getattr(path[-1], "name", "") == "count" else leaf,
+                parts["hyperparams_states"],
+            )
+        return type(node)(**parts)
 
-    return jax.tree_util.tree_map_with_path(
-        moved, opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState)
-    )
+    return jax.tree.map(move, opt_state, is_leaf=lambda node: isinstance(node, _SCHEDULED))

@@ -1,40 +1,88 @@
 """What changes over a training run: learning rate, Adam's betas, and the weights of the loss terms."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from lossattn_jax.arguments import check_number
-from lossattn_jax.registry import lookup
+from lossattn_jax.config.options import OptimizerOptions
+from lossattn_jax.errors import UserError
+from lossattn_jax.registry import Registry
+
+Betas = tuple[optax.Schedule, optax.Schedule]  # Adam's beta 1 and beta 2 by step
 
 
-def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a training is.
+
+    Attributes:
+      epochs: passes over the training set.
+      steps_per_epoch: updates in one.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+
+    def warmup_steps(self, options: OptimizerOptions) -> int:
+        """Updates of the warm-up."""
+        return round(options.warmup_epochs * self.steps_per_epoch)
+
+    def steps_after_warmup(self, options: OptimizerOptions) -> int:
+        """Updates after the warm-up, 1 or more."""
+        return max(self.epochs * self.steps_per_epoch - self.warmup_steps(options), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A learning rate by step.
+
+    Attributes:
+      make: the rate by step, without the warm-up, of options and the length of the training.
+      parameters: the keys of `config.optimizer` that it takes, besides `learning_rate` and `warmup_epochs`.
+      after_warmup: whether its first step is the one after the warm-up.
+      changes_betas: whether Adam's betas may change with it.
+    """
+
+    make: Callable[[OptimizerOptions, Length], optax.Schedule]
+    parameters: tuple[str, ...] = ()
+    after_warmup: bool = False
+    changes_betas: bool = False
+
+
+def learning_rate_schedule(options: OptimizerOptions, length: Length) -> optax.Schedule:
     """Learning rate by step.
 
     Args:
-      config: the run's config; `optimizer.schedule` is one of
+      options: `schedule` is one of
         "step": times `decay_factor` at each of `milestones` (the TIP paper: 0.1 at 100 and 150),
         "cosine": half a cosine down to 0,
         "one_cycle": linear up to the top over `warmup_epochs`, then linear down to 0,
         "ramps": constant within an epoch, rising as exp(-5 (1 - epoch / ramp_up_epochs)^2) and falling
         as `fall_schedule` (AAAI 2020, supplement),
-        "constant".
-        The others too are multiplied by a linear warm-up over `warmup_epochs`, where that is not 0.
-      steps_per_epoch: updates in an epoch.
+        "constant", or package.module:attribute, a function of these options and of a `Length`.
+        All are multiplied by a linear warm-up over `warmup_epochs`, where that is not 0.
+      length: of the training.
 
     Returns:
       A function from the step (0 for the first update) to the rate.
 
     Raises:
-      UnknownName: there is no such schedule.
+      UserError: there is no such schedule, or a function of the user's makes none.
     """
-    options = config.optimizer
-    warmup = round(options.warmup_epochs * steps_per_epoch)
-    make = lookup("config.optimizer.schedule", options.schedule, SCHEDULES)
-    main, start = make(config, steps_per_epoch, warmup)
+    entry = SCHEDULES.find(options.schedule, "config.optimizer.schedule")
+    warmup = length.warmup_steps(options)
+    start = warmup if entry.after_warmup else 0
+    main = entry.make(options, length)
+    if not callable(main):
+        raise UserError(
+            f"config.optimizer.schedule is {options.schedule!r}, which makes a {type(main).__name__}, but "
+            "must make a function of the step"
+        )
 
     def schedule(step: Any) -> jax.Array:
         # The first update has a rate above 0, and the last of the warm-up the full one.
@@ -44,53 +92,57 @@ def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Sc
     return schedule
 
 
-def _cosine(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
-    after = _updates_after(config, steps_per_epoch, warmup)
-    return optax.cosine_decay_schedule(config.optimizer.learning_rate, after), warmup
+def _cosine(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    return optax.cosine_decay_schedule(options.learning_rate, length.steps_after_warmup(options))
 
 
-def _one_cycle(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
-    after = _updates_after(config, steps_per_epoch, warmup)
-    return optax.linear_schedule(config.optimizer.learning_rate, 0.0, after), warmup
+def _one_cycle(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    after = length.steps_after_warmup(options)
+    return optax.linear_schedule(options.learning_rate, 0.0, after)
 
 
-def _step(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
-    del warmup
-    options = config.optimizer
-    drops = {epoch * steps_per_epoch: options.decay_factor for epoch in options.milestones}
-    return optax.piecewise_constant_schedule(options.learning_rate, drops), 0
+def _step(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    drops = {epoch * length.steps_per_epoch: options.decay_factor for epoch in options.milestones}
+    return optax.piecewise_constant_schedule(options.learning_rate, drops)
 
 
-def _constant(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
-    del steps_per_epoch, warmup
-    return optax.constant_schedule(config.optimizer.learning_rate), 0
+def _constant(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    del length
+    return optax.constant_schedule(options.learning_rate)
 
 
-def _updates_after(config: ConfigDict, steps_per_epoch: int, warmup: int) -> int:
-    return max(config.train.epochs * steps_per_epoch - warmup, 1)
-
-
-def _ramps(config: ConfigDict, steps_per_epoch: int, warmup: int) -> tuple[optax.Schedule, int]:
-    del warmup
-    options = config.optimizer
-
+def _ramps(options: OptimizerOptions, length: Length) -> optax.Schedule:
     def rate(step: Any) -> jax.Array:
-        epoch = step // steps_per_epoch
-        fall = fall_schedule(epoch, config.train.epochs, options.ramp_down_epochs)
+        epoch = step // length.steps_per_epoch
+        fall = fall_schedule(epoch, length.epochs, options.ramp_down_epochs)
         rise = _rise(epoch, options.ramp_up_epochs) if options.ramp_up_epochs else 1.0
         return options.learning_rate * rise * fall
 
-    return rate, 0
+    return rate
 
 
-# By name: makes the rate by step apart from the warm-up, and the step at which that begins.
-SCHEDULES = {
-    "step": _step,
-    "cosine": _cosine,
-    "one_cycle": _one_cycle,
-    "ramps": _ramps,
-    "constant": _constant,
-}
+def _adopt(name: str, part: Any) -> Schedule:
+    """The entry of a function of the user's: of options and the length of the training."""
+    if not callable(part):
+        raise UserError(
+            f"config.optimizer.schedule is {name!r}, which is a {type(part).__name__}, but must be a "
+            "function of OptimizerOptions and a Length that makes a learning rate by step"
+        )
+    return Schedule(part)
+
+
+SCHEDULES = Registry(
+    "schedule",
+    Schedule,
+    {
+        "step": Schedule(_step, ("milestones", "decay_factor")),
+        "cosine": Schedule(_cosine, after_warmup=True),
+        "one_cycle": Schedule(_one_cycle, after_warmup=True),
+        "ramps": Schedule(_ramps, ("ramp_up_epochs", "ramp_down_epochs"), changes_betas=True),
+        "constant": Schedule(_constant),
+    },
+    _adopt,
+)
 
 
 def loss_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: float) -> jax.Array:
@@ -139,27 +191,32 @@ def fall_schedule(epoch: jax.Array | int, epochs: int, fall_epochs: float) -> ja
     return jnp.exp(-jnp.square(0.5 * into) / fall_epochs)
 
 
-def beta_schedules(
-    config: ConfigDict, steps_per_epoch: int
-) -> tuple[optax.Schedule, optax.Schedule]:
+def beta_schedules(options: OptimizerOptions, length: Length) -> Betas | None:
     """Adam's beta 1 and beta 2 by step, as the AAAI 2020 paper's supplement changes them.
 
     Beta 1 goes from `momentum` to `momentum_end` along with the ramp-down, beta 2 from `beta2` to
     `beta2_end` in the epoch after `ramp_up_epochs`.
 
     Args:
-      config: the run's config, with `optimizer.schedule` "ramps" and both ends set.
-      steps_per_epoch: updates in an epoch.
+      options: of the optimiser.
+      length: of the training.
+
+    Returns:
+      None where an end is not set.
     """
-    options = config.optimizer
+    end1, end2 = options.momentum_end, options.beta2_end
+    if end1 is None or end2 is None:
+        return None
 
     def beta1(step: Any) -> jax.Array:
-        kept = fall_schedule(step // steps_per_epoch, config.train.epochs, options.ramp_down_epochs)
-        return kept * options.momentum + (1 - kept) * options.momentum_end
+        start = fall_schedule(
+            step // length.steps_per_epoch, length.epochs, options.ramp_down_epochs
+        )
+        return start * options.momentum + (1 - start) * end1
 
     def beta2(step: Any) -> jax.Array:
-        early = step // steps_per_epoch <= options.ramp_up_epochs
-        return jnp.where(early, options.beta2, options.beta2_end)
+        early = step // length.steps_per_epoch <= options.ramp_up_epochs
+        return jnp.where(early, options.beta2, end2)
 
     return beta1, beta2
 

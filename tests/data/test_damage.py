@@ -12,6 +12,7 @@ from benchmarks import in_process
 from lossattn_jax import data
 from lossattn_jax.data import shard_digests
 from lossattn_jax.data.prepare import prepare
+from lossattn_jax.errors import UserError
 
 STANDARD_FILES = 3  # that a process has open at least
 
@@ -214,7 +215,7 @@ def test_settings_survive_a_kill_before_they_lie_beside_the_data(folder):
     settings = {"num_train": 60, "num_test": 21}
     os.replace(folder / "prepared.json", folder.parent / "preparing.json")
     assert prepare("digit_scenes", str(root), builder_kwargs=settings) == str(folder)
-    with pytest.raises(data.UserError, match="num_test 21 instead of 22"):
+    with pytest.raises(UserError, match="num_test 21 instead of 22"):
         prepare("digit_scenes", str(root), builder_kwargs={**settings, "num_test": 22})
     assert json.loads((folder / "prepared.json").read_text())["made_from"] == settings
     assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]

@@ -48,7 +48,8 @@ def test_extra_adds_the_extra_images_of_svhn():
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        UserError, match="'mnist' is unknown.*cifar10, cifar100, coco, digit_scenes, svhn"
+        UserError,
+        match="'mnist', but must be one of: digit_scenes, cifar10, .*svhn_full; or package",
     ):
         data.get_spec("mnist")
 

@@ -197,7 +197,7 @@ def test_the_command_says_where_the_data_set_is(digits_dir, run_python):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--dataset=mnist"], "'mnist' is unknown; allowed are cifar10, "),
+        (["--dataset=mnist"], "dataset is 'mnist', but must be one of: digit_scenes, cifar10, "),
         ([], "--dataset is missing; allowed are"),
         (["--dataset=cifar10", "--extra"], "no 'extra' split"),
     ],

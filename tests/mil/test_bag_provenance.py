@@ -87,11 +87,11 @@ def test_every_key_of_a_config_counts_but_the_repeats():
     before = provenance.of_config(config)
     config.repeats += 1
     assert records.difference(before, provenance.of_config(config)) is None
-    config.training.epochs = 7
-    config.network.hidden = (8, 4)
+    config.train.epochs = 7
+    config.model.hidden = (8, 4)
     reason = records.difference(before, provenance.of_config(config))
     assert reason == (
-        "config.network.hidden [] instead of [8, 4], config.training.epochs 100 instead of 7"
+        "config.model.hidden [] instead of [8, 4], config.train.epochs 100 instead of 7"
     ) or reason == (
-        "config.training.epochs 100 instead of 7, config.network.hidden [] instead of [8, 4]"
+        "config.train.epochs 100 instead of 7, config.model.hidden [] instead of [8, 4]"
     )

@@ -95,7 +95,9 @@ def test_records_come_in_the_order_of_the_splits(tmp_path):
 
 
 def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="the method 'svm' is not known; allowed are mi_svm, "):
+    with pytest.raises(
+        UserError, match="the method is 'svm', but must be one of 14 names, .* mi_svm;"
+    ):
         run(tmp_path / "run", method="svm")
     assert not (tmp_path / "run").exists()
 
@@ -103,7 +105,7 @@ def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
 def test_a_network_is_as_the_config_has_it():
     config = config_lib.default_config()
     config.seed = 4
-    config.training.epochs = 7
+    config.train.epochs = 7
     config.network.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
     model = cross_validation.classifier("attention", config)
     assert model.get_params(deep=False) == {

@@ -9,10 +9,9 @@ import pytest
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
-from lossattn_jax.config import bags as config_lib
-from lossattn_jax.config import config_record
+from lossattn_jax.config.options import BagOptions
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import classical_folds, experiment, paper_table, report
+from lossattn_jax.mil import classical_folds, config_record, experiment, paper_table, report
 from tests.support import damages
 
 KERNEL = "own/mi_kernel/final"
@@ -238,7 +237,7 @@ def test_too_many_open_files_are_no_damage(world, workdir, monkeypatch):
     before = damages.contents(workdir)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
         patch.setattr(files, "open_regular", refuse)
-        config_record.refuse_other(config_lib.default_config(), workdir)
+        config_record.refuse_other(BagOptions(), workdir)
     assert damages.contents(workdir) == before
 
 

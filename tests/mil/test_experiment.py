@@ -40,9 +40,9 @@ def own_csv(tmp_path):
 def small(**changes):
     config = config_lib.default_config()
     config.folds, config.repeats = 2, 1
-    config.training.epochs = 2
-    config.network.hidden = (4, 4, 4)
-    config.training.max_waste = 3.0
+    config.train.epochs = 2
+    config.model.hidden = (4, 4, 4)
+    config.train.max_waste = 3.0
     for key, value in changes.items():
         config[key] = value
     return config
@@ -135,7 +135,7 @@ def test_test_bags_choose_nothing_but_under_the_optimistic_rule():
     ("dataset", "names", "rules", "sentence"),
     [
         ("musk3", ["mi_kernel"], ["final"], "the data set 'musk3' is not known"),
-        ("musk1", ["svm"], ["final"], "the method 'svm' is not known"),
+        ("musk1", ["svm"], ["final"], "the method is 'svm', but must be one of 14"),
         ("musk1", ["mi_kernel"], ["best"], "the rule 'best' is not known"),
         ("musk1", ["mi_kernel"], ["final"], "musk1 is not in nowhere"),
     ],
@@ -264,7 +264,7 @@ def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("multi")
-    config.repeats, config.training.epochs, config.network.hidden = 2, 2, (8,)
+    config.repeats, config.train.epochs, config.model.hidden = 2, 2, (8,)
     config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
     told = lambda_sweep.run(config, str(tmp_path / "run"), digits, lambdas=(0.0, 1.0))
     folder = tmp_path / "run" / "mnist_bags_6"

@@ -406,8 +406,8 @@ def test_a_sweep_of_lambdas_is_not_written_over_by_another(tmp_path, monkeypatch
     before = path.read_bytes()
     with pytest.raises(UserError, match="lambdas.json was made from other inputs .*bags of draw 0"):
         lambda_sweep.run(config, str(tmp_path / "run"), digits(tmp_path / "b.npz", 1))
-    config.training.epochs = 7
-    with pytest.raises(UserError, match="config.training.epochs 100 instead of 7"):
+    config.train.epochs = 7
+    with pytest.raises(UserError, match="config.train.epochs 100 instead of 7"):
         lambda_sweep.run(config, str(tmp_path / "run"), first)
     assert path.read_bytes() == before
     path.unlink()  # no sweep, but results of another method may be there

@@ -71,8 +71,8 @@ def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
     config_lib.check(config)
     assert config.optimizer.learning_rate == 0.02 and config.train.batch_size == 48
     assert config.optimizer.milestones == (100, 150) and config.train.epochs == 200
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    spec = runs.spec_of(config.data)
+    model = runs.build_model(config.model, spec)
     block = model.make_backbone().make_block(64, 1)
     assert (block.first_kernel, block.relu_before_add) == (3, True)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

@@ -4,9 +4,11 @@ import base64
 import dataclasses
 import html.parser
 import json
+import pathlib
 import re
 import sys
 
+import jinja2
 import numpy as np
 import pytest
 
@@ -47,14 +49,26 @@ def test_names_and_labels_cannot_leave_their_place(rendered):
     assert len([tag for tag, _ in reader.elements if tag == "script"]) == 2
     assert not any("onerror" in attrs for _, attrs in reader.elements)
     assert "x" not in [attrs.get("src") for tag, attrs in reader.elements if tag == "img"]
+    # As HTML in the page, as JSON in the script's data; nowhere run as a template.
     assert (
         rendered.count("{{data}}")
-        == len(re.findall(r"&amp;\{\{data\}\}|&\{\{data\}\}", rendered))
+        == len(re.findall(r"(?:&amp;|\\u0026)\{\{data\}\}\{% include", rendered))
         > 5
     )
+    assert rendered.count("use strict") == 1
     data = json.loads(reader.scripts[0])
     assert data["classes"] == NAMES
     assert data["images"][2]["name"] == f"test 2 {NASTY}"
+
+
+def test_style_and_script_are_the_files_themselves(rendered):
+    for name in ("page.css", "page.js"):
+        assert pathlib.Path(page.__file__).with_name(name).read_text() in rendered
+
+
+def test_a_value_that_the_page_is_not_given_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="'title' is undefined"):
+        page._environment().get_template("page.html").render()
 
 
 def test_it_loads_nothing_from_anywhere(rendered):

@@ -7,7 +7,7 @@ from lossattn_jax.explain.report import page, pictures
 from lossattn_jax.explain.report.summary import Plot
 from lossattn_jax.models import PatchGrid
 
-NASTY = '</script><img src=x onerror="alert(1)">&{{data}}$\\x$\'"'
+NASTY = '</script><img src=x onerror="alert(1)">&{{data}}{% include "page.js" %}{#$\\x$\'"'
 GRID = PatchGrid(rows=2, cols=3, map_size=(4, 5), kernel=2, stride=1)
 NAMES = [NASTY, "dog", "cow"]
 

@@ -18,7 +18,7 @@ from lossattn_jax.attention import ensemble
 from lossattn_jax.checkpoint import run_folder, runs, store
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState, create_state
 
 STEP = 7
@@ -43,10 +43,12 @@ def images():
 
 def shapes() -> TrainState:
     """A state of the run, none of whose numbers are those of the checkpoint."""
-    settings = config()
-    spec = runs.spec_of(settings)
-    model = runs.build_model(settings, spec)
-    optimizer = make_optimizer(settings, learning_rate_schedule(settings, 1), 1)
+    options = config_lib.resolve(config())
+    spec = runs.spec_of(options.data)
+    model = runs.build_model(options.model, spec)
+    length = Length(options.train.epochs, 1)
+    schedule = learning_rate_schedule(options.optimizer, length)
+    optimizer = make_optimizer(options.optimizer, schedule, length)
     kept = ensemble.create(EXAMPLES, model.patch_grid(spec.image_shape).patches)
     return create_state(model, optimizer, spec.image_shape, 0, kept)
 

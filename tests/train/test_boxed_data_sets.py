@@ -19,8 +19,8 @@ NAMES = ("svhn_full", "tiny_imagenet")
 @pytest.mark.parametrize(("backbone", "patches"), [("resnet18_stride2", 36), ("small", 196)])
 def test_networks_fit_the_images(name, backbone, patches):
     config = shrunk.config("nowhere", data__name=name, model__backbone=backbone, model__width=1.0)
-    spec = runs.spec_of(config)
-    model = runs.build_model(config, spec)
+    spec = runs.spec_of(config.data)
+    model = runs.build_model(config.model, spec)
     images = np.zeros((1, *spec.image_shape), np.float32)
     outputs, _ = jax.eval_shape(
         lambda: model.init_with_output(jax.random.key(0), images, train=False)

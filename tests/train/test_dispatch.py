@@ -19,7 +19,7 @@ from lossattn_jax.models import Outputs
 from lossattn_jax.train.images import feed, loop, memory
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import create_state
 from tests.support import shrunk
 
@@ -53,17 +53,22 @@ def job(most, on_device="off", epochs=2):
     config.log.every_steps = 3
     config.loss.patch_ramp_epochs = 1
     return types.SimpleNamespace(
-        config=config, train_set=TRAIN_SET, steps_per_epoch=STEPS, total_steps=epochs * STEPS
+        options=config_lib.resolve(config),
+        train_set=TRAIN_SET,
+        steps_per_epoch=STEPS,
+        total_steps=epochs * STEPS,
     )
 
 
 @pytest.fixture(scope="module")
 def program():
     """The compiled updates, and the state to start from."""
-    config, model = job(1).config, Toy()
-    optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS), STEPS)
+    options, model = job(1).options, Toy()
+    length = Length(options.train.epochs, STEPS)
+    schedule = learning_rate_schedule(options.optimizer, length)
+    optimizer = make_optimizer(options.optimizer, schedule, length)
     state = create_state(model, optimizer, SPEC.image_shape, 0)
-    return make_train_step(model, optimizer, SPEC, config, STEPS), state
+    return make_train_step(model, optimizer, SPEC, options, STEPS), state
 
 
 def trained(program, job, start=0, stop=None, state=None):
@@ -72,7 +77,7 @@ def trained(program, job, start=0, stop=None, state=None):
     examples = feed.on_devices(job)
     kept = () if examples is None else (examples,)
     replicated = devices.replicate(state or fresh)
-    totals = devices.replicate(zero_metrics(job.config))
+    totals = devices.replicate(zero_metrics(job.options.loss))
     sizes, told = feed.dispatches(job, start), {}
     with feed.open_batches(job, start, sizes, bool(kept)) as batches:
         for batch in batches:
@@ -136,7 +141,7 @@ def test_examples_on_the_devices_train_as_the_hosts(program, one_by_one):
 
 def test_one_update_needs_no_loop(program):
     steps, state = program
-    state, totals = devices.replicate((state, zero_metrics(job(1).config)))
+    state, totals = devices.replicate((state, zero_metrics(job(1).options.loss)))
     for most, scans in ((1, False), (2, True)):
         with feed.open_batches(job(most), 0, [most], False) as batches:
             text = str(jax.make_jaxpr(steps)(state, totals, next(batches)))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.train.images.health import AttentionWatch
 
 EPOCH = 100
@@ -18,7 +18,7 @@ def watch(patches=36, **changes):
     for key, value in changes.items():
         section, _, name = key.partition("__")
         config[section][name] = value
-    return AttentionWatch(config, patches, EPOCH)
+    return AttentionWatch(resolve(config), patches, EPOCH)
 
 
 def test_it_is_said_once_and_again_after_a_recovery():

@@ -14,12 +14,13 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble
 from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.config import config_json
+from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.train.images import loop, nonfinite, replay, training_data
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import at_step, make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import create_state
 from tests.support import compilations
 from tests.support.toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
@@ -30,17 +31,19 @@ class Program:
 
     def __init__(self, config):
         model = Toy()
-        self.config = config
-        optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS), STEPS)
+        self.options = options = config_lib.resolve(config)
+        length = Length(options.train.epochs, STEPS)
+        schedule = learning_rate_schedule(options.optimizer, length)
+        optimizer = make_optimizer(options.optimizer, schedule, length)
         kept = ensemble.create(32, 4)
         self.state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
-        self.step = make_train_step(model, optimizer, SPEC, config, STEPS)
+        self.step = make_train_step(model, optimizer, SPEC, options, STEPS)
 
     def run(self, images, updates, state=None, at_once=1):
         """The states before and after every dispatch, and the last metrics' history by update."""
         state = devices.unreplicate(devices.replicate(self.state if state is None else state))
         states, told = [state], []
-        totals = devices.replicate(zero_metrics(self.config))
+        totals = devices.replicate(zero_metrics(self.options.loss))
         replicated = devices.replicate(state)
         for begin in range(int(state.step), int(state.step) + updates, at_once):
             places = [data.train_indices(0, begin + i, 32, 8) for i in range(at_once)]

@@ -12,6 +12,7 @@ import pytest
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.checkpoint.store import Checkpoints
+from lossattn_jax.config.images import resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import measurements
 from lossattn_jax.evaluate.evaluation import evaluate_run
@@ -19,18 +20,20 @@ from lossattn_jax.explain import run_report
 from lossattn_jax.files import records
 from lossattn_jax.train.images.job import fresh_state
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from tests.support.toys import SPEC, Toy, settings
 
 
 @pytest.fixture
 def workdir(toy_runs, tmp_path):
     """A run with one checkpoint."""
-    folder, config = tmp_path / "run", settings()
+    folder, options = tmp_path / "run", resolve(settings())
     run_folder.make_workdir(folder)
-    run_folder.write_config(config, folder)
-    optimizer = make_optimizer(config, learning_rate_schedule(config, 4), 4)
-    state = fresh_state(config, Toy(), optimizer, SPEC, 32)
+    run_folder.write_config(options, folder)
+    length = Length(options.train.epochs, 4)
+    schedule = learning_rate_schedule(options.optimizer, length)
+    optimizer = make_optimizer(options.optimizer, schedule, length)
+    state = fresh_state(options, Toy(), optimizer, SPEC, 32)
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(0, {"variables": state.variables}, None)
     return folder

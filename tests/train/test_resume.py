@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lossattn_jax.checkpoint.store import DAMAGED_NAME, Checkpoints
-from lossattn_jax.config.images import default_config
+from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.train import preemption
 from lossattn_jax.train.images import job, resume
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 
 LIKE = {"state": {"a": np.zeros((2, 3), np.float32), "step": np.int32(0)}}
 
@@ -99,12 +99,12 @@ def test_more_epochs_that_raise_the_rate_again_are_warned_of(caplog, schedule, s
     for config in (stored, longer):
         caplog.clear()
         told = types.SimpleNamespace(
-            config=config,
+            options=resolve(config),
             steps_per_epoch=2,
             total_steps=2 * config.train.epochs,
-            learning_rate=learning_rate_schedule(config, 2),
+            learning_rate=learning_rate_schedule(config.optimizer, Length(config.train.epochs, 2)),
         )
-        job.warn_of_rise(told, stored, step)
+        job.warn_of_rise(told, resolve(stored), step)
         if config is stored or rates is None:
             assert not caplog.text
     if rates is not None:

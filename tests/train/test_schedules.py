@@ -10,6 +10,7 @@ import pytest
 from lossattn_jax.config.images import default_config
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import (
+    Length,
     beta_schedules,
     fall_schedule,
     learning_rate_schedule,
@@ -38,7 +39,7 @@ def test_patch_weight_of_the_paper(epoch, expected):
     ("epoch", "expected"), [(0, 0.1), (99.9, 0.1), (100, 0.01), (149.9, 0.01), (150, 0.001)]
 )
 def test_learning_rate_of_the_paper(epoch, expected):
-    schedule = learning_rate_schedule(default_config(), steps_per_epoch=390)
+    schedule = learning_rate_schedule(default_config().optimizer, Length(200, 390))
     assert float(schedule(math.floor(epoch * 390))) == pytest.approx(expected, rel=1e-6)
 
 
@@ -47,7 +48,7 @@ def test_one_cycle_rises_to_the_top_and_falls_to_zero():
     config.optimizer.schedule = "one_cycle"
     config.optimizer.warmup_epochs = 2.0
     config.train.epochs = 10
-    schedule = learning_rate_schedule(config, steps_per_epoch=5)
+    schedule = learning_rate_schedule(config.optimizer, Length(config.train.epochs, 5))
     rates = [float(schedule(step)) for step in range(50)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[9] == pytest.approx(0.1)
@@ -62,7 +63,7 @@ def test_cosine_after_warmup():
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_epochs = 1.0
     config.train.epochs = 11
-    schedule = learning_rate_schedule(config, steps_per_epoch=4)
+    schedule = learning_rate_schedule(config.optimizer, Length(config.train.epochs, 4))
     assert float(schedule(0)) == pytest.approx(0.025)
     assert float(schedule(24)) == pytest.approx(0.05)
     assert float(schedule(44)) == pytest.approx(0, abs=1e-9)
@@ -71,7 +72,7 @@ def test_cosine_after_warmup():
 def test_a_warmup_moves_no_milestone():
     config = default_config()
     config.optimizer.warmup_epochs = 5.0
-    schedule = learning_rate_schedule(config, steps_per_epoch=10)
+    schedule = learning_rate_schedule(config.optimizer, Length(config.train.epochs, 10))
     assert float(schedule(999)) == pytest.approx(0.1)
     assert float(schedule(1000)) == pytest.approx(0.01)
 
@@ -92,8 +93,8 @@ def test_sgd_follows_pytorchs_rule(nesterov):
     config.optimizer.nesterov = nesterov
     config.optimizer.milestones = (2,)
     config.train.epochs = 4
-    schedule = learning_rate_schedule(config, steps_per_epoch=2)
-    optimizer = make_optimizer(config, schedule, 2)
+    schedule = learning_rate_schedule(config.optimizer, Length(config.train.epochs, 2))
+    optimizer = make_optimizer(config.optimizer, schedule, Length(4, 2))
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal(6), rng.standard_normal((8, 6))
     params = {"bias": jnp.asarray(start, jnp.float32)}
@@ -113,7 +114,7 @@ def test_weight_decay_mask_spares_all_but_kernels(name):
     config = default_config()
     config.optimizer.name = name
     config.optimizer.weight_decay_mask = "kernels"
-    optimizer = make_optimizer(config, lambda step: 0.1, 1)
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.1, Length(1, 1))
     params = {"conv": {"kernel": jnp.ones((2, 2))}, "bn": {"scale": jnp.ones(2)}}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -144,8 +145,8 @@ def aaai_config():
 )
 def test_the_aaai_ramps(epoch, rate, beta1, beta2):
     config = aaai_config()
-    schedule = learning_rate_schedule(config, steps_per_epoch=10)
-    first, second = beta_schedules(config, steps_per_epoch=10)
+    schedule = learning_rate_schedule(config.optimizer, Length(config.train.epochs, 10))
+    first, second = beta_schedules(config.optimizer, Length(config.train.epochs, 10))
     for step in (10 * epoch, 10 * epoch + 9):
         assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
         assert float(first(step)) == pytest.approx(beta1, rel=1e-5)
@@ -161,7 +162,9 @@ def test_adam_with_changing_betas_follows_the_rule():
     config.train.epochs = 4
     config.optimizer.ramp_up_epochs = 1
     config.optimizer.ramp_down_epochs = 2
-    optimizer = make_optimizer(config, learning_rate_schedule(config, 1), 1)
+    length = Length(4, 1)
+    schedule = learning_rate_schedule(config.optimizer, length)
+    optimizer = make_optimizer(config.optimizer, schedule, length)
     rng = np.random.default_rng(1)
     params = {"bias": jnp.asarray(rng.standard_normal(5), jnp.float32)}
     state = optimizer.init(params)

@@ -10,12 +10,13 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ModelOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.train.images.gradients import make_forward
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import create_state
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
@@ -38,22 +39,28 @@ def settings(**changes):
     for key, value in changes.items():
         section, _, name = key.partition("__")
         config[section][name] = value
-    return config
+    return config_lib.resolve(config)
 
 
-def start(config):
-    model = runs.build_model(config, SPEC, bn_axis_name=devices.AXIS)
-    optimizer = make_optimizer(config, learning_rate_schedule(config, 10), 10)
-    state = create_state(model, optimizer, SPEC.image_shape, config.seed, None)
-    return make_train_step(model, optimizer, SPEC, config, 10), state
+def optimizer_of(options):
+    length = Length(options.train.epochs, 10)
+    schedule = learning_rate_schedule(options.optimizer, length)
+    return make_optimizer(options.optimizer, schedule, length)
 
 
-def updated(config, batch=BATCH, batch_stats=None):
+def start(options):
+    model = runs.build_model(options.model, SPEC, bn_axis_name=devices.AXIS)
+    optimizer = optimizer_of(options)
+    state = create_state(model, optimizer, SPEC.image_shape, options.seed, None)
+    return make_train_step(model, optimizer, SPEC, options, 10), state
+
+
+def updated(options, batch=BATCH, batch_stats=None):
     """The parameters before, the state after one step on `batch`, and what the step tells."""
-    step, state = start(config)
+    step, state = start(options)
     if batch_stats is not None:
         state = dataclasses.replace(state, batch_stats=batch_stats)
-    totals = devices.replicate(zero_metrics(config))
+    totals = devices.replicate(zero_metrics(options.loss))
     after, told, _ = step(devices.replicate(state), totals, devices.shard_steps([batch]))
     return state.params, devices.unreplicate(after), metrics.compute(devices.unreplicate(told))
 
@@ -89,7 +96,7 @@ def test_rematerialisation_changes_no_update():
 def test_rematerialisation_keeps_less_for_the_backward_pass(backbone):
     """By what JAX hands to it: on CPUs XLA computes much of the rest again in any case."""
     spec = data.get_spec("cifar10")
-    model = runs.build_model(settings(model__backbone=backbone, model__width=0.125), spec)
+    model = runs.build_model(ModelOptions(backbone, width=0.125), spec)
     images = jax.ShapeDtypeStruct((8, *spec.image_shape), np.float32)
     key = jax.random.key(0)
     variables = jax.eval_shape(model.init, key, images)
@@ -116,13 +123,13 @@ def test_the_average_of_attention_is_kept_in_parts_too():
     changes = {"loss__consistency_weight": 1.0, "model__threshold": 0.0}
     attention = []
     for parts in (1, 2):
-        config = settings(**changes, train__accumulate=parts)
-        model = runs.build_model(config, SPEC, bn_axis_name=devices.AXIS)
+        options = settings(**changes, train__accumulate=parts)
+        model = runs.build_model(options.model, SPEC, bn_axis_name=devices.AXIS)
         kept = ensemble.create(8, model.patch_grid(SPEC.image_shape).patches)
-        optimizer = make_optimizer(config, learning_rate_schedule(config, 10), 10)
+        optimizer = optimizer_of(options)
         state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
-        step = make_train_step(model, optimizer, SPEC, config, 10)
-        totals = devices.replicate(zero_metrics(config))
+        step = make_train_step(model, optimizer, SPEC, options, 10)
+        totals = devices.replicate(zero_metrics(options.loss))
         after, _, _ = step(devices.replicate(state), totals, devices.shard_steps([BATCH]))
         attention.append(devices.unreplicate(after).ensemble.current)
     np.testing.assert_allclose(attention[1].sum(axis=1), 1, rtol=1e-5)
@@ -135,11 +142,11 @@ def test_parts_have_to_divide_the_batch():
     with pytest.raises(
         UserError, match="accumulate is 3, but must divide config.train.batch_size, 128"
     ):
-        config_lib.check(settings(train__accumulate=3))
+        settings(train__accumulate=3)
     with pytest.raises(
         UserError, match="accumulate is 1.5, but must be a whole number, at least 1"
     ):
-        config = settings()
+        config = config_lib.default_config()
         config.train = {**config.train, "accumulate": 1.5}
         config_lib.check(config)
     with pytest.raises(

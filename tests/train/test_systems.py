@@ -182,7 +182,7 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
 
 def test_training_starts_from_converted_weights(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, log__pictures=0, optimizer__learning_rate=1e-9)
-    model = runs.build_model(config, runs.spec_of(config))
+    model = runs.build_model(config.model, runs.spec_of(config.data))
     variables = jax.jit(model.init)(jax.random.key(7), np.zeros((1, 32, 32, 3), np.float32))
     weight_files.write(conversion.to_torch_state_dict(variables, model), tmp_path / "w.npz")
     conversion.convert_file(tmp_path / "w.npz", config, tmp_path / "run")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.rules import parse_span
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop, tracing
 from tests.support import shrunk
@@ -20,12 +20,6 @@ def events(workdir):
     assert list(path.parent.glob("*.xplane.pb"))  # what TensorBoard opens
     with gzip.open(path) as file:
         return json.load(file)["traceEvents"]
-
-
-def config(span):
-    made = config_lib.default_config()
-    made.profile = span
-    return made
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def test_whole_dispatches_are_traced(spans, tmp_path, span, sizes, start, expect
     folder = tmp_path / "profile" / "plugins" / "profile" / "now"
     folder.mkdir(parents=True)
     (folder / "perfetto_trace.json.gz").touch()
-    with tracing.Tracer(config(span), tmp_path, start) as tracer:
+    with tracing.Tracer(parse_span(span), tmp_path, start) as tracer:
         run(tracer, spans, sizes, start)
     assert spans == expected
 
@@ -74,7 +68,7 @@ def test_an_error_leaves_the_trace_of_what_there_was(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger=tracing.log.name)
     with (
         pytest.raises(UserError, match="diverged"),
-        tracing.Tracer(config("0:9"), tmp_path, 0) as tracer,
+        tracing.Tracer(parse_span("0:9"), tmp_path, 0) as tracer,
     ):
         run(tracer, [], [1, 1])
         raise UserError("diverged")
@@ -85,7 +79,7 @@ def test_an_error_leaves_the_trace_of_what_there_was(tmp_path, caplog):
 
 
 def test_other_processes_trace_nothing(spans, tmp_path):
-    with tracing.Tracer(config("0:1"), tmp_path, 0, active=False) as tracer:
+    with tracing.Tracer(parse_span("0:1"), tmp_path, 0, active=False) as tracer:
         run(tracer, spans, [1])
     assert spans == [(0, 1)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.files import records
-from lossattn_jax.mil import fold_results, methods
+from lossattn_jax.mil import fold_results
 from lossattn_jax.mil.report import SUMMARY_NAME
 from lossattn_jax.mil.selection import RULES
 
@@ -72,9 +72,9 @@ def _pairs(
         split.name: fold_results.bags_of(made_from)
         for split, made_from in zip(experiment.splits, experiment.made_from, strict=True)
     }
-    for method in methods.NAMES:
+    for method in sorted(folder.glob("*/")):
         for rule in RULES:
-            for path in sorted((folder / method / rule).glob("*.json")):
+            for path in sorted((method / rule).glob("*.json")):
                 if path.name != SUMMARY_NAME and path.stem not in bags:
                     continue
                 try:

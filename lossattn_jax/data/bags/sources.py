@@ -1,15 +1,21 @@
-"""The bags of an experiment and their splits, by what the user names."""
+"""The bags of an experiment and their splits, by what the user names.
 
+A data set of bags is one entry of `SOURCES`, or of the user's own `package.module:attribute`: a `BagDataset`,
+a function that returns one, or a `Source`.
+"""
+
+import abc
 import dataclasses
 import functools
+import inspect
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
 from lossattn_jax.data.bags import bag_files, benchmarks, image_bags
 from lossattn_jax.data.bags.bags import BagDataset
@@ -21,11 +27,10 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 from lossattn_jax.mil import provenance
 from lossattn_jax.mil.selection import stream
-from lossattn_jax.registry import lookup
+from lossattn_jax.registry import Registry, is_reference
 
 log = logging.getLogger(__name__)
 
-GENERATED = ("mnist_bags", "cifar_bags")
 # Ends of the names of files that are read as bags.
 _ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
 
@@ -64,35 +69,197 @@ class Experiment:
         return digests.of_json(self.bags)
 
 
-def names(name: str, config: ConfigDict) -> tuple[str, ...]:
-    """The names of a data set's experiments, by its own; nothing is read.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command wants of a data set.
+
+    Attributes:
+      data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
+      options: of the experiment.
+      download: whether to fetch a benchmark that is not there.
+      positive: classes that are positive, in this data set or others; empty: those that are known to be.
+      choice: of features, for files whose columns have names.
+    """
+
+    data_dir: str
+    options: BagOptions
+    download: bool = False
+    positive: Sequence[str] = ()
+    choice: Choice | None = None
+
+
+class Source(abc.ABC):
+    """A data set of bags.
+
+    Attributes:
+      generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
+      has_columns: whether its features are columns with names, among which --features and --ignore choose.
+    """
+
+    generated = False
+    has_columns = False
+
+    @abc.abstractmethod
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        """The names of its experiments; nothing is read."""
+
+    @abc.abstractmethod
+    def experiments(self, request: Request) -> Sequence[Experiment] | Iterator[Experiment]:
+        """Reads or draws the bags, and splits them.
+
+        Raises:
+          UserError: they cannot be found or read, or cannot be split so; or they have two classes, and not
+            exactly one of them is among `request.positive`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeBags(Source):
+    """Bags that are there as a whole, for cross-validation.
+
+    Attributes:
+      name: of the experiment.
+      load: reads them.
+    """
+
+    name: str
+    load: Callable[[Request], BagDataset]
+
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return (self.name,)
+
+    def experiments(self, request: Request) -> tuple[Experiment]:
+        dataset = self.load(request)
+        benchmark = self.benchmark_of(dataset)
+        if request.positive:
+            word = _positive(dataset.classes, request.positive, dataset.name)
+            dataset = dataclasses.replace(dataset, positive=word)
+        # Held-out bags and parameters are drawn class by class, so other words would give other results.
+        dataset = dataset.in_order_of_appearance()
+        options = request.options
+        splits = cross_validation(dataset, options.folds, options.repeats, options.seed)
+        return (Experiment(dataset, splits, benchmark),)
+
+    def benchmark_of(self, dataset: BagDataset) -> str | None:
+        """The benchmark that these bags are; None for none."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkBags(WholeBags):
+    """One of `benchmarks.BENCHMARKS`."""
+
+    def benchmark_of(self, dataset: BagDataset) -> str | None:
+        # Other bags of that name, of which `load` has warned, are not what the paper's figures are of.
+        return (
+            self.name if benchmarks.has_bags_of(dataset, benchmarks.BENCHMARKS[self.name]) else None
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOfBags(WholeBags):
+    """A file of the user's."""
+
+    has_columns = True
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedBags(Source):
+    """Bags that are drawn from images with labels.
+
+    Attributes:
+      name: how those of its experiments begin; the number of training bags follows.
+      make: makes bags of images, labels, the number of bags and a seed; keywords `targets`, `mean_length`.
+      images: loads images and labels, by data folder and split "train" or "test".
+    """
+
+    name: str
+    make: Callable[..., BagDataset]
+    images: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+
+    generated = True
+
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return tuple(self._name(count) for count in options.train)
+
+    def experiments(self, request: Request) -> Iterator[Experiment]:
+        classes = tuple(range(1 + len(request.options.bags.targets)))
+        word = _positive(classes, request.positive, self.name)  # not when the first is drawn
+        return self._drawn(request.data_dir, request.options, word)
+
+    def _name(self, count: int) -> str:
+        return f"{self.name}_{count}"
+
+    def _drawn(
+        self, data_dir: str, options: BagOptions, positive: int | None
+    ) -> Iterator[Experiment]:
+        """For each number of bags: `options.repeats` draws to train on, the same bags to test all on."""
+        bags = options.bags
+        pools = {split: self.images(data_dir, split) for split in ("train", "test")}
+        shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
+        tested = self.make(*pools["test"], bags.test, stream(options.seed, 0), **shared)
+        for count in bags.train:
+            drawn = [
+                self.make(*pools["train"], count, stream(options.seed, 1, repeat), **shared)
+                for repeat in range(options.repeats)
+            ]
+            first = np.cumsum([0, *(len(part) for part in drawn)])
+            rows = np.arange(first[-1] + len(tested))
+            yield Experiment(
+                _joined(self._name(count), [*drawn, tested], positive),
+                tuple(
+                    Split(
+                        repeat,
+                        0,
+                        (rows >= first[repeat]) & (rows < first[repeat + 1]),
+                        rows >= first[-1],
+                    )
+                    for repeat in range(options.repeats)
+                ),
+            )
+
+
+def find(name: str) -> Source:
+    """The data set of bags that a user names; nothing of it is read.
 
     Args:
-      name: as `experiments` takes it.
-      config: likewise.
+      name: of `SOURCES`, the path of a file of bags, or `package.module:attribute` of the user's own.
 
     Raises:
       UserError: it is none.
     """
-    if name in GENERATED:
-        return tuple(_generated_name(name, count) for count in config.bags.train)
-    if name in benchmarks.BENCHMARKS:
-        return (name,)
+    if name in SOURCES:
+        return SOURCES[name]
     file = pathlib.Path(name).name
     ending = next((end for end in _ENDINGS if file.endswith(end)), None)
-    if ending is None:
-        known = ", ".join((*benchmarks.BENCHMARKS, *GENERATED))
+    if ending is not None:
+        own = file.removesuffix(ending) or file  # a file may be called .csv
+        return FileOfBags(own, lambda request: _read_file(name, own, request.choice))
+    if not is_reference(name):
         raise UserError(
-            f"the data set {name!r} is not known; allowed are {known}, or a file that ends in "
-            f"{', '.join(_ENDINGS)}"
+            f"the data set {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends in "
+            f"{', '.join(_ENDINGS)}, or package.module:attribute of your own"
         )
-    return (file.removesuffix(ending) or file,)  # a file may be called .csv
+    return SOURCES.find(name, "the data set")
+
+
+def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
+    """The names of a data set's experiments, by its own; nothing is read.
+
+    Args:
+      name: as `find` takes it.
+      options: of generated bags.
+
+    Raises:
+      UserError: it is none.
+    """
+    return find(name).names(options)
 
 
 def experiments(
     name: str,
     data_dir: str,
-    config: ConfigDict,
+    options: BagOptions,
     download: bool = False,
     *,
     positive: Sequence[str] = (),
@@ -101,40 +268,41 @@ def experiments(
     """Makes the experiments on a data set, several of generated bags.
 
     Args:
-      name: a benchmark, "mnist_bags", "cifar_bags", or the path of a file of bags.
-      data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
-      config: of the experiment, checked.
-      download: whether to fetch a benchmark that is not there.
-      positive: classes that are positive, in this data set or others; empty: those that are known to be.
-      choice: of features, for files whose columns have names.
+      name: as `find` takes it.
+      data_dir, options, download, positive, choice: see `Request`.
 
     Raises:
-      UserError: the bags cannot be found or read, or cannot be split so; they have two classes, and not
-        exactly one of them is among `positive`; or features are chosen where they have no names.
+      UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names.
     """
-    if choice and (name in GENERATED or name in benchmarks.BENCHMARKS):
+    source = find(name)
+    if choice and not source.has_columns:
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    if name in GENERATED:
-        word = _positive(tuple(range(1 + len(config.bags.targets))), positive, name)
-        return _generated(name, data_dir, config, word)
-    (own,) = names(name, config)
-    benchmark = None
-    if name in benchmarks.BENCHMARKS:
-        dataset = benchmarks.load(name, data_dir, download)
-        # Other bags of that name, of which `load` has warned, are not what the paper's figures are of.
-        if benchmarks.has_bags_of(dataset, benchmarks.BENCHMARKS[name]):
-            benchmark = name
-    else:
-        dataset = dataclasses.replace(bag_files.read(pathlib.Path(name), choice), name=own)
-    if positive:
-        word = _positive(dataset.classes, positive, dataset.name)
-        dataset = dataclasses.replace(dataset, positive=word)
-    # Held-out bags and parameters are drawn class by class, so other words would give other results.
-    dataset = dataset.in_order_of_appearance()
-    splits = cross_validation(dataset, config.folds, config.repeats, config.seed)
-    return (Experiment(dataset, splits, benchmark),)
+    return source.experiments(Request(data_dir, options, download, positive, choice))
+
+
+def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
+    return dataclasses.replace(bag_files.read(pathlib.Path(path), choice), name=name)
+
+
+def _own(reference: str, part: Any) -> Source:
+    """The user's bags of a reference, under the attribute's name."""
+    name = reference.rpartition(":")[2].rpartition(".")[2]
+    return WholeBags(name, lambda request: _load_own(reference, part, name, request.data_dir))
+
+
+def _load_own(reference: str, part: Any, name: str, data_dir: str) -> BagDataset:
+    bags = part
+    if callable(part):
+        bags = part(data_dir) if inspect.signature(part).parameters else part()
+    if not isinstance(bags, BagDataset):
+        raise UserError(
+            f"the data set {reference!r} is a {type(bags).__name__}, but must be a "
+            "lossattn_jax.data.bags.bags.BagDataset, a function that returns one (of the data folder, if it "
+            "takes an argument), or a Source"
+        )
+    return dataclasses.replace(bags, name=name)
 
 
 def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
@@ -153,47 +321,6 @@ def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return loaded.images, loaded.labels
 
 
-# By name: makes bags of images and labels, and loads these by data folder and split.
-_GENERATORS: dict[str, tuple[Callable[..., BagDataset], Callable[..., Any]]] = {
-    "mnist_bags": (image_bags.mnist_bags, image_bags.load_digits),
-    "cifar_bags": (image_bags.cifar_bags, _load_cifar),
-}
-
-
-def _generated(
-    name: str, data_dir: str, config: ConfigDict, positive: int | None
-) -> Iterator[Experiment]:
-    """For each number of bags: `config.repeats` draws to train on, and the same bags to test all on."""
-    options = config.bags
-    make, load = lookup("the generated data set", name, _GENERATORS)
-    pools = {split: load(data_dir, split) for split in ("train", "test")}
-    shared = {"targets": tuple(options.targets), "mean_length": options.mean_length}
-    tested = make(*pools["test"], options.test, stream(config.seed, 0), **shared)
-    for count in options.train:
-        drawn = [
-            make(*pools["train"], count, stream(config.seed, 1, repeat), **shared)
-            for repeat in range(config.repeats)
-        ]
-        first = np.cumsum([0, *(len(part) for part in drawn)])
-        rows = np.arange(first[-1] + len(tested))
-        yield Experiment(
-            _joined(_generated_name(name, count), [*drawn, tested], positive),
-            tuple(
-                Split(
-                    repeat,
-                    0,
-                    (rows >= first[repeat]) & (rows < first[repeat + 1]),
-                    rows >= first[-1],
-                )
-                for repeat in range(config.repeats)
-            ),
-        )
-
-
-def _generated_name(name: str, count: int) -> str:
-    return f"{name}_{count}"
-
-
 def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
     """All bags of several data sets with the same classes; the last part is the test's."""
     groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
@@ -209,3 +336,26 @@ def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagData
         name=name,
         positive=positive,
     )
+
+
+_GENERATED = (
+    GeneratedBags("mnist_bags", image_bags.mnist_bags, image_bags.load_digits),
+    GeneratedBags("cifar_bags", image_bags.cifar_bags, _load_cifar),
+)
+
+
+def _benchmark(name: str) -> BenchmarkBags:
+    return BenchmarkBags(
+        name, lambda request: benchmarks.load(name, request.data_dir, request.download)
+    )
+
+
+SOURCES: Registry[Source] = Registry(
+    "data set",
+    Source,  # type: ignore[type-abstract]
+    {
+        **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
+        **{source.name: source for source in _GENERATED},
+    },
+    adopt=_own,
+)

@@ -1,6 +1,7 @@
 """Metrics of explanations: faithfulness, localisation, and agreement of maps.
 
-`explanation_metrics` puts all of them into one program for a batch.
+A metric is an entry of `metric_registry`, which looks at the `maps` of a batch; `explanation_metrics` puts
+all of them into one program.
 """
 
 from lossattn_jax.commands import imports

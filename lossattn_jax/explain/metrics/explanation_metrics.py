@@ -5,7 +5,6 @@ what the network used, right or wrong. Localisation is about the labelled object
 several objects, about those of the class that the network predicts, in images that have one.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,15 +18,19 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.explain.explainers import Explainer, Relevance, Subject
-from lossattn_jax.explain.metrics import faithfulness, localisation, map_agreement
+from lossattn_jax.explain.metrics import (
+    faithfulness,
+    localisation,
+    map_agreement,
+    metric_registry,
+)
+from lossattn_jax.explain.metrics.maps import Maps, Protocol, finite_rows
+from lossattn_jax.explain.metrics.metric_registry import METRICS, Metric
 
 # Parts of the network that are randomised together: each stage adds to those before it.
 _STAGES = (("classifier", "transform", "attention"), ("head",), ("backbone",))
 # What there is at each of `localisation.THRESHOLDS`.
 _CURVES = ("precision", "recall", "f")
-# Relative slack by which a patch has to exceed the mean: in a flat map, rounding is not to decide.
-_SLACK = 1e-5
-
 Sums = dict[str, metrics.Mean]
 ExplainStep = Callable[[Any, jax.Array, jax.Array, jax.Array], Relevance]
 
@@ -50,27 +53,6 @@ class Explained:
 MetricStep = Callable[
     [Any, dict[str, jax.Array], jax.Array, Explained], tuple[Sums, dict[str, jax.Array]]
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How explanations are measured.
-
-    Attributes:
-      steps: of the deletion and insertion curves.
-      road_shares: of the pixels that ROAD removes.
-      patch_shares: of the patches for comprehensiveness and sufficiency.
-      patch_threshold: share of the image's highest value that a patch has to reach to count as found.
-      shift: (down, right) in pixels that stability moves images by.
-      seed: of ROAD's noise, of the explainers and of the randomised weights.
-    """
-
-    steps: int = 32
-    road_shares: tuple[float, ...] = (0.1, 0.3, 0.5)
-    patch_shares: tuple[float, ...] = faithfulness.PATCH_SHARES
-    patch_threshold: float = 0.5
-    shift: tuple[int, int] = (2, 2)
-    seed: int = 0
 
 
 def image_keys(seed: int, index: jax.Array) -> jax.Array:
@@ -115,7 +97,11 @@ def make_explain_step(
 
 
 def make_metric_step(
-    subject: Subject, spec: data.DatasetSpec, kind: str, protocol: Protocol
+    subject: Subject,
+    spec: data.DatasetSpec,
+    kind: str,
+    protocol: Protocol,
+    chosen: Mapping[str, Metric] = METRICS,
 ) -> MetricStep:
     """The pmapped metrics of an explainer's maps over a batch.
 
@@ -130,6 +116,7 @@ def make_metric_step(
       spec: of the data set.
       kind: of image loss; see `losses`.
       protocol: how it is measured.
+      chosen: the metrics, as of `metric_registry.find`.
     """
     grid = subject.model.patch_grid(subject.image_shape)
     height, width, _ = subject.image_shape
@@ -147,29 +134,42 @@ def make_metric_step(
             return losses.probabilities(kind, subject.outputs(variables, x).logits)
 
         found, mask = explained.found, batch["mask"]
-        values = _faithfulness(predict, images, classes, found, cells, keys, protocol)
-        for name, other in explained.randomised.items():
-            values[f"similarity_{name}"] = map_agreement.spearman(found.pixels, other.pixels)
-            values[f"similarity_{name}"] = _where(_finite(other), values[f"similarity_{name}"])
-        back, valid = map_agreement.shifted_back(explained.shifted.pixels, *protocol.shift)
-        values["stability"] = map_agreement.spearman(found.pixels, back, valid)
-        values["stability"] = _where(_finite(explained.shifted), values["stability"])
+        maps = Maps(
+            predict=predict,
+            images=images,
+            classes=classes,
+            keys=keys,
+            found=found,
+            shifted=explained.shifted,
+            randomised=explained.randomised,
+            protocol=protocol,
+            cells=cells,
+            centres=centres,
+            patch_boxes=patch_boxes,
+        )
+        values = metric_registry.measure(chosen, maps, boxes=False)
         # Ranks and highest values are numbers whatever the outputs and the map hold.
         outputs = subject.outputs(variables, images)
-        right = metrics.outputs_finite(outputs) & _finite(found)
+        right = metrics.outputs_finite(outputs) & finite_rows(found)
         values = {name: _where(right, value) for name, value in values.items()}
         sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
-        sums[metrics.NONFINITE] = metrics.mean_of(1.0 - metrics.rows_finite(*values.values()), mask)
+        finite = metrics.rows_finite(*values.values()) if values else right
+        sums[metrics.NONFINITE] = metrics.mean_of(1.0 - finite, mask)
         per_image = {}
         if "box" in batch:
             boxes = batch["box"]
             if "box_label" in batch:  # what was explained is one class of several
                 boxes = localisation.boxes_of_class(boxes, batch["box_label"], classes)
-            placed = _localisation(found, boxes, centres, patch_boxes, protocol)
+            maps.boxes = boxes
+            placed = metric_registry.measure(chosen, maps, boxes=True)
+            if any(metric.needs_curves for metric in chosen.values()):
+                placed |= _curves(maps)
             placed = {name: _where(right, value) for name, value in placed.items()}
             has_box = metrics.has_box(boxes)
             sums |= {name: _mean_of(value, mask * has_box) for name, value in placed.items()}
-            per_image = {"localised": placed["localised"], "has_box": has_box}
+            if any(metric.needs_ranking for metric in chosen.values()):
+                localised = _where(right, metric_registry.measure_localised(maps))
+                per_image = {"localised": localised, "has_box": has_box}
         return jax.lax.psum(sums, devices.AXIS), per_image
 
     return devices.pmap(step)
@@ -244,75 +244,9 @@ def mean_localisation_ap(
     return float(np.mean(of_classes))
 
 
-def above_mean(patches: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Precision, recall and F `[B]` of the patches above the mean of the map's positive part.
-
-    Args:
-      patches: `[B, P]` float. Where none is positive, or all are equal, none passes.
-      inside: `[B, P]` bool: the true patches.
-    """
-    positive = jnp.maximum(patches.astype(jnp.float32), 0.0)
-    # In units of the highest value no sum over- or underflows.
-    highest = jnp.max(positive, axis=1, keepdims=True)
-    shares = positive / jnp.where(highest > 0, highest, 1.0)
-    passes = shares > (1 + _SLACK) * jnp.mean(shares, axis=1, keepdims=True)
-    counts = (jnp.sum(w, axis=1, dtype=jnp.float32) for w in (passes & inside, passes, inside))
-    return localisation.scores_of_counts(*counts)
-
-
-def _faithfulness(
-    predict: faithfulness.Predict,
-    images: jax.Array,
-    classes: jax.Array,
-    found: Relevance,
-    cells: Any,
-    keys: jax.Array,
-    protocol: Protocol,
-) -> dict[str, jax.Array]:
-    ranks = faithfulness.by_pixels(found.pixels)
-    common = (predict, images, classes)
-    curves = {
-        "deletion": faithfulness.deletion(*common, ranks, protocol.steps),
-        "insertion": faithfulness.insertion(*common, ranks, protocol.steps),
-    }
-    values = {name: faithfulness.area(curve) for name, curve in curves.items()}
-    for name, order in (("road_most", ranks), ("road_least", faithfulness.least_first(ranks))):
-        road = faithfulness.road(*common, order, protocol.road_shares, keys)
-        values[name] = jnp.mean(road.probability, axis=1)
-    parts = (*common, found.patches, cells, protocol.patch_shares)
-    values["comprehensiveness"] = jnp.mean(faithfulness.comprehensiveness(*parts), axis=1)
-    values["sufficiency"] = jnp.mean(faithfulness.sufficiency(*parts), axis=1)
-    return values
-
-
-def _localisation(
-    found: Relevance,
-    boxes: jax.Array,
-    centres: jax.Array,
-    patch_boxes: jax.Array,
-    protocol: Protocol,
-) -> dict[str, jax.Array]:
-    """Values `[B]`, and for the curves `[B, T]`."""
-    inside = metrics.centres_in_boxes(centres, boxes)
-    levels = (*localisation.THRESHOLDS, protocol.patch_threshold)
-    scores = localisation.patch_scores(found.patches, inside, levels)
-    above = above_mean(found.patches, inside)
-    values = {
-        "pointing": localisation.patch_pointing(found.patches, centres, boxes),
-        "mass_in_box": localisation.mass_in_box(found.pixels, boxes),
-        "localised": localisation.localised(found.patches, boxes, patch_boxes),
-    }
-    for name, mean_rule in zip(_CURVES, above, strict=True):
-        of_levels = getattr(scores, name)
-        values[f"curve_{name}"] = of_levels[:, :-1]
-        values[f"patch_{name}"] = of_levels[:, -1]
-        values[f"{name}_above_mean"] = mean_rule
-    return values
-
-
-def _finite(relevance: Relevance) -> jax.Array:
-    """`[B]` bool: which images have a finite map."""
-    return metrics.rows_finite(relevance.patches, relevance.pixels)
+def _curves(maps: Maps) -> dict[str, jax.Array]:
+    """`[B, T]` scores of the patches that reach each of `localisation.THRESHOLDS`."""
+    return {f"curve_{name}": getattr(maps.patch_scores, name)[:, :-1] for name in _CURVES}
 
 
 def _where(right: jax.Array, values: jax.Array) -> jax.Array:

@@ -1,14 +1,17 @@
-"""The HTML page of a report: everything in one file, whatever names and labels hold."""
+"""The HTML page of a report: everything in one file, whatever names and labels hold.
+
+`page.html` is its template, with `page.css` and `page.js` put in; here is what the template is given.
+"""
 
 import base64
 import dataclasses
-import html
-import json
+import functools
+import itertools
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from lossattn_jax.explain.explanations import Explanations
@@ -19,7 +22,6 @@ from lossattn_jax.models import PatchGrid
 _TOP = 5  # image predictions shown
 # How far weights times patch logits may be from the network's logits, as a share of the largest of them.
 _EXACT = 1e-3
-_ASSETS = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,58 +63,52 @@ class Content:
 def render(content: Content) -> str:
     """The page as HTML 5 in UTF-8; loads nothing from anywhere."""
     e = content.explanations
-    unknown = e.labels is None
-    parts = {
-        "title": _text(content.title),
-        "style": _asset("page.css"),
-        "facts": "\n".join(
-            f"<div><dt>{_text(name)}</dt><dd>{_text(_fact(value))}</dd></div>"
-            for name, value in content.facts.items()
-        ),
-        "summary": _summary(content),
-        "intro": _text(content.intro),
-        "filter_hidden": " hidden" if unknown else "",
-        "maps": _options(_map_choices(content)),
-        "classes": _options(_class_choices(content)),
-        "count": f"{len(e.names)} images",
-        "cards": "\n".join(_card(content, image) for image in range(len(e.names))),
-        # Inside a script element nothing is escaped; only "<" could end it.
-        "data": json.dumps(_data(content), separators=(",", ":")).replace("<", "\\u003c"),
-        "script": _asset("page.js"),
-    }
-    # In one pass, so that what is put in is not looked at again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
+    template = _environment().get_template("page.html")
+    return template.render(
+        title=content.title,
+        facts=content.facts,
+        plots=content.plots,
+        thresholds=content.thresholds,
+        metrics=list(dict.fromkeys(itertools.chain(*content.thresholds.values()))),
+        mosaics=content.mosaics,
+        intro=content.intro,
+        labelled=e.labels is not None,
+        map_choices=_map_choices(content),
+        class_choices=_class_choices(content),
+        classes=len(content.class_names),
+        patches=e.attention.shape[1],
+        cards=[_card(content, image) for image in range(len(e.names))],
+        data=_data(content),
+    )
 
 
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8").strip()
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Escapes what it puts into a template, and refuses a template that names what it is not given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["uri"] = _uri
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
 
 
 def _uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _options(choices: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(
-        f'<option value="{_text(value)}">{_text(name)}</option>' for value, name in choices
-    )
-
-
 def _map_choices(content: Content) -> list[tuple[str, str]]:
-    names = list(content.attentions)
-    first, others = names[0], names[1:]
+    first, *others = content.attentions
     choices = [("attention:0", f"attention, {first}" if others else "attention")]
     choices += [
         (f"attention:{place}", f"attention, {name}") for place, name in enumerate(others, 1)
     ]
-    if is_exact(content.explanations):
-        choices.append(("evidence:0", "evidence for"))
-    else:
-        choices.append(("evidence:0", "weight times patch logit for"))
+    exact = is_exact(content.explanations)
+    choices.append(("evidence:0", "evidence for" if exact else "weight times patch logit for"))
     choices.append(("probability:0", "patch predictions of"))
     return choices
 
@@ -129,111 +125,41 @@ def is_exact(e: Explanations) -> bool:
     return bool(np.abs(summed - e.logits).max() <= _EXACT * np.abs(e.logits).max())
 
 
-def _figure(plot: Plot) -> str:
-    return (
-        f'<figure><img src="{_uri(plot.png)}" alt="{_text(plot.alt)}">'
-        f"<figcaption>{_text(plot.title)}</figcaption></figure>"
-    )
-
-
-def _fact(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.4f}"
-
-
-def _summary(content: Content) -> str:
-    sections = []
-    if content.plots:
-        figures = "\n".join(map(_figure, content.plots))
-        sections.append(
-            f"<section><h2>The whole split</h2>\n<div class=plots>{figures}</div></section>"
-        )
-    if content.thresholds:
-        sections.append(
-            "<section><h2>Thresholds</h2>\n<p>The same weights with another threshold t: a patch keeps "
-            "what its attention exceeds t/g by.</p>\n"
-            f'<div class="scroll" tabindex="0" role="region" aria-label="Thresholds">{_table(content)}</div>'
-            "</section>"
-        )
-    if content.mosaics:
-        figures = "\n".join(map(_figure, content.mosaics))
-        sections.append(
-            f'<section><h2>Tiled images</h2>\n<div class="plots mosaic">{figures}</div></section>'
-        )
-    return "\n".join(sections)
-
-
-def _table(content: Content) -> str:
-    rows = {name: None for metrics in content.thresholds.values() for name in metrics}
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in content.thresholds)
-    lines = []
-    for row in rows:
-        cells = "".join(
-            f"<td>{metrics[row]:.4f}</td>" if row in metrics else "<td>-</td>"
-            for metrics in content.thresholds.values()
-        )
-        lines.append(f'<tr><th scope="row">{_text(row.replace("_", " "))}</th>{cells}</tr>')
-    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _card(content: Content, image: int) -> str:
+def _card(content: Content, image: int) -> dict[str, object]:
+    """What the page says of one image."""
     e, names = content.explanations, content.class_names
-    predicted = int(e.logits[image].argmax())
-    label = ", ".join(names[k] for k in e.classes(image)) or "nothing"
-    correct = e.correct(image)
-    verdict = "" if correct is None else ("right" if correct else "wrong")
-    tags = f'<span class="tag {verdict}">{verdict}</span>' if verdict else ""
-    if e.picked:
-        tags += f'<span class="tag soft">{_text(e.picked[image])}</span>'
-    labelled = f", labelled {label}" if verdict else ""
-    caption = f"image: {label}" if verdict else "image"
-    attention = e.attention[image]
-    top = int(attention.argmax())
-    where = f"row {top // content.grid.cols + 1}, column {top % content.grid.cols + 1}"
-    held = int((np.cumsum(-np.sort(-attention)) < 0.9).sum()) + 1
-    held = min(held, len(attention))
-    goal = "label" if verdict else "predicted class"
-    name = _text(e.names[image])
-    overlay = _uri(pictures.png(pictures.attended(e.images[image], attention, content.fields)))
-    return f"""<article id="image-{image}" aria-labelledby="name-{image}">
-<h3 id="name-{image}">{name}{tags}</h3>
-<div class="panels">
-<figure class="image">
-<img src="{_uri(pictures.png(e.images[image]))}" alt="The image {name}{_text(labelled)}.">
-<figcaption>{_text(caption)}</figcaption></figure>
-<figure class="logits"><img src="data:," alt="Patch logits of {name}: a row for each class, a column for \
-each patch; red speaks for the class, blue against it.">
-<figcaption>patch logits: {len(names)} classes x {len(attention)} patches</figcaption></figure>
-<figure class="map"><img src="{overlay}" alt="Attention of {name}, pixel by pixel: highest at the patch in \
-{where}, {attention[top]:.3f}.">
-<figcaption>attention</figcaption></figure>
-<figure class="grid"><div class="patches" role="group" aria-label="Patches of {name}; arrow keys move"></div>
-<figcaption>patches: predicted class, stronger with more weight</figcaption>
-</figure>
-<figure class="weights"><svg role="img" viewBox="0 0 144 60" aria-label="Weights of the patches of {name}, \
-highest first: {held} of {len(attention)} hold 90 %; the highest has \
-{attention[top] * len(attention):.1f} times the even weight. Green patches predict the {goal}."></svg>
-<figcaption>weights, highest first; {held} of {len(attention)} hold 90 %</figcaption></figure>
-<figure class="prediction">{_bars(content, image)}
-<figcaption>prediction: {_text(names[predicted])}</figcaption></figure>
-</div>
-<p class="told" aria-live="polite"></p>
-</article>"""
+    attention, correct = e.attention[image], e.correct(image)
+    highest = int(attention.argmax())
+    below = int((np.cumsum(-np.sort(-attention)) < 0.9).sum())
+    return {
+        "name": e.names[image],
+        "verdict": "" if correct is None else ("right" if correct else "wrong"),
+        "picked": e.picked[image] if e.picked else "",
+        "label": ", ".join(names[k] for k in e.classes(image)) or "nothing",
+        "image": pictures.png(e.images[image]),
+        "overlay": pictures.png(pictures.attended(e.images[image], attention, content.fields)),
+        "row": highest // content.grid.cols + 1,
+        "column": highest % content.grid.cols + 1,
+        "highest": attention[highest],
+        "holders": min(below + 1, len(attention)),
+        "predicted": names[int(e.logits[image].argmax())],
+        "bars": _bars(content, image),
+    }
 
 
-def _bars(content: Content, image: int) -> str:
+def _bars(content: Content, image: int) -> list[dict[str, object]]:
+    """The most probable classes of one image."""
     e = content.explanations
-    order = np.argsort(-e.probabilities[image], kind="stable")[:_TOP]
     right = e.classes(image)
-    rows = []
-    for k in order:
-        chance = float(e.probabilities[image, k])
-        colour = "" if e.labels is None else (" right" if k in right else " wrong")
-        rows.append(
-            f'<li class="{colour.strip()}"><span class="name">{_text(content.class_names[k])}</span>'
-            f'<span class="track"><span class="fill" style="width:{100 * min(max(chance, 0), 1):.1f}%">'
-            f'</span></span><span class="value">{chance:.3f}</span></li>'
-        )
-    return f'<ol class="bars">{"".join(rows)}</ol>'
+    return [
+        {
+            "name": content.class_names[k],
+            "verdict": "" if e.labels is None else ("right" if k in right else "wrong"),
+            "chance": e.probabilities[image, k],
+            "percent": 100 * min(max(float(e.probabilities[image, k]), 0), 1),
+        }
+        for k in np.argsort(-e.probabilities[image], kind="stable")[:_TOP]
+    ]
 
 
 def _data(content: Content) -> dict[str, object]:

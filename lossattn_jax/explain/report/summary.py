@@ -122,12 +122,12 @@ class Summary:
         axis.set_ylabel("patches that predict the label")
         for place, count in zip(places, self.patches, strict=True):
             axis.text(place, 0.02, f"{count:,}", ha="center", fontsize=7)
-        told = "; ".join(
+        sentence = "; ".join(
             f"weight {name}: {share:.3f} of {count} patches"
             for name, share, count in zip(names, accuracy, self.patches, strict=True)
             if count
         )
-        alt = f"Share of patches that predict the image's label, by weight. {told}."
+        alt = f"Share of patches that predict the image's label, by weight. {sentence}."
         return Plot("patches", "Are heavy patches right?", _png(figure), alt)
 
     def _plot_confusion(self, class_names: Sequence[str]) -> Plot:
@@ -150,13 +150,13 @@ class Summary:
         wrong = self.confusion * (1 - np.eye(len(class_names), dtype=np.int64))
         order = np.argsort(-wrong, axis=None, kind="stable")[:5]
         pairs = [np.unravel_index(place, wrong.shape) for place in order]
-        told = "; ".join(
+        sentence = "; ".join(
             f"{class_names[row]} taken for {class_names[column]} {wrong[row, column]} times"
             for row, column in pairs
             if wrong[row, column]
         )
         right = int(np.trace(self.confusion))
-        alt = f"Confusion matrix: {right} of {self.images} images on the diagonal. {told or 'No other'}."
+        alt = f"Confusion matrix: {right} of {self.images} images on the diagonal. {sentence or 'No other'}."
         return Plot("confusion", "What is taken for what", _png(figure), alt)
 
     def _plot_reliability(self) -> Plot:
@@ -172,13 +172,13 @@ class Summary:
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("probability of the predicted class")
         axis.set_ylabel("share that is right")
-        told = "; ".join(
+        sentence = "; ".join(
             f"confidence {c:.2f}: {a:.2f} right of {n}"
             for c, a, n in zip(confidence, accuracy, self.confidences, strict=True)
             if n
         )
         error = self.calibration_error()
-        alt = f"Reliability diagram, expected calibration error {error:.4f}. {told}."
+        alt = f"Reliability diagram, expected calibration error {error:.4f}. {sentence}."
         return Plot("reliability", "Is confidence earned?", _png(figure), alt)
 
     def calibration_error(self) -> float:

@@ -70,7 +70,7 @@ def error(
             **_arrays(place, dataset, steps, models, states, epochs),
         )
         write = functools.partial(dumps.write, dump)
-        replay = f"{nonfinite_values.kept(write, folder, 'lossattn_jax.mil.replay')}, and "
+        replay = f"{nonfinite_values.write_dump(write, folder, 'lossattn_jax.mil.replay')}, and "
     return UserError(
         f"{skips.label}: the loss or its gradient was not finite in {own.max_skipped} updates in a row, the "
         f"first {skips.told(place)}: {replay}smaller features or a lower learning_rate than "

@@ -14,9 +14,10 @@ import numpy as np
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import tree_names
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import digests, records
 from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.registry import refuse_untrusted
 from lossattn_jax.train.bags.settings import Settings
 
 UPDATE_NAME, ARRAYS_NAME = "update.json", "arrays.npz"
@@ -88,10 +89,15 @@ def write(dump: Dump, folder: pathlib.Path) -> None:
         raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
 
 
-def read(folder: pathlib.Path) -> Dump:
+def read(folder: pathlib.Path, *, trust_code: bool = False) -> Dump:
     """Reads what `write` wrote. Whether its arrays are those of its network is not looked at.
 
+    Args:
+      folder: of the dump.
+      trust_code: whether code that it names by reference may be imported.
+
     Raises:
+      UntrustedCode: it names code that is not trusted; nothing was imported.
       UserError: there is none, it cannot be read or is not as it was written, or it has no digests.
     """
     path = folder / UPDATE_NAME
@@ -103,6 +109,8 @@ def read(folder: pathlib.Path) -> Dump:
                 "it was written before dumps carried digests; the same training writes it anew"
             )
         content = record.content
+        parts = {**content["network"], **content["settings"]}
+        refuse_untrusted(parts.items(), path, trust_code)
         hidden = content["network"]["hidden"]
         network = {**content["network"], "hidden": None if hidden is None else tuple(hidden)}
         path = folder / ARRAYS_NAME
@@ -127,6 +135,8 @@ def read(folder: pathlib.Path) -> Dump:
             bags=bags,
             data=str(record.made_from.get("data", "")),
         )
+    except UntrustedCode:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} is not a dump of a skipped update of bags: it has no {path.name}"

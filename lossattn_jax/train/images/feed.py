@@ -25,7 +25,7 @@ _SHARE_OF_MEMORY = 0.25
 def dispatches(job: Job, start_step: int) -> list[int]:
     """How many updates each call of the compiled program makes, from `start_step` to the run's end."""
     return dispatch_sizes(
-        start_step, job.total_steps, job.steps_per_epoch, job.config.train.steps_per_dispatch
+        start_step, job.total_steps, job.steps_per_epoch, job.options.train.steps_per_dispatch
     )
 
 
@@ -57,7 +57,7 @@ def on_devices(job: Job) -> dict[str, jax.Array] | None:
         return None
     images = train_set.images
     choices = {"on": True, "off": False, "auto": None}
-    there = lookup("config.data.on_device", job.config.data.on_device, choices)
+    there = lookup("config.data.on_device", job.options.data.on_device, choices)
     if not (_suits(images) if there is None else there):
         log.info("training images: in the host's memory")
         return None
@@ -89,8 +89,8 @@ def open_batches(
       A context manager and iterator; its items are what `step.make_train_step` takes for a dispatch.
     """
     batches = job.train_set.train_batches(
-        batch_size=job.config.train.batch_size,
-        seed=job.config.seed,
+        batch_size=job.options.train.batch_size,
+        seed=job.options.seed,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble as ensemble_lib
@@ -13,6 +12,7 @@ from lossattn_jax.attention import losses
 from lossattn_jax.attention.ensemble import Ensemble
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.kernels import ordering
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 def make_gradients(
-    model: ImageNetwork, spec: data.DatasetSpec, config: ConfigDict, steps_per_epoch: int
+    model: ImageNetwork, spec: data.DatasetSpec, options: ImageOptions, steps_per_epoch: int
 ) -> Callable[[TrainState, Batch], Found]:
     """The function from a state and a batch to `Found`, to be called inside `devices.pmap`.
 
@@ -55,16 +55,16 @@ def make_gradients(
     `[b, K]`, and `index` int32 `[b]`. See `step.make_train_step` for the arguments, and for what is said of
     randomness and of a batch in parts.
     """
-    seed = config.seed
-    crop_padding = config.data.crop_padding
-    flip = spec.flip if config.data.flip is None else config.data.flip
-    loss_options = config.loss.copy_and_resolve_references()
+    seed = options.seed
+    crop_padding = options.data.crop_padding
+    flip = spec.flip if options.data.flip is None else options.data.flip
+    loss_options = options.loss
     kind = runs.loss_kind(model, spec)
-    patch_weight = patch_weight_schedule(config, model, spec)
-    consistent = config_lib.uses_consistency(config)
-    shared = config_lib.shares_statistics(config)
-    parts = config.train.accumulate
-    forward = make_forward(model, config.train.remat)
+    patch_weight = patch_weight_schedule(options.loss, options.model.pooling, model, spec)
+    consistent = loss_options.uses_consistency
+    shared = options.model.shares_statistics
+    parts = options.train.accumulate
+    forward = make_forward(model, options.train.remat)
 
     def find(state: TrainState, batch: Batch) -> Found:
         labels = batch["label"]
@@ -204,12 +204,12 @@ _keeps = jax.checkpoint_policies.save_from_both_policies(
 
 
 def patch_weight_schedule(
-    config: ConfigDict, model: ImageNetwork, spec: data.DatasetSpec
+    options: LossOptions, pooling: str, model: ImageNetwork, spec: data.DatasetSpec
 ) -> Callable[[jax.Array | int], jax.Array]:
     """lambda by epoch, as a factor of the sum over patches; 0 without a patch loss."""
-    weight = config.loss.patch_weight if config_lib.uses_patch_loss(config) else 0.0
+    weight = options.patch_weight if config_lib.uses_patch_loss(options, pooling) else 0.0
     weight = losses.reduced_weight(
-        config.loss.patch_reduction, weight, lambda: model.patch_grid(spec.image_shape).patches
+        options.patch_reduction, weight, lambda: model.patch_grid(spec.image_shape).patches
     )
-    ramp_epochs = config.loss.patch_ramp_epochs
+    ramp_epochs = options.patch_ramp_epochs
     return lambda epoch: loss_weight_schedule(epoch, weight, ramp_epochs)

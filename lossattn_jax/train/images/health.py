@@ -7,7 +7,7 @@ patches than loss attention anyway.
 
 import math
 
-from ml_collections import ConfigDict
+from lossattn_jax.config.options import ImageOptions
 
 # Mean entropy of attention over log P, above which it prefers nothing, and below which it is one patch's.
 UNIFORM, ONE_PATCH = 0.98, 0.05
@@ -20,18 +20,18 @@ _WATCHED = ("attention", "gated_attention", "loss_attention", "bag_loss_attentio
 class AttentionWatch:
     """Watches a run's attention, and says once when it has collapsed, and again if it does so later."""
 
-    def __init__(self, config: ConfigDict, patches: int, steps_per_epoch: int):
+    def __init__(self, options: ImageOptions, patches: int, steps_per_epoch: int):
         """Starts to watch.
 
         Args:
-          config: the run's config.
+          options: of the run.
           patches: P.
           steps_per_epoch: updates in an epoch.
         """
-        self._config = config
+        self._options = options
         self._highest = math.log(patches)
-        self._grace = max(1.0, _GRACE * config.train.epochs) * steps_per_epoch
-        self._active = config.model.pooling in _WATCHED and patches > 1
+        self._grace = max(1.0, _GRACE * options.train.epochs) * steps_per_epoch
+        self._active = options.model.pooling in _WATCHED and patches > 1
         self._state = ""
 
     def look(self, entropy: float, step: int) -> str | None:
@@ -58,9 +58,9 @@ class AttentionWatch:
         )
 
     def _advice(self, state: str) -> str:
-        loss, threshold = self._config.loss, self._config.model.threshold
+        loss, threshold = self._options.loss, self._options.model.threshold
         weight = loss.patch_weight
-        if self._config.model.pooling in ("attention", "gated_attention") and loss.patch != "on":
+        if self._options.model.pooling in ("attention", "gated_attention") and loss.patch != "on":
             if state == "uniform":
                 return "try config.loss.patch=on, which makes attention choose patches that tell the label"
             return "try config.model.pooling=loss_attention, which lies on more patches"
@@ -68,13 +68,13 @@ class AttentionWatch:
             return "config.loss.patch=off leaves its patches without a loss; auto gives them one"
         if state == "uniform":
             more = f"config.loss.patch_weight (lambda) above {weight:g}, such as {_times(weight, 10):g}"
-            if self._config.model.pooling == "loss_attention" and threshold < 1:
+            if self._options.model.pooling == "loss_attention" and threshold < 1:
                 return f"try config.model.threshold above {threshold:g} (at most 1), or {more}"
             return f"try {more}, or a shorter config.loss.patch_ramp_epochs than {loss.patch_ramp_epochs:g}"
         less = (
             f"config.loss.patch_weight (lambda) below {weight:g}, such as {_times(weight, 0.1):g}"
         )
-        if self._config.model.pooling == "loss_attention" and threshold > 0:
+        if self._options.model.pooling == "loss_attention" and threshold > 0:
             return f"try config.model.threshold below {threshold:g}, or {less}"
         return f"try {less}"
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -16,12 +16,13 @@ from lossattn_jax.checkpoint import conversion_folder, run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
-from lossattn_jax.errors import UserError
-from lossattn_jax.train.images import checkpoint_items, reporting, resume
+from lossattn_jax.config.options import ImageOptions, ModelOptions
+from lossattn_jax.errors import UntrustedCode, UserError
+from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
 from lossattn_jax.train.images.gradients import patch_weight_schedule
 from lossattn_jax.train.images.step import Metrics, zero_metrics
-from lossattn_jax.train.optimizer import make_optimizer
-from lossattn_jax.train.schedules import learning_rate_schedule
+from lossattn_jax.train.optimizer import describe_optimizer, make_optimizer
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _RATE_ROUNDING = 1e-5  # relative, of schedules in float32
 class Job:
     """A training run's fixed parts, as its config describes them."""
 
-    config: ConfigDict
+    options: ImageOptions
     workdir: pathlib.Path
     spec: data.DatasetSpec
     model: models.ImageNetwork
@@ -47,29 +48,29 @@ class Job:
     @property
     def total_steps(self) -> int:
         """Updates of the whole run."""
-        return self.config.train.epochs * self.steps_per_epoch
+        return self.options.train.epochs * self.steps_per_epoch
 
     def evaluates(self, step: int) -> bool:
         """Whether the network is tested after so many updates."""
-        return self._ends(step, self.config.eval.every_epochs)
+        return self._ends(step, self.options.eval.every_epochs)
 
     def saves(self, step: int) -> bool:
         """Whether there is to be a checkpoint of so many updates."""
-        return self._ends(step, self.config.checkpoint.every_epochs)
+        return self._ends(step, self.options.checkpoint.every_epochs)
 
     def _ends(self, step: int, epochs: int) -> bool:
         """Whether the run, or a multiple of so many epochs, ends there."""
         return step == self.total_steps or step % (epochs * self.steps_per_epoch) == 0
 
 
-def build_network(config: ConfigDict, spec: data.DatasetSpec) -> models.ImageNetwork:
-    """The network as it is trained: with the batch statistics that the config shares over the devices.
+def build_network(options: ModelOptions, spec: data.DatasetSpec) -> models.ImageNetwork:
+    """The network as it is trained: with the batch statistics that are shared over the devices.
 
     Raises:
       UserError: there is no such network.
     """
-    shared = config_lib.shares_statistics(config)
-    return runs.build_model(config, spec, bn_axis_name=devices.AXIS if shared else None)
+    axis = devices.AXIS if options.shares_statistics else None
+    return runs.build_model(options, spec, bn_axis_name=axis)
 
 
 def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
@@ -78,20 +79,23 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     Raises:
       UserError: the config is impossible, the data set is absent, or the workdir cannot be made.
     """
-    config_lib.check(config)
-    spec = runs.spec_of(config)
-    model = build_network(config, spec)
-    if config.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
+    options = config_lib.resolve(config)
+    spec = runs.spec_of(options.data)
+    model = build_network(options.model, spec)
+    if options.loss.label_smoothing and runs.loss_kind(model, spec) != losses.CROSS_ENTROPY:
         raise UserError(
-            f"config.loss.label_smoothing is {config.loss.label_smoothing}, but must be 0 with "
+            f"config.loss.label_smoothing is {options.loss.label_smoothing}, but must be 0 with "
             "capsules that are routed to, and with images of several classes"
         )
-    devices.per_device(config.train.batch_size, "config.train.batch_size")
-    train_set, test_set = (runs.open_split(config, spec, split) for split in ("train", "test"))
-    steps_per_epoch = data.steps_per_epoch(len(train_set), config.train.batch_size)
-    learning_rate = learning_rate_schedule(config, steps_per_epoch)
+    devices.per_device(options.train.batch_size, "config.train.batch_size")
+    train_set, test_set = (
+        runs.open_split(options.data, spec, split) for split in ("train", "test")
+    )
+    steps_per_epoch = data.steps_per_epoch(len(train_set), options.train.batch_size)
+    length = Length(options.train.epochs, steps_per_epoch)
+    learning_rate = learning_rate_schedule(options.optimizer, length)
     job = Job(
-        config=config,
+        options=options,
         workdir=pathlib.Path(workdir),
         spec=spec,
         model=model,
@@ -99,21 +103,29 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
         test_set=test_set,
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
-        patch_weight=patch_weight_schedule(config, model, spec),
-        optimizer=make_optimizer(config, learning_rate, steps_per_epoch),
+        patch_weight=patch_weight_schedule(options.loss, options.model.pooling, model, spec),
+        optimizer=make_optimizer(options.optimizer, learning_rate, length),
     )
-    span = config_lib.profiled(config)
+    span = options.profiled
     if span is not None and span[1] > job.total_steps:
         raise UserError(
-            f"config.profile is {config.profile!r}, but must end by the last update, {job.total_steps}"
+            f"config.profile is {options.profile!r}, but must end by the last update, {job.total_steps}"
         )
     # Last, so that a mistake leaves no workdir behind.
     run_folder.make_workdir(workdir)
     return job
 
 
-def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[TrainState, Metrics]:
+def first_state(
+    job: Job, checkpoints: checkpoint_lib.Checkpoints, trust_code: bool = False
+) -> tuple[TrainState, Metrics]:
     """Where a run begins: a checkpoint, another run's parameters, or nothing.
+
+    Args:
+      job: the run.
+      checkpoints: in its workdir.
+      trust_code: whether code that the run to start from names by reference is imported, where this one does
+        not name it too.
 
     Returns:
       The state, and the metrics of the updates that no log line has told of yet; both on the host.
@@ -125,8 +137,8 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
     conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.named())):
         checkpoints.latest_step()  # the same for all processes, or an error
-        stored = run_folder.stored_config(job.workdir)
-        for difference in config_json.refuse_other_run(stored, job.config, job.workdir):
+        stored = _stored_options(job)
+        for difference in same_run.refuse_other_run(stored, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
         if start is not None:
@@ -138,23 +150,38 @@ def first_state(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> tuple[Trai
             "checkpoint: convert them again, into another workdir"
         )
     state = _fresh_state(job)
-    if job.config.init_from:
-        state = _start_from(job.config.init_from, state)
-    return state, zero_metrics(job.config)
+    if job.options.init_from:
+        trusted = trust_code or config_json.named_code(job.options)
+        state = _start_from(job.options.init_from, state, trusted)
+    return state, zero_metrics(job.options.loss)
 
 
-def warn_of_rise(job: Job, stored: ConfigDict, step: int) -> None:
+def _stored_options(job: Job) -> ImageOptions:
+    """The options of the run to go on with; code that they name is as good as that of the job's.
+
+    Raises:
+      UserError: they name other code, which is not imported, or they cannot be read.
+    """
+    named = config_json.named_code(job.options)
+    try:
+        return config_lib.resolve(run_folder.stored_config(job.workdir, trust_code=named))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, job.options, job.workdir) from None
+
+
+def warn_of_rise(job: Job, stored: ImageOptions, step: int) -> None:
     """Warns where more epochs raise the learning rate of a run again.
 
     Args:
       job: the run.
-      stored: its config of before.
+      stored: its options of before.
       step: updates done.
     """
-    epochs, more = stored.train.epochs, job.config.train.epochs
+    epochs, more = stored.train.epochs, job.options.train.epochs
     if more <= epochs or not 0 < step < job.total_steps:
         return
-    before = learning_rate_schedule(stored, job.steps_per_epoch)
+    length = Length(epochs, job.steps_per_epoch)
+    before = learning_rate_schedule(stored.optimizer, length)
     last, planned, now = (
         float(rate) for rate in (before(step - 1), before(step), job.learning_rate(step))
     )
@@ -176,17 +203,19 @@ def _state_of(
     if newest > job.total_steps:
         raise UserError(
             f"the run in {job.workdir} has done {newest} steps, but config.train.epochs="
-            f"{job.config.train.epochs} makes only {job.total_steps}"
+            f"{job.options.train.epochs} makes only {job.total_steps}"
         )
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
-        return _start_from(str(job.workdir), _fresh_state(job)), zero_metrics(job.config)
+        named = config_json.named_code(job.options)
+        state = _start_from(str(job.workdir), _fresh_state(job), named)
+        return state, zero_metrics(job.options.loss)
     like = jax.eval_shape(lambda: _fresh_state(job))
-    return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.config))
+    return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.options.loss))
 
 
 def fresh_state(
-    config: ConfigDict,
+    options: ImageOptions,
     model: models.ImageNetwork,
     optimizer: optax.GradientTransformation,
     spec: data.DatasetSpec,
@@ -194,20 +223,20 @@ def fresh_state(
 ) -> TrainState:
     """The state that a run with so many training examples starts from."""
     attention = None
-    if config_lib.uses_consistency(config):
+    if options.loss.uses_consistency:
         patches = model.patch_grid(spec.image_shape).patches
         attention = ensemble.create(examples, patches)
-    return create_state(model, optimizer, spec.image_shape, config.seed, attention)
+    return create_state(model, optimizer, spec.image_shape, options.seed, attention)
 
 
 def _fresh_state(job: Job) -> TrainState:
-    return fresh_state(job.config, job.model, job.optimizer, job.spec, len(job.train_set))
+    return fresh_state(job.options, job.model, job.optimizer, job.spec, len(job.train_set))
 
 
-def _start_from(workdir: str, state: TrainState) -> TrainState:
+def _start_from(workdir: str, state: TrainState, trust_code: bool | Collection[str]) -> TrainState:
     """`state` with the parameters and running statistics of another run's newest checkpoint."""
     try:
-        run = runs.load(workdir)
+        run = runs.load(workdir, trust_code=trust_code)
     except UserError as error:
         raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))
@@ -222,7 +251,7 @@ def _start_from(workdir: str, state: TrainState) -> TrainState:
 
 def describe(job: Job, state: TrainState) -> None:
     """Logs what is about to be trained, from `state` on."""
-    config = job.config
+    options = job.options
     log.info("devices: %s", devices.describe())
     log.info(
         "data: %s, %d training and %d test images of %s, %d classes",
@@ -234,18 +263,19 @@ def describe(job: Job, state: TrainState) -> None:
     )
     log.info(
         "model: %s, %s head, %s, %.2f M parameters, %s; patch loss %s",
-        config.model.backbone,
-        config.model.head,
-        config.model.pooling,
+        options.model.backbone,
+        options.model.head,
+        options.model.pooling,
         count_parameters(state.params) / 1e6,
-        config.model.dtype,
-        "on" if config_lib.uses_patch_loss(config) else "off",
+        options.model.dtype,
+        "on" if config_lib.uses_patch_loss(options.loss, options.model.pooling) else "off",
     )
+    log.info("optimiser: %s", describe_optimizer(options.optimizer))
     log.info(
         "training: %d epochs, %d steps of %d images, from step %d",
-        config.train.epochs,
+        options.train.epochs,
         job.total_steps,
-        config.train.batch_size,
+        options.train.batch_size,
         int(state.step),
     )
     log.info("workdir: %s", job.workdir)

@@ -16,6 +16,7 @@ from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, evaluate, make_eval_step
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
 from lossattn_jax.explain import explanations, figures
 from lossattn_jax.kernels import cpu
 from lossattn_jax.train import preemption
@@ -37,7 +38,11 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: ConfigDict, workdir: str | pathlib.Path, stop: preemption.Stop | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    stop: preemption.Stop | None = None,
+    *,
+    trust_code: bool = False,
 ) -> dict[str, float]:
     """Trains a network, or goes on where an earlier call for the same workdir stopped.
 
@@ -49,6 +54,8 @@ def train(
       config: see `lossattn_jax.config.default_config`.
       workdir: folder of the run; made where absent.
       stop: from `preemption.watch`; None: SIGTERM is not cared for.
+      trust_code: whether code that the run of `config.init_from` names by reference is imported, where this
+        config does not name it too.
 
     Returns:
       The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
@@ -63,16 +70,16 @@ def train(
     stop = stop or preemption.Stop()
     with (
         run_folder.alone(job.workdir),
-        checkpoint_lib.Checkpoints(job.workdir, config.checkpoint.keep) as checkpoints,
+        checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
         stop.opened(functools.partial(_newest, job, checkpoints))
-        state, sums = first_state(job, checkpoints)
+        state, sums = first_state(job, checkpoints, trust_code)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
-            folder = data.resolve_data_dir(config.data.dir)
+            folder = data.resolve_data_dir(job.options.data.dir)
             training_data.refuse_other(job.workdir, images, folder)
         training_data.write(job.workdir, images, job.spec.name)
-        run_folder.write_config(config, job.workdir)  # all processes wait for it
+        run_folder.write_config(job.options, job.workdir)  # all processes wait for it
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec)
         step = int(state.step)
@@ -85,7 +92,9 @@ def train(
                 reporting.remove_broken_lines(job.workdir, step)
             if _untested(job, step):
                 with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
-                    reporter.scalars("test", step, {"epoch": config.train.epochs, **test_metrics})
+                    reporter.scalars(
+                        "test", step, {"epoch": job.options.train.epochs, **test_metrics}
+                    )
         else:
             try:
                 test_metrics = _train_steps(job, eval_step, replicated, totals, checkpoints, stop)
@@ -114,14 +123,14 @@ def _train_steps(
     Raises:
       Ended: the run was asked to stop.
     """
-    config = job.config
-    train_steps = make_train_step(job.model, job.optimizer, job.spec, config, job.steps_per_epoch)
+    options = job.options
+    train_steps = make_train_step(job.model, job.optimizer, job.spec, options, job.steps_per_epoch)
     step = int(devices.unreplicate(replicated.step))
     examples = feed.on_devices(job)
     kept = () if examples is None else (examples,)
     sizes = feed.dispatches(job, step)
     test_metrics: dict[str, float] = {}
-    progress = reporting.Progress(step, job.total_steps, config.train.batch_size)
+    progress = reporting.Progress(step, job.total_steps, options.train.batch_size)
     waiting = reporting.InputWait()
     ahead = preemption.Ahead()
     first = jax.process_index() == 0
@@ -129,7 +138,7 @@ def _train_steps(
     with (
         reporting.Reporter(job.workdir, step, first) as reporter,
         feed.open_batches(job, step, sizes, examples is not None) as batches,
-        tracing.Tracer(config, job.workdir, step, first) as tracer,
+        tracing.Tracer(options.profiled, job.workdir, step, first) as tracer,
     ):
         tell = _Teller(job, reporter, progress, waiting)
         unmeasured = max(sizes)
@@ -193,7 +202,7 @@ class _Teller:
         self._progress = progress
         self._waiting = waiting
         patches = job.model.patch_grid(job.spec.image_shape).patches
-        self._watch = health.AttentionWatch(job.config, patches, job.steps_per_epoch)
+        self._watch = health.AttentionWatch(job.options, patches, job.steps_per_epoch)
         # One program, where every operation of a schedule would be one by itself.
         self._scheduled = jax.jit(
             lambda step: {
@@ -213,7 +222,7 @@ class _Teller:
         told = [
             (place, at)
             for place, at in enumerate(range(step - size + 1, step + 1))
-            if at % job.config.log.every_steps == 0 or at == job.total_steps
+            if at % job.options.log.every_steps == 0 or at == job.total_steps
         ]
         if not told:
             return
@@ -301,14 +310,14 @@ def _test(
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     start = time.monotonic()
-    batch_size = job.config.eval.batch_size
+    batch_size = job.options.eval.batch_size
     measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size, between)
     measured["seconds"] = time.monotonic() - start
     return measured
 
 
 def _summary(test_metrics: dict[str, float]) -> str:
-    shown = ("accuracy", "map_all_point", "loss", "patch_accuracy", "pointing_accuracy")
+    shown = [name for name, metric in EVALUATION_METRICS.items() if metric.in_log]
     numbers = "  ".join(
         f"{name} {test_metrics[name]:.4f}"
         if math.isfinite(test_metrics[name])
@@ -327,15 +336,15 @@ def _draw(
     replicated: TrainState,
 ) -> None:
     """Attention pictures of the first test images, for TensorBoard."""
-    config = job.config
-    if not config.log.pictures:
+    options = job.options
+    if not options.log.pictures:
         return
     explained = explanations.explain_dataset(
         eval_step,
         replicated.variables,
         job.test_set,
-        config.log.pictures,
-        config.eval.batch_size,
+        options.log.pictures,
+        options.eval.batch_size,
         runs.loss_kind(job.model, job.spec),
     )
     grid = job.model.patch_grid(job.spec.image_shape)

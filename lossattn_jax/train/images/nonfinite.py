@@ -18,15 +18,15 @@ from typing import Any, BinaryIO
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices, files
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME, kept, shown
+from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME, list_first, write_dump
 from lossattn_jax.files import digests, npz_headers, records
 from lossattn_jax.train.images import reporting
 from lossattn_jax.train.images.job import Job
@@ -78,18 +78,18 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
     """
     # A copy of this process alone, so that a run in which all is well waits for nothing but this scalar.
     skipped = int(devices.unreplicate(replicated.skipped))
-    if skipped < job.config.train.max_skipped:
+    if skipped < job.options.train.max_skipped:
         return
     state = devices.unreplicate(replicated)
     step = int(state.step) - skipped
     batch = _batch(job, step)
     folder = job.workdir / DUMPS_NAME / f"step_{step}"
     write = functools.partial(_dump, job, step, state, batch)
-    replay = kept(write, folder, "lossattn_jax.replay")
-    options, places = job.config.optimizer, batch["index"]
+    replay = write_dump(write, folder, "lossattn_jax.replay")
+    options, places = job.options.optimizer, batch["index"]
     raise UserError(
         f"the loss or its gradient was not finite in {skipped} updates in a row, the first after step {step} "
-        f"on the images {shown(places.tolist())} of the training set: {replay}, and a lower "
+        f"on the images {list_first(places.tolist())} of the training set: {replay}, and a lower "
         f"config.optimizer.learning_rate than {options.learning_rate} or a longer "
         f"config.optimizer.warmup_epochs than {options.warmup_epochs} may help; the last checkpoint is from "
         "before"
@@ -99,7 +99,7 @@ def stop_if_stuck(job: Job, replicated: TrainState) -> None:
 def _batch(job: Job, step: int) -> Batch:
     """The batch of all processes for the update after `step`, and how large the training set is."""
     size = len(job.train_set)
-    places = data.train_indices(job.config.seed, step, size, job.config.train.batch_size)
+    places = data.train_indices(job.options.seed, step, size, job.options.train.batch_size)
     return {**job.train_set.read(places), "training_examples": np.array(size)}
 
 
@@ -120,7 +120,7 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
             shutil.rmtree(folder)
         devices.barrier("room for a dump")
         run_folder.make_workdir(folder)
-        run_folder.write_config(job.config, folder)
+        run_folder.write_config(job.options, folder)
         if first:
             records.write_arrays(folder / BATCH_NAME, arrays)
     except OSError as error:
@@ -129,7 +129,7 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
         checkpoints.save(step, before.items(), None)
     if first:
         made_from = {
-            **parts_of(job.config, arrays),
+            **parts_of(job.options, arrays),
             **part_of(before),
             "data": job.train_set.digest(),
         }
@@ -139,9 +139,9 @@ def _dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pathlib.
             raise UserError(f"the dump {folder} cannot be written: {error.strerror}") from None
 
 
-def parts_of(config: ConfigDict, batch: Batch) -> dict[str, Any]:
+def parts_of(options: ImageOptions, batch: Batch) -> dict[str, Any]:
     """What a dump has besides a state, for its record; JSON."""
-    return {**provenance.of_config(config, ("",)), "batch": digests.of_arrays(batch)}
+    return {**provenance.of_config(options, ("",)), "batch": digests.of_arrays(batch)}
 
 
 def part_of(state: TrainState) -> dict[str, Any]:

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble as ensemble_lib
-from lossattn_jax.config import images as config_lib
+from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train.images.gradients import Batch, Found, make_gradients
@@ -27,7 +26,7 @@ from lossattn_jax.train.state import TrainState
 Metrics = dict[str, metrics.Mean]
 
 
-def zero_metrics(config: ConfigDict) -> Metrics:
+def zero_metrics(options: LossOptions) -> Metrics:
     """Metrics of no step, to merge into.
 
     "skipped" has the updates that were skipped as its total, and all updates as its count. The mean of
@@ -35,7 +34,7 @@ def zero_metrics(config: ConfigDict) -> Metrics:
     """
     names = ["loss", "image_loss", "patch_loss", "accuracy", "attention_entropy", "grad_norm"]
     names += ["skipped", "first_skipped"]
-    if config_lib.uses_consistency(config):
+    if options.uses_consistency:
         names.append("consistency_loss")
     zero: Any = np.zeros((), np.float32)  # made by JAX it would be a program
     return {name: metrics.Mean(zero, zero) for name in names}
@@ -45,7 +44,7 @@ def make_train_step(
     model: ImageNetwork,
     optimizer: optax.GradientTransformation,
     spec: data.DatasetSpec,
-    config: ConfigDict,
+    options: ImageOptions,
     steps_per_epoch: int,
 ) -> Callable[..., tuple[TrainState, Metrics, Metrics]]:
     """The pmapped function that makes k updates, one after the other.
@@ -80,12 +79,12 @@ def make_train_step(
       model: the network, its batch normalisation sharing statistics over `devices.AXIS` or not.
       optimizer: from `make_optimizer`.
       spec: of the data set.
-      config: the run's config.
+      options: of the run.
       steps_per_epoch: updates in an epoch.
     """
-    find = make_gradients(model, spec, config, steps_per_epoch)
-    log_every = config.log.every_steps
-    most = config.train.max_skipped
+    find = make_gradients(model, spec, options, steps_per_epoch)
+    log_every = options.log.every_steps
+    most = options.train.max_skipped
 
     def update(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
         found = find(state, batch)

@@ -5,9 +5,6 @@ import pathlib
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
-
-from lossattn_jax.config import images as config_lib
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +19,27 @@ class Tracer:
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: pathlib.Path, start_step: int, active: bool = True
+        self,
+        span: tuple[int, int] | None,
+        workdir: pathlib.Path,
+        start_step: int,
+        active: bool = True,
     ):
         """Plans a trace.
 
         Args:
-          config: the run's config.
+          span: of updates, as `ImageOptions.profiled` has it; None: nothing is traced.
           workdir: folder of the run.
           start_step: updates done before; those of them that were to be traced are left out.
           active: False traces nothing: for every process but the first.
         """
         self._folder = workdir / FOLDER
-        self._span = config_lib.profiled(config) if active else None
+        self._span = span if active else None
         self._begun: int | None = None
         self._done = start_step
         self._last: Any = None
         if self._span is not None and start_step >= self._span[1]:
-            log.info("profile: the updates %s were made before", config.profile)
+            log.info("profile: the updates %d:%d were made before", *self._span)
             self._span = None
 
     def __enter__(self) -> "Tracer":

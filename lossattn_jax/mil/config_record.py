@@ -4,12 +4,11 @@ import logging
 import os
 import pathlib
 
-from ml_collections import ConfigDict
-
 from lossattn_jax.checkpoint.run_folder import CONFIG_NAME
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config import config_json
-from lossattn_jax.errors import UserError
+from lossattn_jax.config.options import BagOptions, leaves
+from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 from lossattn_jax.mil import fold_results, provenance
 from lossattn_jax.mil.workdir import Workdir
@@ -17,14 +16,14 @@ from lossattn_jax.mil.workdir import Workdir
 log = logging.getLogger(__name__)
 
 
-def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Compares the config with the one that is there; `repeats` may change.
+def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
+    """Compares options with the config that is there; `repeats` may change.
 
     Where there is none, or a damaged one, every fold that is there is compared. A damaged one without a fold
     may be another kind of run's.
 
     Args:
-      config: of the command, checked.
+      options: of the command.
       folder: the workdir, which need not exist.
 
     Raises:
@@ -32,19 +31,21 @@ def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
     """
     path = folder / CONFIG_NAME
     if not os.path.exists(path):  # pathlib's raises where a name is too long
-        _refuse_other_folds(config, folder)
+        _refuse_other_folds(options, folder)
         return
     try:
-        stored = config_lib.read(path)
+        stored = config_lib.read(path, trust_code=config_json.named_code(options))
+    except UntrustedCode as error:
+        raise config_json.other_code(error, options, folder) from None
     except config_json.DamagedConfig:
-        if not _refuse_other_folds(config, folder):
+        if not _refuse_other_folds(options, folder):
             raise
         log.warning(
             "%s is damaged; it is made again, as the folds there are of this command's config", path
         )
         return
-    before = dict(config_lib.leaves(stored))
-    for key, value in config_lib.leaves(config):
+    before = dict(leaves(stored))
+    for key, value in leaves(options):
         if before.get(key) != value and key != "repeats":
             raise UserError(
                 f"config.{key} is {value!r}, but the run in {folder} has {before.get(key)!r}; use "
@@ -52,26 +53,26 @@ def refuse_other(config: ConfigDict, folder: pathlib.Path) -> None:
             )
 
 
-def write(config: ConfigDict, workdir: Workdir) -> None:
-    """Writes a command's config; makes the workdir if it is absent.
+def write(options: BagOptions, workdir: Workdir) -> None:
+    """Writes a command's options; makes the workdir if it is absent.
 
     Raises:
       UserError: it cannot be written, or as of `refuse_other`.
     """
     if workdir.make():
         # Another command may have been here while this one read the bags.
-        refuse_other(config, workdir.path)
+        refuse_other(options, workdir.path)
     if workdir.writable:
         with workdir.writing():
-            config_lib.write(config, workdir.path / CONFIG_NAME)
+            config_lib.write(options, workdir.path / CONFIG_NAME)
 
 
-def _refuse_other_folds(config: ConfigDict, folder: pathlib.Path) -> int:
-    """Compares the config of every fold in a workdir; counts the folds."""
-    now, count = provenance.of_config(config), 0
+def _refuse_other_folds(options: BagOptions, folder: pathlib.Path) -> int:
+    """Compares options with those of every fold in a workdir; counts the folds."""
+    now, count = provenance.of_config(options), 0
     for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
         try:
-            before = fold_results.read(path).made_from
+            before = provenance.renamed(fold_results.read(path).made_from)
         except (FileNotFoundError, records.DamagedRecord):
             continue
         if before is not None:

@@ -1,0 +1,132 @@
+"""What `pinned_updates` needs of a package that none of its commands says; run inside the pinned tree.
+
+    python pinned_adapter.py scenes FOLDER
+    python pinned_adapter.py bags OUT.npz ARGUMENTS-OF-lossattn_jax.mil
+
+All that it takes for granted of the package are its imports and what comes before `run_bags`: where a name
+moves or a result gets another form, these follow, and nothing else.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.data import prepare
+from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.objective import bag_loss
+
+# The module and the function that trains all folds of a network together, and those that predicts with them.
+TRAIN = (training, "train")
+PREDICT = (training, "predict")
+
+
+def write_scenes(folder: str, train: int, test: int) -> None:
+    """Prepares a digit_scenes of so many images."""
+    prepare.prepare("digit_scenes", folder, builder_kwargs={"num_train": train, "num_test": test})
+
+
+def parameters(trained: Any) -> dict[str, Any]:
+    """Parameters by what they are of, of what `TRAIN` returns; each leaf has an axis of models."""
+    chosen = {"last": trained.last, "best": trained.best, "kept": trained.kept}
+    return {name: tree for name, tree in chosen.items() if tree is not None}
+
+
+def skipped(trained: Any) -> int:
+    """Non-finite updates, of what `TRAIN` returns."""
+    return int(np.sum(trained.skipped))
+
+
+def outputs(predicted: Any) -> dict[str, np.ndarray]:
+    """`logits` `[M, B, K]`, `patch_logits` `[M, N, K]`, `attention` `[M, N]`, of what `PREDICT` returns."""
+    return {
+        "logits": predicted.logits,
+        "patch_logits": predicted.instance_logits,
+        "attention": predicted.attention,
+    }
+
+
+def losses(dataset: Any, network: Any, settings: Any, said: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`[M, B]` float32 losses of the bags that each model was asked about, NaN for the others.
+
+    Args:
+      dataset, network, settings: the first arguments of `TRAIN` and `PREDICT`.
+      said: of `outputs`.
+    """
+    weighted = network.method == "loss_attention"
+    result = np.full(said["logits"].shape[:2], np.nan, np.float32)
+    for model, bag in zip(*np.nonzero(np.isfinite(said["logits"]).all(axis=-1)), strict=True):
+        rows = slice(*dataset.offsets[bag : bag + 2])
+        of_bag = BagOutputs(
+            jnp.asarray(said["logits"][model, bag][None]),
+            jnp.asarray(said["patch_logits"][model, rows][None]),
+            jnp.asarray(said["attention"][model, rows][None]),
+        )
+        result[model, bag] = bag_loss(
+            of_bag,
+            jnp.asarray(dataset.labels[bag][None]),
+            jnp.ones((1, dataset.lengths[bag]), bool),
+            settings.patch_weight if weighted else None,
+            settings.patch_reduction,
+        )[0]
+    return result
+
+
+def run_bags(out: str, arguments: list[str]) -> None:
+    """Runs `lossattn_jax.mil` and stores what its networks were and said.
+
+    The file has `parameters/PLACE/WHICH/NAME`, `outputs/PLACE/NAME` and `losses/PLACE`, the place being
+    that of the call among those of the same function, and `skipped`.
+    """
+    trainings, predictions = _watch(*TRAIN), _watch(*PREDICT)
+    sys.argv = ["lossattn_jax.mil", *arguments]
+    try:
+        runpy.run_module("lossattn_jax.mil", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    arrays: dict[str, Any] = {"skipped": sum(skipped(result) for _, result in trainings)}
+    for place, (_, trained) in enumerate(trainings):
+        leaves = jax.tree_util.tree_leaves_with_path(parameters(trained))
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            arrays[f"parameters/{place}/{name}"] = np.asarray(leaf)
+    for place, ((dataset, network, settings, *_), predicted) in enumerate(predictions):
+        said = outputs(predicted)
+        arrays |= {f"outputs/{place}/{name}": array for name, array in said.items()}
+        arrays[f"losses/{place}"] = losses(dataset, network, settings, said)
+    np.savez(out, **arrays)
+
+
+def _watch(module: Any, name: str) -> list[tuple[tuple[Any, ...], Any]]:
+    """Positional arguments and result of each call of a function from now on."""
+    calls: list[tuple[tuple[Any, ...], Any]] = []
+    original: Callable[..., Any] = getattr(module, name)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        calls.append((arguments, result))
+        return result
+
+    setattr(module, name, watched)
+    return calls
+
+
+def main() -> None:
+    """Does what the first argument says."""
+    what, target, *rest = sys.argv[1:]
+    if what == "scenes":
+        write_scenes(target, *map(int, rest))
+    elif what == "bags":
+        run_bags(target, rest)
+    else:
+        raise ValueError(f"{what!r} is neither scenes nor bags")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Rules that say which values a key may have, each with the words for a refusal."""
+
+import dataclasses
+import math
+import numbers
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a key may be.
+
+    Attributes:
+      accepts: whether a value is allowed.
+      allowed: what is allowed, as the end of "but must be".
+      whole: whether values count something, so that 2.0 stands for 2.
+    """
+
+    accepts: Callable[[Any], bool]
+    allowed: str
+    whole: bool = False
+
+
+def one_of(*values: Any) -> Rule:
+    """One of a few values."""
+    return Rule(lambda v: v in values, "one of: " + ", ".join(str(v) for v in values))
+
+
+def at_least(low: float) -> Rule:
+    """A finite number from `low` on."""
+    return Rule(lambda v: _is_finite(v) and v >= low, f"a number, at least {low}")
+
+
+def between(low: float, high: float) -> Rule:
+    """A finite number from `low` to `high`, both included."""
+    return Rule(lambda v: _is_finite(v) and low <= v <= high, f"between {low} and {high}")
+
+
+def positive(high: float) -> Rule:
+    """A number above 0 and at most `high`."""
+    return Rule(lambda v: _is_finite(v) and 0 < v <= high, f"a positive number, at most {high}")
+
+
+def whole(low: int) -> Rule:
+    """A whole number from `low` on."""
+    return Rule(
+        lambda v: _is_finite(v) and v == int(v) and v >= low,
+        f"a whole number, at least {low}",
+        whole=True,
+    )
+
+
+def none_or(rule: Rule) -> Rule:
+    """None, or what another rule accepts."""
+    return Rule(lambda v: v is None or rule.accepts(v), f"None, or {rule.allowed}")
+
+
+def every(rule: Rule) -> Rule:
+    """A tuple of values that another rule accepts; it may be empty."""
+    return Rule(
+        lambda v: isinstance(v, tuple) and all(map(rule.accepts, v)),
+        f"a tuple, each of it {rule.allowed}",
+    )
+
+
+def non_empty(rule: Rule) -> Rule:
+    """What another rule of tuples accepts, but for the empty tuple."""
+    return Rule(lambda v: rule.accepts(v) and len(v) > 0, f"{rule.allowed}, and not empty")
+
+
+def parse_span(text: Any) -> tuple[int, int] | None:
+    """The two numbers of "start:stop" where start < stop, else None."""
+    match = re.fullmatch(r"([0-9]{1,15}):([0-9]{1,15})", str(text))
+    start, stop = map(int, match.groups()) if match else (0, 0)
+    return (start, stop) if start < stop else None
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _rises(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and all(_is_finite(epoch) and epoch > 0 for epoch in value)
+        and list(value) == sorted(set(value))
+    )
+
+
+COUNT = whole(1)
+COUNT_FROM_ZERO = whole(0)
+BOOLEAN = one_of(False, True)
+POSITIVE = Rule(lambda v: _is_finite(v) and v > 0, "a positive number")
+BELOW_ONE = Rule(lambda v: _is_finite(v) and 0 <= v < 1, "at least 0 and below 1")
+SHARE = Rule(lambda v: _is_finite(v) and 0 < v < 1, "above 0 and below 1")
+SEED = between(0, 2**31 - 1)
+RISING_EPOCHS = Rule(_rises, "a rising tuple of positive epochs")
+SPAN = Rule(
+    lambda v: v == "" or parse_span(v) is not None,
+    "empty or START:STOP, updates with START < STOP",
+)

@@ -1,0 +1,85 @@
+"""Whether a run may be continued with another config than it was started with."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from lossattn_jax.config.options import ImageOptions, leaves
+from lossattn_jax.errors import UserError
+from lossattn_jax.models import resnet
+from lossattn_jax.train.optimizer import changes_betas
+
+# What must agree for a run to be continued, and why.
+_FIXED = {
+    "model.": ", and it shapes the model",
+    "data.name": ", and it shapes the model",
+    "optimizer.name": ", and it shapes the optimiser's state",
+    "data.num_labels": ", and it decides what each step sees",
+    "data.label_seed": ", and it decides what each step sees",
+    "seed": ", and it decides what each step sees",
+    "data.extra": ", and it decides what each step sees",
+    "train.batch_size": ", and it decides what each step sees",
+}
+# Keys that may be None, with the value that decides what the network is: of options and a value.
+_RESOLVED: dict[str, Callable[[ImageOptions, Any], Any]] = {
+    "model.bottleneck_relu_before_add": lambda options, value: bool(value),
+    "model.bottleneck_first_kernel": lambda options, value: resnet.first_kernel(
+        value, options.model.head
+    ),
+}
+# What may change as long as this stays as it is, which decides what the state holds.
+_SWITCHES: dict[str, Callable[[ImageOptions], bool]] = {
+    "loss.consistency_weight": lambda options: options.loss.uses_consistency,
+    "optimizer.momentum_end": lambda options: changes_betas(options.optimizer),
+    "optimizer.schedule": lambda options: changes_betas(options.optimizer),
+}
+
+
+def refuse_other_run(
+    stored: ImageOptions, options: ImageOptions, workdir: pathlib.Path
+) -> list[str]:
+    """Stops a run that would continue the checkpoints of another one.
+
+    Args:
+      stored: of the config beside the checkpoints.
+      options: of the run to continue with.
+      workdir: for the message.
+
+    Returns:
+      Descriptions of the differences that are allowed, one per key.
+
+    Raises:
+      UserError: they differ in something that shapes the model or the rest of the state, or that decides
+        the order of the data.
+    """
+    before, differences = dict(leaves(stored)), {}
+    for key, value in leaves(options):
+        resolve = _RESOLVED.get(key, lambda options, value: value)
+        if resolve(stored, before[key]) != resolve(options, value):
+            differences[key] = value
+    # What is fixed first: then both name the same optimiser, which is all that is imported for switches.
+    for find_reason in (_why_fixed, _why_state_depends):
+        for key, value in differences.items():
+            why = find_reason(key, stored, options)
+            if why is not None:
+                raise UserError(
+                    f"config.{key} is {value!r}, but the run in {workdir} has {before[key]!r}{why}: use "
+                    "another workdir (config.init_from can start it from this run)"
+                )
+    return [f"config.{key}: {before[key]!r} -> {value!r}" for key, value in differences.items()]
+
+
+def _why_fixed(key: str, stored: ImageOptions, options: ImageOptions) -> str | None:
+    """Why a key that differs must not, as the end of a clause; None where it may."""
+    del stored, options
+    return next((why for fixed, why in _FIXED.items() if key.startswith(fixed)), None)
+
+
+def _why_state_depends(key: str, stored: ImageOptions, options: ImageOptions) -> str | None:
+    """Why a key must not differ where the state depends on it; None where it may."""
+    switch = _SWITCHES.get(key)
+    if switch is not None and switch(stored) != switch(options):
+        return ", and what the state holds depends on it"
+    if key == "loss.consistency_decay" and options.loss.uses_consistency:
+        return ", with which its average was made"
+    return None

@@ -1,0 +1,122 @@
+"""The layout of the package: its folders, what lies at the top, and which module imports which."""
+
+import ast
+import importlib
+import pathlib
+
+import pytest
+
+from lossattn_jax.commands import imports
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "lossattn_jax"
+FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+
+
+def name_of(folder):
+    return folder.relative_to(PACKAGE).as_posix()
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def statements(body):
+    """Those that run on import: without functions, blocks for type checkers, and what a command does."""
+    for node in body:
+        if isinstance(node, ast.If):
+            test = ast.dump(node.test)
+            if "TYPE_CHECKING" not in test and "__name__" not in test:
+                yield from statements(node.body)
+            yield from statements(node.orelse)
+        elif isinstance(node, ast.Try | ast.With):
+            yield from statements(node.body)
+        else:
+            yield node
+
+
+def offered(module):
+    """What a folder's face offers of other modules, with the module that has it."""
+    return {
+        alias.name: node.module
+        for block in ast.parse(MODULES[module].read_text()).body
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module != module
+        for alias in node.names
+    }
+
+
+def imported(module):
+    """The modules of the package that a module imports."""
+    for node in statements(ast.parse(MODULES[module].read_text()).body):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(PACKAGE.name):
+            continue
+        homes = offered(node.module) if node.module in MODULES else {}
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            yield whole if whole in MODULES else homes.get(alias.name, node.module)
+
+
+def circle(graph):
+    """A circle of imports, as the modules on it; none where there is none."""
+    done = set()
+
+    def visit(module, way):
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module not in done:
+            for other in graph.get(module, ()):
+                if around := visit(other, [*way, module]):
+                    return around
+            done.add(module)
+        return []
+
+    return next((around for module in graph if (around := visit(module, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]  # else it could not fail
+    graph = {module: sorted(set(imported(module))) for module in MODULES}
+    assert sum(map(len, graph.values())) > 500
+    assert circle(graph) == []
+
+
+def test_the_top_level_has_at_most_eight_modules():
+    modules = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]
+    assert len(modules) <= 8, modules
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_every_folder_is_in_the_architecture_page(folder):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"`{name_of(folder)}/`" in page
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_every_folder_says_what_belongs_in_it(folder):
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert text and len(text.splitlines()) >= 3
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_a_face_offers_what_type_checkers_see(folder):
+    module = importlib.import_module(module_of(folder / "__init__.py"))
+    for name, home in offered(module.__name__).items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+        assert name in dir(module) and name in module.__all__
+        assert (
+            f"{module.__name__}.{name}" not in MODULES
+        )  # which would take its place once imported
+
+
+@pytest.mark.parametrize("old", imports.MOVED)
+def test_a_moved_module_works_under_its_old_name(old):
+    with pytest.warns(FutureWarning, match=f"{old} is {imports.MOVED[old]} now"):
+        moved = importlib.import_module(old)
+    home = importlib.import_module(imports.MOVED[old])
+    assert moved is home and home.__spec__.name == home.__name__ == imports.MOVED[old]

@@ -1,0 +1,225 @@
+"""Optimisers and schedules: what each entry says of itself, and those of the user's own."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import STEPS, settings
+
+from lossattn_jax.checkpoint import runs
+from lossattn_jax.config.options import OptimizerOptions
+from lossattn_jax.errors import UserError
+from lossattn_jax.train.images import loop
+from lossattn_jax.train.optimizer import OPTIMIZERS, at_step, describe_optimizer, make_optimizer
+from lossattn_jax.train.schedules import SCHEDULES, Length, learning_rate_schedule
+
+LENGTH = Length(epochs=6, steps_per_epoch=4)
+# With an effect each, and with the betas of the ramps.
+FULL = OptimizerOptions(
+    schedule="ramps",
+    nesterov=True,
+    weight_decay=0.1,
+    weight_decay_mask="kernels",
+    momentum_end=0.5,
+    beta2_end=0.99,
+    milestones=(2, 4),
+    warmup_epochs=1.0,
+    ramp_up_epochs=2,
+    ramp_down_epochs=3,
+)
+# Another value of every key.
+OTHERS = {
+    "momentum": 0.8,
+    "beta2": 0.95,
+    "nesterov": False,
+    "weight_decay": 0.2,
+    "weight_decay_mask": "all",
+    "momentum_end": 0.3,
+    "beta2_end": 0.9,
+    "milestones": (3,),
+    "decay_factor": 0.5,
+    "ramp_up_epochs": 1,
+    "ramp_down_epochs": 2,
+}
+OF_OPTIMIZERS = [*OTHERS][:7]
+OF_SCHEDULES = [*OTHERS][7:]
+
+
+def trained(options, schedule=lambda step: 0.1):
+    """The parameters after all updates of the length, with gradients that change."""
+    optimizer = make_optimizer(options, schedule, LENGTH)
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
+    state = optimizer.init(params)
+    for step in range(LENGTH.epochs * LENGTH.steps_per_epoch):
+        gradients = jax.tree.map(lambda leaf, step=step: leaf * jnp.cos(0.5 * step), params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return np.concatenate(jax.tree.leaves(params))
+
+
+def rates(options):
+    schedule = learning_rate_schedule(options, LENGTH)
+    return np.array([schedule(step) for step in range(LENGTH.epochs * LENGTH.steps_per_epoch)])
+
+
+def differ(first, second):
+    return not np.allclose(first, second, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("options", [FULL, dataclasses.replace(FULL, schedule="constant")])
+def test_no_two_optimisers_compute_the_same(options):
+    results = {name: trained(dataclasses.replace(options, name=name)) for name in OPTIMIZERS}
+    for first, second in itertools.combinations(OPTIMIZERS, 2):
+        assert differ(results[first], results[second]), (first, second)
+
+
+def test_no_two_schedules_compute_the_same():
+    results = {name: rates(dataclasses.replace(FULL, schedule=name)) for name in SCHEDULES}
+    for first, second in itertools.combinations(SCHEDULES, 2):
+        assert differ(results[first], results[second]), (first, second)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_takes_the_parameters_that_it_names(name):
+    options = dataclasses.replace(FULL, name=name)
+    plain = trained(options)
+    taken = {
+        key
+        for key in OF_OPTIMIZERS
+        if differ(trained(dataclasses.replace(options, **{key: OTHERS[key]})), plain)
+    }
+    assert taken == set(OPTIMIZERS[name].parameters)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_takes_the_parameters_that_it_names(name):
+    options = dataclasses.replace(FULL, schedule=name)
+    plain = rates(options)
+    taken = {
+        key
+        for key in OF_SCHEDULES
+        if differ(rates(dataclasses.replace(options, **{key: OTHERS[key]})), plain)
+    }
+    assert taken == set(SCHEDULES[name].parameters)
+
+
+@pytest.mark.parametrize("schedule", ["ramps", "constant"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_holds_the_state_that_it_names(name, schedule):
+    options = dataclasses.replace(FULL, name=name, schedule=schedule)
+    params = {"kernel": jnp.zeros((2, 3))}
+    state = make_optimizer(options, lambda step: 0.1, LENGTH).init(params)
+    of_parameters = {
+        path[-2].name
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if leaf.shape == (2, 3)
+    }
+    assert of_parameters == set(OPTIMIZERS[name].state)
+
+
+def test_an_optimiser_is_described_by_what_it_takes():
+    assert describe_optimizer(OptimizerOptions(warmup_epochs=2.0)) == (
+        "sgd (momentum 0.9, nesterov False, weight_decay 0.0005, weight_decay_mask all), which holds trace; "
+        "learning rate 0.1, step (milestones (100, 150), decay_factor 0.1), warm-up 2 epochs"
+    )
+
+
+def test_schedules_go_on_from_a_step_and_moments_do_not():
+    options = dataclasses.replace(FULL, name="adam")
+    optimizer = make_optimizer(options, lambda step: 0.1 / (1 + step), LENGTH)
+    state = at_step(optimizer.init({"kernel": jnp.zeros(2)}), jnp.int32(5))
+    counts = {
+        jax.tree_util.keystr(path): int(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if getattr(path[-1], "name", "") == "count"
+    }
+    assert sorted(counts.values()) == [0, 5, 5, 5, 5]
+    (of_adam,) = (path for path, count in counts.items() if count == 0)
+    assert "inner_state" in of_adam
+
+
+# --- of the user's own ---
+
+CODE = """
+import jax.numpy as jnp
+import optax
+
+def make(options, learning_rate):
+    lion = optax.scale_by_lion(options.momentum, 0.99)
+    return optax.chain(lion, optax.scale_by_learning_rate(learning_rate))
+
+def halve(options, length):
+    return lambda step: options.learning_rate * 0.5 ** (step // length.steps_per_epoch)
+
+def nothing(*_):
+    return None
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """A module outside of the package."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own_optimizer.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+
+
+OWN = {
+    "optimizer__name": "own_optimizer:make",
+    "optimizer__schedule": "own_optimizer:halve",
+    "optimizer__learning_rate": 0.01,
+}
+
+
+def test_an_own_optimiser_trains_resumes_and_is_stored(own_code, toy_runs, tmp_path):
+    whole = loop.train(settings(**OWN), tmp_path / "whole")
+    loop.train(settings(**OWN, train__epochs=1), tmp_path / "resumed")
+    resumed = loop.train(settings(**OWN), tmp_path / "resumed")
+    assert whole["loss"] == resumed["loss"]
+    first, second = (runs.load(tmp_path / name, trust_code=True) for name in ("whole", "resumed"))
+    assert first.step == second.step == 3 * STEPS
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+    stored = json.loads((tmp_path / "resumed" / "config.json").read_text())["optimizer"]
+    assert stored["name"] == OWN["optimizer__name"]
+    assert stored["schedule"] == OWN["optimizer__schedule"]
+    other = loop.train(settings(optimizer__learning_rate=0.01), tmp_path / "sgd")
+    assert other["loss"] != whole["loss"]
+    with pytest.raises(UserError, match="config.optimizer.name is 'sgd', but the run in"):
+        loop.train(settings(optimizer__learning_rate=0.01), tmp_path / "resumed")
+
+
+def test_a_run_with_an_own_optimiser_is_read_without_its_code(toy_runs, tmp_path, own_code):
+    loop.train(settings(**OWN, train__epochs=1), tmp_path / "run")
+    (tmp_path / "code" / "own_optimizer.py").write_text("raise AssertionError('imported')\n")
+    import sys
+
+    del sys.modules["own_optimizer"]
+    with pytest.raises(UserError, match="own_optimizer:make"):
+        runs.load(tmp_path / "run")
+    loaded = runs.load(tmp_path / "run", trust_code=True)
+    assert loaded.options.optimizer.name == "own_optimizer:make"
+    assert "own_optimizer" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("key", "reference", "sentence"),
+    [
+        ("name", "own_optimizer:absent", "but own_optimizer has no attribute 'absent'"),
+        ("name", "no_such_module:make", "but there is no module 'no_such_module'"),
+        ("name", "own_optimizer:NUMBER", "which is a int, but must be a function of Optimiz"),
+        ("name", "own_optimizer:nothing", "which makes a NoneType, but must make an optax"),
+        ("schedule", "own_optimizer:NUMBER", "which is a int, but must be a function of"),
+        ("schedule", "own_optimizer:nothing", "which makes a NoneType, but must make a func"),
+    ],
+)
+def test_what_is_no_optimiser_is_a_sentence(own_code, toy_runs, tmp_path, key, reference, sentence):
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match=f"config.optimizer.{key} is '{reference}', {sentence}"):
+        loop.train(settings(**{f"optimizer__{key}": reference}), workdir)
+    assert not workdir.exists()
