@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import torch_bags
 from benchmarks.comparison import DisagreementError
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.objective import bag_loss
@@ -57,7 +57,7 @@ def check(
     settings = dataclasses.replace(settings, epochs=epochs)
     network = network.clone(dropout=0.0)
     everything = np.ones(len(bags), bool)
-    plan = training.Plan(seed=1, train=everything, held=everything)
+    plan = training.Plan(seed=1, train=everything, held_out=everything)
     trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
     padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))
@@ -81,7 +81,7 @@ def check(
     before = theirs.losses()
     bucket_of = np.searchsorted(bucket_lengths(bags.lengths, settings.max_waste), bags.lengths)
     for epoch in range(epochs):
-        theirs.steps(epoch_order(bucket_of, 1, 0, epoch)[:, 0].tolist())
+        theirs.steps(bucket_batches(bucket_of, 1, 0, [epoch])[0, :, 0].tolist())
     after = theirs.losses()
 
     ours = np.stack([losses(start), losses(end)])

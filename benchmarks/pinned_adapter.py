@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from lossattn_jax.attention.bag_outputs import BagOutputs
+
 from lossattn_jax.data import prepare
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.objective import bag_loss

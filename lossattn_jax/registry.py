@@ -37,6 +37,7 @@ class Registry(Mapping[str, T], Generic[T]):
         entry: type[T],
         parts: Mapping[str, T],
         adopt: Callable[[str, Any], T] | None = None,
+        old_names: Mapping[str, str] | None = None,
     ):
         """Makes a registry.
 
@@ -46,11 +47,13 @@ class Registry(Mapping[str, T], Generic[T]):
           parts: the package's own entries by name.
           adopt: makes an entry of a reference and what it names, where that is no entry itself, or raises
             `UserError`; None: it has to be an entry.
+          old_names: names under which parts are found too, and those that they are listed by.
         """
         self.kind = kind
         self._entry = entry
         self._parts = dict(parts)
         self._adopt = adopt
+        self._old_names = dict(old_names or {})
 
     def __getitem__(self, name: str) -> T:
         return self._parts[name]
@@ -72,6 +75,7 @@ class Registry(Mapping[str, T], Generic[T]):
           UnknownName: there is no part of that name; the sentence has the nearest names, or all.
           UserError: the reference cannot be imported, or names something else than such a part.
         """
+        name = self.resolve(name)
         if isinstance(name, str) and name in self._parts:
             return self._parts[name]
         if not is_reference(name):
@@ -85,6 +89,10 @@ class Registry(Mapping[str, T], Generic[T]):
             f"{key or self.kind} is {name!r}, which is a {type(part).__name__}, but must be a "
             f"{self._entry.__module__}.{self._entry.__qualname__}"
         )
+
+    def resolve(self, name: Any) -> Any:
+        """The name that a part is listed by, of an old one; any other value as it is."""
+        return self._old_names.get(name, name) if isinstance(name, str) else name
 
     def _allowed(self, name: Any) -> str:
         """What a name must be, in words: the nearest names, or all of them."""

@@ -10,7 +10,7 @@ BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")
 DIGITS = (*MIL, "--dataset=mnist_bags", "--data_dir={w}/right_digits.npz")
 LAMBDAS = ("-m", "lossattn_jax.mil.lambdas", "--workdir={w}/new")
 TABLES = ("-m", "lossattn_jax.mil.tables")
-REPLAY = ("-m", "lossattn_jax.mil.replay")
+REPLAY = ("-m", "lossattn_jax.replay")
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 
 FILES = [
@@ -136,19 +136,27 @@ CASES = [
     # replay
     (REPLAY, "--dump"),
     ((*REPLAY, "--dump="), "--dump is empty, but must have a value"),
-    ((*REPLAY, "--dump={w}/nowhere"), "{w}/nowhere is not a dump of a skipped update of bags"),
-    ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update of bags"),
+    (
+        (*REPLAY, "--dump={w}/nowhere"),
+        "{w}/nowhere is not a dump of a skipped update: it has no dump.json",
+    ),
+    ((*REPLAY, "--dump={w}/good.csv"), "{w}/good.csv is not a dump of a skipped update"),
     (
         (*REPLAY, "--dump={w}/cut_dump"),
-        "{w}/cut_dump/update.json cannot be read as a skipped update",
+        "{w}/cut_dump/dump.json cannot be read as a skipped update",
     ),
-    ((*REPLAY, "--dump={w}/number_dump"), "{w}/number_dump/update.json cannot be read"),
-    ((*REPLAY, "--dump={w}/typed_dump"), "{w}/typed_dump/update.json cannot be read as a skipped"),
-    ((*REPLAY, "--dump={w}/pickled_dump"), "{w}/pickled_dump/arrays.npz cannot be read"),
-    ((*REPLAY, "--dump={w}/evil_dump"), "{w}/evil_dump/arrays.npz cannot be read as a skipped"),
+    ((*REPLAY, "--dump={w}/number_dump"), "{w}/number_dump/dump.json cannot be read"),
+    (
+        (*REPLAY, "--dump={w}/typed_dump"),
+        "{w}/typed_dump/arrays.npz does not hold an update of the network in dump.json: epochs is",
+    ),
+    ((*REPLAY, "--dump={w}/edited_dump"), "{w}/edited_dump/dump.json is not as it was written"),
+    ((*REPLAY, "--dump={w}/strange_dump"), "is 'sounds', but must be one of: images, bags"),
+    ((*REPLAY, "--dump={w}/pickled_dump"), "{w}/pickled_dump/arrays.npz cannot be read as arrays"),
+    ((*REPLAY, "--dump={w}/evil_dump"), "{w}/evil_dump/arrays.npz cannot be read as arrays"),
     (
         (*REPLAY, "--dump={w}/foreign_dump"),
-        "{w}/foreign_dump/arrays.npz does not hold an update of the network in update.json",
+        "{w}/foreign_dump/arrays.npz does not hold an update of the network in dump.json",
     ),
 ]
 

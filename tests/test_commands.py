@@ -25,7 +25,10 @@ def assert_refused(finished, sentence):
             "widht is not a config key; did you mean config.model.width?",
         ),
         (["--config.train.epochs=many"], "invalid literal for int()"),
-        (["--config.train.epochs=0"], "config.train.epochs is 0, but must be a number, at least 1"),
+        (
+            ["--config.train.epochs=0"],
+            "config.train.epochs is 0, but must be a whole number, at least 1",
+        ),
         (
             ["--config.model.pooling=sum"],
             "config.model.pooling is 'sum', but must be one of: none, mean, max, attention, ",
@@ -34,7 +37,7 @@ def assert_refused(finished, sentence):
             ["--config.model.head=capsule", "--config.model.pooling=mean"],
             "config.model.backbone 'small' with head 'capsule' and pooling 'mean' does not exist",
         ),
-        (["--config.data.name=imagenet"], "data set 'imagenet' is unknown"),
+        (["--config.data.name=imagenet"], "config.data.name is 'imagenet', but must be one of"),
         (
             ["--config.data.dir=/nowhere"],
             "python -m lossattn_jax.data.prepare --dataset=digit_scenes",
@@ -82,7 +85,10 @@ def test_a_mistake_stops_training_with_a_sentence(tmp_path, flags, sentence):
             ["-m", "lossattn_jax.explain", "--workdir=/nowhere"],
             "/nowhere is not a workdir of a run",
         ),
-        (["-m", "lossattn_jax.replay", "--dump=/nowhere"], "/nowhere is not a workdir of a run"),
+        (
+            ["-m", "lossattn_jax.replay", "--dump=/nowhere"],
+            "/nowhere is not a dump of a skipped update",
+        ),
         (["-m", "lossattn_jax.evaluate"], "--workdir"),
     ],
 )

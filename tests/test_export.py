@@ -1,17 +1,20 @@
 """Networks as programs in files: what `jax.export` writes and reads gives the same outputs."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 from jax import export
 
 from lossattn_jax import models
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention.outputs import BagOutputs
 from lossattn_jax.mil import BagLeNet, BagNetwork
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 BAGS = jax.random.normal(jax.random.key(1), (3, 5, 7))
 DIGITS = jax.random.normal(jax.random.key(2), (2, 3, 28, 28, 1))
+STORED = pathlib.Path(__file__).parent / "stored_exports"
 MASK = np.arange(5) < np.array([[5], [2], [1]])
 
 
@@ -48,14 +51,32 @@ def test_an_exported_network_gives_its_outputs(head, pooling):
 @pytest.mark.parametrize("method", ["loss_attention", "mi_net_ds"])
 def test_an_exported_network_for_bags_gives_its_outputs(method):
     outputs, again = call(BagNetwork(method=method), BAGS, MASK)
-    assert_same(outputs, again, BagOutputs)
-    logits, patch_logits, attention, side_logits = again
+    assert_same(outputs, again, models.Outputs)
+    logits, patch_logits, attention = again
     assert (logits.shape, patch_logits.shape, attention.shape) == ((3, 2), (3, 5, 2), (3, 5))
-    assert (side_logits is None) == (method == "loss_attention")
 
 
 def test_an_exported_network_for_digit_bags_gives_its_outputs():
     outputs, again = call(BagLeNet(), DIGITS)
-    assert_same(outputs, again, BagOutputs)
+    assert_same(outputs, again, models.Outputs)
     other = outputs.replace(logits=outputs.logits + 1)
-    assert isinstance(other, BagOutputs) and other.attention is outputs.attention
+    assert isinstance(other, models.Outputs) and other.attention is outputs.attention
+
+
+@pytest.mark.parametrize("method", ["loss_attention", "mi_net_ds"])
+def test_a_file_from_when_bags_had_outputs_of_their_own_is_read(method):
+    # Written by commit b75b108: a network of key 0, hidden=(2, 2, 2), for two bags of three instances.
+    stored = (STORED / f"bag_outputs_{method}.bin").read_bytes()
+    bags = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    outputs = export.deserialize(stored).call(bags)
+    assert isinstance(outputs, BagOutputs)
+    network = BagNetwork(method=method, hidden=(2, 2, 2))
+    variables = network.init(jax.random.key(0), bags)
+    expected, sown = network.apply(variables, bags, mutable=["supervision"])
+    for name, array in expected._asdict().items():
+        np.testing.assert_allclose(getattr(outputs, name), array, rtol=1e-6, atol=1e-7)
+    if method == "mi_net_ds":
+        side_logits = sown["supervision"]["logits"]
+        np.testing.assert_allclose(outputs.side_logits, side_logits, rtol=1e-6)
+    else:
+        assert outputs.side_logits is None and not sown

@@ -287,7 +287,7 @@ def test_a_finished_store_is_left_alone(export, measured, whole, caplog):
     before = contents(whole)
     measured.clear()
     steps = Steps(None)
-    with caplog.at_level(logging.INFO, "lossattn_jax.export_maps"):
+    with caplog.at_level(logging.INFO, "lossattn_jax.explain.map_export"):
         assert export(whole, eval_step=steps) == whole
     assert steps.calls == 0 and not measured
     assert f"{whole} was complete: {NUM} images" in caplog.text
@@ -581,7 +581,7 @@ def test_few_batches_are_kept_and_writing_stays_close_behind(export, eval_step, 
 
 def test_progress_is_told(export, whole, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(map_export, "_LOG_SECONDS", 0.0)
-    with caplog.at_level(logging.INFO, "lossattn_jax.export_maps"):
+    with caplog.at_level(logging.INFO, "lossattn_jax.explain.map_export"):
         export(tmp_path / "maps.zarr")
     for done in (4, 8, 12, 16, 18):
         assert f"{done} of {NUM} images  " in caplog.text
@@ -610,7 +610,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
         opened.append(arguments)
         return images
 
-    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint: run)
+    monkeypatch.setattr(runs, "load", lambda workdir, checkpoint, trust_code=False: run)
     monkeypatch.setattr(runs, "open_split", open_split)
     assert run.options.data.mode == "memory"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)

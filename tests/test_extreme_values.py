@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossattn_jax.attention import losses, pooling
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.routing import dynamic_routing, squash
 from lossattn_jax.train.bags.objective import bag_loss
 
@@ -312,7 +312,7 @@ LOSSES = {
         lambda z, y, h, a: cross_entropy(z, np.repeat(y[:, None], z.shape[1], 1)).sum(axis=1),
     ),
     "bags": (
-        lambda z, y, h, a: bag_loss(BagOutputs(z[:, 0], z, a, None), y, a > 0, 0.5, "mean"),
+        lambda z, y, h, a: bag_loss(Outputs(z[:, 0], z, a), y, a > 0, 0.5, "mean"),
         lambda z, y, h, a: (
             cross_entropy(z[:, 0], y)
             + 0.5 * ref_patch(z, y, a) / np.maximum((a > 0).sum(axis=1), 1)

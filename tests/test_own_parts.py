@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import own_parts
 import pytest
 
 from benchmarks import in_process
@@ -16,6 +15,7 @@ from lossattn_jax.config import config_json
 from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UntrustedCode
 from lossattn_jax.files import digests, records
+from tests.support import own_parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAINING = {
@@ -45,11 +45,11 @@ def run(folder, module, *flags):
     """Runs a command in a folder whose modules it finds, as `python -m` does."""
     sys.modules.pop(own_parts.NAME, None)
     (folder / own_parts.IMPORTED).unlink(missing_ok=True)
-    sys.path.insert(0, str(folder))
     try:
-        return in_process.run(["-m", f"lossattn_jax.{module}", *flags], folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)
+            return in_process.run(["-m", f"lossattn_jax.{module}", *flags], folder)
     finally:
-        sys.path.remove(str(folder))
         sys.modules.pop(own_parts.NAME, None)
 
 
@@ -245,7 +245,7 @@ def test_wrong_bags_and_methods_are_a_sentence(folder, flags, sentence):
     assert not (folder / "wrong").exists()
 
 
-def test_the_installed_command_finds_modules_in_the_current_folder(folder, tmp_path):
+def test_the_installed_command_finds_modules_where_it_is_called(folder, tmp_path):
     script = tmp_path / "lossattn"
     script.write_text("from lossattn_jax.__main__ import main\nmain()\n")
     finished = subprocess.run(

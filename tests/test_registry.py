@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from lossattn_jax import models
-from lossattn_jax.attention import losses
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention import losses, poolings
+from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.checkpoint import torch_names
 from lossattn_jax.config import bags as mil_config
 from lossattn_jax.config import images as config_lib
@@ -19,7 +19,7 @@ from lossattn_jax.data.bags import sources
 from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.mil import classical_folds, methods, network_folds
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.models import bag_networks, combinations, network
+from lossattn_jax.models import bag_networks, combinations
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.registry import Registry, lookup
 from lossattn_jax.train.bags import objective
@@ -49,7 +49,7 @@ def with_bags(**changes):
 
 
 def bag_loss(reduction):
-    outputs = BagOutputs(jnp.zeros((1, 2)), jnp.zeros((1, 3, 2)), jnp.ones((1, 3)) / 3)
+    outputs = Outputs(jnp.zeros((1, 2)), jnp.zeros((1, 3, 2)), jnp.ones((1, 3)) / 3)
     return objective.bag_loss(outputs, jnp.array([0]), jnp.ones((1, 3), bool), 0.1, reduction)
 
 
@@ -74,10 +74,10 @@ def on_devices(value):
     [
         (
             lambda: with_pooling("median"),
-            "pooling is 'median', but must be one of: none, mean, max",
+            "pooling is 'median', but must be one of: mean, mi_net, max",
         ),
         (lambda: with_pooling("dynamic_routing"), "pooling is 'dynamic_routing', but must be"),
-        (lambda: with_pooling("Mean"), "pooling is 'Mean', but must be one of: none, mean"),
+        (lambda: with_pooling("Mean"), "pooling is 'Mean', but must be one of: mean"),
         (lambda: models.build("resnet20"), "backbone is 'resnet20', but must be one of: vgg11_bn"),
         (lambda: models.build(head="dense"), "head is 'dense', but must be one of: none, conv"),
         (lambda: models.build(pooling=["mean"]), r"pooling is \['mean'\], but must be one of"),
@@ -166,17 +166,7 @@ def test_an_unknown_name_is_a_wrong_value_in_python_too():
     assert lookup("the part", "b", {"a": 1, "b": 2}) == 2
 
 
-def test_a_bag_network_without_a_pooling_of_its_own_is_refused(monkeypatch):
-    monkeypatch.setitem(bag_networks.METHODS, "mean", (8, 8))
-    with pytest.raises(UserError, match="method is 'mean', but must be one of: mi_net"):
-        with_bags(method="mean")
-    monkeypatch.undo()
-    assert tuple(bag_networks._POOLINGS) == tuple(bag_networks.METHODS)
-    assert tuple(bag_networks._LAYERS) == bag_networks.BACKBONES
-
-
 def test_every_name_that_a_config_may_have_is_in_its_registry():
-    assert {*network.POOLINGS, "dynamic_routing"} == set(combinations.POOLINGS)
     for key, registry in {
         "optimizer.name": OPTIMIZERS,
         "optimizer.schedule": SCHEDULES,
@@ -254,6 +244,13 @@ def test_a_module_that_fails_is_named_with_its_error(tmp_path, monkeypatch):
         PARTS.find("fails_in_registry:PART", "config.model.part")
     with pytest.raises(UserError, match="'absent_in_registry', which module imports_in_registry"):
         PARTS.find("imports_in_registry:PART")
+
+
+def test_a_part_is_found_by_its_old_name_which_no_list_has():
+    parts = Registry("part", Part, {"mean": Part(1)}, old_names={"none": "mean"})
+    assert parts.find("none") is parts["mean"] and list(parts) == ["mean"]
+    assert parts.resolve("none") == parts.resolve("mean") == "mean"
+    assert poolings.POOLINGS.find("none") is poolings.POOLINGS["mean"]
 
 
 def test_adopting_makes_an_entry_of_what_a_reference_names():

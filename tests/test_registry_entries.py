@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +22,7 @@ from lossattn_jax.explain.metrics.maps import Maps, Protocol
 from lossattn_jax.explain.metrics.metric_registry import METRICS
 from lossattn_jax.mil.methods import METHODS
 from lossattn_jax.models.bag_networks import BagNetwork
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "mil"))
-import tiny_bags
+from tests.support import tiny_bags
 
 SIDE = 32
 

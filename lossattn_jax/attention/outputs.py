@@ -1,20 +1,22 @@
 """What every network of this package returns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
 
 
 class Outputs(NamedTuple):
-    """Predictions of a network for a batch, whatever its backbone, head or pooling. All float32.
+    """Predictions of a network for a batch of images or bags, whatever its parts. All float32.
 
-    A tuple, `logits, patch_logits, attention = outputs`, which `jax.export` can write into a file.
+    Of a bag an instance is a patch, and P is N, the padded length. A tuple, `logits, patch_logits,
+    attention = outputs`, which `jax.export` can write into a file.
 
     Attributes:
-      logits: `[B, K]` image predictions.
-      patch_logits: `[B, P, K]` patch predictions z_p, patches in row-major order of their grid.
-      attention: `[B, P]` patch weights a_p, each row summing to 1.
+      logits: `[B, K]` predictions of the images or bags.
+      patch_logits: `[B, P, K]` patch predictions z_p, patches in row-major order of their grid; of a patch
+        that a mask takes out they mean nothing.
+      attention: `[B, P]` patch weights a_p, each row summing to 1; 0 of a patch that a mask takes out.
     """
 
     logits: jax.Array
@@ -26,5 +28,25 @@ class Outputs(NamedTuple):
         return self._replace(**changes)
 
 
-# Under this name files of exported networks hold it, so it has to stay.
+class BagOutputs(NamedTuple):
+    """What exported networks for bags return that were written before bags had `Outputs` too.
+
+    Attributes:
+      logits, patch_logits, attention: as of `Outputs`.
+      side_logits: `[B, S, K]` log-probabilities of the classifiers that are trained each by itself, or
+        None where there are none.
+    """
+
+    logits: jax.Array
+    patch_logits: jax.Array
+    attention: jax.Array
+    side_logits: jax.Array | None = None
+
+    def replace(self, **changes: Any) -> "BagOutputs":
+        """The same with some other arrays, as of Flax's own dataclasses."""
+        return self._replace(**changes)
+
+
+# Under these names files of exported networks hold them, so they have to stay.
 export.register_namedtuple_serialization(Outputs, serialized_name="lossattn_jax.models.Outputs")
+export.register_namedtuple_serialization(BagOutputs, serialized_name="lossattn_jax.mil.BagOutputs")

@@ -72,9 +72,9 @@ def spec_of(options: DataOptions) -> data.DatasetSpec:
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
     """The kind of image loss (see `losses`) that suits a network's predictions and a data set's labels."""
-    if isinstance(model, models.RoutingNetwork):
-        return losses.MARGIN
-    return losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY
+    find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
+    own = find_pooling().loss if find_pooling is not None else ""
+    return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
 
 
 def load(

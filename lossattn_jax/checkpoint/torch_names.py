@@ -7,7 +7,7 @@ attention, and our own for the rest. Convolutions are OIHW in PyTorch and HWIO h
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,40 +15,25 @@ from flax import linen as nn
 from flax import traverse_util
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import resnet, small, vgg
+from lossattn_jax.models import resnet
 from lossattn_jax.models.bag_networks import BagLeNet
-from lossattn_jax.models.capsules import CapsNetBackbone, CapsuleHead, PrimaryUnits
-from lossattn_jax.models.network import ImageNetwork, PatchNetwork
-from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead
+from lossattn_jax.models.network import ImageNetwork
+from lossattn_jax.models.parts import TorchModules, whole_modules
 from lossattn_jax.models.shapes import variable_shapes
 
 Path = tuple[str, ...]
-# By the path of a module of ours, the modules that the state dict has for it, and the channels of each.
-Modules = dict[str, dict[str, slice]]
 
 COUNTER = "num_batches_tracked"  # of every normalisation in PyTorch; nothing here reads it
 
-_IMAGE_SHAPE = (32, 32, 3)
-_LARGE_IMAGE_SHAPE = (64, 64, 3)
+_IMAGE_SIDE = 32  # of the images that most networks are made for
 _BAG_SHAPE = (1, 28, 28, 1)
 
 _ALL = slice(None)
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # by the number of axes
-_PARAMETER_KEYS = {"b4": "b4", "transform": "routing.weight"}  # parameters that belong to no layer
+_CAPSULE_BIAS = "b4"  # a parameter of the capsule head that belongs to no layer
 _FIRST_OF_BLOCK = "layer1.0.conv1.weight"
-_BLOCK_NAMES = {
-    **{part: part for number in "123" for part in (f"conv{number}", f"bn{number}")},
-    "shortcut_conv": "shortcut.0",
-    "shortcut_bn": "shortcut.1",
-}
-_ATTENTION_NAMES = {"tanh": "attention.0", "score": "attention.2"}
-_GATED_ATTENTION_NAMES = {
-    "tanh": "attention_V.0",
-    "gate": "attention_U.0",
-    "score": "attention_weights",
-}
-_LENET_NAMES = {
+_LENET_NAMES = {  # of the papers' code, which has its own pooling alone
     "conv1": "feature_extractor_part1.0",
     "conv2": "feature_extractor_part1.3",
     "dense": "feature_extractor_part2.0",
@@ -149,7 +134,7 @@ def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) ->
       UserError: it is another module.
     """
     if isinstance(model, BagLeNet):
-        modules = _whole("", _LENET_NAMES)
+        modules = whole_modules(_LENET_NAMES)
         input_shape: tuple[int, ...] = _BAG_SHAPE
     elif isinstance(model, ImageNetwork):
         modules = _modules(model)
@@ -165,16 +150,20 @@ def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) ->
     return Layout(leaves, slots, _unused(model, slots))
 
 
-def _slots(path: Path, shape: tuple[int, ...], modules: Modules) -> list[Slot]:
+def _slots(path: Path, shape: tuple[int, ...], modules: TorchModules) -> list[Slot]:
     """The arrays that make up one leaf."""
     *_, name = path
     axes = _KERNEL_AXES[len(shape)] if name == "kernel" else tuple(range(len(shape)))
-    if name in _PARAMETER_KEYS:
-        torch_shape = (1, *shape, 1, 1) if name == "b4" else shape
-        return [Slot(_PARAMETER_KEYS[name], torch_shape, path, _ALL, axes)]
+    if name == _CAPSULE_BIAS:
+        return [Slot(name, (1, *shape, 1, 1), path, _ALL, axes)]
+    if len(path) == 2 and name in modules:  # a parameter of the network itself
+        return [Slot(key, shape, path, _ALL, axes) for key in modules[name]]
     module = "/".join(path[1:-1]).removesuffix("/conv")  # `layers.Conv` wraps one of Flax
     if module not in modules:
-        raise UserError(f"the network's layer {module} has no name in PyTorch")
+        raise UserError(
+            f"the network's layer {module or name} has no name in PyTorch; a pooling of your own gives names "
+            "by Pooling.torch_names"
+        )
     slots = []
     for torch_module, channels in modules[module].items():
         part = (*shape[:-1], len(range(shape[-1])[channels]))
@@ -189,14 +178,9 @@ def _unused(model: Any, slots: tuple[Slot, ...]) -> dict[str, np.ndarray]:
         unused["att_layer.linear.weight"] = np.zeros((1, model.hidden[0]), np.float32)
         unused["att_layer.linear.bias"] = np.zeros(1, np.float32)
         return unused
-    backbone = model.make_backbone()
-    if isinstance(backbone, resnet.ResNet) and not backbone.norm_stem:
-        channels = backbone.stage_channels[0]
-        unused["bn1.weight"] = np.ones(channels, np.float32)
-        unused["bn1.bias"] = np.zeros(channels, np.float32)
-        unused["bn1.running_mean"] = np.zeros(channels, np.float32)
-        unused["bn1.running_var"] = np.ones(channels, np.float32)
-        unused[f"bn1.{COUNTER}"] = np.zeros((), np.int64)
+    of_backbone = getattr(model.make_backbone(), "torch_unused", None)
+    if of_backbone is not None:
+        unused |= of_backbone()
     for slot in slots:
         if slot.key.endswith(".running_mean"):
             key = f"{slot.key.removesuffix('running_mean')}{COUNTER}"
@@ -206,95 +190,31 @@ def _unused(model: Any, slots: tuple[Slot, ...]) -> dict[str, np.ndarray]:
     return unused
 
 
-def _modules(model: ImageNetwork) -> Modules:
+def _modules(model: ImageNetwork) -> TorchModules:
     backbone, head = model.make_backbone(), model.make_head()
-    modules = _whole("backbone/", _backbone_names(backbone))
-    if isinstance(head, CapsuleHead):
-        modules |= _unit_modules("head/units/", head.make_units())
-        dimensions = range(head.dimension)  # they change fastest in our channels
-        every = {d: slice(d, None, head.dimension) for d in dimensions}
-        modules["head/conv"] = {f"layer5.{d}.conv0": channels for d, channels in every.items()}
-        modules["head/bn"] = {f"layer5.{d}.bn0": channels for d, channels in every.items()}
-    elif isinstance(head, PrimaryUnits):
-        modules |= _unit_modules("head/", head)
-    elif isinstance(head, ConvPatchHead):
-        names = {"conv1": "conv5", "bn1": "bn5", "conv2": "conv6", "bn2": "bn6"}
-        modules |= _whole("head/", names)
-    elif isinstance(head, DenseHead):
-        modules |= _whole("head/", {"dense1": "classifier.0", "dense2": "classifier.3"})
-    classifier = "classifier.6" if isinstance(head, DenseHead) else "linear"
-    modules |= _whole("", {"classifier": classifier})
-    if isinstance(model, PatchNetwork):
-        gated = model.pooling == "gated_attention"
-        modules |= _whole("attention/", _GATED_ATTENTION_NAMES if gated else _ATTENTION_NAMES)
-    return modules
-
-
-def _whole(prefix: str, names: dict[str, str]) -> Modules:
-    """Modules that correspond one to one."""
-    return {prefix + ours: {theirs: _ALL} for ours, theirs in names.items()}
-
-
-def _unit_modules(prefix: str, units: PrimaryUnits) -> Modules:
-    size = units.channels
-    every = {unit: slice(unit * size, (unit + 1) * size) for unit in range(units.units)}
+    classifier = getattr(head, "torch_classifier", "linear")
     return {
-        f"{prefix}conv": {f"units.{unit}.conv0": channels for unit, channels in every.items()},
-        f"{prefix}bn": {f"units.{unit}.bn": channels for unit, channels in every.items()},
+        **_prefixed("backbone/", _modules_of(backbone, "backbone")),
+        **_prefixed("head/", _modules_of(head, "head")),
+        **whole_modules({"classifier": classifier, **model.find_pooling().torch_names}),
     }
 
 
-def _backbone_names(backbone: nn.Module) -> dict[str, str]:
-    """Names of a backbone's layers in a state dict, by ours."""
-    for kind, names in _NAMES_OF_BACKBONES.items():
-        if isinstance(backbone, kind):
-            return names(backbone)
-    raise UserError(
-        f"a {type(backbone).__name__} is not a backbone of models.build, and has no names in PyTorch"
-    )
+def _prefixed(prefix: str, modules: TorchModules) -> TorchModules:
+    return {prefix + path: of_path for path, of_path in modules.items()}
 
 
-def _small_names(backbone: small.SmallBackbone) -> dict[str, str]:
-    numbers = ["1", "2", *(f"{b + 3}{part}" for b in range(backbone.blocks) for part in "ab")]
-    return {f"{layer}{n}": f"{layer}{n}" for n in numbers for layer in ("conv", "bn")}
-
-
-def _capsnet_names(backbone: CapsNetBackbone) -> dict[str, str]:
-    del backbone
-    return {"conv1": "conv1"}
-
-
-def _vgg_names(backbone: vgg.VGG) -> dict[str, str]:
-    names = {}
-    number = position = 0
-    for stage in backbone.stages:
-        for _ in stage:
-            number += 1
-            names[f"conv{number}"] = f"features.{position}"
-            names[f"bn{number}"] = f"features.{position + 1}"
-            position += 3  # with the ReLU
-        position += backbone.pool
-    return names
-
-
-def _resnet_names(backbone: resnet.ResNet) -> dict[str, str]:
-    names = {"conv1": "conv1", "bn1": "bn1", "reduce_conv": "conv4", "reduce_bn": "bn4"}
-    for stage, blocks in enumerate(backbone.stage_blocks, start=1):
-        for block in range(blocks):
-            for ours, theirs in _BLOCK_NAMES.items():
-                names[f"layer{stage}_{block}/{ours}"] = f"layer{stage}.{block}.{theirs}"
-    return names
-
-
-_NAMES_OF_BACKBONES: dict[type[nn.Module], Callable[[Any], dict[str, str]]] = {
-    vgg.VGG: _vgg_names,
-    resnet.ResNet: _resnet_names,
-    small.SmallBackbone: _small_names,
-    CapsNetBackbone: _capsnet_names,
-}
+def _modules_of(part: nn.Module, kind: str) -> TorchModules:
+    """A part's layers in a state dict, as it says itself."""
+    names = getattr(part, "torch_modules", None)
+    if names is None:
+        raise UserError(
+            f"a {type(part).__name__} is not a {kind} of models.build, and has no names in PyTorch: one of "
+            "your own gives them by a method torch_modules"
+        )
+    return names()
 
 
 def _usual_image_shape(model: ImageNetwork) -> tuple[int, int, int]:
-    backbone = model.make_backbone()
-    large = isinstance(backbone, resnet.ResNet) and backbone.strides == resnet.STRIDE2_STRIDES
-    return _LARGE_IMAGE_SHAPE if large else _IMAGE_SHAPE
+    side = getattr(model.make_backbone(), "image_side", _IMAGE_SIDE)
+    return side, side, 3

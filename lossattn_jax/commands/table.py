@@ -95,8 +95,11 @@ COMMANDS = (
     Command(
         "replay",
         "lossattn_jax.replay",
-        "makes a skipped update of a run again and reports non-finite values",
-        ("--dump=runs/digit_scenes/nonfinite/step_120",),
+        "makes a skipped update of a training again and reports non-finite values",
+        (
+            "--dump=runs/digit_scenes/nonfinite/step_120",
+            "--dump=runs/mil/musk1/loss_attention/nonfinite/model_3_epoch_2_update_12",
+        ),
     ),
     Command(
         "mil cv",
@@ -111,7 +114,7 @@ COMMANDS = (
     Command(
         "mil replay",
         "lossattn_jax.mil.replay",
-        "makes a skipped update on bags again and reports non-finite values",
+        "the former name of replay, which works until the next release",
         ("--dump=runs/mil/musk1/loss_attention/nonfinite/model_3_epoch_2_update_12",),
     ),
     Command(

@@ -13,15 +13,14 @@ from lossattn_jax.config import config_json, renamed, schema
 from lossattn_jax.config.options import (
     BagOptions,
     LossOptions,
-    OptimizerOptions,
     ValidationOptions,
     leaves,
 )
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.selection import Validation
-from lossattn_jax.models import bag_networks
-from lossattn_jax.registry import lookup
+from lossattn_jax.models.backbones import BAG_BACKBONES
+from lossattn_jax.registry import is_reference
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 
 __all__ = ["SCHEMA", "check", "default_config", "get_config", "leaves", "read", "resolve", "write"]
@@ -85,6 +84,7 @@ def settings(options: BagOptions) -> Settings:
         max_waste=train.max_waste,
         max_skipped=train.max_skipped,
         models_at_once=train.models_at_once,
+        optimizer=optimizer,
     )
 
 
@@ -103,20 +103,15 @@ def _refuse_more_to_average(options: BagOptions) -> None:
 
 
 def _refuse_unknown_backbone(options: BagOptions) -> None:
-    backbones = dict.fromkeys(bag_networks.BACKBONES)
-    lookup("config.model.backbone", options.model.backbone, backbones)
+    if not is_reference(
+        options.model.backbone
+    ):  # of the user's own, which is imported where it is made
+        BAG_BACKBONES.find(options.model.backbone, "config.model.backbone")
 
 
 # Keys that networks for bags cannot have other values of yet.
 _FIXED = {
     "loss": (LossOptions(), ("patch", "label_smoothing")),
-    "optimizer": (
-        OptimizerOptions(name="adam", schedule="constant"),
-        (
-            *("name", "momentum", "beta2", "nesterov", "weight_decay_mask", "momentum_end"),
-            *("beta2_end", "schedule", "warmup_epochs"),
-        ),
-    ),
 }
 
 

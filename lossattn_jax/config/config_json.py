@@ -3,7 +3,7 @@
 import json
 import logging
 import pathlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -64,23 +64,45 @@ def read(
     entries, digest = _load(path)
     if digest is None:
         log.warning("warning: %s was written before configs carried digests", path)
-    refuse_untrusted(_parts(entries), path, trust_code)
+    return from_values(dict(entries), path, schema, trust_code=trust_code)
+
+
+def from_values(
+    values: Mapping[str, Any],
+    where: object,
+    schema: Schema = images.SCHEMA,
+    *,
+    trust_code: bool | Collection[str] = False,
+) -> ConfigDict:
+    """A config of stored values.
+
+    Args:
+      values: by dotted keys, as JSON has them; see `read` for missing and renamed keys.
+      where: what messages call the place that they were stored in.
+      schema: of the configuration.
+      trust_code: as of `read`.
+
+    Raises:
+      UntrustedCode: they name code by reference that is not trusted.
+      UserError: they are not a config.
+    """
+    refuse_untrusted(_parts(values.items()), where, trust_code)
     config = schema.config()
-    for key, value in renamed.in_values(dict(entries), schema.former_names).items():
+    for key, value in renamed.in_values(dict(values), schema.former_names).items():
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:
-            raise UserError(f"{path} has the key {key}, which this version does not know")
+            raise UserError(f"{where} has the key {key}, which this version does not know")
         try:
             parent[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
-            raise UserError(f"{path} has a wrong value of {key}: {error}") from None
+            raise UserError(f"{where} has a wrong value of {key}: {error}") from None
     try:
         schema.check(config)
     except UserError:
         raise
     except (AttributeError, TypeError, ValueError) as error:  # of values of other types
-        raise UserError(f"{path} has a value that its key cannot have: {error}") from None
+        raise UserError(f"{where} has a value that its key cannot have: {error}") from None
     return config
 
 

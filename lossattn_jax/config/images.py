@@ -5,13 +5,18 @@ defaults, so an override of an unknown one is refused; `check` refuses impossibl
 with their meaning, are in `lossattn_jax.config.options`.
 """
 
+from typing import TYPE_CHECKING
+
 from ml_collections import ConfigDict
 
 from lossattn_jax.config import schema
-from lossattn_jax.config.options import ImageOptions, LossOptions, ModelOptions, leaves
+from lossattn_jax.config.options import ImageOptions, LossOptions, leaves
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UserError
 from lossattn_jax.registry import lookup
+
+if TYPE_CHECKING:
+    from lossattn_jax.attention.poolings import Pooling
 
 __all__ = ["SCHEMA", "check", "default_config", "leaves", "resolve", "uses_patch_loss"]
 
@@ -41,7 +46,7 @@ def resolve(config: ConfigDict) -> ImageOptions:
 
 def uses_patch_loss(loss: LossOptions, pooling: str) -> bool:
     """Whether the patch loss takes part: the papers' baselines have none."""
-    auto = pooling in ("loss_attention", "bag_loss_attention")
+    auto = _find_pooling(pooling).patch_loss
     return lookup("config.loss.patch", loss.patch, {"auto": auto, "on": True, "off": False})
 
 
@@ -60,13 +65,19 @@ def _refuse_uneven_parts(options: ImageOptions) -> None:
         )
 
 
-def _refuse_patch_loss_of_routing(options: ImageOptions) -> None:
-    model: ModelOptions = options.model
-    if options.loss.patch == "on" and model.pooling == "dynamic_routing":
+def _refuse_patch_loss_without_logits(options: ImageOptions) -> None:
+    name = options.model.pooling
+    if options.loss.patch == "on" and _find_pooling(name).loss:
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
-            "dynamic_routing, whose patch predictions are not logits"
+            f"{name}, whose patch predictions are not logits"
         )
+
+
+def _find_pooling(name: str) -> "Pooling":
+    from lossattn_jax.attention import poolings  # which takes JAX
+
+    return poolings.POOLINGS.find(name, "config.model.pooling")
 
 
 SCHEMA = Schema(
@@ -77,6 +88,6 @@ SCHEMA = Schema(
         lambda options: schema.refuse_unfit_schedule(options.optimizer, options.train),
         _refuse_streams_on_devices,
         _refuse_uneven_parts,
-        _refuse_patch_loss_of_routing,
+        _refuse_patch_loss_without_logits,
     ),
 )

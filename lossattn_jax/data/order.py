@@ -1,12 +1,17 @@
-"""Which examples a training step sees: a pure function of the seed and the step.
+"""Which examples a training step takes, images or bags: a pure function of the seed and the step.
 
 The order of an epoch follows from (seed, epoch) alone and the batch of a step from (seed, step), so
 resuming a run needs nothing but its step, and the global batch is the same for any number of
 processes.
+
+Bags are of many lengths, so that a batch is of one bucket of lengths. All models that train in one program
+visit the bags of the data set in the same order, each leaving out those that it is not trained on. So a
+fold's training does not depend on which others train beside it.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,10 +36,63 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)  # two, since a batch reader may be one epoch ahead of another
 def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
-    order = np.random.Generator(bits).permutation(num_examples).astype(np.int64, copy=False)
+    random = epoch_generator(seed, epoch, np.random.Philox)
+    order = random.permutation(num_examples).astype(np.int64, copy=False)
     order.flags.writeable = False
     return order
+
+
+def epoch_generator(
+    seed: int, epoch: int, bits: type[np.random.BitGenerator] = np.random.PCG64
+) -> np.random.Generator:
+    """The random numbers of an epoch's order.
+
+    Args:
+      seed: the run's seed, 0 or more.
+      epoch: counted from 0.
+      bits: the kind of generator: images' orders come from Philox, bags' from PCG64.
+    """
+    return np.random.Generator(bits(np.random.SeedSequence([seed, epoch])))
+
+
+def bucket_batches(
+    bucket_of: np.ndarray, batch_size: int, seed: int, epochs: Sequence[int]
+) -> np.ndarray:
+    """The bags of each step of some epochs: a random order of batches of one bucket each.
+
+    With one bag a step every order of all bags is as likely as any other.
+
+    Args:
+      bucket_of: `[bags]` int, the bucket of each bag.
+      batch_size: bags of a step.
+      seed: of the run.
+      epochs: their numbers, from 0.
+
+    Returns:
+      `[epochs, steps, batch_size]` int32, -1 where a bucket's last batch is filled up.
+    """
+    return np.stack([_bucket_batches(bucket_of, batch_size, seed, epoch) for epoch in epochs])
+
+
+def _bucket_batches(bucket_of: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    random = epoch_generator(seed, epoch)
+    batches: list[np.ndarray] = []
+    for bucket in np.unique(bucket_of):
+        bags = random.permutation(np.flatnonzero(bucket_of == bucket))
+        full = np.full(-(-len(bags) // batch_size) * batch_size, -1)
+        full[: len(bags)] = bags
+        batches.extend(full.reshape(-1, batch_size))
+    return random.permutation(np.stack(batches)).astype(np.int32)
+
+
+def bucket_steps(bucket_of: np.ndarray, batch_size: int) -> int:
+    """Steps of an epoch of bags: batches of each bucket's bags, the last of each filled up.
+
+    Args:
+      bucket_of: `[bags]` int, the bucket of each bag.
+      batch_size: bags of a step.
+    """
+    return int(sum(-(-count // batch_size) for count in np.bincount(bucket_of)))
 
 
 def local_batch_size(batch_size: int, process_count: int) -> int:

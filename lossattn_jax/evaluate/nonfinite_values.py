@@ -1,7 +1,6 @@
 """Reports non-finite values: of an update that was made again, and of a network's outputs."""
 
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,9 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax.checkpoint.tree_names import named
-from lossattn_jax.errors import UserError
-
-DUMPS_NAME = "nonfinite"  # folder of a run with the updates that it ended with
 
 _LISTED = 16  # of a batch's images or bags, or of parameters, in a sentence
 
@@ -20,23 +16,6 @@ def list_first(names: Sequence[object]) -> str:
     """The first names of a list, and how many there are where those are not all."""
     first = ", ".join(map(str, names[:_LISTED]))
     return first if len(names) <= _LISTED else f"{first}, ... ({len(names)} in all)"
-
-
-def write_dump(write: Callable[[pathlib.Path], None], folder: pathlib.Path, module: str) -> str:
-    """Writes a dump; a clause that says how to replay it, or that it could not be written.
-
-    A full disk must not hide why a training ends.
-
-    Args:
-      write: of the dump, into `folder`; raises UserError.
-      folder: of the dump.
-      module: that replays it.
-    """
-    try:
-        write(folder)
-    except UserError as error:
-        return f"to replay it nothing was kept ({error})"
-    return f"python -m {module} --dump={folder} says what was not finite"
 
 
 def of_state(tree: Any, what: str) -> str:

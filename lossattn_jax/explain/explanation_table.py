@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from lossattn_jax import files
+from lossattn_jax.attention.poolings import POOLINGS
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config.images import leaves
@@ -326,7 +327,7 @@ def _name(run: Measured, firsts: Sequence[Measured]) -> str:
 
 def _short_name(run: Measured) -> str:
     name = f"{run.config['model.head']} + {run.config['model.pooling']}"
-    cut = run.config["model.pooling"] == "loss_attention"
+    cut = POOLINGS.find(run.config["model.pooling"]).threshold
     return f"{name}, t = {run.config['model.threshold']:g}" if cut else name
 
 

@@ -24,7 +24,7 @@ from lossattn_jax.evaluate.evaluation import EvalStep, forward_batches, make_eva
 from lossattn_jax.explain import receptive_field
 from lossattn_jax.explain.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
-from lossattn_jax.train.images.reporting import Progress
+from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ def _fill(
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
     kind = runs.loss_kind(run.model, run.spec)
-    began = last_log = time.monotonic()
-    progress = Progress(first * size, num, batch_size=1)
+    began, clock = time.monotonic(), LogClock(_LOG_SECONDS)
+    progress = Progress(first * size, num)
     # A generator. A failure is to leave no thread that reads ahead, and to lose little of what was done.
     variables = devices.replicate(run.variables)
     forward: Any = forward_batches(eval_step, variables, dataset, size, first)
@@ -121,8 +121,8 @@ def _fill(
         for (place, (batch, _, outputs)), _ in itertools.pairwise(itertools.chain(steps, end)):
             start = place * size + jax.process_index() * store.rows
             store.write(start, _rows(batch, outputs, fields, kind), fields)
-            if time.monotonic() - last_log >= _LOG_SECONDS:
-                last_log, reached = time.monotonic(), min((place + 1) * size, num)
+            if clock.is_due():
+                reached = min((place + 1) * size, num)
                 rate, remaining = progress.measure(reached), progress.time_left(reached)
                 log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, remaining)
     devices.barrier("maps written")

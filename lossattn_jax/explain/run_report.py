@@ -250,7 +250,7 @@ def _threshold_name(threshold: float) -> str:
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
     """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
-    if run.options.model.pooling != "loss_attention":
+    if not run.model.find_pooling().threshold:
         return
     for threshold in THRESHOLDS:
         if threshold != run.options.model.threshold:

@@ -9,6 +9,7 @@ Rerunning the same command goes on with the folds that are not there yet; those 
 
 from absl import flags
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
@@ -31,7 +32,7 @@ FEATURES = flags.DEFINE_list(
 IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
 METHOD = flags.DEFINE_list(
     "method",
-    ["loss_attention"],
+    [poolings.DEFAULT],
     f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
 )
 SELECT = flags.DEFINE_list(

@@ -2,7 +2,6 @@
 
 import logging
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,13 @@ from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags.sources import Experiment
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
 from lossattn_jax.files.records import Record
 from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds, provenance
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import programs
+from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def run(
       options: of the experiment.
       rules: of `selection.RULES`.
       folder: gets a folder for each rule, where it is absent, with a file for each fold, and where a
-        training ends in updates that are not finite the folder `not_finite.DUMPS_NAME`.
+        training ends in updates that are not finite the folder `train.dumps.FOLDER_NAME`.
 
     Returns:
       For each rule the folds' records, in the order of the splits.
@@ -75,7 +75,8 @@ def run(
                 (folder / rule).mkdir(parents=True, exist_ok=True)
         shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
         if methods.get(method).network is not None:
-            _networks(dataset, missing, method, options, dump_dir=folder / DUMPS_NAME, **shared)
+            dump_dir = folder / dumps.FOLDER_NAME
+            _networks(dataset, missing, method, options, dump_dir=dump_dir, **shared)
         else:
             _classical(dataset, missing, method, options, **shared)
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
@@ -168,7 +169,7 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
 
 
 def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
-    began = told = time.monotonic()
+    progress, clock = Progress(0, len(splits)), LogClock(_SECONDS_BETWEEN_LINES)
     for done, split in enumerate(splits, start=1):
         results = classical_folds.run(
             dataset,
@@ -180,15 +181,13 @@ def _classical(dataset, splits, method, options, *, rules, label, write) -> None
         )
         for result in results:
             write(result)
-        now = time.monotonic()
-        if now - told > _SECONDS_BETWEEN_LINES:
-            told = now
-            left = round((now - began) / done * (len(splits) - done))
+        if clock.is_due():
+            rate = progress.measure(done)
             log.info(
-                "%s: fold %d of %d, %.1f s each, %d:%02d left",
+                "%s: fold %d of %d, %.1f s each, %s left",
                 label,
                 done,
                 len(splits),
-                (now - began) / done,
-                *divmod(left, 60),
+                1 / rate,
+                progress.time_left(done),
             )

@@ -15,13 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices
+from lossattn_jax.attention import poolings
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import data_record, sources
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import nonfinite_values
-from lossattn_jax.evaluate.nonfinite_values import DUMPS_NAME
 from lossattn_jax.files import digests, records
 from lossattn_jax.mil import (
     cross_validation,
@@ -32,11 +32,12 @@ from lossattn_jax.mil import (
 )
 from lossattn_jax.mil.selection import stream
 from lossattn_jax.mil.workdir import Workdir
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
 
 log = logging.getLogger(__name__)
 
-METHOD = "loss_attention"
+METHOD = poolings.DEFAULT
 LAMBDAS = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 METRICS_NAME = "lambdas.json"
 _FIGURE_THRESHOLD = 0.5
@@ -101,7 +102,7 @@ def run(
     def check(experiments: Sequence[Experiment]) -> None:
         for experiment in experiments:
             folder = root.folder_of(experiment.dataset.name)
-            root.refuse_links(folder / DUMPS_NAME)
+            root.refuse_links(folder / dumps.FOLDER_NAME)
             _refuse_other(folder / METRICS_NAME, _inputs(experiment, options, lambdas))
             data_record.refuse_other(experiment, folder)
 
@@ -172,7 +173,7 @@ def _measure(
         training.Plan(
             seed=stream(options.seed, split.repeat, split.fold, 0),
             train=split.train,
-            held=split.test,
+            held_out=split.test,
             overrides={"patch_weight": value},
             name=f"lambda {value:g}, {split.name}",
         )
@@ -188,7 +189,7 @@ def _measure(
         order_seed=options.seed,
         every_epoch=False,
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
-        dump_dir=folder / DUMPS_NAME,
+        dump_dir=folder / dumps.FOLDER_NAME,
     )
     said = training.predict(
         dataset,
@@ -197,13 +198,13 @@ def _measure(
         trained.last,
         trained.mean,
         trained.scale,
-        np.stack([plan.held for plan in plans]),
+        wanted=np.stack([plan.held_out for plan in plans]),
     )
     draws = len(splits)
     summaries, nonfinite = {}, {}
     for place, value in enumerate(lambdas):
         own = slice(place * draws, (place + 1) * draws)
-        held = np.stack([plan.held for plan in plans[own]])
+        held = np.stack([plan.held_out for plan in plans[own]])
         nonfinite[value] = _count_nonfinite(
             dataset.lengths, said.attention[own], said.logits[own], held
         )

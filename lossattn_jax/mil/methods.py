@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.bag_kernels import MIGraph, MIKernel
 from lossattn_jax.mil.diverse_density import EMDD
@@ -87,16 +88,21 @@ class Method:
         return self.make().memory(lengths, labels)
 
 
-def _network(name: str, title: str, paper: tuple[float, ...]) -> Method:
-    return Method(title, None, paper, network=name)
+def _of_network(name: str, pooling: poolings.Pooling) -> Method:
+    published = pooling.published
+    if published is None:
+        return Method(name, None, network=name)
+    return Method(published.title, None, published.accuracy, network=name)
 
 
 def _adopt(reference: str, part: Any) -> Method:
-    """A method of a class of the user's."""
+    """A method of a class of the user's, or of a pooling of the user's in a network."""
+    if isinstance(part, poolings.Pooling) or (callable(part) and not isinstance(part, type)):
+        return _of_network(reference, poolings.METHODS.find(reference))
     if not (isinstance(part, type) and issubclass(part, BagClassifier)):
         raise UserError(
             f"the method {reference!r} is a {type(part).__name__}, but must be a subclass of "
-            "lossattn_jax.mil.estimator.BagClassifier, or a lossattn_jax.mil.methods.Method"
+            "lossattn_jax.mil.estimator.BagClassifier, a lossattn_jax.mil.methods.Method, or a pooling"
         )
     try:
         part()
@@ -118,17 +124,7 @@ METHODS = Registry(
         "mi_graph": Method("mi-Graph", MIGraph, (0.889, 0.903, 0.620, 0.860, 0.869)),
         "mi_vlad": Method("miVLAD", MiVLAD, (0.871, 0.872, 0.620, 0.811, 0.850)),
         "mi_fv": Method("miFV", MiFV, (0.909, 0.884, 0.621, 0.813, 0.852)),
-        "mi_net": _network("mi_net", "mi-Net", (0.889, 0.858, 0.613, 0.824, 0.858)),
-        "mi_net_bag": _network("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
-        "mi_net_ds": _network("mi_net_ds", "MI-Net with DS", (0.894, 0.874, 0.630, 0.845, 0.872)),
-        "mi_net_rc": _network("mi_net_rc", "MI-Net with RC", (0.898, 0.873, 0.619, 0.836, 0.857)),
-        "attention": _network("attention", "Attention", (0.892, 0.858, 0.615, 0.839, 0.868)),
-        "gated_attention": _network(
-            "gated_attention", "Gated-Attention", (0.900, 0.863, 0.603, 0.845, 0.857)
-        ),
-        "loss_attention": _network(
-            "loss_attention", "Loss-Attention", (0.917, 0.911, 0.712, 0.897, 0.900)
-        ),
+        **{name: _of_network(name, pooling) for name, pooling in poolings.METHODS.items()},
     },
     adopt=_adopt,
 )

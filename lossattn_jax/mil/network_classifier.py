@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import softmax
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.embeddings import check_whole
@@ -16,17 +17,16 @@ from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.invalid import InvalidInput
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import stream
-from lossattn_jax.models.bag_networks import BACKBONES, METHODS, MI_NETS, BagNetwork
+from lossattn_jax.models.backbones import BAG_BACKBONES
+from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
 
-# Methods whose first class is what a bag is without an instance that speaks for another.
-_UNEQUAL = ("mi_net",)
 _NESTED = "settings__"
 
 
 class NetworkClassifier(BagClassifier):
-    """One of the seven networks of the AAAI 2020 paper's Table 1; see `networks.BagNetwork`.
+    """One of the networks of the AAAI 2020 paper's Table 1; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -35,8 +35,8 @@ class NetworkClassifier(BagClassifier):
     those of an estimator within another are; they are there for `settings=None` as well.
 
     Attributes:
-      method: one of `networks.METHODS`.
-      backbone: "dense" for vectors, "lenet" for images.
+      method: one of `poolings.METHODS`, or a pooling of one's own, as `package.module:attribute`.
+      backbone: "dense" for vectors, "lenet" for images, or one of one's own.
       hidden: widths of the layers; None: as published.
       dropout: share of features that is dropped in training.
       ensemble: networks from different seeds, whose probabilities and scores are averaged.
@@ -46,14 +46,14 @@ class NetworkClassifier(BagClassifier):
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
-        `lossattn_jax.mil.replay`. None: nothing is written.
+        `lossattn_jax.replay`. None: nothing is written.
       networks_: after `fit`, the `training.Trained` networks.
     """
 
     def __init__(
         self,
         *,
-        method: str = "loss_attention",
+        method: str = poolings.DEFAULT,
         backbone: str = "dense",
         hidden: tuple[int, ...] | None = None,
         dropout: float = 0.5,
@@ -80,7 +80,7 @@ class NetworkClassifier(BagClassifier):
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
         """Whether the method treats two classes unequally, so that one has to be positive."""
-        return self.method in _UNEQUAL
+        return poolings.METHODS.find(self.method).unequal_classes
 
     @property
     def _name(self) -> str:
@@ -117,16 +117,12 @@ class NetworkClassifier(BagClassifier):
         Raises:
           UserError: a setting is impossible.
         """
-        if self.method not in METHODS:
-            raise UserError(f"method is {self.method!r}, but must be one of {', '.join(METHODS)}")
+        poolings.METHODS.find(self.method)
         if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout!r}, but must be at least 0 and below 1")
         if not isinstance(self.ensemble, numbers.Integral) or self.ensemble < 1:
             raise UserError(f"ensemble is {self.ensemble!r}, but must be 1 or more")
-        if self.backbone not in BACKBONES:
-            raise UserError(
-                f"backbone is {self.backbone!r}, but must be one of {', '.join(BACKBONES)}"
-            )
+        BAG_BACKBONES.find(self.backbone)
         # A search may hold widths as a list or an array; a network's have to be hashable.
         hidden = () if self.hidden is None else np.asarray(self.hidden).tolist()
         if np.ndim(hidden) != 1 or not all(
@@ -175,7 +171,9 @@ class NetworkClassifier(BagClassifier):
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
-        return 1 - scores if self.method in MI_NETS else scores  # attention speaks for both
+        # Attention speaks for both.
+        by_attention = poolings.METHODS.find(self.method).scores_by_attention
+        return scores if by_attention else 1 - scores
 
     def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
         dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
@@ -186,7 +184,7 @@ class NetworkClassifier(BagClassifier):
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
-            np.ones((self.ensemble, len(bags)), bool),
+            wanted=np.ones((self.ensemble, len(bags)), bool),
         )
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -20,7 +20,7 @@ from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
 
 # What of a trained network each rule looks at; see `training.Trained`.
-_PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "kept"}
+_PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "at_keep_epoch"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def run(
     Args:
       dataset: the bags.
       splits: the folds.
-      network: one of `networks.METHODS`.
+      network: of one of `poolings.METHODS`.
       settings: of the training.
       rules: of `selection.RULES`; those that need the same training share it.
       validation: of the rule `VALIDATION`; None: its defaults.
@@ -98,7 +98,7 @@ def run(
             jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(trained, _PARAMS[rule])),
             trained.mean[flat],
             trained.scale[flat],
-            np.stack([plans[m].held for m in flat]),
+            wanted=np.stack([plans[m].held_out for m in flat]),
         )
         scores = instance_scores(network.method, said.attention, said.instance_logits)
         for place, split in enumerate(splits):
@@ -141,7 +141,7 @@ def _choose(
                     training.Plan(
                         seed=stream(seed, split.repeat, split.fold, 0),
                         train=split.train & ~held,
-                        held=held,
+                        held_out=held,
                         overrides=overrides,
                         name=split.name,
                     )
@@ -150,7 +150,7 @@ def _choose(
         dataset, network, settings, plans, label=f"{label}, validation", **shared
     )
     measured = [
-        selection.accuracy_and_loss(logits[:, plan.held], dataset.labels[plan.held])
+        selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])
         for plan, logits in zip(plans, trained.logits, strict=True)
     ]
     shape = (len(splits), validation.splits, len(grid), settings.epochs)
@@ -166,7 +166,7 @@ def _choose(
 
 def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, float], ...]:
     """The settings to try; lambda only where there is a loss of instances."""
-    ignored = () if network.method == "loss_attention" else ("patch_weight",)
+    ignored = () if network.find_pooling().patch_loss else ("patch_weight",)
     tried = [
         {name: value for name, value in overrides.items() if name not in ignored}
         for overrides in validation.overrides()
@@ -195,8 +195,8 @@ def _plans(
                     training.Plan(
                         seed=stream(seed, split.repeat, split.fold, member),
                         train=split.train,
-                        held=split.test,
-                        scored=split.test if BEST_TEST in rules else None,
+                        held_out=split.test,
+                        selection=split.test if BEST_TEST in rules else None,
                         keep_epoch=choice.epoch,
                         overrides=overrides,
                         name=split.name,

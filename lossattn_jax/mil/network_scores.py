@@ -6,8 +6,7 @@ Apart from the networks, so that importing these takes no SciPy.
 import numpy as np
 from scipy.special import softmax
 
-from lossattn_jax.models.bag_networks import METHODS, MI_NETS
-from lossattn_jax.registry import lookup
+from lossattn_jax.attention import poolings
 
 
 def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
@@ -16,7 +15,7 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
     With the others, the probability that the classifier gives the instance for any class but the first.
 
     Args:
-      method: one of `METHODS`.
+      method: one of `poolings.METHODS`, or a reference.
       attention: `[..., N]`.
       instance_logits: `[..., N, K]`.
 
@@ -26,7 +25,6 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
     Raises:
       UnknownName: there is no such method.
     """
-    lookup("method", method, METHODS)
-    if method not in MI_NETS:
+    if poolings.METHODS.find(method).scores_by_attention:
         return attention.astype(np.float64)
     return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]

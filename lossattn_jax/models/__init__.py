@@ -1,6 +1,7 @@
 """Networks: backbones, heads that make patches, networks for bags, and their sizes.
 
-`build` puts a network for images together by names; `bag_networks` holds those for bags. `python -m
+`build` puts a network for images together by names; `bag_networks` holds those for bags. A new backbone
+belongs into `backbones`, a head into `heads`; poolings are in `lossattn_jax.attention.poolings`. `python -m
 lossattn_jax.models --list` prints the networks of the paper's tables, which `table` lists.
 """
 
@@ -10,25 +11,24 @@ from lossattn_jax.commands import imports
 
 __all__ = [
     "BACKBONES",
-    "CapsuleNetwork",
     "HEADS",
     "ImageNetwork",
     "Outputs",
     "POOLINGS",
     "PatchGrid",
     "PatchNetwork",
-    "RoutingNetwork",
     "build",
     "variable_shapes",
 ]
 
 if TYPE_CHECKING:
     from lossattn_jax.attention.outputs import Outputs
+    from lossattn_jax.attention.poolings import POOLINGS
     from lossattn_jax.models import table as table
-    from lossattn_jax.models.capsules import CapsuleNetwork, RoutingNetwork
-    from lossattn_jax.models.combinations import BACKBONES, HEADS, POOLINGS
+    from lossattn_jax.models.backbones import BACKBONES
     from lossattn_jax.models.factory import build
     from lossattn_jax.models.geometry import PatchGrid
+    from lossattn_jax.models.heads import HEADS
     from lossattn_jax.models.network import ImageNetwork, PatchNetwork
     from lossattn_jax.models.shapes import variable_shapes
 else:

@@ -1,5 +1,6 @@
-"""Capsule networks: the TIP paper's capsule head with loss attention, dynamic routing, and CapsNet."""
+"""Layers of capsule networks: primary capsules, the TIP paper's capsule head, and CapsNet's backbone."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,24 +9,26 @@ import optax
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax.attention import pooling as pooling_lib
-from lossattn_jax.attention.outputs import Outputs
-from lossattn_jax.attention.routing import dynamic_routing, squash
+from lossattn_jax.attention.poolings import entry
 from lossattn_jax.models.geometry import PatchGrid, sliding_grid
-from lossattn_jax.models.layers import Conv, dense
-from lossattn_jax.models.network import ImageNetwork
+from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.parts import (
+    Backbone,
+    Build,
+    MakeModule,
+    TorchModules,
+    Units,
+    whole_modules,
+)
 
-UNITS = 16  # of the capsule head
-UNIT_CHANNELS = 32  # of each unit
+UNITS = Units().dimension  # of the capsule head
+UNIT_CHANNELS = Units().channels  # of each unit
 CAPSULES = 64  # at each patch, behind the units
 CAPSULE_DIMENSION = 128
-CLASS_DIMENSION = 16  # of the class capsules that are routed to
 
-# CapsNet for CIFAR-10 (Sabour et al. 2017, sections 4 and 7): channels of its first convolution, and
-# (dimensions, types) of the primary capsules behind it.
+# CapsNet for CIFAR-10 (Sabour et al. 2017, sections 4 and 7): its first convolution.
 CAPSNET_CHANNELS = 256
-CAPSNET_PRIMARY = (8, 64)
-CAPSNET_KERNEL, CAPSNET_STRIDE = 9, 2
+CAPSNET_KERNEL = 9
 
 
 class PrimaryUnits(nn.Module):
@@ -70,6 +73,15 @@ class PrimaryUnits(nn.Module):
         """Places of the patches on a map of `map_size` (height, width)."""
         return sliding_grid(map_size, self.kernel, self.stride)
 
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, where the papers' code has a module for each unit."""
+        every = {n: slice(n * self.channels, (n + 1) * self.channels) for n in range(self.units)}
+        return {
+            "conv": {f"units.{number}.conv0": channels for number, channels in every.items()},
+            "bn": {f"units.{number}.bn": channels for number, channels in every.items()},
+        }
+
 
 class CapsuleHead(nn.Module):
     """The TIP 2021 paper's two capsule layers (section III-C).
@@ -110,72 +122,17 @@ class CapsuleHead(nn.Module):
         """Places of the patches on a map of `map_size` (height, width)."""
         return self.make_units().grid(map_size)
 
-
-class CapsuleNetwork(ImageNetwork):
-    """Capsules with loss attention: every capsule is classified and weighed (TIP 2021, section III-C).
-
-    A patch's prediction is the sum of its capsules' predictions, and its attention what is left of the
-    sum of their weights above the threshold; `make_head` makes a `CapsuleHead`.
-
-    Attributes:
-      threshold: t of the loss attention.
-    """
-
-    threshold: float = pooling_lib.DEFAULT_THRESHOLD
-
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
-        """Predicts for a batch; see `PatchNetwork.__call__`."""
-        backbone_map = self.make_map(images, train)
-        capsules = self.make_head(name="head")(backbone_map, train)
-        batch, patches, _, dimension = capsules.shape
-        classifier = dense(self.num_classes, dimension, "classifier")
-        logits = classifier(capsules)
-        weights, attention = pooling_lib.capsule_loss_attention(logits, patches, self.threshold)
-        pooled = pooling_lib.weighted_sum(
-            capsules.reshape(batch, -1, dimension), weights.reshape(batch, -1)
-        )
-        return Outputs(classifier(pooled), jnp.sum(logits, axis=2), attention)
-
-
-class RoutingNetwork(ImageNetwork):
-    """Primary capsules routed to one capsule per class (Sabour et al. 2017).
-
-    `Outputs.logits` are the class capsules' lengths, in [0, 1): train with `losses.margin_loss`. The
-    attention is the share of the coupling coefficients to the predicted class that a patch has. A
-    patch's prediction is what it adds to the class capsules before they are squashed, along the
-    direction of each; over the patches it sums to that capsule's length before squashing.
-    `make_head` makes `PrimaryUnits`.
-
-    Attributes:
-      class_dimension: of the class capsules.
-    """
-
-    class_dimension: int = CLASS_DIMENSION
-
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
-        """Predicts for a batch; see `PatchNetwork.__call__`."""
-        backbone_map = self.make_map(images, train)
-        units = self.make_head(name="head")(backbone_map, train)
-        batch, patches, dimension, channels = units.shape
-        primary = squash(units.transpose(0, 1, 3, 2)).reshape(batch, -1, dimension)
-        transform = self.param(
-            "transform",
-            nn.initializers.normal(0.1),
-            (patches * channels, self.num_classes, dimension, self.class_dimension),
-            jnp.float32,
-        )
-        votes = jnp.einsum("bnd,nkde->bnke", primary, transform)
-        routed = dynamic_routing(votes)
-        lengths = optax.safe_norm(routed.capsules, 0.0, axis=-1)
-        attention = pooling_lib.coupling_attention(
-            routed.couplings.reshape(batch, patches, channels, -1), jnp.argmax(lengths, axis=-1)
-        )
-        directions = routed.capsules / jnp.where(lengths > 0, lengths, 1.0)[:, :, None]
-        added = jnp.einsum("bnk,bnke,bke->bnk", routed.couplings, votes, directions)
-        patch_logits = jnp.sum(added.reshape(batch, patches, channels, -1), axis=2)
-        return Outputs(lengths, patch_logits, attention)
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, where the papers' code has a module for each dimension."""
+        units = self.make_units().torch_modules()
+        # Dimensions change fastest in our channels.
+        every = {d: slice(d, None, self.dimension) for d in range(self.dimension)}
+        return {
+            **{f"units/{name}": modules for name, modules in units.items()},
+            "conv": {f"layer5.{d}.conv0": channels for d, channels in every.items()},
+            "bn": {f"layer5.{d}.bn0": channels for d, channels in every.items()},
+        }
 
 
 class CapsNetBackbone(nn.Module):
@@ -195,3 +152,23 @@ class CapsNetBackbone(nn.Module):
         del train
         conv = Conv(self.channels, CAPSNET_KERNEL, 1, 0, self.dtype, use_bias=True, name="conv1")
         return nn.relu(conv(x))
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layer in PyTorch, under our own name."""
+        return whole_modules({"conv1": "conv1"})
+
+
+def _make_capsnet(build: Build) -> MakeModule:
+    return functools.partial(
+        CapsNetBackbone, channels=build.scaled(CAPSNET_CHANNELS), dtype=build.dtype
+    )
+
+
+# Of Sabour et al. 2017, sections 4 and 7: primary capsules of 8 dimensions and 64 types.
+CAPSNET = Backbone(
+    _make_capsnet,
+    plain=entry.UNITS,
+    takes_heads=False,
+    units=Units(dimension=8, channels=64, kernel=CAPSNET_KERNEL, stride=2, norm=False),
+)

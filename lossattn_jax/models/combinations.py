@@ -1,62 +1,32 @@
-"""Which backbones, heads and poolings go together."""
+"""Which backbones, heads and poolings go together: where a head makes what a pooling takes."""
 
-from collections.abc import Mapping
-
+from lossattn_jax.attention.poolings import POOLINGS, Pooling
 from lossattn_jax.errors import UserError
-from lossattn_jax.models import resnet, vgg
-from lossattn_jax.registry import lookup
-
-HEADS = ("none", "conv", "capsule")
-POOLINGS = (
-    "none",
-    "mean",
-    "max",
-    "attention",
-    "gated_attention",
-    "loss_attention",
-    "dynamic_routing",
-    "bag_loss_attention",
-)
-
-
-def _of_heads(plain: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The poolings by head, of a backbone that goes with every head."""
-    conv = tuple(p for p in POOLINGS if p not in ("none", "dynamic_routing"))
-    return {"none": plain, "conv": conv, "capsule": ("loss_attention", "dynamic_routing")}
-
-
-_POOLINGS_OF_HEADS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    # A VGG's one patch has nothing to be weighed against.
-    **dict.fromkeys(vgg.STAGES, _of_heads(("none",))),
-    **dict.fromkeys(
-        (*resnet.STAGE_BLOCKS, "resnet18_stride2", "small"),
-        _of_heads(("none", "bag_loss_attention")),
-    ),
-    "capsnet": {"none": ("dynamic_routing",), "conv": (), "capsule": ()},
-}
-BACKBONES = tuple(_POOLINGS_OF_HEADS)
+from lossattn_jax.models.backbones import BACKBONES
+from lossattn_jax.models.heads import HEADS
+from lossattn_jax.models.parts import Backbone, Head
 
 
 def poolings(backbone: str, head: str) -> tuple[str, ...]:
-    """Lists the poolings of a backbone and a head; none where these do not fit.
+    """Lists the package's poolings that go with a backbone and a head; none where these do not fit.
 
     Raises:
       UnknownName: there is no such backbone or head.
     """
-    of_heads = lookup("backbone", backbone, _POOLINGS_OF_HEADS)
-    return lookup("head", head, of_heads)
+    parts = BACKBONES.find(backbone), HEADS.find(head)
+    return tuple(name for name, pooling in POOLINGS.items() if _form(*parts, pooling) is not None)
 
 
-def check(backbone: str, head: str, pooling: str) -> None:
-    """Refuses names and combinations that do not exist.
+def find_form(backbone: str, head: str, pooling: str) -> str:
+    """The form of features that a head makes for a pooling; see `poolings.entry`.
 
     Raises:
-      UserError: a sentence with the ones that do.
+      UserError: a name is unknown, or a combination does not exist; a sentence with the ones that do.
     """
-    existing = poolings(backbone, head)
-    lookup("pooling", pooling, dict.fromkeys(POOLINGS))
-    if pooling in existing:
-        return
+    parts = BACKBONES.find(backbone), HEADS.find(head)
+    form = _form(*parts, POOLINGS.find(pooling))
+    if form is not None:
+        return form
     there_is = "; ".join(
         f"head {other} with pooling {', '.join(poolings(backbone, other))}"
         for other in HEADS
@@ -66,3 +36,8 @@ def check(backbone: str, head: str, pooling: str) -> None:
         f"backbone {backbone!r} with head {head!r} and pooling {pooling!r} does not exist; "
         f"for this backbone there is {there_is}"
     )
+
+
+def _form(backbone: Backbone, head: Head, pooling: Pooling) -> str | None:
+    taken = pooling.forms()
+    return next((form for form in head.forms(backbone) if form in taken), None)

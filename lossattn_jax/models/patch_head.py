@@ -9,6 +9,7 @@ from flax.typing import Dtype
 
 from lossattn_jax.models.geometry import PatchGrid, sliding_grid
 from lossattn_jax.models.layers import Conv, ExampleDropout, dense
+from lossattn_jax.models.parts import TorchModules, whole_modules
 
 
 class ConvPatchHead(nn.Module):
@@ -54,6 +55,11 @@ class ConvPatchHead(nn.Module):
         """Places of the patches on a map of `map_size` (height, width)."""
         return sliding_grid(map_size, self.kernel, self.stride)
 
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, under the names of the papers' code."""
+        return whole_modules({"conv1": "conv5", "bn1": "bn5", "conv2": "conv6", "bn2": "bn6"})
+
 
 class MapHead(nn.Module):
     """Every position of the map is a patch: no layer at all, as in plain ResNets and in AAAI 2020."""
@@ -68,6 +74,11 @@ class MapHead(nn.Module):
     def grid(self, map_size: tuple[int, int]) -> PatchGrid:
         """Places of the patches on a map of `map_size` (height, width)."""
         return sliding_grid(map_size, 1, 1)
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """No layer."""
+        return {}
 
 
 class DenseHead(nn.Module):
@@ -102,3 +113,13 @@ class DenseHead(nn.Module):
         """The one patch, whatever the map's size."""
         del map_size
         return sliding_grid((1, 1), 1, 1)
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, under torchvision's names."""
+        return whole_modules({"dense1": "classifier.0", "dense2": "classifier.3"})
+
+    @property
+    def torch_classifier(self) -> str:
+        """What PyTorch calls the layer behind it."""
+        return "classifier.6"

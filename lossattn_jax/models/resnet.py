@@ -1,14 +1,17 @@
 """ResNet backbones for small images (He et al. 2016), with strides or, as the TIP paper's, without."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.parts import Backbone, Build, MakeModule, TorchModules, whole_modules
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 # Blocks of each stage, and whether they are bottlenecks (He et al. 2016, table 1).
@@ -21,6 +24,11 @@ STAGE_BLOCKS = {
 }
 BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
 EXPANSION = 4  # of a bottleneck's channels
+_TORCH_NAMES_OF_BLOCK = {
+    **{part: part for number in "123" for part in (f"conv{number}", f"bn{number}")},
+    "shortcut_conv": "shortcut.0",
+    "shortcut_bn": "shortcut.1",
+}
 
 # Strides of the four stages.
 PLAIN_STRIDES = (1, 2, 2, 2)  # of the plain networks: a 4x4 map from a 32x32 image
@@ -53,14 +61,14 @@ class BasicBlock(nn.Module):
         return nn.relu(_shortcut(self, x, self.channels, self.stride, train) + y)
 
 
-def first_kernel(chosen: int | None, head: str) -> int:
+def first_kernel(chosen: int | None, plain: bool) -> int:
     """Side of a bottleneck's first convolution, chosen or by default.
 
     Args:
       chosen: 1, 3 or None.
-      head: of the network; "none": it is a plain one.
+      plain: whether the network has no head that makes patches.
     """
-    return chosen or (1 if head == "none" else 3)
+    return chosen or (1 if plain else 3)
 
 
 class Bottleneck(nn.Module):
@@ -155,3 +163,61 @@ class ResNet(nn.Module):
             x = Conv(self.reduce_to, 1, 1, 0, self.dtype, name="reduce_conv")(x)
             x = nn.relu(self.norm(name="reduce_bn")(x, train))
         return x
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, under the names of the papers' code."""
+        names = {"conv1": "conv1", "bn1": "bn1", "reduce_conv": "conv4", "reduce_bn": "bn4"}
+        for stage, blocks in enumerate(self.stage_blocks, start=1):
+            for block in range(blocks):
+                for ours, theirs in _TORCH_NAMES_OF_BLOCK.items():
+                    names[f"layer{stage}_{block}/{ours}"] = f"layer{stage}.{block}.{theirs}"
+        return whole_modules(names)
+
+    @nn.nowrap
+    def torch_unused(self) -> dict[str, np.ndarray]:
+        """Arrays that the papers' code stores besides and never uses, as PyTorch makes them."""
+        if self.norm_stem:
+            return {}
+        ones, zeros = (make(self.stage_channels[0], np.float32) for make in (np.ones, np.zeros))
+        return {
+            "bn1.weight": ones,
+            "bn1.bias": zeros,
+            "bn1.running_mean": zeros,
+            "bn1.running_var": ones,
+            "bn1.num_batches_tracked": np.zeros((), np.int64),
+        }
+
+    @property
+    def image_side(self) -> int:
+        """Pixels of the square images that it is made for."""
+        return 64 if self.strides == STRIDE2_STRIDES else 32
+
+
+def _make(name: str, build: Build, strides: tuple[int, ...] | None = None) -> MakeModule:
+    bottlenecks = name in BOTTLENECKS
+    make_block: Callable[..., nn.Module] = BasicBlock
+    if bottlenecks:
+        make_block = functools.partial(
+            Bottleneck,
+            first_kernel=first_kernel(build.first_kernel, build.plain),
+            relu_before_add=build.relu_before_add,
+        )
+    stage_channels = tuple(build.scaled(c) for c in STAGE_CHANNELS)
+    return functools.partial(
+        ResNet,
+        stage_blocks=STAGE_BLOCKS[name],
+        stage_channels=stage_channels,
+        strides=strides or (PLAIN_STRIDES if build.plain else NO_STRIDES),
+        make_block=functools.partial(make_block, norm=build.norm, dtype=build.dtype),
+        norm=build.norm,
+        norm_stem=build.plain,
+        reduce_to=stage_channels[-1] if bottlenecks and not build.plain else None,
+        dtype=build.dtype,
+    )
+
+
+BACKBONES = {
+    **{name: Backbone(functools.partial(_make, name)) for name in STAGE_BLOCKS},
+    "resnet18_stride2": Backbone(functools.partial(_make, "resnet18", strides=STRIDE2_STRIDES)),
+}

@@ -1,5 +1,6 @@
 """A small strided backbone for CPUs and demonstrations; ours, not from the papers."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,11 +9,16 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.parts import (
+    Backbone,
+    Build,
+    MakeModule,
+    PatchConvolution,
+    TorchModules,
+    whole_modules,
+)
 
-# Channels of the two strided convolutions at width 1, and (kernel, stride, channels) of the patch
-# convolution behind them: on the 8x8 map of a 32x32 image it gives 6x6 patches, as the paper's head.
-CHANNELS = (48, 96)
-HEAD = (3, 1, 128)
+CHANNELS = (48, 96)  # of the two strided convolutions at width 1
 
 # He et al. 2015: keeps the activations' variance through ReLUs, which a short training needs.
 he_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -52,3 +58,19 @@ class SmallBackbone(nn.Module):
             y = layer(x, f"{block + 2}a", second, 3, 1)
             x = x + layer(y, f"{block + 2}b", second, 3, 1)
         return x
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, under our own names."""
+        numbers = ["1", "2", *(f"{b + 3}{part}" for b in range(self.blocks) for part in "ab")]
+        names = [f"{layer}{number}" for number in numbers for layer in ("conv", "bn")]
+        return whole_modules({name: name for name in names})
+
+
+def _make(build: Build) -> MakeModule:
+    channels = tuple(build.scaled(c) for c in CHANNELS)
+    return functools.partial(SmallBackbone, channels=channels, norm=build.norm, dtype=build.dtype)
+
+
+# On the 8x8 map of a 32x32 image the patch convolution gives 6x6 patches, as the paper's head.
+BACKBONE = Backbone(_make, patches=PatchConvolution(kernel=3, stride=1, channels=128))

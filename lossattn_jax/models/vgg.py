@@ -1,5 +1,6 @@
 """VGG backbones with batch normalisation (Simonyan & Zisserman 2015), with or without max pooling."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from lossattn_jax.attention.poolings.entry import ONE
 from lossattn_jax.models.layers import Conv, max_pool
+from lossattn_jax.models.parts import (
+    Backbone,
+    Build,
+    MakeModule,
+    PatchConvolution,
+    TorchModules,
+    whole_modules,
+)
 
 # Channels of the 3x3 convolutions of each of the five stages (Simonyan & Zisserman 2015, table 1).
 STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -46,3 +56,33 @@ class VGG(nn.Module):
             if self.pool:
                 x = max_pool(x)
         return x
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Its layers in PyTorch, under torchvision's names."""
+        names = {}
+        number = position = 0
+        for stage in self.stages:
+            for _ in stage:
+                number += 1
+                names[f"conv{number}"] = f"features.{position}"
+                names[f"bn{number}"] = f"features.{position + 1}"
+                position += 3  # with the ReLU
+            position += self.pool
+        return whole_modules(names)
+
+
+def _make(name: str, build: Build) -> MakeModule:
+    stages = tuple(tuple(build.scaled(c) for c in stage) for stage in STAGES[name])
+    return functools.partial(
+        VGG, stages=stages, pool=build.plain, norm=build.norm, dtype=build.dtype
+    )
+
+
+# Without a head the whole image is one patch. The paper's parameter counts say that a head has biases.
+BACKBONES = {
+    name: Backbone(
+        functools.partial(_make, name), plain=ONE, patches=PatchConvolution(use_bias=True)
+    )
+    for name in STAGES
+}

@@ -13,14 +13,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 
 from lossattn_jax import devices
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds after SIGTERM: until when the loop may end by itself, and until when a safe place is waited for.
 _OWN_SECONDS = 2.0
@@ -36,18 +38,18 @@ class Ahead:
     """
 
     def __init__(self) -> None:
-        """Starts with nothing started."""
-        self._started: collections.deque[Any] = collections.deque()
+        """Starts with nothing under way."""
+        self._under_way: collections.deque[Any] = collections.deque()
 
-    def started(self, results: Any) -> None:
+    def limit(self, results: Any) -> None:
         """Waits until at most `_AHEAD` of the computations whose results were given here are under way.
 
         Args:
           results: tree of arrays that are not donated later.
         """
-        self._started.append(results)
-        if len(self._started) > _AHEAD:
-            jax.block_until_ready(self._started.popleft())
+        self._under_way.append(results)
+        if len(self._under_way) > _AHEAD:
+            jax.block_until_ready(self._under_way.popleft())
 
 
 class Ended(Exception):
@@ -59,62 +61,82 @@ class Stop:
 
     def __init__(self) -> None:
         """Starts where the process may end at once."""
-        self._asked, self._done = threading.Event(), threading.Event()
+        self._asks, self._has_ended = threading.Event(), threading.Event()
         self._agreement = devices.Agreement()
-        self._held = False
+        self._holds = False
         self._lock = threading.Lock()  # held where the process must not be ended
-        self._leave: Callable[[], str] = lambda: "nothing was begun"
-        self._without: Callable[[], str] = self._leave
+        self._describe: Callable[[], str] = lambda: "nothing was begun"
+        self._save = self._describe
 
-    def opened(self, without: Callable[[], str]) -> None:
-        """Gives what says, of a run that is ended as it is, what there is of it."""
-        self._leave = self._without = without
-
-    def may_end(self, leave: Callable[[], str]) -> None:
-        """From now on the process may be ended at any time, after `leave` was called.
-
-        Not so one of several, since all have to save together.
+    def begin(self, describe: Callable[[], str], save: Callable[[], str]) -> None:
+        """Gives what a training does before it ends.
 
         Args:
-          leave: saves the state, from whatever thread, and says what there is of the run.
+          describe: says what there is of the run.
+          save: saves the state, from whatever thread, and says the same.
         """
-        self._leave = leave if jax.process_count() == 1 else self._without
-        if self._held:
-            self._held = False
-            self._lock.release()
+        self._describe, self._save = describe, save
 
-    def must_not_end(self) -> None:
-        """From now on the process must not be ended from outside."""
-        if not self._held:
-            self._lock.acquire()  # for ever, where the thread has begun to end the process
-            self._held = True
+    def between(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, with a place to end at before each; while it is waited for the process may be ended.
 
-    def check(self, leave: Callable[[], str]) -> None:
-        """A place to end at; all processes have to come here equally often, and get the same answer.
-
-        Args:
-          leave: saves the state and says what there is of the run; called where it ends.
+        All processes have to take equally many.
 
         Raises:
           Ended: this is the end.
         """
-        if self._agreement.reached(self._asked.is_set()):
-            self.must_not_end()
-            log.info("ended by SIGTERM: %s", leave())
+        iterator = iter(items)
+        while True:
+            with self.interruptible():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            self.check()
+            yield item
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A context in which the process may be ended at any time, after its state was saved.
+
+        What is saved must not change meanwhile. One of several processes is not saved so, since all have to
+        save together.
+        """
+        if self._holds:
+            self._holds = False
+            self._lock.release()
+        yield
+        self._hold()
+
+    def check(self) -> None:
+        """A place to end at; all processes have to come here equally often, and get the same answer.
+
+        Raises:
+          Ended: this is the end, and the state is saved.
+        """
+        if self._agreement.reached(self._asks.is_set()):
+            self._hold()
+            log.info("ended by SIGTERM: %s", self._save())
             raise Ended
 
-    def done(self) -> None:
+    def _hold(self) -> None:
+        """From now on the process must not be ended from outside."""
+        if not self._holds:
+            self._lock.acquire()  # for ever, where the thread has begun to end the process
+            self._holds = True
+
+    def finish(self) -> None:
         """Says that the training has ended."""
-        self._done.set()
+        self._has_ended.set()
 
     def ask(self) -> None:
         """Asks to end."""
-        self._asked.set()
+        self._asks.set()
 
     @property
-    def asked(self) -> bool:
+    def is_asked(self) -> bool:
         """Whether this process is asked to end."""
-        return self._asked.is_set()
+        return self._asks.is_set()
 
     def end_in_its_place(self, own: float, safe: float) -> None:
         """Ends the process when it has not done so itself.
@@ -123,16 +145,16 @@ class Stop:
           own: seconds that it has for that.
           safe: further seconds in which a place where it may be ended is waited for.
         """
-        if self._done.wait(own):
+        if self._has_ended.wait(own):
             return
-        code, leave, until = 0, self._without, time.monotonic() + safe
-        if jax.process_count() > 1 and self._done.wait(safe):  # for the others as well
+        code, leave, until = 0, self._describe, time.monotonic() + safe
+        if jax.process_count() > 1 and self._has_ended.wait(safe):  # for the others as well
             return
         while time.monotonic() < until:
-            if self._done.is_set():
+            if self._has_ended.is_set():
                 return
             if self._lock.acquire(timeout=0.05):
-                leave = self._leave
+                leave = self._save if jax.process_count() == 1 else self._describe
                 break
         try:
             log.warning("ended by SIGTERM: %s", leave())
@@ -154,13 +176,13 @@ def watch() -> Iterator[Stop]:
     os.set_blocking(writing, False)
 
     def wait() -> None:
-        while told := os.read(reading, 1):
-            if told[0] == signal.SIGTERM:
+        while signals := os.read(reading, 1):
+            if signals[0] == signal.SIGTERM:
                 stop.ask()
                 stop.end_in_its_place(_OWN_SECONDS, _SAFE_SECONDS - _OWN_SECONDS)
                 return
 
-    # Python's own handlers wait for the interpreter, which may be compiling; this descriptor is told at once.
+    # Python's own handlers wait for the interpreter, which may be compiling; this descriptor gets it at once.
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     thread = threading.Thread(target=wait, name="SIGTERM", daemon=True)
@@ -168,9 +190,9 @@ def watch() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        stop.done()
+        stop.finish()
         signal.set_wakeup_fd(wakeup)
         # A second one does not end what the first one has begun to.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if stop.asked else before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if stop.is_asked else before)
         os.close(writing)
         thread.join()  # a thread that is left when Python ends may take the process down

@@ -81,7 +81,7 @@ def test_other_losses_of_the_first_step_fail(change):
 
 
 @pytest.mark.parametrize(("relative", "fails"), [(5e-6, False), (2e-5, True), (1.0, True)])
-def test_parameters_differ_relative_to_the_largest_of_their_array(relative, fails):
+def test_parameters_differ_relative_to_their_largest(relative, fails):
     # The second value is tiny: what is added is a small part of the first one, and many times this one.
     name = "bags/after/parameters/0/last/bias"
     found = compare(changed(name, lambda bias: bias + np.float32([0, 4 * relative])))

@@ -49,7 +49,8 @@ def test_runs_differ_in_the_pooling_alone():
         if value != other
     ]
     assert differences == ["model.pooling"]
-    assert config_lib.uses_patch_loss(ours) and not config_lib.uses_patch_loss(mean)
+    assert config_lib.uses_patch_loss(ours.loss, ours.model.pooling)
+    assert not config_lib.uses_patch_loss(mean.loss, mean.model.pooling)
     assert ours.loss.patch_ramp_epochs == 8 and ours.optimizer.warmup_epochs == 4.0
     assert (ours.data.name, ours.model.head, ours.seed) == ("cifar10", "conv", 3)
     with pytest.raises(UserError, match="--poolings has 'maximum', but may have: loss_attention"):

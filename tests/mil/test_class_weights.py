@@ -10,7 +10,7 @@ import pytest
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
-from lossattn_jax.train.bags.gradients import Gradients
+from lossattn_jax.train.bags.gradients import Gradients, StepBags
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
 from tests.support.tiny_bags import UNEQUAL, settings, toy
@@ -93,20 +93,25 @@ def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
             mean=jnp.zeros(3),
             inverse_scale=jnp.ones(3),
             train=None,
-            held=None,
-            scored=None,
+            held_out=None,
+            selection=None,
             keep_epoch=None,
             class_weights=weights,
             **{name: jnp.float32(getattr(Settings(), name)) for name in PER_MODEL},
         )
         of_bags = Gradients(network, Settings(), False)
-        noise = jnp.zeros((len(rows), 2, 12), jnp.uint8)
-        visible, target = jnp.ones(len(rows), bool), jnp.zeros((len(rows), 0))
-        bags = (labels[rows], jnp.int32(1), x[rows], mask[rows], False)
-        (_, (_, losses)), average = jax.jit(of_bags, static_argnums=4)(
-            *bags, model, params, visible, noise, target
+        bags = StepBags(
+            x=x[rows],
+            mask=mask[rows],
+            labels=labels[rows],
+            visible=jnp.ones(len(rows), bool),
+            noise=jnp.zeros((len(rows), 2, 12), jnp.uint8),
+            target=jnp.zeros((len(rows), 0)),
         )
-        return losses, average
+        result = jax.jit(functools.partial(of_bags, guarded=False))(
+            model, params, bags, jnp.int32(1)
+        )
+        return result.losses, result.gradients
 
     losses, average = gradient(jnp.array([2.0, 5.0]), 0, 1, 2)
     alone = [gradient(None, row) for row in range(3)]

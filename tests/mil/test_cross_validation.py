@@ -106,8 +106,8 @@ def test_a_network_is_as_the_config_has_it():
     config = config_lib.default_config()
     config.seed = 4
     config.train.epochs = 7
-    config.network.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
-    model = cross_validation.classifier("attention", config)
+    config.model.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
+    model = cross_validation.classifier("attention", config_lib.resolve(config))
     assert model.get_params(deep=False) == {
         "method": "attention",
         "backbone": "dense",
@@ -123,5 +123,5 @@ def test_a_network_is_as_the_config_has_it():
     }
     network = model.network(2)
     assert network.widths == (8, 4) and network.dropout == 0.25
-    published = cross_validation.classifier("mi_net_rc", config_lib.default_config()).network(2)
+    published = cross_validation.classifier("mi_net_rc", config_lib.BagOptions()).network(2)
     assert published.widths == (128, 128, 128)

@@ -103,11 +103,11 @@ def test_features_may_have_any_scale(fitted):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": "mil"}, "method is 'mil', but must be one of mi_net, "),
+        ({"method": "mil"}, "method is 'mil', but must be one of: mi_net, "),
         ({"dropout": 1.0}, "dropout is 1.0, but must be at least 0 and below 1"),
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"ensemble": 0}, "ensemble is 0, but must be 1 or more"),
-        ({"backbone": "vit"}, "backbone is 'vit', but must be one of dense, lenet"),
+        ({"backbone": "vit"}, "backbone is 'vit', but must be one of: dense, lenet"),
     ],
 )
 def test_impossible_settings_are_refused(options, sentence):

@@ -78,7 +78,7 @@ def chosen():
                 accuracies, losses = [], []
                 for number in range(2):
                     model = fold * 6 + place * 2 + number
-                    held = plans[model].held
+                    held = plans[model].held_out
                     logs = log_softmax(logits[model, epoch, held].astype(float), axis=-1)
                     labels = DATASET.labels[held]
                     accuracies.append((logs.argmax(-1) == labels).mean())
@@ -110,24 +110,26 @@ def members(chosen):
                         seed,
                         split.train,
                         split.test,
-                        scored=split.test,
+                        selection=split.test,
                         keep_epoch=epoch,
                         overrides=overrides,
                     )
                 )
     trained = training.train(DATASET, NETWORK, SETTINGS, plans, order_seed=SEED)
     told = {}
-    for rule, params in zip(RULE_NAMES, (trained.last, trained.kept, trained.best), strict=True):
-        held = np.stack([plan.held for plan in plans])
+    for rule, params in zip(
+        RULE_NAMES, (trained.last, trained.at_keep_epoch, trained.best), strict=True
+    ):
+        held = np.stack([plan.held_out for plan in plans])
         said = training.predict(
-            DATASET, NETWORK, SETTINGS, params, trained.mean, trained.scale, held
+            DATASET, NETWORK, SETTINGS, params, trained.mean, trained.scale, wanted=held
         )
         for split, (own, _) in zip(SPLITS, chosen, strict=True):
             overrides = own if rule == VALIDATION else {}
             rows = [
                 row
                 for row, plan in enumerate(plans)
-                if plan.held is split.test and plan.overrides == overrides
+                if plan.held_out is split.test and plan.overrides == overrides
             ]
             told[rule, split.fold] = (
                 said.logits[rows],
@@ -189,7 +191,7 @@ def test_rules_share_a_training_unless_their_settings_differ():
     assert [plan.seed for plan in own] == [plan.seed for plan in first]
     assert len({plan.seed for plan in plans}) == 4
     without, _ = network_folds._plans(SPLITS, (FINAL,), choices, 1, SEED)
-    assert all(plan.scored is None for plan in without)
+    assert all(plan.selection is None for plan in without)
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
+from lossattn_jax.attention.poolings import METHODS, SUPERVISION
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_scores import instance_scores
-from lossattn_jax.models.bag_networks import METHODS
 
 HIDDEN = (6, 5, 4)
 BAGS = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)
@@ -101,7 +101,11 @@ def test_each_method_is_its_published_formula():
                 for n, layer in enumerate(layers, start=1)
             ]
             expected[method] = np.log(np.mean(each, axis=0))
-            np.testing.assert_allclose(np.exp(out[method].side_logits[0]), each, rtol=1e-4)
+            module = fitted(method)[0]
+            _, sown = module.apply(variables, BAGS[:1], mutable=[SUPERVISION])
+            side_logits = sown[SUPERVISION]["logits"]
+            np.testing.assert_allclose(np.exp(side_logits[0]), each, rtol=1e-4)
+            assert set(variables) == {"params"}
         else:
             if method == "loss_attention":
                 scores = logsumexp(linear(params["classifier"], layers[-1]), axis=1)

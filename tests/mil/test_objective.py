@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.train.bags.objective import bag_loss
 
 # Odds for class 0: 3 to 1 of the bag; 1 to 1 and 1 to 3 of its instances, and of padding.
@@ -16,13 +16,9 @@ BAG_LOSS, WEIGHTED = np.log(4 / 3), 0.75 * np.log(2) + 0.25 * np.log(4)
 
 
 def loss(patch_weight, reduction, attention=ATTENTION, mask=MASK, side=None):
-    outputs = BagOutputs(
-        jnp.log(BAG),
-        jnp.log(INSTANCES),
-        jnp.asarray(attention, jnp.float32),
-        None if side is None else jnp.log(side),
-    )
-    return bag_loss(outputs, jnp.array([0]), jnp.asarray(mask), patch_weight, reduction)
+    outputs = Outputs(jnp.log(BAG), jnp.log(INSTANCES), jnp.asarray(attention, jnp.float32))
+    side = None if side is None else jnp.log(side)
+    return bag_loss(outputs, jnp.array([0]), jnp.asarray(mask), patch_weight, reduction, side)
 
 
 @pytest.mark.parametrize(

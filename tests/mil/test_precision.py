@@ -128,7 +128,7 @@ def trained(dataset, standardise=True):
         result.last,
         result.mean,
         result.scale,
-        np.ones((2, len(dataset)), bool),
+        wanted=np.ones((2, len(dataset)), bool),
     )
     return result, said
 

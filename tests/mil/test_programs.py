@@ -9,9 +9,10 @@ import pytest
 from scipy.special import log_softmax
 
 from lossattn_jax.attention import losses
+from lossattn_jax.attention.poolings import METHODS, SUPERVISION
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_order
-from lossattn_jax.models.bag_networks import METHODS, BagNetwork
+from lossattn_jax.data.order import bucket_batches
+from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import device_bags, training
 from lossattn_jax.train.bags import steps as steps_lib
 from lossattn_jax.train.bags.settings import Settings
@@ -42,10 +43,13 @@ def gradient_of(network, reduction):
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(params, bag, mask, label, noise, patch_weight, target, consistency_weight):
-        out = network.apply({"params": params}, bag[None], mask[None], True, noise[None])
+        out, sown = network.apply(
+            {"params": params}, bag[None], mask[None], True, noise[None], mutable=[SUPERVISION]
+        )
         value = losses.cross_entropy(out.logits, label[None])[0]
         if network.method == "mi_net_ds":
-            value = sum(losses.cross_entropy(side, label) for side in out.side_logits[0])
+            side_logits = sown[SUPERVISION]["logits"][0]
+            value = sum(losses.cross_entropy(side, label) for side in side_logits)
         if network.method == "loss_attention":
             labels = jnp.broadcast_to(label, bag.shape[:1])
             each = out.attention[0] * losses.cross_entropy(out.patch_logits[0], labels)
@@ -99,7 +103,7 @@ def plain(network, settings, plan):
         noise = bytes_of(network, plan.seed, epoch)
         patch_weight = ramp(settings["patch_weight"], settings["patch_ramp_epochs"], epoch)
         pull = ramp(settings["consistency_weight"], settings["consistency_ramp_epochs"], epoch)
-        for batch in epoch_order(bucket_of, settings["batch_size"], ORDER_SEED, epoch):
+        for batch in bucket_batches(bucket_of, settings["batch_size"], ORDER_SEED, [epoch])[0]:
             rows = [row for row in batch if row >= 0 and plan.train[row]]
             if not rows:
                 continue
@@ -169,7 +173,7 @@ EVERYTHING = Settings(
     models_at_once=2,
 )
 PLANS = [
-    training.Plan(40 + number, ~held, held, scored=held, keep_epoch=number + 3, overrides=own)
+    training.Plan(40 + number, ~held, held, selection=held, keep_epoch=number + 3, overrides=own)
     for number, (held, own) in enumerate(
         zip(
             HELD,
@@ -195,7 +199,7 @@ def everything():
 def test_the_setting_is_hard_enough():
     assert bucket_lengths(DATASET.lengths, 1.5) == (2, 5)
     bucket_of = np.searchsorted((2, 5), DATASET.lengths)
-    orders = [epoch_order(bucket_of, 2, ORDER_SEED, epoch) for epoch in range(5)]
+    orders = bucket_batches(bucket_of, 2, ORDER_SEED, range(5))
     assert all((order < 0).sum() == 1 for order in orders)
     batches = [batch for order in orders for batch in order if min(batch) >= 0]
     # Batches of two bags of which a model may see both, one, or none.
@@ -211,7 +215,7 @@ def test_parameters_after_all_epochs(everything, number):
 @pytest.mark.parametrize("number", range(3))
 def test_parameters_of_the_kept_epoch(everything, number):
     result, told = everything
-    close(one_of(result.kept, number), told[number][number + 2][0], atol=3e-5)
+    close(one_of(result.at_keep_epoch, number), told[number][number + 2][0], atol=3e-5)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -257,7 +261,8 @@ def test_every_network_trains_as_a_plain_loop_does(method, classes, monkeypatch)
 
 def noise(seed, epoch, network=BagNetwork(2, hidden=(40, 30, 27))):  # noqa: B008
     """`[N + longest, 97]` bytes as the programs draw them."""
-    steps = steps_lib.Steps(network, EVERYTHING, (2, 5), 1, False, False, False)
+    program = steps_lib.Program(network, EVERYTHING, (2, 5), 1, 5, False, False, False)
+    steps = steps_lib.Steps(program)
     data = device_bags.on_device(DATASET, (2, 5))
     model = steps_lib.Models(np.uint32(seed), *[None] * 10)
     return np.asarray(steps.noise(model, data, jnp.int32(epoch)))
@@ -325,7 +330,7 @@ from tests.mil import test_programs as t
 assert jax.device_count() == 4
 network = t.BagNetwork(3, hidden=(6, 5, 5))
 result = t.training.train(t.DATASET, network, t.EVERYTHING, t.PLANS, order_seed=t.ORDER_SEED)
-leaves = jax.tree.leaves((result.last, result.best, result.kept))
+leaves = jax.tree.leaves((result.last, result.best, result.at_keep_epoch))
 np.savez(sys.argv[1], *leaves, logits=result.logits, best_epochs=result.best_epochs)
 """
 
@@ -335,7 +340,9 @@ def test_three_models_on_four_devices(everything, run_python, tmp_path):
     finished = run_python("-c", SCRIPT, tmp_path / "four.npz", devices=4)
     assert finished.returncode == 0, finished.stderr
     stored, result = np.load(tmp_path / "four.npz"), everything[0]
-    for number, leaf in enumerate(jax.tree.leaves((result.last, result.best, result.kept))):
+    for number, leaf in enumerate(
+        jax.tree.leaves((result.last, result.best, result.at_keep_epoch))
+    ):
         assert len(leaf) == 3
         np.testing.assert_allclose(stored[f"arr_{number}"], leaf, rtol=0, atol=3e-5)
     np.testing.assert_allclose(stored["logits"], result.logits, atol=2e-4)

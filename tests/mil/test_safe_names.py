@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, paper_table, report
+from lossattn_jax.mil import paper_table, report
 from lossattn_jax.mil.workdir import Workdir
-from lossattn_jax.train.bags import dumps
-from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train import dumps
 from tests.support import damages
 
 # Of a file of bags without `.csv`, with the folder and how tables show it.
@@ -124,14 +123,9 @@ def test_a_dump_is_not_written_through_a_link(tmp_path, place):
     planted = tmp_path / place
     planted.parent.mkdir(exist_ok=True)
     planted.symlink_to(tmp_path / "elsewhere")
-    dump = dumps.Dump(
-        **{"training": "own", "update": "of model 0", "ids": ("b0",), "consistency": False},
-        **{"network": BagNetwork(2, hidden=(2, 2, 2)), "settings": Settings()},
-        **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
-        bags={"x": np.zeros((1, 3, 2), np.float32)},
-    )
+    trees = {"state": {"params": np.zeros(1)}, "batch": {"x": np.zeros((1, 3, 2), np.float32)}}
     with pytest.raises(
         UserError, match="cannot be written: it is a symbolic link, which is not followed"
     ):
-        dumps.write(dump, tmp_path / "nonfinite" / "model_0")
+        dumps.write(tmp_path / "nonfinite" / "model_0", "bags", {}, trees, "")
     assert os.listdir(tmp_path / "elsewhere") == []

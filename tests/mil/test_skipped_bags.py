@@ -14,15 +14,17 @@ import optax
 import pytest
 
 from lossattn_jax.data.bags.bags import BagDataset
-from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, replay
+from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.gradients import Gradients
+from lossattn_jax.train.bags.nonfinite import BagSkips, Update
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.skipping import Skips
+from lossattn_jax.train.replay import replay
 
 RANDOM = np.random.default_rng(5)
 BAGS = [RANDOM.normal(0, 1, (length, 3)).astype(np.float32) for length in (2, 3, 1, 3, 2, 3)]
@@ -66,7 +68,7 @@ def train(dataset, plans, network=NETWORK, dump_dir=None, **changes):
 
 def order_of(epoch):
     """The bags as they are visited one by one."""
-    return epoch_order(np.zeros(6, int), 1, 0, epoch)[:, 0].tolist()
+    return bucket_batches(np.zeros(6, int), 1, 0, [epoch])[0, :, 0].tolist()
 
 
 def model(params, number=0):
@@ -146,10 +148,11 @@ def with_norm(monkeypatch, scale):
     """Makes the gradient of the bag whose first feature is 7 finite, but its norm not."""
     call = Gradients.__call__
 
-    def steep(self, labels, epoch, x, mask, *others):
-        (loss, told), found = call(self, labels, epoch, x, mask, *others)
-        factor = jnp.where(x[0, 0, 0] == 7, scale, 0.0)
-        return (loss, told), jax.tree.map(lambda leaf: leaf + factor, found)
+    def steep(self, model, params, bags, epoch, *, guarded):
+        of_bags = call(self, model, params, bags, epoch, guarded=guarded)
+        factor = jnp.where(bags.x[0, 0, 0] == 7, scale, 0.0)
+        gradients = jax.tree.map(lambda leaf: leaf + factor, of_bags.gradients)
+        return of_bags._replace(gradients=gradients)
 
     monkeypatch.setattr(Gradients, "__call__", steep)
     training.programs.forget()
@@ -190,29 +193,29 @@ def test_what_is_stuck_ends_with_a_dump_that_replays(stuck):
     told = f"of model 1 (fold2) after 0 updates in epoch 2 on the bag b{order_of(1)[0]}"
     assert sentence == (
         "own, Loss-Attention: the loss or its gradient was not finite in 3 updates in a row, the first "
-        f"{told}: python -m lossattn_jax.mil.replay --dump={folder} says what was not finite, and smaller "
+        f"{told}: python -m lossattn_jax.replay --dump={folder} says what was not finite, and smaller "
         "features or a lower learning_rate than 0.01 may help"
     )
-    sentences = replay.replay(folder)
+    sentences = replay(folder)
     assert sentences[0] == f"own, Loss-Attention: the update {told} was made again."
-    assert sentences[2] == "Before it, parameters and Adam's moments were finite."
+    assert sentences[2] == "Before it, parameters and the optimiser's state were finite."
     assert re.search(r"are not finite|is not in float32", sentences[3] + sentences[4])
 
 
 def test_a_dump_of_other_arrays_or_without_digests_is_refused(stuck, tmp_path):
     dump = pathlib.Path(shutil.copytree(stuck[1], tmp_path / "dump"))
-    update, path = dump / "update.json", dump / "arrays.npz"
+    update, path = dump / "dump.json", dump / "arrays.npz"
     text = update.read_text()
     with np.load(path) as stored:
         arrays = dict(stored)
-    np.savez(path, **{**arrays, "bags/x": arrays["bags/x"] + 1})
-    with pytest.raises(UserError, match="arrays are not those that were written with update.json"):
-        replay.replay(dump)
+    np.savez(path, **{**arrays, "batch/x": arrays["batch/x"] + 1})
+    with pytest.raises(UserError, match="arrays are not those that were written with dump.json"):
+        replay(dump)
     np.savez(path, **arrays)
-    assert replay.replay(dump) == replay.replay(stuck[1])
+    assert replay(dump) == replay(stuck[1])
     for name, value, sentence in (
-        ("epoch", 5, "update.json is not as it was written"),
-        (None, None, "was written before dumps carried digests; the same training writes it anew"),
+        ("epoch", 5, "dump.json is not as it was written"),
+        (None, None, "it does not say of what; the same training writes it anew"),
     ):
         edited = json.loads(text)
         if name is None:
@@ -221,16 +224,18 @@ def test_a_dump_of_other_arrays_or_without_digests_is_refused(stuck, tmp_path):
             edited[name] = value
         update.write_text(json.dumps(edited))
         with pytest.raises(UserError, match=sentence):
-            replay.replay(dump)
+            replay(dump)
 
 
 @pytest.mark.slow
 def test_what_is_dumped_is_the_model_before_and_its_bag(stuck):
-    stored = replay.dumps.read(stuck[1])
-    assert (stored.count, stored.epoch, stored.settings.patch_weight) == (6, 1, 3e38)
-    close(stored.state["params"], plain(2, dataclasses.replace(SETTINGS, epochs=1), ()))
+    stored = dumps.read(stuck[1])
+    assert (stored.content["epoch"], stored.content["settings"]["patch_weight"]) == (1, 3e38)
+    state = stored.tree("state")
+    close(state["params"], plain(2, dataclasses.replace(SETTINGS, epochs=1), ()))
+    assert stored.arrays["state/opt_state/1/0/count"] == 6
     first = order_of(1)[0]
-    np.testing.assert_array_equal(stored.bags["x"][0, : len(BAGS[first])], BAGS[first])
+    np.testing.assert_array_equal(stored.arrays["batch/x"][0, : len(BAGS[first])], BAGS[first])
 
 
 @pytest.mark.slow
@@ -241,10 +246,11 @@ def test_the_dumped_update_is_that_of_the_training(tmp_path):
     with pytest.raises(UserError, match=r"on the bags b\d, b\d: "):
         train(bags_with(3e38), [plan(1)], network, max_skipped=1, dump_dir=tmp_path, **changes)
     (folder,) = tmp_path.iterdir()
-    told = "\n".join(replay.replay(folder))
+    told = "\n".join(replay(folder))
     assert re.search(r"The losses of 1 of 2 bags are not finite: b3|is not in float32", told)
-    stored = replay.dumps.read(folder)
-    assert stored.bags["noise"].shape == (2, 3, 12) and stored.bags["target"].shape == (2, 3)
+    stored = dumps.read(folder)
+    assert stored.arrays["batch/noise"].shape == (2, 3, 12)
+    assert stored.arrays["batch/target"].shape == (2, 3)
 
 
 @pytest.mark.slow
@@ -254,8 +260,8 @@ def test_class_weights_are_in_the_dump_and_in_its_replay(tmp_path):
     with pytest.raises(UserError, match="not finite in 1 updates in a row"):
         train(bags_with(1e10), [weighted], max_skipped=1, dump_dir=tmp_path)
     (folder,) = tmp_path.iterdir()
-    np.testing.assert_array_equal(replay.dumps.read(folder).bags["class_weights"], weights)
-    assert re.search("bags are not finite: b3|is not in float32", "\n".join(replay.replay(folder)))
+    np.testing.assert_array_equal(dumps.read(folder).arrays["batch/class_weights"], weights)
+    assert re.search("bags are not finite: b3|is not in float32", "\n".join(replay(folder)))
     with pytest.raises(UserError, match="either all models have weights of classes or none has"):
         train(bags_with(1.0), [plan(1), weighted])
 
@@ -282,17 +288,20 @@ def test_an_unwritable_dump_does_not_hide_why_a_training_ends(tmp_path):
 
 def test_rows_of_skipped_updates_go_on_over_epochs():
     dataset = bags_with(1.0)
-    skips = Skips(dataset, np.array([[True, True, False, False, False, False]] * 2), ["", ""], "")
+    used = np.array([True, True, False, False, False, False])
+    plans = [training.Plan(seed, used, ~used) for seed in (1, 2)]
+    skips = BagSkips(dataset, plans, 3, "")
     order = np.array([[[0], [2], [1]], [[1], [0], [2]]])
     for _ in range(2):
         skipped = np.array([[[0, 0, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 0]]], bool)
-        skips.add(skipped, order, np.array([4, 5]))
+        skips.add_epochs(skipped, order, np.array([4, 5]))
     np.testing.assert_array_equal(skips.total, [6, 2])
     np.testing.assert_array_equal(skips.in_a_row, [3, 0])
-    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,)) and skips.first[1] is None
-    assert skips.stuck(3) == 0 and skips.stuck(4) is None
-    skips.add(np.array([[[1, 0, 1]], [[0, 0, 0]]], bool), order[:1], np.array([6]))
+    first = Update(model=0, name="", epoch=4, before=1, rows=(1,), ids=("b1",))
+    assert skips.first == [first, None]
+    assert skips.stuck_model() == 0 and BagSkips(dataset, plans, 4, "").stuck_model() is None
+    skips.add_epochs(np.array([[[1, 0, 1]], [[0, 0, 0]]], bool), order[:1], np.array([6]))
     np.testing.assert_array_equal(skips.in_a_row, [5, 0])
-    assert skips.first[0] == training.stuck.Place(0, 4, 1, (1,))
-    skips.none()
-    assert skips.in_a_row[0] == 0 and skips.first[0] is None
+    assert skips.first == [first, None]
+    skips.clear_rows()
+    assert skips.in_a_row[0] == 0 and skips.first[0] is None and skips.stuck_model() is None

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epoch_order
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.train.bags import training
@@ -25,7 +25,7 @@ DATASET = BagDataset.from_bags(BAGS, LABELS)
 TRAIN = np.array([True, True, False, True, True, True, False])
 NETWORK = BagNetwork(3, hidden=(6, 5, 4), dropout=0.0)
 SETTINGS = Settings(epochs=3, learning_rate=0.01, patch_weight=0.7, max_waste=1.5)
-PLAN = training.Plan(seed=7, train=TRAIN, held=~TRAIN)
+PLAN = training.Plan(seed=7, train=TRAIN, held_out=~TRAIN)
 
 
 def close(actual, expected, rtol=2e-4, atol=2e-5):
@@ -82,7 +82,7 @@ def plain(network, settings, seed=7, consistency=None):
     ends = []
     for epoch in range(settings.epochs):
         seen = [np.zeros(len(bag)) for bag in bags]
-        for (row,) in epoch_order(bucket_of, 1, 0, epoch):
+        for (row,) in bucket_batches(bucket_of, 1, 0, [epoch])[0]:
             if not TRAIN[row]:
                 continue
             target = np.zeros(len(bags[row])) if epoch == 0 else averages[row] / (1 - 0.6**epoch)
@@ -131,7 +131,9 @@ def test_predictions_of_new_bags_are_the_networks():
     result = trained()
     asked = np.array([[True, False], [True, True]])
     new = BagDataset.from_bags([BAGS[2], BAGS[4]], [0, 1])
-    said = training.predict(new, NETWORK, SETTINGS, result.last, result.mean, result.scale, asked)
+    said = training.predict(
+        new, NETWORK, SETTINGS, result.last, result.mean, result.scale, wanted=asked
+    )
     np.testing.assert_allclose(said.logits[0, 0], result.logits[0, -1, 2], rtol=1e-4, atol=1e-5)
     assert np.isnan(said.logits[0, 1]).all() and np.isnan(said.attention[0, 2:]).all()
     np.testing.assert_allclose(said.attention[0, :2].sum(), 1, rtol=1e-5)
@@ -147,7 +149,7 @@ def test_a_bag_with_nonfinite_outputs_has_no_even_attention():
     result, asked = trained(), np.ones((2, 2), bool)
     new = BagDataset.from_bags([BAGS[2], np.full((3, 5), 3e38, np.float32)], [0, 1])
     small = result.scale * 1e-6
-    said = training.predict(new, NETWORK, SETTINGS, result.last, result.mean, small, asked)
+    said = training.predict(new, NETWORK, SETTINGS, result.last, result.mean, small, wanted=asked)
     assert not np.isfinite(said.logits[:, 1]).any()
     assert np.isnan(said.attention[:, 2:]).all() and np.isfinite(said.attention[:, :2]).all()
 
@@ -184,13 +186,13 @@ def test_dropout_does_not_depend_on_padding():
 @pytest.mark.slow
 def test_best_and_kept_epochs_and_averages():
     plans = [
-        dataclasses.replace(PLAN, scored=~TRAIN, keep_epoch=2),
+        dataclasses.replace(PLAN, selection=~TRAIN, keep_epoch=2),
         dataclasses.replace(PLAN, seed=8, keep_epoch=1),
     ]
     result = training.train(DATASET, NETWORK, SETTINGS, plans)
     ends = plain(NETWORK, SETTINGS)
-    close(model(result.kept), ends[1])
-    close(model(result.kept, 1), plain(NETWORK, SETTINGS, seed=8)[0])
+    close(model(result.at_keep_epoch), ends[1])
+    close(model(result.at_keep_epoch, 1), plain(NETWORK, SETTINGS, seed=8)[0])
     held = np.flatnonzero(~TRAIN)
     logits = result.logits[0][:, held].astype(np.float64)
     right = (logits.argmax(-1) == np.array(LABELS)[held]).mean(-1)
@@ -241,10 +243,10 @@ def test_a_batch_is_the_mean_over_the_models_own_bags():
     ("plan", "options", "sentence"),
     [
         (dataclasses.replace(PLAN, train=~(TRAIN | True)), {}, "no bag to train on"),
-        (dataclasses.replace(PLAN, scored=TRAIN), {}, "no bag to find its best epoch by"),
+        (dataclasses.replace(PLAN, selection=TRAIN), {}, "no bag to find its best epoch by"),
         (dataclasses.replace(PLAN, keep_epoch=9), {}, "is to keep epoch 9, but has 3"),
         (dataclasses.replace(PLAN, overrides={"epochs": 2}), {}, "epochs cannot differ"),
-        (dataclasses.replace(PLAN, scored=~TRAIN), {"every_epoch": False}, "cannot be found"),
+        (dataclasses.replace(PLAN, selection=~TRAIN), {"every_epoch": False}, "cannot be found"),
     ],
 )
 def test_impossible_plans_are_refused(plan, options, sentence):

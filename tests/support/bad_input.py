@@ -1,5 +1,6 @@
 """Files that commands should refuse, and the check that they do."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -15,9 +16,8 @@ from benchmarks import in_process
 from lossattn_jax.checkpoint import conversion, weight_files
 from lossattn_jax.checkpoint.run_folder import LOCK_NAME
 from lossattn_jax.config import bags as bag_config
-from lossattn_jax.mil import BagNetwork
 from lossattn_jax.models import build
-from lossattn_jax.train.bags import dumps
+from lossattn_jax.train import dumps
 from lossattn_jax.train.bags.settings import Settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -179,25 +179,29 @@ def write_bag_runs(world):
     }
     (world / "summaries.json").write_text(json.dumps([record]))
     (world / "odd.json").write_text(json.dumps([{**record, "method": "magic", "rule": "luck"}]))
-    dump = dumps.Dump(
+    network = {"num_classes": 2, "method": "loss_attention", "backbone": "dense"}
+    content = {
         **{"training": "own", "update": "of model 0", "ids": ("b0",), "consistency": False},
-        **{"network": BagNetwork(2, hidden=(2, 2, 2)), "settings": Settings()},
-        **{"seed": 0, "epoch": 0, "count": 0, "state": {"params": np.zeros(1)}},
-        bags={"x": np.zeros((1, 3, 2), np.float32)},
-    )
-    dumps.write(dump, world / "foreign_dump")
-    text = (world / "foreign_dump" / dumps.UPDATE_NAME).read_text()
+        **{"network": {**network, "hidden": (2, 2, 2), "dropout": 0.5}, "seed": 0, "epoch": 0},
+        "settings": dataclasses.asdict(Settings()),
+    }
+    trees = {"state": {"params": np.zeros(1)}, "batch": {"x": np.zeros((1, 3, 2), np.float32)}}
+    dumps.write(world / "foreign_dump", "bags", content, trees, "")
+    other = {**content, "settings": {"epochs": "many"}}
+    dumps.write(world / "typed_dump", "bags", other, trees, "")
+    dumps.write(world / "strange_dump", "sounds", content, trees, "")
+    text = (world / "foreign_dump" / dumps.RECORD_NAME).read_text()
     for name, update in {
         "cut_dump": text[:90],
         "number_dump": "7",
-        "typed_dump": text.replace('"epochs": 100', '"epochs": "many"'),
+        "edited_dump": text.replace('"epochs": 100', '"epochs": 200'),
         "pickled_dump": text,
         "evil_dump": text,
     }.items():
         (world / name).mkdir()
         shutil.copy(world / "foreign_dump" / dumps.ARRAYS_NAME, world / name)
-        (world / name / dumps.UPDATE_NAME).write_text(update)
-    np.savez(world / "pickled_dump" / dumps.ARRAYS_NAME, **{"bags/x": np.array([{}], object)})
+        (world / name / dumps.RECORD_NAME).write_text(update)
+    np.savez(world / "pickled_dump" / dumps.ARRAYS_NAME, **{"batch/x": np.array([{}], object)})
     (world / "evil_dump" / dumps.ARRAYS_NAME).write_bytes(MALICIOUS)
 
 

@@ -13,14 +13,16 @@ import pytest
 from lossattn_jax import data, devices
 from lossattn_jax.attention import ensemble
 from lossattn_jax.checkpoint.store import Checkpoints
-from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.train.images import loop, nonfinite, replay, training_data
+from lossattn_jax.train import dumps
+from lossattn_jax.train.images import loop, nonfinite, training_data
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import at_step, make_optimizer
+from lossattn_jax.train.replay import replay
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
+from lossattn_jax.train.skips import Skips
 from lossattn_jax.train.state import create_state
 from tests.support import compilations
 from tests.support.toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings, train_set
@@ -108,7 +110,7 @@ def test_metrics_are_of_the_updates_that_were_made(program, caplog):
     images = train_set({place_of(1): LOSS})
     _, told = program.run(images, 3)
     assert told[2]["loss"].count == 16
-    means = nonfinite.means(told[2], 3)
+    means = nonfinite.compute_means(told[2], 3, Skips(1, 10))
     assert means["skipped"] == 1 and "first_skipped" not in means
     assert "1 of the last 3 updates were skipped" in caplog.text
     assert "(first after step 1)" in caplog.text
@@ -117,7 +119,8 @@ def test_metrics_are_of_the_updates_that_were_made(program, caplog):
     third = program.run(images, 1, program.run(images, 2)[0][-1])[1][0]
     both = (first["loss"] + metrics.compute(third)["loss"]) / 2
     assert means["loss"] == pytest.approx(both, rel=1e-6)
-    nothing = nonfinite.means(program.run(images, 1, program.run(images, 1)[0][-1])[1][0], 2)
+    second = program.run(images, 1, program.run(images, 1)[0][-1])[1][0]
+    nothing = nonfinite.compute_means(second, 2, Skips(1, 10))
     assert np.isnan(nothing["loss"]) and nothing["skipped"] == 1
 
 
@@ -223,44 +226,31 @@ def test_a_run_counts_warns_and_resumes(toy_runs, tmp_path, caplog):
 
 def refuses_mixed_parts(dump, copy):
     """Of a dump that replays, copies with something of another dump, or without its record."""
-    config = config_json.read(dump / "config.json")
-    config.optimizer.momentum = 0.5
-    with np.load(dump / "batch.npz") as stored:
-        batch = dict(stored)
-    with Checkpoints(dump, read_only=True) as checkpoints:
-        program = Program(settings())
-        items = checkpoints.restore(5, program.state.items())
-    items["variables"]["params"]["extra"] += 1
+    with np.load(dump / dumps.ARRAYS_NAME) as stored:
+        arrays = dict(stored)
 
-    def write_batch(folder):
-        np.savez(folder / "batch.npz", **{**batch, "label": (batch["label"] + 1) % 3})
+    def write_arrays(folder, name, change):
+        np.savez(folder / dumps.ARRAYS_NAME, **{**arrays, name: arrays[name] + change})
 
-    def write_state(folder):
-        shutil.rmtree(folder / "checkpoints")
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(5, jax.tree.map(np.asarray, items), None)
+    def edit_record(folder, before, after):
+        path = folder / dumps.RECORD_NAME
+        assert before in path.read_text()
+        path.write_text(path.read_text().replace(before, after))
 
-    def edit_record(folder):
-        path = folder / nonfinite.RECORD_NAME
-        path.write_text(path.read_text().replace('"step": 5', '"step": 6'))
-
+    mixed = r"its arrays are not those that were written with dump\.json; the same training"
+    edited = r"cannot be read .*dump\.json is not as it was written; the same training"
     for change, sentence in (
-        (write_batch, r"were not written together \(other batch\)"),
-        (write_state, r"were not written together \(other state\)"),
-        (
-            lambda folder: config_json.write(config, folder / "config.json"),
-            r"were not written together \(config.optimizer.momentum 0.9 instead of 0.5\)",
-        ),
-        (edit_record, r"is damaged: .*dump\.json is not as it was written; the same training"),
-        (
-            lambda folder: (folder / nonfinite.RECORD_NAME).unlink(),
-            r"has no dump\.json: .* or before dumps carried digests; the same training",
-        ),
+        (lambda folder: write_arrays(folder, "batch/label", 1), mixed),
+        (lambda folder: write_arrays(folder, "state/variables/params/extra", 1), mixed),
+        (lambda folder: edit_record(folder, '"step": 5', '"step": 6'), edited),
+        (lambda folder: edit_record(folder, '.momentum": 0.9', '.momentum": 0.5'), edited),
+        (lambda folder: (folder / dumps.RECORD_NAME).unlink(), r"it has no dump\.json"),
+        (lambda folder: (folder / dumps.ARRAYS_NAME).unlink(), r"it has no arrays\.npz"),
     ):
         shutil.copytree(dump, copy)
         change(copy)
         with pytest.raises(UserError, match=sentence):
-            replay.replay(copy)
+            replay(copy)
         shutil.rmtree(copy)
 
 
@@ -288,7 +278,7 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
         assert part in sentence
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [STEPS]
-    told = "\n".join(replay.replay(folder))
+    told = "\n".join(replay(folder))
     bad = [place for place in places if place in toy_runs]
     assert "update after step 5 was made again on 8 images" in told
     assert "state were finite" in told
@@ -299,9 +289,7 @@ def test_too_many_in_a_row_end_the_run_with_a_dump_that_replays(toy_runs, tmp_pa
     refuses_mixed_parts(folder, tmp_path / "mixed")
     # What is dumped is the state before.
     program = Program(config)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        assert checkpoints.steps() == [5]
-        stored = checkpoints.restore(5, program.state.items())
+    stored = dumps.read(folder).restore_state(program.state.items())
     before = program.run(train_set(toy_runs), 5)[0][-1]
     assert int(stored["training"]["step"]) == 5
     jax.tree.map(np.testing.assert_array_equal, stored["training"]["opt_state"], before.opt_state)
@@ -323,18 +311,17 @@ def test_an_unwritable_dump_does_not_hide_why_a_run_ends(toy_runs, tmp_path, mon
     assert told in str(error.value)
 
 
-def test_a_damaged_batch_is_told_in_a_sentence(tmp_path):
-    path = tmp_path / nonfinite.BATCH_NAME
-    batch = train_set({}).read(np.arange(8))
-    np.savez(path, **batch, training_examples=np.array(32))
+def test_damaged_arrays_are_refused_in_a_sentence(tmp_path):
+    path = tmp_path / dumps.ARRAYS_NAME
+    np.savez(path, **train_set({}).read(np.arange(8)))
     whole = path.read_bytes()
-    assert nonfinite.read_batch(tmp_path)["training_examples"] == 32
+    assert len(dumps.read_arrays(path)["index"]) == 8
     flipped = bytearray(whole)
     flipped[whole.index(b"image.npy") + 300] ^= 8
     for damaged in (whole[:400], whole[:-30], b"", bytes(flipped), b"PK" + whole[100:]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"batch\.npz cannot be read as a batch: "):
-            nonfinite.read_batch(tmp_path)
+        with pytest.raises(UserError, match=r"arrays\.npz cannot be read as arrays of a skipped"):
+            dumps.read_arrays(path)
 
 
 def test_a_run_goes_on_with_its_own_images_only(toy_runs, tmp_path, caplog):
@@ -376,23 +363,24 @@ def test_replay_says_what_was_wrong_and_what_only_overflows(toy_runs, tmp_path):
     toy_runs |= {place_of(0): NORM, place_of(1): NORM}
     with pytest.raises(UserError, match="in 2 updates in a row, the first after step 0"):
         loop.train(settings(train__max_skipped=2, log__every_steps=1), tmp_path)
-    told = "\n".join(replay.replay(tmp_path / "nonfinite" / "step_0"))
+    told = "\n".join(replay(tmp_path / "nonfinite" / "step_0"))
     assert "The losses of all images are finite" in told
     assert "most of it comes from extra" in told
-    with pytest.raises(UserError, match="is not a workdir of a run"):
-        replay.replay(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"is not a dump of a skipped update: it has no batch\.npz"):
-        replay.replay(tmp_path)
+    with pytest.raises(UserError, match="nothing is not a dump of a skipped update"):
+        replay(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"is not a dump of a skipped update: it has no dump\.json"):
+        replay(tmp_path)
 
 
-def test_a_batch_that_is_no_regular_file_or_packed_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "batch.npz")
-    with pytest.raises(UserError, match="read as a batch: .* it is not a regular file"):
-        nonfinite.read_batch(tmp_path)
-    (tmp_path / "batch.npz").unlink()
-    np.savez_compressed(tmp_path / "batch.npz", image=np.zeros((9000, 4, 4, 3), np.uint8))
-    with pytest.raises(UserError, match="as a batch: it has .* bytes and would unpack to 432000"):
-        nonfinite.read_batch(tmp_path)
+def test_arrays_in_no_regular_file_or_packed_are_refused(tmp_path):
+    path = tmp_path / dumps.ARRAYS_NAME
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="cannot be read .* it is not a regular file"):
+        dumps.read_arrays(path)
+    path.unlink()
+    np.savez_compressed(path, image=np.zeros((9000, 4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="it has .* bytes and would unpack to 432000"):
+        dumps.read_arrays(path)
 
 
 @pytest.mark.slow

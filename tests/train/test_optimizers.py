@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import STEPS, settings
 
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config.options import OptimizerOptions
@@ -16,6 +15,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop
 from lossattn_jax.train.optimizer import OPTIMIZERS, at_step, describe_optimizer, make_optimizer
 from lossattn_jax.train.schedules import SCHEDULES, Length, learning_rate_schedule
+from tests.support.toys import STEPS, settings
 
 LENGTH = Length(epochs=6, steps_per_epoch=4)
 # With an effect each, and with the betas of the ramps.

@@ -8,6 +8,7 @@ import pytest
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import reporting
+from lossattn_jax.train.progress import Progress
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def clock(monkeypatch):
 
 
 def test_rate_and_time_left_leave_pauses_out(clock):
-    progress = reporting.Progress(start_step=10, total_steps=1010, batch_size=32)
+    progress = Progress(10, 1010, 32)
     assert progress.time_left(10) == "?"
     clock[0] += 10
     assert progress.measure(60) == pytest.approx(50 * 32 / 10)
@@ -179,7 +180,7 @@ def test_pytorch_is_not_imported_for_tensorboard_but_can_be(tmp_path, run_python
 import pathlib, sys
 if {imported}:
     import torch
-from lossattn_jax.train.tensorboard import TensorBoard
+from lossattn_jax.train.images.tensorboard import TensorBoard
 board = TensorBoard(pathlib.Path({str(tmp_path / "events")!r}), 1)
 board.scalars(1, {{"loss": 2.0}})
 board.close()

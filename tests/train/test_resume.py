@@ -61,19 +61,32 @@ def test_without_an_intact_checkpoint_nothing_can_be_resumed(tmp_path):
 
 
 def test_a_stop_is_asked_for_where_the_loop_looks():
-    stop, left = preemption.Stop(), []
+    stop, saves = preemption.Stop(), []
 
-    def leave():
-        left.append("left")
+    def save():
+        saves.append(1)
         return "all is saved"
 
-    stop.check(leave)
-    stop.may_end(leave)
-    stop.ask()
-    assert not left
+    stop.begin(lambda: "nothing is saved yet", save)
+    stop.check()
+    with stop.interruptible():
+        stop.ask()
+    assert not saves
     with pytest.raises(preemption.Ended):
-        stop.check(leave)
-    assert left == ["left"]
+        stop.check()
+    assert saves == [1]
+
+
+def test_the_updates_of_a_loop_end_where_it_is_asked_to_stop():
+    stop, saves, updates = preemption.Stop(), [], []
+    stop.begin(lambda: "", lambda: saves.append(1) or "")
+    assert list(stop.between("abc")) == ["a", "b", "c"] and not saves
+    with pytest.raises(preemption.Ended):
+        for update in stop.between(range(5)):
+            updates.append(update)
+            if update == 2:
+                stop.ask()
+    assert updates == [0, 1, 2] and saves == [1]
 
 
 @pytest.mark.parametrize(

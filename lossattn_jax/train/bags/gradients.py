@@ -1,19 +1,56 @@
 """Loss and gradient of one network for one step's bags."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lossattn_jax.attention import losses
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention import losses, poolings
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import standardised
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, where
 from lossattn_jax.train.schedules import loss_weight_schedule
+
+
+@flax.struct.dataclass
+class StepBags:
+    """The b bags of a step, as one model takes them.
+
+    Attributes:
+      x: `[b, length, features...]` float32 as they are in the data set.
+      mask: `[b, length]` bool, True for a real instance.
+      labels: `[b]` int32.
+      visible: `[b]` bool, the bags that the model is trained on.
+      noise: `[b, length, units]` uint8 of the dropout.
+      target: `[b, length]` float32, a part of `State.ensemble`; without consistency `[0]`.
+    """
+
+    x: Any
+    mask: Any
+    labels: Any
+    visible: Any
+    noise: Any
+    target: Any
+
+
+class BagGradients(NamedTuple):
+    """What the bags of a step say of a model.
+
+    Attributes:
+      loss: float32 scalar, mean over the visible bags.
+      gradients: of it, as the parameters.
+      attention: `[b, length]` float32.
+      losses: `[b]` float32, of each bag.
+    """
+
+    loss: jax.Array
+    gradients: Any
+    attention: jax.Array
+    losses: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,64 +67,72 @@ class Gradients:
     settings: Settings
     consistency: bool
 
-    def __call__(self, labels, epoch, x, mask, looks, model, params, seen, noise, target) -> Any:
-        """Of one model: ((loss, (attention `[b, length]`, loss of each bag `[b]`)), gradient).
+    def __call__(
+        self, model: Models, params: Any, bags: StepBags, epoch: jax.Array, *, guarded: bool
+    ) -> BagGradients:
+        """Loss and gradient of one model.
 
         Args:
-          labels: `[b]` int32.
-          epoch: int32 scalar.
-          x: `[b, length, features...]` as they are in the data set.
-          mask: `[b, length]` bool.
-          looks: whether a bag that the model may not see must not make it infinite either.
-          model: `Models`, without the leading axis.
+          model: without the leading axis.
           params: its parameters.
-          seen: `[b]` bool, the bags that it may see.
-          noise: `[b, length, units]` uint8 of the dropout.
-          target: `[b, length]` float32, a part of `State.ensemble`; without consistency nothing.
+          bags: of the step.
+          epoch: int32 scalar, from 0.
+          guarded: whether a bag that is not visible must not make the gradient infinite either.
         """
         settings = self.settings
         patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
 
-        instances = standardised(x, model.mean, model.inverse_scale)
-        if looks:
-            instances = where(seen, instances, jnp.zeros_like(instances))
+        instances = standardised(bags.x, model.mean, model.inverse_scale)
+        if guarded:
+            instances = where(bags.visible, instances, jnp.zeros_like(instances))
 
-        def loss(params):
-            out: BagOutputs = self.network.apply(
+        def loss(params: Any) -> Any:
+            out, sown = self.network.apply(
                 {"params": params},
                 instances,
-                mask,
+                bags.mask,
                 train=True,
-                noise=noise,
+                noise=bags.noise,
+                mutable=[poolings.SUPERVISION],
             )
             per_bag = bag_loss(
                 out,
-                labels,
-                mask,
-                patch_weight if self.network.method == "loss_attention" else None,
+                bags.labels,
+                bags.mask,
+                patch_weight if self.network.find_pooling().patch_loss else None,
                 settings.patch_reduction,
+                sown.get(poolings.SUPERVISION, {}).get("logits"),
             )
             if model.class_weights is not None:
-                per_bag *= model.class_weights[labels]
+                per_bag *= model.class_weights[bags.labels]
             if self.consistency:
-                weight = loss_weight_schedule(
-                    epoch, model.consistency_weight, settings.consistency_ramp_epochs
-                )
-                size = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-                corrected = self._corrected(target, epoch)
-                distance = losses.consistency_loss(out.attention, jnp.where(mask, corrected, 0.0))
-                per_bag += jnp.where(epoch > 0, weight, 0) * distance * mask.shape[1] / size
-            count = jnp.maximum(jnp.sum(seen), 1)
-            return jnp.sum(jnp.where(seen, per_bag, 0.0)) / count, (out.attention, per_bag)
+                per_bag += self._pull(model, bags, out.attention, epoch)
+            count = jnp.maximum(jnp.sum(bags.visible), 1)
+            mean = jnp.sum(jnp.where(bags.visible, per_bag, 0.0)) / count
+            return mean, (out.attention, per_bag)
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
+        (value, (attention, per_bag)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return BagGradients(value, gradients, attention, per_bag)
+
+    def _pull(
+        self, model: Models, bags: StepBags, attention: jax.Array, epoch: jax.Array
+    ) -> jax.Array:
+        """`[b]` loss of the attention's distance from its average over the epochs before."""
+        mask = bags.mask
+        weight = loss_weight_schedule(
+            epoch, model.consistency_weight, self.settings.consistency_ramp_epochs
+        )
+        size = jnp.maximum(jnp.sum(mask, axis=-1), 1)
+        corrected = self._corrected(bags.target, epoch)
+        distance = losses.consistency_loss(attention, jnp.where(mask, corrected, 0.0))
+        return jnp.where(epoch > 0, weight, 0) * distance * mask.shape[1] / size
 
     def _corrected(self, average: jax.Array, epoch: jax.Array) -> jax.Array:
         """The average of attention over the epochs before, corrected for its start at 0."""
         return average / jnp.maximum(1 - self.settings.consistency_decay**epoch, 1e-6)
 
-    def known(self, average: jax.Array, epoch: jax.Array, mask: jax.Array) -> jax.Array:
-        """What is known of bags' attention before their visit: its average, or even attention at first.
+    def attention_before(self, average: jax.Array, epoch: jax.Array, mask: jax.Array) -> jax.Array:
+        """Bags' attention before their visit: its average over epochs, or even attention at first.
 
         Args:
           average: `[G, b, length]` of `State.ensemble`.
@@ -98,7 +143,7 @@ class Gradients:
         return jnp.where(epoch > 0, self._corrected(average, epoch), even[None])
 
 
-def decayed(model: Models, params: Any, gradient: Any) -> Any:
-    """The gradient that Adam takes the squares of, with its L2 term."""
+def with_decay(model: Models, params: Any, gradients: Any) -> Any:
+    """The gradients with their L2 term, whose squares have to be in float32."""
     decay = model.weight_decay
-    return jax.tree.map(lambda g, p: g + decay * p, gradient, params)
+    return jax.tree.map(lambda g, p: g + decay * p, gradients, params)

@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax.attention import losses
-from lossattn_jax.attention.bag_outputs import BagOutputs
+from lossattn_jax.attention.outputs import Outputs
 
 
 def bag_loss(
-    outputs: BagOutputs,
+    outputs: Outputs,
     labels: jax.Array,
     mask: jax.Array,
     patch_weight: jax.Array | float | None,
     patch_reduction: str,
+    side_logits: jax.Array | None = None,
 ) -> jax.Array:
     """`CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses.
 
@@ -23,12 +24,14 @@ def bag_loss(
       patch_weight: lambda; None for the methods without a loss of instances.
       patch_reduction: "sum" over a bag's instances, as in the formula, or their "mean", as the paper's
         public code has it.
+      side_logits: `[B, S, K]` log-probabilities of classifiers that are trained each by itself, whose losses
+        then are all; None where there are none.
 
     Returns:
       `[B]` float32.
     """
-    if outputs.side_logits is not None:
-        return losses.deep_supervision_loss(outputs.side_logits, labels)
+    if side_logits is not None:
+        return losses.deep_supervision_loss(side_logits, labels)
     if patch_weight is None:
         return losses.cross_entropy(outputs.logits, labels)
     patch_weight = losses.reduced_weight(

@@ -19,8 +19,8 @@ class Plan:
     Attributes:
       seed: of its parameters and dropout.
       train: `[bags]` bool, the bags that it is trained on.
-      held: `[bags]` bool, the bags that it predicts after each epoch.
-      scored: `[bags]` bool, the bags among `held` by which its best epoch is found; None: not wanted.
+      held_out: `[bags]` bool, the bags that it predicts after each epoch.
+      selection: `[bags]` bool, the bags among `held_out` by which its best epoch is found; None: not wanted.
       keep_epoch: epoch, from 1, whose parameters are wanted too; None: not wanted.
       overrides: values of `Settings` of its own, of those that `PER_MODEL` names.
       class_weights: `[K]` what the losses of each class' bags are multiplied by; None: all are 1.
@@ -29,8 +29,8 @@ class Plan:
 
     seed: int
     train: np.ndarray
-    held: np.ndarray
-    scored: np.ndarray | None = None
+    held_out: np.ndarray
+    selection: np.ndarray | None = None
     keep_epoch: int | None = None
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
     class_weights: np.ndarray | None = None
@@ -48,11 +48,11 @@ def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple
     Raises:
       UserError: as `training.train`.
     """
-    select = any(plan.scored is not None for plan in plans)
+    select = any(plan.selection is not None for plan in plans)
     for number, plan in enumerate(plans):
         if not plan.train.any():
             raise UserError(f"model {number} has no bag to train on, but must have one at least")
-        if plan.scored is not None and not (plan.scored & plan.held).any():
+        if plan.selection is not None and not (plan.selection & plan.held_out).any():
             raise UserError(f"model {number} has no bag to find its best epoch by")
         if not 1 <= (plan.keep_epoch or 1) <= settings.epochs:
             raise UserError(
@@ -83,12 +83,12 @@ def standardisations(
     if not standardise:
         ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])))
         return np.zeros_like(ones), ones
-    seen: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    by_bags: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     for plan in plans:
-        if plan.train.tobytes() not in seen:
+        if plan.train.tobytes() not in by_bags:
             instances = dataset.instances[np.repeat(plan.train, dataset.lengths)]
-            seen[plan.train.tobytes()] = standardisation(instances)
-    pairs = [seen[plan.train.tobytes()] for plan in plans]
+            by_bags[plan.train.tobytes()] = standardisation(instances)
+    pairs = [by_bags[plan.train.tobytes()] for plan in plans]
     mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
     return mean, scale
 
@@ -109,15 +109,17 @@ def models_of(
         )
         for name in PER_MODEL
     }
-    nothing = np.zeros_like(plans[0].held)
+    nothing = np.zeros_like(plans[0].held_out)
     weights = [plan.class_weights for plan in plans if plan.class_weights is not None]
     return Models(
         seed=np.array([plan.seed for plan in plans], np.uint32),
         mean=mean,
         inverse_scale=(1 / scale).astype(np.float32),
         train=np.stack([plan.train for plan in plans]),
-        held=np.stack([plan.held for plan in plans]),
-        scored=np.stack([nothing if plan.scored is None else plan.scored for plan in plans]),
+        held_out=np.stack([plan.held_out for plan in plans]),
+        selection=np.stack(
+            [nothing if plan.selection is None else plan.selection for plan in plans]
+        ),
         keep_epoch=np.array([(plan.keep_epoch or 0) - 1 for plan in plans], np.int32),
         class_weights=np.stack(weights).astype(np.float32) if weights else None,
         **own,

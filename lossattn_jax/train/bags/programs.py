@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from lossattn_jax import devices
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import Data, cut, standardised, write
-from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import where
-from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.steps import Program, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,81 +26,65 @@ class Training:
       start: (models, data) to states.
       block: (models, states, data, steps) to states, `[epochs, bags, K]` logits, and whether all of it was
         finite.
-      again: (models, states, rows, data, steps) and the results of `block` to states, logits and
+      checked: (models, states, in_a_row, data, steps) and the results of `block` to states, logits and
         `[epochs, steps]` bool: of models that were not finite, without the updates that were not, and which
-        these are; see `Steps.epochs_again`.
-      chosen: states to the last, best and kept parameters and the best epoch, from 0; None as of `State`.
+        these are; see `Steps.checked_epochs`.
+      results: states to the last, best and kept parameters and the best epoch; see `Steps.results`.
     """
 
     start: Callable[..., Any]
     block: Callable[..., Any]
-    again: Callable[..., Any]
-    chosen: Callable[..., Any]
+    checked: Callable[..., Any]
+    results: Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=8)
-def training(
-    network: BagNetwork,
-    settings: Settings,
-    tops: tuple[int, ...],
-    group: int,
-    select: bool,
-    keep: bool,
-    consistency: bool,
-) -> Training:
-    """The programs that train networks.
+def training(program: Program) -> Training:
+    """The programs that train networks."""
+    steps, group = Steps(program), program.group
 
-    Args:
-      network: of all models.
-      settings: of all models, but for what `Models` holds.
-      tops: rising lengths of the buckets.
-      group: models that are computed together.
-      select: whether the best epoch by the scored bags is found.
-      keep: whether the parameters of some epoch are kept.
-      consistency: whether attention is kept near its average over the epochs.
-    """
-    steps = Steps(network, settings, tops, group, select, keep, consistency)
-
-    def again(models: Any, states: Any, rows: Any, data: Data, epochs: Any, *block: Any) -> Any:
+    def checked(
+        models: Any, states: Any, in_a_row: Any, data: Data, epochs: Any, *block: Any
+    ) -> Any:
         def of_group(arguments: Any) -> Any:
-            models, states, rows, (*done, fine) = arguments
+            models, states, in_a_row, (*unchecked, finite) = arguments
             nothing = jnp.zeros((group, *epochs["order"].shape[:2]), bool)
 
-            def make() -> Any:
-                *made, skipped = steps.epochs_again(models, states, rows, data, epochs)
+            def compute() -> Any:
+                *again, skipped = steps.checked_epochs(models, states, in_a_row, data, epochs)
                 # To the bit what they are without the others.
-                return *where(fine, done, made), skipped & ~fine[:, None, None]
+                return *where(finite, unchecked, again), skipped & ~finite[:, None, None]
 
-            return jax.lax.cond(jnp.all(fine), lambda: (*done, nothing), make)
+            return jax.lax.cond(jnp.all(finite), lambda: (*unchecked, nothing), compute)
 
-        return _by_groups(of_group, group, (models, states, rows, block))
+        return _by_groups(of_group, group, (models, states, in_a_row, block))
 
     return Training(
         start=devices.pmap(lambda m, d: _by_groups(lambda m: steps.start(m, d), group, m)),
         block=devices.pmap(
             lambda m, s, d, e: _by_groups(lambda a: steps.epochs(a[0], a[1], d, e), group, (m, s))
         ),
-        again=devices.pmap(again),
-        chosen=devices.pmap(steps.chosen),
+        checked=devices.pmap(checked),
+        results=devices.pmap(steps.results),
     )
 
 
 @functools.lru_cache(maxsize=8)
 def prediction(network: BagNetwork, tops: tuple[int, ...], group: int) -> Callable[..., Any]:
-    """The program that predicts: ((params, mean, inverse scale, asked), data) to bags and instances.
+    """The program that predicts: ((params, mean, inverse scale, wanted), data) to bags and instances.
 
     Returns:
       Logits `[bags, K]`, attention `[N + longest]` and instance logits `[N + longest, K]` of each model,
-      zeros for bags that it is not asked about.
+      zeros for bags that it is not to predict.
     """
 
     def of_group(models: Any, data: Data) -> Any:
-        params, mean, inverse_scale, asked = models
+        params, mean, inverse_scale, wanted = models
         size = data.instances.shape[0]
         start = (jnp.zeros((group, size)), jnp.zeros((group, size, network.num_classes)))
 
         def bag(instances: Any, row: jax.Array) -> Any:
-            def tell(instances, length):
+            def predict(instances, length):
                 x, mask = cut(data, row[None], length)
                 out = jax.vmap(
                     lambda p, m, s: network.apply({"params": p}, standardised(x, m, s), mask),
@@ -112,15 +95,15 @@ def prediction(network: BagNetwork, tops: tuple[int, ...], group: int) -> Callab
                 logits = write(instances[1], out.patch_logits[:, 0], mask[0], place)
                 return (attention, logits), out.logits[:, 0]
 
-            branches = [functools.partial(tell, length=length) for length in tops]
+            branches = [functools.partial(predict, length=length) for length in tops]
             return jax.lax.cond(
-                jnp.any(asked[:, row]),
+                jnp.any(wanted[:, row]),
                 lambda i: jax.lax.switch(data.bucket[row], branches, i),
                 lambda i: (i, jnp.zeros((group, network.num_classes))),
                 instances,
             )
 
-        instances, logits = jax.lax.scan(bag, start, jnp.arange(asked.shape[1]))
+        instances, logits = jax.lax.scan(bag, start, jnp.arange(wanted.shape[1]))
         return logits.swapaxes(0, 1), *instances
 
     return devices.pmap(lambda m, d: _by_groups(lambda m: of_group(m, d), group, m))

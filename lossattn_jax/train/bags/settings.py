@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
 
 # Settings that may differ between models of one program.
@@ -19,8 +20,8 @@ class Settings:
     Attributes:
       epochs: passes over the training bags.
       batch_size: bags of an update.
-      learning_rate: of Adam.
-      weight_decay: L2 added to the gradient, before Adam.
+      learning_rate: the highest of the schedule.
+      weight_decay: L2 added to the gradient; decoupled with adamw.
       patch_weight: lambda of the instances' loss at the end of its ramp; loss attention only.
       patch_ramp_epochs: lambda(e) = weight * exp(-5 (1 - e / ramp)^2), 0 in epoch 0; 0: from the start.
       patch_reduction: "sum" of the weighted losses of a bag's instances, or their "mean", as the paper's
@@ -34,6 +35,9 @@ class Settings:
       max_skipped: updates in a row that are not finite, at which a training ends.
       models_at_once: models that a device computes together; 0: one on CPUs, whose cache keeps its
         parameters, otherwise all.
+      optimizer: what else the optimiser and its schedule have; its learning rate and weight decay are those
+        above. Schedules go by the steps of the epochs, which all models share, also those in which a model
+        has no bag.
     """
 
     epochs: int = 100
@@ -50,6 +54,7 @@ class Settings:
     max_waste: float = 1.25
     max_skipped: int = 10
     models_at_once: int = 0
+    optimizer: OptimizerOptions = OptimizerOptions(name="adam", schedule="constant")
 
     def __post_init__(self) -> None:
         """Raises `UserError` for an impossible value; NumPy's numbers become Python's."""
@@ -62,6 +67,8 @@ class Settings:
                 object.__setattr__(self, name, int(value))
             elif isinstance(value, numbers.Real):
                 object.__setattr__(self, name, float(value))
+        own = {name: getattr(self, name) for name in ("learning_rate", "weight_decay")}
+        object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, **own))
         if self.average_epochs > self.epochs:
             raise UserError(
                 f"average_epochs is {self.average_epochs}, but must be at most epochs, {self.epochs}"
@@ -99,4 +106,5 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_waste": _at_least(1),
     "max_skipped": _whole(1),
     "models_at_once": _whole(0),
+    "optimizer": (lambda v: isinstance(v, OptimizerOptions), "an OptimizerOptions"),
 }

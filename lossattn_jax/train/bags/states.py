@@ -15,7 +15,7 @@ class Models:
       seed: `[]` uint32.
       learning_rate, weight_decay, patch_weight, consistency_weight: `[]` float32.
       mean, inverse_scale: `[features...]` float32, or ones in their place, for standardisation.
-      train, held, scored: `[bags]` bool; see `training.Plan`.
+      train, held_out, selection: `[bags]` bool; see `training.Plan`.
       keep_epoch: `[]` int32, from 0; -1: none.
       class_weights: `[K]` float32 of the bags' losses, by label; None: all are 1.
     """
@@ -28,8 +28,8 @@ class Models:
     mean: Any
     inverse_scale: Any
     train: Any
-    held: Any
-    scored: Any
+    held_out: Any
+    selection: Any
     keep_epoch: Any
     class_weights: Any = None
 
@@ -40,18 +40,18 @@ class State:
 
     Attributes:
       params: of the network.
-      moments: Adam's state.
+      opt_state: the optimiser's state.
       average: mean of the parameters over the last epochs.
       ensemble: `[N + longest]` float32, the attention's average over the epochs before this one.
       attention: `[N + longest]` float32, at each bag's last visit.
       best: parameters of the best epoch so far.
       best_accuracy, best_loss: `[]` float32 of the scored bags there.
       best_epoch: `[]` int32.
-      kept: parameters of the epoch that was to be kept.
+      at_keep_epoch: parameters of the epoch that was to be kept.
     """
 
     params: Any
-    moments: Any
+    opt_state: Any
     average: Any = None
     ensemble: Any = None
     attention: Any = None
@@ -59,7 +59,7 @@ class State:
     best_accuracy: Any = None
     best_loss: Any = None
     best_epoch: Any = None
-    kept: Any = None
+    at_keep_epoch: Any = None
 
 
 def where(condition: jax.Array, new: Any, old: Any) -> Any:

@@ -5,95 +5,145 @@ bag of a step is the same for all of them, so that the length it is padded to is
 group and not computed for every length.
 
 On CPUs an update is so short that to look at all of its gradient first, and to choose between the states
-before and after it, would show. So `epochs` makes all updates and says in the end whether they were finite:
-what is not finite stays in Adam's moments. Where they were not, `epochs_again` makes the same epochs with a
-look at each update.
+before and after it, would show. So `epochs` applies all updates and says in the end whether they were finite:
+what is not finite stays in the optimiser's state or in a sum. Where they were not, `checked_epochs` computes
+the same epochs again and decides for each update whether it is applied.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lossattn_jax.attention import losses
+from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import Data, cut, cut_values, standardised, write
-from lossattn_jax.train.bags.gradients import Gradients, decayed
+from lossattn_jax.train.bags.gradients import Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, where
+from lossattn_jax.train.optimizer import OPTIMIZERS, changes_betas, make_optimizer
+from lossattn_jax.train.schedules import Length, learning_rate_schedule
+from lossattn_jax.train.update import Trained
 
 # Of the sum of Adam's second moments at an epoch's end. A norm that overflowed has left 1e-3 of its square,
 # 3e35 or more, of which each update since has taken a thousandth: 3e4 updates later this is still there.
 _SUSPICIOUS = 1e20
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiled programs of a training depend on, besides the data.
+
+    Attributes:
+      network: of all models.
+      settings: of all models, but for what `Models` holds.
+      tops: rising lengths of the buckets.
+      group: models that are computed together.
+      steps_per_epoch: steps that all models share.
+      selects: whether the best epoch by `Models.selection` is found.
+      keeps: whether the parameters of an epoch of a plan's choice are kept.
+      consistency: whether attention is kept near its average over the epochs.
+    """
+
+    network: BagNetwork
+    settings: Settings
+    tops: tuple[int, ...]
+    group: int
+    steps_per_epoch: int
+    selects: bool
+    keeps: bool
+    consistency: bool
+
+
+class _Visit(NamedTuple):
+    """A step of an epoch, as all models of a group take it.
+
+    Attributes:
+      epoch: int32 scalar, from 0.
+      step: int32 scalar, the steps of all epochs before it.
+      rows: `[b]` int32, its bags; -1 for none.
+      visible: `[G, b]` bool, those that each model is trained on.
+      noise: `[G, N + longest, units]` uint8 of the epoch's dropout.
+    """
+
+    epoch: jax.Array
+    step: jax.Array
+    rows: jax.Array
+    visible: jax.Array
+    noise: jax.Array
+
+
 class Steps:
     """A training's steps for one group of models."""
 
-    def __init__(self, network, settings, tops, group, select, keep, consistency):
-        self.network: BagNetwork = network
-        self.settings: Settings = settings
-        self.tops: tuple[int, ...] = tops
-        self.group: int = group
-        self.select: bool = select
-        self.keep: bool = keep
-        self.consistency: bool = consistency
-        self.gradients = Gradients(network, settings, consistency)
+    def __init__(self, program: Program):
+        """Takes what the programs depend on."""
+        self.program = program
+        self.network, self.settings = program.network, program.settings
+        self.gradients = Gradients(program.network, program.settings, program.consistency)
 
     def start(self, models: Models, data: Data) -> State:
+        """The state of fresh models."""
+        program = self.program
+
         def one(model: Models) -> State:
-            x, mask = cut(data, jnp.zeros(1, jnp.int32), self.tops[0])
+            x, mask = cut(data, jnp.zeros(1, jnp.int32), program.tops[0])
             params = self.network.init(jax.random.key(model.seed), x, mask)["params"]
-            per_instance = jnp.zeros(len(data.instances)) if self.consistency else None
+            per_instance = jnp.zeros(len(data.instances)) if program.consistency else None
             return State(
                 params=params,
-                moments=_adam(model).init(params),
+                opt_state=self._optimizer(model).init(params),
                 average=params if self.settings.average_epochs else None,
                 ensemble=per_instance,
                 attention=per_instance,
-                best=params if self.select else None,
-                best_accuracy=jnp.float32(-1) if self.select else None,
-                best_loss=jnp.float32(jnp.inf) if self.select else None,
-                best_epoch=jnp.int32(0) if self.select else None,
-                kept=params if self.keep else None,
+                best=params if program.selects else None,
+                best_accuracy=jnp.float32(-1) if program.selects else None,
+                best_loss=jnp.float32(jnp.inf) if program.selects else None,
+                best_epoch=jnp.int32(0) if program.selects else None,
+                at_keep_epoch=params if program.keeps else None,
             )
 
         return jax.vmap(one)(models)
 
     def epochs(self, models: Models, state: State, data: Data, steps: Any) -> Any:
-        """Some epochs, with every update made.
+        """Computes some epochs, with every update applied.
 
         Returns:
           The state, logits `[G, epochs, bags, K]`, and `[G]` bool: False where the loss or the norm of a
-          gradient may not have been finite, so that the rest is to be made again.
+          gradient may not have been finite, so that `checked_epochs` has to compute the epochs again.
         """
 
         def epoch(carry: Any, steps: Any) -> Any:
-            state, fine = carry
-            (state, total), _ = self._updates(
-                models, (state, jnp.zeros(self.group)), data, steps, looks=False
-            )
-            fine &= jnp.isfinite(total) & (_squares(state.moments) < _SUSPICIOUS)
+            state, finite = carry
+            zero = jnp.zeros(self.program.group)
+            (state, total), _ = self._updates(models, (state, zero), data, steps, checked=False)
+            finite &= jnp.isfinite(total)
+            if self._keeps_squares:
+                finite &= _squares(state.opt_state) < _SUSPICIOUS
             state, logits = self._end_epoch(models, state, data, steps)
-            return (state, fine), logits
+            return (state, finite), logits
 
-        start = (state, jnp.ones(self.group, bool))
-        (state, fine), logits = jax.lax.scan(epoch, start, steps)
-        return state, logits.swapaxes(0, 1), fine
+        start = (state, jnp.ones(self.program.group, bool))
+        (state, finite), logits = jax.lax.scan(epoch, start, steps)
+        return state, logits.swapaxes(0, 1), finite
 
-    def epochs_again(self, models: Models, state: State, row: Any, data: Data, steps: Any) -> Any:
-        """The same epochs, without the updates whose loss or norm of the gradient is not finite.
+    def checked_epochs(
+        self, models: Models, state: State, in_a_row: Any, data: Data, steps: Any
+    ) -> Any:
+        """Computes the same epochs, without the updates whose loss or norm of the gradient is not finite.
 
-        Such an update leaves parameters, moments and the average of the bags' attention as they were. After
-        `Settings.max_skipped` in a row a model makes no more.
+        Such an update leaves parameters, the optimiser's state and the average of the bags' attention as
+        they were. After `Settings.max_skipped` in a row a model applies no more.
 
         Args:
           models: the group.
           state: before the epochs.
-          row: `[G]` int32, how many updates were skipped in a row before.
+          in_a_row: `[G]` int32, how many updates were skipped in a row before.
           data: the bags.
           steps: of the epochs.
 
@@ -102,29 +152,33 @@ class Steps:
         """
 
         def epoch(carry: Any, steps: Any) -> Any:
-            (state, row), skipped = self._updates(models, carry, data, steps, looks=True)
+            (state, in_a_row), skipped = self._updates(models, carry, data, steps, checked=True)
             state, logits = self._end_epoch(models, state, data, steps)
-            return (state, row), (logits, skipped)
+            return (state, in_a_row), (logits, skipped)
 
-        (state, _), (logits, skipped) = jax.lax.scan(epoch, (state, row), steps)
+        (state, _), (logits, skipped) = jax.lax.scan(epoch, (state, in_a_row), steps)
         return state, logits.swapaxes(0, 1), jnp.moveaxis(skipped, 2, 0)
 
-    def chosen(self, state: State) -> Any:
+    def results(self, state: State) -> Any:
+        """The last, best and kept parameters and the best epoch, from 0; None as of `State`."""
         last = state.average if self.settings.average_epochs else state.params
-        return last, state.best, state.kept, state.best_epoch
+        return last, state.best, state.at_keep_epoch, state.best_epoch
 
-    def _updates(self, models: Models, carry: Any, data: Data, steps: Any, looks: bool) -> Any:
-        """An epoch's updates of (state, what `_update` tells), and `[steps, G]` what it says of each."""
-        epoch = steps["epoch"]
+    def _updates(self, models: Models, carry: Any, data: Data, steps: Any, *, checked: bool) -> Any:
+        """An epoch's updates of what `_update` carries, and `[steps, G]` what it says of each."""
+        epoch, order = steps["epoch"], steps["order"]
         noise = jax.vmap(lambda model: self.noise(model, data, epoch))(models)
 
-        def step(carry, rows):
-            seen = models.train[:, jnp.maximum(rows, 0)] & (rows >= 0)[None]
-            update = functools.partial(self._update, models, data, epoch, noise, rows, seen, looks)
-            nothing = jnp.zeros(self.group, bool) if looks else None
-            return jax.lax.cond(jnp.any(seen), update, lambda c: (c, nothing), carry)
+        def step(carry: Any, place: Any) -> Any:
+            rows, number = place
+            visible = models.train[:, jnp.maximum(rows, 0)] & (rows >= 0)[None]
+            visit = _Visit(epoch, number, rows, visible, noise)
+            update = functools.partial(self._update, models, data, visit, checked=checked)
+            nothing = jnp.zeros(self.program.group, bool) if checked else None
+            return jax.lax.cond(jnp.any(visible), update, lambda c: (c, nothing), carry)
 
-        return jax.lax.scan(step, carry, steps["order"])
+        numbers = epoch * self.program.steps_per_epoch + jnp.arange(len(order), dtype=jnp.int32)
+        return jax.lax.scan(step, carry, (order, numbers))
 
     def noise(self, model: Models, data: Data, epoch: jax.Array) -> jax.Array:
         """`[N + longest, units]` uint8: what an epoch's dropout of every instance goes by.
@@ -137,65 +191,90 @@ class Steps:
         several = jax.lax.bitcast_convert_type(words, jnp.uint8)
         return several.reshape(len(words), -1)[:, :units]
 
-    def _update(self, models, data, epoch, noise, rows, seen, looks, carry):
-        """An update of (state, sum of the losses), or with `looks` of (state, skipped in a row)."""
-        state, told = carry
-        rows = jnp.maximum(rows, 0)
-        active = jnp.any(seen, axis=1)
+    def _update(
+        self, models: Models, data: Data, visit: _Visit, carry: Any, *, checked: bool
+    ) -> Any:
+        """An update of (state, sum of the losses), or if `checked` of (state, skipped in a row).
 
-        def gradients(length: int) -> Any:
-            x, mask = cut(data, rows, length)
-            if self.consistency:
-                targets = jax.vmap(lambda e: cut_values(e, data, rows, length))(state.ensemble)
-            else:
-                targets = jnp.zeros((self.group, 0))
-            bytes_ = jax.vmap(lambda n: cut_values(n, data, rows, length))(noise)
-            of_one = functools.partial(self.gradients, data.labels[rows], epoch, x, mask, looks)
-            (values, (attention, _)), found = jax.vmap(of_one)(
-                models, state.params, seen, bytes_, targets
-            )
-            made = None
-            if looks:
-                norms = jax.vmap(lambda *of: optax.tree.norm(decayed(*of)))(
-                    models, state.params, found
-                )
-                finite = jnp.isfinite(values) & jnp.isfinite(norms)
-                made = active & finite & (told < self.settings.max_skipped)
-            remembered = state.attention
-            if self.consistency:
-                if made is not None:
-                    # What leaves the corrected average as it is.
-                    attention = where(made, attention, self.gradients.known(targets, epoch, mask))
-                for place, row in enumerate(rows):
-                    here = mask[place][None] & seen[:, place, None]
-                    remembered = write(remembered, attention[:, place], here, data.offsets[row])
-            return values, found, remembered, made
+        Returns:
+          The carry, and `[G]` bool, which models skipped it; None if not `checked`.
+        """
+        state, carried = carry
+        visit = visit._replace(rows=jnp.maximum(visit.rows, 0))
+        active = jnp.any(visit.visible, axis=1)
+        branches = [
+            functools.partial(self._gradients, models, data, visit, carry, length, checked)
+            for length in self.program.tops
+        ]
+        bucket = data.bucket[visit.rows[0]]
+        values, gradients, attention, applied = jax.lax.switch(bucket, branches)
 
-        branches = [functools.partial(gradients, length) for length in self.tops]
-        values, found, attention, made = jax.lax.switch(data.bucket[rows[0]], branches)
+        def apply(model: Models, gradients: Any, before: Trained, applied: Any) -> Trained:
+            if self.program.group == 1 and not checked:  # of one model some bag is visible
+                applied = None
+            optimizer = self._optimizer(model)
+            return update_lib.apply_update(optimizer, gradients, before, visit.step, applied)
 
-        def apply(model, params, moments, found, made):
-            updates, after = _adam(model).update(found, moments, params)
-            moved = optax.apply_updates(params, updates)
-            if self.group == 1 and not looks:
-                return moved, after
-            keep = functools.partial(jnp.where, made)
-            return jax.tree.map(keep, (moved, after), (params, moments))
-
-        params, moments = jax.vmap(apply)(
-            models, state.params, state.moments, found, made if looks else active
+        before = Trained(state.params, state.opt_state)
+        after = jax.vmap(apply)(models, gradients, before, applied if checked else active)
+        state = dataclasses.replace(
+            state, params=after.params, opt_state=after.opt_state, attention=attention
         )
-        state = dataclasses.replace(state, params=params, moments=moments, attention=attention)
-        if not looks:
-            return (state, told + values), None
-        skipped = active & ~made
-        told = jnp.where(active, jnp.where(made, 0, told + 1), told)
-        return (state, told), skipped
+        if not checked:
+            return (state, carried + values), None
+        in_a_row = jnp.where(active, update_lib.count_skipped(applied, carried), carried)
+        return (state, in_a_row), active & ~applied
+
+    def _gradients(
+        self, models: Models, data: Data, visit: _Visit, carry: Any, length: int, checked: bool
+    ) -> Any:
+        """Gradients of a step's bags, padded to a length.
+
+        Returns:
+          `[G]` what has to be finite, the gradients, the state's `attention` after the step, and `[G]` bool
+          whether the update is applied, or None if not `checked`.
+        """
+        state, carried = carry
+        rows, group = visit.rows, self.program.group
+        x, mask = cut(data, rows, length)
+        if self.program.consistency:
+            target = jax.vmap(lambda e: cut_values(e, data, rows, length))(state.ensemble)
+        else:
+            target = jnp.zeros((group, 0))
+        noise = jax.vmap(lambda n: cut_values(n, data, rows, length))(visit.noise)
+        labels = data.labels[rows]
+
+        def of_one(model: Models, params: Any, visible: Any, noise: Any, target: Any) -> Any:
+            bags = StepBags(x, mask, labels, visible, noise, target)
+            return self.gradients(model, params, bags, visit.epoch, guarded=checked)
+
+        of_bags = jax.vmap(of_one)(models, state.params, visit.visible, noise, target)
+        values, applied = of_bags.loss, None
+        if checked or not self._keeps_squares:
+            decayed = jax.vmap(with_decay)(models, state.params, of_bags.gradients)
+            norms = jax.vmap(update_lib.gradient_norm)(decayed)
+            if checked:
+                applied = jnp.any(visit.visible, axis=1) & jax.vmap(
+                    lambda *of: update_lib.is_applied(of[:2], of[2], self.settings.max_skipped)
+                )(values, norms, carried)
+            else:
+                values += norms
+        remembered = state.attention
+        if self.program.consistency:
+            attention = of_bags.attention
+            if applied is not None:
+                # What leaves the corrected average as it is.
+                before = self.gradients.attention_before(target, visit.epoch, mask)
+                attention = where(applied, attention, before)
+            for place, row in enumerate(rows):
+                here = mask[place][None] & visit.visible[:, place, None]
+                remembered = write(remembered, attention[:, place], here, data.offsets[row])
+        return values, of_bags.gradients, remembered, applied
 
     def _end_epoch(self, models: Models, state: State, data: Data, steps: Any) -> Any:
         """The state at an epoch's end, and logits `[G, bags, K]` of the held bags."""
         epoch = steps["epoch"]
-        if self.consistency:
+        if self.program.consistency:
             decay = self.settings.consistency_decay
             mixed = decay * state.ensemble + (1 - decay) * state.attention
             state = dataclasses.replace(state, ensemble=mixed)
@@ -208,13 +287,14 @@ class Steps:
         logits = jax.lax.cond(
             steps["predict"],
             lambda: self._predict(models, params, data),
-            lambda: jnp.zeros((len(data.labels), self.group, self.network.num_classes)),
+            lambda: jnp.zeros((len(data.labels), self.program.group, self.network.num_classes)),
         ).swapaxes(0, 1)
-        if self.select:
-            state = self._keep_best(models, state, params, logits, data.labels, epoch)
-        if self.keep:
-            kept = where(models.keep_epoch == epoch, params, state.kept)
-            state = dataclasses.replace(state, kept=kept)
+        if self.program.selects:
+            scores = self._score(models, logits, data.labels)
+            state = _keep_best(state, params, scores, epoch)
+        if self.program.keeps:
+            own = where(models.keep_epoch == epoch, params, state.at_keep_epoch)
+            state = dataclasses.replace(state, at_keep_epoch=own)
         return state, logits
 
     def _predict(self, models: Models, params: Any, data: Data) -> jax.Array:
@@ -230,48 +310,74 @@ class Steps:
 
                 return jax.vmap(of_one)(params, models)
 
-            branches = [functools.partial(forward, length) for length in self.tops]
-            asked = jnp.any(models.held[:, row])
-            nothing = jnp.zeros((self.group, self.network.num_classes))
-            said = jax.lax.cond(
-                asked, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
+            branches = [functools.partial(forward, length) for length in self.program.tops]
+            predicted = jnp.any(models.held_out[:, row])
+            nothing = jnp.zeros((self.program.group, self.network.num_classes))
+            logits = jax.lax.cond(
+                predicted, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
             )
-            return None, said
+            return None, logits
 
         return jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
 
-    def _keep_best(self, models, state: State, params, logits, labels, epoch) -> State:
-        """The higher accuracy on the scored bags is better, and of equal ones the lower loss.
+    def _score(self, models: Models, logits: jax.Array, labels: jax.Array) -> Any:
+        """`[G]` accuracy and loss on the bags of `Models.selection`.
 
         A bag whose logits are not finite counts as wrong, and a loss that is not finite as the highest.
         """
-        scored = models.scored.astype(jnp.float32)
-        count = jnp.maximum(jnp.sum(scored, axis=1), 1.0)
+        share = models.selection.astype(jnp.float32)
+        count = jnp.maximum(jnp.sum(share, axis=1), 1.0)
         right = (jnp.argmax(logits, axis=-1) == labels[None]) & jnp.isfinite(logits).all(axis=-1)
-        accuracy = jnp.sum(right.astype(jnp.float32) * scored, axis=1) / count
+        accuracy = jnp.sum(right.astype(jnp.float32) * share, axis=1) / count
         everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
-        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * scored, axis=1) / count
-        loss = jnp.where(jnp.isfinite(loss), loss, jnp.inf)
-        equal = accuracy == state.best_accuracy
-        better = (accuracy > state.best_accuracy) | (equal & (loss < state.best_loss))
+        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * share, axis=1) / count
+        return accuracy, jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
-        keep = functools.partial(where, better)
-        return dataclasses.replace(
-            state,
-            best=keep(params, state.best),
-            best_accuracy=keep(accuracy, state.best_accuracy),
-            best_loss=keep(loss, state.best_loss),
-            best_epoch=keep(jnp.broadcast_to(epoch, better.shape), state.best_epoch),
+    @functools.cached_property
+    def _keeps_squares(self) -> bool:
+        """Whether the optimiser's state shows long after that a norm overflowed, as the default's does."""
+        options = self.settings.optimizer
+        adam = "nu" in OPTIMIZERS.find(options.name).state
+        return adam and options.beta2 >= 0.999 and not changes_betas(options)
+
+    def _optimizer(self, model: Models) -> optax.GradientTransformation:
+        """The optimiser of one model, with its own learning rate and weight decay."""
+        options: OptimizerOptions = dataclasses.replace(
+            self.settings.optimizer,
+            learning_rate=model.learning_rate,
+            weight_decay=model.weight_decay,
         )
+        length = Length(self.settings.epochs, self.program.steps_per_epoch)
+        rate: Any = learning_rate_schedule(options, length)
+        constant = options.schedule == "constant" and not options.warmup_epochs
+        if constant and options.name in OPTIMIZERS:
+            rate = options.learning_rate  # optax takes it too, and then has no count to carry
+        return make_optimizer(options, rate, length)
 
 
-def _adam(model: Models) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(model.weight_decay), optax.adam(model.learning_rate)
+def _keep_best(state: State, params: Any, scores: Any, epoch: jax.Array) -> State:
+    """Keeps the higher accuracy, and of equal ones the lower loss.
+
+    Args:
+      state: with the best epoch so far.
+      params: of this epoch.
+      scores: `[G]` accuracy and loss.
+      epoch: int32 scalar.
+    """
+    accuracy, loss = scores
+    equal = accuracy == state.best_accuracy
+    better = (accuracy > state.best_accuracy) | (equal & (loss < state.best_loss))
+    choose = functools.partial(where, better)
+    return dataclasses.replace(
+        state,
+        best=choose(params, state.best),
+        best_accuracy=choose(accuracy, state.best_accuracy),
+        best_loss=choose(loss, state.best_loss),
+        best_epoch=choose(jnp.broadcast_to(epoch, better.shape), state.best_epoch),
     )
 
 
-def _squares(moments: Any) -> jax.Array:
+def _squares(opt_state: Any) -> jax.Array:
     """`[G]` sum of Adam's second moments; not finite once a gradient's square was not."""
-    leaves = jax.tree.leaves(optax.tree.get(moments, "nu"))
+    leaves = jax.tree.leaves(optax.tree.get(opt_state, "nu"))
     return sum((jnp.sum(leaf.reshape(len(leaf), -1), axis=1) for leaf in leaves), jnp.float32(0))

@@ -20,20 +20,21 @@ import numpy as np
 from lossattn_jax import devices
 from lossattn_jax.data.bags import data_warnings, precision
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
-from lossattn_jax.data.bags.order import epochs_order
+from lossattn_jax.data.order import bucket_batches, bucket_steps
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import abort, device_bags, programs
+from lossattn_jax.train.bags import device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter
 from lossattn_jax.train.bags.plans import Plan
-from lossattn_jax.train.bags.progress import Progress
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.skipping import Skips
-from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.steps import Program, Steps
+from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
 # Calls of the program in a run; the log tells how far it is after each.
 _BLOCKS = 10
+_SECONDS_BETWEEN_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Trained:
     Attributes:
       last: parameters at the end (their average, with `Settings.average_epochs`), every leaf with a
         leading axis of M models.
-      best: those of the best epoch by the scored bags (accuracy; of equal ones the lower loss); None where no
-        plan has scored bags.
-      kept: those of the plans' `keep_epoch`; None where no plan has one.
+      best: those of the best epoch by the bags of `Plan.selection` (accuracy; of equal ones the lower loss);
+        None where no plan has such bags.
+      at_keep_epoch: those of the plans' `keep_epoch`; None where no plan has one.
       best_epochs: `[M]` int, from 1; None without `best`.
       logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
@@ -55,7 +56,7 @@ class Trained:
 
     last: Any
     best: Any
-    kept: Any
+    at_keep_epoch: Any
     best_epochs: np.ndarray | None
     logits: np.ndarray
     mean: np.ndarray
@@ -66,7 +67,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What M networks say of B bags with N instances in all; NaN where a bag was not asked for.
+    """What M networks say of B bags with N instances in all; NaN where a bag was not wanted.
 
     Attributes:
       logits: `[M, B, K]` float32.
@@ -94,20 +95,20 @@ def train(
 ) -> Trained:
     """Trains one network for each plan.
 
-    An update whose loss or norm of the gradient is not finite is skipped: the model, Adam's moments and the
-    average of the bags' attention stay as they were. A warning tells of it.
+    An update whose loss or norm of the gradient is not finite is skipped: the model, its optimiser's
+    state and the average of the bags' attention stay as they were. A warning says so.
 
     Args:
       dataset: bags with labels in `[0, network.num_classes)`.
       network: of all models.
       settings: of all models, but for the plans' overrides.
-      plans: M of them, all with `scored` or all without.
+      plans: M of them, all with `selection` or all without.
       standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
         Without it a warning names features whose spread does not survive float32.
       order_seed: of the order of the bags, which all models share.
       every_epoch: False predicts after the last epoch only.
       label: what the log calls this.
-      dump_dir: gets a folder with the update that a training ended with, see `dumps`; None: nothing does.
+      dump_dir: gets a folder with the update that a training ended with, see `train.dumps`; None: nothing.
 
     Raises:
       UserError: a model has no bag to train on, or some plans choose their epoch and others do not, or
@@ -118,63 +119,65 @@ def train(
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = _group(settings, len(plans))
     mean, scale = plans_lib.standardisations(dataset, plans, standardise)
-    consistency = plans_lib.uses_consistency(settings, plans)
     if not standardise and dataset.instances.dtype != np.float32:
         log.warning("%s", data_warnings.loss_in_float32(dataset))
     bags, *moments = _in_float32(dataset, mean, scale)
-    program = programs.training(network, _shared(settings), tops, group, select, keep, consistency)
+    bucket_of = np.searchsorted(tops, dataset.lengths)
+    program = Program(
+        network=network,
+        settings=_shared(settings),
+        tops=tops,
+        group=group,
+        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
+        selects=select,
+        keeps=keep,
+        consistency=plans_lib.uses_consistency(settings, plans),
+    )
+    compiled = programs.training(program)
     data = devices.replicate(device_bags.on_device(bags, tops))
     models = devices.shard(_padded(plans_lib.models_of(settings, plans, *moments), group))
-    states = program.start(models, data)
+    states = compiled.start(models, data)
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
-    logits, bucket_of = [], np.searchsorted(tops, dataset.lengths)
+    logits = []
     block = _block(settings.epochs)
-    progress = Progress(label, settings.epochs, len(plans))
-    skips = Skips(
-        dataset, np.stack([plan.train for plan in plans]), [plan.name for plan in plans], label
+    log_progress = _ProgressLog(label, settings.epochs, len(plans))
+    skips = BagSkips(dataset, plans, settings.max_skipped, label)
+    writer = DumpWriter(
+        bags, plans, Steps(dataclasses.replace(program, settings=settings)), dump_dir
     )
     for first in range(0, settings.epochs, block):
         epochs = np.arange(first, first + block)
         steps = {
-            "order": epochs_order(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
+            "order": bucket_batches(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
             "epoch": epochs.astype(np.int32),
             "predict": predicted[epochs],
         }
-        given = (data, devices.replicate(steps))
-        made = program.block(models, states, *given)
-        said, fine = devices.gather(made[1:])
-        if fine.all():
-            states = made[0]
-            skips.none()
+        inputs = (data, devices.replicate(steps))
+        result = compiled.block(models, states, *inputs)
+        block_logits, finite = devices.gather(result[1:])
+        if finite.all():
+            states = result[0]
+            skips.clear_rows()
         else:
             rows = devices.shard(_padded(skips.in_a_row, group))
-            states, *told = program.again(models, states, rows, *given, *made)
-            said, skipped = devices.gather(told)
-            skips.add(skipped[: len(plans)], steps["order"], epochs)
-            model = skips.stuck(settings.max_skipped)
+            states, *checked = compiled.checked(models, states, rows, *inputs, *result)
+            block_logits, skipped = devices.gather(checked)
+            skips.add_epochs(skipped[: len(plans)], steps["order"], epochs)
+            model = skips.stuck_model()
             if model is not None:
-                raise abort.error(
-                    skips,
-                    model,
-                    bags,
-                    Steps(network, settings, tops, group, select, keep, consistency),
-                    plans[model].overrides,
-                    models,
-                    states,
-                    first + block,
-                    dump_dir,
-                )
-        logits.append(said[: len(plans)])
-        progress.tell(first + block)
-    told = np.stack([plan.held for plan in plans])[:, None] & predicted[None, :, None]
-    chosen = devices.gather(program.chosen(states))
-    last, best, kept, best_epochs = jax.tree.map(lambda x: x[: len(plans)], chosen)
+                raise writer.error(skips, model, models, states, first + block)
+        logits.append(block_logits[: len(plans)])
+        log_progress.after(first + block)
+    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicted[None, :, None]
+    results = devices.gather(compiled.results(states))
+    results = jax.tree.map(lambda x: x[: len(plans)], results)
+    last, best, at_keep_epoch, best_epochs = results
     return Trained(
         last=last,
         best=best,
-        kept=kept,
+        at_keep_epoch=at_keep_epoch,
         best_epochs=best_epochs + 1 if select else None,
-        logits=np.where(told[..., None], np.concatenate(logits, axis=1), np.nan),
+        logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
         mean=mean,
         scale=scale,
         skipped=skips.total,
@@ -189,7 +192,8 @@ def predict(
     params: Any,
     mean: np.ndarray,
     scale: np.ndarray,
-    asked: np.ndarray,
+    *,
+    wanted: np.ndarray,
 ) -> Predictions:
     """What trained networks say of bags.
 
@@ -199,30 +203,58 @@ def predict(
       settings: of the training.
       params: of M networks, every leaf with a leading axis of M.
       mean, scale: `[M, ...]` float64, as `Trained` has them.
-      asked: `[M, bags]` bool, which bags each is asked about.
+      wanted: `[M, bags]` bool, the bags that each is to predict.
     """
-    count = len(asked)
+    count = len(wanted)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = _group(settings, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
-    models = (params, mean32, 1 / scale32, asked)
+    models = (params, mean32, 1 / scale32, wanted)
     shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
     data = devices.replicate(device_bags.on_device(bags, tops))
-    said = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
+    outputs = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
-    logits, attention, instance_logits = said
+    logits, attention, instance_logits = outputs
     # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
     fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
-    in_asked = np.repeat(asked, dataset.lengths, axis=1)
-    weighed = np.repeat(asked & fine, dataset.lengths, axis=1)
+    of_wanted = np.repeat(wanted, dataset.lengths, axis=1)
+    with_weights = np.repeat(wanted & fine, dataset.lengths, axis=1)
     return Predictions(
-        logits=np.where(asked[..., None], logits, np.nan),
-        attention=np.where(weighed, attention[:, :instances], np.nan),
-        instance_logits=np.where(in_asked[..., None], instance_logits[:, :instances], np.nan),
+        logits=np.where(wanted[..., None], logits, np.nan),
+        attention=np.where(with_weights, attention[:, :instances], np.nan),
+        instance_logits=np.where(of_wanted[..., None], instance_logits[:, :instances], np.nan),
     )
+
+
+class _ProgressLog:
+    """Lines of the log that say how far a training is."""
+
+    def __init__(self, label: str, epochs: int, models: int):
+        """Starts the clock of a training of so many models, which the log calls `label`."""
+        self._label, self._epochs, self._models = label, epochs, models
+        self._progress = Progress(0, epochs, models)
+        self._clock = LogClock(_SECONDS_BETWEEN_LINES)
+        self._compiles = True
+
+    def after(self, epoch: int) -> None:
+        """Logs, where there was no line for some seconds, that so many epochs are done."""
+        if self._compiles:  # the first call does: the rate is that of the others
+            self._progress.restart(epoch)
+            self._compiles = False
+        elif self._clock.is_due() or epoch == self._epochs:
+            rate = self._progress.measure(epoch)
+            log.info(
+                "%s: epoch %d of %d, %d models at once, %.1f epochs of one model a second, %s left",
+                self._label,
+                epoch,
+                self._epochs,
+                self._models,
+                rate,
+                self._progress.time_left(epoch),
+            )
 
 
 def _in_float32(

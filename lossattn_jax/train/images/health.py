@@ -7,14 +7,13 @@ patches than loss attention anyway.
 
 import math
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.config.options import ImageOptions
 
 # Mean entropy of attention over log P, above which it prefers nothing, and below which it is one patch's.
 UNIFORM, ONE_PATCH = 0.98, 0.05
 # Every network starts out uniform, so nothing is said in the first epoch, or tenth of the run.
 _GRACE = 0.1
-# With the others attention has no parameters, or none that a loss term or a threshold reaches.
-_WATCHED = ("attention", "gated_attention", "loss_attention", "bag_loss_attention")
 
 
 class AttentionWatch:
@@ -31,7 +30,9 @@ class AttentionWatch:
         self._options = options
         self._highest = math.log(patches)
         self._grace = max(1.0, _GRACE * options.train.epochs) * steps_per_epoch
-        self._active = options.model.pooling in _WATCHED and patches > 1
+        self._pooling = poolings.POOLINGS.find(options.model.pooling)
+        # With the others attention has no parameters, or none that a loss term or a threshold reaches.
+        self._active = self._pooling.watched and patches > 1
         self._state = ""
 
     def look(self, entropy: float, step: int) -> str | None:
@@ -60,21 +61,21 @@ class AttentionWatch:
     def _advice(self, state: str) -> str:
         loss, threshold = self._options.loss, self._options.model.threshold
         weight = loss.patch_weight
-        if self._options.model.pooling in ("attention", "gated_attention") and loss.patch != "on":
+        if self._pooling.learned and loss.patch != "on":
             if state == "uniform":
                 return "try config.loss.patch=on, which makes attention choose patches that tell the label"
-            return "try config.model.pooling=loss_attention, which lies on more patches"
+            return f"try config.model.pooling={poolings.DEFAULT}, which lies on more patches"
         if loss.patch == "off":
             return "config.loss.patch=off leaves its patches without a loss; auto gives them one"
         if state == "uniform":
             more = f"config.loss.patch_weight (lambda) above {weight:g}, such as {_times(weight, 10):g}"
-            if self._options.model.pooling == "loss_attention" and threshold < 1:
+            if self._pooling.threshold and threshold < 1:
                 return f"try config.model.threshold above {threshold:g} (at most 1), or {more}"
             return f"try {more}, or a shorter config.loss.patch_ramp_epochs than {loss.patch_ramp_epochs:g}"
         less = (
             f"config.loss.patch_weight (lambda) below {weight:g}, such as {_times(weight, 0.1):g}"
         )
-        if self._options.model.pooling == "loss_attention" and threshold > 0:
+        if self._pooling.threshold and threshold > 0:
             return f"try config.model.threshold below {threshold:g}, or {less}"
         return f"try {less}"
 

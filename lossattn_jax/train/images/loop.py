@@ -1,11 +1,10 @@
 """Training from a config: the loop that `train.py` calls and that tests run."""
 
-import functools
 import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,7 +20,6 @@ from lossattn_jax.explain import explanations, figures
 from lossattn_jax.kernels import cpu
 from lossattn_jax.train import preemption
 from lossattn_jax.train.images import (
-    checkpoint_items,
     feed,
     health,
     memory,
@@ -31,7 +29,10 @@ from lossattn_jax.train.images import (
     training_data,
 )
 from lossattn_jax.train.images.job import Job, describe, first_state, open_job
+from lossattn_jax.train.images.saver import Saver
 from lossattn_jax.train.images.step import Metrics, make_train_step
+from lossattn_jax.train.progress import Progress
+from lossattn_jax.train.skips import Skips
 from lossattn_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def train(
         run_folder.alone(job.workdir),
         checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
-        stop.opened(functools.partial(_newest, job, checkpoints))
+        saver = Saver(job, checkpoints)
+        stop.begin(saver.describe, saver.save_and_describe)
         state, sums = first_state(job, checkpoints, trust_code)
         images = training_data.describe(job.train_set, job.test_set)
         if state.step > 0:
@@ -97,7 +99,7 @@ def train(
                     )
         else:
             try:
-                test_metrics = _train_steps(job, eval_step, replicated, totals, checkpoints, stop)
+                test_metrics = _train_steps(job, eval_step, (replicated, totals), saver, stop)
             except preemption.Ended:
                 test_metrics = {}
         if test_metrics:
@@ -113,94 +115,93 @@ def train(
 def _train_steps(
     job: Job,
     eval_step: EvalStep,
-    replicated: TrainState,
-    totals: Metrics,
-    checkpoints: checkpoint_lib.Checkpoints,
+    start: tuple[TrainState, Metrics],
+    saver: Saver,
     stop: preemption.Stop,
 ) -> dict[str, float]:
-    """Runs the steps that are left; returns the last test metrics.
+    """Runs the steps that are left, from a replicated state and metrics; returns the last test metrics.
 
     Raises:
       Ended: the run was asked to stop.
     """
-    options = job.options
+    options, (replicated, totals) = job.options, start
+    del start  # which is donated
     train_steps = make_train_step(job.model, job.optimizer, job.spec, options, job.steps_per_epoch)
     step = int(devices.unreplicate(replicated.step))
-    examples = feed.on_devices(job)
-    kept = () if examples is None else (examples,)
+    on_devices = feed.on_devices(job)
+    examples = () if on_devices is None else (on_devices,)
     sizes = feed.dispatches(job, step)
     test_metrics: dict[str, float] = {}
-    progress = reporting.Progress(step, job.total_steps, options.train.batch_size)
+    progress = Progress(step, job.total_steps, options.train.batch_size)
     waiting = reporting.InputWait()
     ahead = preemption.Ahead()
     first = jax.process_index() == 0
-    leave = functools.partial(_newest, job, checkpoints)
     with (
         reporting.Reporter(job.workdir, step, first) as reporter,
-        feed.open_batches(job, step, sizes, examples is not None) as batches,
+        feed.open_batches(job, step, sizes, on_devices is not None) as batches,
         tracing.Tracer(options.profiled, job.workdir, step, first) as tracer,
     ):
-        tell = _Teller(job, reporter, progress, waiting)
-        unmeasured = max(sizes)
-        stop.may_end(leave)
+        logger = TrainLogger(job, reporter, progress, waiting)
+        tester = _Tester(job, reporter, eval_step, stop)
+
+        def dispatches() -> Iterator[tuple[int, Any]]:
+            """Sizes and batches; waits for a batch, and compiles the program before the first is given."""
+            unmeasured = max(sizes)
+            for size in sizes:
+                batch = waiting.next(batches, totals)
+                if size == unmeasured:
+                    memory.describe(train_steps, replicated, totals, batch, *examples)
+                    cpu.release_memory()  # what compiling took
+                    unmeasured = 0
+                yield size, batch
+
         if _untested(job, step):
-            with progress.paused():
-                between = functools.partial(stop.check, leave)
-                _test_and_tell(job, reporter, step, eval_step, replicated, between)
-        for size in sizes:
-            stop.may_end(leave)
-            batch = waiting.next(batches, totals)
-            if size == unmeasured:
-                memory.describe(train_steps, replicated, totals, batch, *kept)
-                cpu.release_memory()  # what compiling took
-                unmeasured = 0
-            stop.must_not_end()
-            stop.check(leave)
+            with progress.paused(), stop.interruptible():
+                tester.test(step, replicated)
+        for size, batch in stop.between(dispatches()):
             tracer.before(step, size, totals)
-            replicated, totals, history = train_steps(replicated, totals, batch, *kept)
-            ahead.started(history)
+            replicated, totals, history = train_steps(replicated, totals, batch, *examples)
+            ahead.limit(history)
             step += size
-            items = functools.partial(_items, replicated, totals)
-            leave = functools.partial(_save, job, checkpoints, step, items, None)
+            saver.hold(step, replicated, totals)
             tracer.after(step, history)
-            tell.after(step, history, replicated)
+            logger.log_dispatch(step, history, replicated)
             evaluates, saves = job.evaluates(step), job.saves(step)
             if not (evaluates or saves):
                 continue
             jax.block_until_ready(replicated)  # so that the pause holds no training
-            nonfinite.stop_if_stuck(job, replicated)
+            nonfinite.stop_if_stuck(job, replicated, logger.skips)
             with progress.paused():
                 if evaluates:
-                    stop.may_end(leave)
-                    between = functools.partial(stop.check, leave)
-                    test_metrics = _test_and_tell(
-                        job, reporter, step, eval_step, replicated, between
-                    )
-                    leave = functools.partial(_save, job, checkpoints, step, items, test_metrics)
-                    stop.may_end(leave)
-                    _draw(job, reporter, step, eval_step, replicated)
-                    stop.must_not_end()
+                    with stop.interruptible():
+                        test_metrics = tester.test(step, replicated)
+                        saver.hold(step, replicated, totals, test_metrics)
+                        tester.draw(step, replicated)
                 if saves:
-                    checkpoints.save(step, items(), test_metrics if evaluates else None)
-                    leave = functools.partial(_newest, job, checkpoints)
+                    saver.save()
                 cpu.release_memory()
     return test_metrics
 
 
-class _Teller:
-    """Tells how the training goes, after every step at which the config wants it and after the last."""
+class TrainLogger:
+    """Logs how the training goes, after every step at which the config wants it and after the last.
+
+    Attributes:
+      skips: the skipped updates of the run.
+    """
 
     def __init__(
         self,
         job: Job,
         reporter: reporting.Reporter,
-        progress: reporting.Progress,
+        progress: Progress,
         waiting: reporting.InputWait,
     ):
         self._job = job
         self._reporter = reporter
         self._progress = progress
         self._waiting = waiting
+        self.skips: Skips[str] = Skips(1, job.options.train.max_skipped)
         patches = job.model.patch_grid(job.spec.image_shape).patches
         self._watch = health.AttentionWatch(job.options, patches, job.steps_per_epoch)
         # One program, where every operation of a schedule would be one by itself.
@@ -211,69 +212,43 @@ class _Teller:
             }
         )
 
-    def after(self, step: int, history: Metrics, replicated: TrainState) -> None:
-        """Tells what there is to tell of one dispatch, the last of whose updates was the `step`-th.
+    def log_dispatch(self, step: int, history: Metrics, replicated: TrainState) -> None:
+        """Logs what is due of one dispatch, the last of whose updates was the `step`-th.
 
         Raises:
           UserError: too many updates in a row were skipped, by the state after the dispatch.
         """
         job = self._job
         size = next(iter(history.values())).total.shape[1]
-        told = [
+        due = [
             (place, at)
             for place, at in enumerate(range(step - size + 1, step + 1))
             if at % job.options.log.every_steps == 0 or at == job.total_steps
         ]
-        if not told:
+        if not due:
             return
         fetched = devices.unreplicate(history)
         # Steps of one dispatch cannot be timed apart.
         shared = {"images_per_second": self._progress.measure(step)}
         shared["input_wait"] = self._waiting.share(self._progress.seconds)
-        for place, at in told:
+        for place, at in due:
             totals = jax.tree.map(lambda array, place=place: array[place], fetched)
-            means = nonfinite.means(totals, at) | shared
+            means = nonfinite.compute_means(totals, at, self.skips) | shared
             self._report(at, means, self._progress.time_left(step))
-        nonfinite.stop_if_stuck(job, replicated)
+        nonfinite.stop_if_stuck(job, replicated, self.skips)
 
-    def _report(self, step: int, means: dict[str, float], left: str) -> None:
-        """Tells the means since the last report."""
+    def _report(self, step: int, means: dict[str, float], time_left: str) -> None:
+        """Logs and records the means since the last report."""
         job = self._job
         values = {
             **means,
             "epoch": step / job.steps_per_epoch,
             **jax.tree.map(float, self._scheduled(step - 1)),
         }
-        log.info(reporting.progress_line(step, job.total_steps, values, left))
+        log.info(reporting.progress_line(step, job.total_steps, values, time_left))
         self._reporter.scalars("train", step, values)
         if warning := self._watch.look(means["attention_entropy"], step):
             reporting.warn("warning: %s", warning)
-
-
-def _items(replicated: TrainState, totals: Metrics) -> dict[str, Any]:
-    """Items of a checkpoint from state and metrics on the devices."""
-    return checkpoint_items.of_training(*devices.unreplicate((replicated, totals)))
-
-
-def _save(
-    job: Job,
-    checkpoints: checkpoint_lib.Checkpoints,
-    step: int,
-    items: Callable[[], dict[str, Any]],
-    test_metrics: dict[str, float] | None,
-) -> str:
-    """Saves items, with the metrics where the state was tested; says what there is, as `_newest`."""
-    checkpoints.save(step, items(), test_metrics)
-    return _newest(job, checkpoints)
-
-
-def _newest(job: Job, checkpoints: checkpoint_lib.Checkpoints) -> str:
-    checkpoints.wait()
-    steps = checkpoints.steps()
-    there = (
-        f"step {steps[-1]} of {job.total_steps} is saved in" if steps else "nothing is saved yet in"
-    )
-    return f"{there} {job.workdir}; the same command goes on"
 
 
 def _untested(job: Job, step: int) -> bool:
@@ -284,23 +259,51 @@ def _untested(job: Job, step: int) -> bool:
     return devices.anywhere(first and not reporting.tells_of(job.workdir, "test", step))
 
 
-def _test_and_tell(
-    job: Job,
-    reporter: reporting.Reporter,
-    step: int,
-    eval_step: EvalStep,
-    replicated: TrainState,
-    between: Callable[[], None],
-) -> dict[str, float]:
-    test_metrics = _test(job, eval_step, replicated, between)
-    log.info("test  " + _summary(test_metrics))
-    if count := test_metrics.get(metrics.NONFINITE):
-        sentence = nonfinite_values.of_outputs(
-            int(count), int(test_metrics["num_examples"]), "images of test"
+class _Tester:
+    """Tests a run's network while it is trained."""
+
+    def __init__(
+        self, job: Job, reporter: reporting.Reporter, eval_step: EvalStep, stop: preemption.Stop
+    ):
+        self._job, self._reporter, self._eval_step = job, reporter, eval_step
+        self._stop = stop
+
+    def test(self, step: int, replicated: TrainState) -> dict[str, float]:
+        """Measures, logs and records the test metrics after so many updates.
+
+        Raises:
+          Ended: the run was asked to stop.
+        """
+        test_metrics = _test(self._job, self._eval_step, replicated, self._stop.check)
+        log.info("test  " + _summary(test_metrics))
+        if count := test_metrics.get(metrics.NONFINITE):
+            sentence = nonfinite_values.of_outputs(
+                int(count), int(test_metrics["num_examples"]), "images of test"
+            )
+            reporting.warn("warning: %s after step %d: its metrics are null", sentence, step)
+        values = {"epoch": step // self._job.steps_per_epoch, **test_metrics}
+        self._reporter.scalars("test", step, values)
+        return test_metrics
+
+    def draw(self, step: int, replicated: TrainState) -> None:
+        """Draws attention of the first test images, for TensorBoard."""
+        job, options = self._job, self._job.options
+        if not options.log.pictures:
+            return
+        explained = explanations.explain_dataset(
+            self._eval_step,
+            replicated.variables,
+            job.test_set,
+            options.log.pictures,
+            options.eval.batch_size,
+            runs.loss_kind(job.model, job.spec),
         )
-        reporting.warn("warning: %s after step %d: its metrics are null", sentence, step)
-    reporter.scalars("test", step, {"epoch": step // job.steps_per_epoch, **test_metrics})
-    return test_metrics
+        grid = job.model.patch_grid(job.spec.image_shape)
+        self._reporter.figure(
+            "attention",
+            step,
+            lambda: figures.draw_explanations(explained, grid, job.spec.class_names),
+        )
 
 
 def _test(
@@ -326,30 +329,3 @@ def _summary(test_metrics: dict[str, float]) -> str:
         if name in test_metrics
     )
     return f"{numbers}  ({test_metrics['seconds']:.1f} s)"
-
-
-def _draw(
-    job: Job,
-    reporter: reporting.Reporter,
-    step: int,
-    eval_step: EvalStep,
-    replicated: TrainState,
-) -> None:
-    """Attention pictures of the first test images, for TensorBoard."""
-    options = job.options
-    if not options.log.pictures:
-        return
-    explained = explanations.explain_dataset(
-        eval_step,
-        replicated.variables,
-        job.test_set,
-        options.log.pictures,
-        options.eval.batch_size,
-        runs.loss_kind(job.model, job.spec),
-    )
-    grid = job.model.patch_grid(job.spec.image_shape)
-    reporter.figure(
-        "attention",
-        step,
-        lambda: figures.draw_explanations(explained, grid, job.spec.class_names),
-    )

@@ -154,48 +154,6 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-class Progress:
-    """Rate and time left of a run, counted from when it starts.
-
-    Attributes:
-      seconds: between the last two calls of `measure` (or the start and the first), without pauses.
-    """
-
-    def __init__(self, start_step: int, total_steps: int, batch_size: int):
-        """Starts the clock at `start_step` of `total_steps` updates of `batch_size` images."""
-        self._total_steps = total_steps
-        self._batch_size = batch_size
-        self._last_step = start_step
-        self._last_time = time.monotonic()
-        self._paused = 0.0
-        self._rate: float | None = None
-        self.seconds = 0.0
-
-    def measure(self, step: int) -> float:
-        """Images per second since the last call; call it right after fetching a result of `step`."""
-        now = time.monotonic()
-        self.seconds = max(now - self._last_time - self._paused, 1e-9)
-        rate = (step - self._last_step) * self._batch_size / self.seconds
-        self._last_step, self._last_time, self._paused = step, now, 0.0
-        # The time left follows the recent rate; the first interval also holds the compilation.
-        self._rate = rate if self._rate is None else 0.5 * (self._rate + rate)
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves out of the rate what happens meanwhile, such as an evaluation."""
-        start = time.monotonic()
-        yield
-        self._paused += time.monotonic() - start
-
-    def time_left(self, step: int) -> str:
-        """Time until the last step at the recent rate, as "h:mm:ss"."""
-        if not self._rate:
-            return "?"
-        seconds = round((self._total_steps - step) * self._batch_size / self._rate)
-        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
-
-
 class InputWait:
     """How long devices had nothing to do because their next batch was not there yet.
 

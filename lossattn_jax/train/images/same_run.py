@@ -4,9 +4,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from lossattn_jax.attention import poolings
 from lossattn_jax.config.options import ImageOptions, leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import resnet
+from lossattn_jax.models.heads import HEADS
 from lossattn_jax.train.optimizer import changes_betas
 
 # What must agree for a run to be continued, and why.
@@ -20,12 +22,14 @@ _FIXED = {
     "data.extra": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
 }
-# Keys that may be None, with the value that decides what the network is: of options and a value.
+# Keys whose values may be None or an old name, with the value that decides what the network is: of options
+# and a value.
 _RESOLVED: dict[str, Callable[[ImageOptions, Any], Any]] = {
     "model.bottleneck_relu_before_add": lambda options, value: bool(value),
     "model.bottleneck_first_kernel": lambda options, value: resnet.first_kernel(
-        value, options.model.head
+        value, HEADS.find(options.model.head).plain
     ),
+    "model.pooling": lambda options, value: poolings.POOLINGS.resolve(value),
 }
 # What may change as long as this stays as it is, which decides what the state holds.
 _SWITCHES: dict[str, Callable[[ImageOptions], bool]] = {

@@ -1,11 +1,5 @@
-"""Updates: gradients, the optimiser, what is skipped because it is not finite, and metrics.
+"""The update of a network for images, as a program for all devices, and its metrics."""
 
-Why not `optax.apply_if_finite`: it holds back parameters and the optimiser's state only, while running
-statistics and the average of attention would take in what is not finite; it holds back the count that the
-learning rate goes by; it does not see the loss; and after its limit it applies what is not finite.
-"""
-
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +13,10 @@ from lossattn_jax.attention import ensemble as ensemble_lib
 from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import ImageNetwork
+from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.images.gradients import Batch, Found, make_gradients
-from lossattn_jax.train.optimizer import at_step
 from lossattn_jax.train.state import TrainState
+from lossattn_jax.train.update import Trained
 
 Metrics = dict[str, metrics.Mean]
 
@@ -30,7 +25,7 @@ def zero_metrics(options: LossOptions) -> Metrics:
     """Metrics of no step, to merge into.
 
     "skipped" has the updates that were skipped as its total, and all updates as its count. The mean of
-    "first_skipped" is the place of the first of them, from 0. The others are of updates that were made.
+    "first_skipped" is the place of the first of them, from 0. The others are of updates that were applied.
     """
     names = ["loss", "image_loss", "patch_loss", "accuracy", "attention_entropy", "grad_norm"]
     names += ["skipped", "first_skipped"]
@@ -65,10 +60,8 @@ def make_train_step(
 
     An update whose mean loss, norm of the gradient or running statistics are not finite is skipped: all
     stays as it was but `step` and the optimiser's counts that schedules go by, and it is counted in
-    `skipped` and in the metrics. A finite gradient whose norm overflows float32 is one of them: Adam would
-    keep its square, which is infinite, for ever, and not move these parameters any more. After
-    `config.train.max_skipped` in a row every further one is skipped, whatever it is, so that the state is
-    that of before the first of them whenever the host looks.
+    `skipped` and in the metrics; see `train.update`. After `max_skipped` in a row every further
+    one is skipped.
 
     With `config.train.accumulate` the batch goes through the network in so many parts, one after the other,
     whose gradients are averaged; batch normalisation then sees a part at a time. With `config.train.remat`
@@ -82,30 +75,30 @@ def make_train_step(
       options: of the run.
       steps_per_epoch: updates in an epoch.
     """
-    find = make_gradients(model, spec, options, steps_per_epoch)
+    compute_gradients = make_gradients(model, spec, options, steps_per_epoch)
     log_every = options.log.every_steps
-    most = options.train.max_skipped
+    max_skipped = options.train.max_skipped
 
     def update(state: TrainState, totals: Metrics, batch: Batch) -> tuple[TrainState, Metrics]:
-        found = find(state, batch)
-        norm = _norm(found.gradients)
-        made = _finite((found.loss, norm, found.batch_stats)) & (state.skipped < most)
-        updates, opt_state = optimizer.update(found.gradients, state.opt_state, state.params)
-        # Element by element and by what is there already, so that XLA still updates in place.
-        choose = functools.partial(jax.tree.map, functools.partial(jnp.where, made))
-        ensemble = state.ensemble
+        of_batch = compute_gradients(state, batch)
+        norm = update_lib.gradient_norm(of_batch.gradients)
+        values = (of_batch.loss, norm, of_batch.batch_stats)
+        applied = update_lib.is_applied(values, state.skipped, max_skipped)
+        before = Trained(state.params, state.opt_state)
+        after = update_lib.apply_update(optimizer, of_batch.gradients, before, state.step, applied)
+        ensemble: Any = state.ensemble
         if ensemble is not None:
-            ensemble = choose(found.ensemble, ensemble)
-            ensemble = ensemble_lib.record(ensemble, batch["index"], found.attention, made)
+            ensemble = update_lib.choose(applied, of_batch.ensemble, ensemble)
+            ensemble = ensemble_lib.record(ensemble, batch["index"], of_batch.attention, applied)
         new_state = TrainState(
             step=state.step + 1,
-            params=choose(optax.apply_updates(state.params, updates), state.params),
-            batch_stats=choose(found.batch_stats, state.batch_stats),
-            opt_state=at_step(choose(opt_state, state.opt_state), state.step + 1),
+            params=after.params,
+            batch_stats=update_lib.choose(applied, of_batch.batch_stats, state.batch_stats),
+            opt_state=after.opt_state,
             ensemble=ensemble,
-            skipped=jnp.where(made, 0, state.skipped + 1),
+            skipped=update_lib.count_skipped(applied, state.skipped),
         )
-        return new_state, metrics.merge(totals, _told(found, norm, made, totals))
+        return new_state, metrics.merge(totals, _measure(of_batch, norm, applied, totals))
 
     def train_steps(
         state: TrainState, totals: Metrics, batches: Batch, examples: Batch | None = None
@@ -113,15 +106,15 @@ def make_train_step(
         def one(carry: tuple[TrainState, Metrics], batch: Batch) -> Any:
             if examples is not None:
                 batch = batch | {name: array[batch["index"]] for name, array in examples.items()}
-            state, told = update(*carry, batch)
+            state, totals = update(*carry, batch)
             ends = state.step % log_every == 0
-            return (state, jax.tree.map(lambda total: jnp.where(ends, 0.0, total), told)), told
+            return (state, jax.tree.map(lambda total: jnp.where(ends, 0.0, total), totals)), totals
 
         steps = len(batches["index"])
         if steps == 1:
-            alone = jax.tree.map(lambda array: array[0], batches)
-            carry, told = one((state, totals), alone)
-            return *carry, jax.tree.map(lambda total: total[None], told)
+            only = jax.tree.map(lambda array: array[0], batches)
+            carry, history = one((state, totals), only)
+            return *carry, jax.tree.map(lambda total: total[None], history)
         unroll = devices.unrolled(steps)
         carry, history = jax.lax.scan(one, (state, totals), batches, unroll=unroll)
         return *carry, history
@@ -129,31 +122,16 @@ def make_train_step(
     return devices.pmap(train_steps, donate=(0, 1))
 
 
-def _norm(gradients: Any) -> jax.Array:
-    """The L2 norm of all gradients together.
-
-    The last layers' come first, as in the backward pass. Every update waits for the norm, and on CPUs XLA
-    orders a program by such sums: from the first layer on, it kept up to half as much memory again.
-    """
-    leaves = reversed(jax.tree.leaves(gradients))
-    return jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves])))
-
-
-def _finite(tree: Any) -> jax.Array:
-    """Whether all values are finite."""
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _told(found: Found, norm: jax.Array, made: jax.Array, before: Metrics) -> Metrics:
+def _measure(of_batch: Found, norm: jax.Array, applied: jax.Array, before: Metrics) -> Metrics:
     """What an update adds to the metrics of those `before`."""
-    seen = {**found.seen, "grad_norm": norm[None]}
+    per_example = {**of_batch.seen, "grad_norm": norm[None]}
     means = {
-        name: metrics.mean_of(values, jnp.broadcast_to(made, values.shape).astype(jnp.float32))
-        for name, values in seen.items()
+        name: metrics.mean_of(values, jnp.broadcast_to(applied, values.shape).astype(jnp.float32))
+        for name, values in per_example.items()
     }
-    told = jax.lax.psum(means, devices.AXIS)
-    skipped = 1.0 - made.astype(jnp.float32)
+    totals = jax.lax.psum(means, devices.AXIS)
+    skipped = 1.0 - applied.astype(jnp.float32)
     first = skipped * (before["skipped"].total == 0)
-    told["skipped"] = metrics.Mean(skipped, jnp.ones((), jnp.float32))
-    told["first_skipped"] = metrics.Mean(first * before["skipped"].count, first)
-    return told
+    totals["skipped"] = metrics.Mean(skipped, jnp.ones((), jnp.float32))
+    totals["first_skipped"] = metrics.Mean(first * before["skipped"].count, first)
+    return totals

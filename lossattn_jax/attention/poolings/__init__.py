@@ -1,0 +1,59 @@
+"""Poolings of images and of bags: one entry says all that the package asks of a pooling.
+
+A pooling makes of the features of an image's patches, or of a bag's instances, one prediction and the weight
+that each of them has in it. To add one, write a function of `Patches` and its `Pooling` in a file here, and
+put it into `POOLINGS`; nothing else lists poolings. One of your own, from any file, is named by reference:
+
+    from lossattn_jax.attention.poolings import Outputs, Patches
+
+    def sharp(patches: Patches) -> Outputs:
+        return patches.weigh(pooling.softmax_attention(patches.patch_logits.max(-1), patches.mask))
+
+    lossattn train --config.model.pooling=my.code:sharp ...
+    lossattn mil cv --method=my.code:sharp ...
+
+As a `Pooling(sharp, patch_loss=True, ...)` it says more of itself than a function can.
+"""
+
+from lossattn_jax.attention.outputs import Outputs as Outputs
+from lossattn_jax.attention.poolings import entry, learned, loss, maximum, routing, uniform
+from lossattn_jax.attention.poolings.entry import INSTANCES, SUPERVISION, Patches, Pooling
+from lossattn_jax.registry import Registry
+
+__all__ = ["DEFAULT", "METHODS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
+
+# Of networks for images; of networks for bags see `METHODS`. "none" is what configs call the mean over the
+# positions of a plain network's map.
+POOLINGS = Registry(
+    "pooling",
+    Pooling,
+    {
+        "mean": uniform.MEAN,
+        "mi_net": maximum.MI_NET,
+        "max": maximum.MAX,
+        "mi_net_ds": maximum.MI_NET_DS,
+        "mi_net_rc": maximum.MI_NET_RC,
+        "attention": learned.ATTENTION,
+        "gated_attention": learned.GATED_ATTENTION,
+        "loss_attention": loss.LOSS_ATTENTION,
+        "dynamic_routing": routing.DYNAMIC_ROUTING,
+        "bag_loss_attention": loss.BAG_LOSS_ATTENTION,
+    },
+    adopt=entry.adopt,
+    old_names={"none": "mean"},
+)
+
+# Those that work on bags, under the names that networks for bags know them by, in the order of the AAAI 2020
+# paper's table. Loss attention is each paper's own.
+METHODS = Registry(
+    "method",
+    Pooling,
+    {
+        name if pooling.published is None else pooling.published.method: pooling
+        for name, pooling in POOLINGS.items()
+        if INSTANCES in pooling.takes
+    },
+    adopt=entry.adopt,
+)
+
+DEFAULT = "loss_attention"  # in either registry

@@ -1,0 +1,166 @@
+"""What a pooling is to the rest of the package, and what it gets to work with."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from lossattn_jax.attention import pooling
+from lossattn_jax.attention.outputs import Outputs
+from lossattn_jax.errors import UserError
+
+# What a network makes for its pooling, each of B images or bags:
+ONE = "one patch"  # [B, 1, D], the whole image
+MAP = "map"  # [B, P, D], each position of the backbone's map
+PATCHES = "patches"  # [B, P, D], of a head that cuts the map into patches
+INSTANCES = "instances"  # [B, N, D], of a bag
+CAPSULES = "capsules"  # [B, P, C, D], C capsules at each patch
+UNITS = "units"  # [B, P, units, channels], primary capsules that are not squashed yet
+
+# The collection that log-probabilities of classifiers trained each by itself are put into, `[B, S, K]` under
+# the name "logits". A network makes it where the call says that it is mutable.
+SUPERVISION = "supervision"
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """What a pooling gets of a batch: features of patches, or of a bag's instances, and the classifier.
+
+    Layers that a pooling makes become the network's, under the names that it gives them.
+
+    Attributes:
+      layers: features in float32, of shapes that the forms `ONE` to `UNITS` say. The last are classified;
+        there are others only with `Pooling.all_layers`.
+      mask: `[B, P]`, True or 1 for a real patch; None: all are real.
+      num_classes: K.
+      grid: positions of the backbone's map, of which patches may be parts; of a bag its padded length.
+      threshold: t of the config.
+      hidden: outputs of the pooling's own layers.
+      dense: makes a `flax.linen.Dense` of (outputs, inputs, name), initialised as PyTorch's.
+      network: the Flax module, for parameters (`network.param`) and collections.
+    """
+
+    layers: list[jax.Array]
+    mask: jax.Array | None
+    num_classes: int
+    grid: int
+    threshold: float
+    hidden: int
+    dense: Callable[[int, int, str], nn.Dense]
+    network: nn.Module
+
+    @property
+    def features(self) -> jax.Array:
+        """The features that are classified: of the last layer."""
+        return self.layers[-1]
+
+    @functools.cached_property
+    def classifier(self) -> nn.Dense:
+        """The linear classifier, one for patches and for what is pooled of them."""
+        return self.dense(self.num_classes, self.features.shape[-1], "classifier")
+
+    @functools.cached_property
+    def patch_logits(self) -> jax.Array:
+        """`[B, P, K]` float32 predictions of the patches."""
+        return self.classifier(self.features)
+
+    def weigh(self, attention: jax.Array) -> Outputs:
+        """Predicts for the features' sum, weighted by `attention` `[B, P]`."""
+        patch_logits = self.patch_logits
+        pooled = pooling.weighted_sum(self.features, attention)
+        return Outputs(self.classifier(pooled), patch_logits, attention)
+
+    def supervise(self, logits: jax.Array) -> None:
+        """Gives the training log-probabilities `[B, S, K]` of classifiers that have losses of their own."""
+        if not self.network.is_initializing():
+            self.network.sow(
+                SUPERVISION, "logits", logits, reduce_fn=lambda _, new: new, init_fn=lambda: None
+            )
+
+
+Pool = Callable[[Patches], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A pooling as a network for bags of the AAAI 2020 paper's Table 1.
+
+    Attributes:
+      method: what networks for bags call it.
+      title: as the paper prints it.
+      accuracy: as printed, on musk1, musk2, fox, tiger and elephant.
+    """
+
+    method: str
+    title: str
+    accuracy: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # one that is alike is still another
+class Pooling:
+    """A pooling, and all that the rest of the package wants to know of it.
+
+    Attributes:
+      pool: makes predictions of `Patches`.
+      takes: the forms of features that `pool` works on.
+      pool_capsules: the same for the form `CAPSULES`; None: it does not go with capsules.
+      patch_loss: whether patches have a loss where the config leaves that open.
+      threshold: whether it cuts weights at `Patches.threshold`.
+      watched: whether training warns of attention that has collapsed.
+      learned: whether layers of its own score the patches.
+      hidden: outputs of its own layers, in networks for images of width 1.
+      loss: the name of the loss that its predictions need; empty: as the labels ask for.
+      torch_names: modules of a PyTorch state dict by the paths of its own layers; those of parameters that
+        belong to no layer by their names. A network with a layer that has none is not converted.
+      all_layers: whether, of a network for bags, it looks at all layers, or at the last one.
+      dropout_at_pooling: whether networks for bags drop units where they pool, or between the layers.
+      unequal_classes: whether class 0 is what a bag is where no instance speaks for another.
+      scores_by_attention: whether an instance's score is its attention, or the probability that the
+        classifier gives it for another class than 0.
+      widths: of the three layers over instances, in networks for bags.
+      published: as a network for bags of the paper's table; None: it is none.
+    """
+
+    pool: Pool
+    takes: tuple[str, ...] = (MAP, PATCHES, INSTANCES)
+    pool_capsules: Pool | None = None
+    patch_loss: bool = False
+    threshold: bool = False
+    watched: bool = False
+    learned: bool = False
+    hidden: int = 0
+    loss: str = ""
+    torch_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    all_layers: bool = False
+    dropout_at_pooling: bool = False
+    unequal_classes: bool = False
+    scores_by_attention: bool = True
+    widths: tuple[int, ...] = (256, 128, 64)
+    published: Published | None = None
+
+    def forms(self) -> tuple[str, ...]:
+        """The forms of features that it goes with."""
+        return self.takes if self.pool_capsules is None else (*self.takes, CAPSULES)
+
+    def pool_form(self, form: str) -> Pool:
+        """What pools features of a form that it goes with."""
+        if form == CAPSULES and self.pool_capsules is not None:
+            return self.pool_capsules
+        return self.pool
+
+
+def adopt(reference: str, part: Any) -> Pooling:
+    """Makes an entry of a function of `Patches` that a user names by reference.
+
+    Raises:
+      UserError: it is no function.
+    """
+    if not callable(part) or isinstance(part, type):
+        raise UserError(
+            f"pooling is {reference!r}, which is a {type(part).__name__}, but must be a "
+            f"{Pooling.__module__}.Pooling, or a function from Patches to Outputs"
+        )
+    return Pooling(part)

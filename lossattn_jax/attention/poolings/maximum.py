@@ -1,0 +1,95 @@
+"""Max pooling, and the networks for bags that Wang et al. 2018 built on it (MI-Net, mi-Net)."""
+
+import jax
+import jax.numpy as jnp
+
+from lossattn_jax.attention import pooling
+from lossattn_jax.attention.outputs import Outputs
+from lossattn_jax.attention.poolings.entry import (
+    INSTANCES,
+    PATCHES,
+    Patches,
+    Pooling,
+    Published,
+)
+
+
+def _max(patches: Patches) -> Outputs:
+    """The highest value of each feature (MI-Net); of several layers their sum (residual connections)."""
+    patch_logits = patches.classifier(sum(patches.layers[:-1], patches.features))  # of one width
+    pooled = sum(pooling.max_pool(layer, patches.mask) for layer in patches.layers)
+    attention = pooling.max_attention(_side_by_side(patches.layers), patches.mask)
+    return Outputs(patches.classifier(pooled), patch_logits, attention)
+
+
+def _deeply_supervised(patches: Patches) -> Outputs:
+    """Max pooling of each layer, each with a classifier; the mean of their probabilities is predicted."""
+    logits, patch_logits = [], []
+    for number, layer in enumerate(patches.layers, start=1):
+        classifier = patches.dense(patches.num_classes, layer.shape[-1], f"classifier{number}")
+        logits.append(jax.nn.log_softmax(classifier(pooling.max_pool(layer, patches.mask))))
+        patch_logits.append(jax.nn.log_softmax(classifier(layer)))
+    attention = pooling.max_attention(_side_by_side(patches.layers), patches.mask)
+    patches.supervise(jnp.stack(logits, axis=1))
+    return Outputs(_mean(logits), _mean(patch_logits), attention)
+
+
+def _scored(patches: Patches) -> Outputs:
+    """A class k > 0 has the highest score of an instance; class 0 has score 0.
+
+    So class 0 is predicted where no instance speaks for another. With two classes that is mi-Net's sigmoid.
+    """
+    features = patches.features
+    classifier = patches.dense(patches.num_classes - 1, features.shape[-1], "classifier")
+    scores = classifier(features)
+    background = jnp.zeros((*scores.shape[:-1], 1), jnp.float32)
+    patch_logits = jnp.concatenate([background, scores], axis=-1)
+    highest = pooling.max_pool(scores, patches.mask)
+    logits = jnp.concatenate([background[:, 0], highest], axis=-1)
+    return Outputs(logits, patch_logits, pooling.max_attention(scores, patches.mask))
+
+
+def _side_by_side(layers: list[jax.Array]) -> jax.Array:
+    return layers[0] if len(layers) == 1 else jnp.concatenate(layers, axis=-1)
+
+
+def _mean(log_probabilities: list[jax.Array]) -> jax.Array:
+    """Logarithm of the mean of probabilities."""
+    return jax.nn.logsumexp(jnp.stack(log_probabilities), axis=0) - jnp.log(
+        float(len(log_probabilities))
+    )
+
+
+MAX = Pooling(
+    _max,
+    takes=(PATCHES, INSTANCES),
+    dropout_at_pooling=True,
+    scores_by_attention=False,
+    published=Published("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
+)
+MI_NET = Pooling(
+    _scored,
+    takes=(INSTANCES,),
+    dropout_at_pooling=True,
+    unequal_classes=True,
+    scores_by_attention=False,
+    published=Published("mi_net", "mi-Net", (0.889, 0.858, 0.613, 0.824, 0.858)),
+)
+MI_NET_DS = Pooling(
+    _deeply_supervised,
+    takes=(INSTANCES,),
+    loss="deep_supervision",
+    all_layers=True,
+    dropout_at_pooling=True,
+    scores_by_attention=False,
+    published=Published("mi_net_ds", "MI-Net with DS", (0.894, 0.874, 0.630, 0.845, 0.872)),
+)
+MI_NET_RC = Pooling(
+    _max,
+    takes=(INSTANCES,),
+    all_layers=True,
+    dropout_at_pooling=True,
+    scores_by_attention=False,
+    widths=(128, 128, 128),
+    published=Published("mi_net_rc", "MI-Net with RC", (0.898, 0.873, 0.619, 0.836, 0.857)),
+)

@@ -1,0 +1,21 @@
+"""Backbones by name: of networks for images, and of those for bags.
+
+To add one, write its module and entry (`Backbone`, or `BagBackbone`) and put it in here.
+"""
+
+from lossattn_jax.models import bag_layers, capsules, resnet, small, vgg
+from lossattn_jax.models.parts import Backbone, BagBackbone, adopt_backbone, adopt_layers
+from lossattn_jax.registry import Registry
+
+BACKBONES = Registry(
+    "backbone",
+    Backbone,
+    {**vgg.BACKBONES, **resnet.BACKBONES, "small": small.BACKBONE, "capsnet": capsules.CAPSNET},
+    adopt=adopt_backbone,
+)
+BAG_BACKBONES = Registry(
+    "backbone",
+    BagBackbone,
+    {"dense": bag_layers.DENSE, "lenet": bag_layers.LENET},
+    adopt=adopt_layers,
+)

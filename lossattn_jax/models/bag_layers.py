@@ -1,0 +1,42 @@
+"""Backbones of networks for bags: layers over instances that are vectors, or images."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lossattn_jax.kernels.linear import dot_general
+from lossattn_jax.models import layers as layers_lib
+from lossattn_jax.models.lenet import HIDDEN, lenet_features
+from lossattn_jax.models.parts import BagBackbone
+
+dense = functools.partial(layers_lib.dense, dot_general=dot_general)
+
+
+def _dense_layers(
+    network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
+) -> list[jax.Array]:
+    pooling = network.find_pooling()
+    pooled, x, first = [], instances.astype(network.dtype), 0
+    for number, width in enumerate(network.widths, start=1):
+        x = nn.relu(dense(width, x.shape[-1], f"dense{number}", network.dtype)(x))
+        own = None if noise is None else noise[..., first : first + width]
+        dropped = network.dropped(x, f"dropout{number}", train, own)
+        pooled.append(dropped.astype(jnp.float32))
+        x = x if pooling.dropout_at_pooling else dropped
+        first += width
+    return pooled if pooling.all_layers else pooled[-1:]
+
+
+def _lenet_layers(
+    network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
+) -> list[jax.Array]:
+    features = lenet_features(instances, network.widths[0], network.dtype)
+    return [network.dropped(features, "dropout", train, noise).astype(jnp.float32)]
+
+
+# The layers that score instances are Ilse et al.'s (2018), for vectors and for digits.
+DENSE = BagBackbone(_dense_layers, attention_hidden=64)
+LENET = BagBackbone(_lenet_layers, widths=(HIDDEN,), attention_hidden=128)

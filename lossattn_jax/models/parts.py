@@ -1,0 +1,190 @@
+"""What a backbone and a head are to the rest of the package, and what they are built of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.typing import Dtype
+
+from lossattn_jax.attention.poolings.entry import MAP, PATCHES
+from lossattn_jax.errors import UserError
+
+MakeModule = Callable[..., nn.Module]  # of a name
+
+# By the path of a module of ours, the modules that a PyTorch state dict has for it, and the channels of each.
+# A backbone or head that can be converted says it by a method `torch_modules`.
+TorchModules = dict[str, dict[str, slice]]
+
+
+def whole_modules(names: Mapping[str, str]) -> TorchModules:
+    """Modules that correspond one to one, by our paths."""
+    return {ours: {theirs: slice(None)} for ours, theirs in names.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """What the parts of one network for images have in common.
+
+    Attributes:
+      width: multiplies the channels of every layer.
+      plain: whether the network is a plain one, without a head that makes patches.
+      norm: makes a batch normalisation layer.
+      dtype: compute dtype.
+      axis_name: pmap axis that training batches are split over, or None.
+      first_kernel: as `bottleneck_first_kernel` of `models.build`.
+      relu_before_add: as `bottleneck_relu_before_add` there.
+    """
+
+    width: float
+    plain: bool
+    norm: MakeModule
+    dtype: Dtype
+    axis_name: str | None = None
+    first_kernel: int | None = None
+    relu_before_add: bool | None = None
+
+    def scaled(self, channels: int) -> int:
+        """The channels of a layer that has so many at width 1."""
+        return max(1, round(channels * self.width))
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchConvolution:
+    """The convolution that cuts a backbone's map into patches, at width 1.
+
+    Attributes:
+      kernel: its side, in map positions.
+      stride: in map positions.
+      channels: of the patch features.
+      use_bias: whether it and the 1x1 convolution behind it have one.
+    """
+
+    kernel: int = 9
+    stride: int = 4
+    channels: int = 512
+    use_bias: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """The primary capsules on a backbone's map, at width 1.
+
+    Attributes:
+      dimension: of each, one unit of convolution for each dimension.
+      channels: of each unit.
+      kernel, stride: of the convolution; None: as the patch convolution's.
+      norm: whether batch normalisation and ReLU follow.
+    """
+
+    dimension: int = 16
+    channels: int = 32
+    kernel: int | None = None
+    stride: int | None = None
+    norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A backbone of networks for images.
+
+    Attributes:
+      make: makes of a `Build` what makes the module, from images `[B, H, W, 3]` and `train` to a map
+        `[B, H', W', C]`.
+      plain: the form of features that it gives without a head; see `poolings.entry`.
+      takes_heads: whether it goes with heads that make patches.
+      patches: how such a head cuts its map.
+      units: of its primary capsules.
+    """
+
+    make: Callable[[Build], MakeModule]
+    plain: str = MAP
+    takes_heads: bool = True
+    patches: PatchConvolution = PatchConvolution()
+    units: Units = Units()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """A head of networks for images.
+
+    Attributes:
+      makes: by the form of features that a pooling takes, what makes of a `Build` and the backbone's entry
+        what makes the module: from a map `[B, H, W, C]` and `train` to features of that form. It has a
+        method `grid(map_size)`, see `geometry.PatchGrid`.
+      plain: whether the network is a plain one, whose head has the one form that suits its backbone.
+    """
+
+    makes: Mapping[str, Callable[[Build, Backbone], Callable[..., Any]]]
+    plain: bool = False
+
+    def forms(self, backbone: Backbone) -> tuple[str, ...]:
+        """The forms of features that it makes of a backbone's map."""
+        if self.plain:
+            return (backbone.plain,) if backbone.plain in self.makes else ()
+        return tuple(self.makes) if backbone.takes_heads else ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BagBackbone:
+    """A backbone of networks for bags.
+
+    Attributes:
+      layers: makes of a network, instances `[B, N, ...]`, `train` and random bytes `[B, N, sum(widths)]`, or
+        None, the features in float32 that are pooled: of the last layer, or of all that the pooling looks at.
+        Its layers become the network's.
+      widths: of its layers, as published; None: as each pooling was.
+      attention_hidden: outputs of the layers that score instances, where a pooling has them.
+    """
+
+    layers: Callable[[Any, jax.Array, bool, jax.Array | None], list[jax.Array]]
+    widths: tuple[int, ...] | None = None
+    attention_hidden: int = 64
+
+
+def adopt_backbone(reference: str, part: Any) -> Backbone:
+    """Makes an entry of a Flax module that a user names by reference: made without arguments, of one width.
+
+    Raises:
+      UserError: it is no class of modules.
+    """
+    module = _module_class("backbone", reference, part, Backbone)
+    return Backbone(lambda build: module)
+
+
+def adopt_head(reference: str, part: Any) -> Head:
+    """Makes an entry of a Flax module from a map to `[B, P, D]`, named by reference.
+
+    Raises:
+      UserError: it is no class of modules, or has no method `grid`.
+    """
+    module = _module_class("head", reference, part, Head)
+    if not callable(getattr(module, "grid", None)):
+        raise UserError(
+            f"head is {reference!r}, but has no method grid(map_size), which says where its patches lie"
+        )
+    return Head({PATCHES: lambda build, backbone: module})
+
+
+def adopt_layers(reference: str, part: Any) -> BagBackbone:
+    """Makes an entry of a function that a user names by reference; see `BagBackbone.layers`.
+
+    Raises:
+      UserError: it is no function.
+    """
+    if not callable(part) or isinstance(part, type):
+        raise UserError(
+            f"backbone is {reference!r}, which is a {type(part).__name__}, but must be a "
+            f"{BagBackbone.__module__}.BagBackbone, or a function that makes the layers of one"
+        )
+    return BagBackbone(part)
+
+
+def _module_class(kind: str, reference: str, part: Any, entry: type) -> Any:
+    if isinstance(part, type) and issubclass(part, nn.Module):
+        return part
+    raise UserError(
+        f"{kind} is {reference!r}, which is a {type(part).__name__}, but must be a "
+        f"{entry.__module__}.{entry.__qualname__} or a class of flax.linen.Module"
+    )

@@ -1,0 +1,136 @@
+"""Poolings, backbones and heads of a user's own, from a file outside the package, through the commands."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import in_process
+from lossattn_jax import models
+from lossattn_jax.checkpoint import conversion
+from lossattn_jax.errors import UserError
+from lossattn_jax.mil import BagNetwork, methods
+from tests.support import own_networks
+
+OWN = own_networks.NAME
+PARTS = {
+    "model.backbone": f"{OWN}:Backbone",
+    "model.head": f"{OWN}:Head",
+    "model.pooling": f"{OWN}:SCORED",
+}
+TRAINING = {
+    "train.epochs": 1,
+    "train.batch_size": 40,
+    "eval.batch_size": 30,
+    "optimizer.warmup_epochs": 0.0,
+    "log.pictures": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the module, which is found as in a shell that stands there."""
+    folder = tmp_path_factory.mktemp("own_networks")
+    own_networks.write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+    sys.modules.pop(OWN, None)
+
+
+def succeeded(finished):
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def train(folder, data_dir, **values):
+    given = {**TRAINING, **PARTS, "data.dir": data_dir, **values}
+    overrides = [f"--config.{key}={value}" for key, value in given.items()]
+    flags = ["--config=digit_scenes", "--workdir=run", *overrides]
+    return in_process.run(["-m", "lossattn_jax.train", *flags], folder)
+
+
+def test_parts_from_a_file_outside_go_through_the_commands(folder, scenes_dir):
+    succeeded(train(folder, scenes_dir))
+    finished = train(folder, scenes_dir, **{"train.epochs": 2})
+    succeeded(finished)
+    assert "from step 5" in finished.stderr
+    assert "patch loss on" in finished.stderr  # which the entry asks for
+    assert (
+        json.loads((folder / "run" / "config.json").read_text())["model"]["pooling"]
+        == f"{OWN}:SCORED"
+    )
+
+    def run(module, *flags):
+        flags = ("--workdir=run", "--trust_code", *flags)
+        return in_process.run(["-m", f"lossattn_jax.{module}", *flags], folder)
+
+    assert 0 <= json.loads(succeeded(run("evaluate")))["accuracy"] <= 1
+    succeeded(run("explain", "--num=2", "--out=report"))
+    assert (folder / "report" / "index.html").exists()
+    refused = run("convert", "--to=weights.npz")
+    assert (
+        refused.returncode == 2 and "Backbone is not a backbone of models.build" in refused.stderr
+    )
+
+
+def test_a_pooling_from_a_file_outside_is_a_method_for_bags(folder):
+    random = np.random.default_rng(0)
+    rows = ["bag_id,bag_label,a,b"]
+    for bag in range(12):
+        for value in random.normal(3 * (bag % 2), 1, (2, 2)):
+            rows.append(f"b{bag},{bag % 2},{value[0]:.3f},{value[1]:.3f}")
+    (folder / "bags.csv").write_text("\n".join(rows) + "\n")
+    flags = ["--dataset=bags.csv", f"--method={OWN}:SCORED,{OWN}:score", "--workdir=mil"]
+    flags += ["--folds=2", "--repeats=1", "--config.train.epochs=2"]
+    first = succeeded(in_process.run(["-m", "lossattn_jax.mil", *flags], folder))
+    assert f"{OWN}:SCORED" in first and f"{OWN}:score" in first
+    assert succeeded(in_process.run(["-m", "lossattn_jax.mil", *flags], folder)) == first
+    flags += [f"--config.model.backbone={OWN}:layers"]
+    other = in_process.run(["-m", "lossattn_jax.mil", *[*flags, "--workdir=other"]], folder)
+    assert f"{OWN}:SCORED" in succeeded(other)
+
+
+def test_only_a_pooling_with_names_is_converted(folder):
+    model = models.build("small", "conv", f"{OWN}:NAMED", width=0.125)
+    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    state = conversion.to_torch_state_dict(variables, model)
+    assert state["scores.0.weight"].shape == (1, 16)
+    again = conversion.from_torch_state_dict(state, model)
+    jax.tree.map(np.testing.assert_array_equal, again, dict(variables))
+    model = models.build("small", "conv", f"{OWN}:SCORED", width=0.125)
+    with pytest.raises(UserError, match="own_scores has no name in PyTorch; .*Pooling.torch_names"):
+        conversion.to_torch_state_dict(variables, model)
+
+
+def test_a_function_pools_patches_and_instances_alike(folder):
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    out, _ = models.build("small", "conv", f"{OWN}:score", width=0.125).init_with_output(
+        jax.random.key(0), images
+    )
+    assert out.logits.shape == (2, 10) and out.attention.shape == (2, 36)
+    network = BagNetwork(method=f"{OWN}:score")
+    out, variables = network.init_with_output(jax.random.key(0), images[:, 0])
+    assert network.widths == (256, 128, 64) and "own_scores" in variables["params"]
+    assert BagNetwork(method=f"{OWN}:SCORED").widths == (6, 5, 4)
+    np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)
+    bags, labels = [np.ones((2, 3)), np.zeros((1, 3))] * 3, [1, 0] * 3
+    fitted = methods.make(f"{OWN}:score", hidden=(2, 2, 2)).fit(bags, labels)
+    assert fitted.predict_proba(bags).shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"pooling": "NOTHING"}, "which is a int, but must be a .*Pooling, or a function"),
+        ({"pooling": "Head"}, "which is a .*, but must be a .*Pooling, or a function"),
+        ({"backbone": "score"}, "which is a function, but must be a .*Backbone or a class of"),
+        ({"head": "Backbone"}, "has no method grid"),
+        ({"head": "SCORES"}, "has no attribute 'SCORES'; the nearest is 'SCORED'"),
+    ],
+)
+def test_what_is_no_such_part_is_refused(folder, parts, sentence):
+    with pytest.raises(UserError, match=sentence):
+        models.build(**{name: f"{OWN}:{part}" for name, part in parts.items()})
