@@ -13,6 +13,19 @@ from hypothesis import strategies as st
 from lossattn_jax.attention import losses
 from lossattn_jax.errors import UserError
 
+# Compiled as a whole: one operation after the other, each compiles for each shape.
+cross_entropy = jax.jit(losses.cross_entropy, static_argnames="label_smoothing")
+sigmoid_cross_entropy = jax.jit(losses.sigmoid_cross_entropy)
+margin_loss = jax.jit(losses.margin_loss)
+image_loss = jax.jit(losses.image_loss, static_argnames="kind")
+probabilities = jax.jit(losses.probabilities, static_argnames="kind")
+patch_cross_entropy = jax.jit(losses.patch_cross_entropy)
+patch_sigmoid_loss = jax.jit(losses.patch_sigmoid_loss)
+patch_loss = jax.jit(losses.patch_loss, static_argnames="kind")
+loss_attention_loss = jax.jit(losses.loss_attention_loss, static_argnames="label_smoothing")
+deep_supervision_loss = jax.jit(losses.deep_supervision_loss)
+consistency_loss = jax.jit(losses.consistency_loss)
+
 
 def reference_cross_entropy(logits, labels, smoothing=0.0):
     logits = np.asarray(logits, np.float64)
@@ -25,13 +38,13 @@ def reference_cross_entropy(logits, labels, smoothing=0.0):
 def test_cross_entropy_by_hand():
     # Two classes with odds 3 to 1: -log(3/4), and -log(1/4) for the other.
     logits = jnp.log(jnp.array([[3.0, 1.0], [3.0, 1.0]]))
-    loss = losses.cross_entropy(logits, jnp.array([0, 1]))
+    loss = cross_entropy(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(loss, [np.log(4 / 3), np.log(4)], rtol=1e-6)
 
 
 def test_label_smoothing_by_hand():
     # Epsilon 0.2 over two classes: 0.9 on the label and 0.1 on the other.
-    loss = losses.cross_entropy(jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([0]), 0.2)
+    loss = cross_entropy(jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([0]), 0.2)
     np.testing.assert_allclose(loss, [0.9 * np.log(4 / 3) + 0.1 * np.log(4)], rtol=1e-6)
 
 
@@ -43,7 +56,7 @@ def test_cross_entropy_agrees_with_float64(seed, scale, smoothing):
     rng = np.random.default_rng(seed)
     logits = (scale * rng.standard_normal((6, 5))).astype(np.float32)
     labels = rng.integers(0, 5, 6)
-    loss = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    loss = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
     expected = reference_cross_entropy(logits, labels, smoothing)
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
 
@@ -53,10 +66,10 @@ def test_losses_take_any_leading_axes():
     logits = jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.float32)
     labels, positives = rng.integers(0, 4, (2, 3)), rng.integers(0, 2, (2, 3, 4))
     for loss, target in (
-        (functools.partial(losses.cross_entropy, label_smoothing=0.1), labels),
-        (losses.sigmoid_cross_entropy, positives),
-        (losses.margin_loss, labels),
-        (losses.margin_loss, positives),
+        (functools.partial(cross_entropy, label_smoothing=0.1), labels),
+        (sigmoid_cross_entropy, positives),
+        (margin_loss, labels),
+        (margin_loss, positives),
     ):
         together = loss(logits, jnp.asarray(target))
         for row in range(2):
@@ -66,16 +79,16 @@ def test_losses_take_any_leading_axes():
 
 def test_labels_are_not_smoothed_unless_wanted():
     logits, labels = jnp.log(jnp.array([[3.0, 1.0]])), jnp.array([0])
-    image = losses.image_loss(losses.CROSS_ENTROPY, logits, labels)
+    image = image_loss(losses.CROSS_ENTROPY, logits, labels)
     attention = jnp.ones((1, 1))
-    patch = losses.patch_loss(losses.CROSS_ENTROPY, logits[:, None], labels, attention)
+    patch = patch_loss(losses.CROSS_ENTROPY, logits[:, None], labels, attention)
     np.testing.assert_allclose([image, patch], [[np.log(4 / 3)]] * 2, rtol=1e-6)
 
 
 def test_patch_loss_by_hand():
     patch_logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0], [1.0, 3.0]]]))
     attention = jnp.array([[0.5, 0.25, 0.25]])
-    loss = losses.patch_cross_entropy(patch_logits, jnp.array([0]), attention)
+    loss = patch_cross_entropy(patch_logits, jnp.array([0]), attention)
     expected = 0.5 * np.log(4 / 3) + 0.25 * np.log(2) + 0.25 * np.log(4)
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
 
@@ -85,7 +98,7 @@ def test_total_is_image_plus_weighted_patch_loss():
     logits, labels = rng.standard_normal((4, 3)), np.array([0, 1, 2, 0])
     patch_logits = rng.standard_normal((4, 5, 3))
     attention = rng.dirichlet(np.ones(5), 4)
-    terms = losses.loss_attention_loss(
+    terms = loss_attention_loss(
         jnp.asarray(logits, jnp.float32),
         jnp.asarray(patch_logits, jnp.float32),
         jnp.asarray(attention, jnp.float32),
@@ -110,12 +123,12 @@ def test_a_patch_without_weight_takes_no_part(filler):
     filled[:, 2:] = filler
 
     def total(z):
-        return losses.patch_cross_entropy(z, labels, jnp.asarray(attention)).sum()
+        return patch_cross_entropy(z, labels, jnp.asarray(attention)).sum()
 
-    expected = losses.patch_cross_entropy(
+    expected = patch_cross_entropy(
         jnp.asarray(patch_logits[:, :2]), labels, jnp.asarray(attention[:, :2])
     ).sum()
-    value, gradient = jax.value_and_grad(total)(jnp.asarray(filled))
+    value, gradient = jax.jit(jax.value_and_grad(total))(jnp.asarray(filled))
     assert value == pytest.approx(float(expected), rel=1e-6)
     np.testing.assert_array_equal(gradient[:, 2:], 0)
 
@@ -124,7 +137,8 @@ def test_a_patch_without_weight_takes_no_part(filler):
 def test_extreme_logits_give_finite_losses_and_gradients(size):
     logits = jnp.array([[size, 0.0, 0.0], [size, size, size]], jnp.float32)
     labels = jnp.array([1, 2])
-    value, gradient = jax.value_and_grad(lambda z: losses.cross_entropy(z, labels).sum())(logits)
+    total = jax.value_and_grad(lambda z: cross_entropy(z, labels).sum())
+    value, gradient = jax.jit(total)(logits)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
@@ -132,17 +146,15 @@ def test_extreme_logits_give_finite_losses_and_gradients(size):
 def test_margin_loss_by_hand():
     # Present at 0.5: 0.4^2; absent at 0.3 and 0.05: half of 0.2^2 and of 0.
     lengths = jnp.array([[0.5, 0.3, 0.05]])
-    np.testing.assert_allclose(
-        losses.margin_loss(lengths, jnp.array([0])), [0.16 + 0.02], rtol=1e-5
-    )
-    both = losses.margin_loss(lengths, jnp.array([[1, 1, 0]]))
+    np.testing.assert_allclose(margin_loss(lengths, jnp.array([0])), [0.16 + 0.02], rtol=1e-5)
+    both = margin_loss(lengths, jnp.array([[1, 1, 0]]))
     np.testing.assert_allclose(both, [0.16 + 0.36], rtol=1e-5)
 
 
 def test_sigmoid_loss_by_hand():
     # Probabilities 3/4 and 1/4, of which the first is there; then neither, with a huge logit.
     logits = jnp.array([[np.log(3.0), -np.log(3.0)], [1e4, -1e4]])
-    loss = losses.sigmoid_cross_entropy(logits, jnp.array([[1, 0], [0, 0]]))
+    loss = sigmoid_cross_entropy(logits, jnp.array([[1, 0], [0, 0]]))
     np.testing.assert_allclose(loss, [2 * np.log(4 / 3), 1e4], rtol=1e-6)
 
 
@@ -151,7 +163,7 @@ def test_patch_sigmoid_loss_holds_a_patch_to_its_likeliest_class():
     attention = jnp.array([[0.5, 0.3, 0.2]])
 
     def loss(*positives):
-        return losses.patch_sigmoid_loss(odds, jnp.array([positives]), attention)
+        return patch_sigmoid_loss(odds, jnp.array([positives]), attention)
 
     one = 0.5 * np.log(4 / 3) + 0.3 * np.log(2) + 0.2 * np.log(4)
     np.testing.assert_allclose(loss(1, 0, 0), [one], rtol=1e-6)
@@ -164,7 +176,8 @@ def test_patch_sigmoid_loss_always_has_finite_gradients():
     logits = jnp.full((2, 3, 2), np.nan).at[:, :2].set(jnp.array([[1e4, -1e4], [0.0, 0.0]])[None])
     attention = jnp.array([[0.5, 0.5, 0.0]] * 2)
     positives = jnp.array([[1, 1], [0, 0]])
-    gradient = jax.grad(lambda z: losses.patch_sigmoid_loss(z, positives, attention).sum())(logits)
+    total = jax.grad(lambda z: patch_sigmoid_loss(z, positives, attention).sum())
+    gradient = jax.jit(total)(logits)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[:, 2], 0)
     np.testing.assert_array_equal(gradient[1], 0)
@@ -172,27 +185,24 @@ def test_patch_sigmoid_loss_always_has_finite_gradients():
 
 
 def test_the_patch_loss_of_routing_is_nothing():
-    loss = losses.patch_loss(
-        losses.MARGIN, jnp.ones((2, 3, 4)), jnp.array([0, 1]), jnp.ones((2, 3))
-    )
+    loss = patch_loss(losses.MARGIN, jnp.ones((2, 3, 4)), jnp.array([0, 1]), jnp.ones((2, 3)))
     np.testing.assert_array_equal(loss, [0, 0])
 
 
 def test_probabilities_by_kind():
     logits = jnp.array([[np.log(3.0), 0.0]])
-    softmax = losses.probabilities(losses.CROSS_ENTROPY, logits)
+    softmax = probabilities(losses.CROSS_ENTROPY, logits)
     np.testing.assert_allclose(softmax, [[0.75, 0.25]], rtol=1e-6)
-    sigmoid = losses.probabilities(losses.SIGMOID, logits)
+    sigmoid = probabilities(losses.SIGMOID, logits)
     np.testing.assert_allclose(sigmoid, [[0.75, 0.5]], rtol=1e-6)
-    np.testing.assert_array_equal(losses.probabilities(losses.MARGIN, logits), logits)
+    np.testing.assert_array_equal(probabilities(losses.MARGIN, logits), logits)
 
 
 def test_consistency_by_hand_pulls_at_the_attention_alone():
     attention, target = jnp.array([[0.5, 0.5]]), jnp.array([[0.2, 0.6]])
-    np.testing.assert_allclose(losses.consistency_loss(attention, target), [0.05], rtol=1e-5)
-    of_attention, of_target = jax.grad(
-        lambda a, t: losses.consistency_loss(a, t).sum(), argnums=(0, 1)
-    )(attention, target)
+    np.testing.assert_allclose(consistency_loss(attention, target), [0.05], rtol=1e-5)
+    total = jax.grad(lambda a, t: consistency_loss(a, t).sum(), argnums=(0, 1))
+    of_attention, of_target = jax.jit(total)(attention, target)
     np.testing.assert_allclose(of_attention, [[0.3, -0.1]], rtol=1e-5)
     np.testing.assert_array_equal(of_target, 0)
 
@@ -200,7 +210,7 @@ def test_consistency_by_hand_pulls_at_the_attention_alone():
 def test_deep_supervision_adds_the_losses_of_the_classifiers():
     # Odds of 3 to 1 and 1 to 1 for class 0, which it is; of 3 to 1 and 1 to 3 for class 1.
     logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0]], [[1.0, 3.0], [3.0, 1.0]]]))
-    loss = losses.deep_supervision_loss(logits, jnp.array([0, 1]))
+    loss = deep_supervision_loss(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(
         loss, [np.log(4 / 3) + np.log(2), np.log(4 / 3) + np.log(4)], rtol=1e-6
     )
@@ -208,7 +218,7 @@ def test_deep_supervision_adds_the_losses_of_the_classifiers():
     # Log-probabilities are logits: three even classifiers of four classes.
     even = jnp.full((1, 3, 4), -np.log(4.0))
     np.testing.assert_allclose(
-        losses.deep_supervision_loss(even, jnp.array([2])), [3 * np.log(4)], rtol=1e-6
+        deep_supervision_loss(even, jnp.array([2])), [3 * np.log(4)], rtol=1e-6
     )
 
 
@@ -217,12 +227,12 @@ def test_deep_supervision_teaches_every_classifier_alone():
     logits, labels = rng.standard_normal((5, 3, 4)), rng.integers(0, 4, 5)
 
     def total(z):
-        return losses.deep_supervision_loss(z, jnp.asarray(labels)).sum()
+        return deep_supervision_loss(z, jnp.asarray(labels)).sum()
 
-    gradient = jax.grad(total)(jnp.asarray(logits, jnp.float32))
+    gradient = jax.jit(jax.grad(total))(jnp.asarray(logits, jnp.float32))
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(gradient, shares - np.eye(4)[labels][:, None], rtol=1e-4, atol=1e-6)
-    rounded = losses.deep_supervision_loss(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels))
+    rounded = deep_supervision_loss(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels))
     assert rounded.dtype == jnp.float32
 
 

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.attention.routing import dynamic_routing, squash
+from lossattn_jax.attention import routing
+
+# Compiled as a whole: one operation after the other, each compiles for each shape.
+squash = jax.jit(routing.squash)
+dynamic_routing = jax.jit(routing.dynamic_routing, static_argnames="iterations")
 
 
 def reference_squash(s):
@@ -35,7 +39,7 @@ def test_squash_by_hand():
     np.testing.assert_allclose(
         squash(jnp.array([[3.0, 4.0], [0.0, 0.0]])), [[15 / 26, 20 / 26], [0, 0]], rtol=1e-6
     )
-    gradient = jax.grad(lambda s: squash(s).sum())(jnp.zeros((2, 3)))
+    gradient = jax.jit(jax.grad(lambda s: squash(s).sum()))(jnp.zeros((2, 3)))
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -44,7 +48,7 @@ def test_squash_agrees_with_float64_at_any_length(size):
     vectors = (size * np.random.default_rng(0).standard_normal((4, 3))).astype(np.float32)
     expected = reference_squash(vectors.astype(np.float64))
     np.testing.assert_allclose(squash(jnp.asarray(vectors)), expected, rtol=1e-5, atol=1e-30)
-    gradient = jax.grad(lambda s: squash(s)[0, 0])(jnp.asarray(vectors))
+    gradient = jax.jit(jax.grad(lambda s: squash(s)[0, 0]))(jnp.asarray(vectors))
     assert np.isfinite(gradient).all()
 
 
@@ -76,7 +80,7 @@ def test_the_gradient_goes_through_every_iteration():
     def ours(v):
         return jnp.sum(dynamic_routing(v).capsules * jnp.asarray(weights, jnp.float32))
 
-    gradient = np.asarray(jax.grad(ours)(jnp.asarray(votes, jnp.float32)))
+    gradient = np.asarray(jax.jit(jax.grad(ours))(jnp.asarray(votes, jnp.float32)))
     for place in np.ndindex(votes.shape):
         step = np.zeros_like(votes)
         step[place] = 1e-6
