@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import apart, comparison, jax_training, machine
+from benchmarks import comparison, jax_training, machine, subprocess_worker
 from benchmarks.comparison import DisagreementError
 from lossattn_jax import command
 from lossattn_jax.config import check, default_config
@@ -187,14 +187,16 @@ def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict
     if config.model.head == "capsule":
         ways += [Way(fused=True), Way(channels_last=True, fused=True)]
     with contextlib.ExitStack() as running:
-        ours = running.enter_context(apart.Apart(jax_training.Trainer, config))
+        ours = running.enter_context(
+            subprocess_worker.SubprocessWorker(jax_training.Trainer, config)
+        )
         compiling = {
             "first_update": ours.call("seconds", 1)[0],
             "first_evaluation": ours.call("evaluation_seconds", 1)[0],
         }
         sides = {"JAX": ours}
         for way in ways:
-            process = apart.Apart(Trainer, recipe(config), way)
+            process = subprocess_worker.SubprocessWorker(Trainer, recipe(config), way)
             sides[f"PyTorch, {way.name}"] = running.enter_context(process)
         update: dict[str, list[float]] = {side: [] for side in sides}
         evaluation: dict[str, list[float]] = {side: [] for side in sides}
@@ -235,8 +237,8 @@ def _agree(config: ConfigDict) -> dict[str, Any]:
     images = random.standard_normal((config.train.batch_size, 32, 32, 3)).astype(np.float32)
     labels = random.integers(0, 10, config.train.batch_size)
     with (
-        apart.Apart(Trainer, recipe(config), Way()) as theirs,
-        apart.Apart(jax_training.Trainer, config) as ours,
+        subprocess_worker.SubprocessWorker(Trainer, recipe(config), Way()) as theirs,
+        subprocess_worker.SubprocessWorker(jax_training.Trainer, config) as ours,
     ):
         weights = theirs.call("weights")
         expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import in_process
 from lossattn_jax import convert, weight_files
 from lossattn_jax.mil import BagNetwork, dumps
 from lossattn_jax.mil import config as bag_config
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.models import build
 from lossattn_jax.run_folder import LOCK_NAME
+from reliability import in_process
 
 ROOT = pathlib.Path(__file__).parents[1]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]

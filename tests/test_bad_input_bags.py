@@ -3,7 +3,7 @@
 import bad_input
 import pytest
 
-from benchmarks import in_process
+from reliability import in_process
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")
 BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")

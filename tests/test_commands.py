@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax import command
+from reliability import in_process
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk

@@ -17,10 +17,10 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from benchmarks import in_process
 from lossattn_jax import checkpoint, convert, mil, models, runs, torch_names, weight_files
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import evaluate_run
+from reliability import in_process
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "models"))
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))

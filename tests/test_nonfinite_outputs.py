@@ -14,7 +14,6 @@ import tensorstore
 from flax import traverse_util
 from PIL import Image
 
-from benchmarks import in_process
 from lossattn_jax import checkpoint as checkpoint_lib
 from lossattn_jax import (
     compare_explainers,
@@ -32,6 +31,7 @@ from lossattn_jax.config import default_config
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import evaluate, make_eval_step
 from lossattn_jax.models import Outputs
+from reliability import in_process
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "train"))
 import shrunk

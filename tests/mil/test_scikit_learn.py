@@ -24,11 +24,11 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 from tiny_bags import FAST, SLOW, UNEQUAL, settings, toy
 
-from benchmarks import compiled_programs
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.bag_files import read_csv
 from lossattn_jax.mil.settings import Settings
+from reliability import compiled_programs
 
 MUSK1 = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mil" / "musk1.csv.gz"
 # Checks of scikit-learn that the methods fail, and why.

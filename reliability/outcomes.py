@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import crash_trials
-from benchmarks.processes import End
+from reliability import small_training
+from reliability.processes import End
 
 # Outcomes. The first two are what is hoped for; "silently wrong" must never be.
 RIGHT, REFUSED, WARNED = "right", "refused", "other result, with a warning"
@@ -63,7 +63,7 @@ def read_results(
     for name in workdirs:
         try:
             with _ONE_AT_A_TIME:
-                results[name] = crash_trials.bits(world / name)
+                results[name] = small_training.bits(world / name)
         except Exception as error:  # Orbax fails in many ways
             raise Unreadable(f"{name} has no checkpoint that can be read: {error!r}") from None
     for name in stores:

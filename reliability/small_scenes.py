@@ -1,6 +1,6 @@
 """Prepares a digit_scenes of a few images, as `lossattn_jax.data.prepare` does with the whole of it.
 
-python -m benchmarks.small_scenes --data_dir=DATA
+python -m reliability.small_scenes --data_dir=DATA
 """
 
 from absl import flags

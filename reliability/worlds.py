@@ -1,4 +1,4 @@
-"""Worlds for `safety_campaign`: the folders in which commands run, made once and copied for each trial."""
+"""Worlds for `campaign`: the folders in which commands run, made once and copied for each trial."""
 
 import contextlib
 import multiprocessing
@@ -9,11 +9,11 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from benchmarks import in_process, safety_outcomes
-from benchmarks.processes import ROOT, End, Process
-from benchmarks.safety_inputs import INPUTS
-from benchmarks.safety_subject import Subject
 from lossattn_jax.errors import UserError
+from reliability import in_process, outcomes
+from reliability.processes import ROOT, End, Process
+from reliability.subject import Subject
+from reliability.subject_inputs import INPUTS
 
 _HANG_SECONDS = 600.0  # a command of these takes 40 at most, its programs not yet compiled
 
@@ -201,7 +201,7 @@ class Bench:
             end = worker.run(subject.arguments, self.world)
             if not (finished and subject.once):
                 end = self.read_after(self._check(end))
-            if others := safety_outcomes.differences(self.results(end), self.undisturbed):
+            if others := outcomes.differences(self.results(end), self.undisturbed):
                 raise UserError(f"{subject.name} has other results every time: {', '.join(others)}")
 
     def _check(self, end: End) -> End:
@@ -247,11 +247,11 @@ class Bench:
         """What the command has left in the world, and printed where that is a result.
 
         Raises:
-          safety_outcomes.Unreadable: a file cannot be read.
+          outcomes.Unreadable: a file cannot be read.
         """
-        results = safety_outcomes.read_results(
+        results = outcomes.read_results(
             self.world, self.subject.results, self.subject.workdirs, self.subject.stores
         )
         if self.subject.prints:
-            results["printed"] = safety_outcomes.printed(end.stdout, self.world)
+            results["printed"] = outcomes.printed(end.stdout, self.world)
         return results

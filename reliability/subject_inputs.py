@@ -1,4 +1,4 @@
-"""What the commands of `safety_subjects` begin with: data sets, runs, weights, bags, and dumps of updates."""
+"""What the commands of `subjects` begin with: data sets, runs, weights, bags, and dumps of updates."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import crash_trials
+from reliability import small_training
 
 _OVERRIDES: Mapping[str, Any] = {
-    **crash_trials.OVERRIDES,
+    **small_training.OVERRIDES,
     **{"train.epochs": 4, "train.batch_size": 20, "eval.batch_size": 20, "eval.every_epochs": 2},
 }
 _DIVERGING: Mapping[str, Any] = {
@@ -23,8 +23,8 @@ THREE_METHODS = "--method=loss_attention,mi_svm,mi_kernel"
 
 
 def train(workdir: str, **overrides: object) -> tuple[str, ...]:
-    """What Python gets to train the small network; see `crash_trials`."""
-    return tuple(crash_trials.arguments(workdir, "data", {**_OVERRIDES, **overrides}))
+    """What Python gets to train the small network; see `small_training`."""
+    return tuple(small_training.arguments(workdir, "data", {**_OVERRIDES, **overrides}))
 
 
 def module(name: str, *words: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def _write_digits(world: pathlib.Path) -> None:
 # or by a command and the exit code that it has to have.
 Command = tuple[str, ...]
 INPUTS: Mapping[str, Callable[[pathlib.Path], None] | tuple[Command, int]] = {
-    "data": (("-m", "benchmarks.small_scenes", "--data_dir=data"), 0),
+    "data": (("-m", "reliability.small_scenes", "--data_dir=data"), 0),
     "run": (train("run"), 0),
     "other": (train("other", seed=1), 0),
     "dump": (train("dump", **_DIVERGING), 2),

@@ -1,6 +1,6 @@
 """Gives changed files to the readers of files, and tells what was neither read nor refused with a sentence.
 
-    python -m benchmarks.fuzz_readers --reader=csv --minutes=10 --out=results/reliability/fuzz_csv.json
+    python -m reliability.fuzzer --reader=csv --minutes=10 --out=results/reliability/fuzz_csv.json
 
 A reader has to return a result or raise a `UserError`. Another exception, a crash of the process, more
 memory than `_MEMORY` or more than `_SECONDS` of computing is a finding, whose file is kept.
@@ -26,11 +26,12 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import fuzz_inputs, machine
+from benchmarks import machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
+from reliability import fuzz_inputs
 
-log = logging.getLogger("lossattn_jax.benchmarks")
+log = logging.getLogger("lossattn_jax.reliability")
 
 _MEMORY = (
     2 << 30
@@ -157,7 +158,7 @@ def run(
                         folder.mkdir(parents=True, exist_ok=True)
                         (folder / f"{number}-{name}").write_bytes(content)
     record = {
-        "command": machine.command("benchmarks.fuzz_readers"),
+        "command": machine.command("reliability.fuzzer"),
         "date": machine.now(),
         "machine": machine.facts(),
         "versions": machine.versions((*_PACKAGES, *_torch())),

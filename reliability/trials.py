@@ -1,4 +1,4 @@
-"""The kinds of trial of `safety_campaign`: kills, damage, full disks, two at once, read-only folders."""
+"""The kinds of trial of `campaign`: kills, damage, full disks, two at once, read-only folders."""
 
 import dataclasses
 import fnmatch
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks import mounts, safety_damage, safety_outcomes
-from benchmarks.processes import End
-from benchmarks.safety_subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
-from benchmarks.safety_worlds import Bench, end_of
+from reliability import damage, mounts, outcomes
+from reliability.processes import End
+from reliability.subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, TEMPORARIES
+from reliability.worlds import Bench, end_of
 
 _TERM_SHARE = 3  # every third signal is SIGTERM
 _ATTEMPTS = 3  # at a kill that came too late
@@ -25,9 +25,9 @@ class Trial:
     """What was done, and what came of it.
 
     Attributes:
-      kind: of `safety_subjects.KINDS`.
+      kind: of `subjects.KINDS`.
       what: was done to which file, or when.
-      outcome: of `safety_outcomes`.
+      outcome: of `outcomes`.
       code: that the command ended with.
       last_line: that it said.
       others: results that differ, or why one cannot be read.
@@ -46,7 +46,7 @@ def trial_of(
     kind: str,
     what: str,
     end: End,
-    judge: Callable[..., str] = safety_outcomes.judge,
+    judge: Callable[..., str] = outcomes.judge,
     ignored: tuple[str, ...] = (),
 ) -> Trial:
     """Judges the last command of a trial by the world that it has left.
@@ -55,7 +55,7 @@ def trial_of(
       bench: with the world.
       kind, what: of the `Trial`.
       end: of the command; `Subject.after` has not run yet.
-      judge: `safety_outcomes.judge` or `judge_rerun`.
+      judge: `outcomes.judge` or `judge_rerun`.
       ignored: names of results that do not count.
     """
     end = bench.read_after(end)
@@ -63,15 +63,15 @@ def trial_of(
     results = None
     try:
         results = {n: value for n, value in bench.results(end).items() if n not in ignored}
-        others = safety_outcomes.differences(results, expected)
-    except safety_outcomes.Unreadable as error:
+        others = outcomes.differences(results, expected)
+    except outcomes.Unreadable as error:
         others = [str(error)]
     outcome = judge(end, results, expected, bench.code)
-    others = [] if outcome in safety_outcomes.SURVIVED else others
+    others = [] if outcome in outcomes.SURVIVED else others
     return Trial(kind, what, outcome, end.code, end.last_line, tuple(others[:5]))
 
 
-def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
+def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
     """Kills the command at random and aimed moments, and runs it again to its end."""
     for number in range(count):
         name = signal.SIGTERM if number % _TERM_SHARE == 1 else signal.SIGKILL
@@ -94,7 +94,7 @@ def kill(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
         if "Traceback" in struck.stderr or struck.code is None:
             yield trial_of(bench, KILL, what, struck)
             continue
-        yield trial_of(bench, KILL, what, end_of(bench.start()), safety_outcomes.judge_rerun)
+        yield trial_of(bench, KILL, what, end_of(bench.start()), outcomes.judge_rerun)
 
 
 def _trigger(
@@ -124,24 +124,22 @@ def _matching(world: pathlib.Path, aim: str) -> Iterator[str]:
                 yield path
 
 
-def damage(bench: Bench, share: float, draw: random.Random) -> Iterator[Trial]:
+def damage_files(bench: Bench, share: float, draw: random.Random) -> Iterator[Trial]:
     """Damages one file after another, and runs the command that reads it or goes on with it."""
     subject = bench.subject
     for name, kind, way in planned(bench, share, draw):
         bench.begin(finished=not subject.fresh)
         file = bench.world / name
         before = _lines(file)
-        if not safety_damage.WAYS[way](file, bench.world, draw):
+        if not damage.WAYS[way](file, bench.world, draw):
             continue
         is_log = name in subject.logs
         remaining = _lines(file) & before
         end = bench.run()
         ignored = subject.logs if is_log else ()
         trial = trial_of(bench, DAMAGE, f"{way}: {kind}", end, ignored=ignored)
-        if is_log and trial.outcome == safety_outcomes.RIGHT and remaining - _lines(file):
-            trial = dataclasses.replace(
-                trial, outcome=safety_outcomes.WRONG, others=("lines of the log",)
-            )
+        if is_log and trial.outcome == outcomes.RIGHT and remaining - _lines(file):
+            trial = dataclasses.replace(trial, outcome=outcomes.WRONG, others=("lines of the log",))
         yield trial
 
 
@@ -158,13 +156,13 @@ def planned(bench: Bench, share: float, draw: random.Random) -> list[tuple[str, 
         for file in sorted(bench.world.glob(pattern)):
             if file.is_file() and file.suffix != ".lock":
                 name = file.relative_to(bench.world).as_posix()
-                kinds.setdefault(safety_damage.kind_of(file, bench.world), []).append(name)
+                kinds.setdefault(damage.kind_of(file, bench.world), []).append(name)
     plan = []
     ways: list[str] = []
     for kind, names in sorted(kinds.items()):
-        for _ in range(max(1, round(share * subject.weight * len(safety_damage.WAYS)))):
+        for _ in range(max(1, round(share * subject.weight * len(damage.WAYS)))):
             if not ways:  # all come equally often
-                ways = draw.sample(sorted(safety_damage.WAYS), len(safety_damage.WAYS))
+                ways = draw.sample(sorted(damage.WAYS), len(damage.WAYS))
             way, name = ways.pop(), draw.choice(names)
             if not any(
                 fnmatch.fnmatch(name, unseen.pattern) and way in unseen.ways
@@ -190,11 +188,11 @@ def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
             mounts.resize(bench.world, mounts.occupied(bench.world) + room)
             what = f"{room} KiB for {bench.kib}"
             first = trial_of(bench, FULL, what, end_of(bench.start()))
-            if first.outcome not in safety_outcomes.SURVIVED:
+            if first.outcome not in outcomes.SURVIVED:
                 yield first
                 continue
             mounts.resize(bench.world, _LARGE_KIB)
-            yield trial_of(bench, FULL, what, end_of(bench.start()), safety_outcomes.judge_rerun)
+            yield trial_of(bench, FULL, what, end_of(bench.start()), outcomes.judge_rerun)
 
 
 def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
@@ -208,14 +206,14 @@ def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
         ends = [end_of(first), end_of(second)]
         what = f"{wait:.2f} s apart"
         trials = [trial_of(bench, PAIR, what, end) for end in ends]
-        right = [t for t in trials if t.outcome == safety_outcomes.RIGHT]
-        bad = [t for t in trials if t.outcome not in safety_outcomes.SURVIVED]
+        right = [t for t in trials if t.outcome == outcomes.RIGHT]
+        bad = [t for t in trials if t.outcome not in outcomes.SURVIVED]
         if not right and not bad:
-            bad = [dataclasses.replace(trials[0], outcome=safety_outcomes.STUCK)]
+            bad = [dataclasses.replace(trials[0], outcome=outcomes.STUCK)]
         yield (bad or right)[0]
 
 
-def keep_from_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
+def forbid_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
     """Runs the command where nothing can be written, before and after it has run once.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Puts the results of `safety_campaign` into a Markdown file, between two lines that it has for them.
+"""Puts the results of `campaign` into a Markdown file, between two lines that it has for them.
 
-    python -m benchmarks.safety_table --record=results/reliability/safety_campaign.json \\
+    python -m reliability.campaign_table --record=results/reliability/campaign.json \\
         --file=results/reliability/README.md
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import safety_outcomes
-from benchmarks.safety_subject import Subject
-from benchmarks.safety_trials import Trial
 from lossattn_jax import command, files
 from lossattn_jax.errors import UserError
+from reliability import outcomes
+from reliability.subject import Subject
+from reliability.trials import Trial
 
-BEGIN, END = "<!-- safety_campaign -->", "<!-- end of safety_campaign -->"
+BEGIN, END = "<!-- campaign -->", "<!-- end of campaign -->"
 
 
 def rows_of(trials: Iterable[tuple[Subject, Trial]]) -> list[dict[str, Any]]:
@@ -32,8 +32,8 @@ def rows_of(trials: Iterable[tuple[Subject, Trial]]) -> list[dict[str, Any]]:
             "command": name,
             "kind": kind,
             "tried": counter.total(),
-            "survived": sum(counter[outcome] for outcome in safety_outcomes.SURVIVED),
-            "silently_wrong": counter[safety_outcomes.WRONG],
+            "survived": sum(counter[outcome] for outcome in outcomes.SURVIVED),
+            "silently_wrong": counter[outcomes.WRONG],
             "outcomes": dict(sorted(counter.items())),
         }
         for (name, kind), counter in counters.items()
@@ -104,6 +104,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("record", None, "what safety_campaign wrote (JSON)", required=True)
+    flags.DEFINE_string("record", None, "what campaign wrote (JSON)", required=True)
     flags.DEFINE_string("file", None, "Markdown file to fill", required=True)
     command.run(main)

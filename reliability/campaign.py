@@ -1,8 +1,8 @@
 """Kills, damages and starves every command: is the result right, or refused, but never wrong in silence?
 
-    python -m benchmarks.safety_campaign --out=results/reliability/safety_campaign.json
+    python -m reliability.campaign --out=results/reliability/campaign.json
 
-Each command of `safety_subjects` runs undisturbed first. Then it is killed and run again; each kind of its
+Each command of `subjects` runs undisturbed first. Then it is killed and run again; each kind of its
 files is damaged in ten ways and the command run that reads it or goes on with it; it runs on a disk that is
 too small, twice at once, and where nothing can be written. The results have to be those of the undisturbed
 run, or the command has to refuse in a sentence. A table in Markdown is printed. The exit code is 3 where a
@@ -21,16 +21,17 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine, mounts, safety_outcomes, safety_table, safety_trials
-from benchmarks.safety_inputs import with_needs
-from benchmarks.safety_subject import DAMAGE, FULL, KILL, KINDS, PAIR, READ_ONLY, Subject
-from benchmarks.safety_subjects import SUBJECTS
-from benchmarks.safety_trials import Trial
-from benchmarks.safety_worlds import Bench, Processes, Worker, environment, make_inputs
+from benchmarks import machine
 from lossattn_jax import command
 from lossattn_jax.errors import Incomplete, UserError
+from reliability import campaign_table, mounts, outcomes, trials
+from reliability.subject import DAMAGE, FULL, KILL, KINDS, PAIR, READ_ONLY, Subject
+from reliability.subject_inputs import with_needs
+from reliability.subjects import SUBJECTS
+from reliability.trials import Trial
+from reliability.worlds import Bench, Processes, Worker, environment, make_inputs
 
-log = logging.getLogger("lossattn_jax.benchmarks")
+log = logging.getLogger("lossattn_jax.reliability")
 
 
 def run(
@@ -66,7 +67,7 @@ def run(
     subjects = _chosen(commands, kinds)
     path = machine.prepare(out)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.safety_campaign"),
+        "command": machine.command("reliability.campaign"),
         "date": machine.now(),
         "commit": machine.commit(),
         "machine": machine.facts(),
@@ -92,14 +93,14 @@ def run(
                 results.extend(_attempt_all(bench, kinds, counts, share, draw))
             except Exception as error:  # the others are tried all the same
                 log.info("%s: %r", subject.name, error)
-                results.append(Trial("-", "", safety_outcomes.BROKEN, None, repr(error)))
+                results.append(Trial("-", "", outcomes.BROKEN, None, repr(error)))
             finally:
                 worker.end()
             return results
 
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             results = list(pool.map(attempt, subjects))
-    trials = [
+    by_subject = [
         (subject, trial)
         for subject, own in zip(subjects, results, strict=True)
         for trial in own
@@ -107,12 +108,12 @@ def run(
     ]
     record |= {
         "seconds": round(time.monotonic() - began),
-        "table": safety_table.rows_of(trials),
-        "damage": _damage(trials),
+        "table": campaign_table.rows_of(by_subject),
+        "damage": _outcomes_of_damage(by_subject),
         "not_survived": [
-            {"command": subject.name, **safety_trials.facts(trial)}
-            for subject, trial in trials
-            if trial.outcome not in safety_outcomes.SURVIVED
+            {"command": subject.name, **trials.facts(trial)}
+            for subject, trial in by_subject
+            if trial.outcome not in outcomes.SURVIVED
         ],
         "out_of_scope": [
             {
@@ -127,7 +128,7 @@ def run(
         "not_possible_here": [line for own in results for line in own if isinstance(line, str)],
     }
     machine.write(record, path)
-    print(safety_table.markdown(record), end="")
+    print(campaign_table.markdown(record), end="")
     log.info("results: %s", path)
     return record
 
@@ -159,11 +160,11 @@ def _attempt_all(
 ) -> Iterator[Trial | str]:
     """All trials of a subject, and sentences on kinds that are not possible on this machine."""
     makers: Mapping[str, Iterator[Trial]] = {
-        KILL: safety_trials.kill(bench, counts[KILL], draw),
-        DAMAGE: safety_trials.damage(bench, share, draw),
-        FULL: safety_trials.fill_disk(bench, counts[FULL], draw),
-        PAIR: safety_trials.run_pair(bench, counts[PAIR], draw),
-        READ_ONLY: safety_trials.keep_from_writing(bench, draw),
+        KILL: trials.kill_and_rerun(bench, counts[KILL], draw),
+        DAMAGE: trials.damage_files(bench, share, draw),
+        FULL: trials.fill_disk(bench, counts[FULL], draw),
+        PAIR: trials.run_pair(bench, counts[PAIR], draw),
+        READ_ONLY: trials.forbid_writing(bench, draw),
     }
     for kind in bench.subject.kinds:
         if kind not in kinds:
@@ -173,7 +174,7 @@ def _attempt_all(
             for trial in makers[kind]:
                 yield trial
                 count += 1
-                if trial.outcome not in safety_outcomes.SURVIVED:
+                if trial.outcome not in outcomes.SURVIVED:
                     log.info("%s, %s: %s: %s", bench.subject.name, kind, trial.what, trial.outcome)
         except mounts.CannotMount as error:
             yield f"{bench.subject.name}, {kind}: {error}"
@@ -181,14 +182,16 @@ def _attempt_all(
         log.info("%s, %s: %d in %.0f s", bench.subject.name, kind, count, seconds)
 
 
-def _damage(trials: Iterable[tuple[Subject, Trial]]) -> dict[str, dict[str, dict[str, str]]]:
+def _outcomes_of_damage(
+    by_subject: Iterable[tuple[Subject, Trial]],
+) -> dict[str, dict[str, dict[str, str]]]:
     """Outcomes of damage by command, kind of file and way."""
-    outcomes: dict[str, dict[str, dict[str, str]]] = {}
-    for subject, trial in trials:
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for subject, trial in by_subject:
         if trial.kind == DAMAGE:
             way, _, file = trial.what.partition(": ")
-            outcomes.setdefault(subject.name, {}).setdefault(file, {})[way] = trial.outcome
-    return outcomes
+            found.setdefault(subject.name, {}).setdefault(file, {})[way] = trial.outcome
+    return found
 
 
 def main() -> None:

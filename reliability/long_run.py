@@ -1,6 +1,6 @@
 """A small training of thousands of epochs, whole and ended again and again: does anything grow?
 
-    python -m benchmarks.long_run --data_dir=data --out=results/reliability/long_run.json
+    python -m reliability.long_run --data_dir=data --out=results/reliability/long_run.json
 
 The data folder holds a digit_scenes of any size. The same run is made twice by the real command: in one
 process, and in many, each ended by SIGTERM (every fifth by SIGKILL) and followed by the same command. What
@@ -18,17 +18,17 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import crash_trials as trials
-from benchmarks import machine, process_watch, run_growth
+from benchmarks import machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import reporting
+from reliability import process_watch, run_growth, small_training
 
-log = logging.getLogger("lossattn_jax.benchmarks")
+log = logging.getLogger("lossattn_jax.reliability")
 
 EVERY = 10  # epochs between two tests, and between two checkpoints
 OVERRIDES: dict[str, Any] = {
-    **trials.OVERRIDES,
+    **small_training.OVERRIDES,
     "eval.batch_size": 60,
     "eval.every_epochs": EVERY,
     "checkpoint.every_epochs": EVERY,
@@ -94,7 +94,7 @@ class Run:
         """
         number = len(self.processes)
         log_file = self.workdir.with_name(f"{self.workdir.name}_{number}.log")
-        training = trials.Training(self.workdir, self._data_dir, log_file, self.overrides)
+        training = small_training.Training(self.workdir, self._data_dir, log_file, self.overrides)
         samples = _watch(training, until)
         if how is not None:
             if not training.runs():
@@ -116,7 +116,7 @@ class Run:
                 "until_epoch": samples[-1]["epoch"],
                 "seconds": samples[-1]["seconds"],
                 "seconds_until_exit": exit_seconds if how else None,
-                **trials.facts(ended),
+                **small_training.facts(ended),
                 "levels": run_growth.levels(run_growth.settled(samples, _FIRST_TESTS)),
                 "slopes": run_growth.slopes(run_growth.settled(samples, _WARM)) if long else None,
                 "samples": run_growth.thinned(samples, _KEPT_LONG if long else _KEPT_SHORT),
@@ -127,7 +127,7 @@ class Run:
         )
 
 
-def _watch(training: trials.Training, until: float) -> list[run_growth.Sample]:
+def _watch(training: small_training.Training, until: float) -> list[run_growth.Sample]:
     """Samples a process until its end, or until its metrics tell of an epoch."""
     samples: list[run_growth.Sample] = []
     due = time.monotonic()
@@ -174,7 +174,7 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
             "tests": run_growth.tests(whole.workdir) == run_growth.tests(parts.workdir),
         }
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.long_run"),
+        "command": machine.command("reliability.long_run"),
         "date": began,
         "machine": facts,
         "versions": machine.versions(
@@ -204,12 +204,12 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
 
 def _judged(run: Run) -> dict[str, Any]:
     """What is left of a run."""
-    bits = trials.bits(run.workdir)
+    bits = small_training.bits(run.workdir)
     total = int(bits["step"])
     return {
         "bits": bits,
         "steps": total,
-        "metrics_whole": trials.metrics_are_whole(run.workdir, run.overrides, total),
+        "metrics_whole": small_training.metrics_are_whole(run.workdir, run.overrides, total),
         "metrics_lines": len(reporting.read_metrics(run.workdir)),
         "tensorboard": run_growth.events(run.workdir),
         "workdir": run_growth.workdir(run.samples),

@@ -1,8 +1,8 @@
-"""What `safety_campaign` tries: every command, with inputs, results, and which of its files are damaged."""
+"""What `campaign` tries: every command, with inputs, results, and which of its files are damaged."""
 
-from benchmarks.processes import ROOT
-from benchmarks.safety_inputs import MIL, THREE_METHODS, module, train
-from benchmarks.safety_subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, Subject, Unseen
+from reliability.processes import ROOT
+from reliability.subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, Subject, Unseen
+from reliability.subject_inputs import MIL, THREE_METHODS, module, train
 
 _USERS = "a user's choice of files and values, which has another result by right"
 _EVALUATE = module("evaluate", "--workdir=run")
@@ -182,7 +182,7 @@ SUBJECTS = (
     ),
     Subject(
         "data.prepare",
-        ("-m", "benchmarks.small_scenes", "--data_dir=data"),
+        ("-m", "reliability.small_scenes", "--data_dir=data"),
         ("run",),
         after=(_EVALUATE, (*_EVALUATE, "--split=train")),
         results=("run/evaluation_*.json",),

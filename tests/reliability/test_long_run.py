@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import event_files, long_run, process_watch, run_growth, trend
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.tensorboard import TensorBoard
+from reliability import event_files, long_run, process_watch, run_growth, trend
 
 
 def noise(epochs, seed):

@@ -1,11 +1,11 @@
-"""Subjects of `safety_campaign`: commands, and what is done to them.
+"""Subjects of `campaign`: commands, and what is done to them.
 
 A world is a folder in which a command runs, with all that it reads and writes; paths are relative to it.
 """
 
 import dataclasses
 
-from benchmarks.safety_inputs import Command
+from reliability.subject_inputs import Command
 
 KILL, DAMAGE, FULL, PAIR, READ_ONLY = "kill", "damage", "full", "pair", "read-only"
 KINDS = (KILL, DAMAGE, FULL, PAIR, READ_ONLY)
@@ -20,7 +20,7 @@ class Unseen:
 
     Attributes:
       pattern: of files in the world.
-      ways: of `safety_damage.WAYS`.
+      ways: of `damage.WAYS`.
       reason: for the record.
     """
 

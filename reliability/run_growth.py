@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import event_files, process_watch, trend
 from lossattn_jax.train import reporting
+from reliability import event_files, process_watch, trend
 
 Sample = dict[str, float]
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from benchmarks import crash_campaign, crash_trials
+from reliability import crash_campaign, small_training
 
 
 def checkpoint_of(workdir, step, content=b"twelve bytes"):
@@ -18,7 +18,7 @@ def checkpoint_of(workdir, step, content=b"twelve bytes"):
 @pytest.mark.parametrize("how", ["bit flipped", "truncated", "removed"])
 def test_damage_is_done_to_the_newest_checkpoint_alone(tmp_path, how):
     older, newest = checkpoint_of(tmp_path, 9), checkpoint_of(tmp_path, 10)
-    told = crash_trials.damage(how, tmp_path, random.Random(3))
+    told = small_training.damage(how, tmp_path, random.Random(3))
     assert told == {"how": how, "step": 10, "file": "variables/d/*", "byte": told["byte"]}
     assert older.read_bytes() == b"twelve bytes"
     if how == "removed":
@@ -31,7 +31,7 @@ def test_damage_is_done_to_the_newest_checkpoint_alone(tmp_path, how):
 
 
 def test_without_a_checkpoint_nothing_is_damaged(tmp_path):
-    assert crash_trials.damage("removed", tmp_path, random.Random(0)) is None
+    assert small_training.damage("removed", tmp_path, random.Random(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_metrics_are_whole_with_every_step_once_and_in_order(tmp_path, lines, wh
     text = "".join(f'{{"kind": "{kind}", "step": {step}}}\n' for kind, step in told)
     (tmp_path / "metrics.jsonl").write_text(text)
     overrides = {"train.epochs": 2, "eval.every_epochs": 1, "log.every_steps": 2}
-    assert crash_trials.metrics_are_whole(tmp_path, overrides, 4) is whole
+    assert small_training.metrics_are_whole(tmp_path, overrides, 4) is whole
 
 
 def test_the_summary_counts_what_is_not_as_it_should_be():

@@ -1,6 +1,6 @@
 """Kills a small training and damages its checkpoints: does every rerun end with the same bits?
 
-    python -m benchmarks.crash_campaign --data_dir=data --out=results/reliability/crash_campaign.json
+    python -m reliability.crash_campaign --data_dir=data --out=results/reliability/crash_campaign.json
 
 The data folder holds a digit_scenes of any size. Runs are killed by SIGKILL at random moments, a third of
 them while a checkpoint is being written; after half of the kills a random file of the newest checkpoint gets
@@ -19,12 +19,12 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import crash_trials as trials
-from benchmarks import machine, mounts, processes
+from benchmarks import machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
+from reliability import mounts, processes, small_training
 
-log = logging.getLogger("lossattn_jax.benchmarks")
+log = logging.getLogger("lossattn_jax.reliability")
 
 DAMAGES = (None, "bit flipped", None, "truncated", None, "bit flipped", None, "removed")
 _SIGNALS_A_RUN = 8  # after which it is left alone
@@ -51,7 +51,7 @@ class Campaign:
             self.seconds = time.monotonic() - training.started
             if ended.code:
                 raise UserError(f"the undisturbed run ended with {ended.code}: {ended.last_words}")
-        self._bits = trials.bits(whole)
+        self._bits = small_training.bits(whole)
 
     def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:
         """Runs until `count` signals are sent; SIGKILL is followed by damage as `DAMAGES` say."""
@@ -64,15 +64,15 @@ class Campaign:
                 training = self._train(workdir)
                 event = None
                 if sent < count and len(events) < _SIGNALS_A_RUN:
-                    event = trials.strike(training, number, self.seconds, self._draw)
+                    event = small_training.strike(training, number, self.seconds, self._draw)
                 struck = time.monotonic()
                 ended = training.end()
                 if event is None:
                     break
                 event["seconds_until_exit"] = round(time.monotonic() - struck, 3)
-                event |= trials.facts(ended)
+                event |= small_training.facts(ended)
                 how = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
-                event["damage"] = trials.damage(how, workdir, self._draw) if how else None
+                event["damage"] = small_training.damage(how, workdir, self._draw) if how else None
                 events.append(event)
                 sent += 1
             runs.append({"signals": events, **self._judged(workdir, ended)})
@@ -94,8 +94,8 @@ class Campaign:
                     tried.append(
                         {
                             "kib": size,
-                            "first": trials.facts(first),
-                            "still_full": again and trials.facts(again),
+                            "first": small_training.facts(first),
+                            "still_full": again and small_training.facts(again),
                             **self._judged(disk / "run", last),
                         }
                     )
@@ -114,21 +114,23 @@ class Campaign:
                 time.sleep(0.02)
             second = self._train(workdir, log="second")
             ended = second.end()
-            tried.append({"second": trials.facts(ended), **self._judged(workdir, first.end())})
+            tried.append(
+                {"second": small_training.facts(ended), **self._judged(workdir, first.end())}
+            )
             shutil.rmtree(workdir, ignore_errors=True)
         log.info("two at once: %d", len(tried))
         return tried
 
-    def _train(self, workdir: pathlib.Path, log: str = "log") -> trials.Training:
-        return trials.Training(workdir, self._data_dir, self._folder / log)
+    def _train(self, workdir: pathlib.Path, log: str = "log") -> small_training.Training:
+        return small_training.Training(workdir, self._data_dir, self._folder / log)
 
     def _judged(self, workdir: pathlib.Path, ended: processes.End) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
-        whole = ended.code == 0 and trials.metrics_are_whole(
-            workdir, trials.OVERRIDES, int(self._bits["step"])
+        whole = ended.code == 0 and small_training.metrics_are_whole(
+            workdir, small_training.OVERRIDES, int(self._bits["step"])
         )
-        same = ended.code == 0 and trials.bits(workdir) == self._bits
-        return {"last": trials.facts(ended), "same_bits": same, "metrics_whole": whole}
+        same = ended.code == 0 and small_training.bits(workdir) == self._bits
+        return {"last": small_training.facts(ended), "same_bits": same, "metrics_whole": whole}
 
 
 def run(
@@ -158,7 +160,7 @@ def run(
         full = campaign.full_disks(disks)
         two = campaign.two_at_once(pairs)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.crash_campaign"),
+        "command": machine.command("reliability.crash_campaign"),
         "date": began,
         "machine": facts,
         "versions": machine.versions(("jax", "jaxlib", "orbax-checkpoint", "tensorstore")),

@@ -1,4 +1,4 @@
-"""What `benchmarks.fuzz_readers` found, each with the input that showed it; and some hundred inputs more."""
+"""What `reliability.fuzzer` found, each with the input that showed it; and some hundred inputs more."""
 
 import io
 import json
@@ -13,10 +13,10 @@ import scipy.io
 import scipy.sparse
 from PIL import Image
 
-from benchmarks import fuzz_inputs, fuzz_readers
 from lossattn_jax import own_images
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import bag_files, image_bags, matlab_files
+from reliability import fuzz_inputs, fuzzer
 
 ROOT = pathlib.Path(__file__).parents[1]
 MATRIX = np.array([[0, 1.5, 0], [2, 0, -3]])
@@ -117,12 +117,12 @@ def test_a_change_is_a_function_of_its_numbers():
 
 @pytest.mark.parametrize("reader", ["csv", "image"])
 def test_some_changed_files_are_read_or_refused(tmp_path, reader):
-    files, read = fuzz_readers.READERS[reader]()
+    files, read = fuzzer.READERS[reader]()
     kinds = set()
     for number in range(300):
         name, content = fuzz_inputs.changed(files, 7, number)
         (tmp_path / name).write_bytes(content)
-        kinds.add(fuzz_readers.outcome(read, tmp_path / name))
+        kinds.add(fuzzer.outcome(read, tmp_path / name))
     assert kinds == {"result", "refused"}
 
 
@@ -133,12 +133,12 @@ def test_what_is_a_finding(tmp_path):
     def warned(path):
         warnings.warn("a warning is none", stacklevel=1)
 
-    assert fuzz_readers.outcome(broken, tmp_path).startswith("KeyError below broken")
-    assert fuzz_readers.outcome(warned, tmp_path) == "result"
+    assert fuzzer.outcome(broken, tmp_path).startswith("KeyError below broken")
+    assert fuzzer.outcome(warned, tmp_path) == "result"
     with pytest.raises(
         UserError, match="reader is 'x', but must be one of: csv, image, state_dict"
     ):
-        fuzz_readers.run("x", 1, str(tmp_path / "out.json"))
+        fuzzer.run("x", 1, str(tmp_path / "out.json"))
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_crash_and_an_endless_reader_are_noticed(tmp_path, run_python):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import fuzz_readers
+from reliability import fuzzer
 
 def made():
     def read(path):
@@ -157,10 +157,10 @@ def made():
             pass
     return {{"a.csv": b"1,2,3,4,5\\n"}}, read
 
-fuzz_readers.READERS = {{"made": made}}
-fuzz_readers._SECONDS = 0.2
+fuzzer.READERS = {{"made": made}}
+fuzzer._SECONDS = 0.2
 if __name__ == "__main__":
-    fuzz_readers.run("made", 0.5, {str(tmp_path / "out.json")!r})
+    fuzzer.run("made", 0.5, {str(tmp_path / "out.json")!r})
 """
     (tmp_path / "run.py").write_text(script)
     finished = run_python(tmp_path / "run.py")

@@ -9,7 +9,7 @@ from typing import Any, Self
 _held: list[Any] = []
 
 
-class Apart:
+class SubprocessWorker:
     """Makes an object in a new process and calls its methods there; use it in a `with` statement."""
 
     def __init__(self, make: Callable[..., Any], *arguments: Any):

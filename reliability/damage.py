@@ -1,4 +1,4 @@
-"""Ten ways to damage a file, for `safety_campaign`."""
+"""Ten ways to damage a file, for `campaign`."""
 
 import json
 import math

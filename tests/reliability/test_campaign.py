@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import (
-    in_process,
-    safety_campaign,
-    safety_damage,
-    safety_inputs,
-    safety_outcomes,
-    safety_table,
-    safety_trials,
-)
-from benchmarks.processes import End
-from benchmarks.safety_subject import KINDS, Subject, Unseen
-from benchmarks.safety_subjects import SUBJECTS
-from benchmarks.safety_worlds import Bench, Worker
 from lossattn_jax import convert, models, weight_files
 from lossattn_jax.errors import UserError
+from reliability import (
+    campaign,
+    campaign_table,
+    damage,
+    in_process,
+    outcomes,
+    subject_inputs,
+    trials,
+)
+from reliability.processes import End
+from reliability.subject import KINDS, Subject, Unseen
+from reliability.subjects import SUBJECTS
+from reliability.worlds import Bench, Worker
 
 RECORD = b'{"accuracy": 0.25, "bags": 12}\n'
 FLOATS = bytes.fromhex("0000803f 00000040 00004040 0000a0c0")  # 1, 2, 3, -5
@@ -46,13 +46,13 @@ def bench_of(subject, tmp_path):
 
 
 @pytest.mark.parametrize("content", [RECORD, FLOATS], ids=["json", "floats"])
-@pytest.mark.parametrize("way", safety_damage.WAYS)
+@pytest.mark.parametrize("way", damage.WAYS)
 def test_each_way_of_damage_leaves_another_file(tmp_path, way, content):
     ending = "json" if content is RECORD else "bin"
     file, sibling = (tmp_path / f"fold_{number}.{ending}" for number in (1, 2))
     file.write_bytes(content)
     sibling.write_bytes(content[::-1])
-    assert safety_damage.WAYS[way](file, tmp_path, random.Random(1))
+    assert damage.WAYS[way](file, tmp_path, random.Random(1))
     if way == "removed":
         assert not file.exists()
     elif way == "folder":
@@ -69,7 +69,7 @@ def test_an_edited_record_is_json_with_one_other_number(tmp_path):
     file = tmp_path / "fold.json"
     for seed in range(9):
         file.write_bytes(RECORD)
-        assert safety_damage.WAYS["edited"](file, tmp_path, random.Random(seed))
+        assert damage.WAYS["edited"](file, tmp_path, random.Random(seed))
         edited = json.loads(file.read_bytes())
         assert edited in [{"accuracy": 0.75, "bags": 12}] + [
             {"accuracy": 0.25, "bags": bags} for bags in (11, 13)
@@ -79,41 +79,41 @@ def test_an_edited_record_is_json_with_one_other_number(tmp_path):
 def test_a_lone_file_is_swapped_with_none_and_an_empty_one_not_emptied(tmp_path):
     file = tmp_path / "lone.json"
     file.write_bytes(RECORD)
-    assert not safety_damage.WAYS["swapped"](file, tmp_path, random.Random(0))
+    assert not damage.WAYS["swapped"](file, tmp_path, random.Random(0))
     file.write_bytes(b"")
-    assert not safety_damage.WAYS["empty"](file, tmp_path, random.Random(0))
+    assert not damage.WAYS["empty"](file, tmp_path, random.Random(0))
 
 
 @pytest.mark.parametrize(
     ("end", "results", "outcome"),
     [
-        (End(0, "", ""), {"t": 1}, safety_outcomes.RIGHT),
-        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 1}, safety_outcomes.RIGHT),
-        (End(0, "", ""), {"t": 2}, safety_outcomes.WRONG),
-        (End(0, "", ""), {}, safety_outcomes.WRONG),
-        (End(0, "", ""), None, safety_outcomes.WRONG),
-        (End(0, "", "12:00:00 warning: attention is uniform"), {"t": 2}, safety_outcomes.WRONG),
-        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 2}, safety_outcomes.WARNED),
-        (End(2, "", ERROR), {"t": 2}, safety_outcomes.REFUSED),
-        (End(3, "", ERROR), {"t": 2}, safety_outcomes.REFUSED),
-        (End(2, "", ""), {"t": 1}, safety_outcomes.UNCLEAR),
-        (End(2, "", 2 * ERROR), {"t": 1}, safety_outcomes.UNCLEAR),
-        (End(1, "", "Traceback (most recent"), {"t": 1}, safety_outcomes.TRACEBACK),
-        (End(0, "", "Traceback (most recent"), {"t": 1}, safety_outcomes.TRACEBACK),
-        (End(-11, "", ""), {"t": 1}, safety_outcomes.CRASH),
-        (End(None, "", ""), {"t": 1}, safety_outcomes.HANG),
+        (End(0, "", ""), {"t": 1}, outcomes.RIGHT),
+        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 1}, outcomes.RIGHT),
+        (End(0, "", ""), {"t": 2}, outcomes.WRONG),
+        (End(0, "", ""), {}, outcomes.WRONG),
+        (End(0, "", ""), None, outcomes.WRONG),
+        (End(0, "", "12:00:00 warning: attention is uniform"), {"t": 2}, outcomes.WRONG),
+        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 2}, outcomes.WARNED),
+        (End(2, "", ERROR), {"t": 2}, outcomes.REFUSED),
+        (End(3, "", ERROR), {"t": 2}, outcomes.REFUSED),
+        (End(2, "", ""), {"t": 1}, outcomes.UNCLEAR),
+        (End(2, "", 2 * ERROR), {"t": 1}, outcomes.UNCLEAR),
+        (End(1, "", "Traceback (most recent"), {"t": 1}, outcomes.TRACEBACK),
+        (End(0, "", "Traceback (most recent"), {"t": 1}, outcomes.TRACEBACK),
+        (End(-11, "", ""), {"t": 1}, outcomes.CRASH),
+        (End(None, "", ""), {"t": 1}, outcomes.HANG),
     ],
 )
 def test_each_end_has_its_outcome(end, results, outcome):
-    assert safety_outcomes.judge(end, results, {"t": 1}) == outcome
-    rerun = safety_outcomes.judge_rerun(end, results, {"t": 1})
-    assert rerun == (safety_outcomes.STUCK if outcome == safety_outcomes.REFUSED else outcome)
+    assert outcomes.judge(end, results, {"t": 1}) == outcome
+    rerun = outcomes.judge_rerun(end, results, {"t": 1})
+    assert rerun == (outcomes.STUCK if outcome == outcomes.REFUSED else outcome)
 
 
 def test_a_rerun_may_refuse_where_its_results_are_there_already():
     end = End(2, "", ERROR)
-    assert safety_outcomes.judge_rerun(end, {"t": 1}, {"t": 1}) == safety_outcomes.RIGHT
-    assert safety_outcomes.judge_rerun(end, None, {"t": 1}) == safety_outcomes.STUCK
+    assert outcomes.judge_rerun(end, {"t": 1}, {"t": 1}) == outcomes.RIGHT
+    assert outcomes.judge_rerun(end, None, {"t": 1}) == outcomes.STUCK
 
 
 def test_results_are_compared_without_times_digests_and_the_folder(tmp_path):
@@ -124,11 +124,11 @@ def test_results_are_compared_without_times_digests_and_the_folder(tmp_path):
         (world / "r.json").write_text(json.dumps(record))
         (world / "t.md").write_text(f"{world}: 0.5 | {number + 8} s |\n")
         (world / ".r.part").write_text(str(number))
-    first, second = (safety_outcomes.read_results(world, ["*"]) for world in worlds)
+    first, second = (outcomes.read_results(world, ["*"]) for world in worlds)
     assert first == second and set(first) == {"r.json", "t.md"}
     (worlds[1] / "t.md").write_text(f"{worlds[1]}: 0.6 | 9 s |\n")
-    again = safety_outcomes.read_results(worlds[1], ["*"])
-    assert safety_outcomes.differences(again, first) == ["t.md"]
+    again = outcomes.read_results(worlds[1], ["*"])
+    assert outcomes.differences(again, first) == ["t.md"]
 
 
 TRUSTING = """
@@ -145,13 +145,13 @@ if hashlib.sha256(open("fold.json", "rb").read()).hexdigest() != DIGEST:
 
 
 @pytest.mark.parametrize(
-    ("checks", "outcomes"),
+    ("checks", "expected"),
     [
-        ("", {safety_outcomes.WRONG, safety_outcomes.TRACEBACK}),
-        (CAREFUL, {safety_outcomes.REFUSED, safety_outcomes.TRACEBACK}),
+        ("", {outcomes.WRONG, outcomes.TRACEBACK}),
+        (CAREFUL, {outcomes.REFUSED, outcomes.TRACEBACK}),
     ],
 )
-def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, outcomes):
+def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, expected):
     (tmp_path / "inputs").mkdir()
     record = b'{"accuracy": 0.25}'
     (tmp_path / "inputs" / "fold.json").write_bytes(record)
@@ -165,24 +165,22 @@ def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, out
         damaged=("fold.json",),
         unseen=(Unseen("fold.json", ("swapped",), "it is alone"),),
     )
-    trials = list(safety_trials.damage(bench_of(subject, tmp_path), 1.0, random.Random(0)))
-    assert {trial.what.partition(":")[0] for trial in trials} == set(safety_damage.WAYS) - {
-        "swapped"
-    }
-    edited = next(trial for trial in trials if trial.what.startswith("edited"))
-    assert edited.outcome == (safety_outcomes.REFUSED if checks else safety_outcomes.WRONG)
-    assert {trial.outcome for trial in trials} == outcomes
-    row = safety_table.rows_of((subject, trial) for trial in trials)[0]
+    results = list(trials.damage_files(bench_of(subject, tmp_path), 1.0, random.Random(0)))
+    assert {trial.what.partition(":")[0] for trial in results} == set(damage.WAYS) - {"swapped"}
+    edited = next(trial for trial in results if trial.what.startswith("edited"))
+    assert edited.outcome == (outcomes.REFUSED if checks else outcomes.WRONG)
+    assert {trial.outcome for trial in results} == expected
+    row = campaign_table.rows_of((subject, trial) for trial in results)[0]
     assert row["tried"] == 9 and (row["silently_wrong"] == 0) == bool(checks)
     assert row["survived"] == (7 if checks else 0)
 
 
 def test_the_table_counts_by_command_and_kind():
-    trial = safety_trials.Trial("kill", "", safety_outcomes.RIGHT, 0, "")
-    wrong = dataclasses.replace(trial, outcome=safety_outcomes.WRONG)
+    trial = trials.Trial("kill", "", outcomes.RIGHT, 0, "")
+    wrong = dataclasses.replace(trial, outcome=outcomes.WRONG)
     train, mil = (next(s for s in SUBJECTS if s.command == name) for name in ("train", "mil"))
-    rows = safety_table.rows_of([(train, trial), (mil, trial), (mil, wrong)])
-    assert safety_table.markdown({"table": rows}).splitlines()[2:] == [
+    rows = campaign_table.rows_of([(train, trial), (mil, trial), (mil, wrong)])
+    assert campaign_table.markdown({"table": rows}).splitlines()[2:] == [
         "| train | kill | 1 | 1 | 0 |",
         "| mil | kill | 2 | 1 | 1 |",
         "| all | | 3 | 2 | 1 |",
@@ -191,7 +189,7 @@ def test_the_table_counts_by_command_and_kind():
 
 def test_a_record_fills_its_place_in_a_file_and_nothing_else(tmp_path):
     file = tmp_path / "README.md"
-    begin, end = safety_table.BEGIN, safety_table.END
+    begin, end = campaign_table.BEGIN, campaign_table.END
     file.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     row = {"command": "mil", "kind": "kill", "tried": 6, "survived": 5, "silently_wrong": 0}
     unseen = {"command": "explain", "files": "own/*", "ways": ["removed"], "why": "a choice"}
@@ -200,7 +198,7 @@ def test_a_record_fills_its_place_in_a_file_and_nothing_else(tmp_path):
         **{"machine": {"cpu": "fast", "cores": 2, "load_before": 0.5}, "versions": {"jax": "1"}},
         **{"table": [row], "out_of_scope": [unseen], "not_possible_here": []},
     }
-    safety_table.fill(file, record)
+    campaign_table.fill(file, record)
     text = file.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| mil | kill | 6 | 5 | 0 |\n" in text
@@ -208,20 +206,20 @@ def test_a_record_fills_its_place_in_a_file_and_nothing_else(tmp_path):
     assert "2026-11-29, commit abc, 2 cores of fast, load 0.5 before; jax 1; 1 minutes." in text
     file.write_text("no place")
     with pytest.raises(UserError, match="has no lines"):
-        safety_table.fill(file, record)
+        campaign_table.fill(file, record)
 
 
 @pytest.mark.slow
 def test_an_end_that_never_comes_and_a_crash_are_told_apart(tmp_path):
     for text, outcome in (
-        ("import time; time.sleep(60)", safety_outcomes.HANG),
-        ("import os; os._exit(7)", safety_outcomes.CRASH),
+        ("import time; time.sleep(60)", outcomes.HANG),
+        ("import os; os._exit(7)", outcomes.CRASH),
     ):
         (tmp_path / "program.py").write_text(text)
-        worker = Worker({}, seconds=20 if outcome == safety_outcomes.CRASH else 8)
+        worker = Worker({}, seconds=20 if outcome == outcomes.CRASH else 8)
         end = worker.run([str(tmp_path / "program.py")], tmp_path)
         worker.end()
-        assert safety_outcomes.judge(end, None, {}) == outcome, end
+        assert outcomes.judge(end, None, {}) == outcome, end
 
 
 def subject_of(command, **changes):
@@ -249,7 +247,7 @@ def inputs(tmp_path_factory, scenes_dir):
     arguments = subject_of("convert --from").arguments
     finished = in_process.run([word.replace("=new", "=run") for word in arguments], folder)
     assert finished.returncode == 0, finished.stderr
-    safety_inputs.INPUTS["bags.csv"](folder)
+    subject_inputs.INPUTS["bags.csv"](folder)
     return folder
 
 
@@ -262,21 +260,21 @@ def inputs(tmp_path_factory, scenes_dir):
     ],
 )
 def test_damaged_files_are_no_silent_error(command, changes, inputs, tmp_path):
-    """In short what `safety_campaign` does often."""
+    """In short what `campaign` does often."""
     subject = subject_of(command, **changes)
     if command == "mil":
         arguments = [w for w in subject.arguments if not w.startswith("--method")]
         subject = dataclasses.replace(subject, arguments=(*arguments, "--method=mi_kernel"))
     (tmp_path / "inputs").symlink_to(inputs)
-    trials = safety_trials.damage(bench_of(subject, tmp_path), 0.1, random.Random(5))
-    for trial in itertools.islice(trials, 4 if command == "mil" else 2):
-        assert trial.outcome in safety_outcomes.SURVIVED, trial
+    results = trials.damage_files(bench_of(subject, tmp_path), 0.1, random.Random(5))
+    for trial in itertools.islice(results, 4 if command == "mil" else 2):
+        assert trial.outcome in outcomes.SURVIVED, trial
 
 
 @pytest.mark.slow
 def test_every_command_survives_a_campaign_of_every_kind(tmp_path):
     out = tmp_path / "results.json"
-    record = safety_campaign.run(str(out), kills=1, disks=1, pairs=1, share=0.1, seed=1, jobs=2)
+    record = campaign.run(str(out), kills=1, disks=1, pairs=1, share=0.1, seed=1, jobs=2)
     rows = {(row["command"], row["kind"]): row for row in record["table"]}
     assert out.exists()
     tried = {(s.command, kind) for s in SUBJECTS for kind in s.kinds}

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from benchmarks import compiled_programs
+from reliability import compiled_programs
 
 app.define_help_flags()  # which absl does once, for the first command
 ROOT = pathlib.Path(__file__).parents[1]
@@ -116,7 +116,9 @@ def _our_flags() -> list[tuple[str, flags.Flag]]:
         (module, flag)
         for module, own in flags.FLAGS.flags_by_module_dict().items()
         for flag in own
-        if module.startswith(("lossattn_jax", "benchmarks", str(ROOT / "lossattn_jax")))
+        if module.startswith(
+            ("lossattn_jax", "benchmarks", "reliability", str(ROOT / "lossattn_jax"))
+        )
         or module == sys.argv[0]
         or module.endswith("train.py")
         or flag.name.startswith("config.")

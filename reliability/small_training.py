@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks import processes
 from lossattn_jax import checkpoint, checkpoint_integrity
 from lossattn_jax.train import reporting
+from reliability import processes
 
 OVERRIDES: dict[str, Any] = {
     "model.width": 0.125,
