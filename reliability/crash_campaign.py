@@ -49,8 +49,10 @@ class Campaign:
             training = self._train(whole)
             ended = training.end()
             self.seconds = time.monotonic() - training.started
-            if ended.code:
-                raise UserError(f"the undisturbed run ended with {ended.code}: {ended.last_words}")
+            if ended.returncode:
+                raise UserError(
+                    f"the undisturbed run ended with {ended.returncode}: {ended.last_line}"
+                )
         self._bits = small_training.bits(whole)
 
     def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:
@@ -88,7 +90,7 @@ class Campaign:
             try:
                 with mounts.disk(self._folder / "disk", size) as disk:
                     first = self._train(disk / "run").end()
-                    again = self._train(disk / "run").end() if first.code else None
+                    again = self._train(disk / "run").end() if first.returncode else None
                     mounts.resize(disk, 64 * 1024)
                     last = self._train(disk / "run").end()
                     tried.append(
@@ -126,10 +128,10 @@ class Campaign:
 
     def _judged(self, workdir: pathlib.Path, ended: processes.End) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
-        whole = ended.code == 0 and small_training.metrics_are_whole(
+        whole = ended.returncode == 0 and small_training.metrics_are_whole(
             workdir, small_training.OVERRIDES, int(self._bits["step"])
         )
-        same = ended.code == 0 and small_training.bits(workdir) == self._bits
+        same = ended.returncode == 0 and small_training.bits(workdir) == self._bits
         return {"last": small_training.facts(ended), "same_bits": same, "metrics_whole": whole}
 
 

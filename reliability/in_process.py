@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import io
 import logging
 import os
-import pathlib
 import runpy
 import signal
 import sys
@@ -20,23 +18,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from reliability import compiled_programs
+from reliability.processes import ROOT, End
 
 app.define_help_flags()  # which absl does once, for the first command
-ROOT = pathlib.Path(__file__).parents[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """What a command left: its exit code and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(
-    arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool = False
-) -> Finished:
+def run(arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool = False) -> End:
     """Runs `["train.py", ...]` or `["-m", MODULE, ...]` in a folder.
 
     What a command changes of the process (flags, loggers, signals, XLA's flags, where it is) is put back.
@@ -74,7 +61,7 @@ def run(
         if collect:
             compiled_programs.release_many()
             gc.collect()
-    return Finished(code, out.getvalue(), err.getvalue())
+    return End(code, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager

@@ -99,14 +99,14 @@ class Run:
         if how is not None:
             if not training.runs():
                 raise UserError(
-                    f"a training ended before epoch {until}: {training.end().last_words}"
+                    f"a training ended before epoch {until}: {training.end().last_line}"
                 )
             training.send(how)
         sent = time.monotonic()
         ended = training.end()
         exit_seconds = time.monotonic() - sent
-        if ended.code != (-signal.SIGKILL if how == signal.SIGKILL else 0):
-            raise UserError(f"a training ended with {ended.code}: {ended.last_words}")
+        if ended.returncode != (-signal.SIGKILL if how == signal.SIGKILL else 0):
+            raise UserError(f"a training ended with {ended.returncode}: {ended.last_line}")
         self.samples += samples
         span = samples[-1]["epoch"] - min(sample["epoch"] for sample in samples)
         long = span >= _STRETCH

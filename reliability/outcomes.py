@@ -142,15 +142,15 @@ def judge(
       undisturbed: what they should be.
       code: of the undisturbed command, 0 or 3.
     """
-    if end.code is None:
+    if end.returncode is None:
         return HANG
     if "Traceback" in end.stderr:
         return TRACEBACK
-    if end.code == code:
+    if end.returncode == code:
         if results is not None and not differences(results, undisturbed):
             return RIGHT
         return WARNED if results is not None and end.warns() else WRONG
-    if end.code in (2, 3):
+    if end.returncode in (2, 3):
         return REFUSED if len(end.errors()) == 1 else UNCLEAR
     return CRASH
 

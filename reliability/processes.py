@@ -19,25 +19,20 @@ class End:
     """How a command ended.
 
     Attributes:
-      code: its exit code, negative after a signal; None where it never ended.
+      returncode: its exit code, negative after a signal; None where it never ended.
       stdout: what it printed, where that was kept.
       stderr: what it said besides.
     """
 
-    code: int | None
+    returncode: int | None
     stdout: str
     stderr: str
-
-    @property
-    def last_words(self) -> str:
-        """The end of stderr, long enough for a sentence with paths in it."""
-        return self.stderr[-1000:]
 
     @property
     def last_line(self) -> str:
         """The last line of stderr."""
         lines = self.stderr.strip().splitlines()
-        return lines[-1][:400] if lines else ""
+        return lines[-1][:1000] if lines else ""
 
     def warns(self) -> bool:
         """Whether it warned of something that was done to its files."""

@@ -27,17 +27,17 @@ OVERRIDES: dict[str, Any] = {
 }
 
 
-def facts(ended: processes.End) -> dict[str, Any]:
+def facts(end: processes.End) -> dict[str, Any]:
     """What the record has of a training's end."""
-    lines = ended.stderr.strip().splitlines()
-    started = re.search(r"steps of \d+ images, from step (\d+)", ended.stderr)
+    lines = end.stderr.splitlines()
+    started = re.search(r"steps of \d+ images, from step (\d+)", end.stderr)
     about = ("damaged", "going on from", "starts from the beginning")
     return {
-        "code": ended.code,
+        "code": end.returncode,
         "from_step": int(started[1]) if started else None,
         "warnings": [line for line in lines if any(words in line for words in about)],
-        "last_line": lines[-1] if lines else "",
-        "traceback": "Traceback" in ended.stderr,
+        "last_line": end.last_line,
+        "traceback": "Traceback" in end.stderr,
     }
 
 

@@ -68,7 +68,7 @@ def trial_of(
         others = [str(error)]
     outcome = judge(end, results, expected, bench.code)
     others = [] if outcome in outcomes.SURVIVED else others
-    return Trial(kind, what, outcome, end.code, end.last_line, tuple(others[:5]))
+    return Trial(kind, what, outcome, end.returncode, end.last_line, tuple(others[:5]))
 
 
 def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
@@ -91,7 +91,7 @@ def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Tr
         else:
             continue
         what = f"{name.name} {f'when {aim} appeared' if aim else f'after {seconds} s'}"
-        if "Traceback" in struck.stderr or struck.code is None:
+        if "Traceback" in struck.stderr or struck.returncode is None:
             yield trial_of(bench, KILL, what, struck)
             continue
         yield trial_of(bench, KILL, what, end_of(bench.start()), outcomes.judge_rerun)

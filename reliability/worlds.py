@@ -82,7 +82,7 @@ class Worker:
             self.end()
             return End(None, "", f"no end within {self._seconds:g} s")
         try:
-            return End(*self._pipe.recv())
+            return self._pipe.recv()
         except EOFError:
             self._process.join()
             code = self._process.exitcode
@@ -105,8 +105,7 @@ def _serve(pipe: Any, variables: Mapping[str, str]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             arguments, folder = pipe.recv()
-            finished = in_process.run(arguments, folder, collect=True)
-            pipe.send((finished.returncode, finished.stdout, finished.stderr))
+            pipe.send(in_process.run(arguments, folder, collect=True))
 
 
 def make_inputs(
@@ -134,8 +133,8 @@ def make_inputs(
             continue
         arguments, code = made
         end = processes.run(arguments, folder)
-        if end.code != code:
-            raise UserError(f"making {name} ended with {end.code}: {end.last_line}")
+        if end.returncode != code:
+            raise UserError(f"making {name} ended with {end.returncode}: {end.last_line}")
 
 
 def end_of(process: Process) -> End:
@@ -190,7 +189,7 @@ class Bench:
         began = time.monotonic()
         end = self._check((processes or worker).run(subject.arguments, self.world))
         self.seconds = time.monotonic() - began
-        self.code = end.code
+        self.code = end.returncode
         end = self.read_after(end)
         self.undisturbed = self.results(end)
         shutil.copytree(self.world, self._finished)
@@ -205,9 +204,9 @@ class Bench:
                 raise UserError(f"{subject.name} has other results every time: {', '.join(others)}")
 
     def _check(self, end: End) -> End:
-        if end.code not in (0, 3):
+        if end.returncode not in (0, 3):
             raise UserError(
-                f"{self.subject.name} ended with {end.code} undisturbed: {end.last_line}"
+                f"{self.subject.name} ended with {end.returncode} undisturbed: {end.last_line}"
             )
         return end
 
@@ -223,10 +222,10 @@ class Bench:
     def read_after(self, end: End) -> End:
         """Runs the commands that read what the subject's has made, unless that failed; the end of both."""
         for arguments in self.subject.after:
-            if end.code != self.code:
+            if end.returncode != self.code:
                 break
             last = self._worker.run(arguments, self.world)
-            end = End(last.code, end.stdout + last.stdout, end.stderr + last.stderr)
+            end = End(last.returncode, end.stdout + last.stdout, end.stderr + last.stderr)
         return end
 
     def begin(self, finished: bool = False) -> None:

@@ -33,16 +33,8 @@ FLOATS = bytes.fromhex("0000803f 00000040 00004040 0000a0c0")  # 1, 2, 3, -5
 ERROR = "error: the fold is damaged.\n"
 
 
-class InThisProcess:
-    """Runs commands without a start of Python."""
-
-    def run(self, arguments, folder):
-        finished = in_process.run(arguments, folder)
-        return End(finished.returncode, finished.stdout, finished.stderr)
-
-
 def bench_of(subject, tmp_path):
-    return Bench(subject, tmp_path / "bench", tmp_path / "inputs", None, InThisProcess())
+    return Bench(subject, tmp_path / "bench", tmp_path / "inputs", None, in_process)
 
 
 @pytest.mark.parametrize("content", [RECORD, FLOATS], ids=["json", "floats"])
