@@ -26,7 +26,7 @@ from reliability import mounts, processes, small_training
 
 log = logging.getLogger("lossattn_jax.reliability")
 
-DAMAGES = (None, "bit flipped", None, "truncated", None, "bit flipped", None, "removed")
+DAMAGES = (None, "bit", None, "cut", None, "bit", None, "removed")  # of `damage.WAYS`
 _SIGNALS_A_RUN = 8  # after which it is left alone
 _SMALLEST, _LARGEST = 60, 900  # KiB of a disk that is to be full sooner or later
 
@@ -73,8 +73,8 @@ class Campaign:
                     break
                 event["seconds_until_exit"] = round(time.monotonic() - struck, 3)
                 event |= small_training.facts(ended)
-                how = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
-                event["damage"] = small_training.damage(how, workdir, self._draw) if how else None
+                way = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
+                event["damage"] = way and small_training.damage_checkpoint(way, workdir, self._draw)
                 events.append(event)
                 sent += 1
             runs.append({"signals": events, **self._judged(workdir, ended)})

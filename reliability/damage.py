@@ -1,5 +1,6 @@
 """Ten ways to damage a file, for `campaign`."""
 
+import functools
 import json
 import math
 import pathlib
@@ -23,31 +24,32 @@ def kind_of(file: pathlib.Path, world: pathlib.Path) -> str:
     return name
 
 
-def _cut(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
+def flip_bit(content: bytes, place: float) -> bytes:
+    """Flips one bit of a content, which is not empty.
+
+    Args:
+      content: of a file.
+      place: of the bit: 0 for the first, 1 for the last.
+    """
+    byte, bit = divmod(round(place * (8 * len(content) - 1)), 8)
+    return content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :]
+
+
+# Each makes another content of a file's, at a place between 0 (its beginning) and 1 where there is a choice.
+CHANGES: dict[str, Callable[[bytes, float], bytes]] = {
+    "cut": lambda content, place: content[: int(place * len(content))],
+    "empty": lambda content, place: b"",
+    "zeros": lambda content, place: bytes(len(content)),
+    "bit": flip_bit,
+    "doubled": lambda content, place: content * 2,
+}
+
+
+def _change(name: str, file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
     content = file.read_bytes()
-    file.write_bytes(content[: draw.randrange(max(1, len(content)))])
-    return bool(content)
-
-
-def _empty(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    size = file.stat().st_size
-    file.write_bytes(b"")
-    return bool(size)
-
-
-def _zeros(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    size = file.stat().st_size
-    file.write_bytes(bytes(size))
-    return bool(size)
-
-
-def _flip_bit(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    content = bytearray(file.read_bytes())
-    if not content:
-        return False
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    file.write_bytes(content)
-    return True
+    changed = CHANGES[name](content, draw.random()) if content else content
+    file.write_bytes(changed)
+    return changed != content
 
 
 def _random_bytes(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
@@ -85,12 +87,6 @@ def _swap(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
 def _remove(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
     file.unlink()
     return True
-
-
-def _double(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    content = file.read_bytes()
-    file.write_bytes(content * 2)
-    return bool(content)
 
 
 def _edit(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
@@ -145,14 +141,10 @@ def _put_folder(file: pathlib.Path, world: pathlib.Path, draw: random.Random) ->
 
 # Each damages a file of a world and returns whether this could be done; what is random it draws.
 WAYS: dict[str, Callable[[pathlib.Path, pathlib.Path, random.Random], bool]] = {
-    "cut": _cut,
-    "empty": _empty,
-    "zeros": _zeros,
-    "bit": _flip_bit,
+    **{name: functools.partial(_change, name) for name in CHANGES},
     "random": _random_bytes,
     "swapped": _swap,
     "removed": _remove,
-    "doubled": _double,
     "edited": _edit,
     "folder": _put_folder,
 }

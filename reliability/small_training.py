@@ -13,7 +13,7 @@ from typing import Any
 
 from lossattn_jax import checkpoint, checkpoint_integrity
 from lossattn_jax.train import reporting
-from reliability import processes
+from reliability import damage, processes
 
 OVERRIDES: dict[str, Any] = {
     "model.width": 0.125,
@@ -117,8 +117,15 @@ def strike(
     return {"saving": saving, "seconds_after_start": seconds_after_start}
 
 
-def damage(how: str, workdir: pathlib.Path, draw: random.Random) -> dict[str, Any] | None:
-    """Flips a bit of a random file of the newest checkpoint, or cuts the file, or removes it.
+def damage_checkpoint(
+    way: str, workdir: pathlib.Path, draw: random.Random
+) -> dict[str, Any] | None:
+    """Damages a random file of the newest checkpoint.
+
+    Args:
+      way: of `damage.WAYS`.
+      workdir: of the run.
+      draw: of the file, and of what is random in the damage.
 
     Returns:
       For the record; None where there is no checkpoint.
@@ -128,22 +135,11 @@ def damage(how: str, workdir: pathlib.Path, draw: random.Random) -> dict[str, An
         return None
     files = sorted(f for f in folders[-1].rglob("*") if f.is_file() and f.stat().st_size)
     kinds: dict[str, list[pathlib.Path]] = {}
-    for file in files:  # the names of data files are random
-        name = re.sub("[0-9a-f]{32}", "*", str(file.relative_to(folders[-1])))
-        kinds.setdefault(name, []).append(file)
+    for file in files:
+        kinds.setdefault(damage.kind_of(file, folders[-1]), []).append(file)
     kind = draw.choice(sorted(kinds))
-    file = draw.choice(kinds[kind])
-    content = bytearray(file.read_bytes())
-    place = draw.randrange(len(content))
-    if how == "removed":
-        file.unlink()
-    else:
-        if how == "truncated":
-            del content[place:]
-        else:
-            content[place] ^= 1 << draw.randrange(8)
-        file.write_bytes(content)
-    return {"how": how, "step": int(folders[-1].name), "file": kind, "byte": place}
+    damage.WAYS[way](draw.choice(kinds[kind]), workdir, draw)
+    return {"way": way, "step": int(folders[-1].name), "file": kind}
 
 
 def steps(workdir: pathlib.Path) -> list[pathlib.Path]:
