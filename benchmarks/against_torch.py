@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import comparison, jax_training, machine, subprocess_worker
+from benchmarks import comparison, flag_values, jax_training, machine, subprocess_worker
 from benchmarks.comparison import DisagreementError
 from lossattn_jax import command
 from lossattn_jax.config import check, default_config
@@ -77,10 +77,7 @@ def run(
         check(network_config(name, width, batch_size))
     path = machine.prepare(out)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.against_torch"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.against_torch", PACKAGES),
         "batch_size": batch_size,
         "width": width,
         "steps_per_repeat": steps,
@@ -115,15 +112,7 @@ def table(name: str, own: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(
-        values.out,
-        values.networks,
-        width=values.width,
-        batch_size=values.batch_size,
-        steps=values.steps,
-        repeats=values.repeats,
-    )
+    run(**flag_values.arguments(run))
 
 
 def network_config(name: str, width: float, batch_size: int) -> ConfigDict:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from absl import flags
 
-from benchmarks import bag_limits, bag_table, comparison, jax_bags, machine
+from benchmarks import bag_limits, bag_table, comparison, flag_values, jax_bags, machine
 from lossattn_jax import command, cpu, devices
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import config as config_lib
@@ -79,10 +79,7 @@ def run(
     experiments = [_vectors(name, data_dir, config) for name in datasets]
     path = machine.prepare(out)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.bags_against_torch"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.bags_against_torch", PACKAGES),
         "jax_devices": jax.local_device_count(),
         "datasets": {},
     }
@@ -99,17 +96,8 @@ def run(
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
     cpu.one_device_per_core()
-    run(
-        values.datasets,
-        values.data_dir,
-        values.out,
-        epochs=values.epochs,
-        repeats=values.repeats,
-        folds=values.folds,
-        draws=values.draws,
-    )
+    run(**flag_values.arguments(run))
 
 
 def _measure(

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import machine, number_lists
+from benchmarks import flag_values, machine
 from lossattn_jax import command, data, devices
 
 # Below the package's logger, which is the one that commands show.
@@ -116,10 +116,7 @@ def run(
         streamed = data.open_dataset(data.get_spec(dataset), "train", data_dir, mode="stream")
     bandwidth = machine.copy_bandwidth(2 * memory.images.nbytes)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.input_rate"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.input_rate", PACKAGES),
         "device": devices.describe(),
         "target": TARGET,
         "image_bytes": memory.images[0].nbytes,
@@ -170,16 +167,9 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(
-        values.out,
-        batch_sizes=number_lists.parsed("batch_sizes", values.batch_sizes, int),
-        images=values.images,
-        repeats=values.repeats,
-        data_dir=values.data_dir,
-        dataset=values.dataset,
-        stream_images=values.stream_images,
-    )
+    given = flag_values.arguments(run)
+    given["batch_sizes"] = flag_values.parse_numbers("batch_sizes", given["batch_sizes"], int)
+    run(**given)
 
 
 if __name__ == "__main__":

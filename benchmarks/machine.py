@@ -50,6 +50,21 @@ def command(module: str) -> str:
     return " ".join(["python", "-m", module, *sys.argv[1:]])
 
 
+def header(module: str, packages: Sequence[str]) -> dict[str, Any]:
+    """What every record begins with: the command, when and where it runs.
+
+    Args:
+      module: that this process runs.
+      packages: whose versions are told.
+    """
+    return {
+        "command": command(module),
+        "date": now(),
+        "machine": facts(),
+        "versions": versions(packages),
+    }
+
+
 def commit() -> str:
     """The commit of this code, with "+" where files were changed since; "unknown" outside of git."""
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]

@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, number_lists, step_memory, throughput, training_step
+from benchmarks import flag_values, machine, step_memory, throughput, training_step
 from lossattn_jax import command, devices
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
@@ -205,10 +205,7 @@ def run(
             }
         )
     record = {
-        "command": machine.command("benchmarks.scaling"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(throughput.PACKAGES),
+        **machine.header("benchmarks.scaling", throughput.PACKAGES),
         "steps": steps,
         "steps_command": told["command"],
         "steps_machine": told["machine"],
@@ -287,7 +284,7 @@ def main() -> None:
     run(
         values.steps,
         Link(values.link, values.latency),
-        number_lists.parsed("devices", values.devices, int),
+        flag_values.parse_numbers("devices", values.devices, int),
         values.out,
         values.memory,
     )

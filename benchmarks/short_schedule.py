@@ -22,7 +22,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, number_lists, pooling_results
+from benchmarks import flag_values, machine, pooling_results
 from lossattn_jax import command, data, devices, models, run_folder
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
@@ -139,10 +139,8 @@ def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[
         "test_loss": measured["loss"],
         "evaluation_seconds": measured["seconds"],
         **pooling_results.speed(lines, config.train.batch_size),
-        "date": machine.now(),
-        "machine": machine.facts(),
+        **machine.header("benchmarks.short_schedule", PACKAGES),
         "device": devices.describe(),
-        "versions": machine.versions(PACKAGES),
         "config": config.to_dict(),
     }
     machine.write(result, path)
@@ -186,10 +184,7 @@ def run(
     path = machine.prepare(folder / RESULTS_NAME)
     log.info("%s", devices.describe())
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.short_schedule"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.short_schedule", PACKAGES),
         "device": devices.describe(),
         "recipe": dataclasses.asdict(recipe),
         "poolings": list(poolings),
@@ -233,14 +228,11 @@ def _refuse_other(config: ConfigDict, workdir: pathlib.Path) -> None:
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    given: dict[str, Any] = {
-        field.name: values[field.name].value for field in dataclasses.fields(Recipe)
-    }
     run(
         values.out,
-        Recipe(**given),
+        Recipe(**flag_values.arguments(Recipe)),
         poolings=values.poolings,
-        seeds=number_lists.parsed("seeds", values.seeds, int, zero=True),
+        seeds=flag_values.parse_numbers("seeds", values.seeds, int, zero=True),
         minutes=values.minutes,
     )
 

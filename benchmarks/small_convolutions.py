@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command, devices
 from lossattn_jax.mil import convolution
 from lossattn_jax.mil.lenet import CHANNELS, HIDDEN
@@ -85,10 +85,7 @@ def run(out: str, bags: int = 100, length: int = 10, repeats: int = 5) -> dict[s
             seconds[way].append(time.perf_counter() - began)
     spreads = {way: machine.spread([1e3 * s / bags for s in seconds[way]]) for way in WAYS}
     record = {
-        "command": machine.command("benchmarks.small_convolutions"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(("jax", "jaxlib", "flax", "numpy")),
+        **machine.header("benchmarks.small_convolutions", ("jax", "jaxlib", "flax", "numpy")),
         "device": devices.describe(),
         "images_of_a_bag": length,
         "difference": _difference(*gradients.values()),
@@ -131,8 +128,7 @@ def _difference(first: Any, second: Any) -> float:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.out, values.bags, values.length, values.repeats)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 
@@ -114,10 +114,7 @@ def run(
     # From where the trainings are started.
     data_dir, config = (str(pathlib.Path(given).resolve()) for given in (data_dir, config))
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.start"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.start", PACKAGES),
         "targets": {"second": SECOND_TARGET, "import": IMPORT_TARGET},
     }
     firsts = []
@@ -166,8 +163,7 @@ def _spreads(starts: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.out, data_dir=values.data_dir, config=values.config, repeats=values.repeats)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

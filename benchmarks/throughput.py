@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, network_flops, number_lists, product_ceiling, training_step
+from benchmarks import flag_values, machine, network_flops, product_ceiling, training_step
 from lossattn_jax import command, devices, models
 from lossattn_jax.config import default_config
 from lossattn_jax.train import memory
@@ -152,10 +152,7 @@ def run(
         devices.per_device(config.train.batch_size, "--batch_size")
     log.info("%s", devices.describe())
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.throughput"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.throughput", PACKAGES),
         "device": devices.describe(),
         "devices": jax.device_count(),
         "memory_limit": memory.limit(),
@@ -247,9 +244,10 @@ def main() -> None:
         backbone=values.backbone,
         head=values.head,
         pooling=values.pooling,
-        widths=values.width and number_lists.parsed("width", values.width, float),
+        widths=values.width and flag_values.parse_numbers("width", values.width, float),
         dtypes=values.dtype,
-        batch_sizes=values.batch_size and number_lists.parsed("batch_size", values.batch_size, int),
+        batch_sizes=values.batch_size
+        and flag_values.parse_numbers("batch_size", values.batch_size, int),
         plan=Plan(values.warmup, values.steps, values.repeats),
     )
 

@@ -157,30 +157,34 @@ def weights(network: LossAttention) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def train_folds(
-    recipe: Recipe, folds: Sequence[Fold], epochs: int, threads: int, seed: int
-) -> tuple[float, float]:
-    """Trains a network on each fold, one after the other; each epoch visits the bags in a random order.
+class FoldTrainer:
+    """Trains networks on the same folds again and again."""
 
-    Args:
-      recipe: of all of them.
-      folds: what they train on.
-      epochs: of each.
-      threads: of PyTorch.
-      seed: of weights, dropout and orders.
+    def __init__(self, folds: Sequence[Fold]):
+        """Takes the folds."""
+        self._folds = folds
 
-    Returns:
-      When the training began and when it ended, on the machine's monotonic clock.
-    """
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    trainings = [Training(recipe, fold) for fold in folds]
-    began = time.monotonic()
-    for training, fold in zip(trainings, folds, strict=True):
-        for _ in range(epochs):
-            training.steps(random.permutation(len(fold.bags)).tolist())
-    return began, time.monotonic()
+    def train(self, recipe: Recipe, epochs: int, threads: int, seed: int) -> tuple[float, float]:
+        """Trains a network on each fold, one after the other, in random orders.
+
+        Args:
+          recipe: of all of them.
+          epochs: of each.
+          threads: of PyTorch.
+          seed: of weights, dropout and orders.
+
+        Returns:
+          When the training began and when it ended, on the machine's monotonic clock.
+        """
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        random = np.random.default_rng(seed)
+        trainings = [Training(recipe, fold) for fold in self._folds]
+        began = time.monotonic()
+        for training, fold in zip(trainings, self._folds, strict=True):
+            for _ in range(epochs):
+                training.steps(random.permutation(len(fold.bags)).tolist())
+        return began, time.monotonic()
 
 
 def _named(network: LossAttention) -> dict[str, nn.Linear]:

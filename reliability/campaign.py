@@ -21,10 +21,10 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command
 from lossattn_jax.errors import Incomplete, UserError
-from reliability import campaign_table, mounts, outcomes, trials
+from reliability import campaign_table, mounts, outcomes, small_training, trials
 from reliability.subject import DAMAGE, FULL, KILL, KINDS, PAIR, READ_ONLY, Subject
 from reliability.subject_inputs import with_needs
 from reliability.subjects import SUBJECTS
@@ -66,13 +66,8 @@ def run(
     """
     subjects = _chosen(commands, kinds)
     path = machine.prepare(out)
-    record: dict[str, Any] = {
-        "command": machine.command("reliability.campaign"),
-        "date": machine.now(),
-        "commit": machine.commit(),
-        "machine": machine.facts(),
-        "versions": machine.versions(("jax", "jaxlib", "orbax-checkpoint", "tensorstore")),
-    }
+    record = machine.header("reliability.campaign", small_training.PACKAGES)
+    record["commit"] = machine.commit()
     began = time.monotonic()
     counts = {KILL: kills, FULL: disks, PAIR: pairs}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -196,21 +191,9 @@ def _outcomes_of_damage(
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    record = run(
-        values.out,
-        values.data_dir,
-        values.commands,
-        values.kinds,
-        kills=values.kills,
-        disks=values.disks,
-        pairs=values.pairs,
-        share=values.share,
-        seed=values.seed,
-        jobs=values.jobs,
-    )
+    record = run(**flag_values.arguments(run))
     if count := len(record["not_survived"]):
-        raise Incomplete(f"{count} trials were not survived, see not_survived in {values.out}")
+        raise Incomplete(f"{count} trials were not survived, see not_survived in {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":

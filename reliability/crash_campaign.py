@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 from reliability import mounts, processes, small_training
@@ -136,7 +136,7 @@ class Campaign:
 
 
 def run(
-    out: str, data_dir: str, kills: int, terms: int, disks: int, pairs: int, seed: int
+    out: str, data_dir: str, *, kills: int, terms: int, disks: int, pairs: int, seed: int
 ) -> dict[str, Any]:
     """Runs the campaign, and writes and prints the results.
 
@@ -153,19 +153,14 @@ def run(
       UserError: the undisturbed run fails, or the file cannot be written.
     """
     path = machine.prepare(out)
-    began = machine.now()
-    facts = machine.facts()
+    record = machine.header("reliability.crash_campaign", small_training.PACKAGES)
     with tempfile.TemporaryDirectory() as name:
         campaign = Campaign(pathlib.Path(name), data_dir, seed)
         killed = campaign.signals(signal.SIGKILL, kills)
         asked = campaign.signals(signal.SIGTERM, terms)
         full = campaign.full_disks(disks)
         two = campaign.two_at_once(pairs)
-    record: dict[str, Any] = {
-        "command": machine.command("reliability.crash_campaign"),
-        "date": began,
-        "machine": facts,
-        "versions": machine.versions(("jax", "jaxlib", "orbax-checkpoint", "tensorstore")),
+    record |= {
         "seconds_undisturbed": campaign.seconds,
         "summary": summary(killed, asked, full, two),
         "killed": killed,
@@ -216,16 +211,7 @@ def summary(
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(
-        values.out,
-        values.data_dir,
-        values.kills,
-        values.terms,
-        values.disks,
-        values.pairs,
-        values.seed,
-    )
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

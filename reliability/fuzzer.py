@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 from reliability import fuzz_inputs
@@ -135,6 +135,7 @@ def run(
         raise UserError(f"reader is {reader!r}, but must be one of: {', '.join(READERS)}")
     path = machine.prepare(out)
     folder = pathlib.Path(keep) if keep else path.with_suffix("")
+    record = machine.header("reliability.fuzzer", (*_PACKAGES, *_torch()))
     began = time.monotonic()
     counts: collections.Counter[str] = collections.Counter()
     endings: dict[str, collections.Counter[str]] = {}
@@ -157,11 +158,7 @@ def run(
                         log.warning("input %d (%s): %s", number, name, kind)
                         folder.mkdir(parents=True, exist_ok=True)
                         (folder / f"{number}-{name}").write_bytes(content)
-    record = {
-        "command": machine.command("reliability.fuzzer"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions((*_PACKAGES, *_torch())),
+    record |= {
         "reader": reader,
         "seed": seed,
         "inputs": sum(counts.values()),
@@ -241,8 +238,7 @@ def _torch() -> tuple[str, ...]:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.reader, values.minutes, values.out, values.seed, values.keep)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

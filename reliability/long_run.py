@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import command
 from lossattn_jax.errors import UserError
 from lossattn_jax.train import reporting
@@ -26,6 +26,7 @@ from reliability import process_watch, run_growth, small_training
 
 log = logging.getLogger("lossattn_jax.reliability")
 
+PACKAGES = (*small_training.PACKAGES, "numpy", "tensorboardX", "matplotlib")
 EVERY = 10  # epochs between two tests, and between two checkpoints
 OVERRIDES: dict[str, Any] = {
     **small_training.OVERRIDES,
@@ -158,8 +159,8 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
       UserError: a training ends otherwise than it has to, or the file cannot be written.
     """
     path = machine.prepare(out)
-    began, start = machine.now(), time.monotonic()
-    facts = machine.facts()
+    record = machine.header("reliability.long_run", PACKAGES)
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         whole, parts = (
             Run(pathlib.Path(name) / kind, data_dir, epochs) for kind in ("whole", "parts")
@@ -173,21 +174,7 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
             "bits": judged["whole"].pop("bits") == judged["parts"].pop("bits"),
             "tests": run_growth.tests(whole.workdir) == run_growth.tests(parts.workdir),
         }
-    record: dict[str, Any] = {
-        "command": machine.command("reliability.long_run"),
-        "date": began,
-        "machine": facts,
-        "versions": machine.versions(
-            (
-                "jax",
-                "jaxlib",
-                "numpy",
-                "orbax-checkpoint",
-                "tensorstore",
-                "tensorboardX",
-                "matplotlib",
-            )
-        ),
+    record |= {
         "seconds": time.monotonic() - start,
         "overrides": whole.overrides,
         "summary": summary(whole, parts, judged, same),
@@ -260,8 +247,7 @@ def summary(
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.out, values.data_dir, values.epochs, values.resumes, values.seed)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

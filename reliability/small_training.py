@@ -15,6 +15,7 @@ from lossattn_jax import checkpoint, checkpoint_integrity
 from lossattn_jax.train import reporting
 from reliability import damage, processes
 
+PACKAGES = ("jax", "jaxlib", "orbax-checkpoint", "tensorstore")  # that a record names
 OVERRIDES: dict[str, Any] = {
     "model.width": 0.125,
     "train.epochs": 12,

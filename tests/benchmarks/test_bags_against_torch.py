@@ -81,8 +81,9 @@ def test_a_plain_training_drops_units_and_visits_every_bag():
     np.testing.assert_array_equal(before, training.losses())
     training.steps(list(range(8)) * 20)
     assert training.losses().mean() < before.mean()
-    began, ended = torch_bags.train_folds(recipe, [fold, fold], epochs=1, threads=1, seed=0)
-    assert ended > began
+    trainer = torch_bags.FoldTrainer([fold, fold])
+    began, end = trainer.train(recipe, epochs=1, threads=1, seed=0)
+    assert end > began
 
 
 class FakeWorkers:

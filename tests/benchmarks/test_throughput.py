@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import network_flops, number_lists, product_ceiling, throughput
+from benchmarks import flag_values, network_flops, product_ceiling, throughput
 from lossattn_jax.errors import UserError
 
 
@@ -125,8 +125,8 @@ def test_a_network_is_measured(tmp_path):
 def test_what_cannot_be_measured_is_an_error(tmp_path):
     with pytest.raises(UserError, match="model.dtype is 'float16', but must be one of"):
         throughput.run(str(tmp_path / "x.json"), dtypes=["float16"])
-    assert number_lists.parsed("width", ["0.5", "1"], float) == [0.5, 1.0]
-    assert number_lists.parsed("seeds", ["0"], int, zero=True) == [0]
+    assert flag_values.parse_numbers("width", ["0.5", "1"], float) == [0.5, 1.0]
+    assert flag_values.parse_numbers("seeds", ["0"], int, zero=True) == [0]
     for values in (["0"], ["-1"], ["1.5"], ["x"], []):
         with pytest.raises(UserError, match="--batch_size is .* whole numbers above 0"):
-            number_lists.parsed("batch_size", values, int)
+            flag_values.parse_numbers("batch_size", values, int)

@@ -1,17 +1,26 @@
-"""Flags that are lists of numbers."""
+"""Values of flags as a measurement takes them."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from absl import flags
 
 from lossattn_jax.errors import UserError
 
 Number = TypeVar("Number", int, float)
 
 
-def parsed(
+def arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    """Values of the flags that are called as a function's parameters."""
+    values = flags.FLAGS.flag_values_dict()
+    return {name: values[name] for name in inspect.signature(function).parameters if name in values}
+
+
+def parse_numbers(
     name: str, values: Sequence[str], kind: Callable[[str], Number], zero: bool = False
 ) -> list[Number]:
-    """The numbers of a flag.
+    """The numbers of a flag that is a list.
 
     Args:
       name: of the flag.
@@ -28,6 +37,7 @@ def parsed(
         numbers = []
     if not numbers or min(numbers) < 0 or (0 in numbers and not zero):
         what = f"{'whole ' if kind is int else ''}numbers {'from' if zero else 'above'} 0"
-        given = ",".join(values)
-        raise UserError(f"--{name} is {given!r}, but must be {what}, with commas between")
+        raise UserError(
+            f"--{name} is {','.join(values)!r}, but must be {what}, with commas between"
+        )
     return numbers
