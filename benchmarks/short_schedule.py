@@ -9,7 +9,6 @@ again goes on where it was stopped, and leaves finished runs alone.
 """
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import flag_values, machine, pooling_results
+from benchmarks import flag_values, machine, pooling_results, shipped_configs
 from lossattn_jax import command, data, devices, models, run_folder
 from lossattn_jax import config as config_lib
 from lossattn_jax.errors import UserError
@@ -35,7 +34,6 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 POOLINGS = ("loss_attention", "mean", "attention", "gated_attention")  # those with a shipped config
 RESULTS_NAME = "short_schedule.json"
 _RUN_NAME = "result.json"
-_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Lambda's ramp in the paper: 80 of 200 epochs.
 _RAMP_SHARE = 80 / 200
 
@@ -84,12 +82,8 @@ def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
     """
     if pooling not in POOLINGS:
         raise UserError(f"--poolings has {pooling!r}, but may have: {', '.join(POOLINGS)}")
-    path = _CONFIGS / "tip.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config: ConfigDict = module.get_config(f"resnet18_{pooling},{recipe.dataset}")
+    rows = shipped_configs.load("tip.py")
+    config: ConfigDict = rows.get_config(f"resnet18_{pooling},{recipe.dataset}")
     config.seed = seed
     config.data.dir = recipe.data_dir
     config.model.update(backbone=recipe.backbone, width=recipe.width)

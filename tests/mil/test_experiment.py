@@ -1,13 +1,13 @@
 """The command's own work: files, resuming, rules, generated bags."""
 
 import csv
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
 
+from benchmarks import shipped_configs
 from lossattn_jax import records
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import bag_files, experiment, lambda_sweep, network_folds, sources
@@ -18,8 +18,6 @@ from lossattn_jax.mil.networks import BagNetwork
 from lossattn_jax.mil.selection import RULES, Validation
 from lossattn_jax.mil.settings import Settings
 from lossattn_jax.mil.splits import cross_validation
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def toy(bags=12, seed=0):
@@ -259,10 +257,7 @@ def digits(tmp_path):
 
 @pytest.mark.slow
 def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
-    spec = importlib.util.spec_from_file_location("mil_mnist", ROOT / "configs" / "mil_mnist.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("multi")
+    config = shipped_configs.load("mil_mnist.py").get_config("multi")
     config.repeats, config.training.epochs, config.network.hidden = 2, 2, (8,)
     config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
     told = lambda_sweep.run(config, str(tmp_path / "run"), digits, lambdas=(0.0, 1.0))
