@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import torch_bags
+from benchmarks import jax_bags, torch_bags
 from benchmarks.comparison import DisagreementError
 from lossattn_jax.mil import training
 from lossattn_jax.mil.bags import BagDataset, bucket_lengths
@@ -61,7 +61,8 @@ def check(
     trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
     padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))
-    x = (padded.instances - trained.mean[0]) / trained.scale[0]
+    moments = trained.mean[0], trained.scale[0]
+    x = jax_bags.standardise(padded.instances, *moments)
     start = jax.jit(network.init)(jax.random.key(plan.seed), jnp.asarray(x[:1]))["params"]
     end = jax.tree.map(lambda leaf: leaf[0], trained.last)
 
@@ -73,9 +74,8 @@ def check(
 
     # PyTorch's threads would stay behind in this process, beside those of JAX.
     torch_bags.torch.set_num_threads(1)
-    fold = torch_bags.Fold(
-        [(bag - trained.mean[0]) / trained.scale[0] for bag in bags.bags], bags.labels.tolist()
-    )
+    instances = [jax_bags.standardise(bag, *moments) for bag in bags.bags]
+    fold = torch_bags.Fold(instances, bags.labels.tolist())
     theirs = torch_bags.Training(dataclasses.replace(recipe, dropout=0.0), fold)
     torch_bags.set_weights(theirs.network, start)
     before = theirs.losses()

@@ -223,9 +223,9 @@ def _fold(dataset: BagDataset, split: Split) -> "torch_bags.Fold":
     from benchmarks import torch_bags
 
     bags = dataset.select(split.train)
-    mean, scale = standardisation(bags.instances)
-    ready = dataclasses.replace(bags, instances=(bags.instances - mean) / scale)
-    return torch_bags.Fold([bag.copy() for bag in ready.bags], ready.labels.tolist())
+    moments = standardisation(bags.instances)
+    instances = [jax_bags.standardise(bag, *moments) for bag in bags.bags]
+    return torch_bags.Fold(instances, bags.labels.tolist())
 
 
 if __name__ == "__main__":

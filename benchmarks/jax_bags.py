@@ -19,6 +19,11 @@ from lossattn_jax.mil.splits import Split
 log = logging.getLogger("lossattn_jax.benchmarks")
 
 
+def standardise(instances: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Instances as a network takes them, in float32; mean and scale as of `training.train`."""
+    return ((instances - mean) / scale).astype(np.float32)
+
+
 class Job:
     """JAX's training of one network for each split, all at once.
 
