@@ -1,4 +1,4 @@
-"""The paper's networks at full width against plain PyTorch, side by side on one CPU.
+"""The paper's image networks against plain PyTorch on one CPU.
 
     python -m benchmarks.against_torch --out=results/benchmarks/against_torch_cpu.json
 
@@ -142,7 +142,7 @@ def recipe(config: ConfigDict) -> "torch_training.Recipe":
 
 
 def compare(actual: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
-    """Differences of losses, relative: of the first one, and the largest of the later ones.
+    """Relative differences of losses: the first, and the largest later one.
 
     Raises:
       DisagreementError: rounding does not explain them.
@@ -169,7 +169,7 @@ def _measure(name: str, config: ConfigDict, steps: int, repeats: int) -> dict[st
 
 
 def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Times and memory of JAX, and of PyTorch in each way, measured in turn."""
+    """Times and memory of JAX and of each way in PyTorch."""
     from benchmarks.torch_training import Trainer, Way
 
     ways = [Way(), Way(channels_last=True)]
@@ -203,7 +203,7 @@ def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict
                 repeats,
                 "; ".join(f"{side} {update[side][-1]:.3f}" for side in sides),
             )
-        told: list[dict[str, Any]] = [
+        rows: list[dict[str, Any]] = [
             {
                 "way": side,
                 "update": machine.spread(update[side]),
@@ -212,12 +212,12 @@ def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict
             }
             for side, process in sides.items()
         ]
-    told[0] |= compiling
-    return told
+    rows[0] |= compiling
+    return rows
 
 
 def _agree(config: ConfigDict) -> dict[str, Any]:
-    """Losses of both on one batch from the same weights, and how far they are from each other."""
+    """Trains both on one batch from the same weights and compares losses."""
     from benchmarks.torch_training import Trainer, Way
 
     config = config.copy_and_resolve_references()

@@ -1,4 +1,4 @@
-"""Whether JAX and PyTorch train the same network: the same weights, the same bags, the same end."""
+"""The check that JAX and PyTorch train the same network for bags."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ def check(
     recipe: torch_bags.Recipe,
     steps: int = 20,
 ) -> dict[str, Any]:
-    """Trains both for some steps without dropout, from the same weights, and compares them.
+    """Trains both from the same weights, without dropout, and compares them.
 
     JAX's side is `lossattn_jax.mil.training.train`, so that its padding and order are in it.
 
@@ -49,10 +49,10 @@ def check(
         `MOVED_TOLERANCE`.
     """
     by_length = np.argsort(dataset.lengths, kind="stable")
-    taken = by_length[
+    rows = by_length[
         np.unique(np.linspace(0, len(by_length) - 1, min(steps, len(by_length))).astype(int))
     ]
-    bags = dataset.select(np.sort(taken))
+    bags = dataset.select(np.sort(rows))
     epochs = -(-steps // len(bags))
     settings = dataclasses.replace(settings, epochs=epochs)
     network = network.clone(dropout=0.0)
@@ -85,7 +85,7 @@ def check(
     after = theirs.losses()
 
     ours = np.stack([losses(start), losses(end)])
-    found = {
+    differences = {
         "steps": epochs * len(bags),
         "losses": ours.mean(axis=1).tolist(),
         "loss": float(np.abs(ours - np.stack([before, after])).max()),
@@ -93,14 +93,16 @@ def check(
     }
     allowed = {"loss": TOLERANCE, "parameters": TOLERANCE, "moved": MOVED_TOLERANCE}
     wrong = [
-        f"{name} by {found[name]:.2g}" for name, most in allowed.items() if not found[name] <= most
+        f"{name} by {differences[name]:.2g}"
+        for name, most in allowed.items()
+        if not differences[name] <= most
     ]
     if wrong:
         raise DisagreementError(
-            f"after {found['steps']} steps on {dataset.name} JAX and PyTorch differ too much to be "
+            f"after {differences['steps']} steps on {dataset.name} JAX and PyTorch differ too much to be "
             f"timed against each other: {', '.join(wrong)}"
         )
-    return found
+    return differences
 
 
 def _distances(start: Any, end: Any, other: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Training of all folds of a network for bags in one program, against a plain loop in PyTorch.
+"""Training of all folds of bags against a plain loop in PyTorch.
 
     python -m benchmarks.bags_against_torch --data_dir=data/mil --datasets=fox,musk2 --out=bags_cpu.json
 
@@ -158,7 +158,7 @@ def _measure(
             )
     ours, job_steps = machine.spread(jax_us), job.steps // epochs * bag_table.JOB_EPOCHS
     compiled = max(0.0, first - ours["median"] * job.steps / 1e6)
-    told = [
+    rows = [
         {
             "way": way.name,
             **dataclasses.asdict(way),
@@ -173,7 +173,7 @@ def _measure(
         }
         for way, values in torch_us.items()
     ]
-    fastest = min(told[: len(plain)], key=lambda way: way["us_per_step"]["median"])
+    fastest = min(rows[: len(plain)], key=lambda way: way["us_per_step"]["median"])
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     length = float(dataset.lengths.mean())
     padded = length * padding_waste(dataset.lengths, tops)
@@ -196,7 +196,7 @@ def _measure(
             "compile_seconds": compiled,
             "job_seconds": compiled + ours["median"] * job_steps / 1e6,
         },
-        "torch": told,
+        "torch": rows,
         "fastest_torch": fastest["way"],
         "speedup": fastest["speedup"],
         "limits": bag_limits.measure(

@@ -1,4 +1,4 @@
-"""How many images a second the host delivers to the devices, with no network behind it.
+"""Images a second that the host delivers to the devices.
 
     python -m benchmarks.input_rate --out=results/benchmarks/input_cpu.json
     python -m benchmarks.input_rate --out=... --data_dir=data --dataset=digit_scenes
@@ -34,7 +34,7 @@ _Way = tuple[str, Callable[[Iterator[Any], int, int], float], Callable[..., Iter
 
 
 def random_dataset(count: int = 50_000, seed: int = 0) -> data.ArrayDataset:
-    """A training split of random images with CIFAR-10's shape: uint8 `[count, 32, 32, 3]`, 10 classes."""
+    """A training split of random uint8 images `[count, 32, 32, 3]`."""
     spec, random = data.get_spec("cifar10"), np.random.default_rng(seed)
     images = random.integers(0, 256, (count, *spec.image_shape), np.uint8)
     return data.ArrayDataset(
@@ -60,7 +60,7 @@ def host_rate(batches: Iterator[Any], batch_size: int, images: int) -> float:
 
 
 def device_rate(batches: Iterator[Any], batch_size: int, images: int) -> float:
-    """Images a second that come to the devices as training fetches them, one batch for each dispatch.
+    """Images a second that come to the devices, batch by batch.
 
     The consumer waits until each batch is there, and does nothing with it; see `host_rate`.
     """
@@ -84,7 +84,7 @@ def run(
     dataset: str = "digit_scenes",
     stream_images: int = 10_000,
 ) -> dict[str, Any]:
-    """Measures each way and batch size in turn, and writes and prints the results.
+    """Measures each way and batch size, writes and prints the results.
 
     Args:
       out: JSON file for the results.

@@ -1,4 +1,4 @@
-"""Loss attention against other poolings in one short training on CIFAR-10, several seeds each.
+"""Loss attention against other poolings in short trainings on CIFAR-10.
 
     python -m benchmarks.short_schedule --out=runs/short --data_dir=data --epochs=20
     python -m benchmarks.short_schedule --out=runs/short_cpu --data_dir=data --backbone=small --width=0.5 \
@@ -70,7 +70,7 @@ class Recipe:
 
 
 def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
-    """The shipped config of ResNet18 with a pooling, under the recipe's short schedule.
+    """The shipped ResNet18 with a pooling, under the recipe's schedule.
 
     Args:
       recipe: of all runs.
@@ -150,7 +150,9 @@ def run(
     minutes: float | None = None,
     train: Train = loop.train,
 ) -> dict[str, Any]:
-    """Trains each pooling with each seed, all poolings of a seed before the next, and prints a table.
+    """Trains each pooling with each seed and prints a table.
+
+    All poolings of a seed come before the next seed.
 
     Args:
       out: folder of all runs; `short_schedule.json` there is written after each of them.

@@ -1,4 +1,4 @@
-"""LeNet's convolutions and pooling in a compiled loop over bags: this package's, against XLA's own.
+"""LeNet's convolutions over bags: this package's against XLA's.
 
     python -m benchmarks.small_convolutions --out=small_convolutions.json
 
@@ -104,7 +104,7 @@ def run(out: str, bags: int = 100, length: int = 10, repeats: int = 5) -> dict[s
 
 
 def _job(module: Features) -> Callable[..., Any]:
-    """The sum over bags of the gradients of each bag's mean squared feature."""
+    """A program that sums the gradients of mean squared features over bags."""
 
     def loss(params: Any, bag: jax.Array) -> jax.Array:
         features: Any = module.apply(params, bag)

@@ -1,8 +1,8 @@
-"""How long a training takes to its first step, from its command on.
+"""Time from a training's command to its first step.
 
     python -m benchmarks.start --data_dir=data --out=results/benchmarks/start_cpu.json
 
-Each start is a process of its own, ended after the step has been told: with an empty folder of compiled
+Each start is a process of its own, ended after its first step: with an empty folder of compiled
 programs ("first"), and with one that an earlier start has filled ("second"). Importing alone is measured too.
 """
 
@@ -54,7 +54,7 @@ def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:
     """
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": programs}
     seconds: dict[str, float] = {}
-    told = []
+    lines = []
     with tempfile.TemporaryDirectory() as workdir:
         arguments = [
             sys.executable,
@@ -72,13 +72,13 @@ def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:
             try:
                 for line in process.stderr:
                     now = time.perf_counter() - began
-                    told.append(line.strip())
+                    lines.append(line.strip())
                     seconds |= {mark: now for words, mark in MARKS.items() if words in line}
                     if "step" in seconds:
                         return seconds
             finally:
                 process.kill()
-    raise UserError(f"the training ended before its first step: {' '.join(told[-1:])}")
+    raise UserError(f"the training ended before its first step: {' '.join(lines[-1:])}")
 
 
 def import_once() -> float:
@@ -95,7 +95,7 @@ def run(
     config: str = "configs/digit_scenes.py",
     repeats: int = 7,
 ) -> dict[str, Any]:
-    """Measures first starts, second starts and imports, and writes and prints the results.
+    """Measures starts and imports, writes and prints the results.
 
     Args:
       out: JSON file for the results.

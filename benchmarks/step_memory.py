@@ -1,4 +1,6 @@
-"""Memory of a training step by XLA's own analysis of the compiled program; nothing is run.
+"""Memory of a training step, by XLA's analysis of the program.
+
+Nothing is run.
 
     python -m benchmarks.step_memory --batch_size=128 --out=results/benchmarks/step_memory_cpu.json
 
@@ -33,10 +35,10 @@ def step_memory(config: ConfigDict) -> dict[str, int]:
       UserError: the devices' compiler does not tell.
     """
     job = training_step.job(config)
-    told = training_step.step_memory(job, training_step.shapes(job))
-    if told is None:
+    usage = training_step.step_memory(job, training_step.shapes(job))
+    if usage is None:
         raise UserError(f"XLA tells nothing of a program's memory on {devices.describe()}")
-    return told
+    return usage
 
 
 def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ class SubprocessWorker:
         self._pool.shutdown()
 
     def submit(self, method: str, *arguments: Any) -> concurrent.futures.Future[Any]:
-        """Calls a method of the object, and does not wait for what it returns."""
+        """Calls a method of the object without waiting for its result."""
         return self._pool.submit(_call, method, arguments)
 
     def call(self, method: str, *arguments: Any) -> Any:

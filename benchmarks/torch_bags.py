@@ -1,4 +1,6 @@
-"""The loss-attention network for bags in plain PyTorch: one bag after the other, one fold after the other.
+"""The loss-attention network for bags in plain PyTorch.
+
+One bag after the other, one fold after the other.
 
 Written as one would write it without thinking of speed, but nothing is slow on purpose: bags are ready
 as tensors, and no loss is read back.
@@ -62,7 +64,7 @@ class Recipe:
 
 
 class LossAttention(nn.Module):
-    """Dense layers with ReLU and dropout, a classifier, and its own scores as attention."""
+    """Dense layers with dropout, a classifier, and its scores as attention."""
 
     def __init__(self, recipe: Recipe):
         super().__init__()
@@ -75,7 +77,7 @@ class LossAttention(nn.Module):
         self.classifier = nn.Linear(width, recipe.classes)
 
     def forward(self, bag: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`[n, D]` to logits of the bag `[K]`, of the instances `[n, K]`, and attention `[n]`."""
+        """Maps `[n, D]` to logits `[K]` and `[n, K]`, and attention `[n]`."""
         features = self.layers(bag)
         instance_logits = self.classifier(features)
         attention = torch.softmax(torch.logsumexp(instance_logits, dim=1), dim=0)
@@ -165,7 +167,7 @@ class FoldTrainer:
         self._folds = folds
 
     def train(self, recipe: Recipe, epochs: int, threads: int, seed: int) -> tuple[float, float]:
-        """Trains a network on each fold, one after the other, in random orders.
+        """Trains a network on each fold, in random orders of bags.
 
         Args:
           recipe: of all of them.

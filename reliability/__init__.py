@@ -1,4 +1,4 @@
-"""Tries what must not break: kills, damage, full disks, wrong files, long runs.
+"""Tries what must not break: kills, damage, full disks, long runs.
 
 A module with a command (`python -m reliability.NAME --help`) is one campaign, which writes a JSON record for
 `results/reliability/`; the others are its parts. `in_process` and `processes`, which run this package's

@@ -1,4 +1,4 @@
-"""Kills, damages and starves every command: is the result right, or refused, but never wrong in silence?
+"""Kills, damages and starves every command, and judges its results.
 
     python -m reliability.campaign --out=results/reliability/campaign.json
 
@@ -153,7 +153,7 @@ def _attempt_all(
     share: float,
     draw: random.Random,
 ) -> Iterator[Trial | str]:
-    """All trials of a subject, and sentences on kinds that are not possible on this machine."""
+    """All trials of a subject; sentences on those not possible here."""
     makers: Mapping[str, Iterator[Trial]] = {
         KILL: trials.kill_and_rerun(bench, counts[KILL], draw),
         DAMAGE: trials.damage_files(bench, share, draw),
@@ -181,12 +181,12 @@ def _outcomes_of_damage(
     by_subject: Iterable[tuple[Subject, Trial]],
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Outcomes of damage by command, kind of file and way."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    by_file: dict[str, dict[str, dict[str, str]]] = {}
     for subject, trial in by_subject:
         if trial.kind == DAMAGE:
             way, _, file = trial.what.partition(": ")
-            found.setdefault(subject.name, {}).setdefault(file, {})[way] = trial.outcome
-    return found
+            by_file.setdefault(subject.name, {}).setdefault(file, {})[way] = trial.outcome
+    return by_file
 
 
 def main() -> None:

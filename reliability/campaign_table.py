@@ -1,4 +1,6 @@
-"""Puts the results of `campaign` into a Markdown file, between two lines that it has for them.
+"""Puts the table of `campaign` into a Markdown file.
+
+It stands between two lines that the file has for it.
 
     python -m reliability.campaign_table --record=results/reliability/campaign.json \\
         --file=results/reliability/README.md
@@ -22,7 +24,7 @@ BEGIN, END = "<!-- campaign -->", "<!-- end of campaign -->"
 
 
 def rows_of(trials: Iterable[tuple[Subject, Trial]]) -> list[dict[str, Any]]:
-    """A row for each command and kind: how often tried, with which outcomes."""
+    """Counts the outcomes of each command and kind."""
     counters: dict[tuple[str, str], collections.Counter[str]] = {}
     for subject, trial in trials:
         key = (subject.command, trial.kind)
@@ -55,7 +57,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def section(record: Mapping[str, Any]) -> str:
-    """What is said of a record: where and when it was made, the table, what was left out."""
+    """The text on a record: origin, table, and what was not tried."""
     cpu, cores = record["machine"]["cpu"], record["machine"]["cores"]
     packages = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     load = record["machine"]["load_before"]

@@ -1,4 +1,4 @@
-"""Compiled programs of a process that runs many commands: it can hold only so many."""
+"""Limits the compiled programs of a process that runs many commands."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""Kills a small training and damages its checkpoints: does every rerun end with the same bits?
+"""Kills a small training, damages its checkpoints, and compares the bits.
 
     python -m reliability.crash_campaign --data_dir=data --out=results/reliability/crash_campaign.json
 
@@ -32,7 +32,7 @@ _SMALLEST, _LARGEST = 60, 900  # KiB of a disk that is to be full sooner or late
 
 
 class Campaign:
-    """Trials of one kind after another, all against the bits of one undisturbed run."""
+    """Trials of every kind, compared with the bits of an undisturbed run."""
 
     def __init__(self, folder: pathlib.Path, data_dir: str, seed: int):
         """Makes the undisturbed run.
@@ -47,16 +47,17 @@ class Campaign:
         for _ in range(2):  # the second one finds its programs compiled
             shutil.rmtree(whole, ignore_errors=True)
             training = self._train(whole)
-            ended = training.end()
+            end = training.end()
             self.seconds = time.monotonic() - training.started
-            if ended.returncode:
-                raise UserError(
-                    f"the undisturbed run ended with {ended.returncode}: {ended.last_line}"
-                )
+            if end.returncode:
+                raise UserError(f"the undisturbed run ended with {end.returncode}: {end.last_line}")
         self._bits = small_training.bits(whole)
 
     def signals(self, number: signal.Signals, count: int) -> list[dict[str, Any]]:
-        """Runs until `count` signals are sent; SIGKILL is followed by damage as `DAMAGES` say."""
+        """Runs until `count` signals are sent.
+
+        SIGKILL is followed by damage as `DAMAGES` says.
+        """
         runs: list[dict[str, Any]] = []
         sent = 0
         while sent < count:
@@ -67,24 +68,27 @@ class Campaign:
                 event = None
                 if sent < count and len(events) < _SIGNALS_A_RUN:
                     event = small_training.strike(training, number, self.seconds, self._draw)
-                struck = time.monotonic()
-                ended = training.end()
+                sent_at = time.monotonic()
+                end = training.end()
                 if event is None:
                     break
-                event["seconds_until_exit"] = round(time.monotonic() - struck, 3)
-                event |= small_training.facts(ended)
+                event["seconds_until_exit"] = round(time.monotonic() - sent_at, 3)
+                event |= small_training.facts(end)
                 way = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
                 event["damage"] = way and small_training.damage_checkpoint(way, workdir, self._draw)
                 events.append(event)
                 sent += 1
-            runs.append({"signals": events, **self._judged(workdir, ended)})
+            runs.append({"signals": events, **self._judge(workdir, end)})
             log.info("%s: %d of %d sent, %d runs", number.name, sent, count, len(runs))
             shutil.rmtree(workdir, ignore_errors=True)
         return runs
 
     def full_disks(self, count: int) -> list[dict[str, Any]] | str:
-        """Runs on disks of random sizes, and on when there is more room; says why where none can be made."""
-        tried: list[dict[str, Any]] = []
+        """Runs on disks of random sizes, and on with more room.
+
+        Says why where no such disk can be made.
+        """
+        results: list[dict[str, Any]] = []
         for _ in range(count):
             size = self._draw.randrange(_SMALLEST, _LARGEST)
             try:
@@ -93,46 +97,46 @@ class Campaign:
                     again = self._train(disk / "run").end() if first.returncode else None
                     mounts.resize(disk, 64 * 1024)
                     last = self._train(disk / "run").end()
-                    tried.append(
+                    results.append(
                         {
                             "kib": size,
                             "first": small_training.facts(first),
                             "still_full": again and small_training.facts(again),
-                            **self._judged(disk / "run", last),
+                            **self._judge(disk / "run", last),
                         }
                     )
             except mounts.CannotMount as error:
                 return f"no disk of a given size could be made here: {error}"
-        log.info("full disks: %d", len(tried))
-        return tried
+        log.info("full disks: %d", len(results))
+        return results
 
     def two_at_once(self, count: int) -> list[dict[str, Any]]:
-        """Starts a second training of a workdir while the first is at work."""
-        tried = []
+        """Starts a second training of a workdir beside the first."""
+        results = []
         for number in range(count):
             workdir = self._folder / f"two_{number}"
             first = self._train(workdir)
             while first.runs() and not first.says("from step"):
                 time.sleep(0.02)
             second = self._train(workdir, log="second")
-            ended = second.end()
-            tried.append(
-                {"second": small_training.facts(ended), **self._judged(workdir, first.end())}
+            end = second.end()
+            results.append(
+                {"second": small_training.facts(end), **self._judge(workdir, first.end())}
             )
             shutil.rmtree(workdir, ignore_errors=True)
-        log.info("two at once: %d", len(tried))
-        return tried
+        log.info("two at once: %d", len(results))
+        return results
 
     def _train(self, workdir: pathlib.Path, log: str = "log") -> small_training.Training:
         return small_training.Training(workdir, self._data_dir, self._folder / log)
 
-    def _judged(self, workdir: pathlib.Path, ended: processes.End) -> dict[str, Any]:
+    def _judge(self, workdir: pathlib.Path, end: processes.End) -> dict[str, Any]:
         """The end of a run that was left alone at last."""
-        whole = ended.returncode == 0 and small_training.metrics_are_whole(
+        whole = end.returncode == 0 and small_training.metrics_are_whole(
             workdir, small_training.OVERRIDES, int(self._bits["step"])
         )
-        same = ended.returncode == 0 and small_training.bits(workdir) == self._bits
-        return {"last": small_training.facts(ended), "same_bits": same, "metrics_whole": whole}
+        same = end.returncode == 0 and small_training.bits(workdir) == self._bits
+        return {"last": small_training.facts(end), "same_bits": same, "metrics_whole": whole}
 
 
 def run(
@@ -181,7 +185,7 @@ def summary(
     full: list[dict[str, Any]] | str,
     two: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Counts of what the trials came to; see `Campaign` for what they are."""
+    """Counts the outcomes of the trials of a `Campaign`."""
     kills = [event for run in killed for event in run["signals"]]
     terms = [event for run in asked for event in run["signals"]]
     disks = [] if isinstance(full, str) else full
@@ -199,7 +203,7 @@ def summary(
         "of them ended with 0": sum(event["code"] == 0 for event in terms),
         "longest until exit (s)": max((e["seconds_until_exit"] for e in terms), default=None),
         "full disks": len(too_small),
-        "of them ended with 2": sum(ended["code"] == 2 for ended in too_small),
+        "of them ended with 2": sum(end["code"] == 2 for end in too_small),
         "second trainings": len(two),
         "of them refused": sum(run["second"]["code"] == 2 for run in two),
         "runs": len(runs),

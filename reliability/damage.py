@@ -17,7 +17,7 @@ _NUMBER = re.compile(rb"(?<![\w.+-])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])")
 
 
 def kind_of(file: pathlib.Path, world: pathlib.Path) -> str:
-    """Names the kind of a file: its path without numbers and random parts."""
+    """Names a file's kind: its path without numbers and random parts."""
     name = file.relative_to(world).as_posix()
     for pattern, sign in _PARTS_OF_NAMES:
         name = pattern.sub(sign, name)
@@ -90,7 +90,7 @@ def _remove(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> boo
 
 
 def _edit(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
-    """One number of it, to another one that could be there as well."""
+    """Replaces one number by another that could be there as well."""
     content = file.read_bytes()
     if file.suffix in _TEXT:
         edited = _edit_text(content, draw)
@@ -121,7 +121,10 @@ def _other_number(value: Any, draw: random.Random) -> Any:
 
 
 def _edit_float(content: bytes, draw: random.Random) -> bytes | None:
-    """One float32 of a binary file: an aligned one that looks like one, else any."""
+    """Replaces an aligned float32 of a binary file by another.
+
+    One that looks like a number, else any.
+    """
     count = len(content) // 4
     if not count:
         return None

@@ -10,7 +10,7 @@ _FOOT = 4  # bytes of its own checksum, behind it
 
 
 def points(folder: pathlib.Path) -> dict[str, list[tuple[int, int]]]:
-    """The points of each tag that TensorBoard shows of a folder, in its order.
+    """The points of each tag that TensorBoard shows of a folder.
 
     It reads one file after the other by their names, and where one begins, it forgets what came before of the
     steps from there on.
@@ -18,20 +18,20 @@ def points(folder: pathlib.Path) -> dict[str, list[tuple[int, int]]]:
     Returns:
       By tag, step and bytes of each point.
     """
-    found: dict[str, list[tuple[int, int]]] = {}
+    by_tag: dict[str, list[tuple[int, int]]] = {}
     for path in sorted(folder.iterdir()):
         for event in _events(path):
             if event.HasField("session_log"):
                 if event.session_log.status == event.session_log.START:
-                    for tag, kept in found.items():
-                        found[tag] = [point for point in kept if point[0] < event.step]
+                    for tag, earlier in by_tag.items():
+                        by_tag[tag] = [point for point in earlier if point[0] < event.step]
             for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, event.ByteSize()))
-    return found
+                by_tag.setdefault(value.tag, []).append((event.step, event.ByteSize()))
+    return by_tag
 
 
 def _events(path: pathlib.Path) -> Iterator[Any]:
-    """The events of a file until its end, or until one that was not written to its end."""
+    """The events of a file, up to one that was cut."""
     from tensorboardX.proto import event_pb2
 
     content = path.read_bytes()

@@ -1,7 +1,7 @@
-"""Wrong input for readers of files: valid files, and changes of them that are a function of a number.
+"""Wrong files for readers: numbered changes of valid ones.
 
     files = image_files()
-    name, content = changed(files, seed=0, number=17)
+    name, content = change_file(files, seed=0, number=17)
 
 Nothing here knows a reader. Many changes are made within a container (gzip, zip, a PNG's chunk) that is
 put together again with right checksums, since a reader would otherwise see little more than those.
@@ -68,7 +68,10 @@ UCI = b"m1,m1_1,42,-198,1.\nm1,m1_2,3,4,1.\nm2,m2_1,5,6,0.\n"
 
 
 def bag_files() -> dict[str, bytes]:
-    """Valid files of bags by name: CSV, compressed CSV, UCI's and MATLAB's; and digits to make bags of."""
+    """Valid files of bags by name, and digits to make bags of.
+
+    CSV, compressed CSV, UCI's and MATLAB's.
+    """
     columns = {
         "features": np.arange(12.0).reshape(6, 2),
         "bag_ids": np.array([[1, 1, 2, 2, 3, 3]]),
@@ -103,7 +106,7 @@ def bag_files() -> dict[str, bytes]:
 
 
 def image_files() -> dict[str, bytes]:
-    """Valid images by name, of every ending that is taken for an image and of many modes."""
+    """Valid images by name, of every allowed ending and many modes."""
     grey = np.add.outer(np.arange(12), np.arange(17)).astype(np.uint8) * 8
     modes = {mode: Image.fromarray(grey).convert(mode) for mode in ("1", "L", "P", "RGB", "RGBA")}
     modes |= {"I;16": Image.fromarray(grey.astype(np.uint16) * 256)}
@@ -164,8 +167,8 @@ def weight_files(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return files
 
 
-def changed(files: Mapping[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
-    """A changed file: its name, which is that of the valid one, and its content.
+def change_file(files: Mapping[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
+    """Changes a valid file; returns its name and its new content.
 
     Args:
       files: valid ones by name.
@@ -318,10 +321,10 @@ def _extreme(content: bytes, draw: random.Random) -> bytes:
 
 
 def _other_number(content: bytes, draw: random.Random) -> bytes:
-    found = list(_NUMBER.finditer(content))
-    if not found:
+    numbers = list(_NUMBER.finditer(content))
+    if not numbers:
         return _extreme(content, draw)
-    start, end = draw.choice(found).span()
+    start, end = draw.choice(numbers).span()
     return content[:start] + draw.choice(_NUMBERS) + content[end:]
 
 
@@ -351,7 +354,10 @@ _CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def _compressed(content: bytes) -> bytes:
-    """What Unix' `compress` may make of up to 200 bytes: codes of 9 bits, each for one byte."""
+    """Packs up to 200 bytes as Unix' `compress` does.
+
+    In codes of 9 bits, each for one byte.
+    """
     bits = sum(byte << 9 * place for place, byte in enumerate(content))
     return b"\x1f\x9d\x90" + bits.to_bytes((9 * len(content) + 7) // 8, "little")
 

@@ -1,4 +1,4 @@
-"""Gives changed files to the readers of files, and tells what was neither read nor refused with a sentence.
+"""Gives changed files to readers, which have to read or refuse them.
 
     python -m reliability.fuzzer --reader=csv --minutes=10 --out=results/reliability/fuzz_csv.json
 
@@ -45,7 +45,7 @@ Reader = Callable[[pathlib.Path], Any]
 
 
 def bags() -> tuple[dict[str, bytes], Reader]:
-    """Valid files of bags, and of digits that bags are made of, and their readers."""
+    """Valid files of bags and of digits, and their readers."""
     from lossattn_jax.mil import bag_files, image_bags
 
     def read(path: pathlib.Path) -> None:
@@ -58,7 +58,7 @@ def bags() -> tuple[dict[str, bytes], Reader]:
 
 
 def images() -> tuple[dict[str, bytes], Reader]:
-    """Valid images, and their reader, in the network's size and in their own."""
+    """Valid images and their reader, for every fit."""
     from lossattn_jax import own_images
 
     def read(path: pathlib.Path) -> None:
@@ -69,7 +69,10 @@ def images() -> tuple[dict[str, bytes], Reader]:
 
 
 def state_dicts() -> tuple[dict[str, bytes], Reader]:
-    """Valid files of a small network's weights, and their reader, with the conversion to our variables."""
+    """Valid files of a small network's weights, and their reader.
+
+    It converts them to our variables, too.
+    """
     import jax
 
     from lossattn_jax import convert, models, weight_files
@@ -94,7 +97,7 @@ READERS: Mapping[str, Callable[[], tuple[dict[str, bytes], Reader]]] = {
 
 
 def outcome(read: Reader, path: pathlib.Path) -> str:
-    """What a reader makes of a file: "result", "refused", or a finding's kind.
+    """Reads a file: "result", "refused", or the kind of a finding.
 
     Args:
       read: the reader.
@@ -116,7 +119,7 @@ def outcome(read: Reader, path: pathlib.Path) -> str:
 def run(
     reader: str, minutes: float, out: str, seed: int = 0, keep: str | None = None
 ) -> dict[str, Any]:
-    """Gives changed files to a reader for a time, and writes and prints what came of it.
+    """Gives changed files to a reader for a time and records outcomes.
 
     Args:
       reader: of `READERS`.
@@ -148,7 +151,7 @@ def run(
             worker = context.Process(target=_work, args=(reader, seed, left, place, at, writing))
             worker.start()
             writing.close()
-            for number, name, kind, content in _told(reading, worker, at, pathlib.Path(place)):
+            for number, name, kind, content in _receive(reading, worker, at, pathlib.Path(place)):
                 counts[kind] += 1
                 ending = name.partition(".")[2]
                 endings.setdefault(ending, collections.Counter())[kind] += 1
@@ -182,12 +185,15 @@ def _work(
     at: Any,
     writing: multiprocessing.connection.Connection,
 ) -> None:
-    """A process that gives files to a reader, from number `at` on; it may end with any of them."""
+    """A process that gives files to a reader, from `at` on.
+
+    It may end with any of them.
+    """
     files, read = READERS[reader]()
     # Once each, so that libraries take what they need before the memory is bounded.
     for name, content in files.items():
         with contextlib.suppress(UserError):
-            read(_written(place, name, content))
+            read(_write(place, name, content))
         pathlib.Path(place, name).unlink()
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + _MEMORY
@@ -195,8 +201,8 @@ def _work(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        name, content = fuzz_inputs.changed(files, seed, at.value)
-        path = _written(place, name, content)
+        name, content = fuzz_inputs.change_file(files, seed, at.value)
+        path = _write(place, name, content)
         # Nobody handles this signal: it ends the process, in whatever library it is.
         signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
         kind = outcome(read, path)
@@ -206,16 +212,19 @@ def _work(
         at.value += 1
 
 
-def _written(place: str, name: str, content: bytes) -> pathlib.Path:
+def _write(place: str, name: str, content: bytes) -> pathlib.Path:
     path = pathlib.Path(place, name)
     path.write_bytes(content)
     return path
 
 
-def _told(
+def _receive(
     reading: multiprocessing.connection.Connection, worker: Any, at: Any, place: pathlib.Path
 ) -> Iterator[tuple[int, str, str, bytes]]:
-    """Number, name, outcome and, of findings, content of the files that a process read until it ended."""
+    """The outcomes of the files that a process read until its end.
+
+    Of each number, name, outcome and, of findings, content.
+    """
     with contextlib.suppress(EOFError):
         while True:
             yield reading.recv()

@@ -1,4 +1,4 @@
-"""Runs a command's main in this process, as `python ARGS` would in another: a start costs seconds there."""
+"""Runs a command's main in this process, without Python's start."""
 
 from __future__ import annotations
 
@@ -66,9 +66,12 @@ def run(arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool 
 
 @contextlib.contextmanager
 def _as_new() -> Iterator[None]:
-    """Puts back what a command changes; it finds none of our flags, which another test may have imported."""
+    """Puts back what a command changes, and hides our flags from it.
+
+    Another test may have imported modules that define some.
+    """
     loggers = [logging.getLogger(name) for name in (None, "lossattn_jax", "absl")]
-    kept = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
+    settings = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
     verbosity, argv, environment = absl_logging.get_verbosity(), sys.argv, dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
     before, parsed = _our_flags(), flags.FLAGS.is_parsed()
@@ -85,7 +88,7 @@ def _as_new() -> Iterator[None]:
             flags.FLAGS.unparse_flags()
         signal.signal(signal.SIGTERM, handler)
         absl_logging.set_verbosity(verbosity)
-        for log, handlers, level, propagate in kept:
+        for log, handlers, level, propagate in settings:
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)
         sys.argv = argv

@@ -1,4 +1,4 @@
-"""A small training of thousands of epochs, whole and ended again and again: does anything grow?
+"""A training of thousands of epochs, in which nothing may grow.
 
     python -m reliability.long_run --data_dir=data --out=results/reliability/long_run.json
 
@@ -46,7 +46,9 @@ _KEPT_LONG, _KEPT_SHORT = 100, 5  # samples of a process in the record
 
 
 def ends(epochs: int, resumes: int, seed: int) -> list[tuple[float, signal.Signals]]:
-    """Where a run is ended, and how: at random places of equal stretches, around one long stretch.
+    """Draws where a run is ended, and by which signal.
+
+    At random places of equal stretches, around one long stretch.
 
     Args:
       epochs: of the run.
@@ -58,12 +60,12 @@ def ends(epochs: int, resumes: int, seed: int) -> list[tuple[float, signal.Signa
     """
     draw = random.Random(seed)
     short = epochs * (1 - _LONG) / max(1, resumes)
-    found = []
+    plan = []
     for number in range(resumes):
         stretches = (number + 1) * short + (epochs * _LONG if number >= resumes // 2 else 0)
         how = signal.SIGKILL if number % 5 == 4 else signal.SIGTERM
-        found.append((stretches - draw.uniform(0.1, 0.6) * short, how))
-    return found
+        plan.append((stretches - draw.uniform(0.1, 0.6) * short, how))
+    return plan
 
 
 class Run:
@@ -103,11 +105,11 @@ class Run:
                     f"a training ended before epoch {until}: {training.end().last_line}"
                 )
             training.send(how)
-        sent = time.monotonic()
-        ended = training.end()
-        exit_seconds = time.monotonic() - sent
-        if ended.returncode != (-signal.SIGKILL if how == signal.SIGKILL else 0):
-            raise UserError(f"a training ended with {ended.returncode}: {ended.last_line}")
+        sent_at = time.monotonic()
+        end = training.end()
+        exit_seconds = time.monotonic() - sent_at
+        if end.returncode != (-signal.SIGKILL if how == signal.SIGKILL else 0):
+            raise UserError(f"a training ended with {end.returncode}: {end.last_line}")
         self.samples += samples
         span = samples[-1]["epoch"] - min(sample["epoch"] for sample in samples)
         long = span >= _STRETCH
@@ -117,10 +119,12 @@ class Run:
                 "until_epoch": samples[-1]["epoch"],
                 "seconds": samples[-1]["seconds"],
                 "seconds_until_exit": exit_seconds if how else None,
-                **small_training.facts(ended),
-                "levels": run_growth.levels(run_growth.settled(samples, _FIRST_TESTS)),
-                "slopes": run_growth.slopes(run_growth.settled(samples, _WARM)) if long else None,
-                "samples": run_growth.thinned(samples, _KEPT_LONG if long else _KEPT_SHORT),
+                **small_training.facts(end),
+                "levels": run_growth.levels(run_growth.drop_start(samples, _FIRST_TESTS)),
+                "slopes": run_growth.slopes(run_growth.drop_start(samples, _WARM))
+                if long
+                else None,
+                "samples": run_growth.thin_out(samples, _KEPT_LONG if long else _KEPT_SHORT),
             }
         )
         log.info(
@@ -129,15 +133,15 @@ class Run:
 
 
 def _watch(training: small_training.Training, until: float) -> list[run_growth.Sample]:
-    """Samples a process until its end, or until its metrics tell of an epoch."""
+    """Samples a process until its end, or up to an epoch."""
     samples: list[run_growth.Sample] = []
     due = time.monotonic()
     while training.runs():
         epoch = process_watch.last_epoch(training.workdir)
         now = time.monotonic()
-        if now >= due and (held := process_watch.held(training.pid)) is not None:
+        if now >= due and (sizes := process_watch.measure_process(training.pid)) is not None:
             place = {"seconds": now - training.started, "epoch": epoch}
-            samples.append(place | held | process_watch.written(training.workdir))
+            samples.append(place | sizes | process_watch.measure_workdir(training.workdir))
             due = now + _SAMPLE_SECONDS
         if epoch >= until:
             break
@@ -169,18 +173,18 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
         for place, how in ends(epochs, resumes, seed):
             parts.process(place, how)
         parts.process()
-        judged = {kind: _judged(each) for kind, each in (("whole", whole), ("parts", parts))}
+        results = {kind: _judge(each) for kind, each in (("whole", whole), ("parts", parts))}
         same = {
-            "bits": judged["whole"].pop("bits") == judged["parts"].pop("bits"),
+            "bits": results["whole"].pop("bits") == results["parts"].pop("bits"),
             "tests": run_growth.tests(whole.workdir) == run_growth.tests(parts.workdir),
         }
     record |= {
         "seconds": time.monotonic() - start,
         "overrides": whole.overrides,
-        "summary": summary(whole, parts, judged, same),
+        "summary": summary(whole, parts, results, same),
         "same": same,
-        "whole": {**judged["whole"], "processes": whole.processes},
-        "parts": {**judged["parts"], "processes": parts.processes},
+        "whole": {**results["whole"], "processes": whole.processes},
+        "parts": {**results["parts"], "processes": parts.processes},
     }
     machine.write(record, path)
     for what, value in record["summary"].items():
@@ -189,7 +193,7 @@ def run(out: str, data_dir: str, epochs: int, resumes: int, seed: int = 0) -> di
     return record
 
 
-def _judged(run: Run) -> dict[str, Any]:
+def _judge(run: Run) -> dict[str, Any]:
     """What is left of a run."""
     bits = small_training.bits(run.workdir)
     total = int(bits["step"])
@@ -204,17 +208,17 @@ def _judged(run: Run) -> dict[str, Any]:
 
 
 def summary(
-    whole: Run, parts: Run, judged: dict[str, dict[str, Any]], same: dict[str, bool]
+    whole: Run, parts: Run, results: dict[str, dict[str, Any]], same: dict[str, bool]
 ) -> dict[str, Any]:
     """What it came to, in short.
 
     Args:
       whole: the run of one process.
       parts: the run of many.
-      judged: what is left of them.
+      results: what is left of them.
       same: what of both is the same.
     """
-    found: dict[str, Any] = {
+    lines: dict[str, Any] = {
         "processes": len(parts.processes),
         "ended by SIGTERM": sum(p["ended_by"] == "SIGTERM" for p in parts.processes),
         "ended by SIGKILL": sum(p["ended_by"] == "SIGKILL" for p in parts.processes),
@@ -227,22 +231,22 @@ def summary(
             for name, slope in (each["slopes"] or {}).items():
                 unit = "MB" if name in run_growth.MEMORY else "each"
                 what = f"{kind}, until epoch {each['until_epoch']:.0f}, {name} in 1,000 epochs"
-                found[what] = run_growth.in_words(slope, unit)
+                lines[what] = run_growth.in_words(slope, unit)
     for name in ("anonymous", "descriptors", "threads", "mappings"):
         medians = [each["levels"][name][1] for each in parts.processes if each["levels"]]
         if medians:
-            found[f"parts, median {name}, least and most of a process"] = [
+            lines[f"parts, median {name}, least and most of a process"] = [
                 min(medians),
                 max(medians),
             ]
-    for kind, left in judged.items():
-        found |= {
-            f"{kind}, metrics whole": left["metrics_whole"],
-            f"{kind}, TensorBoard's steps rise": left["tensorboard"]["rising"],
-            f"{kind}, steps that TensorBoard lacks": left["tensorboard"]["missing"],
-            **{f"{kind}, {name}": value for name, value in left["workdir"].items()},
+    for kind, result in results.items():
+        lines |= {
+            f"{kind}, metrics whole": result["metrics_whole"],
+            f"{kind}, TensorBoard's steps rise": result["tensorboard"]["rising"],
+            f"{kind}, steps that TensorBoard lacks": result["tensorboard"]["missing"],
+            **{f"{kind}, {name}": value for name, value in result["workdir"].items()},
         }
-    return found
+    return lines
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class CannotMount(Exception):
-    """A mount is not allowed here, or there is no such command; the text says why."""
+    """A mount is not possible here; the text says why."""
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def resize(folder: pathlib.Path, kib: int) -> None:
     _mount("-o", f"remount,size={kib}k", folder)
 
 
-def occupied(folder: pathlib.Path) -> int:
+def used_kib(folder: pathlib.Path) -> int:
     """How many KiB of a `disk` are in use."""
     facts = os.statvfs(folder)
     return (facts.f_blocks - facts.f_bfree) * facts.f_frsize // 1024
@@ -46,7 +46,7 @@ def occupied(folder: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def read_only(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Keeps everybody from writing in a folder, by a mount of it on itself.
+    """Makes a folder read-only by a mount of it on itself.
 
     Raises:
       CannotMount: this cannot be done here.

@@ -72,7 +72,7 @@ def read_results(
 
 
 def _arrays(store: pathlib.Path) -> dict[str, Any]:
-    """Digests of the arrays of a Zarr store, and what its root says of them."""
+    """Digests of a Zarr store's arrays, and its root's attributes."""
     import tensorstore
 
     def array(folder: pathlib.Path) -> str:
@@ -102,13 +102,13 @@ def _content(file: pathlib.Path, world: pathlib.Path) -> Any:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: _digest(arrays[name].tobytes()) for name in arrays.files}
         if file.suffix in (".md", ".html", ".csv"):
-            return printed(file.read_text(), world)
+            return strip_times(file.read_text(), world)
         return _digest(file.read_bytes())
     except Exception as error:  # NumPy and zipfile fail in many ways
         raise Unreadable(f"{file.name} cannot be read: {error!r}") from None
 
 
-def printed(text: str, world: pathlib.Path) -> str:
+def strip_times(text: str, world: pathlib.Path) -> str:
     """What a command printed, without times and where it ran."""
     text = _TIMED_ROWS.sub("", text.replace(str(world), "WORLD"))
     return _TIME.sub("TIME", text)
@@ -134,7 +134,7 @@ def differences(results: Mapping[str, Any], undisturbed: Mapping[str, Any]) -> l
 def judge(
     end: End, results: Mapping[str, Any] | None, undisturbed: Mapping[str, Any], code: int = 0
 ) -> str:
-    """The outcome of a command that may refuse or has to have its results right.
+    """The outcome of a command that may refuse, or be right.
 
     Args:
       end: how it ended.

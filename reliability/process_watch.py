@@ -1,4 +1,4 @@
-"""What a running process holds and what a training has written so far, seen from outside; Linux only."""
+"""Samples of a running training, its process and its workdir; Linux only."""
 
 import contextlib
 import json
@@ -11,15 +11,22 @@ from lossattn_jax.train import reporting
 
 # What a process holds, in the order of a sample. Memory is in bytes: what is resident, what of that the
 # process alone has, and what of it no file stands behind.
-HELD = ("rss", "private", "anonymous", "descriptors", "threads", "mappings")
+PROCESS_FIELDS = ("rss", "private", "anonymous", "descriptors", "threads", "mappings")
 # What a workdir holds: bytes by kind, and numbers of things.
-WRITTEN = ("checkpoints", "metrics", "tensorboard", "others", "checkpoint_steps", "event_files")
+WORKDIR_FIELDS = (
+    "checkpoints",
+    "metrics",
+    "tensorboard",
+    "others",
+    "checkpoint_steps",
+    "event_files",
+)
 
 _LAST_BYTES = 4096  # of a file of metrics, in which its last line lies
 
 
-def held(pid: int) -> dict[str, int] | None:
-    """What a process holds, see `HELD`; None where it has ended."""
+def measure_process(pid: int) -> dict[str, int] | None:
+    """What a process holds, see `PROCESS_FIELDS`; None where it has ended."""
     folder = pathlib.Path("/proc") / str(pid)
     try:
         rollup = dict(_sizes((folder / "smaps_rollup").read_text()))
@@ -39,28 +46,31 @@ def held(pid: int) -> dict[str, int] | None:
     }
 
 
-def written(workdir: pathlib.Path) -> dict[str, int]:
-    """What a workdir holds, see `WRITTEN`."""
+def measure_workdir(workdir: pathlib.Path) -> dict[str, int]:
+    """What a workdir holds, see `WORKDIR_FIELDS`."""
     kinds = {
         checkpoint.CHECKPOINTS_NAME: "checkpoints",
         reporting.METRICS_NAME: "metrics",
         reporting.TENSORBOARD_NAME: "tensorboard",
     }
-    found = dict.fromkeys(WRITTEN, 0)
+    sizes = dict.fromkeys(WORKDIR_FIELDS, 0)
     for path in _files(workdir):
         first, *more = path.relative_to(workdir).parts
         kind = kinds.get(first, "others")
         with contextlib.suppress(FileNotFoundError):
-            found[kind] += path.stat().st_size
-            found["event_files"] += kind == "tensorboard"
+            sizes[kind] += path.stat().st_size
+            sizes["event_files"] += kind == "tensorboard"
     with contextlib.suppress(FileNotFoundError):
         names = os.listdir(workdir / checkpoint.CHECKPOINTS_NAME)
-        found["checkpoint_steps"] = sum(name.isdecimal() for name in names)
-    return found
+        sizes["checkpoint_steps"] = sum(name.isdecimal() for name in names)
+    return sizes
 
 
 def last_epoch(workdir: pathlib.Path) -> float:
-    """The last epoch, or part of one, that a run's metrics tell of; 0 where they tell of none yet."""
+    """The last epoch in a run's metrics; 0 where there is none.
+
+    It may be a part of one.
+    """
     try:
         with (workdir / reporting.METRICS_NAME).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))

@@ -1,4 +1,4 @@
-"""What grew while a training ran, of its process and of its workdir, by samples of `process_watch`."""
+"""Growth of a training's process and workdir, by samples of `process_watch`."""
 
 import pathlib
 import statistics
@@ -10,13 +10,13 @@ from reliability import event_files, process_watch, trend
 
 Sample = dict[str, float]
 
-MEMORY = ("rss", "private", "anonymous")  # in bytes, told in MB
-_PER = 1000.0  # epochs that a slope is told for
+MEMORY = ("rss", "private", "anonymous")  # in bytes, reported in MB
+_PER = 1000.0  # epochs of a slope that is reported
 _MB = 1e6
 _PICTURES = "attention"  # tag of the pictures
 
 
-def settled(samples: Sequence[Sample], epochs: float) -> list[Sample]:
+def drop_start(samples: Sequence[Sample], epochs: float) -> list[Sample]:
     """The samples of one process after so many epochs of its own.
 
     Args:
@@ -30,20 +30,22 @@ def settled(samples: Sequence[Sample], epochs: float) -> list[Sample]:
 
 
 def levels(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Least, median and largest of what a process holds (`process_watch.HELD`); memory in MB of 10^6 bytes.
+    """Least, median and largest of `process_watch.PROCESS_FIELDS`.
+
+    Memory is in MB of 10^6 bytes.
 
     Args:
       samples: settled ones.
     """
-    found = {}
-    for name in process_watch.HELD if samples else ():
+    facts = {}
+    for name in process_watch.PROCESS_FIELDS if samples else ():
         values = [sample[name] / _scale(name) for sample in samples]
-        found[name] = [min(values), statistics.median(values), max(values)]
-    return found
+        facts[name] = [min(values), statistics.median(values), max(values)]
+    return facts
 
 
 def slopes(samples: Sequence[Sample]) -> dict[str, dict[str, Any]] | None:
-    """Growth of what a process holds in 1,000 epochs, as of `levels`, with its interval; see `trend.of`.
+    """Growth in 1,000 epochs of what `levels` has; see `trend.fit`.
 
     Args:
       samples: settled ones.
@@ -52,13 +54,13 @@ def slopes(samples: Sequence[Sample]) -> dict[str, dict[str, Any]] | None:
       None where there are too few of them.
     """
     epochs = [sample["epoch"] for sample in samples]
-    found = {}
-    for name in process_watch.HELD:
-        slope = trend.of(epochs, [sample[name] / _scale(name) for sample in samples])
+    facts = {}
+    for name in process_watch.PROCESS_FIELDS:
+        slope = trend.fit(epochs, [sample[name] / _scale(name) for sample in samples])
         if slope is None:
             return None
-        found[name] = slope.facts(_PER)
-    return found
+        facts[name] = slope.facts(_PER)
+    return facts
 
 
 def workdir(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -73,25 +75,25 @@ def workdir(samples: Sequence[Sample]) -> dict[str, Any]:
     """
     half = samples[-1]["epoch"] / 2
     halves = [[s for s in samples if (s["epoch"] > half) == late] for late in (False, True)]
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "checkpoints_at_once": max(sample["checkpoint_steps"] for sample in samples),
         "checkpoint_bytes": [max(sample["checkpoints"] for sample in each) for each in halves],
         "other_bytes": [max(sample["others"] for sample in each) for each in halves],
         "event_files": samples[-1]["event_files"],
     }
     for name in ("metrics", "tensorboard"):
-        found[f"{name}_bytes"] = samples[-1][name]
-        found[f"{name}_bytes_per_epoch"] = [
+        facts[f"{name}_bytes"] = samples[-1][name]
+        facts[f"{name}_bytes_per_epoch"] = [
             (each[-1][name] - each[0][name]) / (each[-1]["epoch"] - each[0]["epoch"])
             for each in halves
         ]
-    return found
+    return facts
 
 
 def tests(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What a finished run was tested to be, without how long that took."""
-    told = [line for line in reporting.read_metrics(folder) if line["kind"] == "test"]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in told]
+    """The tests of a finished run, without their seconds."""
+    lines = [line for line in reporting.read_metrics(folder) if line["kind"] == "test"]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def events(folder: pathlib.Path) -> dict[str, Any]:
@@ -102,31 +104,31 @@ def events(folder: pathlib.Path) -> dict[str, Any]:
       TensorBoard has not, and how many tests are without pictures; mean `bytes` of a line's points and of a
       test's pictures.
     """
-    told: dict[str, set[int]] = {kind: set() for kind in ("train", "test")}
+    expected: dict[str, set[int]] = {kind: set() for kind in ("train", "test")}
     for line in reporting.read_metrics(folder):
-        told[line["kind"]].add(line["step"])
-    shown = event_files.points(folder / reporting.TENSORBOARD_NAME)
-    pictures = shown.get(_PICTURES, [])
+        expected[line["kind"]].add(line["step"])
+    points_by_tag = event_files.points(folder / reporting.TENSORBOARD_NAME)
+    pictures = points_by_tag.get(_PICTURES, [])
     missing: dict[str, int] = {}
     size: dict[str, float] = {}
-    for kind, steps in told.items():
-        points = {tag: p for tag, p in shown.items() if tag.startswith(f"{kind}/")}
+    for kind, steps in expected.items():
+        points = {tag: p for tag, p in points_by_tag.items() if tag.startswith(f"{kind}/")}
         missing[kind] = max(len(steps - {step for step, _ in p}) for p in points.values())
         size[kind] = sum(b for p in points.values() for _, b in p) / len(steps)
-    missing["pictures"] = len(told["test"] - {step for step, _ in pictures})
+    missing["pictures"] = len(expected["test"] - {step for step, _ in pictures})
     size["pictures"] = sum(b for _, b in pictures) / max(1, len(pictures))
     return {
-        "rising": all(_rising([step for step, _ in each]) for each in shown.values()),
+        "rising": all(_rising([step for step, _ in each]) for each in points_by_tag.values()),
         "missing": missing,
         "bytes": size,
     }
 
 
-def thinned(samples: Sequence[Sample], most: int) -> dict[str, list[float]]:
-    """At most so many samples, evenly taken, as columns."""
+def thin_out(samples: Sequence[Sample], most: int) -> dict[str, list[float]]:
+    """At most so many samples, evenly spaced, as columns."""
     every = max(1, -(-len(samples) // most))
-    taken = samples[::every]
-    return {name: [sample[name] for sample in taken] for name in taken[0]} if taken else {}
+    rows = samples[::every]
+    return {name: [sample[name] for sample in rows] for name in rows[0]} if rows else {}
 
 
 def in_words(slope: Mapping[str, Any], unit: str) -> str:

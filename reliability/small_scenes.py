@@ -1,4 +1,4 @@
-"""Prepares a digit_scenes of a few images, as `lossattn_jax.data.prepare` does with the whole of it.
+"""Prepares a digit_scenes of a few images.
 
 python -m reliability.small_scenes --data_dir=DATA
 """

@@ -1,4 +1,4 @@
-"""A small training as a command, what is done to it, and what is left of it."""
+"""A small training as a command: signals, damage, and its results."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ def arguments(
 def strike(
     training: Training, number: signal.Signals, seconds: float, draw: random.Random
 ) -> dict[str, Any] | None:
-    """Sends a signal at a random moment, a third of the time in the middle of a save.
+    """Sends a signal at a random moment, a third during a save.
 
     Args:
       training: just started.
@@ -98,7 +98,7 @@ def strike(
     saving = draw.random() < 1 / 3
     moment = training.started + draw.uniform(0, 0.9 * seconds)
     save, delay = draw.randrange(1, 4), draw.uniform(0, 0.05)
-    seen: set[str] = set()
+    saves: set[str] = set()
     folder = training.workdir / checkpoint.CHECKPOINTS_NAME
     before = {path.name for path in folder.glob("*tmp*")}  # of earlier kills
 
@@ -106,8 +106,8 @@ def strike(
         if not saving:
             return time.monotonic() >= moment
         if folder.is_dir():
-            seen.update({path.name for path in folder.glob("*.orbax-checkpoint-tmp")} - before)
-        if len(seen) < save:
+            saves.update({path.name for path in folder.glob("*.orbax-checkpoint-tmp")} - before)
+        if len(saves) < save:
             return False
         time.sleep(delay)
         return True
@@ -154,19 +154,19 @@ def bits(workdir: pathlib.Path) -> dict[str, str]:
     import orbax.checkpoint as ocp
 
     last = steps(workdir)[-1]
-    found = {"step": last.name}
+    digests = {"step": last.name}
     with ocp.StandardCheckpointer() as reader:
         for item in ("variables", "training"):
             if not (last / item).exists():  # a conversion has no state of a training
                 continue
-            digests = checkpoint_integrity.digests_of(reader.restore(last / item))
-            told = json.dumps(digests, sort_keys=True).encode()
-            found[item] = hashlib.sha256(told).hexdigest()
-    return found
+            arrays = checkpoint_integrity.digests_of(reader.restore(last / item))
+            content = json.dumps(arrays, sort_keys=True).encode()
+            digests[item] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 def metrics_are_whole(workdir: pathlib.Path, overrides: Mapping[str, Any], total: int) -> bool:
-    """Whether a finished run tells of every step that it had to tell of once, in their order.
+    """Whether a finished run's metrics have every step once, in order.
 
     Args:
       workdir: of the run.
@@ -174,12 +174,12 @@ def metrics_are_whole(workdir: pathlib.Path, overrides: Mapping[str, Any], total
       total: updates of the run.
     """
     read = reporting.read_metrics(workdir)
-    told = {
+    steps_by_kind = {
         kind: [line["step"] for line in read if line["kind"] == kind] for kind in ("train", "test")
     }
     per_epoch = total // overrides["train.epochs"]
     tests = overrides["eval.every_epochs"] * per_epoch
-    return told == {
+    return steps_by_kind == {
         kind: [step for step in range(1, total + 1) if step % every == 0 or step == total]
         for kind, every in (("train", overrides["log.every_steps"]), ("test", tests))
     }

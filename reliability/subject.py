@@ -16,7 +16,7 @@ TEMPORARIES = (".part", "incomplete.", "orbax-checkpoint-tmp", ".tmp")
 
 @dataclasses.dataclass(frozen=True)
 class Unseen:
-    """Damage that nobody can see, or that is a user's choice; it is not tried.
+    """Damage that is not tried: invisible, or a user's choice.
 
     Attributes:
       pattern: of files in the world.

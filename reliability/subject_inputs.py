@@ -1,4 +1,4 @@
-"""What the commands of `subjects` begin with: data sets, runs, weights, bags, and dumps of updates."""
+"""Inputs of `subjects`: data sets, runs, weights, bags, dumps."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping

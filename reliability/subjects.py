@@ -1,4 +1,4 @@
-"""What `campaign` tries: every command, with inputs, results, and which of its files are damaged."""
+"""The subjects of `campaign`: every command, its inputs and results."""
 
 from reliability.processes import ROOT
 from reliability.subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, Subject, Unseen

@@ -1,4 +1,4 @@
-"""Whether a quantity that is sampled again and again grows: its slope, and how sure that is."""
+"""The slope of a sampled quantity, and how sure it is."""
 
 import dataclasses
 import math
@@ -35,12 +35,12 @@ class Trend:
         return "shrinks" if self.high < 0 else "within noise"
 
     def facts(self, scale: float = 1.0) -> dict[str, float | str]:
-        """For a record, in units of which one is `scale` of this one's."""
+        """The trend for a record, in units of `1 / scale`."""
         ends = {name: getattr(self, name) * scale for name in ("slope", "low", "high")}
         return {**ends, "verdict": self.verdict}
 
 
-def of(places: Sequence[float], values: Sequence[float]) -> Trend | None:
+def fit(places: Sequence[float], values: Sequence[float]) -> Trend | None:
     """The slope of values over places.
 
     The places are cut into `BLOCKS` equally wide blocks, of each of which the lower quartile counts: what is

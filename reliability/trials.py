@@ -1,4 +1,4 @@
-"""The kinds of trial of `campaign`: kills, damage, full disks, two at once, read-only folders."""
+"""The kinds of trial of `campaign`: kills, damage, full disks, pairs, read-only."""
 
 import dataclasses
 import fnmatch
@@ -49,7 +49,7 @@ def trial_of(
     judge: Callable[..., str] = outcomes.judge,
     ignored: tuple[str, ...] = (),
 ) -> Trial:
-    """Judges the last command of a trial by the world that it has left.
+    """Judges the last command of a trial by its world.
 
     Args:
       bench: with the world.
@@ -72,7 +72,10 @@ def trial_of(
 
 
 def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Kills the command at random and aimed moments, and runs it again to its end."""
+    """Kills the command, then runs it again to its end.
+
+    At random moments, and when one of its files appears.
+    """
     for number in range(count):
         name = signal.SIGTERM if number % _TERM_SHARE == 1 else signal.SIGKILL
         aims = [*bench.subject.aims, *TEMPORARIES]
@@ -100,7 +103,7 @@ def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Tr
 def _trigger(
     bench: Bench, moment: float, aim: str | None, draw: random.Random
 ) -> Callable[[], bool]:
-    """Makes the test of whether to strike: at a moment, or when a file appears."""
+    """Decides when to strike: at a moment, or when a file appears."""
     if aim is None:
         return lambda: time.monotonic() >= moment
     before = set(_matching(bench.world, aim))
@@ -116,7 +119,10 @@ def _trigger(
 
 
 def _matching(world: pathlib.Path, aim: str) -> Iterator[str]:
-    """Paths in a world that match a pattern, or have one of `TEMPORARIES` in their names."""
+    """Paths in a world that match an aim.
+
+    A pattern, or one of `TEMPORARIES`, which is a part of a name.
+    """
     for folder, folders, files in os.walk(world):
         for name in (*folders, *files):
             path = os.path.relpath(os.path.join(folder, name), world)
@@ -125,9 +131,9 @@ def _matching(world: pathlib.Path, aim: str) -> Iterator[str]:
 
 
 def damage_files(bench: Bench, share: float, draw: random.Random) -> Iterator[Trial]:
-    """Damages one file after another, and runs the command that reads it or goes on with it."""
+    """Damages one file after another and runs the command."""
     subject = bench.subject
-    for name, kind, way in planned(bench, share, draw):
+    for name, kind, way in plan_damage(bench, share, draw):
         bench.begin(finished=not subject.fresh)
         file = bench.world / name
         before = _lines(file)
@@ -143,8 +149,10 @@ def damage_files(bench: Bench, share: float, draw: random.Random) -> Iterator[Tr
         yield trial
 
 
-def planned(bench: Bench, share: float, draw: random.Random) -> list[tuple[str, str, str]]:
-    """Which damage is tried: for one file of each kind a share of all ways, one at least.
+def plan_damage(bench: Bench, share: float, draw: random.Random) -> list[tuple[str, str, str]]:
+    """Plans damage: a share of all ways for each kind of file.
+
+    One way at least, and one file of the kind.
 
     Returns:
       Of each a file's path in the world, its kind and the way.
@@ -177,15 +185,15 @@ def _lines(file: pathlib.Path) -> set[bytes]:
 
 
 def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Runs the command on disks that are too small, and again with more room.
+    """Runs the command on small disks, and again with more room.
 
     Raises:
       mounts.CannotMount: no such disk can be made here.
     """
     for _ in range(count):
-        with bench.begun_in(mounts.disk(bench.world, _LARGE_KIB), finished=False):
+        with bench.begin_in(mounts.disk(bench.world, _LARGE_KIB), finished=False):
             room = draw.randrange(0, max(8, bench.kib))
-            mounts.resize(bench.world, mounts.occupied(bench.world) + room)
+            mounts.resize(bench.world, mounts.used_kib(bench.world) + room)
             what = f"{room} KiB for {bench.kib}"
             first = trial_of(bench, FULL, what, end_of(bench.start()))
             if first.outcome not in outcomes.SURVIVED:
@@ -196,7 +204,7 @@ def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
 
 
 def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
-    """Starts the command twice at once: one of them at least has to end well, the other may refuse."""
+    """Starts the command twice at once, of which one may refuse."""
     for _ in range(count):
         bench.begin()
         first = bench.start()
@@ -214,7 +222,9 @@ def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
 
 
 def forbid_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
-    """Runs the command where nothing can be written, before and after it has run once.
+    """Runs the command where nothing can be written.
+
+    Before and after it has run once.
 
     Raises:
       mounts.CannotMount: no such folder can be made here.

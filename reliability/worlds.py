@@ -1,4 +1,4 @@
-"""Worlds for `campaign`: the folders in which commands run, made once and copied for each trial."""
+"""Worlds of `campaign`: folders for commands, copied for each trial."""
 
 import contextlib
 import multiprocessing
@@ -19,7 +19,7 @@ _HANG_SECONDS = 600.0  # a command of these takes 40 at most, its programs not y
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:
-    """Of the commands: they find this package, and keep all of their programs in `cache`."""
+    """The commands' environment: this package, and programs kept in `cache`."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -47,13 +47,16 @@ class Processes:
         return end_of(self.start(arguments, folder))
 
     def start(self, arguments: Sequence[str], folder: pathlib.Path, place: str = "") -> Process:
-        """Starts a command in a world; what it says and prints goes beside the world."""
+        """Starts a command in a world, and logs beside it."""
         log, output = (folder.with_name(f"{name}{place}") for name in ("log", "output"))
         return Process(arguments, log, folder, self._variables, output)
 
 
 class Worker:
-    """A process that runs one command after another, without a start of Python for each."""
+    """A process that runs one command after another.
+
+    Without a start of Python for each.
+    """
 
     def __init__(self, variables: Mapping[str, str], seconds: float = _HANG_SECONDS):
         """Starts nothing yet.
@@ -125,13 +128,13 @@ def make_inputs(
     folder.mkdir()
     if data_dir is not None:
         shutil.copytree(pathlib.Path(data_dir) / "digit_scenes", folder / "data" / "digit_scenes")
-    for name, made in INPUTS.items():
+    for name, recipe in INPUTS.items():
         if name not in names or os.path.exists(folder / name):
             continue
-        if callable(made):
-            made(folder)
+        if callable(recipe):
+            recipe(folder)
             continue
-        arguments, code = made
+        arguments, code = recipe
         end = processes.run(arguments, folder)
         if end.returncode != code:
             raise UserError(f"making {name} ended with {end.returncode}: {end.last_line}")
@@ -146,7 +149,7 @@ def end_of(process: Process) -> End:
 
 
 class Bench:
-    """One subject: its world before and after the command, and what the command's results are."""
+    """One subject, its world and the results of its command."""
 
     def __init__(
         self,
@@ -220,7 +223,7 @@ class Bench:
         return self._worker.run(self.subject.arguments, self.world)
 
     def read_after(self, end: End) -> End:
-        """Runs the commands that read what the subject's has made, unless that failed; the end of both."""
+        """Runs `Subject.after`, unless the command failed; the end of both."""
         for arguments in self.subject.after:
             if end.returncode != self.code:
                 break
@@ -229,13 +232,13 @@ class Bench:
         return end
 
     def begin(self, finished: bool = False) -> None:
-        """Makes the world anew: as it is before the command, or after it."""
+        """Makes the world anew, as before the command or after it."""
         shutil.rmtree(self.world, ignore_errors=True)
         shutil.copytree(self._finished if finished else self._start, self.world)
 
     @contextlib.contextmanager
-    def begun_in(self, mount: Any, finished: bool) -> Iterator[None]:
-        """The world anew within a mount, which is a context manager of its folder."""
+    def begin_in(self, mount: Any, finished: bool) -> Iterator[None]:
+        """The world anew within a mount of its folder."""
         shutil.rmtree(self.world, ignore_errors=True)
         with mount as folder:
             source = self._finished if finished else self._start
@@ -243,7 +246,7 @@ class Bench:
             yield
 
     def results(self, end: End) -> dict[str, Any]:
-        """What the command has left in the world, and printed where that is a result.
+        """The results in the world, and what was printed if it counts.
 
         Raises:
           outcomes.Unreadable: a file cannot be read.
@@ -252,5 +255,5 @@ class Bench:
             self.world, self.subject.results, self.subject.workdirs, self.subject.stores
         )
         if self.subject.prints:
-            results["printed"] = outcomes.printed(end.stdout, self.world)
+            results["printed"] = outcomes.strip_times(end.stdout, self.world)
         return results

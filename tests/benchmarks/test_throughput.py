@@ -1,4 +1,4 @@
-"""The benchmark of throughput: its count of operations, the ceiling's precision, and what is written."""
+"""The benchmark of throughput: operations, the ceiling, and records."""
 
 import json
 
@@ -88,10 +88,10 @@ def test_rows_are_written_as_they_come(tmp_path, monkeypatch, capsys):
     assert ceiling["tflops_per_second"] == max(ceiling["all"].values()) > 0
     assert [throughput.row_config(row).model.width for row in record["rows"]] == [0.5, 1.0]
     assert [row["batch_size"] for row in record["rows"]] == [16, 16]  # CPUs' default
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("resnet18 backbone, conv head, loss_attention pooling; ")
-    assert told[-1].split()[:4] == ["1", "float32", "16", "100.0"]
-    assert told[-1].endswith("3.00")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("resnet18 backbone, conv head, loss_attention pooling; ")
+    assert lines[-1].split()[:4] == ["1", "float32", "16", "100.0"]
+    assert lines[-1].endswith("3.00")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the campaign over every command does to files, how it judges, and short campaigns."""
+"""The campaign over every command: damage, judgement, short campaigns."""
 
 import dataclasses
 import hashlib
@@ -68,7 +68,7 @@ def test_an_edited_record_is_json_with_one_other_number(tmp_path):
         ]
 
 
-def test_a_lone_file_is_swapped_with_none_and_an_empty_one_not_emptied(tmp_path):
+def test_damage_that_would_change_nothing_is_not_counted(tmp_path):
     file = tmp_path / "lone.json"
     file.write_bytes(RECORD)
     assert not damage.WAYS["swapped"](file, tmp_path, random.Random(0))
@@ -108,7 +108,7 @@ def test_a_rerun_may_refuse_where_its_results_are_there_already():
     assert outcomes.judge_rerun(end, None, {"t": 1}) == outcomes.STUCK
 
 
-def test_results_are_compared_without_times_digests_and_the_folder(tmp_path):
+def test_results_are_compared_without_times_and_folders(tmp_path):
     worlds = [tmp_path / "a", tmp_path / "b"]
     for number, world in enumerate(worlds):
         world.mkdir()
@@ -221,7 +221,7 @@ def subject_of(command, **changes):
 
 
 def some_weights():
-    """A state dict of the small network, without the compilation that to initialise it takes."""
+    """A state dict of the small network, without compiling its initialisation."""
     model = models.build("small", "conv", "loss_attention", num_classes=10, width=0.125)
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))

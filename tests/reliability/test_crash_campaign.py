@@ -1,4 +1,4 @@
-"""What the campaign of kills does to checkpoints, what it counts, and a short one."""
+"""The campaign of kills: damage, counts, and a short one."""
 
 import random
 import signal
@@ -46,8 +46,8 @@ def test_without_a_checkpoint_nothing_is_damaged(tmp_path):
     ],
 )
 def test_metrics_are_whole_with_every_step_once_and_in_order(tmp_path, lines, whole):
-    told = [line.split() for line in lines.split(", ")]
-    text = "".join(f'{{"kind": "{kind}", "step": {step}}}\n' for kind, step in told)
+    pairs = [line.split() for line in lines.split(", ")]
+    text = "".join(f'{{"kind": "{kind}", "step": {step}}}\n' for kind, step in pairs)
     (tmp_path / "metrics.jsonl").write_text(text)
     overrides = {"train.epochs": 2, "eval.every_epochs": 1, "log.every_steps": 2}
     assert small_training.metrics_are_whole(tmp_path, overrides, 4) is whole
@@ -60,13 +60,13 @@ def test_the_summary_counts_what_is_not_as_it_should_be():
     term = {**ended, "code": 1, "seconds_until_exit": 3.0, "traceback": True}
     good = {"last": ended, "same_bits": True, "metrics_whole": True}
     full = {**good, "first": {**ended, "code": 2}}
-    told = crash_campaign.summary(
+    summary = crash_campaign.summary(
         [{**good, "signals": [kill, {**kill, "saving": False, "damage": None}]}],
         [{**good, "signals": [term], "same_bits": False}],
         [full],
         [{**good, "second": {**ended, "code": 0}, "metrics_whole": False}],
     )
-    assert told == {
+    assert summary == {
         "SIGKILLs": 2,
         "of them in the middle of a save": 1,
         "checkpoints damaged": 1,
@@ -92,11 +92,13 @@ def test_a_short_campaign(scenes_dir, tmp_path):
     record = crash_campaign.run(
         str(out), str(scenes_dir), kills=4, terms=2, disks=1, pairs=1, seed=1
     )
-    told = record["summary"]
-    assert out.exists() and (told["SIGKILLs"], told["SIGTERMs"]) == (4, 2)
+    summary = record["summary"]
+    assert out.exists() and (summary["SIGKILLs"], summary["SIGTERMs"]) == (4, 2)
     assert all(event["code"] == -signal.SIGKILL for r in record["killed"] for event in r["signals"])
     assert (
-        told["with the bits of the undisturbed one"] == told["with whole metrics"] == told["runs"]
+        summary["with the bits of the undisturbed one"]
+        == summary["with whole metrics"]
+        == summary["runs"]
     )
-    assert told["of them refused"] == 1 and told["tracebacks"] == 0
-    assert told["longest until exit (s)"] < 10
+    assert summary["of them refused"] == 1 and summary["tracebacks"] == 0
+    assert summary["longest until exit (s)"] < 10

@@ -1,4 +1,4 @@
-"""What a long run is judged by, on samples and files made by hand; and a short one."""
+"""The judgement of long runs on samples, and a short run."""
 
 import json
 import os
@@ -20,55 +20,55 @@ def noise(epochs, seed):
 
 def test_a_slope_that_is_there_is_found():
     epochs = np.linspace(100, 3000, 500)
-    found = trend.of(epochs, 400 + 0.02 * epochs + noise(epochs, 0))
-    assert found.verdict == "grows"
-    assert found.low < 0.02 < found.high
-    assert trend.of(epochs, 400 - 0.02 * epochs + noise(epochs, 0)).verdict == "shrinks"
+    slope = trend.fit(epochs, 400 + 0.02 * epochs + noise(epochs, 0))
+    assert slope.verdict == "grows"
+    assert slope.low < 0.02 < slope.high
+    assert trend.fit(epochs, 400 - 0.02 * epochs + noise(epochs, 0)).verdict == "shrinks"
 
 
 def test_flat_noise_is_no_slope():
     epochs = np.linspace(100, 3000, 500)
-    verdicts = [trend.of(epochs, 400 + noise(epochs, seed)).verdict for seed in range(40)]
+    verdicts = [trend.fit(epochs, 400 + noise(epochs, seed)).verdict for seed in range(40)]
     assert verdicts.count("within noise") >= 36
-    steady = trend.of(epochs, np.full(500, 10.0))
+    steady = trend.fit(epochs, np.full(500, 10.0))
     assert (steady.slope, steady.verdict) == (0, "within noise")
 
 
 def test_a_step_made_once_is_no_slope_and_many_are_one():
     epochs = np.linspace(0, 1000, 400)
-    assert trend.of(epochs, 400.0 + 20 * (epochs > 430)).verdict == "within noise"
-    assert trend.of(epochs, 400.0 + 20 * (epochs // 90)).verdict == "grows"
+    assert trend.fit(epochs, 400.0 + 20 * (epochs > 430)).verdict == "within noise"
+    assert trend.fit(epochs, 400.0 + 20 * (epochs // 90)).verdict == "grows"
 
 
 def test_bursts_do_not_hide_a_slope():
     epochs = np.linspace(0, 1000, 400)
     bursts = 200.0 * (np.random.default_rng(0).random(400) < 0.3)
-    found = trend.of(epochs, 0.01 * epochs + bursts)
-    assert found.verdict == "grows"
-    assert found.slope == pytest.approx(0.01, rel=0.1)
+    slope = trend.fit(epochs, 0.01 * epochs + bursts)
+    assert slope.verdict == "grows"
+    assert slope.slope == pytest.approx(0.01, rel=0.1)
 
 
 def test_too_few_samples_have_no_slope():
-    assert trend.of([], []) is None
-    assert trend.of([5, 5, 5], [1, 2, 3]) is None
-    assert trend.of(range(29), range(29)) is None
-    assert trend.of(range(30), range(30)).slope == pytest.approx(1, rel=0.05)
+    assert trend.fit([], []) is None
+    assert trend.fit([5, 5, 5], [1, 2, 3]) is None
+    assert trend.fit(range(29), range(29)) is None
+    assert trend.fit(range(30), range(30)).slope == pytest.approx(1, rel=0.05)
 
 
 def sample(epoch, **values):
-    return {"epoch": epoch, **dict.fromkeys(process_watch.HELD, 7), **values}
+    return {"epoch": epoch, **dict.fromkeys(process_watch.PROCESS_FIELDS, 7), **values}
 
 
 def test_levels_and_slopes_leave_the_start_out():
     # The second process begins at epoch 50, with the last line of the one before at 53.
     samples = [sample(53, anonymous=9e8), *(sample(50 + n, anonymous=1e6 * n) for n in range(101))]
-    late = run_growth.settled(samples, 40)
+    late = run_growth.drop_start(samples, 40)
     assert [late[0]["epoch"], late[-1]["epoch"]] == [90, 150]
     assert run_growth.levels(late)["anonymous"] == [40, 70, 100]
     slopes = run_growth.slopes(late)
     assert slopes["anonymous"]["slope"] == pytest.approx(1000, rel=0.05)  # MB in 1,000 epochs
     assert slopes["descriptors"]["verdict"] == "within noise"
-    assert run_growth.settled([], 40) == [] and run_growth.slopes(late[:9]) is None
+    assert run_growth.drop_start([], 40) == [] and run_growth.slopes(late[:9]) is None
 
 
 def test_a_process_is_seen_from_outside(tmp_path):
@@ -76,12 +76,12 @@ def test_a_process_is_seen_from_outside(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
         process.stdout.readline()
-        held = process_watch.held(process.pid)
+        sizes = process_watch.measure_process(process.pid)
         process.communicate(b"\n")
-        assert process_watch.held(process.pid) is None
-    assert 50e6 < held["anonymous"] <= held["private"] <= held["rss"] < 200e6
-    assert (held["threads"], held["descriptors"]) == (1, 3)
-    assert process_watch.held(os.getpid())["mappings"] > held["mappings"] > 10
+        assert process_watch.measure_process(process.pid) is None
+    assert 50e6 < sizes["anonymous"] <= sizes["private"] <= sizes["rss"] < 200e6
+    assert (sizes["threads"], sizes["descriptors"]) == (1, 3)
+    assert process_watch.measure_process(os.getpid())["mappings"] > sizes["mappings"] > 10
 
 
 def test_a_workdir_is_measured_by_kind(tmp_path):
@@ -92,8 +92,8 @@ def test_a_workdir_is_measured_by_kind(tmp_path):
     lines = '{"epoch": 1.0}\n{"epoch": 2.5}\n{"epo'
     (tmp_path / "metrics.jsonl").write_text(lines)
     expected = (11, len(lines), 7, 0, 2, 1)
-    assert process_watch.written(tmp_path) == dict(
-        zip(process_watch.WRITTEN, expected, strict=True)
+    assert process_watch.measure_workdir(tmp_path) == dict(
+        zip(process_watch.WORKDIR_FIELDS, expected, strict=True)
     )
     assert process_watch.last_epoch(tmp_path) == 2.5
 
@@ -136,9 +136,11 @@ def test_a_short_one_from_end_to_end(tmp_path, scenes_dir):
     assert record["same"] == {"bits": True, "tests": True}
     assert [p["ended_by"] for p in record["parts"]["processes"]] == ["SIGTERM", "SIGTERM", "itself"]
     for kind in ("whole", "parts"):
-        left = record[kind]
-        assert left["metrics_whole"] and left["tensorboard"]["rising"]
+        result = record[kind]
+        assert result["metrics_whole"] and result["tensorboard"]["rising"]
         assert (
-            left["tensorboard"]["missing"]["train"] == left["tensorboard"]["missing"]["test"] == 0
+            result["tensorboard"]["missing"]["train"]
+            == result["tensorboard"]["missing"]["test"]
+            == 0
         )
-        assert left["workdir"]["event_files"] == len(left["processes"])
+        assert result["workdir"]["event_files"] == len(result["processes"])
