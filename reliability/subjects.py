@@ -2,7 +2,7 @@
 
 from reliability.processes import ROOT
 from reliability.subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, Subject, Unseen
-from reliability.subject_inputs import MIL, THREE_METHODS, module, train
+from reliability.subject_inputs import MIL, THREE_METHODS, Command, module, train
 
 _USERS = "a user's choice of files and values, which has another result by right"
 _EVALUATE = module("evaluate", "--workdir=run")
@@ -10,6 +10,12 @@ _COMPARE = ("--num=2", "--explainers=attention,contribution")
 _DAMAGE_ALONE = (DAMAGE,)
 _CACHES = ("data/digit_scenes/1.0.0/cache_*.npz", "data/digit_scenes/1.0.0/shard_digests.json")
 _ALL_OF_DATA = ("data/**/*",)
+
+
+def _convert(weights: str) -> Command:
+    config = (word for word in train("new") if word.startswith("--config"))
+    return module("convert", f"--from={weights}", "--workdir=new", *config)
+
 
 SUBJECTS = (
     Subject(
@@ -49,28 +55,20 @@ SUBJECTS = (
         aims=("run/evaluation_test.json",),
         prints=True,
     ),
-    Subject(
-        "evaluate",
-        _EVALUATE,
-        ("data", "run"),
-        case="damaged data",
-        results=("run/evaluation_test.json",),
-        damaged=_ALL_OF_DATA,
-        fresh=True,
-        prints=True,
-        kinds=_DAMAGE_ALONE,
-    ),
-    Subject(
-        "evaluate",
-        _EVALUATE,
-        ("data", "run"),
-        case="damaged data without caches",
-        without=_CACHES,
-        results=("run/evaluation_test.json",),
-        damaged=_ALL_OF_DATA,
-        fresh=True,
-        prints=True,
-        kinds=_DAMAGE_ALONE,
+    *(
+        Subject(
+            "evaluate",
+            _EVALUATE,
+            ("data", "run"),
+            case=case,
+            without=without,
+            results=("run/evaluation_test.json",),
+            damaged=_ALL_OF_DATA,
+            fresh=True,
+            prints=True,
+            kinds=_DAMAGE_ALONE,
+        )
+        for case, without in (("damaged data", ()), ("damaged data without caches", _CACHES))
     ),
     Subject(
         "explain",
@@ -128,10 +126,7 @@ SUBJECTS = (
     ),
     Subject(
         "convert --from",
-        module(
-            *("convert", "--from=weights.npz", "--workdir=new"),
-            *(word for word in train("new") if word.startswith("--config")),
-        ),
+        _convert("weights.npz"),
         ("weights.npz",),
         results=("new/config.json",),
         workdirs=("new",),
@@ -143,10 +138,7 @@ SUBJECTS = (
     ),
     Subject(
         "convert --from",
-        module(
-            *("convert", "--from=weights.safetensors", "--workdir=new"),
-            *(word for word in train("new") if word.startswith("--config")),
-        ),
+        _convert("weights.safetensors"),
         ("weights.safetensors",),
         case="safetensors",
         results=("new/config.json",),
