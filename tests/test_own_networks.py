@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lossattn_jax import models
-from lossattn_jax.checkpoint import conversion
+from lossattn_jax.checkpoint import conversion, runs
+from lossattn_jax.data import DATASETS
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
 from reliability import in_process
@@ -19,6 +20,7 @@ PARTS = {
     "model.backbone": f"{OWN}:Backbone",
     "model.head": f"{OWN}:Head",
     "model.pooling": f"{OWN}:SCORED",
+    "loss.name": f"{OWN}:BRIER",
 }
 TRAINING = {
     "train.epochs": 1,
@@ -67,7 +69,9 @@ def test_parts_from_a_file_outside_go_through_the_commands(folder, scenes_dir):
         flags = ("--workdir=run", "--trust_code", *flags)
         return in_process.run(["-m", f"lossattn_jax.{module}", *flags], folder)
 
-    assert 0 <= json.loads(succeeded(run("evaluate")))["accuracy"] <= 1
+    measured = json.loads(succeeded(run("evaluate")))
+    assert 0 <= measured["accuracy"] <= 1
+    assert 0 < measured["loss"] <= 2  # as Brier's score is
     succeeded(run("explain", "--num=2", "--out=report"))
     assert (folder / "report" / "index.html").exists()
     refused = run("convert", "--to=weights.npz")
@@ -142,3 +146,22 @@ def test_a_pooling_that_takes_no_instances_is_no_method_for_bags():
 def test_what_is_no_such_part_is_refused(folder, parts, sentence):
     with pytest.raises(UserError, match=sentence):
         models.build(**{name: f"{OWN}:{part}" for name, part in parts.items()})
+
+
+@pytest.mark.parametrize(
+    ("data_set", "name", "fits"),
+    [
+        ("cifar10", "margin", "cross_entropy"),
+        ("cifar10", "sigmoid", "cross_entropy"),
+        ("coco", "cross_entropy", "sigmoid"),
+        ("coco", f"{OWN}:BRIER", "sigmoid"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_refused(folder, data_set, name, fits):
+    model = models.build("small", "conv", width=0.125)
+    assert runs.loss_kind(model, DATASETS[data_set]) == fits
+    assert runs.loss_kind(model, DATASETS[data_set], fits) == fits
+    with pytest.raises(
+        UserError, match=f"config.loss.name is '{name}', but must be auto or {fits}"
+    ):
+        runs.loss_kind(model, DATASETS[data_set], name)

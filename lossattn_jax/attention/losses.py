@@ -383,6 +383,7 @@ def _no_patch_loss(
     return jnp.zeros(attention.shape[:1], jnp.float32)
 
 
+AUTO = "auto"  # in place of a name: the loss that suits the network and the labels
 LOSSES = Registry(
     "loss",
     Loss,

@@ -78,7 +78,7 @@ def of_run(run: runs.Run) -> dict[str, Any]:
         "image_shape": list(run.spec.image_shape),
         "mean": list(run.spec.mean),
         "std": list(run.spec.std),
-        "loss": runs.loss_kind(run.model, run.spec),
+        "loss": run.loss,
         "network": digests.of_json(_describe(run.model)),
         "step": run.step,
         "parameters": of_variables(run.variables),

@@ -34,6 +34,11 @@ class Run:
     variables: dict[str, Any]
     step: int
 
+    @property
+    def loss(self) -> str:
+        """The kind of loss that the network was trained with; see `loss_kind`."""
+        return loss_kind(self.model, self.spec, self.options.loss.name)
+
 
 def build_model(
     options: ModelOptions, spec: data.DatasetSpec, bn_axis_name: str | None = None
@@ -70,11 +75,34 @@ def spec_of(options: DataOptions) -> data.DatasetSpec:
     return data.get_spec(options.name, extra=options.extra, key="config.data.name")
 
 
-def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec) -> str:
-    """The kind of loss, of `losses.LOSSES`, that a network's predictions and a data set's labels ask for."""
+def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = losses.AUTO) -> str:
+    """The kind of loss that a network's predictions and a data set's labels ask for.
+
+    Args:
+      model: the network.
+      spec: of the data set.
+      name: of `losses.LOSSES` or by reference; `losses.AUTO` chooses.
+
+    Returns:
+      A name that `losses.LOSSES` finds.
+
+    Raises:
+      UserError: there is no such loss, or it is none of such predictions or labels.
+    """
     find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
     own = find_pooling().loss if find_pooling is not None else ""
-    return own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
+    kind = own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
+    if name in (losses.AUTO, kind):
+        return kind
+    loss = losses.LOSSES.find(name, "config.loss.name")
+    fits = loss.several_labels if spec.multi_label else loss.one_label
+    # Of the package's own losses there is one for each kind of predictions and labels.
+    if own or not fits or name in losses.LOSSES:
+        raise UserError(
+            f"config.loss.name is {name!r}, but must be auto or {kind} for the labels of {spec.name} and "
+            "the predictions of this network"
+        )
+    return name
 
 
 def load(

@@ -111,7 +111,7 @@ def _refuse_unknown_backbone(options: BagOptions) -> None:
 
 # Keys that networks for bags cannot have other values of yet.
 _FIXED = {
-    "loss": (LossOptions(), ("patch", "label_smoothing")),
+    "loss": (LossOptions(), ("name", "patch", "label_smoothing")),
 }
 
 

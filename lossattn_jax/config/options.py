@@ -87,6 +87,8 @@ class BagModelOptions:
 class LossOptions:
     """The loss of images or bags; their parts are patches or instances."""
 
+    # One of `lossattn_jax.attention.losses.LOSSES`; auto: as suits the network and the labels.
+    name: str = key("auto")
     patch: str = key("auto", rules.one_of("auto", "on", "off"))  # auto: on with loss attention
     patch_weight: float = key(0.1, rules.at_least(0))  # lambda at the end of its ramp
     # lambda(e) = weight * exp(-5 (1 - e / ramp)^2), 0 in epoch 0; ramp 0: the weight from the start.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import data, devices
+from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, runs
 from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import average_precision, measurements, metrics, nonfinite_values
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], Outputs]]
 
 
-def make_eval_step(model: ImageNetwork, spec: data.DatasetSpec) -> EvalStep:
+def make_eval_step(
+    model: ImageNetwork, spec: data.DatasetSpec, loss: str = losses.AUTO
+) -> EvalStep:
     """The pmapped forward pass that evaluation and explanations share.
 
     The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
@@ -33,9 +36,10 @@ def make_eval_step(model: ImageNetwork, spec: data.DatasetSpec) -> EvalStep:
     Args:
       model: the network.
       spec: of the data set, for the normalisation and the image's shape.
+      loss: the loss that is measured; see `runs.loss_kind`.
     """
     centres = jnp.asarray(model.patch_grid(spec.image_shape).centres())
-    kind = runs.loss_kind(model, spec)
+    kind = runs.loss_kind(model, spec, loss)
 
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
         images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
@@ -173,7 +177,7 @@ def evaluate_run(
     log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
     start = time.monotonic()
     measured = evaluate(
-        make_eval_step(run.model, run.spec),
+        make_eval_step(run.model, run.spec, run.loss),
         devices.replicate(run.variables),
         dataset,
         batch_size or run.options.eval.batch_size,

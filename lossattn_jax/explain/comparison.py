@@ -90,12 +90,12 @@ def compare(
         stage: devices.replicate(others)
         for stage, others in randomised_variables(run.variables, protocol.seed).items()
     }
-    eval_step = make_eval_step(run.model, run.spec)
+    eval_step = make_eval_step(run.model, run.spec, run.loss)
     batches = [
         _looked_at(run, eval_step, variables, batch, protocol)
         for batch in _first(dataset, num, devices.round_up(batch_size))
     ]
-    kind = runs.loss_kind(run.model, run.spec)
+    kind = run.loss
     metric_step = make_metric_step(subject, run.spec, kind, protocol, chosen)
     told = {}
     for name, explain in made.items():
@@ -257,7 +257,7 @@ def _looked_at(
     logits = devices.gather(eval_step(variables, sharded)[1].logits)
     classes = np.argmax(logits, axis=-1).astype(np.int32)
     shifted = np.asarray(map_agreement.shifted(jnp.asarray(batch["image"]), *protocol.shift))
-    probabilities = np.asarray(losses.probabilities(runs.loss_kind(run.model, run.spec), logits))
+    probabilities = np.asarray(losses.probabilities(run.loss, logits))
     return _Batch(batch, probabilities, sharded, *devices.shard((shifted, classes)))
 
 

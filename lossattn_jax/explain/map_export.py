@@ -108,7 +108,7 @@ def _fill(
     if first:
         log.info("going on after %d of %d images", first * size, num)
     fields = _receptive_fields(run, dataset, store, anew=first == 0)
-    kind = runs.loss_kind(run.model, run.spec)
+    kind = run.loss
     began, clock = time.monotonic(), LogClock(_LOG_SECONDS)
     progress = Progress(first * size, num)
     # A generator. A failure is to leave no thread that reads ahead, and to lose little of what was done.
@@ -246,5 +246,5 @@ def export_run(
     run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir, mode="stream")
     log.info("devices: %s", devices.describe())
-    eval_step = make_eval_step(run.model, run.spec)
+    eval_step = make_eval_step(run.model, run.spec, run.loss)
     return export(run, eval_step, dataset, output, workdir, num, batch_size)

@@ -118,8 +118,8 @@ def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
 
 
 def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:
-    eval_step = make_eval_step(run.model, run.spec)
-    kind = runs.loss_kind(run.model, run.spec)
+    eval_step = make_eval_step(run.model, run.spec, run.loss)
+    kind = run.loss
     variables = devices.replicate(run.variables)
     batch_size = run.options.eval.batch_size
     counts = summary.Summary(run.spec.num_classes, kind, run.spec.multi_label)
@@ -165,12 +165,12 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
 
 
 def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Content:
-    kind = runs.loss_kind(run.model, run.spec)
+    kind = run.loss
     variables = devices.replicate(run.variables)
 
     def explained(model: Any) -> Explanations:
         explanation = explanations.explain_images(
-            make_eval_step(model, run.spec),
+            make_eval_step(model, run.spec, run.loss),
             variables,
             own.images,
             own.names,
@@ -213,7 +213,7 @@ def _content(
         grid=run.model.patch_grid(run.spec.image_shape),
         fields=fields,
         class_names=run.spec.class_names,
-        kind=runs.loss_kind(run.model, run.spec),
+        kind=run.loss,
         **rest,
     )
 
@@ -269,7 +269,7 @@ def _thresholds(
         log.info("the same with %s", _threshold_name(threshold))
         others = _Totals()
         attentions[_threshold_name(threshold)] = explanations.explain_at(
-            make_eval_step(model, run.spec),
+            make_eval_step(model, run.spec, run.loss),
             variables,
             dataset,
             selection.index,

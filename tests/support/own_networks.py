@@ -1,12 +1,13 @@
-"""A pooling, a backbone, a head and layers for bags, as a user writes them in a file of one's own."""
+"""A pooling, a backbone, a head, a loss and layers for bags, as a user writes them in a file of one's own."""
 
 NAME = "own_networks_outside"
 
 SOURCE = '''
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lossattn_jax.attention import pooling
+from lossattn_jax.attention import losses, pooling
 from lossattn_jax.attention.poolings import Patches, Pooling
 from lossattn_jax.models.geometry import sliding_grid
 
@@ -47,6 +48,18 @@ def layers(network, instances, train, noise):
     return [nn.relu(nn.Dense(4, name="own_layer")(instances)).astype(jnp.float32)]
 
 
+def squares(logits, labels):
+    """Brier's score: squares of what the probabilities lack."""
+    wrong = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.sum(jnp.square(wrong), axis=-1)
+
+
+def patch_squares(patch_logits, labels, attention):
+    """The same of patches, weighted."""
+    return jnp.sum(attention * squares(patch_logits, labels[:, None]), axis=-1)
+
+
+BRIER = losses.Loss(squares, patch_squares, jax.nn.softmax)
 NOTHING = 3
 '''
 

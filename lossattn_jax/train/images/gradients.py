@@ -59,7 +59,7 @@ def make_gradients(
     crop_padding = options.data.crop_padding
     flip = spec.flip if options.data.flip is None else options.data.flip
     loss_options = options.loss
-    kind = runs.loss_kind(model, spec)
+    kind = runs.loss_kind(model, spec, loss_options.name)
     patch_weight = patch_weight_schedule(options.loss, options.model.pooling, model, spec)
     consistent = loss_options.uses_consistency
     shared = options.model.shares_statistics

@@ -82,7 +82,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     options = config_lib.resolve(config)
     spec = runs.spec_of(options.data)
     model = build_network(options.model, spec)
-    smooths = losses.LOSSES.find(runs.loss_kind(model, spec)).smoothing
+    smooths = losses.LOSSES.find(runs.loss_kind(model, spec, options.loss.name)).smoothing
     if options.loss.label_smoothing and not smooths:
         raise UserError(
             f"config.loss.label_smoothing is {options.loss.label_smoothing}, but must be 0 with "

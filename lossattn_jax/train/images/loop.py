@@ -83,7 +83,7 @@ def train(
         training_data.write(job.workdir, images, job.spec.name)
         run_folder.write_config(job.options, job.workdir)  # all processes wait for it
         describe(job, state)
-        eval_step = make_eval_step(job.model, job.spec)
+        eval_step = make_eval_step(job.model, job.spec, job.options.loss.name)
         step = int(state.step)
         replicated, totals = devices.replicate((state, sums))
         del state  # or the first device would hold it twice, all the time
@@ -296,7 +296,7 @@ class _Tester:
             job.test_set,
             options.log.pictures,
             options.eval.batch_size,
-            runs.loss_kind(job.model, job.spec),
+            runs.loss_kind(job.model, job.spec, job.options.loss.name),
         )
         grid = job.model.patch_grid(job.spec.image_shape)
         self._reporter.figure(
