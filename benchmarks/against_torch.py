@@ -1,4 +1,4 @@
-"""The paper's networks at full width against plain PyTorch, side by side on one CPU.
+"""The paper's image networks against plain PyTorch on one CPU.
 
     python -m benchmarks.against_torch --out=results/benchmarks/against_torch_cpu.json
 
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import apart, comparison, jax_training, machine
+from benchmarks import comparison, flag_values, jax_training, machine, subprocess_worker
 from benchmarks.comparison import DisagreementError
 from lossattn_jax.commands import command
 from lossattn_jax.config.images import check, default_config
@@ -77,10 +77,7 @@ def run(
         check(network_config(name, width, batch_size))
     path = machine.prepare(out)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.against_torch"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.against_torch", PACKAGES),
         "batch_size": batch_size,
         "width": width,
         "steps_per_repeat": steps,
@@ -115,15 +112,7 @@ def table(name: str, own: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(
-        values.out,
-        values.networks,
-        width=values.width,
-        batch_size=values.batch_size,
-        steps=values.steps,
-        repeats=values.repeats,
-    )
+    run(**flag_values.arguments(run))
 
 
 def network_config(name: str, width: float, batch_size: int) -> ConfigDict:
@@ -153,7 +142,7 @@ def recipe(config: ConfigDict) -> "torch_training.Recipe":
 
 
 def compare(actual: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
-    """Differences of losses, relative: of the first one, and the largest of the later ones.
+    """Relative differences of losses: the first, and the largest later one.
 
     Raises:
       DisagreementError: rounding does not explain them.
@@ -180,21 +169,23 @@ def _measure(name: str, config: ConfigDict, steps: int, repeats: int) -> dict[st
 
 
 def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Times and memory of JAX, and of PyTorch in each way, measured in turn."""
+    """Times and memory of JAX and of each way in PyTorch."""
     from benchmarks.torch_training import Trainer, Way
 
     ways = [Way(), Way(channels_last=True)]
     if config.model.head == "capsule":
         ways += [Way(fused=True), Way(channels_last=True, fused=True)]
     with contextlib.ExitStack() as running:
-        ours = running.enter_context(apart.Apart(jax_training.Trainer, config))
+        ours = running.enter_context(
+            subprocess_worker.SubprocessWorker(jax_training.Trainer, config)
+        )
         compiling = {
             "first_update": ours.call("seconds", 1)[0],
             "first_evaluation": ours.call("evaluation_seconds", 1)[0],
         }
         sides = {"JAX": ours}
         for way in ways:
-            process = apart.Apart(Trainer, recipe(config), way)
+            process = subprocess_worker.SubprocessWorker(Trainer, recipe(config), way)
             sides[f"PyTorch, {way.name}"] = running.enter_context(process)
         update: dict[str, list[float]] = {side: [] for side in sides}
         evaluation: dict[str, list[float]] = {side: [] for side in sides}
@@ -212,7 +203,7 @@ def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict
                 repeats,
                 "; ".join(f"{side} {update[side][-1]:.3f}" for side in sides),
             )
-        told: list[dict[str, Any]] = [
+        rows: list[dict[str, Any]] = [
             {
                 "way": side,
                 "update": machine.spread(update[side]),
@@ -221,12 +212,12 @@ def _sides(name: str, config: ConfigDict, steps: int, repeats: int) -> list[dict
             }
             for side, process in sides.items()
         ]
-    told[0] |= compiling
-    return told
+    rows[0] |= compiling
+    return rows
 
 
 def _agree(config: ConfigDict) -> dict[str, Any]:
-    """Losses of both on one batch from the same weights, and how far they are from each other."""
+    """Trains both on one batch from the same weights and compares losses."""
     from benchmarks.torch_training import Trainer, Way
 
     config = config.copy_and_resolve_references()
@@ -235,8 +226,8 @@ def _agree(config: ConfigDict) -> dict[str, Any]:
     images = random.standard_normal((config.train.batch_size, 32, 32, 3)).astype(np.float32)
     labels = random.integers(0, 10, config.train.batch_size)
     with (
-        apart.Apart(Trainer, recipe(config), Way()) as theirs,
-        apart.Apart(jax_training.Trainer, config) as ours,
+        subprocess_worker.SubprocessWorker(Trainer, recipe(config), Way()) as theirs,
+        subprocess_worker.SubprocessWorker(jax_training.Trainer, config) as ours,
     ):
         weights = theirs.call("weights")
         expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)

@@ -1,4 +1,4 @@
-"""Whether JAX and PyTorch train the same network: the same weights, the same bags, the same end."""
+"""The check that JAX and PyTorch train the same network for bags."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import torch_bags
+from benchmarks import jax_bags, torch_bags
 from benchmarks.comparison import DisagreementError
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
 from lossattn_jax.data.order import bucket_batches
@@ -28,7 +28,7 @@ def check(
     recipe: torch_bags.Recipe,
     steps: int = 20,
 ) -> dict[str, Any]:
-    """Trains both for some steps without dropout, from the same weights, and compares them.
+    """Trains both from the same weights, without dropout, and compares them.
 
     JAX's side is `lossattn_jax.train.bags.training.train`, so that its padding and order are in it.
 
@@ -49,10 +49,10 @@ def check(
         `MOVED_TOLERANCE`.
     """
     by_length = np.argsort(dataset.lengths, kind="stable")
-    taken = by_length[
+    rows = by_length[
         np.unique(np.linspace(0, len(by_length) - 1, min(steps, len(by_length))).astype(int))
     ]
-    bags = dataset.select(np.sort(taken))
+    bags = dataset.select(np.sort(rows))
     epochs = -(-steps // len(bags))
     settings = dataclasses.replace(settings, epochs=epochs)
     network = network.clone(dropout=0.0)
@@ -61,7 +61,8 @@ def check(
     trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
     padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))
-    x = (padded.instances - trained.mean[0]) / trained.scale[0]
+    moments = trained.mean[0], trained.scale[0]
+    x = jax_bags.standardise(padded.instances, *moments)
     start = jax.jit(network.init)(jax.random.key(plan.seed), jnp.asarray(x[:1]))["params"]
     end = jax.tree.map(lambda leaf: leaf[0], trained.last)
 
@@ -73,9 +74,8 @@ def check(
 
     # PyTorch's threads would stay behind in this process, beside those of JAX.
     torch_bags.torch.set_num_threads(1)
-    fold = torch_bags.Fold(
-        [(bag - trained.mean[0]) / trained.scale[0] for bag in bags.bags], bags.labels.tolist()
-    )
+    instances = [jax_bags.standardise(bag, *moments) for bag in bags.bags]
+    fold = torch_bags.Fold(instances, bags.labels.tolist())
     theirs = torch_bags.Training(dataclasses.replace(recipe, dropout=0.0), fold)
     torch_bags.set_weights(theirs.network, start)
     before = theirs.losses()
@@ -85,7 +85,7 @@ def check(
     after = theirs.losses()
 
     ours = np.stack([losses(start), losses(end)])
-    found = {
+    differences = {
         "steps": epochs * len(bags),
         "losses": ours.mean(axis=1).tolist(),
         "loss": float(np.abs(ours - np.stack([before, after])).max()),
@@ -93,14 +93,16 @@ def check(
     }
     allowed = {"loss": TOLERANCE, "parameters": TOLERANCE, "moved": MOVED_TOLERANCE}
     wrong = [
-        f"{name} by {found[name]:.2g}" for name, most in allowed.items() if not found[name] <= most
+        f"{name} by {differences[name]:.2g}"
+        for name, most in allowed.items()
+        if not differences[name] <= most
     ]
     if wrong:
         raise DisagreementError(
-            f"after {found['steps']} steps on {dataset.name} JAX and PyTorch differ too much to be "
+            f"after {differences['steps']} steps on {dataset.name} JAX and PyTorch differ too much to be "
             f"timed against each other: {', '.join(wrong)}"
         )
-    return found
+    return differences
 
 
 def _distances(start: Any, end: Any, other: Any) -> dict[str, float]:

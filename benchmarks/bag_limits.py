@@ -1,4 +1,4 @@
-"""What a training step of a network for bags has to compute and to move, and how long that takes.
+"""Lower bounds of the time of a training step on bags.
 
 Two bounds for one core: the matrix products of the layers, at the rate at which NumPy does products of
 the same shapes, and Adam's passes over the parameters, at the rate at which a core copies memory.
@@ -56,7 +56,7 @@ def parameters(features: int, hidden: tuple[int, ...], classes: int) -> int:
 
 
 def optimiser_bytes(count: int) -> int:
-    """Bytes that a step reads and writes for the update of `count` float32 parameters."""
+    """Bytes that an update of `count` float32 parameters reads and writes."""
     return _PASSES * _FLOAT * count
 
 

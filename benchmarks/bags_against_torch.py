@@ -1,4 +1,4 @@
-"""Training of all folds of a network for bags in one program, against a plain loop in PyTorch.
+"""Training of all folds of bags against a plain loop in PyTorch.
 
     python -m benchmarks.bags_against_torch --data_dir=data/mil --datasets=fox,musk2 --out=bags_cpu.json
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from absl import flags
 
-from benchmarks import bag_limits, bag_table, comparison, jax_bags, machine
+from benchmarks import bag_limits, bag_table, comparison, flag_values, jax_bags, machine
 from lossattn_jax import devices
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
@@ -82,10 +82,7 @@ def run(
     experiments = [_vectors(name, data_dir, config) for name in datasets]
     path = machine.prepare(out)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.bags_against_torch"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.bags_against_torch", PACKAGES),
         "jax_devices": jax.local_device_count(),
         "datasets": {},
     }
@@ -102,17 +99,8 @@ def run(
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
     cpu.one_device_per_core()
-    run(
-        values.datasets,
-        values.data_dir,
-        values.out,
-        epochs=values.epochs,
-        repeats=values.repeats,
-        folds=values.folds,
-        draws=values.draws,
-    )
+    run(**flag_values.arguments(run))
 
 
 def _measure(
@@ -173,7 +161,7 @@ def _measure(
             )
     ours, job_steps = machine.spread(jax_us), job.steps // epochs * bag_table.JOB_EPOCHS
     compiled = max(0.0, first - ours["median"] * job.steps / 1e6)
-    told = [
+    rows = [
         {
             "way": way.name,
             **dataclasses.asdict(way),
@@ -188,7 +176,7 @@ def _measure(
         }
         for way, values in torch_us.items()
     ]
-    fastest = min(told[: len(plain)], key=lambda way: way["us_per_step"]["median"])
+    fastest = min(rows[: len(plain)], key=lambda way: way["us_per_step"]["median"])
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     length = float(dataset.lengths.mean())
     padded = length * padding_waste(dataset.lengths, tops)
@@ -211,7 +199,7 @@ def _measure(
             "compile_seconds": compiled,
             "job_seconds": compiled + ours["median"] * job_steps / 1e6,
         },
-        "torch": told,
+        "torch": rows,
         "fastest_torch": fastest["way"],
         "speedup": fastest["speedup"],
         "limits": bag_limits.measure(
@@ -238,9 +226,9 @@ def _fold(dataset: BagDataset, split: Split) -> "torch_bags.Fold":
     from benchmarks import torch_bags
 
     bags = dataset.select(split.train)
-    mean, scale = standardisation(bags.instances)
-    ready = dataclasses.replace(bags, instances=(bags.instances - mean) / scale)
-    return torch_bags.Fold([bag.copy() for bag in ready.bags], ready.labels.tolist())
+    moments = standardisation(bags.instances)
+    instances = [jax_bags.standardise(bag, *moments) for bag in bags.bags]
+    return torch_bags.Fold(instances, bags.labels.tolist())
 
 
 if __name__ == "__main__":

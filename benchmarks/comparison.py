@@ -1,4 +1,4 @@
-"""What every comparison with PyTorch begins with: both are there, and both compute the same."""
+"""What every comparison with PyTorch begins with."""
 
 import importlib.util
 
@@ -8,11 +8,11 @@ from lossattn_jax.errors import UserError
 
 
 class DisagreementError(Exception):
-    """The two do not compute the same, so that their times may not be compared."""
+    """Both sides do not compute the same, so times say nothing."""
 
 
 def check_sides() -> None:
-    """Refuses to compare with PyTorch where there is none, or where JAX computes on an accelerator.
+    """Checks that PyTorch is installed and JAX computes on the CPU.
 
     Raises:
       UserError: either.

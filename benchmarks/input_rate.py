@@ -1,4 +1,4 @@
-"""How many images a second the host delivers to the devices, with no network behind it.
+"""Images a second that the host delivers to the devices.
 
     python -m benchmarks.input_rate --out=results/benchmarks/input_cpu.json
     python -m benchmarks.input_rate --out=... --data_dir=data --dataset=digit_scenes
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks import machine, number_lists
+from benchmarks import flag_values, machine
 from lossattn_jax import data, devices
 from lossattn_jax.commands import command
 
@@ -35,7 +35,7 @@ _Way = tuple[str, Callable[[Iterator[Any], int, int], float], Callable[..., Iter
 
 
 def random_dataset(count: int = 50_000, seed: int = 0) -> data.ArrayDataset:
-    """A training split of random images with CIFAR-10's shape: uint8 `[count, 32, 32, 3]`, 10 classes."""
+    """A training split of random uint8 images `[count, 32, 32, 3]`."""
     spec, random = data.get_spec("cifar10"), np.random.default_rng(seed)
     images = random.integers(0, 256, (count, *spec.image_shape), np.uint8)
     return data.ArrayDataset(
@@ -61,7 +61,7 @@ def host_rate(batches: Iterator[Any], batch_size: int, images: int) -> float:
 
 
 def device_rate(batches: Iterator[Any], batch_size: int, images: int) -> float:
-    """Images a second that come to the devices as training fetches them, one batch for each dispatch.
+    """Images a second that come to the devices, batch by batch.
 
     The consumer waits until each batch is there, and does nothing with it; see `host_rate`.
     """
@@ -85,7 +85,7 @@ def run(
     dataset: str = "digit_scenes",
     stream_images: int = 10_000,
 ) -> dict[str, Any]:
-    """Measures each way and batch size in turn, and writes and prints the results.
+    """Measures each way and batch size, writes and prints the results.
 
     Args:
       out: JSON file for the results.
@@ -117,10 +117,7 @@ def run(
         streamed = data.open_dataset(data.get_spec(dataset), "train", data_dir, mode="stream")
     bandwidth = machine.copy_bandwidth(2 * memory.images.nbytes)
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.input_rate"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.input_rate", PACKAGES),
         "device": devices.describe(),
         "target": TARGET,
         "image_bytes": memory.images[0].nbytes,
@@ -171,16 +168,9 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(
-        values.out,
-        batch_sizes=number_lists.parsed("batch_sizes", values.batch_sizes, int),
-        images=values.images,
-        repeats=values.repeats,
-        data_dir=values.data_dir,
-        dataset=values.dataset,
-        stream_images=values.stream_images,
-    )
+    given = flag_values.arguments(run)
+    given["batch_sizes"] = flag_values.parse_numbers("batch_sizes", given["batch_sizes"], int)
+    run(**given)
 
 
 if __name__ == "__main__":

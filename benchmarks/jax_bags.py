@@ -1,4 +1,4 @@
-"""The training of all folds and repeats of a network for bags in JAX, as a job to be timed."""
+"""The training of all folds of bags in JAX, as a job."""
 
 import logging
 from collections.abc import Sequence
@@ -19,6 +19,11 @@ from lossattn_jax.train.bags.settings import Settings
 log = logging.getLogger("lossattn_jax.benchmarks")
 
 
+def standardise(instances: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standardises instances with a mean and a scale, in float32."""
+    return ((instances - mean) / scale).astype(np.float32)
+
+
 class Job:
     """JAX's training of one network for each split, all at once.
 
@@ -33,7 +38,7 @@ class Job:
         settings: Settings,
         splits: Sequence[Split],
     ):
-        """Compiles nothing yet: the first call of `seconds` does, the others find it done.
+        """Plans the job; the first call of `seconds` compiles it.
 
         Args:
           dataset: the bags.
@@ -70,7 +75,7 @@ def compare_groups(
     epochs: int,
     repeats: int,
 ) -> list[dict[str, Any]]:
-    """A device's models one by one, and several of them in one vmap, in turn.
+    """Times a device's models one by one and several in one vmap.
 
     A group computes a step for all of its models where one of them may see the bag; only the steps of
     those that may are counted.

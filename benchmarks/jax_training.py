@@ -1,4 +1,4 @@
-"""Training and evaluation of a config on one CPU, as `train.py` does it, beside `torch_training`."""
+"""Training and evaluation of a config in JAX on one CPU."""
 
 import time
 from collections.abc import Mapping
@@ -27,23 +27,23 @@ class Trainer:
         self._eval_step, self._batch = training_step.evaluation(self._job, seed)
 
     def seconds(self, steps: int) -> list[float]:
-        """Wall time of each of so many updates; the first one ever compiles."""
-        self._arguments, taken = training_step.timed(self._job, self._arguments, steps)
+        """Wall times of updates; the first one ever compiles."""
+        self._arguments, times = training_step.time_steps(self._job, self._arguments, steps)
         if not self._compiled:
             self._compiled = True
             cpu.release_memory()  # as `train.loop` does, also after an evaluation
-        return taken
+        return times
 
     def evaluation_seconds(self, batches: int) -> list[float]:
-        """Wall time of each of so many batches; the first one ever compiles."""
-        taken = []
+        """Wall times of evaluated batches; the first one ever compiles."""
+        times = []
         for _ in range(batches):
             began = time.perf_counter()
             variables = self._arguments[0].variables
             jax.block_until_ready(self._eval_step(variables, self._batch))
-            taken.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - began)
         cpu.release_memory()
-        return taken
+        return times
 
     def peak_memory(self, steps: int) -> int:
         """Largest resident memory of this process during so many updates, in bytes."""
@@ -85,8 +85,8 @@ class Trainer:
 
         params, batch_stats = variables["params"], variables["batch_stats"]
         state = optimizer.init(params)
-        told = []
+        losses = []
         for _ in range(steps):
             params, batch_stats, state, value = update(params, batch_stats, state)
-            told.append(float(value))
-        return told
+            losses.append(float(value))
+        return losses

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: what it is, how fast it copies and multiplies, and times.
+"""Facts and speed of the machine, clocks, and files of records.
 
 Nothing here knows what is measured.
 """
@@ -26,7 +26,7 @@ _QUIET: dict[str, Any] = {"capture_output": True, "text": True}
 
 
 def facts() -> dict[str, Any]:
-    """CPU model, cores that this process may use, memory in GiB, load and operating system."""
+    """CPU, cores of this process, memory in GiB, load, operating system."""
     return {
         "cpu": _cpu_model(),
         "cores": cpu.cores(),
@@ -50,8 +50,26 @@ def command(module: str) -> str:
     return " ".join(["python", "-m", module, *sys.argv[1:]])
 
 
+def header(module: str, packages: Sequence[str]) -> dict[str, Any]:
+    """What every record begins with: the command, when and where it runs.
+
+    Args:
+      module: that this process runs.
+      packages: whose versions are in it.
+    """
+    return {
+        "command": command(module),
+        "date": now(),
+        "machine": facts(),
+        "versions": versions(packages),
+    }
+
+
 def commit() -> str:
-    """The commit of this code, with "+" where files were changed since; "unknown" outside of git."""
+    """The commit of this code.
+
+    With "+" where files were changed since; "unknown" outside of git.
+    """
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, **_QUIET)
@@ -83,7 +101,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def seconds_per_call(
     function: Callable[[], Any], at_least: float = 0.02, repeats: int = 5
 ) -> float:
-    """Wall time of a call that takes too little to be timed alone: the median of some repeats.
+    """Wall time of a short call, as the median of some repeats.
 
     Args:
       function: is called once beforehand, untimed.
@@ -117,7 +135,7 @@ def copy_bandwidth(working_set: int) -> float:
 
 
 def product_seconds(shapes: Sequence[tuple[int, int, int]]) -> float:
-    """Wall time of float32 matrix products `[m, k] x [k, n]` with NumPy, one after the other, on one core.
+    """Wall time of float32 matrix products in NumPy on one core.
 
     Args:
       shapes: (m, k, n) of each.
@@ -134,7 +152,7 @@ def product_seconds(shapes: Sequence[tuple[int, int, int]]) -> float:
 
 
 def peak_memory(function: Callable[[], Any]) -> int:
-    """Largest resident memory of this process while it calls `function`, in bytes; Linux only.
+    """Largest resident memory in bytes while `function` runs; Linux only.
 
     Raises:
       UserError: the operating system does not tell.
@@ -150,7 +168,7 @@ def peak_memory(function: Callable[[], Any]) -> int:
 
 
 def prepare(out: str | pathlib.Path) -> pathlib.Path:
-    """Makes the folder of a file of results, before hours are spent on what could not be kept.
+    """Makes the folder of a file of results, before hours are spent.
 
     Raises:
       UserError: it cannot be made, or the file is a folder.

@@ -1,4 +1,4 @@
-"""Floating-point operations of a network by XLA's count of the program before it is optimised.
+"""Floating-point operations of a network, by XLA's count before optimisation.
 
 Nothing is compiled, so that a network of any size takes a second. A multiplication and an addition are two;
 products with the zeros of a padding are not counted. Convolutions count as JAX's own, however
@@ -30,8 +30,8 @@ def of_program(function: Callable[..., Any], *arguments: Any) -> float:
       function: of arrays.
       arguments: of it; `jax.ShapeDtypeStruct` will do for each array.
     """
-    told: Any = jax.jit(function).lower(*arguments).cost_analysis()
-    return float(told["flops"])
+    analysis: Any = jax.jit(function).lower(*arguments).cost_analysis()
+    return float(analysis["flops"])
 
 
 def per_image(config: ConfigDict) -> dict[str, float]:

@@ -65,10 +65,10 @@ def table(record: dict[str, Any]) -> str:
             f"{each['test_loss']:>8.4f}{each['training_seconds'] / 60:>9.1f}"
             f"{each['images_per_second']['median']:>10,.0f}"
         )
-    told = record["summary"]
-    for name, own in told["accuracy"].items():
+    totals = record["summary"]
+    for name, own in totals["accuracy"].items():
         lines.append(f"{name}: {_text(own)}")
-    for name, own in told["differences"].items():
+    for name, own in totals["differences"].items():
         lines.append(f"{record['poolings'][0]} less {name}, same seed: {_text(own, '+')}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The fastest matrix product of a device: what the rate of a network can be held against."""
+"""The fastest matrix product of a device, a ceiling for networks."""
 
 import functools
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ _FLOAT32_ERROR, _TF32_ERROR = 1e-5, 1e-3
 
 
 def ceiling(dtype: str, sides: Sequence[int] | None = None, repeats: int = 5) -> dict[str, Any]:
-    """Measures large square products on the first device, at JAX's precision for products.
+    """Measures large square products on the first device.
+
+    At JAX's precision for products.
 
     Args:
       dtype: of the matrices, "float32" or "bfloat16".
@@ -35,7 +37,7 @@ def ceiling(dtype: str, sides: Sequence[int] | None = None, repeats: int = 5) ->
         sides = _CPU_SIDES if jax.default_backend() == "cpu" else _ACCELERATOR_SIDES
     rates = {side: _rate(side, dtype, repeats) for side in sides}
     fastest = max(rates, key=lambda side: rates[side])
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "tflops_per_second": rates[fastest] / 1e12,
         "side": fastest,
         "all": {str(side): rate / 1e12 for side, rate in rates.items()},
@@ -43,12 +45,12 @@ def ceiling(dtype: str, sides: Sequence[int] | None = None, repeats: int = 5) ->
     }
     if dtype == "float32":
         error = product_error()
-        told |= {"error": error, "precision": precision(error)}
-    return told
+        record |= {"error": error, "precision": precision(error)}
+    return record
 
 
 def product_error(side: int = 512) -> float:
-    """Error of a float32 product of random matrices on the first device, as a share of its norm."""
+    """Relative error of a float32 product on the first device."""
     random = np.random.default_rng(0)
     left, right = (random.standard_normal((side, side), np.float32) for _ in range(2))
     exact = left.astype(np.float64) @ right.astype(np.float64)

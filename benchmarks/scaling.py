@@ -1,4 +1,4 @@
-"""An estimate of training on many devices, from the measured step of one device and two numbers of the link.
+"""An estimate of training on many devices from one device's step.
 
     python -m benchmarks.throughput --out=one.json
     python -m benchmarks.scaling --steps=one.json --link=50e9 --latency=10e-6 --out=scaling.json
@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, number_lists, step_memory, throughput, training_step
+from benchmarks import flag_values, machine, step_memory, throughput, training_step
 from lossattn_jax import devices
 from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
@@ -62,7 +62,10 @@ class Network:
 
 
 def gradient_seconds(network: Network, link: Link, count: int) -> float:
-    """Of the sum of all gradients over a ring of `count` devices: each sends its parts on twice."""
+    """Seconds of summing all gradients over a ring of `count` devices.
+
+    Each device sends its parts on twice.
+    """
     hops = 2 * (count - 1)
     return hops / count * network.gradient_bytes / link.bandwidth + hops * link.latency
 
@@ -77,7 +80,7 @@ def statistics_seconds(network: Network, link: Link, count: int) -> float:
 
 
 def estimate(network: Network, link: Link, count: int) -> dict[str, float]:
-    """A step on `count` devices with the measured step's batch on each of them.
+    """Estimates a step on `count` devices, each with the measured batch.
 
     Returns:
       `devices`; `seconds` of a step, and of it those for `gradients` and `statistics`; `images_per_second`
@@ -97,7 +100,7 @@ def estimate(network: Network, link: Link, count: int) -> dict[str, float]:
 
 
 def most_useful(network: Network, link: Link, efficiency: float = USEFUL) -> int | None:
-    """The highest number of devices that reach an efficiency; None: more than a million do."""
+    """The most devices that reach an efficiency; None: over a million."""
 
     def reaches(count: int) -> bool:
         return estimate(network, link, count)["efficiency"] >= efficiency
@@ -112,7 +115,7 @@ def most_useful(network: Network, link: Link, efficiency: float = USEFUL) -> int
 
 
 def largest_batch(points: Sequence[tuple[int, int]], limit: float) -> int:
-    """How many images fit into a device's memory, which grows evenly with them.
+    """How many images fit into a device's memory.
 
     Args:
       points: two of (images, bytes).
@@ -127,7 +130,7 @@ def largest_batch(points: Sequence[tuple[int, int]], limit: float) -> int:
 
 
 def describe(row: dict[str, Any]) -> Network:
-    """What the estimate needs of a row of `benchmarks.throughput` that was measured on one device."""
+    """Describes a row of `benchmarks.throughput`, measured on one device."""
     config = throughput.row_config(row)
     job = training_step.job(config)
     state = training_step.state_shapes(job)
@@ -143,7 +146,9 @@ def describe(row: dict[str, Any]) -> Network:
 
 
 def memory_points(config: ConfigDict) -> list[tuple[int, int]]:
-    """Images of a device and bytes that a step then takes of it, by XLA's analysis; twice.
+    """Bytes of a device for two numbers of images, by XLA's analysis.
+
+    Each is (images, bytes).
 
     Raises:
       UserError: XLA does not tell.
@@ -180,18 +185,18 @@ def run(
     Raises:
       UserError: the file is not one of throughput's, or of several devices, or cannot be read or written.
     """
-    told = _read(steps)
+    source = _read(steps)
     given = {"link": link.bandwidth, "latency": link.latency, "memory": memory or 0.0}
     for name, value in given.items():
         if not math.isfinite(value):
             raise UserError(f"--{name} is {value}, but must be a finite number")
     path = None if out is None else machine.prepare(out)
     log.info("%s", devices.describe())
-    limit = memory or told["memory_limit"]
+    limit = memory or source["memory_limit"]
     if limit is None:
         raise UserError(f"{steps} does not say how much memory a device has: --memory has to")
     rows = []
-    for row in told["rows"]:
+    for row in source["rows"]:
         network = describe(row)
         points = memory_points(throughput.row_config(row))
         most = most_useful(network, link)
@@ -205,14 +210,11 @@ def run(
             }
         )
     record = {
-        "command": machine.command("benchmarks.scaling"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(throughput.PACKAGES),
+        **machine.header("benchmarks.scaling", throughput.PACKAGES),
         "steps": steps,
-        "steps_command": told["command"],
-        "steps_machine": told["machine"],
-        "steps_device": told["device"],
+        "steps_command": source["command"],
+        "steps_machine": source["machine"],
+        "steps_device": source["device"],
         "link": dataclasses.asdict(link),
         "memory_device": devices.describe(),
         "memory_limit": limit,
@@ -267,8 +269,8 @@ def table(record: dict[str, Any]) -> str:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        told = json.loads(pathlib.Path(path).read_text())
-        several, rows = told["devices"], told["rows"]
+        record = json.loads(pathlib.Path(path).read_text())
+        several, rows = record["devices"], record["rows"]
         rows[0]["seconds_per_step"]["median"]
     except OSError as error:
         raise UserError(f"--steps is {path}, which cannot be read: {error.strerror}") from None
@@ -278,7 +280,7 @@ def _read(path: str) -> dict[str, Any]:
         ) from None
     if several != 1:
         raise UserError(f"--steps is {path}, measured on {several} devices, but must be of one")
-    return told
+    return record
 
 
 def main() -> None:
@@ -287,7 +289,7 @@ def main() -> None:
     run(
         values.steps,
         Link(values.link, values.latency),
-        number_lists.parsed("devices", values.devices, int),
+        flag_values.parse_numbers("devices", values.devices, int),
         values.out,
         values.memory,
     )

@@ -1,4 +1,4 @@
-"""Loss attention against other poolings in one short training on CIFAR-10, several seeds each.
+"""Loss attention against other poolings in short trainings on CIFAR-10.
 
     python -m benchmarks.short_schedule --out=runs/short --data_dir=data --epochs=20
     python -m benchmarks.short_schedule --out=runs/short_cpu --data_dir=data --backbone=small --width=0.5 \
@@ -9,7 +9,6 @@ again goes on where it was stopped, and leaves finished runs alone.
 """
 
 import dataclasses
-import importlib.util
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, number_lists, pooling_results
+from benchmarks import flag_values, machine, pooling_results, shipped_configs
 from lossattn_jax import data, devices, models
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
@@ -37,7 +36,6 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 POOLINGS = ("loss_attention", "mean", "attention", "gated_attention")  # those with a shipped config
 RESULTS_NAME = "short_schedule.json"
 _RUN_NAME = "result.json"
-_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Lambda's ramp in the paper: 80 of 200 epochs.
 _RAMP_SHARE = 80 / 200
 
@@ -74,7 +72,7 @@ class Recipe:
 
 
 def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
-    """The shipped config of ResNet18 with a pooling, under the recipe's short schedule.
+    """The shipped ResNet18 with a pooling, under the recipe's schedule.
 
     Args:
       recipe: of all runs.
@@ -86,12 +84,8 @@ def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
     """
     if pooling not in POOLINGS:
         raise UserError(f"--poolings has {pooling!r}, but may have: {', '.join(POOLINGS)}")
-    path = _CONFIGS / "tip.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config: ConfigDict = module.get_config(f"resnet18_{pooling},{recipe.dataset}")
+    rows = shipped_configs.load("tip.py")
+    config: ConfigDict = rows.get_config(f"resnet18_{pooling},{recipe.dataset}")
     config.seed = seed
     config.data.dir = recipe.data_dir
     config.model.update(backbone=recipe.backbone, width=recipe.width)
@@ -141,10 +135,8 @@ def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[
         "test_loss": measured["loss"],
         "evaluation_seconds": measured["seconds"],
         **pooling_results.speed(lines, config.train.batch_size),
-        "date": machine.now(),
-        "machine": machine.facts(),
+        **machine.header("benchmarks.short_schedule", PACKAGES),
         "device": devices.describe(),
-        "versions": machine.versions(PACKAGES),
         "config": config.to_dict(),
     }
     machine.write(result, path)
@@ -160,7 +152,9 @@ def run(
     minutes: float | None = None,
     train: Train = loop.train,
 ) -> dict[str, Any]:
-    """Trains each pooling with each seed, all poolings of a seed before the next, and prints a table.
+    """Trains each pooling with each seed and prints a table.
+
+    All poolings of a seed come before the next seed.
 
     Args:
       out: folder of all runs; `short_schedule.json` there is written after each of them.
@@ -188,10 +182,7 @@ def run(
     path = machine.prepare(folder / RESULTS_NAME)
     log.info("%s", devices.describe())
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.short_schedule"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.short_schedule", PACKAGES),
         "device": devices.describe(),
         "recipe": dataclasses.asdict(recipe),
         "poolings": list(poolings),
@@ -235,14 +226,11 @@ def _refuse_other(config: ConfigDict, workdir: pathlib.Path) -> None:
 def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
-    given: dict[str, Any] = {
-        field.name: values[field.name].value for field in dataclasses.fields(Recipe)
-    }
     run(
         values.out,
-        Recipe(**given),
+        Recipe(**flag_values.arguments(Recipe)),
         poolings=values.poolings,
-        seeds=number_lists.parsed("seeds", values.seeds, int, zero=True),
+        seeds=flag_values.parse_numbers("seeds", values.seeds, int, zero=True),
         minutes=values.minutes,
     )
 

@@ -1,4 +1,4 @@
-"""LeNet's convolutions and pooling in a compiled loop over bags: this package's, against XLA's own.
+"""LeNet's convolutions over bags: this package's against XLA's.
 
     python -m benchmarks.small_convolutions --out=small_convolutions.json
 
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax import devices
 from lossattn_jax.commands import command
 from lossattn_jax.kernels import bag_convolution
@@ -86,10 +86,7 @@ def run(out: str, bags: int = 100, length: int = 10, repeats: int = 5) -> dict[s
             seconds[way].append(time.perf_counter() - began)
     spreads = {way: machine.spread([1e3 * s / bags for s in seconds[way]]) for way in WAYS}
     record = {
-        "command": machine.command("benchmarks.small_convolutions"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(("jax", "jaxlib", "flax", "numpy")),
+        **machine.header("benchmarks.small_convolutions", ("jax", "jaxlib", "flax", "numpy")),
         "device": devices.describe(),
         "images_of_a_bag": length,
         "difference": _difference(*gradients.values()),
@@ -108,7 +105,7 @@ def run(out: str, bags: int = 100, length: int = 10, repeats: int = 5) -> dict[s
 
 
 def _job(module: Features) -> Callable[..., Any]:
-    """The sum over bags of the gradients of each bag's mean squared feature."""
+    """A program that sums the gradients of mean squared features over bags."""
 
     def loss(params: Any, bag: jax.Array) -> jax.Array:
         features: Any = module.apply(params, bag)
@@ -132,8 +129,7 @@ def _difference(first: Any, second: Any) -> float:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.out, values.bags, values.length, values.repeats)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

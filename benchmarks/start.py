@@ -1,8 +1,8 @@
-"""How long a training takes to its first step, from its command on.
+"""Time from a training's command to its first step.
 
     python -m benchmarks.start --data_dir=data --out=results/benchmarks/start_cpu.json
 
-Each start is a process of its own, ended after the step has been told: with an empty folder of compiled
+Each start is a process of its own, ended after its first step: with an empty folder of compiled
 programs ("first"), and with one that an earlier start has filled ("second"). Importing alone is measured too.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks import flag_values, machine
 from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
 
@@ -54,7 +54,7 @@ def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:
     """
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": programs}
     seconds: dict[str, float] = {}
-    told = []
+    lines = []
     with tempfile.TemporaryDirectory() as workdir:
         arguments = [
             sys.executable,
@@ -72,13 +72,13 @@ def start_once(config: str, data_dir: str, programs: str) -> dict[str, float]:
             try:
                 for line in process.stderr:
                     now = time.perf_counter() - began
-                    told.append(line.strip())
+                    lines.append(line.strip())
                     seconds |= {mark: now for words, mark in MARKS.items() if words in line}
                     if "step" in seconds:
                         return seconds
             finally:
                 process.kill()
-    raise UserError(f"the training ended before its first step: {' '.join(told[-1:])}")
+    raise UserError(f"the training ended before its first step: {' '.join(lines[-1:])}")
 
 
 def import_once() -> float:
@@ -95,7 +95,7 @@ def run(
     config: str = "configs/digit_scenes.py",
     repeats: int = 7,
 ) -> dict[str, Any]:
-    """Measures first starts, second starts and imports, and writes and prints the results.
+    """Measures starts and imports, writes and prints the results.
 
     Args:
       out: JSON file for the results.
@@ -114,10 +114,7 @@ def run(
     # From where the trainings are started.
     data_dir, config = (str(pathlib.Path(given).resolve()) for given in (data_dir, config))
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.start"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.start", PACKAGES),
         "targets": {"second": SECOND_TARGET, "import": IMPORT_TARGET},
     }
     firsts = []
@@ -166,8 +163,7 @@ def _spreads(starts: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """The command; see the flags."""
-    values = flags.FLAGS
-    run(values.out, data_dir=values.data_dir, config=values.config, repeats=values.repeats)
+    run(**flag_values.arguments(run))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Memory of a training step by XLA's own analysis of the compiled program; nothing is run.
+"""Memory of a training step, by XLA's analysis of the program.
+
+Nothing is run.
 
     python -m benchmarks.step_memory --batch_size=128 --out=results/benchmarks/step_memory_cpu.json
 
@@ -8,7 +10,6 @@ besides.
 
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -35,10 +36,10 @@ def step_memory(config: ConfigDict) -> dict[str, int]:
       UserError: the devices' compiler does not tell.
     """
     job = training_step.job(config)
-    told = training_step.step_memory(job, training_step.shapes(job))
-    if told is None:
+    usage = training_step.step_memory(job, training_step.shapes(job))
+    if usage is None:
         raise UserError(f"XLA tells nothing of a program's memory on {devices.describe()}")
-    return told
+    return usage
 
 
 def measure(batch_size: int, width: float = 1.0) -> list[dict[str, Any]]:
@@ -59,13 +60,13 @@ def main() -> None:
     """The command; see the flags."""
     values = flags.FLAGS
     path = machine.prepare(values.out)
-    result = {
+    record = {
+        **machine.header("benchmarks.step_memory", ("jax", "jaxlib")),
         "batch_size": values.batch_size,
         "devices": devices.describe(),
-        "jax": jax.__version__,
         "rows": measure(values.batch_size),
     }
-    machine.write(result, path)
+    machine.write(record, path)
 
 
 if __name__ == "__main__":

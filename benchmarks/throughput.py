@@ -1,4 +1,4 @@
-"""Images a second of a network in training and evaluation, and how much of the device that is.
+"""Images a second in training and evaluation, beside the device's ceiling.
 
     python -m benchmarks.throughput --out=results/benchmarks/throughput_gpu.json
     python -m benchmarks.throughput --out=... --backbone=vgg11_bn --head=capsule --width=0.5,1.0
@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, network_flops, number_lists, product_ceiling, training_step
+from benchmarks import flag_values, machine, network_flops, product_ceiling, training_step
 from lossattn_jax import devices, models
 from lossattn_jax.commands import command
 from lossattn_jax.config.images import default_config
@@ -49,7 +49,7 @@ class Plan:
 def network_config(
     backbone: str, head: str, pooling: str, width: float, dtype: str, batch_size: int
 ) -> ConfigDict:
-    """The shipped training on CIFAR-10 with a network and a batch of one's own."""
+    """The shipped training on CIFAR-10 with another network and batch."""
     config = default_config()
     config.model.update(backbone=backbone, head=head, pooling=pooling, width=width, dtype=dtype)
     config.train.batch_size = batch_size
@@ -81,12 +81,12 @@ def measure(config: ConfigDict, ceiling: float, plan: Plan) -> dict[str, Any]:
     arguments = training_step.arguments(job)
     parameters = count_parameters(arguments[0].params) // jax.local_device_count()
     began = time.perf_counter()
-    told = training_step.step_memory(job, arguments)
+    usage = training_step.step_memory(job, arguments)
     compile_seconds = time.perf_counter() - began
-    arguments, _ = training_step.timed(job, arguments, plan.warmup)
+    arguments, _ = training_step.time_steps(job, arguments, plan.warmup)
     seconds = []
     for _ in range(plan.repeats):
-        arguments, each = training_step.timed(job, arguments, plan.steps)
+        arguments, each = training_step.time_steps(job, arguments, plan.steps)
         seconds.append(sum(each) / plan.steps)
     flop = network_flops.per_image(config)
     return {
@@ -99,7 +99,7 @@ def measure(config: ConfigDict, ceiling: float, plan: Plan) -> dict[str, Any]:
             "compile_seconds": compile_seconds,
         },
         "evaluation": _evaluation(job, arguments[0].variables, flop["evaluation"], ceiling, plan),
-        "memory": told,
+        "memory": usage,
         "highest_memory": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     }
 
@@ -116,7 +116,7 @@ def run(
     plan: Plan | None = None,
     sides: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Measures a network in each width, dtype and batch size, writes the results and prints a table.
+    """Measures each width, dtype and batch size, and prints a table.
 
     The file is written after each row, so that what is done is kept.
 
@@ -153,10 +153,7 @@ def run(
         devices.per_device(config.train.batch_size, "--batch_size")
     log.info("%s", devices.describe())
     record: dict[str, Any] = {
-        "command": machine.command("benchmarks.throughput"),
-        "date": machine.now(),
-        "machine": machine.facts(),
-        "versions": machine.versions(PACKAGES),
+        **machine.header("benchmarks.throughput", PACKAGES),
         "device": devices.describe(),
         "devices": jax.device_count(),
         "memory_limit": memory.limit(),
@@ -186,25 +183,25 @@ def table(record: dict[str, Any]) -> str:
     rows = record["rows"]
     lines = [f"{rows[0][key]} {key}" for key in ("backbone", "head", "pooling")]
     lines = [", ".join(lines) + f"; {record['device']}"]
-    for dtype, told in record["ceilings"].items():
-        rounded = f", factors rounded to {told['precision']}" if "precision" in told else ""
+    for dtype, ceiling in record["ceilings"].items():
+        rounded = f", factors rounded to {ceiling['precision']}" if "precision" in ceiling else ""
         lines.append(
-            f"fastest {dtype} product: {told['tflops_per_second']:.3g} TFLOP/s (side {told['side']}, "
-            f"precision {told['precision_setting']}{rounded})"
+            f"fastest {dtype} product: {ceiling['tflops_per_second']:.3g} TFLOP/s (side {ceiling['side']}, "
+            f"precision {ceiling['precision_setting']}{rounded})"
         )
     lines.append(
         f"{'width':>6} {'dtype':<9}{'batch':>6}{'images/s':>11} {'min to max':>17}{'GFLOP/image':>13}"
         f"{'TFLOP/s':>9}{'share':>7}{'evaluation/s':>14}{'memory GB':>11}"
     )
     for row in rows:
-        own, held = row["training"], row["memory"]
+        own, usage = row["training"], row["memory"]
         rate = own["images_per_second"]
         lines.append(
             f"{row['width']:>6g} {row['dtype']:<9}{row['batch_size']:>6}{rate['median']:>11,.1f} "
             f"{rate['min']:>8,.1f}{rate['max']:>9,.1f}{own['flop_per_image'] / 1e9:>13.3f}"
             f"{own['tflops_per_second']:>9.3g}{own['ceiling_share']:>7.1%}"
             f"{row['evaluation']['images_per_second']['median']:>14,.1f}"
-            f"{'?' if held is None else f'{sum(held.values()) / 1e9:.2f}':>11}"
+            f"{'?' if usage is None else f'{sum(usage.values()) / 1e9:.2f}':>11}"
         )
     return "\n".join(lines)
 
@@ -248,9 +245,10 @@ def main() -> None:
         backbone=values.backbone,
         head=values.head,
         pooling=values.pooling,
-        widths=values.width and number_lists.parsed("width", values.width, float),
+        widths=values.width and flag_values.parse_numbers("width", values.width, float),
         dtypes=values.dtype,
-        batch_sizes=values.batch_size and number_lists.parsed("batch_size", values.batch_size, int),
+        batch_sizes=values.batch_size
+        and flag_values.parse_numbers("batch_size", values.batch_size, int),
         plan=Plan(values.warmup, values.steps, values.repeats),
     )
 

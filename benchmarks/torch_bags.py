@@ -1,4 +1,6 @@
-"""The loss-attention network for bags in plain PyTorch: one bag after the other, one fold after the other.
+"""The loss-attention network for bags in plain PyTorch.
+
+One bag after the other, one fold after the other.
 
 Written as one would write it without thinking of speed, but nothing is slow on purpose: bags are ready
 as tensors, and no loss is read back.
@@ -62,7 +64,7 @@ class Recipe:
 
 
 class LossAttention(nn.Module):
-    """Dense layers with ReLU and dropout, a classifier, and its own scores as attention."""
+    """Dense layers with dropout, a classifier, and its scores as attention."""
 
     def __init__(self, recipe: Recipe):
         super().__init__()
@@ -75,7 +77,7 @@ class LossAttention(nn.Module):
         self.classifier = nn.Linear(width, recipe.classes)
 
     def forward(self, bag: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`[n, D]` to logits of the bag `[K]`, of the instances `[n, K]`, and attention `[n]`."""
+        """Maps `[n, D]` to logits `[K]` and `[n, K]`, and attention `[n]`."""
         features = self.layers(bag)
         instance_logits = self.classifier(features)
         attention = torch.softmax(torch.logsumexp(instance_logits, dim=1), dim=0)
@@ -157,30 +159,34 @@ def weights(network: LossAttention) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def train_folds(
-    recipe: Recipe, folds: Sequence[Fold], epochs: int, threads: int, seed: int
-) -> tuple[float, float]:
-    """Trains a network on each fold, one after the other; each epoch visits the bags in a random order.
+class FoldTrainer:
+    """Trains networks on the same folds again and again."""
 
-    Args:
-      recipe: of all of them.
-      folds: what they train on.
-      epochs: of each.
-      threads: of PyTorch.
-      seed: of weights, dropout and orders.
+    def __init__(self, folds: Sequence[Fold]):
+        """Takes the folds."""
+        self._folds = folds
 
-    Returns:
-      When the training began and when it ended, on the machine's monotonic clock.
-    """
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    trainings = [Training(recipe, fold) for fold in folds]
-    began = time.monotonic()
-    for training, fold in zip(trainings, folds, strict=True):
-        for _ in range(epochs):
-            training.steps(random.permutation(len(fold.bags)).tolist())
-    return began, time.monotonic()
+    def train(self, recipe: Recipe, epochs: int, threads: int, seed: int) -> tuple[float, float]:
+        """Trains a network on each fold, in random orders of bags.
+
+        Args:
+          recipe: of all of them.
+          epochs: of each.
+          threads: of PyTorch.
+          seed: of weights, dropout and orders.
+
+        Returns:
+          When the training began and when it ended, on the machine's monotonic clock.
+        """
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        random = np.random.default_rng(seed)
+        trainings = [Training(recipe, fold) for fold in self._folds]
+        began = time.monotonic()
+        for training, fold in zip(trainings, self._folds, strict=True):
+            for _ in range(epochs):
+                training.steps(random.permutation(len(fold.bags)).tolist())
+        return began, time.monotonic()
 
 
 def _named(network: LossAttention) -> dict[str, nn.Linear]:

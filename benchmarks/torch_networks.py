@@ -1,4 +1,4 @@
-"""The paper's networks with loss attention in plain PyTorch: what ours are measured against.
+"""The paper's networks with loss attention in plain PyTorch.
 
 Written as a PyTorch user would write them, module by module, with the state dict keys of the papers' code, so
 that weights go over by `lossattn_jax.convert`. Imports PyTorch, which is no dependency of the package.
@@ -50,7 +50,10 @@ class ConvHead(nn.Module):
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps `[B, C, H, W]` to logits `[B, K]`, patch logits `[B, P, K]` and attention `[B, P]`."""
+        """Maps `[B, C, H, W]` to logits, patch logits and attention.
+
+        Their shapes are `[B, K]`, `[B, P, K]` and `[B, P]`.
+        """
         positions = x.shape[2] * x.shape[3]
         x = F.relu(self.bn5(self.conv5(x)))
         x = F.relu(self.bn6(self.conv6(x)))
@@ -109,7 +112,10 @@ class CapsuleHead(nn.Module):
         self.linear = nn.Linear(dimension, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps `[B, C, H, W]` to logits `[B, K]`, patch logits `[B, P, K]` and attention `[B, P]`."""
+        """Maps `[B, C, H, W]` to logits, patch logits and attention.
+
+        Their shapes are `[B, K]`, `[B, P, K]` and `[B, P]`.
+        """
         units = torch.cat([unit(x) for unit in self.units], 1)
         units = units.unflatten(1, (-1, self.channels))
         lengths = F.relu((units.square().sum(1) + _EPSILON).sqrt() - self.b4)
@@ -141,7 +147,7 @@ class ResNet18Backbone(nn.Module):
             before = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images `[B, 3, H, W]` to a map `[B, C, H, W]`."""
+        """Maps `[B, 3, H, W]` to `[B, C, H, W]`."""
         x = self.conv1(x)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
@@ -163,7 +169,7 @@ class VGG11Backbone(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images `[B, 3, H, W]` to a map `[B, C, H, W]`."""
+        """Maps `[B, 3, H, W]` to `[B, C, H, W]`."""
         return self.features(x)
 
 
@@ -206,7 +212,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def shares(logits: Tensor) -> Tensor:
-    """The norm of each row of `[B, P, K]` as a share of the image's sum."""
+    """Norms of rows of `[B, P, K]` as shares of the image's."""
     norms = (logits.square().sum(2) + _EPSILON).sqrt()
     return norms / norms.sum(1, keepdim=True)
 
@@ -218,7 +224,7 @@ def cut(before: Tensor, grid: int, threshold: float = 0.1) -> Tensor:
 
 
 def loss(outputs: tuple[Tensor, Tensor, Tensor], labels: Tensor, patch_weight: float) -> Tensor:
-    """Mean over the batch of the image's cross-entropy and the weighted sum of the patches'."""
+    """Mean over images of cross-entropy plus the patches' weighted sum."""
     logits, patch_logits, attention = outputs
     each = F.cross_entropy(
         patch_logits.flatten(0, 1),
@@ -230,5 +236,5 @@ def loss(outputs: tuple[Tensor, Tensor, Tensor], labels: Tensor, patch_weight: f
 
 
 def keys(state: Sequence[str]) -> list[str]:
-    """The keys of a state dict without the parts' names, as the papers' code has them."""
+    """Keys of a state dict as the papers' code has them."""
     return [key.partition(".")[2] for key in state]

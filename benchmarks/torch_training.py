@@ -1,4 +1,7 @@
-"""Training and evaluation of `torch_networks` on one CPU, as a PyTorch user writes it."""
+"""Training and evaluation of `torch_networks` on one CPU.
+
+As a PyTorch user writes it.
+"""
 
 import dataclasses
 import time
@@ -59,7 +62,10 @@ class Recipe:
 
 
 class Trainer:
-    """A network and its optimiser, with random images of CIFAR-10's shape. Uses all cores there are."""
+    """A network and its optimiser, with random images.
+
+    These have CIFAR-10's shape. It uses all cores there are.
+    """
 
     def __init__(self, recipe: Recipe, way: Way, seed: int = 0):
         torch.set_num_threads(cpu.cores())
@@ -88,26 +94,26 @@ class Trainer:
         self._labels = torch.from_numpy(random.integers(0, spec.num_classes, recipe.batch_size))
 
     def seconds(self, steps: int) -> list[float]:
-        """Wall time of each of so many updates, with augmentation and the loss read."""
+        """Wall times of updates, with augmentation and the loss read."""
         self._network.train()
-        taken = []
+        times = []
         for _ in range(steps):
             began = time.perf_counter()
-            self._update(self._ready(_augmented(self._images)), self._labels).item()
-            taken.append(time.perf_counter() - began)
-        return taken
+            self._update(self._normalise(_augment(self._images)), self._labels).item()
+            times.append(time.perf_counter() - began)
+        return times
 
     def evaluation_seconds(self, batches: int) -> list[float]:
-        """Wall time of each of so many batches, with the number of correct predictions read."""
+        """Wall times of evaluated batches, with correct predictions read."""
         self._network.eval()
-        taken = []
+        times = []
         with torch.inference_mode():
             for _ in range(batches):
                 began = time.perf_counter()
-                logits, *_ = self._network(self._ready(self._images))
+                logits, *_ = self._network(self._normalise(self._images))
                 (logits.argmax(1) == self._labels).sum().item()
-                taken.append(time.perf_counter() - began)
-        return taken
+                times.append(time.perf_counter() - began)
+        return times
 
     def peak_memory(self, steps: int) -> int:
         """Largest resident memory of this process during so many updates, in bytes."""
@@ -144,12 +150,12 @@ class Trainer:
         self._optimizer.step()
         return loss.detach()
 
-    def _ready(self, images: Tensor) -> Tensor:
+    def _normalise(self, images: Tensor) -> Tensor:
         images = (images.float() / 255 - self._mean) / self._std
         return images.contiguous(memory_format=self._format)
 
 
-def _augmented(images: Tensor, pad: int = 4) -> Tensor:
+def _augment(images: Tensor, pad: int = 4) -> Tensor:
     """Random crops and flips of uint8 images `[B, 3, H, W]`."""
     padded = F.pad(images, (pad, pad, pad, pad))
     _, _, height, width = images.shape

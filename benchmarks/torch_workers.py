@@ -1,15 +1,12 @@
-"""Processes that train bags with PyTorch, apart from JAX and its threads."""
+"""Processes that train bags with PyTorch, without JAX and its threads."""
 
-import concurrent.futures
+import contextlib
 import dataclasses
-import multiprocessing
 from collections.abc import Sequence
 from typing import Self
 
 from benchmarks import torch_bags
-
-# What a worker has been given, so that no bag is sent again before each measurement.
-_given: list[torch_bags.Fold] = []
+from benchmarks.subprocess_worker import SubprocessWorker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,10 @@ class Way:
 
 
 class Workers:
-    """Processes that hold the folds and wait for work; use it in a `with` statement."""
+    """Processes that hold the folds and wait for work.
+
+    Use it in a `with` statement, which ends them.
+    """
 
     def __init__(self, recipe: torch_bags.Recipe, folds: Sequence[torch_bags.Fold], count: int):
         """Starts them.
@@ -47,25 +47,23 @@ class Workers:
         """
         self._recipe = recipe
         self._bags = sum(len(fold.bags) for fold in folds)
-        # Spawned, since a fork of a process with JAX's threads in it may hang.
-        context = multiprocessing.get_context("spawn")
-        self._pools = [
-            concurrent.futures.ProcessPoolExecutor(1, context, _hold, (list(folds),))
-            for _ in range(count)
+        # The folds are sent once, and not before each measurement.
+        self._workers = [
+            SubprocessWorker(torch_bags.FoldTrainer, list(folds)) for _ in range(count)
         ]
-        # All at once, and not while something is measured.
-        for started in [pool.submit(_started) for pool in self._pools]:
-            started.result()
+        self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        # All have started before anything is measured.
+        for worker in self._workers:
+            self._exit.enter_context(worker)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        for pool in self._pools:
-            pool.shutdown()
+        self._exit.close()
 
     def seconds_per_step(self, way: Way, epochs: int, seed: int = 0) -> float:
-        """Wall time of a step (one bag through one network: forward, backward, update).
+        """Wall time of a step: one bag, forward, backward and update.
 
         Each process trains a network on every fold. Several are timed from the first one's start to the
         last one's end, and their steps are added.
@@ -77,21 +75,9 @@ class Workers:
         """
         recipe = dataclasses.replace(self._recipe, fused=way.fused)
         running = [
-            pool.submit(_train, recipe, epochs, way.threads, seed + number)
-            for number, pool in enumerate(self._pools[: way.processes])
+            worker.submit("train", recipe, epochs, way.threads, seed + number)
+            for number, worker in enumerate(self._workers[: way.processes])
         ]
         times = [one.result() for one in running]
-        wall = max(ended for _, ended in times) - min(began for began, _ in times)
+        wall = max(end for _, end in times) - min(start for start, _ in times)
         return wall / (len(times) * epochs * self._bags)
-
-
-def _hold(folds: list[torch_bags.Fold]) -> None:
-    _given[:] = folds
-
-
-def _started() -> None:
-    """Does nothing; a process starts with its first work."""
-
-
-def _train(recipe: torch_bags.Recipe, epochs: int, threads: int, seed: int) -> tuple[float, float]:
-    return torch_bags.train_folds(recipe, _given, epochs, threads, seed)

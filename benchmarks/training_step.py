@@ -1,4 +1,4 @@
-"""The training step of a config, as `train.py` runs it, on random images: for benchmarks."""
+"""The training step of `train.py` on random images, for benchmarks."""
 
 import dataclasses
 import time
@@ -67,7 +67,10 @@ def job(config: ConfigDict) -> Job:
 
 
 def batch(job: Job, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of random images on the host: `image` uint8 `[B, H, W, C]`, `label` and `index`."""
+    """A batch of random images on the host.
+
+    `image` is uint8 `[B, H, W, C]`; `label` and `index` are beside it.
+    """
     size, spec = job.options.train.batch_size, job.spec
     random = np.random.default_rng(seed)
     labels = random.integers(0, spec.num_classes, size, np.int32)
@@ -81,7 +84,7 @@ def batch(job: Job, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def arguments(job: Job, seed: int = 0) -> Arguments:
-    """A fresh state, metrics of no step and a random batch, on the devices."""
+    """A fresh state, empty metrics and a random batch, on the devices."""
     state = create_state(job.model, job.optimizer, job.spec.image_shape, seed)
     devices.per_device(job.options.train.batch_size, "config.train.batch_size")
     return (
@@ -113,7 +116,7 @@ def shapes(job: Job) -> Arguments:
 
 
 def step_memory(job: Job, arguments: Arguments) -> dict[str, int] | None:
-    """Compiles the step of a job, and asks XLA for the bytes that it takes of each device.
+    """Compiles a job's step and asks XLA for its bytes.
 
     Args:
       job: from `job`.
@@ -128,7 +131,7 @@ def step_memory(job: Job, arguments: Arguments) -> dict[str, int] | None:
 
 
 def evaluation(job: Job, seed: int = 0) -> tuple[EvalStep, dict[str, jax.Array]]:
-    """The step that evaluates a job's network, and a random batch for it on the devices."""
+    """The step that evaluates a network, and a random batch for it."""
     mask = np.ones(job.options.train.batch_size, np.float32)
     return make_eval_step(job.model, job.spec), to_devices({**batch(job, seed), "mask": mask})
 
@@ -136,7 +139,9 @@ def evaluation(job: Job, seed: int = 0) -> tuple[EvalStep, dict[str, jax.Array]]
 def make_loss(
     options: ImageOptions, spec: data.DatasetSpec, model: models.ImageNetwork
 ) -> Callable[..., tuple[jax.Array, Any]]:
-    """The loss that options train, with lambda as at the end of its ramp, outside of `devices.pmap`.
+    """The loss that options train, at the end of lambda's ramp.
+
+    It runs outside of `devices.pmap`.
 
     Args:
       options: of a run, without consistency.
@@ -173,7 +178,7 @@ def make_loss(
     return loss
 
 
-def timed(job: Job, arguments: Arguments, steps: int) -> tuple[Arguments, list[float]]:
+def time_steps(job: Job, arguments: Arguments, steps: int) -> tuple[Arguments, list[float]]:
     """Trains on the same batch, and waits for each step.
 
     Args:

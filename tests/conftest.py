@@ -11,8 +11,8 @@ import jax
 import jaxlib
 import pytest
 
-from benchmarks import compiled_programs
 from lossattn_jax.kernels import cpu
+from reliability import compiled_programs
 
 ROOT = pathlib.Path(__file__).parents[1]
 

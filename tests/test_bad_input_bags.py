@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import in_process
+from reliability import in_process
 from tests.support import bad_input
 
 MIL = ("-m", "lossattn_jax.mil", "--workdir={w}/new")

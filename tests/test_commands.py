@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax.commands import command
+from reliability import in_process
 from tests.support import shrunk
 
 CONFIG = f"--config={shrunk.CONFIG}"

@@ -1,11 +1,11 @@
 """Configs: defaults, refusals, and storing beside the checkpoints."""
 
-import importlib.util
 import json
 import pathlib
 
 import pytest
 
+from benchmarks import shipped_configs
 from lossattn_jax.config import bags as bags_config
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
@@ -28,16 +28,9 @@ def uses_patch_loss(config):
     return config_lib.uses_patch_loss(options.loss, options.model.pooling)
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_possible_and_says_what_it_is(path):
-    module = load(path)
+    module = shipped_configs.load(path)
     config_lib.check(module.get_config())
     for heading in ("python train.py --config=configs/" + path.name, "Expected", "Time"):
         assert heading in module.__doc__, heading
@@ -46,7 +39,7 @@ def test_every_shipped_config_is_possible_and_says_what_it_is(path):
 
 @pytest.mark.parametrize("path", BAGS, ids=lambda path: path.stem)
 def test_every_shipped_config_of_bags_is_too(path):
-    module = load(path)
+    module = shipped_configs.load(path)
     bags_config.check(module.get_config())
     command = "python -m lossattn_jax.mil --config=configs/" + path.name
     for heading in (command, "Expected", "Time"):
@@ -175,7 +168,7 @@ def test_a_fall_longer_than_the_run_is_refused():
 )
 def test_what_shapes_the_rest_of_the_state_stays(tmp_path, key, value, allowed):
     def aaai():
-        return load(next(path for path in CONFIGS if path.stem == "aaai_resnet18")).get_config()
+        return shipped_configs.load("aaai_resnet18.py").get_config()
 
     stored, config = aaai(), aaai()
     section, _, name = key.rpartition(".")

@@ -17,12 +17,12 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from benchmarks import in_process
 from lossattn_jax import mil, models
 from lossattn_jax.checkpoint import conversion, runs, store, torch_names, weight_files
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run
+from reliability import in_process
 from tests.support import shrunk
 from tests.support.torch_weights import reference_shapes
 

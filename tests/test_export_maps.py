@@ -25,6 +25,7 @@ from lossattn_jax.config.images import default_config, resolve
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
 from lossattn_jax.explain import map_export, map_store, receptive_field
+from reliability import damage as damage_lib
 from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
@@ -452,21 +453,18 @@ def test_a_damaged_store_is_made_again_from_the_damage_on(
     assert steps.calls == calls and not caplog.records
 
 
-def flip(content, place):
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+def change(name, place=0.5):
+    return lambda content, sibling: damage_lib.CHANGES[name](content, place)
 
 
 # What a disk, a copy or a person may do to a file; of its content and a sibling's.
 DAMAGES = {
-    "cut": lambda content, sibling: content[: len(content) // 2],
-    "empty": lambda content, sibling: b"",
-    "zeros": lambda content, sibling: bytes(len(content)),
+    **{name: change(name) for name in damage_lib.CHANGES},
     "zeros from the middle": lambda content, sibling: content[: len(content) // 2].ljust(
         len(content), b"\0"
     ),
-    "first bit": lambda content, sibling: flip(content, 0),
-    "middle bit": lambda content, sibling: flip(content, len(content) // 2),
-    "last bit": lambda content, sibling: flip(content, len(content) - 1),
+    "first bit": change("bit", 0),
+    "last bit": change("bit", 1),
     "longer": lambda content, sibling: content + b"\0",
     "sibling": lambda content, sibling: sibling,
     "removed": lambda content, sibling: None,

@@ -10,11 +10,11 @@ import tomllib
 
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax import __main__ as lossattn
 from lossattn_jax import __version__
 from lossattn_jax.commands import help_text, table
 from lossattn_jax.config import config_file
+from reliability import in_process
 
 ROOT = in_process.ROOT
 WORDS = [command.words for command in table.COMMANDS]

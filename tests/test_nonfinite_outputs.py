@@ -12,7 +12,6 @@ import tensorstore
 from flax import traverse_util
 from PIL import Image
 
-from benchmarks import in_process
 from lossattn_jax import data, devices, models
 from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
@@ -24,6 +23,7 @@ from lossattn_jax.explain import comparison, map_export
 from lossattn_jax.explain.metrics.maps import Protocol
 from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
+from reliability import in_process
 from tests.support import shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)

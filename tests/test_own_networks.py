@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax import models
 from lossattn_jax.checkpoint import conversion, runs
 from lossattn_jax.data import DATASETS
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
+from reliability import in_process
 from tests.support import own_networks
 
 OWN = own_networks.NAME

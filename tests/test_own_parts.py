@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import config_json
 from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UntrustedCode
 from lossattn_jax.files import digests, records
+from reliability import in_process
 from tests.support import own_parts
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from lossattn_jax.data.bags import bag_files, benchmarks, matlab_files, unix_com
 from lossattn_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SOURCES = [ROOT / "train.py", *ROOT.glob("lossattn_jax/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
-SOURCES += ROOT.glob("configs/*.py")
+FOLDERS = ("benchmarks", "configs", "lossattn_jax", "reliability")
+SOURCES = [ROOT / "train.py", *(p for name in FOLDERS for p in ROOT.glob(f"{name}/**/*.py"))]
 
 # What runs, or unpacks, whatever a file says.
 MODULES = {
@@ -201,7 +201,7 @@ def test_requirements_have_a_lower_bound_and_no_upper_one(name):
 
 
 def test_flags_of_other_tests_survive_a_command(tmp_path):
-    from benchmarks import in_process
+    from reliability import in_process
 
     before = set(flags.FLAGS)
     assert in_process.run(["-m", "lossattn_jax.models", "all"], tmp_path).returncode == 2

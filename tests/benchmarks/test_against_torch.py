@@ -1,4 +1,4 @@
-"""The comparison of image networks with PyTorch: the same losses first, and what is refused."""
+"""The comparison of image networks with PyTorch."""
 
 import collections
 import importlib.util
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import against_torch, apart, machine
+from benchmarks import against_torch, machine, subprocess_worker
 from lossattn_jax.errors import UserError
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -108,11 +108,11 @@ def test_losses_that_differ_stop_it():
 
 
 def test_an_object_apart_answers_and_raises():
-    with apart.Apart(collections.deque, [1, 2, 3]) as held:
-        assert held.call("pop") == 3
-        assert held.call("index", 2) == 1
+    with subprocess_worker.SubprocessWorker(collections.deque, [1, 2, 3]) as worker:
+        assert worker.call("pop") == 3
+        assert worker.call("index", 2) == 1
         with pytest.raises(ValueError):
-            held.call("index", 7)
+            worker.call("index", 7)
 
 
 @needs_linux

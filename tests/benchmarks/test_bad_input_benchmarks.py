@@ -13,7 +13,7 @@ def of(name, *flags):
 
 
 OUT = "--out={w}/new.json"
-ANY = ("small_convolutions", "step_memory", "throughput", "input_rate", "long_run")
+ANY = ("small_convolutions", "step_memory", "throughput", "input_rate")
 SCHEDULE = of("short_schedule", "--out={w}/new", "--data_dir={w}/nowhere")
 LINK = ("--link=1e9", "--latency=0")
 SCALING = of("scaling", *LINK)

@@ -1,4 +1,4 @@
-"""The benchmark of bags: both sides compute the same, and what it counts, times and writes."""
+"""The benchmark of bags: agreement, counts, times and records."""
 
 import dataclasses
 import functools
@@ -63,10 +63,10 @@ def test_the_same_weights_give_the_same_outputs():
 
 def test_training_agrees_and_another_training_does_not():
     network, settings, recipe, bag_agreement, _ = both()
-    found = bag_agreement.check(toy(), network, settings, recipe, steps=20)
-    assert found["steps"] == 24  # three epochs of all eight bags
-    assert found["loss"] < 1e-5 and found["parameters"] < 1e-5 and found["moved"] < 1e-3
-    assert abs(found["losses"][0] - found["losses"][1]) > 1e-4
+    agreement = bag_agreement.check(toy(), network, settings, recipe, steps=20)
+    assert agreement["steps"] == 24  # three epochs of all eight bags
+    assert agreement["loss"] < 1e-5 and agreement["parameters"] < 1e-5 and agreement["moved"] < 1e-3
+    assert abs(agreement["losses"][0] - agreement["losses"][1]) > 1e-4
     other = dataclasses.replace(recipe, weight_decay=0.0)
     with pytest.raises(bag_agreement.DisagreementError, match="on toy .* differ too much"):
         bag_agreement.check(toy(), network, settings, other, steps=20)
@@ -81,12 +81,13 @@ def test_a_plain_training_drops_units_and_visits_every_bag():
     np.testing.assert_array_equal(before, training.losses())
     training.steps(list(range(8)) * 20)
     assert training.losses().mean() < before.mean()
-    began, ended = torch_bags.train_folds(recipe, [fold, fold], epochs=1, threads=1, seed=0)
-    assert ended > began
+    trainer = torch_bags.FoldTrainer([fold, fold])
+    began, end = trainer.train(recipe, epochs=1, threads=1, seed=0)
+    assert end > began
 
 
 class FakeWorkers:
-    """Processes of PyTorch that take 3 ms a step, and less the more of them there are."""
+    """PyTorch's processes, which share 3 ms a step."""
 
     def __init__(self, recipe, folds, count):
         assert recipe.features == 3 and [len(fold.bags) for fold in folds] == [4, 4]
@@ -105,7 +106,7 @@ class FakeWorkers:
         return 0.003 / way.processes / (3 if way.fused else 1)
 
 
-def test_speed_is_a_ratio_of_medians_and_jobs_include_compiling(tmp_path, monkeypatch, capsys):
+def test_speed_is_the_ratio_of_medians_without_compilation(tmp_path, monkeypatch, capsys):
     _, _, _, bag_agreement, _ = both()
     from benchmarks import torch_workers
 
@@ -121,8 +122,8 @@ def test_speed_is_a_ratio_of_medians_and_jobs_include_compiling(tmp_path, monkey
     monkeypatch.setattr(jax_bags.training, "train", train)
     monkeypatch.setattr(torch_workers, "Workers", FakeWorkers)
     monkeypatch.setattr(bags_against_torch.cpu, "cores", lambda: 2)
-    found = {"steps": 20, "loss": 1e-6, "parameters": 1e-7}
-    monkeypatch.setattr(bag_agreement, "check", lambda *arguments: found)
+    agreement = {"steps": 20, "loss": 1e-6, "parameters": 1e-7}
+    monkeypatch.setattr(bag_agreement, "check", lambda *arguments: agreement)
     own, out = tmp_path / "own.csv", tmp_path / "new" / "bags.json"
     bag_files.write_csv(toy(), own)
     record = bags_against_torch.run(
@@ -233,10 +234,10 @@ def test_products_and_bytes_are_those_counted_by_hand():
     assert bag_limits.flops(shapes) == 2 * 2 * 105 + 3 * 2 * 140 + 3 * 2 * 64
     assert bag_limits.parameters(3, (5, 4), 2) == (3 * 5 + 5) + (5 * 4 + 4) + (4 * 2 + 2)
     assert bag_limits.optimiser_bytes(54) == 8 * 4 * 54
-    found = bag_limits.measure(3, (5, 4), 2, length=7.0, core_us=10.0)
-    assert found["flops_per_step"] == bag_limits.flops(shapes)
-    assert found["optimiser_share"] == pytest.approx(found["optimiser_us"] / 10)
-    assert found["products_us"] > 0 and found["copy_gbytes_per_second"] > 0
+    limits = bag_limits.measure(3, (5, 4), 2, length=7.0, core_us=10.0)
+    assert limits["flops_per_step"] == bag_limits.flops(shapes)
+    assert limits["optimiser_share"] == pytest.approx(limits["optimiser_us"] / 10)
+    assert limits["products_us"] > 0 and limits["copy_gbytes_per_second"] > 0
     halfway = bag_limits.measure(3, (5, 4), 2, length=7.5, core_us=10.0)["flops_per_step"]
     around = [bag_limits.flops(bag_limits.products(3, (5, 4), 2, n)) for n in (7, 8)]
     assert halfway == sum(around) / 2

@@ -1,4 +1,4 @@
-"""The benchmark of the input pipeline: what is counted, and what is written."""
+"""The benchmark of the input pipeline."""
 
 import itertools
 import json
@@ -10,13 +10,13 @@ from lossattn_jax.errors import UserError
 
 
 def test_only_batches_after_the_first_ones_are_counted(monkeypatch):
-    taken = []
-    batches = (taken.append(number) for number in itertools.count())
+    numbers = []
+    batches = (numbers.append(number) for number in itertools.count())
     clock = itertools.count(step=2.0)  # seconds between its two readings
     monkeypatch.setattr(input_rate.time, "perf_counter", lambda: next(clock))
     rate = input_rate.host_rate(batches, batch_size=10, images=401)
     assert rate == 41 * 10 / 2.0
-    assert len(taken) == 8 + 41
+    assert len(numbers) == 8 + 41
 
 
 def test_all_ways_are_measured_and_written(scenes_dir, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The estimate of many devices: the formula by hand, and what it takes from a measurement."""
+"""The estimate of many devices, by hand and from a measurement."""
 
 import json
 
@@ -21,20 +21,20 @@ ROW = {
 
 
 def written(path, **changes):
-    told = {"command": "c", "machine": {}, "device": "d", "devices": 1, "memory_limit": None}
-    path.write_text(json.dumps({**told, "rows": [ROW], **changes}))
+    record = {"command": "c", "machine": {}, "device": "d", "devices": 1, "memory_limit": None}
+    path.write_text(json.dumps({**record, "rows": [ROW], **changes}))
     return str(path)
 
 
 def test_a_step_by_hand():
-    told = scaling.estimate(NETWORK, LINK, 4)
+    step = scaling.estimate(NETWORK, LINK, 4)
     # 2 * 3 / 4 * 100 MB at 10 GB/s, and 2 * 3 messages.
-    assert told["gradients"] == pytest.approx(0.015 + 6e-5)
+    assert step["gradients"] == pytest.approx(0.015 + 6e-5)
     # 20 layers, 2 passes, 2 levels up and 2 down.
-    assert told["statistics"] == pytest.approx(20 * 2 * 4 * 1e-5)
-    assert told["seconds"] == pytest.approx(0.1 + 0.01506 + 0.0016)
-    assert told["images_per_second"] == pytest.approx(4 * 32 / 0.11666)
-    assert told["efficiency"] == pytest.approx(0.1 / 0.11666)
+    assert step["statistics"] == pytest.approx(20 * 2 * 4 * 1e-5)
+    assert step["seconds"] == pytest.approx(0.1 + 0.01506 + 0.0016)
+    assert step["images_per_second"] == pytest.approx(4 * 32 / 0.11666)
+    assert step["efficiency"] == pytest.approx(0.1 / 0.11666)
     alone = scaling.estimate(NETWORK, LINK, 1)
     assert alone["seconds"] == 0.1 and alone["efficiency"] == 1 and alone["gradients"] == 0
 

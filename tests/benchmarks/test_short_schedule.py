@@ -1,4 +1,4 @@
-"""The short schedule: its configs, the order of runs, going on, and what is said of them together."""
+"""The short schedule: configs, order, resuming, and the summary."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ ACCURACY = {"loss_attention": 0.9, "mean": 0.7}
 
 
 class Training:
-    """Stands for `loop.train`: notes which runs it was asked for, and may stop in one."""
+    """Stands for `loop.train`; notes its runs and may stop in one."""
 
     def __init__(self, stops_at=None):
         self.runs = []
@@ -63,8 +63,8 @@ def test_a_stopped_comparison_goes_on_and_finished_runs_stay(tmp_path, capsys):
         short_schedule.run(str(tmp_path), RECIPE, seeds=(0, 1), train=interrupted)
     pairs = [(seed, pooling) for seed in (0, 1) for pooling in ACCURACY]
     assert interrupted.runs == pairs[:3]
-    kept = json.loads((tmp_path / "short_schedule.json").read_text())
-    assert kept["summary"]["differences"]["mean"]["all"] == [pytest.approx(0.2)]
+    record = json.loads((tmp_path / "short_schedule.json").read_text())
+    assert record["summary"]["differences"]["mean"]["all"] == [pytest.approx(0.2)]
 
     # No time is left for new runs.
     late = Training()
@@ -97,21 +97,21 @@ def test_means_differences_and_speed_by_hand():
             ("loss_attention", 2, 0.5),  # without its pair
         )
     ]
-    told = pooling_results.summary(runs, ("loss_attention", "mean", "attention"))
-    assert told["accuracy"]["mean"]["mean"] == pytest.approx(0.65)
-    assert told["accuracy"]["mean"]["deviation"] == pytest.approx(0.1 / 2**0.5)
-    assert told["accuracy"]["loss_attention"]["mean"] == pytest.approx(2.2 / 3)
-    assert "attention" not in told["accuracy"]
-    assert told["differences"].keys() == {"mean"}
-    assert told["differences"]["mean"]["all"] == [pytest.approx(0.1), pytest.approx(0.3)]
+    summary = pooling_results.summary(runs, ("loss_attention", "mean", "attention"))
+    assert summary["accuracy"]["mean"]["mean"] == pytest.approx(0.65)
+    assert summary["accuracy"]["mean"]["deviation"] == pytest.approx(0.1 / 2**0.5)
+    assert summary["accuracy"]["loss_attention"]["mean"] == pytest.approx(2.2 / 3)
+    assert "attention" not in summary["accuracy"]
+    assert summary["differences"].keys() == {"mean"}
+    assert summary["differences"]["mean"]["all"] == [pytest.approx(0.1), pytest.approx(0.3)]
     lines = [
         '{"kind": "train", "step": 10, "images_per_second": 64.0}',
         '{"kind": "train", "step": 40, "images_per_second": 640.0}',
     ]
-    told = pooling_results.speed(lines, batch_size=32)
+    speed = pooling_results.speed(lines, batch_size=32)
     # 10 steps of 32 at 64 a second, 30 at 640.
-    assert told["training_seconds"] == pytest.approx(5 + 1.5)
-    assert told["images_per_second"] == {"median": 352.0, "min": 64.0, "max": 640.0}
+    assert speed["training_seconds"] == pytest.approx(5 + 1.5)
+    assert speed["images_per_second"] == {"median": 352.0, "min": 64.0, "max": 640.0}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The benchmark of small convolutions: both ways compute the same, and what is written."""
+"""The benchmark of small convolutions."""
 
 import json
 

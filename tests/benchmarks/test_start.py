@@ -1,4 +1,4 @@
-"""The benchmark of starts: what is measured of a training, and what is written."""
+"""The benchmark of starts."""
 
 import json
 import sys
@@ -32,13 +32,13 @@ time.sleep(60)
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """A repository whose training is `TRAIN`, and whose package is one of Python's."""
+    """A repository with `TRAIN` for its training and a small package."""
     (tmp_path / "train.py").write_text(TRAIN)
     monkeypatch.setattr(start, "_ROOT", tmp_path)
     monkeypatch.setattr(start, "_IMPORT", "import math")
 
 
-def test_first_and_second_starts_are_timed_to_the_first_step(commands, tmp_path, capsys):
+def test_starts_are_measured_until_the_first_step(commands, tmp_path, capsys):
     out = tmp_path / "start.json"
     began = time.monotonic()
     record = start.run(str(out), data_dir="data", config="config.py", repeats=3)

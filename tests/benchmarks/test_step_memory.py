@@ -1,4 +1,4 @@
-"""The memory of a step grows with the batch, and the state's part does not."""
+"""The benchmark of a step's memory."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks import step_memory
 from lossattn_jax.config.images import default_config
 
 
-def told(batch_size, **saving):
+def memory_of(batch_size, **saving):
     config = default_config()
     config.model.width = 0.05
     config.train.update(batch_size=batch_size, **saving)
@@ -14,16 +14,16 @@ def told(batch_size, **saving):
 
 
 @pytest.mark.slow
-def test_memory_grows_with_the_batch_and_shrinks_where_saved():
-    small, large = told(4), told(16)
+def test_memory_grows_with_the_batch_and_shrinks_with_remat():
+    small, large = memory_of(4), memory_of(16)
     assert large["temporary"] > 2 * small["temporary"]
     # 12 images of 32x32x3 bytes, labels and places; no more.
     assert 0 < large["state"] - small["state"] < 12 * (3072 + 8) + 1024
-    assert told(16, remat=True)["temporary"] < large["temporary"]
+    assert memory_of(16, remat=True)["temporary"] < large["temporary"]
 
 
 @pytest.mark.slow
 def test_parts_of_a_batch_take_less_memory():
-    whole, quarter = told(16)["temporary"], told(4)["temporary"]
-    assert told(16, accumulate=4)["temporary"] < (whole + quarter) / 2
-    assert told(16, remat=True, accumulate=4)["temporary"] < (whole + quarter) / 2
+    whole, quarter = memory_of(16)["temporary"], memory_of(4)["temporary"]
+    assert memory_of(16, accumulate=4)["temporary"] < (whole + quarter) / 2
+    assert memory_of(16, remat=True, accumulate=4)["temporary"] < (whole + quarter) / 2

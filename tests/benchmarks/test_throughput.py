@@ -1,4 +1,4 @@
-"""The benchmark of throughput: its count of operations, the ceiling's precision, and what is written."""
+"""The benchmark of throughput: operations, the ceiling, and records."""
 
 import json
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import network_flops, number_lists, product_ceiling, throughput
+from benchmarks import flag_values, network_flops, product_ceiling, throughput
 from lossattn_jax.errors import UserError
 
 
@@ -88,10 +88,10 @@ def test_rows_are_written_as_they_come(tmp_path, monkeypatch, capsys):
     assert ceiling["tflops_per_second"] == max(ceiling["all"].values()) > 0
     assert [throughput.row_config(row).model.width for row in record["rows"]] == [0.5, 1.0]
     assert [row["batch_size"] for row in record["rows"]] == [16, 16]  # CPUs' default
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("resnet18 backbone, conv head, loss_attention pooling; ")
-    assert told[-1].split()[:4] == ["1", "float32", "16", "100.0"]
-    assert told[-1].endswith("3.00")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("resnet18 backbone, conv head, loss_attention pooling; ")
+    assert lines[-1].split()[:4] == ["1", "float32", "16", "100.0"]
+    assert lines[-1].endswith("3.00")
 
 
 @pytest.mark.slow
@@ -125,8 +125,8 @@ def test_a_network_is_measured(tmp_path):
 def test_what_cannot_be_measured_is_an_error(tmp_path):
     with pytest.raises(UserError, match="model.dtype is 'float16', but must be one of"):
         throughput.run(str(tmp_path / "x.json"), dtypes=["float16"])
-    assert number_lists.parsed("width", ["0.5", "1"], float) == [0.5, 1.0]
-    assert number_lists.parsed("seeds", ["0"], int, zero=True) == [0]
+    assert flag_values.parse_numbers("width", ["0.5", "1"], float) == [0.5, 1.0]
+    assert flag_values.parse_numbers("seeds", ["0"], int, zero=True) == [0]
     for values in (["0"], ["-1"], ["1.5"], ["x"], []):
         with pytest.raises(UserError, match="--batch_size is .* whole numbers above 0"):
-            number_lists.parsed("batch_size", values, int)
+            flag_values.parse_numbers("batch_size", values, int)

@@ -8,11 +8,11 @@ import shutil
 
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax import data
 from lossattn_jax.data import shard_digests
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
+from reliability import in_process
 
 STANDARD_FILES = 3  # that a process has open at least
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import in_process
 from lossattn_jax import data
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.data.prepare import prepare
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
+from reliability import in_process
 
 TOOL = Path(__file__).parents[3] / "shared" / "tools" / "cifar10_to_tfds.py"
 

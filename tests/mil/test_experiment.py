@@ -1,13 +1,13 @@
 """The command's own work: files, resuming, rules, generated bags."""
 
 import csv
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
 
+from benchmarks import shipped_configs
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import bag_files, sources
 from lossattn_jax.data.bags.bags import BagDataset
@@ -19,8 +19,6 @@ from lossattn_jax.mil import experiment, lambda_sweep, network_folds
 from lossattn_jax.mil.selection import RULES, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.settings import Settings
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def toy(bags=12, seed=0):
@@ -260,10 +258,7 @@ def digits(tmp_path):
 
 @pytest.mark.slow
 def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
-    spec = importlib.util.spec_from_file_location("mil_mnist", ROOT / "configs" / "mil_mnist.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("multi")
+    config = shipped_configs.load("mil_mnist.py").get_config("multi")
     config.repeats, config.train.epochs, config.model.hidden = 2, 2, (8,)
     config.bags.train, config.bags.test, config.bags.mean_length = (6,), 6, 3
     told = lambda_sweep.run(config, str(tmp_path / "run"), digits, lambdas=(0.0, 1.0))

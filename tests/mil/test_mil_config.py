@@ -1,17 +1,14 @@
 """The config of experiments with bags: its defaults, its file, and what is refused."""
 
-import importlib.util
 import json
-import pathlib
 
 import pytest
 
+from benchmarks import shipped_configs
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.images import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def changed(**values):
@@ -121,13 +118,6 @@ def test_a_missing_key_is_refused():
         config_lib.check(config)
 
 
-def shipped(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "wrong"),
     [
@@ -137,7 +127,7 @@ def shipped(name):
     ],
 )
 def test_shipped_configs_are_allowed(name, arguments, wrong):
-    module = shipped(name)
+    module = shipped_configs.load(f"{name}.py")
     for config in (module.get_config(), *map(module.get_config, arguments)):
         config_lib.check(config)
     with pytest.raises(UserError, match="the config's argument"):
@@ -145,7 +135,7 @@ def test_shipped_configs_are_allowed(name, arguments, wrong):
 
 
 def test_the_steps_of_the_best_config_are_what_they_say():
-    module = shipped("mil_best")
+    module = shipped_configs.load("mil_best.py")
     plain, steps = config_lib.default_config(), module.get_config("average")
     assert steps.train.average_epochs == 50 and steps.model.ensemble == 1
     everything = module.get_config("+".join(module.STEPS))

@@ -23,11 +23,11 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
-from benchmarks import compiled_programs
 from lossattn_jax.data.bags.bag_files import read_csv
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import methods
 from lossattn_jax.train.bags.settings import Settings
+from reliability import compiled_programs
 from tests.support.tiny_bags import FAST, SLOW, UNEQUAL, settings, toy
 
 MUSK1 = pathlib.Path(__file__).parents[3] / "shared" / "data" / "mil" / "musk1.csv.gz"

@@ -1,29 +1,21 @@
 """The table of the paper's networks: our counts against the paper's, and a config for every row."""
 
-import importlib.util
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import shipped_configs
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UnknownName
 from lossattn_jax.models import table
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 # Live parameters where the paper's number counts something else; see the notes of `table.ROWS`.
 LIVE = {"VGG11_bn capsules, loss attention": 30.75, "ResNet18 capsules, loss attention": 32.69}
-
-
-def load_config(path):
-    """A file of configs as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.system)
@@ -67,7 +59,7 @@ def test_papers_resnet50_has_by_chance_a_resnet152s_count():
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn_cropped"])
 def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
-    config = load_config(CONFIGS / "tip.py").get_config(f"resnet50,{dataset}")
+    config = shipped_configs.load("tip.py").get_config(f"resnet50,{dataset}")
     config_lib.check(config)
     assert config.optimizer.learning_rate == 0.02 and config.train.batch_size == 48
     assert config.optimizer.milestones == (100, 150) and config.train.epochs == 200
@@ -83,7 +75,7 @@ def test_the_config_of_resnet50_is_that_of_its_published_script(dataset):
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.system)
 def test_every_row_has_a_config_of_what_differs_alone(row):
-    get_config = load_config(CONFIGS / "tip.py").get_config
+    get_config = shipped_configs.load("tip.py").get_config
     for argument, dataset in ((row.name, "cifar10"), (f"{row.name},cifar100", "cifar100")):
         config = get_config(argument)
         config_lib.check(config)
@@ -101,11 +93,11 @@ def test_rows_have_names_of_their_own_and_others_are_refused():
     assert table.find("resnet18_mean").system == "ResNet18 + mean"
     assert table.find("vgg11_bn_capsule_loss_attention").parts[1] == "capsule"
     with pytest.raises(UnknownName, match="the row is 'resnet', but must be one of: vgg11_bn, "):
-        load_config(CONFIGS / "tip.py").get_config("resnet,cifar10")
+        shipped_configs.load("tip.py").get_config("resnet,cifar10")
 
 
 def test_the_table_of_the_docs_is_this_one():
-    text = (CONFIGS.parent / "docs" / "configuration.md").read_text()
+    text = (DOCS / "configuration.md").read_text()
     for row in table.ROWS:
         paper = "-" if row.paper_parameters is None else f"{row.paper_parameters:.2f}"
         scores = " / ".join("-" if s is None else f"{s:.2f}" for s in row.paper_accuracy)

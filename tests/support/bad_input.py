@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import in_process
 from lossattn_jax.checkpoint import conversion, weight_files
 from lossattn_jax.checkpoint.run_folder import LOCK_NAME
 from lossattn_jax.config import bags as bag_config
 from lossattn_jax.models import build
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags.settings import Settings
+from reliability import in_process
 
 ROOT = pathlib.Path(__file__).parents[2]
 OVERRIDES = ["--config.model.width=0.125", "--config.data.dir={w}/no_data"]

@@ -10,6 +10,7 @@ import numpy as np
 from lossattn_jax.checkpoint.run_folder import LOCK_NAME
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.mil import experiment
+from reliability import damage
 
 METHODS = ("mi_kernel", "mi_graph")
 NAMES = ("own", "two")
@@ -57,13 +58,8 @@ def _timeless(value):
     return value
 
 
-def _bit(place):
-    def flip(path):
-        content = bytearray(path.read_bytes())
-        content[int(place * len(content))] ^= 4
-        path.write_bytes(content)
-
-    return flip
+def _change(name, place=0.5):
+    return lambda path: path.write_bytes(damage.CHANGES[name](path.read_bytes(), place))
 
 
 def _edit(change):
@@ -123,12 +119,9 @@ def _link(path):
 
 
 DAMAGES = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "empty": lambda path: path.write_bytes(b""),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "bit at 1/7": _bit(1 / 7),
-    "bit at 1/2": _bit(1 / 2),
-    "bit at 6/7": _bit(6 / 7),
+    **{name: _change(name) for name in damage.CHANGES},
+    "bit at 1/7": _change("bit", 1 / 7),
+    "bit at 6/7": _change("bit", 6 / 7),
     "sibling": _replace_by(_sibling),
     "other method": _replace_by(_of_other_method),
     "accuracy 0.99": _edit(lambda content: content.update(accuracy=0.99)),

@@ -1,9 +1,8 @@
 """The shipped digit_scenes config, shrunk until a run takes seconds."""
 
-import importlib.util
-import pathlib
+from benchmarks import shipped_configs
 
-CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digit_scenes.py"
+CONFIG = shipped_configs.FOLDER / "digit_scenes.py"
 
 OVERRIDES = {
     "model.width": 0.125,
@@ -19,10 +18,7 @@ OVERRIDES = {
 def load(path):
     """The config of a file of configs/, which may have an argument behind a colon."""
     file, _, argument = str(path).partition(":")
-    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if argument else []))
+    return shipped_configs.load(file).get_config(*([argument] if argument else []))
 
 
 def config(data_dir, path=CONFIG, **overrides):

@@ -11,20 +11,10 @@ from lossattn_jax.checkpoint import runs
 from lossattn_jax.checkpoint.store import Checkpoints
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop
+from reliability import damage
 from tests.support.toys import STEPS, settings
 
-
-def flip(content):
-    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 4]) + content[-9:]
-
-
-DAMAGES = {
-    "cut": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "zeros": lambda content: bytes(len(content)),
-    "bit": flip,
-    "edit": lambda content: content.replace(b"1", b"2"),
-}
+DAMAGES = {**damage.CHANGES, "edit": lambda content, place: content.replace(b"1", b"2")}
 
 
 def train(workdir, epochs):
@@ -42,18 +32,18 @@ def test_damage_of_what_is_beside_the_checkpoints(toy_runs, tmp_path, caplog):
     train(workdir, 1)
     whole = {path: path.read_bytes() for path in workdir.glob("*.json*")}
     assert sorted(path.name for path in whole) == ["config.json", "data.json", "metrics.jsonl"]
-    for damage in DAMAGES.values():
+    for change in DAMAGES.values():
         path = workdir / "config.json"
-        path.write_bytes(damage(whole[path]))
+        path.write_bytes(change(whole[path], 0.5))
         with pytest.raises(
             UserError, match="config.json .* bring the file back, or use another wo"
         ):
             train(workdir, 2)
         path.write_bytes(whole[path])
-    for damage in ("cut", "edit"):
+    for way in ("cut", "edit"):
         for name in ("data.json", "metrics.jsonl"):
             path = workdir / name
-            path.write_bytes(DAMAGES[damage](whole[path]))
+            path.write_bytes(DAMAGES[way](whole[path], 0.5))
     caplog.clear()
     variables = train(workdir, 2)
     assert "data.json is not as it was written" in caplog.text

@@ -423,7 +423,7 @@ def test_other_settings_train_and_evaluate(scenes_dir, tmp_path, options):
 def test_ended_killed_and_damaged_runs_resume_to_the_same_bits(
     finished, scenes_dir, tmp_path, compilation_cache
 ):
-    """In short what `benchmarks.crash_campaign` does often: SIGTERM, SIGKILL and a flipped bit."""
+    """In short what `reliability.crash_campaign` does often: SIGTERM, SIGKILL and a flipped bit."""
     workdir = tmp_path / "run"
     command = [sys.executable, "train.py", *shrunk.flags(scenes_dir), f"--workdir={workdir}"]
     environment = {

@@ -128,7 +128,7 @@ def test_a_ramp_of_no_epochs_is_the_whole_weight_from_the_start():
 
 
 def aaai_config():
-    return shrunk.load(shrunk.CONFIG.with_name("aaai_resnet18.py"))
+    return shrunk.load("aaai_resnet18.py")
 
 
 @pytest.mark.parametrize(
