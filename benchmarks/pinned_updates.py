@@ -393,7 +393,7 @@ def _cross_validate(
         *(_ADAPTER, "bags", out, f"--dataset={work / 'bags.csv'}", f"--workdir={workdir}"),
         *(f"--method={config.method}", f"--select={','.join(config.rules)}", *_flags(own)),
     )
-    with np.load(out) as stored:
+    with np.load(out, allow_pickle=False) as stored:
         arrays = dict(stored)
     if arrays["skipped"]:
         raise UserError(f"{arrays['skipped']} updates of the run in {workdir} were not finite")

@@ -111,7 +111,7 @@ CASES = [
     ((*LAMBDAS, "--data_dir={w}/digits.npz", "--repeats=0"), "config.repeats is 0, but must be"),
     (
         (*LAMBDAS, "--data_dir={w}/digits.npz", "--dataset=musk1"),
-        "the data set is 'musk1', but must be one of",
+        "dataset is 'musk1', but must be one of",
     ),
     # tables
     ((*TABLES, *TO_TABLE), "--runs"),
@@ -136,7 +136,14 @@ CASES = [
         (*TABLES, "--runs={w}/summaries.json", "--table={w}/folder.csv", "--record={w}/t.json"),
         "{w}/folder.csv cannot be written",
     ),
-    # replay
+    # replay, and as it was called for bags
+    *(
+        (
+            ("-m", "lossattn_jax.mil.replay", *flags),
+            "{w}/nowhere is not a dump" if flags[1:] else "--dump",
+        )
+        for flags in ((), ("--dump=",), ("--dump={w}/nowhere", "--logtostderr"))
+    ),
     (REPLAY, "--dump"),
     ((*REPLAY, "--dump="), "--dump is empty, but must have a value"),
     (

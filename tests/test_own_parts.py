@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from lossattn_jax.checkpoint import runs
@@ -14,6 +15,7 @@ from lossattn_jax.config import config_json
 from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UntrustedCode
 from lossattn_jax.files import digests, records
+from lossattn_jax.train import dumps
 from reliability import in_process
 from tests.support import own_parts
 
@@ -36,7 +38,7 @@ OPENING = {
     "compare_explainers": ["--workdir=run", *SPLIT, "--explainers=attention", "--metrics=deletion"],
     "export_maps": ["--workdir=run", "--out=maps.zarr"],
     "convert": ["--workdir=run", "--to=weights.npz"],
-    "replay": ["--dump=run"],
+    "replay": ["--dump=dump"],
     "explain.explanation_table": ["--runs=run", "--table=t.md", "--record=t.json"],
 }
 
@@ -78,6 +80,9 @@ def folder(tmp_path_factory):
     path = folder / "data" / "own_shapes" / "1.0.0"
     assert succeeded(finished).endswith(f"own_parts:SHAPES is ready in {path}\n")
     succeeded(train(folder))
+    config = json.loads((folder / "run" / "config.json").read_text())
+    content = {"config": {k: v for k, v in config.items() if k != records.DIGEST}, "examples": 8}
+    dumps.write(folder / "dump", "images", content, {"batch": {"index": np.arange(8)}}, "")
     return folder
 
 
@@ -91,7 +96,8 @@ def test_own_images_are_trained_and_resumed(folder):
 @pytest.mark.parametrize("module", OPENING)
 def test_stored_code_is_imported_only_where_trusted(folder, module):
     finished = run(folder, module, *OPENING[module])
-    sentence = f"config.data.name in run{os.sep}config.json is 'own_parts:SHAPES', which is code"
+    place = "dump/dump.json" if module == "replay" else "run/config.json"
+    sentence = f"config.data.name in {place} is 'own_parts:SHAPES', which is code"
     refused(finished, sentence)
     assert "--trust_code" in finished.stderr
     assert not (folder / own_parts.IMPORTED).exists()

@@ -18,7 +18,7 @@ from lossattn_jax.models.layers import dense
 
 PACKAGE = pathlib.Path(lossattn_jax.__file__).parent
 # The registry, the paper's table, and the defaults of the configs.
-HOMES = ("attention/poolings/", "models/table.py", "config/images.py", "config/bags.py")
+HOMES = ("attention/poolings/", "models/table.py", "config/options.py")
 NAMES = {*POOLINGS, *METHODS}
 # Words of their own that mean something else, too.
 AMBIGUOUS = {"mean", "max", "attention"}

@@ -198,8 +198,8 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
     workdir, _ = finished
     seen = []
 
-    def watched(model, spec):
-        step = make_eval_step(model, spec)
+    def watched(model, spec, loss):
+        step = make_eval_step(model, spec, loss)
 
         def look(variables, batch):
             sums, outputs = step(variables, batch)
