@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import in_process
@@ -15,6 +16,7 @@ from lossattn_jax.config import config_json
 from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import UntrustedCode
 from lossattn_jax.files import digests, records
+from lossattn_jax.train import dumps
 from tests.support import own_parts
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +38,6 @@ OPENING = {
     "compare_explainers": ["--workdir=run", *SPLIT, "--explainers=attention", "--metrics=deletion"],
     "export_maps": ["--workdir=run", "--out=maps.zarr"],
     "convert": ["--workdir=run", "--to=weights.npz"],
-    "replay": ["--dump=run"],
     "explain.explanation_table": ["--runs=run", "--table=t.md", "--record=t.json"],
 }
 
@@ -95,6 +96,44 @@ def test_stored_code_is_imported_only_where_trusted(folder, module):
     refused(finished, sentence)
     assert "--trust_code" in finished.stderr
     assert not (folder / own_parts.IMPORTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "key"),
+    [
+        (
+            "images",
+            {"config": {"data.name": "own_parts:SHAPES"}, "examples": 2},
+            "config.data.name",
+        ),
+        ("bags", {"network": {"method": "own_parts:Pool"}, "settings": {}}, "network.method"),
+        # One that hides behind another of the same name, and one that is deep in the record.
+        (
+            "bags",
+            {"network": {"method": "own_parts:Pool"}, "settings": {"method": "mean"}},
+            "network.method",
+        ),
+        (
+            "bags",
+            {"network": {}, "settings": {"optimizer": {"name": "own_parts:Sgd"}}},
+            "settings.optimizer.name",
+        ),
+    ],
+)
+def test_a_dump_that_names_code_is_not_replayed(folder, kind, content, key):
+    trees = {"batch": {"index": np.arange(2)}, "state": {}}
+    dumps.write(folder / f"dump_{kind}", kind, content, trees, "")
+    for module in ("replay", "mil.replay"):
+        finished = run(folder, module, f"--dump=dump_{kind}")
+        refused(finished, f"{key} in dump_{kind}{os.sep}dump.json is 'own_parts:")
+        assert "--trust_code" in finished.stderr
+        assert not (folder / own_parts.IMPORTED).exists()
+
+
+def test_ids_of_bags_that_look_like_code_are_no_code(folder):
+    content = {"network": {"method": "mean"}, "settings": {}, "ids": ["slide:s01"]}
+    dumps.write(folder / "dump_ids", "bags", content, {"batch": {"index": np.arange(2)}}, "")
+    refused(run(folder, "replay", "--dump=dump_ids"), "does not hold an update of the network")
 
 
 def test_trusted_code_is_evaluated_explained_and_exported(folder):
