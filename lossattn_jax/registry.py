@@ -109,11 +109,14 @@ def is_reference(value: Any) -> bool:
 
 
 def references(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yields key and reference of the entries that are one, or a tuple or list with some."""
+    """Yields key and reference of the entries that are one, or hold some at any depth."""
     for key, value in entries:
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if is_reference(item):
-                yield key, item
+        if isinstance(value, Mapping):
+            yield from references((f"{key}.{name}", item) for name, item in value.items())
+        elif isinstance(value, tuple | list):
+            yield from references((key, item) for item in value)
+        elif is_reference(value):
+            yield key, value
 
 
 def refuse_untrusted(

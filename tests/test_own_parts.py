@@ -38,7 +38,6 @@ OPENING = {
     "compare_explainers": ["--workdir=run", *SPLIT, "--explainers=attention", "--metrics=deletion"],
     "export_maps": ["--workdir=run", "--out=maps.zarr"],
     "convert": ["--workdir=run", "--to=weights.npz"],
-    "replay": ["--dump=dump"],
     "explain.explanation_table": ["--runs=run", "--table=t.md", "--record=t.json"],
 }
 
@@ -80,9 +79,6 @@ def folder(tmp_path_factory):
     path = folder / "data" / "own_shapes" / "1.0.0"
     assert succeeded(finished).endswith(f"own_parts:SHAPES is ready in {path}\n")
     succeeded(train(folder))
-    config = json.loads((folder / "run" / "config.json").read_text())
-    content = {"config": {k: v for k, v in config.items() if k != records.DIGEST}, "examples": 8}
-    dumps.write(folder / "dump", "images", content, {"batch": {"index": np.arange(8)}}, "")
     return folder
 
 
@@ -96,11 +92,48 @@ def test_own_images_are_trained_and_resumed(folder):
 @pytest.mark.parametrize("module", OPENING)
 def test_stored_code_is_imported_only_where_trusted(folder, module):
     finished = run(folder, module, *OPENING[module])
-    place = "dump/dump.json" if module == "replay" else "run/config.json"
-    sentence = f"config.data.name in {place} is 'own_parts:SHAPES', which is code"
+    sentence = f"config.data.name in run{os.sep}config.json is 'own_parts:SHAPES', which is code"
     refused(finished, sentence)
     assert "--trust_code" in finished.stderr
     assert not (folder / own_parts.IMPORTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "key"),
+    [
+        (
+            "images",
+            {"config": {"data.name": "own_parts:SHAPES"}, "examples": 2},
+            "config.data.name",
+        ),
+        ("bags", {"network": {"method": "own_parts:Pool"}, "settings": {}}, "network.method"),
+        # One that hides behind another of the same name, and one that is deep in the record.
+        (
+            "bags",
+            {"network": {"method": "own_parts:Pool"}, "settings": {"method": "mean"}},
+            "network.method",
+        ),
+        (
+            "bags",
+            {"network": {}, "settings": {"optimizer": {"name": "own_parts:Sgd"}}},
+            "settings.optimizer.name",
+        ),
+    ],
+)
+def test_a_dump_that_names_code_is_not_replayed(folder, kind, content, key):
+    trees = {"batch": {"index": np.arange(2)}, "state": {}}
+    dumps.write(folder / f"dump_{kind}", kind, content, trees, "")
+    for module in ("replay", "mil.replay"):
+        finished = run(folder, module, f"--dump=dump_{kind}")
+        refused(finished, f"{key} in dump_{kind}{os.sep}dump.json is 'own_parts:")
+        assert "--trust_code" in finished.stderr
+        assert not (folder / own_parts.IMPORTED).exists()
+
+
+def test_ids_of_bags_that_look_like_code_are_no_code(folder):
+    content = {"network": {"method": "mean"}, "settings": {}, "ids": ["slide:s01"]}
+    dumps.write(folder / "dump_ids", "bags", content, {"batch": {"index": np.arange(2)}}, "")
+    refused(run(folder, "replay", "--dump=dump_ids"), "does not hold an update of the network")
 
 
 def test_trusted_code_is_evaluated_explained_and_exported(folder):

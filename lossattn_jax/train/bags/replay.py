@@ -34,9 +34,9 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
       UserError: the dump does not hold an update of its network.
     """
     content = dump.content
-    settings = dict(content["settings"])
-    parts = {**content["network"], **settings, **settings.get("optimizer", {})}
-    refuse_untrusted(parts.items(), dump.folder / RECORD_NAME, trust_code)
+    # Each value under its own key, so that none hides behind another; ids of bags may look like code.
+    parts = [(name, content[name]) for name in ("network", "settings")]
+    refuse_untrusted(parts, dump.folder / RECORD_NAME, trust_code)
     state, batch = dump.tree("state"), dump.tree("batch")
     try:
         compute = jax.jit(lambda state, batch: _compute_gradients(content, state, batch))
