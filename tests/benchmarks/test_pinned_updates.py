@@ -159,7 +159,7 @@ def test_a_command_that_fails_in_the_tree_says_why(tmp_path):
 def test_the_small_data_is_what_the_package_reads(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed")
     from lossattn_jax.data import svhn_full
-    from lossattn_jax.mil import bag_files
+    from lossattn_jax.data.bags import bag_files
 
     pinned_data.write_house_numbers(tmp_path, train=4, test=2)
     archive = io.BytesIO((tmp_path / "train.tar.gz").read_bytes())

@@ -158,7 +158,7 @@ BAD[3][:] = 3e38 * np.array([1, -1, 1])[:, None]
 
 
 @pytest.mark.parametrize("name", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
-def test_an_update_that_is_not_finite_is_skipped_by_every_optimiser(name):
+def test_every_optimiser_skips_an_update_that_is_not_finite(name):
     dataset = BagDataset.from_bags(BAD, LABELS, ids=list("abcde"), name="own")
     used = np.arange(5) != 3
     without = training.Plan(SEED, used, ~used)
@@ -173,7 +173,7 @@ def test_an_update_that_is_not_finite_is_skipped_by_every_optimiser(name):
     )
 
 
-def test_a_gradient_whose_norm_alone_overflows_is_skipped_without_squares_to_see_it_by():
+def test_a_gradient_whose_norm_alone_overflows_is_skipped():
     """Plain SGD keeps nothing of a gradient by which the fast program could see it later."""
     settings = dataclasses.replace(
         SETTINGS,

@@ -98,7 +98,7 @@ def test_a_written_config_is_read_as_it_was(tmp_path):
         ({"optimizer__schedule": "ramp"}, "config.optimizer.schedule is 'ramp', but must be one"),
         (
             {"optimizer__warmup_epochs": 100},
-            "config.optimizer.warmup_epochs is 100, but must be below config.train.epochs, 100",
+            "config.optimizer.warmup_epochs is 100.0, but must be below config.train.epochs, 100",
         ),
         ({"loss__patch": "off"}, "config.loss.patch is 'off', but must be 'auto'"),
     ],
