@@ -31,7 +31,7 @@ def assert_refused(finished, sentence):
         ),
         (
             ["--config.model.pooling=sum"],
-            "config.model.pooling is 'sum', but must be one of: none, mean, max, attention, ",
+            "config.model.pooling is 'sum', but must be one of: mean, mi_net, max, mi_net_ds, ",
         ),
         (
             ["--config.model.head=capsule", "--config.model.pooling=mean"],
@@ -218,7 +218,8 @@ def test_a_command_without_stdout_is_no_error(run_python):
 
 def test_what_is_done_in_part_has_an_exit_code_of_its_own(run_python):
     script = (
-        "from lossattn_jax import command, errors\n"
+        "from lossattn_jax import errors\n"
+        "from lossattn_jax.commands import command\n"
         "def main():\n"
         "    raise errors.Incomplete('1 of 2 images were left out')\n"
         "command.run(main)"
