@@ -14,7 +14,9 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 
 DESCRIBE = """
-from lossattn_jax import digests, models, provenance
+from lossattn_jax import models
+from lossattn_jax.checkpoint import provenance
+from lossattn_jax.files import digests
 print(digests.of_json(provenance._describe(models.build("resnet18", num_classes=10))))
 """
 

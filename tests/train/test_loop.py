@@ -480,13 +480,13 @@ def test_four_devices_train_and_evaluate_as_one(scenes_dir, tmp_path, run_python
     script = f"""
 import json, sys
 import jax
-from lossattn_jax import evaluate
-from lossattn_jax.train import loop
+from lossattn_jax.evaluate import evaluation
+from lossattn_jax.train.images import loop
 from tests.support import shrunk
 assert jax.device_count() == 4
 workdir = {str(workdirs[1])!r}
 loop.train(shrunk.config({str(scenes_dir)!r}, **{options!r}), workdir)
-print(json.dumps(evaluate.evaluate_run(workdir, batch_size=7)))
+print(json.dumps(evaluation.evaluate_run(workdir, batch_size=7)))
 assert "tensorflow" not in sys.modules
 """
     finished = run_python("-c", script, devices=4)
