@@ -286,13 +286,10 @@ def record(
                 found = _run_bags(checked_out, what, work, folder)
             arrays |= {f"{config}/{key}": array for key, array in found.items()}
             seconds, used = time.monotonic() - began, _seconds_used() - used
+            _write(
+                path, arrays, about
+            )  # also what is there of a record that is ended before it is whole
             _tell(f"{config}: {len(found)} arrays, {seconds:.0f} s, {used:.0f} s of a core")
-    content: dict[str, Any] = {**arrays, _ABOUT: np.array(json.dumps(about))}
-    try:
-        with open(path, "wb") as file:
-            np.savez(file, **content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return arrays
 
 
@@ -521,6 +518,22 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, about
 
 
+def _write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Writes what `read` reads, in place of what is there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    content: dict[str, Any] = {**arrays, _ABOUT: np.array(json.dumps(about))}
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            np.savez(file, **content)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def _same_bits(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return (
         one is not None
@@ -560,25 +573,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorder = commands.add_parser("record", help="run the configs in a tree")
     recorder.add_argument("--tree", required=True, help="folder of the tree")
     recorder.add_argument("--out", required=True, help="file for the arrays (.npz)")
-    recorder.add_argument("--configs", default=",".join(CONFIGS), help="which; default: all")
     recorder.add_argument(
         "--fast", action="store_true", help="compile without LLVM's optimisations; for both files"
     )
     comparer = commands.add_parser("compare", help="hold two such files against each other")
     comparer.add_argument("before", help="file of `record`")
     comparer.add_argument("after", help="file of `record`")
+    for command in (recorder, comparer):
+        command.add_argument("--configs", default=",".join(CONFIGS), help="which; default: all")
     given = parser.parse_args(arguments)
+    names = given.configs.split(",")
     try:
+        unknown = [name for name in names if name not in CONFIGS]
+        if unknown:
+            raise UserError(f"--configs has {unknown[0]!r}, but may have: {', '.join(CONFIGS)}")
         if given.command == "record":
-            names = given.configs.split(",")
-            unknown = [name for name in names if name not in CONFIGS]
-            if unknown:
-                raise UserError(f"--configs has {unknown[0]!r}, but may have: {', '.join(CONFIGS)}")
             began = time.monotonic()
             record(given.tree, given.out, {name: CONFIGS[name] for name in names}, given.fast)
             _tell(f"{given.out}: {len(names)} configs, {time.monotonic() - began:.0f} s")
             return 0
         (before, about), (after, other) = read(given.before), read(given.after)
+        before, after = _only(names, before), _only(names, after)
         if _bits_from(about) != _bits_from(other):
             _tell("warning: the files come from different machines, versions or XLA_FLAGS")
         differences = compare(before, after)
@@ -588,6 +603,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _tell(f"error: {error}.")
         return 2
+
+
+def _only(configs: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of some configs.
+
+    Raises:
+      UserError: there are none of one.
+    """
+    for config in configs:
+        if not any(name.startswith(f"{config}/") for name in arrays):
+            raise UserError(f"{config} is not in both files: name those that are with --configs")
+    return {name: array for name, array in arrays.items() if name.partition("/")[0] in configs}
 
 
 def _bits_from(about: Mapping[str, Any]) -> list[Any]:

@@ -29,8 +29,8 @@ def arrays():
         "conv/first/loss": np.array([2.5, 2.25]),
         "conv/after/params/kernel": draw.normal(size=(5, 2)).astype(np.float32),
         "conv/after/params/bias": np.zeros(3, np.float32),
-        "bags/first/losses/0": np.array([1.0], np.float32),
-        "bags/after/parameters/0/last/bias": np.array([4.0, 1e-6], np.float32),
+        "bags_mi_net/first/losses/0": np.array([1.0], np.float32),
+        "bags_mi_net/after/parameters/0/last/bias": np.array([4.0, 1e-6], np.float32),
     }
 
 
@@ -47,7 +47,7 @@ def compare(other):
 
 def test_what_is_equal_to_the_bit_has_no_difference():
     found = compare(arrays())
-    assert list(found) == ["conv", "bags"]
+    assert list(found) == ["conv", "bags_mi_net"]
     assert all(not one.first and not one.after and not one.fails for one in found.values())
     lines = pinned_updates.table(found).splitlines()
     assert len(lines) == 2 and all(line.count("equal bit for bit") == 2 for line in lines)
@@ -60,7 +60,7 @@ def test_a_bit_of_the_first_step_fails():
 
     found = compare(changed("conv/first/logits", one_step_further))
     assert found["conv"].first == ("logits",) and found["conv"].fails
-    assert not found["conv"].after and not found["bags"].fails
+    assert not found["conv"].after and not found["bags_mi_net"].fails
     assert "DIFFERENT in logits" in pinned_updates.table(found)
 
 
@@ -83,10 +83,12 @@ def test_other_losses_of_the_first_step_fail(change):
 @pytest.mark.parametrize(("relative", "fails"), [(5e-6, False), (2e-5, True), (1.0, True)])
 def test_parameters_differ_relative_to_their_largest(relative, fails):
     # The second value is tiny: what is added is a small part of the first one, and many times this one.
-    name = "bags/after/parameters/0/last/bias"
+    name = "bags_mi_net/after/parameters/0/last/bias"
     found = compare(changed(name, lambda bias: bias + np.float32([0, 4 * relative])))
-    assert found["bags"].after == {"parameters/0/last/bias": pytest.approx(relative, rel=1e-3)}
-    assert found["bags"].fails is fails and not found["conv"].fails
+    assert found["bags_mi_net"].after == {
+        "parameters/0/last/bias": pytest.approx(relative, rel=1e-3)
+    }
+    assert found["bags_mi_net"].fails is fails and not found["conv"].fails
     assert ("beyond 1e-05: " in pinned_updates.table(found)) is fails
 
 
@@ -108,7 +110,10 @@ def test_what_one_side_lacks_fails():
             assert found["conv"].fails and getattr(found["conv"], part)
     only_images = {name: array for name, array in arrays().items() if name.startswith("conv")}
     for found in (compare(only_images), pinned_updates.compare(only_images, arrays())):
-        assert found["bags"].fails and not found["conv"].fails
+        assert found["bags_mi_net"].fails and not found["conv"].fails
+
+
+CONFIGS = "--configs=conv,bags_mi_net"
 
 
 def write(path, content, about=ABOUT):
@@ -118,17 +123,20 @@ def write(path, content, about=ABOUT):
 
 def test_the_exit_code_says_whether_files_agree(tmp_path, capsys):
     before = write(tmp_path / "before.npz", arrays())
-    assert pinned_updates.main(["compare", before, before]) == 0
+    assert pinned_updates.main(["compare", before, before, CONFIGS]) == 0
     told = capsys.readouterr()
     assert told.out.startswith("abc (") and not told.err
     rounded = changed("conv/after/params/kernel", lambda kernel: kernel * np.float32(1 + 1e-6))
     after = write(tmp_path / "after.npz", rounded)
-    assert pinned_updates.main(["compare", before, after]) == 0
+    assert pinned_updates.main(["compare", before, after, CONFIGS]) == 0
     assert "params/kernel" in capsys.readouterr().out
     other = changed("conv/after/params/kernel", lambda kernel: kernel * np.float32(1.001))
     after = write(tmp_path / "after.npz", other, {**ABOUT, "versions": {"jax": "2"}})
-    assert pinned_updates.main(["compare", before, after]) == 1
+    assert pinned_updates.main(["compare", before, after, CONFIGS]) == 1
     assert "different machines, versions or XLA_FLAGS" in capsys.readouterr().err
+    assert pinned_updates.main(["compare", before, after, "--configs=bags_mi_net"]) == 0
+    assert pinned_updates.main(["compare", before, after]) == 2
+    assert "capsule is not in both files" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path, capsys):
@@ -146,6 +154,22 @@ def test_mistakes_are_named(tmp_path, capsys):
         assert pinned_updates.main(arguments) == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("error: ") == 1
+
+
+def test_what_is_recorded_outlasts_a_later_failure(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("no images")
+
+    loss = np.array([1.5])
+    monkeypatch.setattr(pinned_updates, "_make_data", lambda *arguments: None)
+    monkeypatch.setattr(pinned_updates, "_run_bags", lambda *arguments: {"first/loss": loss})
+    monkeypatch.setattr(pinned_updates, "_run_images", fail)
+    configs = {name: pinned_updates.CONFIGS[name] for name in ("bags_mi_net", "conv")}
+    with pytest.raises(UserError, match="no images"):
+        pinned_updates.record(ROOT, tmp_path / "x.npz", configs, fast=True)
+    found, about = pinned_updates.read(tmp_path / "x.npz")
+    assert found == {"bags_mi_net/first/loss": loss}
+    assert "--xla_backend_optimization_level=0" in about["flags"]
 
 
 def test_a_command_that_fails_in_the_tree_says_why(tmp_path):
