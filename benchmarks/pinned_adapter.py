@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from lossattn_jax.attention.bag_outputs import BagOutputs
 
+from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.data import prepare
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.objective import bag_loss
@@ -33,7 +33,7 @@ def write_scenes(folder: str, train: int, test: int) -> None:
 
 def parameters(trained: Any) -> dict[str, Any]:
     """Parameters by what they are of, of what `TRAIN` returns; each leaf has an axis of models."""
-    chosen = {"last": trained.last, "best": trained.best, "kept": trained.kept}
+    chosen = {"last": trained.last, "best": trained.best, "kept": trained.at_keep_epoch}
     return {name: tree for name, tree in chosen.items() if tree is not None}
 
 
@@ -62,7 +62,7 @@ def losses(dataset: Any, network: Any, settings: Any, said: Mapping[str, np.ndar
     result = np.full(said["logits"].shape[:2], np.nan, np.float32)
     for model, bag in zip(*np.nonzero(np.isfinite(said["logits"]).all(axis=-1)), strict=True):
         rows = slice(*dataset.offsets[bag : bag + 2])
-        of_bag = BagOutputs(
+        of_bag = Outputs(
             jnp.asarray(said["logits"][model, bag][None]),
             jnp.asarray(said["patch_logits"][model, rows][None]),
             jnp.asarray(said["attention"][model, rows][None]),
