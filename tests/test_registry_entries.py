@@ -70,6 +70,7 @@ def test_no_two_classical_methods_predict_the_same():
     refuse_same(results)
 
 
+@pytest.mark.slow
 def test_no_two_networks_predict_the_same():
     bags = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
     results = {}
@@ -152,6 +153,7 @@ def made_up_maps(grid):
     )
 
 
+@pytest.mark.slow
 def test_no_two_metrics_of_explanations_measure_the_same(network):
     maps = made_up_maps(network[0].patch_grid((SIDE, SIDE, 3)))
 

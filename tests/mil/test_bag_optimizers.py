@@ -127,7 +127,8 @@ SLOW += [("adamw", "constant"), ("adam", "step")]
 @pytest.mark.parametrize(
     ("name", "schedule"),
     [
-        *[("sgd", "cosine"), ("adam", "one_cycle"), ("adamw", "ramps"), ("adam", "constant")],
+        *[("sgd", "cosine"), ("adamw", "ramps"), ("adam", "constant")],
+        pytest.param("adam", "one_cycle", marks=pytest.mark.slow),
         *[pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW],
     ],
 )
@@ -135,6 +136,7 @@ def test_bags_are_trained_as_a_plain_loop_does(name, schedule):
     check(OptimizerOptions(name=name, schedule=schedule, **KEYS.get(schedule, {})))
 
 
+@pytest.mark.slow
 def test_nesterov_and_other_betas_are_taken():
     check(OptimizerOptions(name="sgd", momentum=0.5, nesterov=True, schedule="constant"))
 
