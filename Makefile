@@ -6,6 +6,7 @@ VENV ?= .venv
 RELEASE_VENV ?= .venv-release
 DATA ?= data
 WORKDIR ?= runs/digit_scenes
+TESTS ?=
 RUN = $(VENV)/bin/python
 
 .PHONY: demo test slow lint release clean
@@ -19,7 +20,7 @@ demo: $(VENV)/demo.installed
 
 # Two processes, since much of the time is commands that start; a file's tests share what they train.
 test: $(VENV)/test.installed
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
 
 slow: $(VENV)/test.installed
 	$(RUN) -m pytest -m slow
