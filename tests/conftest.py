@@ -51,9 +51,13 @@ def users_xla_flags():
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Programs that several tests compile, also in processes of their own, are compiled once."""
-    # Mutation tests run the same tests a thousand times: there all programs are kept between the runs.
+    # Some run the same tests again: .ci/run under the next Python, mutation tests a thousand times. There all
+    # programs are kept between the runs.
     kept = os.environ.get("TESTS_COMPILATION_CACHE")
-    folder = kept or tmp_path_factory.mktemp("compilation_cache")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+    folder = pathlib.Path(kept) if kept else base / "compilation_cache"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if kept else 0.1)
     return folder

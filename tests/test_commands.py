@@ -104,8 +104,12 @@ def test_a_missing_file_or_flag_is_a_sentence(arguments, sentence):
             ["train.py", CONFIG, "--config.model.widht=2", "--workdir=x"],
             "widht is not a config key",
         ),
-        (["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"], "/nowhere is not a workdir"),
-        (["-m", "lossattn_jax.explain"], "--workdir"),
+        pytest.param(
+            ["-m", "lossattn_jax.evaluate", "--workdir=/nowhere"],
+            "/nowhere is not a workdir",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["-m", "lossattn_jax.explain"], "--workdir", marks=pytest.mark.slow),
     ],
 )
 def test_a_process_of_its_own_ends_alike(run_python, arguments, sentence):
@@ -120,8 +124,8 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, scenes_dir
     assert "config.train.batch_size is 30, but must be a multiple of" in finished.stderr
 
 
-def test_help_names_the_flags(run_python):
-    finished = run_python("-m", "lossattn_jax.evaluate", "--help")
+def test_help_names_the_flags():
+    finished = in_process.run(["-m", "lossattn_jax.evaluate", "--help"], in_process.ROOT)
     assert "--workdir" in finished.stdout
     assert "--checkpoint" in finished.stdout
 

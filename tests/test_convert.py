@@ -747,8 +747,9 @@ def test_the_command_goes_both_ways(converted, run_python, tmp_path):
     flags = shrunk.flags(config.data.dir)
     made = run_python(*convert_command, f"--from={weights}", *flags, f"--workdir={run}")
     assert made.returncode == 0, made.stderr
-    written = run_python(
-        *convert_command, f"--to={tmp_path / 'out.npz'}", f"--workdir={run}", "--checkpoint=0"
+    written = in_process.run(
+        [*convert_command, f"--to={tmp_path / 'out.npz'}", f"--workdir={run}", "--checkpoint=0"],
+        tmp_path,
     )
     assert written.returncode == 0, written.stderr
     assert weight_files.read(tmp_path / "out.npz").keys() == state_dict.keys()

@@ -25,6 +25,7 @@ from lossattn_jax.evaluate import evaluation as evaluate_module
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import evaluate, evaluate_run, make_eval_step
 from lossattn_jax.explain import comparison, explanations, map_export, run_report
+from lossattn_jax.explain.report import write
 from lossattn_jax.train.images import health, loop, reporting
 from tests.support import compilations, shrunk
 
@@ -194,6 +195,18 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
     np.testing.assert_allclose(again.logits, explained.logits[:3], rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def quick_report(monkeypatch):
+    """Reports with what takes longest made small: other tests hold it to account.
+
+    Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a second
+    for each image.
+    """
+    monkeypatch.setattr(run_report, "PROBES", 2)
+    monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
+
+
+@pytest.mark.usefixtures("quick_report")
 def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path, monkeypatch):
     workdir, _ = finished
     seen = []
@@ -246,6 +259,7 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
             np.testing.assert_array_equal(array, evaluated[name][place].ravel())
 
 
+@pytest.mark.usefixtures("quick_report")
 def test_explaining_a_run_writes_a_report(finished, tmp_path):
     workdir, measured = finished
     path = run_report.explain_run(str(workdir), num=3, out=str(tmp_path / "three"))
