@@ -196,12 +196,17 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
 
 
 @pytest.fixture
-def short_figure(monkeypatch):
-    """The figure of a report, which takes a second an image, has one: tests/report has its tests."""
-    monkeypatch.setattr(write, "FIGURE_IMAGES", 1)
+def quick_report(monkeypatch):
+    """Reports with what takes longest made small: other tests hold it to account.
+
+    Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a second
+    for each image.
+    """
+    monkeypatch.setattr(run_report, "PROBES", 2)
+    monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
 
 
-@pytest.mark.usefixtures("short_figure")
+@pytest.mark.usefixtures("quick_report")
 def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path, monkeypatch):
     workdir, _ = finished
     seen = []
@@ -254,7 +259,7 @@ def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path
             np.testing.assert_array_equal(array, evaluated[name][place].ravel())
 
 
-@pytest.mark.usefixtures("short_figure")
+@pytest.mark.usefixtures("quick_report")
 def test_explaining_a_run_writes_a_report(finished, tmp_path):
     workdir, measured = finished
     path = run_report.explain_run(str(workdir), num=3, out=str(tmp_path / "three"))
