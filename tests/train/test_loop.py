@@ -199,8 +199,8 @@ def test_explanations_hold_the_numbers_of_evaluation(finished):
 def quick_report(monkeypatch):
     """Reports with what takes longest made small: other tests hold it to account.
 
-    Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a second
-    for each image.
+    Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a
+    second for each image.
     """
     monkeypatch.setattr(run_report, "PROBES", 2)
     monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
