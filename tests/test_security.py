@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = [ROOT / "train.py", *ROOT.glob("lossattn_jax/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
 SOURCES += ROOT.glob("configs/*.py")
 
+OWN = {"lossattn_jax", "benchmarks"}
+
 # What runs, or unpacks, whatever a file says.
 MODULES = {
     "pickle",
@@ -95,6 +97,25 @@ def test_what_would_be_found(text):
 )
 def test_what_is_right(text):
     assert not dangers(text)
+
+
+def private_imports(text):
+    """The modules and names of other packages that a source imports although they are private."""
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if re.search(r"\._[^_]", name) and name.split(".")[0] not in OWN:
+                yield name
+
+
+def test_no_source_imports_private_names_of_other_packages():
+    assert list(private_imports("from orbax.checkpoint._src import path")) != []
+    assert list(private_imports("import jax._src.core")) != []
+    assert [name for path in SOURCES for name in private_imports(path.read_text())] == []
 
 
 def link(name, target, kind):
