@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from lossattn_jax import devices, files
@@ -193,7 +194,10 @@ class Checkpoints:
         """
         if self._writer is None:
             raise ValueError("opened to be read only")
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args = {
+            name: ocp.args.PyTreeSave(jax.tree.map(np.asarray, tree))
+            for name, tree in items.items()
+        }
         args[integrity.DIGESTS] = ocp.args.JsonSave(integrity.describe(items, metrics))
         self._writer.save(step, args, metrics)
 

@@ -1,19 +1,21 @@
 """Writing checkpoints with Orbax: asynchronously, each with its folder's name only when it is whole."""
 
+import asyncio
 import contextlib
-import copy
 import errno
-import functools
 import os
 import pathlib
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
+from orbax.checkpoint import type_handlers
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lossattn_jax import files
@@ -26,8 +28,6 @@ _MOVED = "the workdir was moved or removed since the command began"
 
 # What TensorStore and Orbax say of what they wrote just before.
 _GONE = ("NOT_FOUND:", "Checkpoint directory does not exist")
-
-_PLACES = 8  # folders that are written to at about the same time, and more
 
 Metrics = Mapping[str, float]
 Spec = dict[str, Any]
@@ -149,7 +149,14 @@ class Writer:
             cleanup_tmp_directories=True,
             todelete_subdir=_REMOVED_NAME,
         )
-        return ocp.CheckpointManager(self._folder, options=options)
+        by_type = type_handlers.create_type_handler_registry(
+            (np.ndarray, _ArrayWriter()),
+            (jax.Array, type_handlers.get_type_handler(jax.Array)),  # or Orbax warns
+        )
+        trees = ocp.PyTreeCheckpointHandler(type_handler_registry=by_type)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add(None, ocp.args.PyTreeSave, trees)
+        return ocp.CheckpointManager(self._folder, options=options, handler_registry=handlers)
 
     def _sweep(self) -> None:
         """Removes what is no checkpoint any more."""
@@ -188,32 +195,54 @@ def _disk_error(error: BaseException | None) -> str | None:
     return None
 
 
-def _asked_once(describe: Callable[..., Spec]) -> Callable[..., Spec]:
-    """Orbax' description of an array's place, for which TensorStore is asked once a folder.
+class _ArrayWriter(type_handlers.NumpyHandler):
+    """Writes NumPy arrays as Orbax does, but asks for their folder's description only once.
 
-    Orbax asks for every array of every checkpoint, and TensorStore (0.1.86 and earlier) never frees the keys
-    and values of a dict that its `to_json` makes: some 300 bytes each time, for as long as the process runs.
+    Orbax asks TensorStore for it with every array of every checkpoint, and TensorStore (0.1.86 and earlier)
+    never frees the keys and values of a dict that its `to_json` makes: some 300 bytes each time, for as long
+    as the process runs.
     """
 
-    @functools.lru_cache(maxsize=_PLACES)
-    def of_folder(directory: str, **options: Any) -> Spec:
-        return describe(directory, **options)
-
-    @functools.wraps(describe)
-    def of_array(directory: str, name: str | None = None, **options: Any) -> Spec:
-        try:
-            spec = copy.deepcopy(of_folder(directory, **options))
-        except TypeError:  # of options that cannot be keys, in some other version
-            return describe(directory, name=name, **options)
-        return spec if name is None else {**spec, "path": name}
-
-    return of_array
+    async def serialize(
+        self,
+        values: Sequence[np.ndarray],
+        infos: Sequence[type_handlers.ParamInfo],
+        args: Sequence[type_handlers.SaveArgs] | None = None,
+    ) -> Sequence[ocp.future.Future]:
+        """Starts to write arrays of one item, after copying them."""
+        write = _write_arrays([np.array(value) for value in values], infos)
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write, name="arrays")]
 
 
-# Orbax has no setting for it; a version that has no such function is left alone.
-with contextlib.suppress(ImportError, AttributeError):
-    from orbax.checkpoint._src.serialization import tensorstore_utils
+async def _write_arrays(
+    values: Sequence[np.ndarray], infos: Sequence[type_handlers.ParamInfo]
+) -> None:
+    await asyncio.gather(*(info.await_path_creation() for info in infos))
+    if jax.process_index() == 0:
+        first = _describe(values[0], infos[0])
+        writes = (_write_array(*pair, first) for pair in zip(values, infos, strict=True))
+        await asyncio.gather(*writes)
 
-    tensorstore_utils._build_ocdbt_kvstore_tspec = _asked_once(
-        tensorstore_utils._build_ocdbt_kvstore_tspec
+
+async def _write_array(value: np.ndarray, info: type_handlers.ParamInfo, other: Spec) -> None:
+    """Writes an array, given the description of another one of its folder."""
+    folder = other["kvstore"]
+    if value.nbytes > folder["target_data_file_size"]:  # Orbax divides it
+        spec = _describe(value, info)
+    else:
+        spec = {
+            **other,
+            "dtype": value.dtype.name,
+            "kvstore": {**folder, "path": info.name},
+            "metadata": {**other["metadata"], "shape": value.shape, "chunks": value.shape},
+        }
+    store = await ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context)
+    await store.write(value, can_reference_source_data_indefinitely=True)
+
+
+def _describe(value: np.ndarray, info: type_handlers.ParamInfo) -> Spec:
+    """What Orbax has TensorStore open for an array."""
+    shape, process = value.shape, jax.process_index()
+    return type_handlers.get_json_tspec_write(
+        info, True, shape, shape, value.dtype, process_index=process
     )
