@@ -1,4 +1,4 @@
-"""Checkpoints: the only module, with `checkpoint_integrity` and `checkpoint_writer`, that knows about Orbax.
+"""Checkpoints: the only module, with `integrity` and `writer`, that knows about Orbax.
 
 A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`, with an item each for the
 network's variables, the rest of the training state, the metrics, and digests of all of it. Saving is
