@@ -47,6 +47,7 @@ _FIRST, _AFTER, _ABOUT = "first", "after", "about"
 _ADAPTER = pathlib.Path(__file__).with_name("pinned_adapter.py")
 _SCENES = (48, 24)  # training and test images
 _HOUSE_NUMBERS = (8, 4)
+_SHOWN = 6  # arrays that a line names
 # What XLA itself makes of a program does not change with them.
 _FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _WAIT_SECONDS = 7200  # of a command, also on a machine that is busy
@@ -487,7 +488,9 @@ def table(differences: Mapping[str, Difference]) -> str:
     for config, difference in differences.items():
         first = "equal bit for bit"
         if difference.first:
-            first = f"DIFFERENT in {', '.join(difference.first)}"
+            more = len(difference.first) - _SHOWN
+            first = f"DIFFERENT in {', '.join(difference.first[:_SHOWN])}"
+            first += f" and {more} more" if more > 0 else ""
         after = "equal bit for bit"
         if difference.after:
             worst = max(difference.after, key=lambda name: difference.after[name])
