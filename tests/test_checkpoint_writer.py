@@ -54,7 +54,7 @@ def test_orbax_reads_what_is_written(tmp_path):
     assert int(restored["nested"]["step"]) == 7
 
 
-def test_an_array_that_changes_while_it_is_saved_is_stored_as_it_was(tmp_path):
+def test_arrays_that_change_while_saved_are_stored_as_before(tmp_path):
     value = np.zeros(1 << 20, np.float32)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"variables": {"array": value}}, None)
