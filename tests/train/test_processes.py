@@ -265,7 +265,7 @@ def test_all_save_and_end_in_the_middle_of_a_long_test(scenes_dir, start, tmp_pa
     workdir, begun = tmp_path / "run", tmp_path / "begun"
     script = (
         "import pathlib, runpy, time\n"
-        "from lossattn_jax import evaluate\n"
+        "from lossattn_jax.evaluate import evaluation as evaluate\n"
         "forward = evaluate.forward_batches\n"
         "def slow(*arguments):\n"
         "    for batch in forward(*arguments):\n"
