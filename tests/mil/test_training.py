@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from lossattn_jax.attention.poolings import SUPERVISION
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
 from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
@@ -52,13 +53,13 @@ def gradient_of(network):
     @jax.jit
     def gradient(params, bag, label, patch_weight, target, weight):
         def loss(params):
-            out = network.apply({"params": params}, bag[None])
+            out, sown = network.apply({"params": params}, bag[None], mutable=[SUPERVISION])
+            side_logits = sown.get(SUPERVISION, {}).get("logits")
             mask = jnp.ones(bag.shape[:1], bool)[None]
             own = patch_weight if network.method == "loss_attention" else None
             distance = jnp.mean(jnp.square(out.attention[0] - target))
-            return bag_loss(out, label[None], mask, own, "sum")[
-                0
-            ] + weight * distance, out.attention[0]
+            (value,) = bag_loss(out, label[None], mask, own, "sum", side_logits)
+            return value + weight * distance, out.attention[0]
 
         return jax.grad(loss, has_aux=True)(params)
 
