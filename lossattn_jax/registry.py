@@ -85,10 +85,7 @@ class Registry(Mapping[str, T], Generic[T]):
             return part
         if self._adopt is not None:
             return self._adopt(name, part)
-        raise UserError(
-            f"{key or self.kind} is {name!r}, which is a {type(part).__name__}, but must be a "
-            f"{self._entry.__module__}.{self._entry.__qualname__}"
-        )
+        raise wrong_part(key or self.kind, name, part, name_entry(self._entry))
 
     def resolve(self, name: Any) -> Any:
         """The name that a part is listed by, of an old one; any other value as it is."""
@@ -101,6 +98,30 @@ class Registry(Mapping[str, T], Generic[T]):
         if near and len(self._parts) > _LISTED:
             names = f"one of {len(self._parts)} names, of which the nearest are: {', '.join(near)}"
         return f"{names}; or package.module:attribute of your own"
+
+
+def name_entry(entry: type) -> str:
+    """The class of a registry's entries, as a sentence calls one."""
+    return f"a {entry.__module__}.{entry.__qualname__}"
+
+
+def is_function(part: Any) -> bool:
+    """Whether a part can be called and is no class."""
+    return callable(part) and not isinstance(part, type)
+
+
+def wrong_part(key: str, reference: str, part: Any, allowed: str) -> UserError:
+    """The error of a reference that names something else than a part of its kind.
+
+    Args:
+      key: what the sentence calls the value.
+      reference: the value.
+      part: what it names.
+      allowed: what it may name, as the end of "but must be".
+    """
+    return UserError(
+        f"{key} is {reference!r}, which is a {type(part).__name__}, but must be {allowed}"
+    )
 
 
 def is_reference(value: Any) -> bool:

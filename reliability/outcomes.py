@@ -28,7 +28,6 @@ _PASSING = {
     *("images_per_second", "input_wait", "seconds_left", "epochs_per_second"),
 }
 _TIME = re.compile(r"(?<![\w.])[\d.,]+ ?(?:ms|s|min|h)\b")
-_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")
 _TIMED_ROWS = re.compile(r"^\| (?:ms_per_image|forward_passes|times_attention).*\n", re.MULTILINE)
 _ONE_AT_A_TIME = threading.Lock()  # for Orbax
 

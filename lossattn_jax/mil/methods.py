@@ -18,7 +18,7 @@ from lossattn_jax.mil.embeddings import MiFV, MiVLAD
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.svm import MISVM, MiSVM
-from lossattn_jax.registry import Registry, is_reference, source_digest
+from lossattn_jax.registry import Registry, is_function, is_reference, source_digest
 
 DATASETS = ("musk1", "musk2", "fox", "tiger", "elephant")
 
@@ -97,7 +97,7 @@ def _of_network(name: str, pooling: poolings.Pooling) -> Method:
 
 def _adopt(reference: str, part: Any) -> Method:
     """A method of a class of the user's, or of a pooling of the user's in a network."""
-    if isinstance(part, poolings.Pooling) or (callable(part) and not isinstance(part, type)):
+    if isinstance(part, poolings.Pooling) or is_function(part):
         return _of_network(reference, poolings.METHODS.find(reference))
     if not (isinstance(part, type) and issubclass(part, BagClassifier)):
         raise UserError(

@@ -10,6 +10,7 @@ from flax.typing import Dtype
 
 from lossattn_jax.attention.poolings.entry import MAP, PATCHES
 from lossattn_jax.errors import UserError
+from lossattn_jax.registry import is_function, name_entry, wrong_part
 
 MakeModule = Callable[..., nn.Module]  # of a name
 
@@ -173,18 +174,14 @@ def adopt_layers(reference: str, part: Any) -> BagBackbone:
     Raises:
       UserError: it is no function.
     """
-    if not callable(part) or isinstance(part, type):
-        raise UserError(
-            f"backbone is {reference!r}, which is a {type(part).__name__}, but must be a "
-            f"{BagBackbone.__module__}.BagBackbone, or a function that makes the layers of one"
-        )
+    if not is_function(part):
+        allowed = f"{name_entry(BagBackbone)}, or a function that makes the layers of one"
+        raise wrong_part("backbone", reference, part, allowed)
     return BagBackbone(part)
 
 
 def _module_class(kind: str, reference: str, part: Any, entry: type) -> Any:
     if isinstance(part, type) and issubclass(part, nn.Module):
         return part
-    raise UserError(
-        f"{kind} is {reference!r}, which is a {type(part).__name__}, but must be a "
-        f"{entry.__module__}.{entry.__qualname__} or a class of flax.linen.Module"
-    )
+    allowed = f"{name_entry(entry)} or a class of flax.linen.Module"
+    raise wrong_part(kind, reference, part, allowed)

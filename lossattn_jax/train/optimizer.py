@@ -10,7 +10,7 @@ import optax
 
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
-from lossattn_jax.registry import Registry, lookup
+from lossattn_jax.registry import Registry, lookup, wrong_part
 from lossattn_jax.train.schedules import SCHEDULES, Betas, Length, beta_schedules
 
 Mask = Callable[[Any], Any]  # of parameters a tree of bools: which of them decay
@@ -145,10 +145,11 @@ def kernels_only(params: Any) -> Any:
 def _adopt(name: str, part: Any) -> Optimizer:
     """The entry of a function of the user's: of options and a learning rate by step."""
     if not callable(part):
-        raise UserError(
-            f"config.optimizer.name is {name!r}, which is a {type(part).__name__}, but must be a function of "
-            "OptimizerOptions and a learning rate by step that makes an optax.GradientTransformation"
+        allowed = (
+            "a function of OptimizerOptions and a learning rate by step that makes an "
+            "optax.GradientTransformation"
         )
+        raise wrong_part("config.optimizer.name", name, part, allowed)
     return Optimizer(lambda options, learning_rate, betas: part(options, learning_rate))
 
 

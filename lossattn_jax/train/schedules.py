@@ -11,7 +11,7 @@ import optax
 from lossattn_jax.arguments import check_number
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
-from lossattn_jax.registry import Registry
+from lossattn_jax.registry import Registry, wrong_part
 
 Betas = tuple[optax.Schedule, optax.Schedule]  # Adam's beta 1 and beta 2 by step
 
@@ -124,10 +124,8 @@ def _ramps(options: OptimizerOptions, length: Length) -> optax.Schedule:
 def _adopt(name: str, part: Any) -> Schedule:
     """The entry of a function of the user's: of options and the length of the training."""
     if not callable(part):
-        raise UserError(
-            f"config.optimizer.schedule is {name!r}, which is a {type(part).__name__}, but must be a "
-            "function of OptimizerOptions and a Length that makes a learning rate by step"
-        )
+        allowed = "a function of OptimizerOptions and a Length that makes a learning rate by step"
+        raise wrong_part("config.optimizer.schedule", name, part, allowed)
     return Schedule(part)
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from lossattn_jax.attention import pooling
 from lossattn_jax.attention.outputs import Outputs
-from lossattn_jax.errors import UserError
+from lossattn_jax.registry import is_function, name_entry, wrong_part
 
 # What a network makes for its pooling, each of B images or bags:
 ONE = "one patch"  # [B, 1, D], the whole image
@@ -158,9 +158,7 @@ def adopt(reference: str, part: Any) -> Pooling:
     Raises:
       UserError: it is no function.
     """
-    if not callable(part) or isinstance(part, type):
-        raise UserError(
-            f"pooling is {reference!r}, which is a {type(part).__name__}, but must be a "
-            f"{Pooling.__module__}.Pooling, or a function from Patches to Outputs"
-        )
+    if not is_function(part):
+        allowed = f"{name_entry(Pooling)}, or a function from Patches to Outputs"
+        raise wrong_part("pooling", reference, part, allowed)
     return Pooling(part)

@@ -26,7 +26,7 @@ from lossattn_jax.explain.explainers.gradients import (
 from lossattn_jax.explain.explainers.occlusion import occlusion
 from lossattn_jax.explain.explainers.subject import Relevance, Subject
 from lossattn_jax.models import ImageNetwork
-from lossattn_jax.registry import Registry
+from lossattn_jax.registry import Registry, is_function
 
 __all__ = ["EXPLAINERS", "NAMES", "Explainer", "ExplainerSpec", "Relevance", "Subject", "make"]
 
@@ -57,7 +57,7 @@ class ExplainerSpec:
 
 def _adopt(reference: str, part: Any) -> ExplainerSpec:
     """An explainer of a function of the user's."""
-    if isinstance(part, type) or not callable(part):
+    if not is_function(part):
         raise UserError(
             f"the explainer {reference!r} is a {type(part).__name__}, but must be a function like "
             "lossattn_jax.explain.explainers.occlusion.occlusion, or an ExplainerSpec"

@@ -1,12 +1,11 @@
 """How networks for bags are trained: every setting, with the AAAI 2020 paper's values as defaults."""
 
 import dataclasses
-import math
 import numbers
-from collections.abc import Callable
-from typing import Any
 
+from lossattn_jax.config import rules
 from lossattn_jax.config.options import OptimizerOptions
+from lossattn_jax.config.rules import Rule
 from lossattn_jax.errors import UserError
 
 # Settings that may differ between models of one program.
@@ -58,12 +57,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises `UserError` for an impossible value; NumPy's numbers become Python's."""
-        for name, (accepts, allowed) in _RULES.items():
+        for name, rule in _RULES.items():
             value = getattr(self, name)
-            if not accepts(value):
-                raise UserError(f"{name} is {value!r}, but must be {allowed}")
+            if not rule.accepts(value):
+                raise UserError(f"{name} is {value!r}, but must be {rule.allowed}")
             # Searches draw them from arrays; whole ones count loops, and all are written as JSON.
-            if isinstance(value, numbers.Integral) or name in _WHOLE:
+            if isinstance(value, numbers.Integral) or rule.whole:
                 object.__setattr__(self, name, int(value))
             elif isinstance(value, numbers.Real):
                 object.__setattr__(self, name, float(value))
@@ -75,36 +74,20 @@ class Settings:
             )
 
 
-# Settings that are whole numbers, whatever the type of the value.
-_WHOLE = ("epochs", "batch_size", "average_epochs", "max_skipped", "models_at_once")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: _number(v) and v == int(v) and v >= low, f"a whole number, at least {low}"
-
-
-def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: _number(v) and v >= low, f"a number, at least {low}"
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs": _whole(1),
-    "batch_size": _whole(1),
-    "learning_rate": (lambda v: _number(v) and v > 0, "a positive number"),
-    "weight_decay": _at_least(0),
-    "patch_weight": _at_least(0),
-    "patch_ramp_epochs": _at_least(0),
-    "patch_reduction": (lambda v: v in ("sum", "mean"), "sum or mean"),
-    "consistency_weight": _at_least(0),
-    "consistency_ramp_epochs": _at_least(0),
-    "consistency_decay": (lambda v: _number(v) and 0 <= v < 1, "at least 0 and below 1"),
-    "average_epochs": _whole(0),
-    "max_waste": _at_least(1),
-    "max_skipped": _whole(1),
-    "models_at_once": _whole(0),
-    "optimizer": (lambda v: isinstance(v, OptimizerOptions), "an OptimizerOptions"),
+_RULES = {
+    "epochs": rules.COUNT,
+    "batch_size": rules.COUNT,
+    "learning_rate": rules.POSITIVE,
+    "weight_decay": rules.at_least(0),
+    "patch_weight": rules.at_least(0),
+    "patch_ramp_epochs": rules.at_least(0),
+    "patch_reduction": Rule(lambda v: v in ("sum", "mean"), "sum or mean"),
+    "consistency_weight": rules.at_least(0),
+    "consistency_ramp_epochs": rules.at_least(0),
+    "consistency_decay": rules.BELOW_ONE,
+    "average_epochs": rules.COUNT_FROM_ZERO,
+    "max_waste": rules.at_least(1),
+    "max_skipped": rules.COUNT,
+    "models_at_once": rules.COUNT_FROM_ZERO,
+    "optimizer": Rule(lambda v: isinstance(v, OptimizerOptions), "an OptimizerOptions"),
 }
