@@ -168,9 +168,11 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command; see the flags."""
-    given = flag_values.arguments(run)
-    given["batch_sizes"] = flag_values.parse_numbers("batch_sizes", given["batch_sizes"], int)
-    run(**given)
+    arguments = flag_values.arguments(run)
+    arguments["batch_sizes"] = flag_values.parse_numbers(
+        "batch_sizes", arguments["batch_sizes"], int
+    )
+    run(**arguments)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def write_scenes(folder: str, train: int, test: int) -> None:
 
 
 def parameters(trained: Any) -> dict[str, Any]:
-    """Parameters by what they are of, of what `TRAIN` returns; each leaf has an axis of models."""
-    chosen = {"last": trained.last, "best": trained.best, "kept": trained.at_keep_epoch}
-    return {name: tree for name, tree in chosen.items() if tree is not None}
+    """Parameters of what `TRAIN` returns, by kind; each leaf has an axis of models."""
+    trees = {"last": trained.last, "best": trained.best, "kept": trained.at_keep_epoch}
+    return {name: tree for name, tree in trees.items() if tree is not None}
 
 
 def skipped(trained: Any) -> int:
@@ -51,21 +51,27 @@ def outputs(predicted: Any) -> dict[str, np.ndarray]:
     }
 
 
-def losses(dataset: Any, network: Any, settings: Any, said: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`[M, B]` float32 losses of the bags that each model was asked about, NaN for the others.
+def losses(
+    dataset: Any, network: Any, settings: Any, predictions: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Losses `[M, B]` float32 of the bags that each model predicts.
+
+    NaN for the other bags.
 
     Args:
       dataset, network, settings: the first arguments of `TRAIN` and `PREDICT`.
-      said: of `outputs`.
+      predictions: of `outputs`.
     """
     weighted = network.method == "loss_attention"
-    result = np.full(said["logits"].shape[:2], np.nan, np.float32)
-    for model, bag in zip(*np.nonzero(np.isfinite(said["logits"]).all(axis=-1)), strict=True):
+    result = np.full(predictions["logits"].shape[:2], np.nan, np.float32)
+    for model, bag in zip(
+        *np.nonzero(np.isfinite(predictions["logits"]).all(axis=-1)), strict=True
+    ):
         rows = slice(*dataset.offsets[bag : bag + 2])
         of_bag = Outputs(
-            jnp.asarray(said["logits"][model, bag][None]),
-            jnp.asarray(said["patch_logits"][model, rows][None]),
-            jnp.asarray(said["attention"][model, rows][None]),
+            jnp.asarray(predictions["logits"][model, bag][None]),
+            jnp.asarray(predictions["patch_logits"][model, rows][None]),
+            jnp.asarray(predictions["attention"][model, rows][None]),
         )
         result[model, bag] = bag_loss(
             of_bag,
@@ -97,9 +103,9 @@ def run_bags(out: str, arguments: list[str]) -> None:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             arrays[f"parameters/{place}/{name}"] = np.asarray(leaf)
     for place, ((dataset, network, settings, *_), predicted) in enumerate(predictions):
-        said = outputs(predicted)
-        arrays |= {f"outputs/{place}/{name}": array for name, array in said.items()}
-        arrays[f"losses/{place}"] = losses(dataset, network, settings, said)
+        arrays_of_call = outputs(predicted)
+        arrays |= {f"outputs/{place}/{name}": array for name, array in arrays_of_call.items()}
+        arrays[f"losses/{place}"] = losses(dataset, network, settings, arrays_of_call)
     np.savez(out, **arrays)
 
 

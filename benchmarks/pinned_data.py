@@ -35,7 +35,7 @@ def write_house_numbers(folder: pathlib.Path, train: int, test: int) -> None:
 
 
 def write_bags(path: pathlib.Path) -> None:
-    """Writes a CSV file of bags of two lengths; of every second one the instances are shifted."""
+    """Writes a CSV file of bags of two lengths and two classes."""
     draw = np.random.default_rng(0)
     lines = ["bag_label,bag_id," + ",".join(f"f{number}" for number in range(_FEATURES))]
     for bag in range(_BAGS):
@@ -45,7 +45,7 @@ def write_bags(path: pathlib.Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _left(place: int) -> int:
+def _left_edge(place: int) -> int:
     """The left edge of the digit at a place."""
     return 1 + place * (_DIGIT + 1)
 
@@ -53,7 +53,7 @@ def _left(place: int) -> int:
 def _house_number(labels: np.ndarray, draw: np.random.Generator) -> bytes:
     pixels = draw.integers(0, 120, (_SIDE, _SIDE, 3))
     for place, label in enumerate(labels):
-        square = pixels[10 : 10 + _DIGIT, _left(place) : _left(place) + _DIGIT]
+        square = pixels[10 : 10 + _DIGIT, _left_edge(place) : _left_edge(place) + _DIGIT]
         square += np.array([12 * label, 130 - 12 * label, 60 * (label % 3)], square.dtype)
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
@@ -79,7 +79,7 @@ def _digit_struct(digits: list[np.ndarray]) -> bytes:
             group = root.create_group(f"#refs#/image{number}")
             for field in ("label", "left", "top", "width", "height"):
                 values = [
-                    {"label": label or 10, "left": _left(place), "top": 10}.get(field, _DIGIT)
+                    {"label": label or 10, "left": _left_edge(place), "top": 10}.get(field, _DIGIT)
                     for place, label in enumerate(labels)
                 ]
                 cells = [np.array([[value]], np.float64) for value in values]

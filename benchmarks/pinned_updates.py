@@ -1,4 +1,4 @@
-"""Pins what eight small trainings compute, so that another tree of this package can be held against it.
+"""Pins what eight small trainings compute, to compare two trees of this package.
 
     git worktree add ../before COMMIT
     python -m benchmarks.pinned_updates record --tree=../before --out=before.npz
@@ -282,15 +282,17 @@ def record(
             folder = work / config
             folder.mkdir()
             if isinstance(what, Images):
-                found = _run_images(checked_out, what, work, folder)
+                arrays_of_config = _run_images(checked_out, what, work, folder)
             else:
-                found = _run_bags(checked_out, what, work, folder)
-            arrays |= {f"{config}/{key}": array for key, array in found.items()}
+                arrays_of_config = _run_bags(checked_out, what, work, folder)
+            arrays |= {f"{config}/{key}": array for key, array in arrays_of_config.items()}
             seconds, used = time.monotonic() - began, _seconds_used() - used
             _write(
                 path, arrays, about
             )  # also what is there of a record that is ended before it is whole
-            _tell(f"{config}: {len(found)} arrays, {seconds:.0f} s, {used:.0f} s of a core")
+            _tell(
+                f"{config}: {len(arrays_of_config)} arrays, {seconds:.0f} s, {used:.0f} s of a core"
+            )
     return arrays
 
 
@@ -320,18 +322,18 @@ def _run_images(
         *("-m", "lossattn_jax.export_maps", f"--workdir={folder / 'first'}"),
         *("--split=test", f"--out={maps}"),
     )
-    found = {f"{_FIRST}/{name}": _zarr_array(maps / name) for name in _OUTPUTS}
+    arrays = {f"{_FIRST}/{name}": _zarr_array(maps / name) for name in _OUTPUTS}
     lines = [json.loads(line) for line in (folder / "first/metrics.jsonl").open()]
     train, test = ([line for line in lines if line["kind"] == kind] for kind in ("train", "test"))
     for name in _LOSSES:
         if name in train[0]:
-            found[f"{_FIRST}/{name}"] = np.array([line[name] for line in train], np.float64)
-    found[f"{_FIRST}/test_loss"] = np.array([line["loss"] for line in test], np.float64)
+            arrays[f"{_FIRST}/{name}"] = np.array([line[name] for line in train], np.float64)
+    arrays[f"{_FIRST}/test_loss"] = np.array([line["loss"] for line in test], np.float64)
     steps = sorted(int(path.name) for path in (folder / "after/checkpoints").iterdir())
     if steps != [UPDATES]:
         raise UserError(f"the run made checkpoints {steps}, but must make {UPDATES} updates")
     variables = _checkpoint(folder / f"after/checkpoints/{UPDATES}/variables")
-    return found | {f"{_AFTER}/{name}": array for name, array in variables.items()}
+    return arrays | {f"{_AFTER}/{name}": array for name, array in variables.items()}
 
 
 def _train(
@@ -357,19 +359,19 @@ def _train(
 def _run_bags(
     tree: Tree, config: Bags, work: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, np.ndarray]:
-    """Trains networks for bags without and with a learning rate; what of it is pinned, by name."""
+    """Trains networks for bags; returns the pinned arrays by name."""
     overrides: dict[str, Any] = {**_BAGS, **config.overrides}
     first = _cross_validate(tree, config, overrides, work, folder / "first", rate=_NO_RATE)
     after = _cross_validate(tree, config, overrides, work, folder / "after")
-    found = {
+    arrays = {
         f"{_FIRST}/{name}": array
         for name, array in first.items()
         if name.startswith(("outputs/", "losses/"))
     }
-    found |= {
+    arrays |= {
         f"{_FIRST}/results/{name}": array for name, array in _fold_results(folder / "first").items()
     }
-    return found | {
+    return arrays | {
         f"{_AFTER}/{name}": array for name, array in after.items() if name.startswith("parameters/")
     }
 
@@ -400,13 +402,13 @@ def _cross_validate(
 
 def _fold_results(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """Probabilities and weights in the files of all folds, by the files' names."""
-    found = {}
+    arrays = {}
     for path in sorted(workdir.rglob("repeat*_fold*.json")):
         bags = json.loads(path.read_text())["bags"]
         for name in ("probabilities", "weights"):
             values = [np.array(bag[name], np.float64) for bag in bags]
-            found[f"{path.parent.name}/{path.stem}/{name}"] = np.concatenate(values)
-    return found
+            arrays[f"{path.parent.name}/{path.stem}/{name}"] = np.concatenate(values)
+    return arrays
 
 
 def _flags(overrides: Mapping[str, Any]) -> list[str]:
@@ -465,7 +467,7 @@ def compare(
       By config.
     """
     names = [*before, *(name for name in after if name not in before)]
-    found = {}
+    differences = {}
     for config in dict.fromkeys(name.partition("/")[0] for name in names):
         first, relative = [], {}
         for name in names:
@@ -477,12 +479,12 @@ def compare(
                 relative[array] = _relative(before.get(name), after.get(name))
             else:
                 first.append(array)
-        found[config] = Difference(tuple(first), relative)
-    return found
+        differences[config] = Difference(tuple(first), relative)
+    return differences
 
 
 def table(differences: Mapping[str, Difference]) -> str:
-    """What `compare` returns, as text: a line for each config and for each array beyond the tolerance."""
+    """Writes differences as text: a line for each config and array beyond the tolerance."""
     wide = max(map(len, differences), default=0)
     lines = []
     for config, difference in differences.items():
@@ -584,23 +586,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparer.add_argument("after", help="file of `record`")
     for command in (recorder, comparer):
         command.add_argument("--configs", default=",".join(CONFIGS), help="which; default: all")
-    given = parser.parse_args(arguments)
-    names = given.configs.split(",")
+    values = parser.parse_args(arguments)
+    names = values.configs.split(",")
     try:
         unknown = [name for name in names if name not in CONFIGS]
         if unknown:
             raise UserError(f"--configs has {unknown[0]!r}, but may have: {', '.join(CONFIGS)}")
-        if given.command == "record":
+        if values.command == "record":
             began = time.monotonic()
-            record(given.tree, given.out, {name: CONFIGS[name] for name in names}, given.fast)
-            _tell(f"{given.out}: {len(names)} configs, {time.monotonic() - began:.0f} s")
+            record(values.tree, values.out, {name: CONFIGS[name] for name in names}, values.fast)
+            _tell(f"{values.out}: {len(names)} configs, {time.monotonic() - began:.0f} s")
             return 0
-        (before, about), (after, other) = read(given.before), read(given.after)
+        (before, about), (after, other) = read(values.before), read(values.after)
         before, after = _only(names, before), _only(names, after)
         if _bits_from(about) != _bits_from(other):
             _tell("warning: the files come from different machines, versions or XLA_FLAGS")
         differences = compare(before, after)
-        print(f"{about['commit']} ({given.before}) and {other['commit']} ({given.after}):")
+        print(f"{about['commit']} ({values.before}) and {other['commit']} ({values.after}):")
         print(table(differences))
         return int(any(difference.fails for difference in differences.values()))
     except UserError as error:

@@ -36,7 +36,7 @@ _ABSENT_WEIGHT = 0.5
 
 @dataclasses.dataclass(frozen=True, eq=False)  # one that is alike is still another
 class Loss:
-    """A kind of loss, and all that the rest of the package wants to know of it.
+    """A kind of loss: its functions, and which labels it takes.
 
     Attributes:
       image: makes of predictions and labels the loss of each example, `[B]` float32; with `smoothing` also of

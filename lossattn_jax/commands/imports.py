@@ -119,9 +119,9 @@ class MovedModules(importlib.abc.MetaPathFinder):
             FutureWarning,
             stacklevel=2,
         )
-        found = importlib.util.find_spec(home)
-        assert found is not None, home
-        return importlib.machinery.ModuleSpec(fullname, _Alias(found), origin=found.origin)
+        spec = importlib.util.find_spec(home)
+        assert spec is not None, home
+        return importlib.machinery.ModuleSpec(fullname, _Alias(spec), origin=spec.origin)
 
 
 class _Alias(importlib.abc.InspectLoader):

@@ -27,7 +27,7 @@ SUPERVISION = "supervision"
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """What a pooling gets of a batch: features of patches, or of a bag's instances, and the classifier.
+    """What a pooling gets of a batch: features, their mask, and the classifier.
 
     Layers that a pooling makes become the network's, under the names that it gives them.
 
