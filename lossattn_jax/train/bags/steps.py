@@ -89,26 +89,35 @@ class Steps:
 
     def start(self, models: Models, data: Data) -> State:
         """The state of fresh models."""
+        x, mask = cut(data, jnp.zeros(1, jnp.int32), self.program.tops[0])
+        per_instance = jnp.zeros(len(data.instances)) if self.program.consistency else None
+        return jax.vmap(lambda model: self.fresh_state(model, x, mask, per_instance))(models)
+
+    def fresh_state(
+        self, model: Models, x: jax.Array, mask: jax.Array, per_instance: jax.Array | None = None
+    ) -> State:
+        """The state of one fresh model.
+
+        Args:
+          model: without the leading axis.
+          x: `[1, length, features...]`, some bag, of which only the shape matters.
+          mask: `[1, length]` bool.
+          per_instance: zeros for what the state has of each instance; None: nothing.
+        """
         program = self.program
-
-        def one(model: Models) -> State:
-            x, mask = cut(data, jnp.zeros(1, jnp.int32), program.tops[0])
-            params = self.network.init(jax.random.key(model.seed), x, mask)["params"]
-            per_instance = jnp.zeros(len(data.instances)) if program.consistency else None
-            return State(
-                params=params,
-                opt_state=self._optimizer(model).init(params),
-                average=params if self.settings.average_epochs else None,
-                ensemble=per_instance,
-                attention=per_instance,
-                best=params if program.selects else None,
-                best_accuracy=jnp.float32(-1) if program.selects else None,
-                best_loss=jnp.float32(jnp.inf) if program.selects else None,
-                best_epoch=jnp.int32(0) if program.selects else None,
-                at_keep_epoch=params if program.keeps else None,
-            )
-
-        return jax.vmap(one)(models)
+        params = self.network.init(jax.random.key(model.seed), x, mask)["params"]
+        return State(
+            params=params,
+            opt_state=self.optimizer(model).init(params),
+            average=params if self.settings.average_epochs else None,
+            ensemble=per_instance,
+            attention=per_instance,
+            best=params if program.selects else None,
+            best_accuracy=jnp.float32(-1) if program.selects else None,
+            best_loss=jnp.float32(jnp.inf) if program.selects else None,
+            best_epoch=jnp.int32(0) if program.selects else None,
+            at_keep_epoch=params if program.keeps else None,
+        )
 
     def epochs(self, models: Models, state: State, data: Data, steps: Any) -> Any:
         """Computes some epochs, with every update applied.
@@ -161,8 +170,7 @@ class Steps:
 
     def results(self, state: State) -> Any:
         """The last, best and kept parameters and the best epoch, from 0; None as of `State`."""
-        last = state.average if self.settings.average_epochs else state.params
-        return last, state.best, state.at_keep_epoch, state.best_epoch
+        return self.predicting_params(state), state.best, state.at_keep_epoch, state.best_epoch
 
     def _updates(self, models: Models, carry: Any, data: Data, steps: Any, *, checked: bool) -> Any:
         """An epoch's updates of what `_update` carries, and `[steps, G]` what it says of each."""
@@ -212,7 +220,7 @@ class Steps:
         def apply(model: Models, gradients: Any, before: Trained, applied: Any) -> Trained:
             if self.program.group == 1 and not checked:  # of one model some bag is visible
                 applied = None
-            optimizer = self._optimizer(model)
+            optimizer = self.optimizer(model)
             return update_lib.apply_update(optimizer, gradients, before, visit.step, applied)
 
         before = Trained(state.params, state.opt_state)
@@ -278,24 +286,48 @@ class Steps:
             decay = self.settings.consistency_decay
             mixed = decay * state.ensemble + (1 - decay) * state.attention
             state = dataclasses.replace(state, ensemble=mixed)
-        if self.settings.average_epochs:
-            count = epoch - (self.settings.epochs - self.settings.average_epochs) + 1
-            share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
-            average = jax.tree.map(lambda a, p: a + (p - a) * share, state.average, state.params)
-            state = dataclasses.replace(state, average=average)
-        params = state.average if self.settings.average_epochs else state.params
+        state = self.average_epochs(state, epoch)
+        params = self.predicting_params(state)
         logits = jax.lax.cond(
             steps["predict"],
             lambda: self._predict(models, params, data),
             lambda: jnp.zeros((len(data.labels), self.program.group, self.network.num_classes)),
         ).swapaxes(0, 1)
+        return self.keep_epochs(models, state, logits, data.labels, epoch), logits
+
+    def average_epochs(self, state: State, epoch: jax.Array) -> State:
+        """The state with the parameters of this epoch's end in their average, where there is one."""
+        if not self.settings.average_epochs:
+            return state
+        count = epoch - (self.settings.epochs - self.settings.average_epochs) + 1
+        share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+        average = jax.tree.map(lambda a, p: a + (p - a) * share, state.average, state.params)
+        return dataclasses.replace(state, average=average)
+
+    def predicting_params(self, state: State) -> Any:
+        """The parameters that predict: the average of the last epochs, or those of this one."""
+        return state.average if self.settings.average_epochs else state.params
+
+    def keep_epochs(
+        self, models: Models, state: State, logits: jax.Array, labels: jax.Array, epoch: jax.Array
+    ) -> State:
+        """The state with this epoch's parameters where a model keeps them.
+
+        Args:
+          models: the group.
+          state: at the epoch's end.
+          logits: `[G, bags, K]` of the held bags.
+          labels: `[bags]` int32.
+          epoch: int32 scalar, from 0.
+        """
+        params = self.predicting_params(state)
         if self.program.selects:
-            scores = self._score(models, logits, data.labels)
+            scores = self._score(models, logits, labels)
             state = _keep_best(state, params, scores, epoch)
         if self.program.keeps:
             own = where(models.keep_epoch == epoch, params, state.at_keep_epoch)
             state = dataclasses.replace(state, at_keep_epoch=own)
-        return state, logits
+        return state
 
     def _predict(self, models: Models, params: Any, data: Data) -> jax.Array:
         """`[bags, G, K]`, zeros for bags that no model of the group is to predict."""
@@ -340,7 +372,7 @@ class Steps:
         adam = "nu" in OPTIMIZERS.find(options.name).state
         return adam and options.beta2 >= 0.999 and not changes_betas(options)
 
-    def _optimizer(self, model: Models) -> optax.GradientTransformation:
+    def optimizer(self, model: Models) -> optax.GradientTransformation:
         """The optimiser of one model, with its own learning rate and weight decay."""
         options: OptimizerOptions = dataclasses.replace(
             self.settings.optimizer,
