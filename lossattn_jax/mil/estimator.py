@@ -23,6 +23,7 @@ from sklearn.utils import Tags
 
 from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
 from lossattn_jax.data.bags.labels import checked_labels, class_weights
+from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
@@ -57,6 +58,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     classes_: np.ndarray
     positive_: Any
     n_features_in_: int
+    _mean: Any
+    _scale: Any
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
@@ -73,49 +76,58 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """
         return 0
 
-    def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike) -> Self:
+    def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
         """Learns from labelled bags.
 
         Args:
-          bags: arrays `[n_i, D]`, each with at least one instance.
-          labels: `[bags]` text, whole numbers or truth values; at least two different ones.
+          bags: arrays `[n_i, D]`, each with at least one instance; or `Bags`, which networks read one by one
+            where they are large.
+          labels: `[bags]` text, whole numbers or truth values; at least two different ones. None: those that
+            `Bags` have.
 
         Raises:
           UserError: a bag is empty, has another number of features or a value that is not finite; there
             are not as many labels as bags, or fewer than two classes; a label is missing or a number with
             a fraction; or the method has to know which of two classes is positive, and does not.
         """
+        if labels is None and isinstance(bags, Bags) and bags.labels is not None:
+            labels = [bags.classes[label] for label in bags.labels]
         arrays = checked(bags)
-        labels = checked_labels(labels, len(arrays))
+        encoded = self._learn_classes(labels, len(arrays))
+        self._learn_features(arrays[0].shape[1:])
+        if self.standardise:
+            self._mean, self._scale = standardisation(np.concatenate(arrays))
+        self._fit(self._standardised(arrays), encoded)
+        return self
+
+    def _learn_classes(self, labels: ArrayLike | None, bags: int) -> np.ndarray:
+        """`[bags]` int64 labels as the method numbers the classes, which it learns of them."""
+        labels = checked_labels(labels, bags)
         self.classes_, encoded = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidInput(
-                f"all {len(arrays)} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
+                f"all {bags} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
                 "two: one class alone is nothing to learn"
             )
         self.positive_ = self._find_positive()
         self._order = self._order_of(int(encoded[0]))
         weights = class_weights(self.class_weight, self.classes_, labels)
         self._class_weights = None if weights is None else weights[self._order]
-        self._features = arrays[0].shape[1:]
-        self.n_features_in_ = int(np.prod(self._features))
-        instances = np.concatenate(arrays)
-        self._mean: Any = 0.0
-        self._scale: Any = 1.0
-        if self.standardise:
-            self._mean, self._scale = standardisation(instances)
-        self._fit(self._standardised(arrays), np.argsort(self._order)[encoded].astype(np.int64))
-        return self
+        return np.argsort(self._order)[encoded].astype(np.int64)
+
+    def _learn_features(self, shape: tuple[int, ...]) -> None:
+        """Takes note of the shape of an instance; features are not standardised yet."""
+        self._features = shape
+        self.n_features_in_ = int(np.prod(shape))
+        self._mean, self._scale = 0.0, 1.0
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
-        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
-        return probabilities[:, np.argsort(self._order)]
+        return self._probabilities(bags)[:, np.argsort(self._order)]
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
-        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
-        return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
+        return self.classes_[self._order[np.argmax(self._probabilities(bags), axis=1)]]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """For each bag `[n_i]` float64: how much each instance says for its bag's label.
@@ -124,10 +136,18 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         other than the first (of two classes: for the positive one, or where that is not known, for the
         last of `classes_`). Each method's docstring says which.
         """
-        parts = self._instance_scores(self._standardised(self._checked(bags)))
+        parts = self._scores(bags)
         if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
             return [self._for_the_other_class(part) for part in parts]
         return parts
+
+    def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
+        """`[B, K]` of the classes as the method numbers them."""
+        return self._predict_proba(self._standardised(self._checked(bags)))
+
+    def _scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+        """`[n_i]` scores of each bag's instances, for the classes as the method numbers them."""
+        return self._instance_scores(self._standardised(self._checked(bags)))
 
     def __sklearn_tags__(self) -> Tags:
         """Tags: a classifier that needs labels, and takes bags in place of a two-dimensional array."""
@@ -184,16 +204,22 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         return np.array([first, 1 - first])
 
     def _checked(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+        self._refuse_unfitted()
+        arrays = checked(bags)
+        self._refuse_features(arrays[0].shape[1:])
+        return arrays
+
+    def _refuse_unfitted(self) -> None:
         if not hasattr(self, "classes_"):
             raise NotFitted(f"{type(self).__name__} was not fitted; call fit(bags, labels) first")
-        arrays = checked(bags)
-        if arrays[0].shape[1:] != self._features:
+
+    def _refuse_features(self, shape: tuple[int, ...]) -> None:
+        if shape != self._features:
             raise InvalidInput(
-                f"instances have the shape {arrays[0].shape[1:]}, but must have {self._features} as the bags "
-                f"of fit had: X has {np.prod(arrays[0].shape[1:])} features, but {type(self).__name__} is "
+                f"instances have the shape {shape}, but must have {self._features} as the bags "
+                f"of fit had: X has {np.prod(shape)} features, but {type(self).__name__} is "
                 f"expecting {self.n_features_in_} features as input"
             )
-        return arrays
 
     def _standardised(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         return [(bag - self._mean) / self._scale for bag in bags]

@@ -290,7 +290,7 @@ def test_rows_of_skipped_updates_go_on_over_epochs():
     dataset = bags_with(1.0)
     used = np.array([True, True, False, False, False, False])
     plans = [training.Plan(seed, used, ~used) for seed in (1, 2)]
-    skips = BagSkips(dataset, plans, 3, "")
+    skips = BagSkips(dataset.ids, plans, 3, "")
     order = np.array([[[0], [2], [1]], [[1], [0], [2]]])
     for _ in range(2):
         skipped = np.array([[[0, 0, 1], [1, 1, 0]], [[1, 0, 0], [0, 0, 0]]], bool)
@@ -299,7 +299,7 @@ def test_rows_of_skipped_updates_go_on_over_epochs():
     np.testing.assert_array_equal(skips.in_a_row, [3, 0])
     first = Update(model=0, name="", epoch=4, before=1, rows=(1,), ids=("b1",))
     assert skips.first == [first, None]
-    assert skips.stuck_model() == 0 and BagSkips(dataset, plans, 4, "").stuck_model() is None
+    assert skips.stuck_model() == 0 and BagSkips(dataset.ids, plans, 4, "").stuck_model() is None
     skips.add_epochs(np.array([[[1, 0, 1]], [[0, 0, 0]]], bool), order[:1], np.array([6]))
     np.testing.assert_array_equal(skips.in_a_row, [5, 0])
     assert skips.first == [first, None]

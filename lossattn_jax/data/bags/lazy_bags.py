@@ -181,7 +181,15 @@ class Bags(Sequence[np.ndarray]):
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return self.select(np.arange(len(self))[row])
-        return self.readers[row].read()
+        return self.read(row)
+
+    def read(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """`[n, features...]` as stored: instances `start` to `stop` of a bag, by default all.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        return self.readers[row].read(start, stop)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:

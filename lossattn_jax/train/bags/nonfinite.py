@@ -11,6 +11,7 @@ set, `mask` `[b, length]` bool, `labels` `[b]` int32, `noise` `[b, length, units
 the model's standardisation, and `class_weights` `[K]` float32 where it has some.
 """
 
+import abc
 import dataclasses
 import functools
 import pathlib
@@ -67,18 +68,18 @@ class Update:
 class BagSkips(Skips[Update]):
     """The skipped updates of the models of a training of bags."""
 
-    def __init__(self, dataset: BagDataset, plans: Sequence[Plan], max_skipped: int, label: str):
+    def __init__(self, ids: Sequence[str], plans: Sequence[Plan], max_skipped: int, label: str):
         """Nothing is skipped yet.
 
         Args:
-          dataset: the bags.
+          ids: of the bags.
           plans: M, of the models.
           max_skipped: updates in a row at which a training ends.
           label: what messages call the training.
         """
         self.label = label or "a training of bags"
         super().__init__(len(plans), max_skipped, self.label)
-        self._dataset, self._plans = dataset, plans
+        self._ids, self._plans = ids, plans
 
     def add_epochs(self, skipped: np.ndarray, order: np.ndarray, epochs: np.ndarray) -> None:
         """Takes note of epochs, and warns of what was skipped in them.
@@ -113,26 +114,37 @@ class BagSkips(Skips[Update]):
         epoch, step = divmod(step, order.shape[1])
         rows = order[epoch, step][visible[epoch, step]].tolist()
         before = int(visible[epoch, :step].any(axis=-1).sum())
-        ids = tuple(self._dataset.ids[row] for row in rows)
+        ids = tuple(self._ids[row] for row in rows)
         name = self._plans[model].name
         return Update(model, name, int(epochs[epoch]), before, tuple(rows), ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class DumpWriter:
+class DumpWriter(abc.ABC):
     """Writes the update with which a training ends.
 
     Attributes:
-      dataset: the bags, in float32.
       plans: of the models.
       steps: of the training, with the settings of all models.
       folder: gets a folder with the update; None: nothing is written.
     """
 
-    dataset: BagDataset
-    plans: Sequence[Plan]
-    steps: Steps
-    folder: pathlib.Path | None
+    def __init__(self, plans: Sequence[Plan], steps: Steps, folder: pathlib.Path | None):
+        """Takes what a dump says beside the update's bags."""
+        self.plans, self.steps, self.folder = plans, steps, folder
+
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """Of the data set."""
+
+    @abc.abstractmethod
+    def batch(self, update: Update, model: Models, state: State, epochs: int) -> dict[str, Any]:
+        """The tree `batch` of a dump, without what is the model's own.
+
+        Args:
+          update: of which it is.
+          model, state: of the update's model, on the host, without the leading axis.
+          epochs: that are done.
+        """
 
     def error(
         self, skips: BagSkips, model: int, models: Models, states: State, epochs: int
@@ -161,14 +173,20 @@ class DumpWriter:
         }
 
         def write(folder: pathlib.Path) -> None:
-            data = {
-                name: getattr(self.dataset, name) for name in ("instances", "lengths", "labels")
-            }
             of_model, state = jax.tree.map(
                 lambda leaf: leaf[model], devices.gather((models, states))
             )
-            trees = self._trees(update, of_model, state, epochs)
-            dumps.write(folder, "bags", content, trees, digests.of_arrays(data))
+            weights = of_model.class_weights
+            trees = {
+                "state": {"params": state.params, "opt_state": state.opt_state},
+                "batch": {
+                    **self.batch(update, of_model, state, epochs),
+                    "mean": of_model.mean,
+                    "inverse_scale": of_model.inverse_scale,
+                    **({} if weights is None else {"class_weights": weights}),
+                },
+            }
+            dumps.write(folder, "bags", content, trees, self.digest())
 
         name = f"model_{model}_epoch_{update.epoch + 1}_update_{update.before}"
         remedy = (
@@ -178,8 +196,33 @@ class DumpWriter:
             model, remedy, write, None if self.folder is None else self.folder / name
         )
 
-    def _trees(self, update: Update, model: Any, state: Any, epochs: int) -> dict[str, Any]:
-        """The trees of a dump, of one model and its state after so many epochs."""
+
+class DatasetDumpWriter(DumpWriter):
+    """Writes dumps of bags that lie on the devices as one flat array.
+
+    Attributes:
+      dataset: the bags, in float32.
+    """
+
+    def __init__(
+        self,
+        dataset: BagDataset,
+        plans: Sequence[Plan],
+        steps: Steps,
+        folder: pathlib.Path | None,
+    ):
+        """Takes what a dump says."""
+        super().__init__(plans, steps, folder)
+        self.dataset = dataset
+
+    def digest(self) -> str:
+        """Of instances, lengths and labels."""
+        return digests.of_arrays(
+            {name: getattr(self.dataset, name) for name in ("instances", "lengths", "labels")}
+        )
+
+    def batch(self, update: Update, model: Models, state: State, epochs: int) -> dict[str, Any]:
+        """See `DumpWriter.batch`."""
         dataset, steps = self.dataset, self.steps
         rows = np.array(update.rows)
         padded = dataset.padded(rows, int(dataset.lengths[rows].max()))
@@ -196,17 +239,10 @@ class DumpWriter:
             decay = steps.settings.consistency_decay
             share = (1 - decay**update.epoch) / (1 - decay**epochs)
             target = cut(state.ensemble) * np.float32(share)
-        weights = {} if model.class_weights is None else {"class_weights": model.class_weights}
         return {
-            "state": {"params": state.params, "opt_state": state.opt_state},
-            "batch": {
-                "x": padded.instances,
-                "mask": padded.mask,
-                "labels": padded.labels,
-                "noise": cut(steps.noise(model, data, jnp.int32(update.epoch))),
-                "target": target,
-                "mean": model.mean,
-                "inverse_scale": model.inverse_scale,
-                **weights,
-            },
+            "x": padded.instances,
+            "mask": padded.mask,
+            "labels": padded.labels,
+            "noise": cut(steps.noise(model, data, jnp.int32(update.epoch))),
+            "target": target,
         }

@@ -24,7 +24,7 @@ from lossattn_jax.data.order import bucket_batches, bucket_steps
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
-from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter
+from lossattn_jax.train.bags.nonfinite import BagSkips, DatasetDumpWriter
 from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.steps import Program, Steps
@@ -117,7 +117,7 @@ def train(
     began = time.monotonic()
     select, keep = plans_lib.check(plans, settings, every_epoch)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = _group(settings, len(plans))
+    group = group_of(settings, len(plans))
     mean, scale = plans_lib.standardisations(dataset, plans, standardise)
     if not standardise and dataset.instances.dtype != np.float32:
         log.warning("%s", data_warnings.loss_in_float32(dataset))
@@ -125,7 +125,7 @@ def train(
     bucket_of = np.searchsorted(tops, dataset.lengths)
     program = Program(
         network=network,
-        settings=_shared(settings),
+        settings=shared_settings(settings),
         tops=tops,
         group=group,
         steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
@@ -141,8 +141,8 @@ def train(
     logits = []
     block = _block(settings.epochs)
     log_progress = _ProgressLog(label, settings.epochs, len(plans))
-    skips = BagSkips(dataset, plans, settings.max_skipped, label)
-    writer = DumpWriter(
+    skips = BagSkips(dataset.ids, plans, settings.max_skipped, label)
+    writer = DatasetDumpWriter(
         bags, plans, Steps(dataclasses.replace(program, settings=settings)), dump_dir
     )
     for first in range(0, settings.epochs, block):
@@ -207,7 +207,7 @@ def predict(
     """
     count = len(wanted)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = _group(settings, count)
+    group = group_of(settings, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
     models = (params, mean32, 1 / scale32, wanted)
@@ -269,14 +269,14 @@ def _in_float32(
     return bags, moments[0], moments[1]
 
 
-def _shared(settings: Settings) -> Settings:
+def shared_settings(settings: Settings) -> Settings:
     """Settings without what models have of their own, so that those do not compile a program anew."""
     return dataclasses.replace(
         settings, learning_rate=1.0, weight_decay=0.0, patch_weight=0.0, consistency_weight=0.0
     )
 
 
-def _group(settings: Settings, models: int) -> int:
+def group_of(settings: Settings, models: int) -> int:
     """How many of a device's models are computed at once."""
     group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else models)
     return min(group, -(-models // jax.local_device_count()))
