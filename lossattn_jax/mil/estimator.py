@@ -123,11 +123,13 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
-        return self._probabilities(bags)[:, np.argsort(self._order)]
+        probabilities = self._probabilities(bags)
+        return probabilities[:, np.argsort(self._order)]
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
-        return self.classes_[self._order[np.argmax(self._probabilities(bags), axis=1)]]
+        probabilities = self._probabilities(bags)
+        return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """For each bag `[n_i]` float64: how much each instance says for its bag's label.

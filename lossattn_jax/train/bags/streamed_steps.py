@@ -28,7 +28,7 @@ class StreamedTraining:
 
     Attributes:
       start: (models, x, mask) to states.
-      update: (models, states, in a row, visible, batch, clock) to states, `[M]` int32 updates that were
+      update: (models, (states, in a row), visible, batch, clock) to states and `[M]` int32 updates that were
         skipped in a row, and `[M]` bool, whether this one was.
       average: (states, epoch) to states with the parameters of an epoch's end in their average.
       keep: (models, states, logits, labels, epoch) to states with the parameters that models keep.
@@ -55,7 +55,7 @@ def training(program: Program) -> StreamedTraining:
 
     return StreamedTraining(
         start=devices.pmap(start),
-        update=devices.pmap(functools.partial(_update, steps), donate=(1, 2)),
+        update=devices.pmap(functools.partial(_update, steps), donate=(1,)),
         average=devices.pmap(steps.average_epochs, donate=(0,)),
         keep=devices.pmap(keep, donate=(1,)),
         results=devices.pmap(steps.results),
@@ -91,8 +91,7 @@ def draw_noise(
 def _update(
     steps: Steps,
     models: Models,
-    states: State,
-    in_a_row: jax.Array,
+    carry: tuple[State, jax.Array],
     visible: jax.Array,
     batch: Any,
     clock: Any,
@@ -101,8 +100,8 @@ def _update(
 
     Args:
       steps: of the training.
-      models, states: of one device.
-      in_a_row: `[M]` int32, how many updates were skipped in a row before.
+      models: of one device.
+      carry: their states, and `[M]` int32, how many updates were skipped in a row before.
       visible: `[M, b]` bool, the bags that each model is trained on.
       batch: x, mask, labels and rows, as `bag_stream.StepBags` has them.
       clock: epoch, from 0, and step, from the start of the training; int32 scalars.
@@ -112,7 +111,7 @@ def _update(
     settings = steps.settings
 
     def of_one(arguments: Any) -> Any:
-        model, state, in_a_row, visible = arguments
+        model, (state, in_a_row), visible = arguments
 
         def compute() -> Any:
             noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
@@ -130,13 +129,13 @@ def _update(
                 applied,
             )
             changed = dataclasses.replace(state, params=after.params, opt_state=after.opt_state)
-            return changed, update_lib.count_skipped(applied, in_a_row), ~applied
+            return (changed, update_lib.count_skipped(applied, in_a_row)), ~applied
 
         nothing = jnp.zeros((), bool)
-        return jax.lax.cond(jnp.any(visible), compute, lambda: (state, in_a_row, nothing))
+        return jax.lax.cond(jnp.any(visible), compute, lambda: ((state, in_a_row), nothing))
 
     several = steps.program.group if steps.program.group > 1 else None
-    return jax.lax.map(of_one, (models, states, in_a_row, visible), batch_size=several)
+    return jax.lax.map(of_one, (models, carry, visible), batch_size=several)
 
 
 @functools.lru_cache(maxsize=8)

@@ -130,10 +130,9 @@ def train(
         for place, batch in enumerate(bag_stream.read_ahead(steps, step_bytes, memory)):
             visible = padded.train[:, np.maximum(batch.rows, 0)] & (batch.rows >= 0)
             clock = (np.int32(epoch), np.int32(first + place))
-            states, in_a_row, now = compiled.update(
+            (states, in_a_row), now = compiled.update(
                 models,
-                states,
-                in_a_row,
+                (states, in_a_row),
                 devices.shard(visible),
                 devices.replicate((batch.x, batch.mask, batch.labels, batch.rows)),
                 devices.replicate(clock),
