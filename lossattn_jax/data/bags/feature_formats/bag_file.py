@@ -154,7 +154,7 @@ def opening(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, ImportError):
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None

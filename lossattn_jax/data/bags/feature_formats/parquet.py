@@ -100,12 +100,15 @@ def _numeric(path: str, schema: Any) -> dict[str, np.dtype]:
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path} has two columns {twice!r}, but names must differ")
-    return {
-        field.name: np.dtype(field.type.to_pandas_dtype())
-        for field in schema
-        if (pyarrow.types.is_integer(field.type) or pyarrow.types.is_floating(field.type))
-        and not field.name.startswith(_PANDAS_INDEX)
-    }
+    types = {}
+    for field in schema:
+        if field.name.startswith(_PANDAS_INDEX):
+            continue
+        if pyarrow.types.is_floating(field.type):
+            types[field.name] = np.dtype(f"float{field.type.bit_width}")
+        elif pyarrow.types.is_integer(field.type):
+            types[field.name] = np.dtype(f"int{field.type.bit_width}")
+    return types
 
 
 def _features(types: Mapping[str, np.dtype]) -> tuple[str, ...]:
