@@ -26,7 +26,7 @@ from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Of each part of a table the usual names of its column, in small letters; the first that there is is taken.
+# Of each part of a table the usual names of its column, in small letters; the first one counts.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "bag": columns.IDS,
     "label": columns.LABELS,
@@ -128,13 +128,13 @@ def read_table(
     table = _read_cells(source)
     places = _find_columns(table, names or TableColumns(), labelled)
     ids = _ids(table, places["bag"])
-    taken = {part: table.header[place] for part, place in places.items()}
-    others = [name for name in table.header if name and name not in taken.values()]
+    names_by_part = {part: table.header[place] for part, place in places.items()}
+    others = [name for name in table.header if name and name not in names_by_part.values()]
     log.info(
         "%s: %d bags; %s%s",
         table.place,
         len(ids),
-        ", ".join(f"{part} in {name!r}" for part, name in taken.items()),
+        ", ".join(f"{part} in {name!r}" for part, name in names_by_part.items()),
         f"; not taken: {_some(others)}" if others else "",
     )
 
@@ -183,11 +183,11 @@ def _read_cells(source: Any) -> _Cells:
 
 def _of_arrow(table: Any, place: str) -> _Cells:
     names = [name.strip() for name in table.column_names]
-    kept = [place for place, name in enumerate(names) if not _INDEX.fullmatch(name)]
-    cells = [[_text(value) for value in table.column(place).to_pylist()] for place in kept]
+    wanted = [place for place, name in enumerate(names) if not _INDEX.fullmatch(name)]
+    cells = [[_text(value) for value in table.column(place).to_pylist()] for place in wanted]
     return _Cells(
         place,
-        [names[place] for place in kept],
+        [names[place] for place in wanted],
         [f"row {row + 1}" for row in range(table.num_rows)],
         list(zip(*cells, strict=True)),
     )

@@ -187,11 +187,11 @@ def _shorten(error: BaseException) -> str:
 
 
 def _find_features(path: str, arrays: Mapping[str, StoredArray]) -> str:
-    named = [name for name in FEATURES if name in arrays]
+    usual = [name for name in FEATURES if name in arrays]
     others = [name for name in arrays if name != COORDS]
-    if len(named) == 1:
-        return named[0]
-    if not named and len(others) == 1:
+    if len(usual) == 1:
+        return usual[0]
+    if not usual and len(others) == 1:
         return others[0]
     has = "no array"
     if arrays:
