@@ -62,7 +62,7 @@ def _house_number(labels: np.ndarray, draw: np.random.Generator) -> bytes:
 
 def _digit_struct(digits: list[np.ndarray]) -> bytes:
     """`digitStruct.mat` of images named by their number, with the digits of each."""
-    import h5py  # of the extra [prepare]
+    import h5py
 
     file = io.BytesIO()
     with h5py.File(file, "w") as root:

@@ -23,7 +23,7 @@ def requirements(name):
 
 def test_dependencies_are_those_of_the_requirements():
     assert requirements("requirements.txt") == {*PROJECT["dependencies"], *EXTRAS["prepare"]}
-    heavy = ("tensorflow>", "tensorflow-cpu", "torch", "h5py")
+    heavy = ("tensorflow>", "tensorflow-cpu", "torch")
     assert not [name for name in PROJECT["dependencies"] if name.startswith(heavy)]
 
 

@@ -13,7 +13,7 @@ from absl import flags
 
 from lossattn_jax.commands import command
 from lossattn_jax.data import archives
-from lossattn_jax.data.bags import bag_files, benchmarks, matlab_files, unix_compress
+from lossattn_jax.data.bags import bag_files, benchmarks, matlab_files, text_tables, unix_compress
 from lossattn_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -181,7 +181,7 @@ def test_a_file_in_an_archive_may_not_be_endless(tmp_path, monkeypatch, kind):
 def test_a_compressed_file_of_bags_may_not_be_endless(tmp_path, monkeypatch):
     import gzip
 
-    monkeypatch.setattr(bag_files, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(text_tables, "_MOST_BYTES", 1000)
     path = tmp_path / "own.csv.gz"
     path.write_bytes(gzip.compress(bytes(2_000_000)))
     with pytest.raises(UserError, match="own.csv.gz is damaged .*more than 0 MiB uncompressed"):

@@ -8,34 +8,19 @@ import errno
 import json
 import os
 import pathlib
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import npz_headers
+from lossattn_jax.files import npz_headers, torch_files
+from lossattn_jax.files.safetensors_headers import DTYPES
 
-_SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-}
 _MOST_BYTES = 1 << 33  # of arrays in a compressed file; some kB can hold any number of zeros
-# Older ones can be made to run code that is in a file, in spite of `weights_only` (CVE-2025-32434).
-_OLDEST_TORCH = (2, 6)
 
 # Refuses arrays, by a UserError.
 Check = Callable[[Mapping[str, Any]], object]
@@ -146,7 +131,7 @@ def _read_safetensors(file: BinaryIO, check: Check) -> Mapping[str, Any]:
 
 
 def _dtype(name: str, tensor: Mapping[str, Any]) -> Any:
-    dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
+    dtype = DTYPES.get(tensor["dtype"])
     if dtype is None:
         raise UserError(f"it holds {name!r} as {tensor['dtype']}, which is not supported")
     return dtype
@@ -158,40 +143,7 @@ def _stand_in(shape: Sequence[int], dtype: Any) -> np.ndarray:
 
 
 def _read_torch(file: BinaryIO, check: Check) -> Mapping[str, Any]:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            "it can be read only where PyTorch is installed (pip install 'lossattn_jax[torch]'); "
-            ".safetensors and .npz need none"
-        ) from None
-    release = tuple(int(number) for number in torch.__version__.split(".")[:2])
-    if release < _OLDEST_TORCH:
-        raise UserError(
-            f"it is not read with PyTorch {torch.__version__}, which can be made to run what is in a file: "
-            "install 2.6 or newer"
-        )
-    _refuse_packed(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _refuse_packed(file: BinaryIO) -> None:
-    """Refuses an archive that holds more than its size; PyTorch compresses none.
-
-    Raises:
-      UserError: it is one.
-    """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        size = os.fstat(file.fileno()).st_size
-        if unpacked > size:
-            raise UserError(
-                f"it has {size} bytes and would unpack to {unpacked}, but PyTorch's files are not compressed"
-            )
-    file.seek(0)
+    return torch_files.read(file)
 
 
 def _write_npz(file: BinaryIO, arrays: dict[str, Any]) -> None:

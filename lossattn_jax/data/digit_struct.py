@@ -47,8 +47,7 @@ class DigitStruct:
         Raises:
           ValueError: it is not in the published format.
         """
-        # Of the extra [prepare]; nothing else here needs it.
-        import h5py
+        import h5py  # when a file is opened, not with the command
 
         try:
             self._file = h5py.File(file, "r")

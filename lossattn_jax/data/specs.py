@@ -211,7 +211,7 @@ _SPECS = (
     ),
     DatasetSpec(
         name="svhn_full",
-        preparation_package="h5py",
+        preparation_package="",
         builder="svhn_full/plain",
         builder_class="lossattn_jax.data.svhn_full:SvhnFull",
         extra_builder="svhn_full/extra",  # TFDS' own svhn_cropped always has it; 1.8 GB are not for everyone

@@ -232,7 +232,6 @@ def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python
     [
         ("cifar10", "tensorflow", "TensorFlow"),
         ("coco", "tensorflow", "TensorFlow"),
-        ("svhn_full", "h5py", "h5py"),
     ],
 )
 def test_a_package_that_is_not_installed_is_named_with_its_extra(

@@ -182,11 +182,18 @@ def test_decimal_commas_are_refused_with_the_way_out(tmp_path):
         read_csv(written(tmp_path, text))
 
 
-def test_utf_16_is_refused_with_the_way_out(tmp_path):
-    path = tmp_path / "own.csv"
-    path.write_bytes(table(HEADER, rows()).encode("utf-16"))
-    with pytest.raises(UserError, match="is not text in UTF-8 .*; save it as such"):
-        read_csv(path)
+@pytest.mark.parametrize("mark", [",", "\t"])
+@pytest.mark.parametrize("order", ["utf-16", "utf-16-be"])
+def test_utf_16_with_a_mark_is_read(tmp_path, mark, order):
+    """As spreadsheets write "Unicode text"."""
+    lines = [(label, bag.replace("b", "\xe4"), area) for label, bag, area in rows()]
+    plain = read_csv(written(tmp_path, table(HEADER, lines)))
+    start = "" if order == "utf-16" else "\ufeff"
+    path = tmp_path / "other.csv"
+    path.write_bytes((start + table(HEADER, lines, mark)).encode(order))
+    other = read_csv(path)
+    assert other.ids == plain.ids == ("\xe40", "\xe41", "\xe42", "\xe43")
+    np.testing.assert_array_equal(other.instances, plain.instances)
 
 
 @pytest.mark.parametrize(("name", "start"), [("", 0), ('""', 1), ("Unnamed: 0", 0)])

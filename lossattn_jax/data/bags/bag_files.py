@@ -20,19 +20,17 @@ import gzip
 import io
 import logging
 import os
-import re
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lossattn_jax import files
-from lossattn_jax.data.archives import MOST_BYTES as _MOST_BYTES
-from lossattn_jax.data.bags import columns, matlab_files, precision, unix_compress
+from lossattn_jax.data.bags import columns, matlab_files, precision, text_tables
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.cells import Cells, check_finite, is_number
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.label_values import label_value, label_values
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.errors import UserError
 
@@ -41,9 +39,6 @@ Path = str | os.PathLike[str]
 log = logging.getLogger(__name__)
 
 BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
-_GZIP = b"\x1f\x8b"
-# Python converts no more than 4,300 digits.
-_INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
 
 
 def read(path: Path, choice: Choice | None = None) -> BagDataset:
@@ -83,34 +78,19 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
       UserError: the file is missing, cannot be read or is not as above; the sentence names the file and
         the line or the bag.
     """
-    text = _text(path)
-    first = next(iter(text.splitlines()), "")
-    lines = csv.reader(
-        io.StringIO(text, newline=""), strict=True, delimiter=columns.separator(first)
-    )
+    table = text_tables.open_table(path)
     rows = _Rows(path)
-    try:
-        header = [field.strip() for field in next(lines, [])]
-        places = columns.find(path, header, choice or Choice())
-        cells = Cells(path, header, places)
-        own = places.instance_label
-        for fields in lines:
-            if len(fields) < 2 and not "".join(fields).strip():
-                continue
-            if len(fields) != len(header):
-                raise UserError(
-                    f"line {lines.line_num} of {path} has {len(fields)} fields, but the header has "
-                    f"{len(header)}"
-                )
-            rows.add(
-                lines.line_num,
-                fields[places.bag_id],
-                fields[places.label],
-                None if own is None else fields[own],
-            )
-            cells.add(lines.line_num, fields)
-    except csv.Error as error:
-        raise UserError(f"line {lines.line_num} of {path} is not CSV ({error})") from error
+    places = columns.find(path, table.header, choice or Choice())
+    cells = Cells(path, table.header, places)
+    own = places.instance_label
+    for line, fields in table.rows:
+        rows.add(
+            line,
+            fields[places.bag_id],
+            fields[places.label],
+            None if own is None else fields[own],
+        )
+        cells.add(line, fields)
     values, names = cells.end()
     log.info("%s: %s", path, cells.describe())
     return rows.dataset(values, names)
@@ -189,7 +169,7 @@ def read_uci(path: Path) -> BagDataset:
     """
     rows, features, lines = _Rows(path), [], []
     width = None
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text_tables.read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         fields = line.split(",")
@@ -225,7 +205,7 @@ def read_matlab(path: Path) -> BagDataset:
     """
     names = ("features", "bag_ids", "labels")
     try:
-        found = matlab_files.read(_content(path), names)
+        found = matlab_files.read(text_tables.read_content(path), names)
         arrays = [found[name] for name in names]
     except KeyError as error:
         raise UserError(
@@ -274,7 +254,9 @@ class _Rows:
         number = self.numbers.setdefault(bag_id, len(self.numbers))
         if number == len(self.labels):
             self.labels.append(label)
-        elif label != self.labels[number] and _value(label) != _value(self.labels[number]):
+        elif label != self.labels[number] and label_value(label) != label_value(
+            self.labels[number]
+        ):
             raise UserError(
                 f"line {line} of {self.path} has the label {label!r} for bag {bag_id!r}, which had "
                 f"{self.labels[number]!r} before"
@@ -296,9 +278,9 @@ class _Rows:
 
     def dataset(self, values: np.ndarray, features: tuple[str, ...] | None = None) -> BagDataset:
         """The data set of features `[N, D]` float64."""
-        integers = all(_INTEGER.fullmatch(label) for label in self.labels)
-        labels = [_value(label) if integers else label for label in self.labels]
-        own = [_value(label) if integers else label for label in self.own]
+        labels = label_values(self.labels)
+        integers = isinstance(labels[0], int)
+        own = [label_value(label) if integers else label for label in self.own]
         allowed = set(labels)
         for line, label in zip(self.lines, own, strict=False):
             if label not in allowed:
@@ -345,42 +327,5 @@ def _dataset(
     )
 
 
-def _value(label: str) -> int | str:
-    return int(label.split(".")[0]) if _INTEGER.fullmatch(label) else label
-
-
 def _whole(value: float) -> int | float:
     return int(value) if value == int(value) else float(value)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return files.read(path)
-    except FileNotFoundError as error:
-        raise UserError(f"the file {path} does not exist") from error
-    except OSError as error:
-        raise UserError(f"the file {path} cannot be read ({error.strerror or error})") from error
-
-
-def _text(path: Path) -> str:
-    content = _content(path)
-    try:
-        if content.startswith(_GZIP):
-            content = _gunzipped(content)
-        elif content.startswith(unix_compress.MAGIC):
-            content = unix_compress.uncompress(content, _MOST_BYTES)
-        elif os.fspath(path).endswith((".gz", ".Z")):
-            raise UserError(f"{path} is not compressed as its name says")
-        return content.decode("utf-8-sig")
-    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise UserError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
-        raise UserError(f"{path} is damaged ({error})") from error
-
-
-def _gunzipped(content: bytes) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-        text = file.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB uncompressed")
-    return text

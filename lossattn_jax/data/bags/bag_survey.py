@@ -100,7 +100,7 @@ def _in_order(pool: concurrent.futures.Executor, bags: Bags) -> Iterator[tuple]:
 
 def _look(bags: Bags, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
     """Mean, sum of squares, lowest, highest and digest of a bag's instances."""
-    instances = bags[row]
+    instances = bags.readers[row].read()  # whose values are looked at below
     flat = instances.reshape(len(instances), -1)
     width = flat.shape[1]
     mean, squares = np.zeros(width), np.zeros(width)

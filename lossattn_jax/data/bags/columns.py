@@ -104,7 +104,7 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
     """
     if not any(header):
         raise UserError(f"{path} is empty or its first line is, but must be the header")
-    label, bag_id = (_place(path, header, role) for role in (LABELS, IDS))
+    label, bag_id = (find_first(path, header, role) for role in (LABELS, IDS))
     for role, place in ((LABELS, label), (IDS, bag_id)):
         if place is None:
             raise UserError(
@@ -112,7 +112,7 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
                 f"are separated by commas, semicolons or tabs), but names {_some(header)}"
             )
     assert label is not None and bag_id is not None
-    own = _place(path, header, INSTANCE_LABELS)
+    own = find_first(path, header, INSTANCE_LABELS)
     for place, name in enumerate(header):
         if name and name in header[:place]:
             raise UserError(f"{path} has two columns {name!r}, but names must differ")
@@ -147,8 +147,17 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
     )
 
 
-def _place(path: object, header: Sequence[str], names: Sequence[str]) -> int | None:
-    """Finds the column with the first of these names that exists."""
+def find_first(path: object, header: Sequence[str], names: Sequence[str]) -> int | None:
+    """Finds the column with the first of these names that there is, in any case of letters.
+
+    Args:
+      path: of the table, for messages.
+      header: the columns' names.
+      names: in small letters.
+
+    Raises:
+      UserError: two columns have that name.
+    """
     lowered = [name.lower() for name in header]
     for name in names:
         if lowered.count(name) > 1:

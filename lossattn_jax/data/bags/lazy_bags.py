@@ -183,14 +183,6 @@ class Bags(Sequence[np.ndarray]):
             return self.select(np.arange(len(self))[row])
         return self.read(row)
 
-    def read(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """`[n, features...]` as stored: instances `start` to `stop` of a bag, by default all.
-
-        Raises:
-          UserError: they cannot be read.
-        """
-        return self.readers[row].read(start, stop)
-
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """`[bags]` int64, instances of each bag."""
@@ -210,6 +202,24 @@ class Bags(Sequence[np.ndarray]):
     def nbytes(self) -> int:
         """Bytes of all instances as float32, which is how networks take them."""
         return int(self.lengths.sum()) * int(np.prod(self.shape)) * 4
+
+    def read(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Reads instances of a bag.
+
+        Args:
+          row: of the bag.
+          start, stop: of the instances; by default all.
+
+        Returns:
+          `[n, features...]` of the stored dtype.
+
+        Raises:
+          UserError: as of `BagReader.read`, or a value is not finite in float32.
+        """
+        reader = self.readers[row]
+        instances = reader.read(start, stop)
+        check_finite(self.ids[row], reader.place, instances, start)
+        return instances
 
     def read_coords(self, row: int) -> np.ndarray | None:
         """`[n_i, 2]` float64, where the instances of a bag are; None where that is not known."""
@@ -237,7 +247,7 @@ class Bags(Sequence[np.ndarray]):
         """
         if self.labels is None:
             raise UserError(f"the bags of {self.name} have no labels, but training needs them")
-        instances = np.concatenate([reader.read() for reader in self.readers])
+        instances = np.concatenate([self.read(row) for row in range(len(self))])
         return BagDataset(
             instances=instances.astype(np.float32) if instances.dtype.itemsize < 4 else instances,
             lengths=self.lengths,
@@ -248,6 +258,31 @@ class Bags(Sequence[np.ndarray]):
             positive=self.positive,
             features=self.features,
         )
+
+
+def check_finite(bag_id: str, place: str, instances: np.ndarray, start: int = 0) -> None:
+    """Refuses instances that are not finite in float32, in which networks compute.
+
+    Args:
+      bag_id: of the bag, for the message.
+      place: where they were read.
+      instances: `[n, features...]`.
+      start: number of the first of them in the bag.
+
+    Raises:
+      UserError: a value is infinite or no number.
+    """
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(instances.astype(np.float32, copy=False))
+    if finite.all():
+        return
+    first = tuple(int(axis[0]) for axis in np.nonzero(~finite))
+    at = ", ".join(map(str, first[1:]))
+    raise UserError(
+        f"bag {bag_id!r} in {place} has the value {float(instances[first]):g} in feature {at} of instance "
+        f"{start + first[0]} (counted from 0), but values must be finite numbers (in float32); mend the "
+        "file, or leave the bag out"
+    )
 
 
 def _check(bags: Bags) -> None:

@@ -1,0 +1,313 @@
+"""Tables with a row for each bag: its id, label and group, and how bags are split.
+
+    table = read_table("labels.csv", TableColumns(label="subtype"))
+
+    slide_id,subtype,patient
+    s01,LUAD,p7
+    s02,LUSC,p9
+
+CSV, TSV and Parquet files are read, and from Python what pandas, polars and pyarrow have. Columns that are
+not named are found by their usual names.
+"""
+
+import dataclasses
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lossattn_jax.data.bags import columns, text_tables
+from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, opening
+from lossattn_jax.data.bags.label_values import label_values
+from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Of each part of a table the usual names of its column, in small letters; the first one counts.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "bag": columns.IDS,
+    "label": columns.LABELS,
+    "group": ("group", "patient", "patient_id", "case_id"),
+    "split": ("split",),
+    "fold": ("fold",),
+    "path": ("path",),
+}
+# What words of a column of splits mean, in small letters.
+SPLITS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+ONE_LABEL = "networks for bags take one label for each bag, and several are not supported yet"
+
+_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
+_SEVERAL_LABELS = re.compile(r"(bag_)?labels?[ _.-].+")
+_WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?", re.ASCII)
+_MOST_NAMED = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TableColumns:
+    """Names of the columns of a table; None: found by their usual names, see `NAMES`.
+
+    Attributes:
+      bag: of the bags' ids.
+      label: of their labels.
+      group: of what bags share, such as a patient.
+      split: of "train", "validation" and "test", or what else `SPLITS` has.
+      fold: of whole numbers, the fold in which a bag is tested.
+      path: of the feature files.
+    """
+
+    bag: str | None = None
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+    fold: str | None = None
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BagTable:
+    """What a table says of bags; what it has no column for is None.
+
+    Attributes:
+      place: where it was, for messages.
+      ids: of the bags, in the table's order; no two are the same.
+      labels: whole numbers where all are written as such, otherwise text.
+      groups: for each bag.
+      splits: "train", "validation" or "test" for each bag.
+      folds: for each bag.
+      paths: of the feature files, as they are written.
+    """
+
+    place: str
+    ids: tuple[str, ...]
+    labels: tuple[Any, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+    folds: tuple[int, ...] | None = None
+    paths: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cells:
+    """The cells of a table, as text.
+
+    Attributes:
+      place: of the table.
+      header: names of the columns.
+      lines: what messages call each row.
+      rows: of cells; an empty one is "".
+    """
+
+    place: str
+    header: Sequence[str]
+    lines: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def read_table(
+    source: Any, names: TableColumns | None = None, *, labelled: bool = True
+) -> BagTable:
+    """Reads a table of bags; the log says which columns it takes.
+
+    Args:
+      source: path of a CSV or TSV file (also `.gz`) or of a `.parquet` file; or what has
+        `__arrow_c_stream__`, such as a DataFrame of pandas or polars or a table of pyarrow.
+      names: of the columns.
+      labelled: whether it must have labels.
+
+    Raises:
+      UserError: it cannot be read, a column is not there or there are several of labels, there is no bag, a
+        bag is there twice, or a cell is missing or of no allowed value; the sentence has line and bag.
+    """
+    table = _read_cells(source)
+    places = _find_columns(table, names or TableColumns(), labelled)
+    ids = _ids(table, places["bag"])
+    names_by_part = {part: table.header[place] for part, place in places.items()}
+    others = [name for name in table.header if name and name not in names_by_part.values()]
+    log.info(
+        "%s: %d bags; %s%s",
+        table.place,
+        len(ids),
+        ", ".join(f"{part} in {name!r}" for part, name in names_by_part.items()),
+        f"; not taken: {_some(others)}" if others else "",
+    )
+
+    def cells(part: str) -> list[str] | None:
+        return _known(table, part, places[part], ids) if part in places else None
+
+    labels, groups, paths = cells("label"), cells("group"), cells("path")
+    return BagTable(
+        table.place,
+        ids,
+        None if labels is None else tuple(label_values(labels)),
+        None if groups is None else tuple(groups),
+        _splits(table, places["split"], ids) if "split" in places else None,
+        _folds(table, places["fold"], ids) if "fold" in places else None,
+        None if paths is None else tuple(paths),
+    )
+
+
+def _read_cells(source: Any) -> _Cells:
+    if hasattr(source, "__arrow_c_stream__"):
+        import pyarrow  # where a table of its kind is read, not with the command
+
+        return _of_arrow(pyarrow.table(source), "the table")
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"the table of labels is a {type(source).__name__}, but must be the path of a file, or a table "
+            "with __arrow_c_stream__: a DataFrame of pandas (from 2.2) or polars, or a table of pyarrow"
+        )
+    path = os.fspath(source)
+    if path.lower().endswith(".parquet"):
+        from pyarrow import parquet
+
+        with opening(path):
+            check_regular(path)
+            with parquet.ParquetFile(path) as file:
+                return _of_arrow(file.read(), path)
+    table = text_tables.open_table(path)
+    rows = list(table.rows)
+    return _Cells(
+        path,
+        table.header,
+        [f"line {line}" for line, _ in rows],
+        [[cell.strip() for cell in cells] for _, cells in rows],
+    )
+
+
+def _of_arrow(table: Any, place: str) -> _Cells:
+    names = [name.strip() for name in table.column_names]
+    wanted = [place for place, name in enumerate(names) if not _INDEX.fullmatch(name)]
+    cells = [[_text(value) for value in table.column(place).to_pylist()] for place in wanted]
+    return _Cells(
+        place,
+        [names[place] for place in wanted],
+        [f"row {row + 1}" for row in range(table.num_rows)],
+        list(zip(*cells, strict=True)),
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()
+
+
+def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[str, int]:
+    """Places of the columns by the parts of a bag that they have."""
+    if not any(table.header):
+        raise UserError(f"{table.place} is empty or its first line is, but must be the header")
+    places = {}
+    for part, usual in NAMES.items():
+        wanted = getattr(names, part)
+        if wanted is not None:
+            places[part] = _named(table, part, wanted)
+        else:
+            place = columns.find_first(table.place, table.header, usual)
+            if place is not None:
+                places[part] = place
+    needed = ("bag", "label") if labelled else ("bag",)
+    if "label" not in places:
+        several = [name for name in table.header if _SEVERAL_LABELS.fullmatch(name.lower())]
+        if len(several) > 1:
+            raise UserError(
+                f"{table.place} has the columns {_some(several)}, but {ONE_LABEL}; --label_column says which"
+            )
+    for part in needed:
+        if part not in places:
+            raise UserError(
+                f"{table.place} has no column {' or '.join(map(repr, NAMES[part]))} of the {part}s, but "
+                f"{_some(table.header)}; --{part}_column=NAME says which it is"
+            )
+    if places.get("label") == places["bag"]:
+        raise UserError(
+            f"the column {table.header[places['bag']]!r} of {table.place} cannot have both the bags' ids and "
+            "their labels; name two columns"
+        )
+    return places
+
+
+def _named(table: _Cells, part: str, name: Any) -> int:
+    """The place of a column by its name; of several labels there must be one."""
+    header = list(table.header)
+    if name in header:
+        if header.count(name) > 1:
+            raise UserError(f"{table.place} has two columns {name!r}, but names must differ")
+        return header.index(name)
+    if part == "label" and (not isinstance(name, str) or "," in name):
+        raise UserError(f"the labels are to be in the columns {name}, but {ONE_LABEL}")
+    same = [place for place, other in enumerate(header) if other.lower() == str(name).lower()]
+    if len(same) == 1:
+        return same[0]
+    near = difflib.get_close_matches(str(name), header, _MOST_NAMED, 0.5)
+    raise UserError(
+        f"--{part}_column is {name!r}, which is no column of {table.place}; "
+        f"{'near are' if near else 'its columns are'} {_some(near or header)}"
+    )
+
+
+def _ids(table: _Cells, place: int) -> tuple[str, ...]:
+    if not table.rows:
+        raise UserError(f"{table.place} has no bag, but must have one in each line")
+    lines: dict[str, str] = {}
+    for line, cells in zip(table.lines, table.rows, strict=True):
+        bag_id = cells[place]
+        if is_missing(bag_id):
+            raise UserError(
+                f"{line} of {table.place} has the bag id {bag_id!r}, which stands for a missing one; give "
+                "the bag one or leave it out"
+            )
+        if lines.setdefault(bag_id, line) != line:
+            raise UserError(
+                f"{table.place} has the bag {bag_id!r} twice, in {lines[bag_id]} and in {line}, but must "
+                "have a line for each bag"
+            )
+    return tuple(lines)
+
+
+def _known(table: _Cells, part: str, place: int, ids: Sequence[str]) -> list[str]:
+    """The cells of a column, none of which is missing."""
+    cells = [row[place] for row in table.rows]
+    missing = [row for row, cell in enumerate(cells) if is_missing(cell)]
+    if missing:
+        first = missing[0]
+        raise UserError(
+            f"{len(missing)} of {len(ids)} bags of {table.place} have no {part} in the column "
+            f"{table.header[place]!r}, the first {ids[first]!r} ({table.lines[first]} has {cells[first]!r}); "
+            f"give them one or leave these bags out{', or rename it' if cells[first] else ''}"
+        )
+    return cells
+
+
+def _splits(table: _Cells, place: int, ids: Sequence[str]) -> tuple[str, ...]:
+    cells = _known(table, "split", place, ids)
+    for line, cell, bag_id in zip(table.lines, cells, ids, strict=True):
+        if cell.lower() not in SPLITS:
+            raise UserError(
+                f"{line} of {table.place} has the split {cell!r} for bag {bag_id!r}, but allowed are "
+                f"{', '.join(SPLITS)}"
+            )
+    return tuple(SPLITS[cell.lower()] for cell in cells)
+
+
+def _folds(table: _Cells, place: int, ids: Sequence[str]) -> tuple[int, ...]:
+    cells = _known(table, "fold", place, ids)
+    for line, cell, bag_id in zip(table.lines, cells, ids, strict=True):
+        if not _WHOLE.fullmatch(cell):
+            raise UserError(
+                f"{line} of {table.place} has the fold {cell!r} for bag {bag_id!r}, but must have a "
+                "whole number"
+            )
+    return tuple(int(cell.split(".")[0]) for cell in cells)
+
+
+def _some(names: Iterable[str]) -> str:
+    known = [repr(name) for name in names if name]
+    more = len(known) - _MOST_NAMED
+    return ", ".join(known[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

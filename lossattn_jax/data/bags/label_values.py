@@ -1,0 +1,20 @@
+"""Labels that are written in tables, as whole numbers or text."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Python converts no more than 4,300 digits.
+_INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
+
+
+def label_values(labels: Sequence[str]) -> list[Any]:
+    """Labels as whole numbers where all are written as such (1, -1, 2.0), otherwise as they are."""
+    if all(_INTEGER.fullmatch(label) for label in labels):
+        return [label_value(label) for label in labels]
+    return list(labels)
+
+
+def label_value(label: str) -> int | str:
+    """A label as a whole number where it is written as one."""
+    return int(label.split(".")[0]) if _INTEGER.fullmatch(label) else label
