@@ -54,7 +54,7 @@ def test_no_two_data_sets_read_the_same():
 def test_no_two_sources_have_the_same_bags():
     known = [(one.lengths, one.exact, one.moments) for one in benchmarks.BENCHMARKS.values()]
     assert len(set(known)) == len(known)
-    drawn = [source for source in sources.SOURCES.values() if source.generated]
+    drawn = [source for source in sources.SOURCES.values() if source.is_generated]
     assert len({source.make for source in drawn}) == len({source.images for source in drawn}) == 2
     assert len(known) + len(drawn) == len(sources.SOURCES)
 
