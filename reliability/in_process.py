@@ -74,7 +74,7 @@ def _as_new() -> Iterator[None]:
     settings = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
     verbosity, argv, environment = absl_logging.get_verbosity(), sys.argv, dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
-    before, parsed = _our_flags(), flags.FLAGS.is_parsed()
+    before, was_parsed = _our_flags(), flags.FLAGS.is_parsed()
     flags.FLAGS.remove_flag_values([flag.name for _, flag in before])
     flags.FLAGS.unparse_flags()
     try:
@@ -84,7 +84,7 @@ def _as_new() -> Iterator[None]:
         for module, flag in before:
             flags.FLAGS[flag.name] = flag
             flags.FLAGS.register_flag_by_module(module, flag)
-        if not parsed:
+        if not was_parsed:
             flags.FLAGS.unparse_flags()
         signal.signal(signal.SIGTERM, handler)
         absl_logging.set_verbosity(verbosity)
