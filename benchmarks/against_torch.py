@@ -230,9 +230,13 @@ def _agree(config: ConfigDict) -> dict[str, Any]:
         subprocess_worker.SubprocessWorker(jax_training.Trainer, config) as ours,
     ):
         weights = theirs.call("weights")
-        expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
+        torch_losses = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
         actual = ours.call("losses", weights, images, labels, _AGREEMENT_STEPS)
-    return {"jax": actual, "torch": expected, "differences": list(compare(actual, expected))}
+    return {
+        "jax": actual,
+        "torch": torch_losses,
+        "differences": list(compare(actual, torch_losses)),
+    }
 
 
 if __name__ == "__main__":

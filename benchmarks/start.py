@@ -112,7 +112,7 @@ def run(
     """
     path = machine.prepare(out)
     # From where the trainings are started.
-    data_dir, config = (str(pathlib.Path(given).resolve()) for given in (data_dir, config))
+    data_dir, config = (str(pathlib.Path(one).resolve()) for one in (data_dir, config))
     record: dict[str, Any] = {
         **machine.header("benchmarks.start", PACKAGES),
         "targets": {"second": SECOND_TARGET, "import": IMPORT_TARGET},

@@ -77,10 +77,10 @@ def linear_imputation(
         running = size > tolerance
         length = jnp.where(running, size / jnp.where(running, inner(direction, image), 1.0), 0.0)
         solution, residual = solution + length * direction, residual - length * image
-        preconditioned = residual / total
-        new_size = inner(residual, preconditioned)
+        direction_step = residual / total
+        new_size = inner(residual, direction_step)
         turn = jnp.where(running, new_size / jnp.where(running, size, 1.0), 0.0)
-        return solution, residual, preconditioned + turn * direction, new_size
+        return solution, residual, direction_step + turn * direction, new_size
 
     # Around the mean of what is known: far from every known pixel that is about the solution.
     num_known = jnp.sum(1 - gap, axis=(1, 2), keepdims=True)

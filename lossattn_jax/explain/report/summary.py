@@ -112,10 +112,10 @@ class Summary:
     def _plot_patches(self) -> Plot:
         figure, axis = _axes()
         names = weight_names()
-        occupied = self.patches > 0
+        has_examples = self.patches > 0
         accuracy = self.right_patches / np.maximum(self.patches, 1)
         places = np.arange(len(names))
-        axis.bar(places[occupied], accuracy[occupied], color="#228833")
+        axis.bar(places[has_examples], accuracy[has_examples], color="#228833")
         axis.set_xticks(places, names, rotation=30, ha="right", fontsize=8)
         axis.set_ylim(0, 1)
         axis.set_xlabel("patch weight, as a multiple of the even weight 1 / P")
@@ -161,13 +161,15 @@ class Summary:
 
     def _plot_reliability(self) -> Plot:
         figure, axis = _axes()
-        occupied = self.confidences > 0
+        has_examples = self.confidences > 0
         count = np.maximum(self.confidences, 1)
         confidence, accuracy = self.confidence_sum / count, self.right / count
         axis.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-        sizes = 20 + 180 * self.confidences[occupied] / max(self.images, 1)
-        axis.scatter(confidence[occupied], accuracy[occupied], s=sizes, color="#aa3377", alpha=0.8)
-        axis.plot(confidence[occupied], accuracy[occupied], color="#aa3377", lw=1)
+        sizes = 20 + 180 * self.confidences[has_examples] / max(self.images, 1)
+        axis.scatter(
+            confidence[has_examples], accuracy[has_examples], s=sizes, color="#aa3377", alpha=0.8
+        )
+        axis.plot(confidence[has_examples], accuracy[has_examples], color="#aa3377", lw=1)
         axis.set_xlim(0, 1.02)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("probability of the predicted class")

@@ -93,9 +93,9 @@ class Reporter:
             content.setdefault(records.NONFINITE, nonfinite)
         line = json.dumps(content) + "\n"
         with _writing(self._path):
-            left = line.encode()
-            while left:
-                left = left[self._jsonl.write(left) :]
+            rest = line.encode()
+            while rest:
+                rest = rest[self._jsonl.write(rest) :]
         # Of a value that is not finite tensorboardX warns each time.
         points = {f"{kind}/{name}": v for name, v in values.items() if math.isfinite(v)}
         with _writing(self._folder):
