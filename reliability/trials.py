@@ -93,7 +93,7 @@ def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Tr
             aim = None
         else:
             continue
-        what = f"{name.name} {f'when {aim} has_appeared' if aim else f'after {seconds} s'}"
+        what = f"{name.name} {f'when {aim} appeared' if aim else f'after {seconds} s'}"
         if "Traceback" in killed_end.stderr or killed_end.returncode is None:
             yield trial_of(bench, KILL, what, killed_end)
             continue
