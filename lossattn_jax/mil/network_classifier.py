@@ -47,7 +47,7 @@ class NetworkClassifier(BagClassifier):
       settings: of the training, a `Settings`; None: its defaults.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
-      networks_: after `fit`, the `training.Trained` networks.
+      networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
 
     def __init__(
