@@ -220,7 +220,7 @@ def test_too_many_skipped_updates_end_with_a_dump(tmp_path):
     stored = dumps.read(folder)
     assert stored.content["ids"] == ["b3"]
     np.testing.assert_array_equal(stored.arrays["batch/x"][0, :2], arrays[3])
-    skipped = streamed(bags, network, options={"standardise": False}, max_skipped=9).skipped
+    skipped = streamed(bags, network, options={"standardise": False}, max_skipped=9).num_skipped
     np.testing.assert_array_equal(skipped, [SETTINGS.epochs])
 
 
@@ -231,7 +231,7 @@ def test_a_skipped_update_changes_nothing():
     without = streamed(plans=[plan(left_out=(3, 6, 7))], options=options, epochs=1)
     # Adam's counts differ, but not what they are counts of: no schedule is on.
     equal(jax.tree.map(np.shape, whole.last), jax.tree.map(np.shape, without.last))
-    assert whole.skipped[0] == 1 and np.isfinite(jax.tree.leaves(whole.last)[0]).all()
+    assert whole.num_skipped[0] == 1 and np.isfinite(jax.tree.leaves(whole.last)[0]).all()
 
 
 def test_what_cannot_be_is_refused():

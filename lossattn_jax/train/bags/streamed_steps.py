@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from lossattn_jax import devices
 from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, part_of
 from lossattn_jax.train import update as update_lib
-from lossattn_jax.train.bags.device_bags import standardised
+from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.gradients import StepBags, with_decay
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
-from lossattn_jax.train.update import Trained
+from lossattn_jax.train.update import ModelState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +117,14 @@ def _update(
             noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
             target = jnp.zeros(0, jnp.float32)
             bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
-            of_bags = steps.gradients(model, state.params, bags, epoch, guarded=True)
+            of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
             decayed = with_decay(model, state.params, of_bags.gradients)
             values = (of_bags.loss, update_lib.gradient_norm(decayed))
             applied = update_lib.is_applied(values, in_a_row, settings.max_skipped)
             after = update_lib.apply_update(
                 steps.optimizer(model),
                 of_bags.gradients,
-                Trained(state.params, state.opt_state),
+                ModelState(state.params, state.opt_state),
                 number,
                 applied,
             )
@@ -150,7 +150,7 @@ def whole_bag(network: BagNetwork, group: int) -> Callable[..., Any]:
     def predict(models: Any, x: jax.Array, mask: jax.Array) -> Any:
         def of_one(model: Any) -> Any:
             params, mean, inverse_scale = model
-            own = standardised(x.astype(jnp.float32), mean, inverse_scale)
+            own = standardise(x.astype(jnp.float32), mean, inverse_scale)
             out: Any = network.apply({"params": params}, own, mask)
             return out.logits[0], out.attention[0], out.patch_logits[0]
 
@@ -171,7 +171,7 @@ def bag_layers(network: BagNetwork, group: int) -> Callable[..., Any]:
     def compute(models: Any, x: jax.Array) -> Any:
         def of_one(model: Any) -> Any:
             params, mean, inverse_scale = model
-            own = standardised(x.astype(jnp.float32), mean, inverse_scale)
+            own = standardise(x.astype(jnp.float32), mean, inverse_scale)
             of_bag: Any = layers.apply({"params": params}, own)
             return [layer[0] for layer in of_bag]
 

@@ -34,7 +34,7 @@ from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, padded_models
-from lossattn_jax.train.bags.training import Trained, group_of, shared_settings
+from lossattn_jax.train.bags.training import TrainedModels, group_of, shared_settings
 from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def train(
     every_epoch: bool = True,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
-) -> Trained:
+) -> TrainedModels:
     """Trains one network for each plan.
 
     Updates that are not finite are skipped as in `training.train`.
@@ -152,7 +152,7 @@ def train(
         if settings.average_epochs:
             states = compiled.average(states, devices.replicate(np.int32(epoch)))
         if predicted[epoch] and len(wanted):
-            with progress.paused():
+            with progress.pause():
                 params = states.average if settings.average_epochs else states.params
                 predictor = StreamedPredictor(
                     network, _gathered(params, len(plans)), mean32, 1 / scale32, group
@@ -170,7 +170,7 @@ def train(
             )
     last, best, at_keep_epoch, best_epochs = _gathered(compiled.results(states), len(plans))
     predicted_bags = held_out[:, None] & predicted[None, :, None]
-    return Trained(
+    return TrainedModels(
         last=last,
         best=best,
         at_keep_epoch=at_keep_epoch,
@@ -178,7 +178,7 @@ def train(
         logits=np.where(predicted_bags[..., None], logits, np.nan),
         mean=mean,
         scale=scale,
-        skipped=skips.total,
+        num_skipped=skips.total,
         seconds=time.monotonic() - began,
     )
 
@@ -301,6 +301,6 @@ class _StepLog:
                 self._progress.time_left(step),
             )
 
-    def paused(self) -> Any:
-        """See `Progress.paused`."""
-        return self._progress.paused()
+    def pause(self) -> Any:
+        """See `Progress.pause`."""
+        return self._progress.pause()
