@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
+from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
-from lossattn_jax.data.bags.precision import in_float32
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.embeddings import check_whole
@@ -23,9 +23,8 @@ from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import streamed_training, streaming, training
+from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
 
 _SETTINGS_PREFIX = "settings__"
 
@@ -277,10 +276,8 @@ class NetworkClassifier(BagClassifier):
             np.broadcast_to(x, (self.ensemble, *np.shape(x)[1:])).astype(np.float64)
             for x in (mean, scale)
         )
-        convert = streamed_training.converter(mean, scale)
-        _, mean32, scale32 = in_float32(np.zeros((1, *bags.shape)), mean, scale)
-        predictor = StreamedPredictor(
-            self.network(len(self.classes_)), self.networks_.last, mean32, 1 / scale32
+        predictor, convert = streamed_training.predictor_of(
+            self.network(len(self.classes_)), self.networks_.last, mean, scale
         )
         rows = range(len(bags))
         for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):

@@ -11,13 +11,14 @@ from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
 
 # The parameters that each rule takes; see `training.TrainedModels`.
@@ -31,7 +32,7 @@ class _Choice:
 
 
 def run(
-    dataset: BagDataset,
+    dataset: BagDataset | StreamedBags,
     splits: Sequence[Split],
     network: BagNetwork,
     settings: Settings,
@@ -86,7 +87,7 @@ def run(
             keywords=keywords,
         )
     plans, members = _plans(splits, rules, choices, ensemble, seed)
-    models = training.train(
+    models = _train(
         dataset,
         network,
         settings,
@@ -99,16 +100,18 @@ def run(
     for rule in rules:
         own = [members[rule, place] for place in range(len(splits))]
         flat = np.concatenate(own)
-        predictions = training.predict(
+        predictions = _predict(
             dataset,
             network,
             settings,
-            jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(models, _PARAMS[rule])),
-            models.mean[flat],
-            models.scale[flat],
-            predict_mask=np.stack([plans[m].held_out for m in flat]),
+            (
+                jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(models, _PARAMS[rule])),
+                models.mean[flat],
+                models.scale[flat],
+            ),
+            splits,
+            ensemble,
         )
-        scores = instance_scores(network.method, predictions.attention, predictions.instance_logits)
         for place, split in enumerate(splits):
             among = slice(place * ensemble, (place + 1) * ensemble)
             first = own[place][0]
@@ -124,7 +127,7 @@ def run(
                     rule=rule,
                     split=split,
                     probabilities=probabilities,
-                    weights=_per_bag(dataset, split, scores[among].mean(axis=0)),
+                    weights=predictions.weights[place],
                     settings=choices[place].overrides if rule == VALIDATION else {},
                     epoch=epochs[rule],
                     accuracies=_curve(dataset, split, models.logits[own[place]]),
@@ -154,9 +157,7 @@ def _choose(
                         name=split.name,
                     )
                 )
-    models = training.train(
-        dataset, network, settings, plans, label=f"{label}, validation", **keywords
-    )
+    models = _train(dataset, network, settings, plans, label=f"{label}, validation", **keywords)
     scores = [
         selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])
         for plan, logits in zip(plans, models.logits, strict=True)
@@ -215,15 +216,94 @@ def _plans(
     return plans, members
 
 
-def _per_bag(dataset: BagDataset, split: Split, scores: np.ndarray) -> list[np.ndarray]:
-    offsets = dataset.offsets
-    return [
-        scores[offsets[row] : offsets[row + 1]].astype(np.float64)
-        for row in np.flatnonzero(split.test)
-    ]
+@dataclasses.dataclass(frozen=True)
+class _FoldPredictions:
+    """What the models of some splits say of the test bags.
+
+    Attributes:
+      logits: `[M, bags, K]` float32; NaN of bags that a model does not test.
+      weights: for each split, of each test bag the instances' scores, `[n]` float64 means over the ensemble.
+    """
+
+    logits: np.ndarray
+    weights: list[list[np.ndarray]]
 
 
-def _curve(dataset: BagDataset, split: Split, logits: np.ndarray) -> np.ndarray | None:
+def _train(
+    dataset: BagDataset | StreamedBags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[training.Plan],
+    **keywords: Any,
+) -> training.TrainedModels:
+    """Trains on bags that lie on the devices, or that are read one by one."""
+    if isinstance(dataset, BagDataset):
+        return training.train(dataset, network, settings, plans, **keywords)
+    return streamed_training.train(
+        dataset,
+        dataset.survey,
+        network,
+        settings,
+        plans,
+        memory=dataset.memory,
+        max_instances=dataset.max_instances,
+        **keywords,
+    )
+
+
+def _predict(
+    dataset: BagDataset | StreamedBags,
+    network: BagNetwork,
+    settings: Settings,
+    models: tuple[Any, np.ndarray, np.ndarray],
+    splits: Sequence[Split],
+    ensemble: int,
+) -> _FoldPredictions:
+    """Predicts each split's test bags.
+
+    Args:
+      dataset, network, settings: of the training.
+      models: parameters, mean and scale of M models, those of a split one after the other.
+      splits: of the models.
+      ensemble: models of a split.
+    """
+    predict_mask = np.repeat(np.stack([split.test for split in splits]), ensemble, axis=0)
+    if isinstance(dataset, BagDataset):
+        predictions = training.predict(
+            dataset, network, settings, *models, predict_mask=predict_mask
+        )
+        scores = instance_scores(network.method, predictions.attention, predictions.instance_logits)
+        offsets = dataset.offsets
+        weights = []
+        for place, split in enumerate(splits):
+            own = scores[place * ensemble : (place + 1) * ensemble].mean(axis=0)
+            weights.append(
+                [
+                    own[offsets[row] : offsets[row + 1]].astype(np.float64)
+                    for row in np.flatnonzero(split.test)
+                ]
+            )
+        return _FoldPredictions(predictions.logits, weights)
+    logits = np.full((len(predict_mask), len(dataset), network.num_classes), np.nan, np.float32)
+    by_row: list[dict[int, np.ndarray]] = [{} for _ in splits]
+    rows = np.flatnonzero(predict_mask.any(axis=0)).tolist()
+    predictor, convert = streamed_training.predictor_of(network, *models)
+    for bag in predictor.predict(dataset, rows, dataset.memory, convert, predict_mask):
+        of_bag = predict_mask[:, bag.row]
+        logits[of_bag, bag.row] = bag.logits[of_bag]
+        for place, split in enumerate(splits):
+            if split.test[bag.row]:
+                among = slice(place * ensemble, (place + 1) * ensemble)
+                scores = instance_scores(
+                    network.method, bag.attention[among], bag.instance_logits[among]
+                )
+                by_row[place][bag.row] = scores.mean(axis=0).astype(np.float64)
+    return _FoldPredictions(logits, [[own[row] for row in sorted(own)] for own in by_row])
+
+
+def _curve(
+    dataset: BagDataset | StreamedBags, split: Split, logits: np.ndarray
+) -> np.ndarray | None:
     """Computes test accuracy after each epoch, `[epochs]`.
 
     It is averaged over an ensemble's members.

@@ -157,7 +157,8 @@ def train(
                 predictor = StreamedPredictor(
                     network, _gathered(params, len(plans)), mean32, 1 / scale32, group
                 )
-                for bag in predictor.predict(bags, wanted.tolist(), memory, convert):
+                rows = wanted.tolist()
+                for bag in predictor.predict(bags, rows, memory, convert, held_out):
                     logits[:, epoch, bag.row] = bag.logits
         if selects or keeps:
             of_epoch = np.where(held_out[..., None], logits[:, epoch], 0)
@@ -193,6 +194,21 @@ def standardisations(
     pairs = [survey.standardisation(plan.train) for plan in plans]
     mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
     return mean.reshape(-1, *shape), scale.reshape(-1, *shape)
+
+
+def predictor_of(
+    network: BagNetwork, params: Any, mean: np.ndarray, scale: np.ndarray
+) -> tuple[StreamedPredictor, Callable[[np.ndarray], np.ndarray]]:
+    """Makes what predicts with trained networks, and what instances go through before.
+
+    Args:
+      network: of all models.
+      params: of M networks, every leaf with a leading axis of M.
+      mean, scale: `[M, features...]` float64, as `TrainedModels` has them.
+    """
+    shape = mean.shape[1:]
+    _, mean32, scale32 = precision.in_float32(np.zeros((1, *shape)), mean, scale)
+    return StreamedPredictor(network, params, mean32, 1 / scale32), converter(mean, scale)
 
 
 def converter(mean: np.ndarray, scale: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
