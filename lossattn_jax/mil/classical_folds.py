@@ -108,10 +108,7 @@ def _name_positive(model: BagClassifier, part: BagDataset) -> None:
 
 def _validated(dataset, split, fit, candidates: int, validation: Validation, seed: int):
     began = time.monotonic()
-    parts = [
-        validation.held_out(dataset.labels, split.train, number, seed)
-        for number in range(validation.splits)
-    ]
+    parts = validation.parts(dataset, split, seed)
     measured = [
         np.mean(
             [_measured(dataset, fit(number, split.train & ~part)[0], part) for part in parts],

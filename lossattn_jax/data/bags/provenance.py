@@ -56,13 +56,13 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
     whole: dict[str, Any] = {}
     splits_parts = []
     for split in splits:
-        used = split.train | split.test
+        used = split.used
         if used.all():
             whole = whole or of_bags(dataset)
             bags = whole
         else:
             bags = of_bags(dataset.select(used))
-        rows = {"train": split.train[used], "test": split.test[used]}
+        rows = {part: values[used] for part, values in split.parts.items()}
         splits_parts.append({**bags, SPLIT: digests.of_arrays(rows)})
     return tuple(splits_parts)
 
