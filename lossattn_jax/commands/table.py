@@ -109,6 +109,7 @@ COMMANDS = (
             "--dataset=musk1 --data_dir=data/mil --download --workdir=runs/mil",
             "--dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own",
             "--dataset=a.csv,b.csv --positive=tumor,cancer --ignore=age --workdir=runs/two",
+            "--dataset=slides --labels=labels.csv --positive=tumor --workdir=runs/slides",
         ),
     ),
     Command(

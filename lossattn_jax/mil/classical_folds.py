@@ -107,10 +107,7 @@ def _name_positive(model: BagClassifier, part: BagDataset) -> None:
 
 def _choose_by_validation(dataset, split, fit, candidates: int, validation: Validation, seed: int):
     began = time.monotonic()
-    parts = [
-        validation.held_out(dataset.labels, split.train, number, seed)
-        for number in range(validation.splits)
-    ]
+    parts = validation.parts(dataset, split, seed)
     scores = [
         np.mean(
             [_score(dataset, fit(number, split.train & ~part)[0], part) for part in parts],

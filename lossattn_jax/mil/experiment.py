@@ -8,6 +8,7 @@ import itertools
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from lossattn_jax import devices, files
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions, BagTrainOptions
 from lossattn_jax.data.bags import data_warnings, sources
+from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.sources import Experiment
@@ -49,6 +51,9 @@ def run(
     download: bool = False,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
+    labels: Any = None,
+    columns: TableColumns | None = None,
+    folds: int | str | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -66,7 +71,7 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice: likewise, for each data set.
+      choice, labels, columns, folds: likewise, for each data set; see `sources.Request`.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -94,6 +99,9 @@ def run(
         download=download,
         positive=positive,
         choice=choice,
+        labels=labels,
+        columns=columns,
+        folds=folds,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:
@@ -244,8 +252,8 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
     dataset = experiment.dataset
     tops = bucket_lengths(dataset.lengths, options.max_waste)
     log.info(
-        "%s: %d bags of %d to %d instances, %d in all, %d classes%s; padded to %s (%.2f slots an instance); "
-        "%d trainings",
+        "%s: %d bags of %d to %d instances, %d in all, %d classes%s%s; padded to %s (%.2f slots an "
+        "instance); %d trainings",
         dataset.name,
         len(dataset),
         dataset.lengths.min(),
@@ -253,6 +261,7 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
         len(dataset.instances),
         dataset.num_classes,
         _positive_text(dataset),
+        "" if dataset.groups is None else f", {len(set(dataset.groups))} groups",
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
         padding_waste(dataset.lengths, tops),
         len(experiment.splits),

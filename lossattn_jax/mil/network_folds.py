@@ -145,8 +145,8 @@ def _choose(
     plans = []
     for split in splits:
         own = derive_seed(seed, split.repeat, split.fold)
-        for number in range(validation.splits):
-            validation_mask = validation.held_out(dataset.labels, split.train, number, own)
+        parts = validation.parts(dataset, split, own)
+        for validation_mask in parts:
             for overrides in grid:
                 plans.append(
                     training.Plan(
@@ -162,7 +162,8 @@ def _choose(
         selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])
         for plan, logits in zip(plans, models.logits, strict=True)
     ]
-    shape = (len(splits), validation.splits, len(grid), settings.epochs)
+    # One split of a user's has bags for validation, or none has.
+    shape = (len(splits), len(parts), len(grid), settings.epochs)
     accuracy, loss = (
         np.array([pair[i] for pair in scores]).reshape(shape).mean(axis=1) for i in range(2)
     )

@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from lossattn_jax.data.bags import folds
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL
@@ -29,7 +31,8 @@ class Validation:
 
     Attributes:
       share: of the training fold's bags that are held out.
-      splits: how many times, each with bags drawn anew; the accuracies are averaged.
+      splits: how many times, each with bags drawn anew; the accuracies are averaged. Bags that a user has
+        set aside for validation are taken once instead.
       grid: values to try for settings of networks, of those that `settings.PER_MODEL` names; every
         combination is tried, besides the default.
     """
@@ -55,7 +58,29 @@ class Validation:
         combinations = [dict(zip(names, values, strict=True)) for values in product if values]
         return ({}, *combinations)
 
-    def held_out(self, labels: np.ndarray, train: np.ndarray, split: int, seed: int) -> np.ndarray:
+    def parts(self, dataset: BagDataset, split: Split, seed: int) -> list[np.ndarray]:
+        """The bags that a fold's epochs and settings are chosen on, `[bags]` bool for each time.
+
+        Args:
+          dataset: the bags.
+          split: the fold; where it has bags for validation, these are taken, once.
+          seed: of the fold.
+        """
+        if split.validation is not None:
+            return [split.validation]
+        return [
+            self.held_out(dataset.labels, split.train, number, seed, dataset.groups)
+            for number in range(self.splits)
+        ]
+
+    def held_out(
+        self,
+        labels: np.ndarray,
+        train: np.ndarray,
+        split: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> np.ndarray:
         """Draws the held-out bags of a training fold, `[bags]` bool.
 
         Args:
@@ -63,9 +88,10 @@ class Validation:
           train: `[bags]` bool, the training fold.
           split: from 0.
           seed: of the fold.
+          groups: `[bags]`, none of which is divided; None: each bag is by itself.
         """
         rows = np.flatnonzero(train)
-        in_draw = folds.held_out(labels, rows, self.share, derive_seed(seed, split))
+        in_draw = folds.held_out(labels, rows, self.share, derive_seed(seed, split), groups)
         mask = np.zeros(len(labels), bool)
         mask[rows[in_draw]] = True
         return mask

@@ -284,3 +284,14 @@ def test_features_may_have_names():
             UserError, match=r"features of three have \d names, \d of them different"
         ):
             three_bags(features=names)
+
+
+def test_groups_go_with_their_bags():
+    dataset = three_bags(groups=("p", 7, "p"))
+    assert dataset.groups == ("p", "7", "p")
+    assert dataset.select([2, 1]).groups == ("p", "7")
+    assert three_bags().select([0]).groups is None
+    with pytest.raises(
+        UserError, match=r"three has groups of the shape \(2,\), but must have one for each"
+    ):
+        three_bags(groups=("p", "q"))

@@ -48,7 +48,7 @@ class Bucket:
 class BagDataset:
     """Bags, each with one label.
 
-    Any array that can be converted is taken; the attributes have the types below.
+    Any array that can be values_by_field is taken; the attributes have the types below.
 
     Attributes:
       instances: `[N, features...]`, the instances of all bags, one bag after the other: float32, or
@@ -64,6 +64,8 @@ class BagDataset:
       positive: the positive one of two classes: where None is given the one that `find_positive` knows;
         None where it knows none, and for more classes.
       features: names of the features of vectors, where they are known.
+      groups: of each bag what it shares with others, such as a patient; bags of a group are not divided
+        between training and test. None where bags have none.
 
     Raises:
       UserError: there is no bag, a bag is empty or holds a value that is not finite in float32, the
@@ -79,6 +81,7 @@ class BagDataset:
     name: str = "bags"
     positive: Any = None
     features: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         values_by_field: dict[str, Any] = {
@@ -92,6 +95,8 @@ class BagDataset:
             values_by_field["instance_labels"] = np.asarray(self.instance_labels, np.int32)
         if self.features is not None:
             values_by_field["features"] = tuple(map(str, self.features))
+        if self.groups is not None:
+            values_by_field["groups"] = tuple(map(str, self.groups))
         for field, value in values_by_field.items():
             object.__setattr__(self, field, value)
         _check(self)
@@ -227,6 +232,7 @@ class BagDataset:
             labels=self.labels[places],
             ids=tuple(self.ids[row] for row in places),
             instance_labels=None if own is None else own[within],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in places),
         )
         # Whether float32 will do is a matter of all bags, not of those that happen to be chosen.
         object.__setattr__(part, "instances", self.instances[within])
@@ -387,6 +393,8 @@ def _check(dataset: BagDataset) -> None:
     """Raises the `UserError`s of `BagDataset`."""
     name, instances, lengths = dataset.name, dataset.instances, dataset.lengths
     shapes = {"labels": dataset.labels.shape, "ids": (len(dataset.ids),)}
+    if dataset.groups is not None:
+        shapes["groups"] = (len(dataset.groups),)
     _check_counts(name, len(dataset.ids), {"lengths": lengths.shape, **shapes})
     if lengths.min() < 1:
         bag_id = dataset.ids[int(np.argmin(lengths))]

@@ -166,6 +166,7 @@ class Bags(Sequence[np.ndarray]):
             dataset.ids,
             dataset.labels,
             dataset.classes,
+            groups=dataset.groups,
             positive=dataset.positive,
             name=dataset.name,
             features=dataset.features,
@@ -264,6 +265,7 @@ class Bags(Sequence[np.ndarray]):
             name=self.name,
             positive=self.positive,
             features=self.features,
+            groups=self.groups,
         )
 
 

@@ -56,13 +56,13 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
     whole: dict[str, Any] = {}
     splits_parts = []
     for split in splits:
-        in_split = split.train | split.test
+        in_split = split.used
         if in_split.all():
             whole = whole or of_bags(dataset)
             bags = whole
         else:
             bags = of_bags(dataset.select(in_split))
-        rows = {"train": split.train[in_split], "test": split.test[in_split]}
+        rows = {part: values[in_split] for part, values in split.parts.items()}
         splits_parts.append({**bags, SPLIT: digests.of_arrays(rows)})
     return tuple(splits_parts)
 

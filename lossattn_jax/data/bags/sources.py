@@ -9,29 +9,36 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance
+from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits
+from lossattn_jax.data.bags.bag_folder import open_bags
+from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.positive import find_positive
-from lossattn_jax.data.bags.splits import Split, cross_validation
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.registry import Registry, is_reference
+from lossattn_jax.registry import Registry, is_reference, lookup
 
 log = logging.getLogger(__name__)
 
 # Ends of the names of files that are read as bags.
 _ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
+# Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
+SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
+    splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +88,10 @@ class Request:
       download: whether to fetch a benchmark that is not there.
       positive: classes that are positive, in this data set or others; empty: those that are known to be.
       choice: of features, for files whose columns have names.
+      labels: table of the bags of a folder, as `bag_table.read_table` takes it.
+      columns: of that table, and of files whose columns have names those of groups, splits and folds.
+      folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
+        None: nothing.
     """
 
     data_dir: str
@@ -88,6 +99,9 @@ class Request:
     download: bool = False
     positive: Sequence[str] = ()
     choice: Choice | None = None
+    labels: Any = None
+    columns: TableColumns | None = None
+    folds: int | str | None = None
 
 
 class Source(abc.ABC):
@@ -96,10 +110,14 @@ class Source(abc.ABC):
     Attributes:
       is_generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
       has_columns: whether its features are columns with names, among which --features and --ignore choose.
+      has_labels: whether its labels are in a table, which --labels names.
+      column_flags: of the flags `--PART_column` the parts that it knows.
     """
 
     is_generated = False
     has_columns = False
+    has_labels = False
+    column_flags: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
@@ -136,11 +154,16 @@ class WholeBags(Source):
         if request.positive:
             word = _positive(dataset.classes, request.positive, dataset.name)
             dataset = dataclasses.replace(dataset, positive=word)
+        table = self.read_parts(request)
+        if table is not None:
+            dataset = dataclasses.replace(dataset, groups=table.groups)
         # Held-out bags and parameters are drawn class by class, so other words would give other results.
         dataset = dataset.in_order_of_appearance()
-        options = request.options
-        splits = cross_validation(dataset, options.folds, options.repeats, options.seed)
-        return (Experiment(dataset, splits, benchmark),)
+        return (Experiment(dataset, _split(dataset, table, request), benchmark),)
+
+    def read_parts(self, request: Request) -> BagTable | None:
+        """What a table says of groups, splits and folds of the bags; None where nothing does."""
+        return None
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
         """Names the benchmark whose bags these are; None for others."""
@@ -160,9 +183,55 @@ class BenchmarkBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FileOfBags(WholeBags):
-    """A data set in a user's file."""
+    """A file of the user's.
+
+    Attributes:
+      path: of the file.
+    """
+
+    path: str
 
     has_columns = True
+    column_flags = ("group", "split", "fold")
+
+    def read_parts(self, request: Request) -> BagTable | None:
+        """Of the columns that are named; others have no such meaning here."""
+        if not request.columns:
+            return None
+        named = {part: getattr(request.columns, part) or "" for part in self.column_flags}
+        names = TableColumns(label="", path="", **named)
+        return read_table(self.path, names, labelled=False, by_instance=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderOfBags(Source):
+    """A folder with a feature file for each bag, for cross-validation in memory.
+
+    Attributes:
+      name: of the experiment.
+      path: of the folder.
+    """
+
+    name: str
+    path: str
+
+    has_labels = True
+    column_flags = tuple(field.name for field in dataclasses.fields(TableColumns))
+
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return (self.name,)
+
+    def experiments(self, request: Request) -> tuple[Experiment]:
+        if request.labels is None:
+            raise UserError(
+                f"the bags in the folder {self.path} need labels: --labels=TABLE names a table with a line "
+                "for each bag, its id and its label"
+            )
+        table = read_table(request.labels, request.columns)
+        bags = open_bags(self.path, table, name=self.name)
+        word = _positive(bags.classes, request.positive, self.name)
+        dataset = dataclasses.replace(bags.load(), positive=word).in_order_of_appearance()
+        return (Experiment(dataset, _split(dataset, table, request)),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +299,8 @@ def find(name: str) -> Source:
     """Finds a data set of bags by name; reads nothing of it.
 
     Args:
-      name: of `SOURCES`, the path of a file of bags, or `package.module:attribute` of the user's own.
+      name: of `SOURCES`, the path of a file of bags or of a folder of feature files, or
+        `package.module:attribute` of the user's own.
 
     Raises:
       UserError: it is none.
@@ -241,11 +311,13 @@ def find(name: str) -> Source:
     ending = next((end for end in _ENDINGS if file.endswith(end)), None)
     if ending is not None:
         own = file.removesuffix(ending) or file  # a file may be called .csv
-        return FileOfBags(own, lambda request: _read_file(name, own, request.choice))
+        return FileOfBags(own, lambda request: _read_file(name, own, request.choice), name)
+    if os.path.isdir(name):
+        return FolderOfBags(os.path.basename(os.path.abspath(name)), name)
     if not is_reference(name):
         raise UserError(
             f"the data set {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends in "
-            f"{', '.join(_ENDINGS)}, or package.module:attribute of your own"
+            f"{', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
         )
     return SOURCES.find(name, "the data set")
 
@@ -271,22 +343,66 @@ def experiments(
     *,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
+    labels: Any = None,
+    columns: TableColumns | None = None,
+    folds: int | str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds: see `Request`.
 
     Raises:
-      UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names.
+      UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
+        table or its columns are named where there is none.
     """
     source = find(name)
     if choice and not source.has_columns:
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    return source.experiments(Request(data_dir, options, download, positive, choice))
+    if labels is not None and not source.has_labels:
+        raise UserError(
+            f"--labels names the table of a folder of feature files, but {name} is none: leave it out"
+        )
+    for field in dataclasses.fields(TableColumns):
+        if columns and getattr(columns, field.name) and field.name not in source.column_flags:
+            raise UserError(
+                f"--{field.name}_column names a column of a table, but {name} has none for it: leave it out"
+            )
+    if isinstance(folds, str):
+        lookup("--folds", folds, SPLITTINGS)
+    return source.experiments(
+        Request(data_dir, options, download, positive, choice, labels, columns, folds)
+    )
+
+
+def _split(dataset: BagDataset, table: BagTable | None, request: Request) -> tuple[Split, ...]:
+    """The trainings and tests on whole bags: the table's own, or folds that are drawn.
+
+    Raises:
+      UserError: the table and the command both say how bags are split, or as of the functions of `splits`.
+    """
+    options = request.options
+    own: dict[str, Any] = {}
+    if table is not None:
+        parts = {"split": table.splits, "fold": table.folds}
+        own = {part: values for part, values in parts.items() if values is not None}
+    if table is not None and (len(own) == 2 or (own and request.folds is not None)):
+        other = "has folds too" if len(own) == 2 else f"--folds is {request.folds}"
+        part = next(iter(own))
+        raise UserError(
+            f"{table.place} says in its column of {part}s how bags are split, but {other}; leave one out "
+            f"(--{part}_column= takes no such column)"
+        )
+    if "split" in own:
+        return splits.own_split(dataset, own["split"], options.repeats)
+    if "fold" in own:
+        return splits.own_folds(dataset, np.array(own["fold"]), options.repeats)
+    if isinstance(request.folds, str):
+        return SPLITTINGS[request.folds](dataset, options.repeats)
+    return splits.cross_validation(dataset, options.folds, options.repeats, options.seed)
 
 
 def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
