@@ -17,7 +17,7 @@ from flax import traverse_util
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import resnet
 from lossattn_jax.models.bag_networks import BagLeNet
-from lossattn_jax.models.network import ImageNetwork
+from lossattn_jax.models.network import BACKBONE, HEAD, ImageNetwork
 from lossattn_jax.models.parts import TorchModules, whole_modules
 from lossattn_jax.models.shapes import variable_shapes
 
@@ -194,8 +194,8 @@ def _modules(model: ImageNetwork) -> TorchModules:
     backbone, head = model.make_backbone(), model.make_head()
     classifier = getattr(head, "torch_classifier", "linear")
     return {
-        **_prefixed("backbone/", _modules_of(backbone, "backbone")),
-        **_prefixed("head/", _modules_of(head, "head")),
+        **_prefixed(f"{BACKBONE}/", _modules_of(backbone, "backbone")),
+        **_prefixed(f"{HEAD}/", _modules_of(head, "head")),
         **whole_modules({"classifier": classifier, **model.find_pooling().torch_names}),
     }
 

@@ -18,6 +18,10 @@ from lossattn_jax.errors import UnknownName
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
 
+# What a network for images calls its backbone and its head among its parameters. Beside them are the
+# classifier and what layers the pooling has, under the names that the pooling gives them.
+BACKBONE, HEAD = "backbone", "head"
+
 # Whole numbers are the values of a file, which were not normalised.
 _NORMALISED = Kind("normalised values, which are floats", (jnp.floating,))
 
@@ -100,7 +104,7 @@ class ImageNetwork(Network):
         """
         self.find_pooling()
         backbone_map = self.make_map(images, train)
-        features = self.make_head(name="head")(backbone_map, train).astype(jnp.float32)
+        features = self.make_head(name=HEAD)(backbone_map, train).astype(jnp.float32)
         return self.predict(
             self.form,
             Patches(
@@ -152,7 +156,7 @@ class ImageNetwork(Network):
           ValueError: images of another shape, or that are not floats.
         """
         check_arrays(images=(images, "B H W C", _NORMALISED))
-        return self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+        return self.make_backbone(name=BACKBONE)(images.astype(self.dtype), train)
 
 
 PatchNetwork = ImageNetwork  # its name when capsules had networks of their own

@@ -27,8 +27,6 @@ from lossattn_jax.explain.metrics import (
 from lossattn_jax.explain.metrics.maps import Maps, Protocol, finite_rows
 from lossattn_jax.explain.metrics.metric_registry import METRICS, Metric
 
-# Parts of the network that are randomised together: each stage adds to those before it.
-_STAGES = (("classifier", "transform", "attention"), ("head",), ("backbone",))
 # What there is at each of `localisation.THRESHOLDS`.
 _CURVES = ("precision", "recall", "f")
 Sums = dict[str, metrics.Mean]
@@ -68,16 +66,14 @@ def randomised_variables(variables: dict[str, Any], seed: int) -> dict[str, dict
       seed: of the shuffles.
 
     Returns:
-      "classifier" (with learned attention or routing), "head" (also the head), where the network has one,
-      and "backbone" (also the backbone).
+      "classifier" (with the pooling's own parameters), "head" (also the head's, where it has some), and
+      "backbone" (also the backbone's).
     """
-    layers = map_agreement.cascade(variables["params"])
-    stages, chosen = {}, []
-    for parts in _STAGES:
-        chosen += [layer for layer in layers if layer.split("/")[0] in parts]
-        shuffled = map_agreement.randomised(variables["params"], jax.random.key(seed), chosen)
-        stages[parts[0]] = {**variables, "params": shuffled}
-    return stages
+    params, key = variables["params"], jax.random.key(seed)
+    return {
+        stage: {**variables, "params": map_agreement.randomised(params, key, names)}
+        for stage, names in map_agreement.stages(params).items()
+    }
 
 
 def make_explain_step(
