@@ -12,9 +12,12 @@ from lossattn_jax import models
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.data.bags import benchmarks, sources
 from lossattn_jax.data.specs import DATASETS
-from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.average_precision import mean_average_precision
-from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
+from lossattn_jax.evaluate.metric_registry import (
+    EVALUATION_METRICS,
+    evaluation_metrics,
+    evaluation_sums,
+    ranking_metrics,
+)
 from lossattn_jax.explain import explainers
 from lossattn_jax.explain.explainers import EXPLAINERS, Relevance
 from lossattn_jax.explain.metrics import faithfulness, metric_registry
@@ -180,13 +183,11 @@ def test_no_two_metrics_of_evaluations_measure_the_same():
     low = random.uniform(0, 0.3, (50, 2))
     others = (jnp.ones(50), jnp.asarray(random.uniform(0, 1, (6, 2))))
     boxes = jnp.asarray(np.concatenate([low, low + 0.7], axis=1))
-    single = metrics.evaluation_metrics(
-        metrics.evaluation_sums(outputs, jnp.asarray(labels), *others, boxes)
+    single = evaluation_metrics(evaluation_sums(outputs, jnp.asarray(labels), *others, boxes))
+    multiple = evaluation_metrics(
+        evaluation_sums(outputs, jnp.asarray(several), *others, boxes, "sigmoid")
     )
-    multiple = metrics.evaluation_metrics(
-        metrics.evaluation_sums(outputs, jnp.asarray(several), *others, boxes, "sigmoid")
-    )
-    multiple |= mean_average_precision(np.asarray(outputs.logits), several > 0)
+    multiple |= ranking_metrics(np.asarray(outputs.logits), several > 0)
     for measured in (single, multiple):
         del measured["num_examples"]
         assert measured.keys() <= EVALUATION_METRICS.keys()
