@@ -60,7 +60,7 @@ def check(
     plan = training.Plan(seed=1, train=everything, held_out=everything)
     trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
-    padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))
+    padded = bags.pad(np.arange(len(bags)), int(bags.lengths.max()))
     moments = trained.mean[0], trained.scale[0]
     x = jax_bags.standardise(padded.instances, *moments)
     start = jax.jit(network.init)(jax.random.key(plan.seed), jnp.asarray(x[:1]))["params"]

@@ -213,7 +213,7 @@ def _measure(
 
 def _vectors(name: str, data_dir: str, config: Any) -> sources.Experiment:
     """The experiment on a data set of vectors."""
-    if sources.find(name).generated:
+    if sources.find(name).is_generated:
         raise UserError(f"{name} has bags of images, but this measures networks for vectors")
     experiment = next(iter(sources.experiments(name, data_dir, config)))
     if experiment.dataset.instances.ndim != 2:

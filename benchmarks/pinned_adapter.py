@@ -39,7 +39,8 @@ def parameters(trained: Any) -> dict[str, Any]:
 
 def skipped(trained: Any) -> int:
     """Non-finite updates, of what `TRAIN` returns."""
-    return int(np.sum(trained.skipped))
+    name = "num_skipped" if hasattr(trained, "num_skipped") else "skipped"  # in trees of before
+    return int(np.sum(getattr(trained, name)))
 
 
 def outputs(predicted: Any) -> dict[str, np.ndarray]:
@@ -87,7 +88,7 @@ def run_bags(out: str, arguments: list[str]) -> None:
     """Runs `lossattn_jax.mil` and stores what its networks were and said.
 
     The file has `parameters/PLACE/WHICH/NAME`, `outputs/PLACE/NAME` and `losses/PLACE`, the place being
-    that of the call among those of the same function, and `skipped`.
+    that of the call among those of the same function, and `num_skipped`.
     """
     trainings, predictions = _watch(*TRAIN), _watch(*PREDICT)
     sys.argv = ["lossattn_jax.mil", *arguments]

@@ -85,7 +85,7 @@ def write(
     """
     made_from = {**provenance.of_config(options, ("",)), "weights": provenance.of_variables(items)}
     run_folder.make_workdir(folder)
-    with run_folder.alone(folder):
+    with run_folder.lock_workdir(folder):
         refuse_used(folder, options)
         mark = folder / UNFINISHED_NAME
         records.find(mark, made_from)

@@ -60,8 +60,8 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
-    """Locks a folder against other commands, until the process ends.
+def lock_workdir(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
+    """Locks a folder against other commands until the block or the process ends.
 
     All processes of a command have to come here. What killed processes have left of files is removed. Where
     the folder cannot be locked, a warning says so.
@@ -108,7 +108,7 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
-    """Makes a folder where it is absent, and locks it; see `alone`.
+    """Makes a folder where it is absent, and locks it; see `lock_workdir`.
 
     A new folder into which nothing is written goes again.
 
@@ -121,7 +121,7 @@ def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     files.check_writable(folder)
     try:
-        with alone(folder):
+        with lock_workdir(folder):
             yield
     finally:
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from lossattn_jax import devices
 from lossattn_jax.commands import help_text, shortages, table
-from lossattn_jax.config import config_file, images, renamed
+from lossattn_jax.config import config_file, former_keys, images
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.kernels import cpu
@@ -127,7 +127,7 @@ def define_config(path: str, schema: Schema) -> flags.FlagHolder:
 
 def _named_as_today(args: Sequence[str], schema: Schema) -> list[str]:
     """A command line with the paths of configs and the names of keys that it means."""
-    return renamed.in_args(config_file.with_paths(args), schema.former_names)
+    return former_keys.in_args(config_file.with_paths(args), schema.former_names)
 
 
 def define_trust_code() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import config_json, renamed, schema
+from lossattn_jax.config import config_json, former_keys, schema
 from lossattn_jax.config.options import (
     BagOptions,
     LossOptions,
@@ -136,6 +136,6 @@ SCHEMA = Schema(
         _refuse_unknown_backbone,
         _refuse_what_bags_lack,
     ),
-    former_names=renamed.BAGS,
-    holder=renamed.BagConfig,
+    former_names=former_keys.BAGS,
+    holder=former_keys.BagConfig,
 )

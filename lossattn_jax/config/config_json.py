@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lossattn_jax import files
-from lossattn_jax.config import images, renamed
+from lossattn_jax.config import former_keys, images
 from lossattn_jax.config.options import leaves, to_config
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UntrustedCode, UserError
@@ -88,7 +88,7 @@ def from_values(
     """
     refuse_untrusted(_parts(values.items()), where, trust_code)
     config = schema.config()
-    for key, value in renamed.in_values(dict(values), schema.former_names).items():
+    for key, value in former_keys.in_values(dict(values), schema.former_names).items():
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:

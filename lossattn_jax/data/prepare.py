@@ -143,7 +143,7 @@ def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failure(spec, data_dir, error) from error
-    with run_folder.alone(folder, beside=True):
+    with run_folder.lock_workdir(folder, beside=True):
         for leftover in folder.glob(_UNFINISHED):
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder

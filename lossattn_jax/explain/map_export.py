@@ -77,7 +77,7 @@ def export(
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     size = devices.round_up(batch_size or run.options.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
-    with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
+    with run_folder.lock_workdir(folder, beside=True):  # in it Zarr has files alone
         store = _open_store(run, dataset, folder, workdir, num, size)
         _fill(run, eval_step, dataset, store, num, size)
     return folder

@@ -50,7 +50,7 @@ CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
-    """The command; its flags are above."""
+    """Runs the command; its flags are above."""
     cpu.one_device_per_core()
     config = CONFIG.value
     config.folds = config.folds if FOLDS.value is None else FOLDS.value

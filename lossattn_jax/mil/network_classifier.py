@@ -1,4 +1,4 @@
-"""The networks for bags behind the interface of all methods."""
+"""Networks for bags as classifiers of scikit-learn."""
 
 import dataclasses
 import numbers
@@ -22,7 +22,7 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
 
-_NESTED = "settings__"
+_SETTINGS_PREFIX = "settings__"
 
 
 class NetworkClassifier(BagClassifier):
@@ -79,7 +79,7 @@ class NetworkClassifier(BagClassifier):
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
-        """Whether the method treats two classes unequally, so that one has to be positive."""
+        """Whether one of two classes has to be positive."""
         return poolings.METHODS.find(self.method).unequal_classes
 
     @property
@@ -87,32 +87,34 @@ class NetworkClassifier(BagClassifier):
         return f"{type(self).__name__}(method={self.method!r})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters; with `deep` those of `settings`, too."""
+        """Returns the constructor's parameters; with `deep` those of `settings`, too."""
         params = super().get_params(deep=deep)
         settings = Settings() if self.settings is None else self.settings
         if deep and isinstance(settings, Settings):
             for field in dataclasses.fields(settings):
-                params[_NESTED + field.name] = getattr(settings, field.name)
+                params[_SETTINGS_PREFIX + field.name] = getattr(settings, field.name)
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Sets parameters; `settings` is replaced and not changed, so that copies keep theirs.
+        """Sets parameters; replaces `settings`, so that copies keep theirs.
 
         Raises:
           UserError: there is no parameter of that name, or a setting is impossible.
         """
-        nested = {
-            name.removeprefix(_NESTED): value
+        setting_values = {
+            name.removeprefix(_SETTINGS_PREFIX): value
             for name, value in params.items()
-            if name.startswith(_NESTED)
+            if name.startswith(_SETTINGS_PREFIX)
         }
-        own = {name: value for name, value in params.items() if not name.startswith(_NESTED)}
-        if nested:
-            own["settings"] = _changed(own.get("settings", self.settings), nested)
+        own = {
+            name: value for name, value in params.items() if not name.startswith(_SETTINGS_PREFIX)
+        }
+        if setting_values:
+            own["settings"] = _replace_settings(own.get("settings", self.settings), setting_values)
         return super().set_params(**own)
 
     def network(self, num_classes: int) -> BagNetwork:
-        """The network for K classes.
+        """Makes the network for K classes.
 
         Raises:
           UserError: a setting is impossible.
@@ -163,12 +165,14 @@ class NetworkClassifier(BagClassifier):
         )
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        logits = self._said(bags).logits.astype(np.float64)
+        logits = self._predict_networks(bags).logits.astype(np.float64)
         return softmax(logits, axis=-1).mean(axis=0)
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
-        said = self._said(bags)
-        scores = instance_scores(self.method, said.attention, said.instance_logits).mean(axis=0)
+        predictions = self._predict_networks(bags)
+        scores = instance_scores(
+            self.method, predictions.attention, predictions.instance_logits
+        ).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
@@ -176,7 +180,7 @@ class NetworkClassifier(BagClassifier):
         by_attention = poolings.METHODS.find(self.method).scores_by_attention
         return scores if by_attention else 1 - scores
 
-    def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
+    def _predict_networks(self, bags: Sequence[np.ndarray]) -> training.Predictions:
         dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
@@ -185,7 +189,7 @@ class NetworkClassifier(BagClassifier):
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
-            wanted=np.ones((self.ensemble, len(bags)), bool),
+            predict_mask=np.ones((self.ensemble, len(bags)), bool),
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -193,7 +197,7 @@ class NetworkClassifier(BagClassifier):
 
 
 def _settings(value: Any) -> Settings:
-    """The settings, or the defaults in place of None."""
+    """Returns the settings, or the defaults for None."""
     if value is None:
         return Settings()
     if isinstance(value, Settings):
@@ -201,19 +205,19 @@ def _settings(value: Any) -> Settings:
     raise InvalidInput(f"settings is {value!r}, but must be a Settings or None")
 
 
-def _changed(value: Any, changes: Mapping[str, Any]) -> Settings:
-    """Settings with other values of some fields."""
+def _replace_settings(value: Any, changes: Mapping[str, Any]) -> Settings:
+    """Replaces some fields of settings."""
     settings = _settings(value)
-    known = [field.name for field in dataclasses.fields(settings)]
+    names = [field.name for field in dataclasses.fields(settings)]
     for name in changes:
-        if name not in known:
+        if name not in names:
             raise InvalidInput(
-                f"settings has no parameter {name!r}; those that it has are {', '.join(known)}"
+                f"settings has no parameter {name!r}; those that it has are {', '.join(names)}"
             )
     try:
         return dataclasses.replace(settings, **changes)
     except UserError as error:
-        raise InvalidInput(f"{_NESTED}{error}") from None
+        raise InvalidInput(f"{_SETTINGS_PREFIX}{error}") from None
 
 
 def _float32(bags: Sequence[np.ndarray]) -> list[np.ndarray]:

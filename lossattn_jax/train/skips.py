@@ -44,21 +44,21 @@ class Skips(Generic[P]):
         self.first = [None] * len(self.first)
 
     def add(
-        self, model: int, skipped: np.ndarray, active: np.ndarray, update: Callable[[int], P]
+        self, model: int, skip_mask: np.ndarray, active: np.ndarray, update: Callable[[int], P]
     ) -> None:
         """Takes note of a model's next steps.
 
         Args:
           model: its number.
-          skipped: `[steps]` bool, the updates that were skipped.
+          skip_mask: `[steps]` bool, the updates that were skipped.
           active: `[steps]` bool, the steps in which the model has an update.
           update: names the update of a step.
         """
-        applied, row = np.flatnonzero(active & ~skipped), np.flatnonzero(skipped)
+        steps_taken, row = np.flatnonzero(active & ~skip_mask), np.flatnonzero(skip_mask)
         self.total[model] += len(row)
-        if len(applied):
+        if len(steps_taken):
             self.in_a_row[model], self.first[model] = 0, None
-            row = row[row > applied[-1]]
+            row = row[row > steps_taken[-1]]
         if len(row) and self.first[model] is None:
             self.first[model] = update(int(row[0]))
         self.in_a_row[model] += len(row)

@@ -1,4 +1,4 @@
-"""Bags in files: CSV, UCI's MUSK files, and the MATLAB files of Andrews, Tsochantaridis and Hofmann.
+"""Reads and writes bags: CSV, UCI's MUSK files, MATLAB files.
 
     dataset = read("mine.csv.gz")
 
@@ -47,7 +47,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
 
 
 def read(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a file of any of the formats here; the ending of its name says which.
+    """Reads a file of bags, in the format that its ending names.
 
     `.mat` is read with `read_matlab`, `.data` and `.data.Z` with `read_uci`, all else with `read_csv`.
 
@@ -117,7 +117,9 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def write_csv(dataset: BagDataset, path: Path) -> None:
-    """Writes a data set in the format above, compressed with gzip if the name ends in `.gz`.
+    """Writes bags as CSV.
+
+    The file is compressed with gzip if its name ends in `.gz`.
 
     `read_csv` gives the same bags, ids and classes back, as long as every class has a bag, classes are
     integers or text that does not look like them, and which is positive is known or named again. Features
@@ -166,7 +168,7 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it: there is never a part of it under its own.
+    """Writes a file whole or not at all, by renaming it.
 
     Raises:
       UserError: it cannot be written.
@@ -178,7 +180,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_uci(path: Path) -> BagDataset:
-    """Reads UCI's `clean1.data` or `clean2.data`, as they are or compressed (`clean1.data.Z`).
+    """Reads UCI's `clean1.data` or `clean2.data`, compressed or not.
 
     A line is a conformation: the molecule's name, the conformation's, the features, and the class "1."
     (musk) or "0.". A molecule is a bag (Dietterich et al. 1997, "Solving the multiple instance problem
@@ -213,7 +215,7 @@ def read_uci(path: Path) -> BagDataset:
 
 
 def read_matlab(path: Path) -> BagDataset:
-    """Reads a MATLAB file of Andrews, Tsochantaridis and Hofmann, such as `fox_100x100_matlab.mat`.
+    """Reads a MATLAB file of Andrews et al., such as `fox_100x100_matlab.mat`.
 
     It holds `features` [N, D], `bag_ids` [1, N] and `labels` [1, N], each sparse or not. `labels` repeats
     the bag's label, 1 or -1, for each of its instances; where they differ, the largest is the bag's.
@@ -225,8 +227,8 @@ def read_matlab(path: Path) -> BagDataset:
     """
     names = ("features", "bag_ids", "labels")
     try:
-        found = matlab_files.read(_content(path), names)
-        arrays = [found[name] for name in names]
+        variables = matlab_files.read(_content(path), names)
+        arrays = [variables[name] for name in names]
     except KeyError as error:
         raise UserError(
             f"{path} has no variable {error}, but must have {', '.join(names)}"
@@ -295,16 +297,16 @@ class _Rows:
             )
 
     def dataset(self, values: np.ndarray, features: tuple[str, ...] | None = None) -> BagDataset:
-        """The data set of features `[N, D]` float64."""
+        """Makes a data set of features `[N, D]` float64."""
         integers = all(_INTEGER.fullmatch(label) for label in self.labels)
         labels = [_value(label) if integers else label for label in self.labels]
         own = [_value(label) if integers else label for label in self.own]
-        allowed = set(labels)
+        bag_labels = set(labels)
         for line, label in zip(self.lines, own, strict=False):
-            if label not in allowed:
+            if label not in bag_labels:
                 raise UserError(
                     f"line {line} of {self.path} has the {INSTANCE_LABEL} {str(label)!r}, but allowed "
-                    f"are those of the bags, {', '.join(map(str, sorted(allowed)))}"
+                    f"are those of the bags, {', '.join(map(str, sorted(bag_labels)))}"
                 )
         return _dataset(
             self.path,
@@ -327,7 +329,10 @@ def _dataset(
     *,
     features: tuple[str, ...] | None = None,
 ) -> BagDataset:
-    """The data set of instances in any order, `bags` being the number of each one's bag."""
+    """Makes a data set of instances in any order.
+
+    `bags` has the number of each instance's bag.
+    """
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise UserError(f"all bags of {path} have the label {classes[0]!r}, but there must be two")
@@ -366,7 +371,7 @@ def _text(path: Path) -> str:
     content = _content(path)
     try:
         if content.startswith(_GZIP):
-            content = _gunzipped(content)
+            content = _gunzip(content)
         elif content.startswith(unix_compress.MAGIC):
             content = unix_compress.uncompress(content, _MOST_BYTES)
         elif os.fspath(path).endswith((".gz", ".Z")):
@@ -378,7 +383,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is damaged ({error})") from error
 
 
-def _gunzipped(content: bytes) -> bytes:
+def _gunzip(content: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:

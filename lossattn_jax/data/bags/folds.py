@@ -1,6 +1,6 @@
-"""Which bags are tested, and which are kept back for validation, in cross-validation.
+"""Folds of cross-validation, and held-out bags of a training fold.
 
-for numbers in repeated(dataset.labels, folds=10, repeats=5, seed=0):
+for numbers in draw_repeats(dataset.labels, folds=10, repeats=5, seed=0):
     for fold in range(10):
         train = np.flatnonzero(numbers != fold)
         validation = train[held_out(dataset.labels, train, share=0.1, seed=fold)]
@@ -17,7 +17,7 @@ _HELD_OUT_KEY = 0x4E1D
 
 
 def stratified_folds(labels: ArrayLike, folds: int, seed: int) -> np.ndarray:
-    """Assigns each bag to a fold, so that all folds have nearly the same share of each class.
+    """Assigns bags to folds with nearly equal shares of each class.
 
     The folds are those of scikit-learn's `StratifiedKFold` with shuffling. Every fold has bags of every
     class: where a class has too few for that, scikit-learn warns and this refuses.
@@ -55,8 +55,8 @@ def stratified_folds(labels: ArrayLike, folds: int, seed: int) -> np.ndarray:
     return numbers
 
 
-def repeated(labels: ArrayLike, folds: int, repeats: int, seed: int) -> np.ndarray:
-    """Repeats of `stratified_folds` with different draws.
+def draw_repeats(labels: ArrayLike, folds: int, repeats: int, seed: int) -> np.ndarray:
+    """Draws `stratified_folds` several times.
 
     Args:
       labels: `[bags]`, of any sortable type.
@@ -79,7 +79,7 @@ def repeated(labels: ArrayLike, folds: int, repeats: int, seed: int) -> np.ndarr
 
 
 def held_out(labels: ArrayLike, train_rows: ArrayLike, share: float, seed: int) -> np.ndarray:
-    """Draws a stratified part of the training bags to validate on.
+    """Draws a stratified part of the training bags for validation.
 
     Of a class with n training bags, `share * n` are drawn, rounded to the nearest number (a half to the
     even one), but at least 1 and at most n - 1; none of a class with a single bag.
@@ -102,10 +102,10 @@ def held_out(labels: ArrayLike, train_rows: ArrayLike, share: float, seed: int) 
         raise UserError(f"the seed is {seed}, but must be 0 or more")
     own = np.asarray(labels)[np.asarray(train_rows, np.int64)]
     generator = np.random.default_rng([seed, _HELD_OUT_KEY])
-    drawn = np.zeros(len(own), bool)
+    is_held_out = np.zeros(len(own), bool)
     for label in np.unique(own):
         members = np.flatnonzero(own == label)
         if len(members) > 1:
-            wanted = min(max(round(share * len(members)), 1), len(members) - 1)
-            drawn[generator.permutation(members)[:wanted]] = True
-    return drawn
+            count = min(max(round(share * len(members)), 1), len(members) - 1)
+            is_held_out[generator.permutation(members)[:count]] = True
+    return is_held_out

@@ -1,4 +1,4 @@
-"""Which bags are trained on and which are tested: one entry for each fold of each repeat."""
+"""Splits of bags into training and test, for each repeat and fold."""
 
 import dataclasses
 
@@ -24,14 +24,14 @@ class Split:
 
     @property
     def name(self) -> str:
-        """For file names."""
+        """Name for files."""
         return f"repeat{self.repeat}_fold{self.fold}"
 
 
 def cross_validation(
     dataset: BagDataset, num_folds: int, repeats: int, seed: int
 ) -> tuple[Split, ...]:
-    """Stratified folds, drawn anew for each repeat.
+    """Makes stratified folds, drawn anew for each repeat.
 
     Args:
       dataset: the bags.
@@ -42,7 +42,7 @@ def cross_validation(
     Raises:
       UserError: fewer bags, or bags of a class, than folds.
     """
-    numbers = folds.repeated(dataset.labels, num_folds, repeats, seed)
+    numbers = folds.draw_repeats(dataset.labels, num_folds, repeats, seed)
     return tuple(
         Split(repeat, fold, numbers[repeat] != fold, numbers[repeat] == fold)
         for repeat in range(repeats)

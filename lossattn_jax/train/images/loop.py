@@ -70,7 +70,7 @@ def train(
     job = open_job(config, workdir)
     stop = stop or preemption.Stop()
     with (
-        run_folder.alone(job.workdir),
+        run_folder.lock_workdir(job.workdir),
         checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
         saver = Saver(job, checkpoints)

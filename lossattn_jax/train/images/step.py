@@ -16,7 +16,7 @@ from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.images.gradients import Batch, Found, make_gradients
 from lossattn_jax.train.state import TrainState
-from lossattn_jax.train.update import Trained
+from lossattn_jax.train.update import ModelState
 
 Metrics = dict[str, metrics.Mean]
 
@@ -84,7 +84,7 @@ def make_train_step(
         norm = update_lib.gradient_norm(of_batch.gradients)
         values = (of_batch.loss, norm, of_batch.batch_stats)
         applied = update_lib.is_applied(values, state.skipped, max_skipped)
-        before = Trained(state.params, state.opt_state)
+        before = ModelState(state.params, state.opt_state)
         after = update_lib.apply_update(optimizer, of_batch.gradients, before, state.step, applied)
         ensemble: Any = state.ensemble
         if ensemble is not None:

@@ -40,7 +40,7 @@ def in_args(args: Sequence[str], former_names: Mapping[str, str]) -> list[str]:
       args: such as `--config.training.epochs=3`, `--noconfig.network.standardise`.
       former_names: of keys: former name and name.
     """
-    renamed = list(args)
+    new_args = list(args)
     for place, arg in enumerate(args):
         if arg == "--":
             break
@@ -48,8 +48,8 @@ def in_args(args: Sequence[str], former_names: Mapping[str, str]) -> list[str]:
         dashes, negation, key = flag.rpartition(_FLAG)
         if dashes.strip("-") in ("", "no") and negation and key in former_names:
             warn(key, former_names[key])
-            renamed[place] = f"{dashes}{_FLAG}{former_names[key]}{equals}{value}"
-    return renamed
+            new_args[place] = f"{dashes}{_FLAG}{former_names[key]}{equals}{value}"
+    return new_args
 
 
 def in_values(values: Mapping[str, Any], former_names: Mapping[str, str]) -> dict[str, Any]:
