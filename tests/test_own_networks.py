@@ -137,7 +137,7 @@ def test_a_function_pools_patches_and_instances_alike(folder):
 
 
 def test_a_pooling_that_takes_no_instances_is_no_method_for_bags():
-    method = "lossattn_jax.attention.poolings.loss:LOSS_ATTENTION"
+    method = "lossattn_jax.attention.poolings.loss_attention:LOSS_ATTENTION"
     with pytest.raises(
         UserError, match="must be a pooling that takes instances: this one takes patc"
     ):

@@ -230,7 +230,7 @@ _SPECS = (
     ),
 )
 
-DATASETS = Registry("data set", DatasetSpec, {spec.name: spec for spec in _SPECS})
+DATASETS = Registry("data set of images", DatasetSpec, {spec.name: spec for spec in _SPECS})
 
 EXTRA = "+extra"  # what a training split with the extra images ends in
 
@@ -250,7 +250,7 @@ def _refuse_contradiction(spec: DatasetSpec) -> None:
             )
 
 
-def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSpec:
+def get_spec(name: str, extra: bool = False, key: str = "") -> DatasetSpec:
     """Looks a data set up by name or reference.
 
     Args:
@@ -258,7 +258,7 @@ def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSp
       extra: train on the split `extra` as well (of svhn_cropped 604,388 images instead of 73,257, of
         svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that networks of
         both kinds can be compared.
-      key: what a sentence calls the name.
+      key: what a sentence calls the name; default: the kind.
 
     Returns:
       The specification.

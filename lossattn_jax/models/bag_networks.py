@@ -43,7 +43,7 @@ class BagNetwork(Network):
 
     Attributes:
       num_classes: K.
-      method: one of `poolings.METHODS`, or a pooling of one's own, as `package.module:attribute`.
+      method: one of `poolings.BAG_POOLINGS`, or a pooling of one's own, as `package.module:attribute`.
       backbone: "dense" for vectors, "lenet" for images, or one of one's own.
       hidden: widths of the dense layers, or of LeNet's one; None: as published.
       dropout: share of features that is dropped in training.
@@ -72,7 +72,7 @@ class BagNetwork(Network):
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
         """
-        pooling = poolings.METHODS.find(self.method)
+        pooling = poolings.BAG_POOLINGS.find(self.method)
         if INSTANCES not in pooling.takes:
             raise UnknownName(
                 f"method is {self.method!r}, but must be a pooling that takes {INSTANCES}: this one takes "

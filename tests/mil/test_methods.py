@@ -128,7 +128,7 @@ def test_four_methods_treat_classes_unequally():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(UserError, match=r"the method is 'svm', but must be one of \d+ names"):
+    with pytest.raises(UserError, match=r"method is 'svm', but must be one of \d+ names"):
         methods.make("svm")
 
 

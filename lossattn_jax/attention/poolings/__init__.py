@@ -16,11 +16,18 @@ As a `Pooling(sharp, patch_loss=True, ...)` it says more of itself than a functi
 """
 
 from lossattn_jax.attention.outputs import Outputs as Outputs
-from lossattn_jax.attention.poolings import entry, learned, loss, maximum, routing, uniform
+from lossattn_jax.attention.poolings import (
+    entry,
+    learned,
+    loss_attention,
+    maximum,
+    routing,
+    uniform,
+)
 from lossattn_jax.attention.poolings.entry import INSTANCES, SUPERVISION, Patches, Pooling
 from lossattn_jax.registry import Registry
 
-__all__ = ["DEFAULT", "METHODS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
+__all__ = ["DEFAULT", "BAG_POOLINGS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
 
 # Of networks for images; of networks for bags see `METHODS`. "none" is what configs call the mean over the
 # positions of a plain network's map.
@@ -35,9 +42,9 @@ POOLINGS = Registry(
         "mi_net_rc": maximum.MI_NET_RC,
         "attention": learned.ATTENTION,
         "gated_attention": learned.GATED_ATTENTION,
-        "loss_attention": loss.LOSS_ATTENTION,
+        "loss_attention": loss_attention.LOSS_ATTENTION,
         "dynamic_routing": routing.DYNAMIC_ROUTING,
-        "bag_loss_attention": loss.BAG_LOSS_ATTENTION,
+        "bag_loss_attention": loss_attention.BAG_LOSS_ATTENTION,
     },
     adopt=entry.adopt,
     old_names={"none": "mean"},
@@ -45,7 +52,7 @@ POOLINGS = Registry(
 
 # Those that work on bags, under the names that networks for bags know them by, in the order of the AAAI 2020
 # paper's table. Loss attention is each paper's own.
-METHODS = Registry(
+BAG_POOLINGS = Registry(
     "method",
     Pooling,
     {

@@ -66,7 +66,7 @@ def _adopt(reference: str, part: Any) -> ExplainerSpec:
 
 
 EXPLAINERS = Registry(
-    "the explainer",
+    "explainer",
     ExplainerSpec,
     {
         "attention": ExplainerSpec(

@@ -127,7 +127,7 @@ def _time() -> Metric:
 
 
 METRICS = Registry(
-    "the metric",
+    "metric of explanations",
     Metric,
     {
         "pointing": _placed(_pointing),
