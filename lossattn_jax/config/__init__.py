@@ -1,4 +1,4 @@
-"""Configuration: every key with its default, the check of values, config files and stored configs.
+"""Configuration: keys with defaults, checks, config files, stored configs.
 
 `options` has every key with its default and its rule, once for images and bags; another key belongs there.
 `images` and `bags` are the two configurations that are made of them, each a `schema.Schema`, which checks

@@ -1,4 +1,4 @@
-"""Which metrics an evaluation has, how each is measured, and where it is shown.
+"""The registry of evaluation metrics: how each is measured and shown.
 
 To add one, write a function of `Predictions` here and its `EvaluationMetric`, and put it into
 `EVALUATION_METRICS`. All that suit a network and its labels are measured; no key names them.

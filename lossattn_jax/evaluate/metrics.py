@@ -1,4 +1,6 @@
-"""Metrics as (sum, count) pairs: summed on the devices, over batches and over processes, divided once.
+"""Metrics as (sum, count) pairs, divided once at the end.
+
+They are summed on the devices, over batches and over processes.
 
 Which metrics an evaluation has is in `metric_registry`; here is what they are made of.
 
@@ -25,7 +27,10 @@ NONFINITE = "nonfinite"  # beside metrics: how many examples have non-finite out
 
 @flax.struct.dataclass
 class Mean:
-    """A running mean: `total / count`, or elementwise for arrays. Adding two of them merges them."""
+    """A running mean: `total / count`.
+
+    Elementwise for arrays; adding two of them merges them.
+    """
 
     total: jax.Array
     count: jax.Array
@@ -35,7 +40,10 @@ class Mean:
 
 
 def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
-    """The `Mean` of `values` `[B]` over the examples that `mask` `[B]` keeps (None: all)."""
+    """Makes the `Mean` of `values` `[B]` where `mask` is 1.
+
+    None: of all examples.
+    """
     if mask is None:
         check_arrays(values=(values, "...", FLAGS))
         return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
@@ -49,28 +57,28 @@ def divide(mean: Mean) -> float:
 
 
 def merge(first: Mapping[str, Mean], second: Mapping[str, Mean]) -> dict[str, Mean]:
-    """Name by name the merger of two sets of the same metrics."""
+    """Merges two sets of the same metrics, name by name."""
     return {name: first[name] + second[name] for name in first}
 
 
 def compute(means: Mapping[str, Mean]) -> dict[str, float]:
-    """The values of scalar metrics, as Python floats; see `divide`."""
+    """Returns scalar metrics as Python floats; see `divide`."""
     return {name: divide(mean) for name, mean in means.items()}
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """`values` with None for what is not finite, which JSON has no word for."""
+    """Replaces non-finite numbers by None, for JSON."""
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def rows_finite(*arrays: jax.Array) -> jax.Array:
-    """`[B]` bool: which rows of all `arrays` `[B, ...]` hold finite numbers alone."""
+    """Finds rows whose `arrays` `[B, ...]` are all finite, `[B]` bool."""
     rows = [jnp.all(jnp.isfinite(array), axis=tuple(range(1, array.ndim))) for array in arrays]
     return functools.reduce(jnp.logical_and, rows)
 
 
 def outputs_finite(outputs: Any) -> jax.Array:
-    """`[B]` bool: which examples have finite logits, patch logits and attention.
+    """Finds examples with finite logits, patch logits and attention, `[B]` bool.
 
     Pooling may give even weights where patch logits are NaN: all three count.
 
@@ -81,20 +89,23 @@ def outputs_finite(outputs: Any) -> jax.Array:
 
 
 def attention_entropy(attention: jax.Array) -> jax.Array:
-    """Entropy `-sum_p a_p log a_p` of each row of `[B, P]`, in nats: 0 for one patch, log P for all."""
+    """Computes the entropy of each row of `[B, P]`, in nats.
+
+    `-sum_p a_p log a_p`: 0 for one patch, log P for all.
+    """
     check_arrays(attention=(attention, "B P", NUMBERS))
     logs = jnp.log(jnp.where(attention > 0, attention, 1.0))
     return -jnp.sum(attention * logs, axis=-1)
 
 
 def several(boxes: jax.Array) -> jax.Array:
-    """Boxes `[B, 4]` or `[B, M, 4]` as `[B, M, 4]`."""
+    """Reshapes boxes `[B, 4]` or `[B, M, 4]` to `[B, M, 4]`."""
     check_arrays(boxes=(boxes, "B M 4" if np.ndim(boxes) == 3 else "B 4", NUMBERS))
     return boxes if boxes.ndim == 3 else boxes[:, None]
 
 
 def has_box(boxes: jax.Array) -> jax.Array:
-    """Which images have a box at all.
+    """Whether each image has a box.
 
     Args:
       boxes: `[B, 4]` or `[B, M, 4]`; `data.NO_BOX` stands for one that is not there.
@@ -107,7 +118,7 @@ def has_box(boxes: jax.Array) -> jax.Array:
 
 
 def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Which patches have their centre in the image's box, or in any of its boxes.
+    """Finds patches whose centre is in a box of the image.
 
     Args:
       centres: `[P, 2]` (y, x), fractions of the image.
@@ -124,7 +135,9 @@ def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
 
 
 def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where the highest of `logits` `[..., K]` is at the label, or at one of the labels.
+    """Whether the highest of `logits` `[..., K]` is at a label.
+
+    1 or 0.
 
     Args:
       logits: `[..., K]`.

@@ -233,7 +233,7 @@ class EMDD(BagClassifier):
         self.concepts_ = []
         for label in [1] if classes == 2 else range(classes):
             data = Bags(instances, np.cumsum(lengths) - lengths, labels == label)
-            # Thousands of small products, of which several threads only wait for each other.
+            # Thousands of small products, in which several threads would wait for each other.
             with threadpool_limits(1, user_api="blas"):
                 concepts = [
                     learn(data, start, self.scale, self.max_steps, self.max_rounds)

@@ -62,7 +62,10 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
-        """Settings to select among on held-out bags; the first, empty, is the default."""
+        """Returns settings to select among; the first, {}, is the default.
+
+        On held-out bags.
+        """
         return ({},)
 
     @classmethod

@@ -104,7 +104,7 @@ def run(
             datasets, load, options.bags, folder.folder_of, check
         ):
             if not summaries:
-                # Not before there are bags: a misspelled name leaves no workdir behind.
+                # Written once there are bags, so that a misspelled name leaves no workdir behind.
                 config_record.write(options, folder)
             _describe(experiment, options.train)
             data_warnings.warn(experiment.dataset)

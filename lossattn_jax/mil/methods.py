@@ -97,7 +97,7 @@ class Method:
 
 
 def _of_network(name: str, pooling: poolings.Pooling) -> Method:
-    paper = pooling.published
+    paper = pooling.paper
     if paper is None:
         return Method(name, None, network=name)
     return Method(paper.title, None, paper.accuracy, network=name)

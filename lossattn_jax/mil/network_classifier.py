@@ -26,7 +26,7 @@ _SETTINGS_PREFIX = "settings__"
 
 
 class NetworkClassifier(BagClassifier):
-    """One of the networks of the AAAI 2020 paper's Table 1; see `BagNetwork`.
+    """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -47,7 +47,7 @@ class NetworkClassifier(BagClassifier):
       settings: of the training, a `Settings`; None: its defaults.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
-      networks_: after `fit`, the `training.Trained` networks.
+      networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class NetworkClassifier(BagClassifier):
             network,
             _settings(self.settings),
             plans,
-            standardise=False,  # the base class has done so
+            standardise=False,  # the base class did
             order_seed=self.seed,
             every_epoch=False,
             label=self.method,

@@ -20,7 +20,7 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
 
-# What of a trained network each rule looks at; see `training.Trained`.
+# The parameters that each rule takes; see `training.TrainedModels`.
 _PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "at_keep_epoch"}
 
 

@@ -145,7 +145,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 def _as_json(entry: _Entry) -> dict[str, Any]:
     content = report.as_record(entry.summary)
-    # What has no digest gets none: it would look as if it had been there from the first.
+    # A record without a digest gets none now, which would vouch for what nobody checked.
     if entry.made_from is None:
         return {**content, AUC_ROUNDED: True}
     return records.complete(content, entry.made_from)

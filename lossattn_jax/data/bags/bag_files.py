@@ -69,7 +69,7 @@ def read(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a CSV file in the format above, compressed with gzip or not.
+    """Reads a CSV file as above, compressed or not.
 
     The first line says whether commas, semicolons or tabs separate columns. Labels of bags are in the column
     `bag_label`, else `label`, and their ids in `bag_id`, else `bag`, else `slide_id`. A column without a name

@@ -1,4 +1,4 @@
-"""Bags of instances as one flat array, and their padding to a few lengths.
+"""Bags of instances as one flat array, padded to few lengths.
 
     dataset = BagDataset.from_bags([np.ones((3, 2)), np.zeros((5, 2))], labels=[1, 0])
     for bucket in dataset.buckets():
@@ -98,7 +98,7 @@ class BagDataset:
         self._put_positive_last()
 
     def _put_positive_last(self) -> None:
-        """Finds the positive class, and swaps the two classes where it is the first."""
+        """Finds the positive class, and makes it the second."""
         words = () if self.positive is None else (self.positive,)
         if words and self.num_classes != 2:
             raise UserError(

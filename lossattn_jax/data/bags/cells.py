@@ -35,7 +35,7 @@ class Cells:
         self._text: dict[int, tuple[int, str]] = {}  # first line and cell of columns of text
         self._numeric = dict.fromkeys(
             columns.others, False
-        )  # whether a number was there; no text was
+        )  # whether a number was seen, in columns without text
         self._counts_from: dict[int, int | None] = {}
 
     def add(self, line: int, fields: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class Cells:
         try:
             cells = [fields[place] for place in self._features]
             self.values.extend(map(float, cells))
-            if "_" in "".join(cells):  # which Python's numbers may have
+            if "_" in "".join(cells):  # Python's numbers may have underscores
                 raise ValueError
         except ValueError:
             place = next(place for place in self._features if not is_number(fields[place]))

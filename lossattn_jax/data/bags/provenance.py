@@ -23,7 +23,7 @@ _WORDS = {
 }
 SPLIT = "training and test bags"
 CONFIG = "config."  # how the names of a config's values begin
-_MOST_LISTED = 10  # of a tuple's values, which more of are digested
+_MOST_LISTED = 10  # values of a tuple; longer ones are digested
 _FREE = ("repeats",)  # keys of a config that a fold does not depend on
 
 

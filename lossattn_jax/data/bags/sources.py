@@ -186,7 +186,9 @@ class GeneratedBags(Source):
 
     def experiments(self, request: Request) -> Iterator[Experiment]:
         classes = tuple(range(1 + len(request.options.bags.targets)))
-        word = _positive(classes, request.positive, self.name)  # not when the first is drawn
+        word = _positive(
+            classes, request.positive, self.name
+        )  # refused now, not when the first bag is drawn
         return self._draw(request.data_dir, request.options, word)
 
     def _name(self, count: int) -> str:

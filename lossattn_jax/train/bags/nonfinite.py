@@ -32,7 +32,7 @@ from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Steps
 from lossattn_jax.train.skips import Skips
 
-# What of a network a dump has; it computes in float32.
+# Fields of a network that a dump holds; it computes in float32.
 _NETWORK = ("num_classes", "method", "backbone", "hidden", "dropout")
 
 
@@ -194,7 +194,7 @@ class DumpWriter:
         data = jax.tree.map(jnp.asarray, pack(dataset, steps.program.tops))
         target = np.zeros(0, np.float32)
         if steps.program.consistency:
-            # Since the update was skipped, no epoch has changed the average but in how much of it there is.
+            # A skipped update leaves the average but for its factor, 1 - decay**epochs.
             decay = steps.settings.consistency_decay
             share = (1 - decay**update.epoch) / (1 - decay**epochs)
             target = cut_values(state.ensemble) * np.float32(share)

@@ -62,7 +62,7 @@ class Settings:
         for name, rule in _RULES.items():
             value = getattr(self, name)
             if not rule.accepts(value):
-                raise UserError(f"{name} is {value!r}, but must be {rule.allowed}")
+                raise UserError(f"{name} is {value!r}, but must be {rule.requirement}")
             # Searches draw them from arrays; whole ones count loops, and all are written as JSON.
             if isinstance(value, numbers.Integral) or rule.whole:
                 object.__setattr__(self, name, int(value))

@@ -284,7 +284,7 @@ class Steps:
         if self.program.consistency:
             attention = of_bags.attention
             if applies is not None:
-                # What leaves the corrected average as it is.
+                # A skipped bag gets its average as attention, which leaves the corrected average unchanged.
                 before = self.gradients.attention_before(target, visit.epoch, mask)
                 attention = where(applies, attention, before)
             for place, row in enumerate(rows):
@@ -375,7 +375,7 @@ class Steps:
         rate: Any = learning_rate_schedule(options, length)
         constant = options.schedule == "constant" and not options.warmup_epochs
         if constant and options.name in OPTIMIZERS:
-            rate = options.learning_rate  # optax takes it too, and then has no count to carry
+            rate = options.learning_rate  # optax takes a float too, and then carries no count
         return make_optimizer(options, rate, length)
 
 

@@ -32,7 +32,7 @@ from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
-# Calls of the program in a run; the log tells how far it is after each.
+# Calls of the program in a run; progress is logged after each.
 _BLOCKS = 10
 _SECONDS_BETWEEN_LINES = 10
 
@@ -220,7 +220,7 @@ def predict(
     outputs = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
     logits, attention, instance_logits = outputs
-    # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
+    # Pooling turns non-finite logits into even weights, which are no attention.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
     fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
