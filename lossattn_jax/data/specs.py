@@ -33,8 +33,8 @@ class DatasetSpec:
       multi_label: whether an image may show any number of classes, or none. Its label is then the
         multi-hot row of the classes of its TFDS `objects`, and not a single number.
       builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
-      builder_class: `package.module:attribute` of the builder where it is none of TFDS' own; imported before
-        anything is prepared, and for nothing else. '' also where the module with this entry defines it.
+      builder_class: `package.module:attribute` of a builder that TFDS does not have. It is imported for
+        preparing alone. '' with TFDS' own builders, and where importing this entry's module defines it.
       resize: whether stored images have any size and may be grey; they are made RGB and resized to
         `image_shape` when they are decoded.
       preparation_package: what its builder needs besides TFDS, "" for nothing; TFDS' own need TensorFlow.
@@ -139,7 +139,6 @@ _COCO_NAMES = tuple(
     toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush""".split()
 )
 
-# A data set of images is one entry here; where TFDS has no builder of it, also a module with one beside.
 _SPECS = (
     DatasetSpec(
         name="digit_scenes",

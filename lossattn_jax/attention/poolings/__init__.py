@@ -2,7 +2,7 @@
 
 A pooling makes of the features of an image's patches, or of a bag's instances, one prediction and the weight
 that each of them has in it. To add one, write a function of `Patches` and its `Pooling` in a file here, and
-put it into `POOLINGS`; nothing else lists poolings. One of your own, from any file, is named by reference:
+put it into `POOLINGS`; no other code lists poolings. One of your own, from any file, is named by reference:
 
     from lossattn_jax.attention.poolings import Outputs, Patches
 
@@ -29,8 +29,8 @@ from lossattn_jax.registry import Registry
 
 __all__ = ["DEFAULT", "BAG_POOLINGS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
 
-# Of networks for images; of networks for bags see `METHODS`. "none" is what configs call the mean over the
-# positions of a plain network's map.
+# All of them, under the names that networks for images know them by. "none" is what configs call the mean
+# over the positions of a plain network's map.
 POOLINGS = Registry(
     "pooling",
     Pooling,

@@ -178,18 +178,7 @@ def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
     """Computes an explainer's metrics from the sum of all batches.
 
     Returns:
-      deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
-        class's probability when the most or the least relevant pixels are imputed.
-      comprehensiveness, sufficiency: mean over the shares of the patches.
-      similarity_classifier, similarity_head, similarity_backbone: Spearman's correlation of the pixels
-        with those when the classifier (with learned attention or routing), then also the head, then also
-        the backbone is randomised: near 0 is right.
-      stability: Spearman's correlation with the map of the shifted image, moved back.
-      With boxes only, and of the images that have one:
-      pointing, mass_in_box, localised: see `localisation`.
-      patch_precision, patch_recall, patch_f: of the patches that reach `Protocol.patch_threshold`.
-      precision_above_mean, recall_above_mean, f_above_mean: of the patches above the mean of the map's
-        positive part, which for weights that sum to 1 is 1 / P. A flat map finds no patch so.
+      By name the means of what the functions in `metric_registry` give. With boxes also:
       curves: `threshold`, a list of shares of the image's highest value, and the lists `precision`,
         `recall` and `f` of the patches that reach them, means over images.
       patch_f_best, patch_f_best_threshold: the highest F of the curve, and the first threshold with it.
