@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
+from lossattn_jax.commands.imports import NEW_NAMES
 from reliability import compiled_programs
 from reliability.processes import ROOT, End
 
@@ -50,6 +51,10 @@ def run(arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool 
         sys.argv = [name, *rest]
         try:
             if module:
+                if (
+                    name in NEW_NAMES
+                ):  # runpy would ask the new name's loader for the old one, were it imported
+                    sys.modules.pop(name, None)
                 runpy.run_module(name, run_name="__main__", alter_sys=False)
             else:
                 runpy.run_path(str(ROOT / name), run_name="__main__")

@@ -101,7 +101,7 @@ SUBJECTS = (
     ),
     Subject(
         "explanation_table",
-        module("explanation_table", "--runs=run,other", "--table=t.md", "--record=t.json"),
+        module("explain.explanation_table", "--runs=run,other", "--table=t.md", "--record=t.json"),
         ("data", "run", "other"),
         before=(
             *(module("evaluate", f"--workdir={run}") for run in ("run", "other")),

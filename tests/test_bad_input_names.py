@@ -41,7 +41,7 @@ CASES = [
     (of("evaluate", "--workdir={w}/deep"), "{w}/deep/config.json cannot be read as a config"),
     (of("evaluate", "--workdir={w}/dotted"), "{w}/dotted/config.json cannot be read as a config"),
     (
-        of("explanation_table", "--runs={w}/compared", *TO_TABLE),
+        of("explain.explanation_table", "--runs={w}/compared", *TO_TABLE),
         "compare_explainers.json in {w}/comp",
     ),
 ]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lossattn_jax.commands import imports
+from reliability import in_process
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "lossattn_jax"
@@ -122,6 +123,15 @@ def test_a_moved_module_works_under_its_old_name(old):
         moved = importlib.import_module(old)
     home = importlib.import_module(imports.NEW_NAMES[old])
     assert moved is home and home.__spec__.name == home.__name__ == imports.NEW_NAMES[old]
+
+
+def test_a_moved_command_runs_under_its_old_name():
+    old = "lossattn_jax.explanation_table"
+    with pytest.warns(FutureWarning):
+        sys.modules.pop(old, None)
+        importlib.import_module(old)  # as another command in this process may have
+        finished = in_process.run(["-m", old, "--helpshort"], in_process.ROOT)
+    assert "--table" in finished.stdout and "Error" not in finished.stderr
 
 
 def test_functions_take_at_most_six_positional_parameters():
