@@ -265,8 +265,10 @@ def evaluation_sums(
     bounded = (jnp.where(jnp.abs(value) < _HIGHEST, value, jnp.nan) for value in values.values())
     finite = metrics.outputs_finite(outputs) & metrics.rows_finite(*bounded)
     # An image without an object says nothing about where the network should look.
-    with_box = mask if boxes is None else mask * metrics.has_box(boxes)
-    sums = {NONFINITE: metrics.mean_of(1.0 - finite, mask)}
+    with_box = mask
+    if boxes is not None:
+        with_box = jnp.where(metrics.has_box(boxes), mask, jnp.zeros_like(mask))
+    sums = {NONFINITE: metrics.mean_of((~finite).astype(jnp.float32), mask)}
     for name, value in values.items():
         known = jnp.where(finite.reshape(-1, *(1 for _ in value.shape[1:])), value, jnp.nan)
         metric = EVALUATION_METRICS[name]
