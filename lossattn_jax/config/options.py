@@ -90,7 +90,8 @@ class BagModelOptions:
 class LossOptions:
     """The loss of images or bags; their parts are patches or instances."""
 
-    # One of `lossattn_jax.attention.losses.LOSSES`; auto: as suits the network and the labels.
+    # One of `attention.losses.LOSSES` that takes the labels, or package.module:attribute. auto: as suits the
+    # network and the labels; of bags that is all there is, the pooling's loss or the cross-entropy.
     name: str = key("auto")
     patch: str = key("auto", rules.one_of("auto", "on", "off"))  # auto: on with loss attention
     patch_weight: float = key(0.1, rules.at_least(0))  # lambda at the end of its ramp

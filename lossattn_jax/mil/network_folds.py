@@ -50,7 +50,7 @@ def run(
     Args:
       dataset: the bags.
       splits: the folds.
-      network: of one of `poolings.METHODS`.
+      network: of one of `poolings.BAG_POOLINGS`.
       settings: of the training.
       rules: of `selection.RULES`; those that need the same training share it.
       validation: of the rule `VALIDATION`; None: its defaults.

@@ -95,9 +95,7 @@ def test_records_come_in_the_order_of_the_splits(tmp_path):
 
 
 def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(
-        UserError, match="the method is 'svm', but must be one of 14 names, .* mi_svm;"
-    ):
+    with pytest.raises(UserError, match="method is 'svm', but must be one of .* names, .* mi_svm;"):
         run(tmp_path / "run", method="svm")
     assert not (tmp_path / "run").exists()
 

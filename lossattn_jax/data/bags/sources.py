@@ -337,10 +337,10 @@ def find(name: str) -> Source:
         return FolderOfBags(os.path.basename(os.path.abspath(name)), name)
     if not is_reference(name):
         raise UserError(
-            f"the data set {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends in "
-            f"{', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
+            f"the data set of bags {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends "
+            f"in {', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
         )
-    return SOURCES.find(name, "the data set")
+    return SOURCES.find(name)
 
 
 def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
@@ -443,7 +443,7 @@ def _load_own(reference: str, part: Any, name: str, data_dir: str) -> BagDataset
         bags = part(data_dir) if inspect.signature(part).parameters else part()
     if not isinstance(bags, BagDataset):
         raise UserError(
-            f"the data set {reference!r} is a {type(bags).__name__}, but must be a "
+            f"the data set of bags {reference!r} is a {type(bags).__name__}, but must be a "
             "lossattn_jax.data.bags.bags.BagDataset, a function that returns one (of the data folder, if it "
             "takes an argument), or a Source"
         )
@@ -496,7 +496,7 @@ def _benchmark(name: str) -> BenchmarkBags:
 
 
 SOURCES: Registry[Source] = Registry(
-    "data set",
+    "data set of bags",
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
