@@ -51,6 +51,7 @@ def run(
     labels: Any = None,
     columns: TableColumns | None = None,
     folds: int | str | None = None,
+    file_format: str | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -68,7 +69,7 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice, labels, columns, folds: likewise, for each data set; see `sources.Request`.
+      choice, labels, columns, folds, file_format: likewise, for each data set; see `sources.Request`.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -99,6 +100,7 @@ def run(
         labels=labels,
         columns=columns,
         folds=folds,
+        file_format=file_format,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:

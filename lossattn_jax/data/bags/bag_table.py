@@ -22,6 +22,7 @@ from lossattn_jax.data.bags import columns, text_tables
 from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, opening
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.data.bags.parquet_table import INDEX, as_text
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ SPLITS: Mapping[str, str] = {
 }
 ONE_LABEL = "networks for bags take one label for each bag, and several are not supported yet"
 
-_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 _SEVERAL_LABELS = re.compile(r"(bag_)?labels?[ _.-].+")
 _WHOLE = re.compile(r"\+?\d{1,9}(\.0*)?", re.ASCII)
 _MOST_NAMED = 8
@@ -203,19 +203,13 @@ def _read_cells(source: Any) -> _Cells:
 def _of_arrow(
     place: str, names: Sequence[str], length: int, read_column: Callable[[str], Any]
 ) -> _Cells:
-    wanted = [name for name in names if not _INDEX.fullmatch(name)]
+    wanted = [name for name in names if not INDEX.fullmatch(name)]
     return _Cells(
         place,
         [name.strip() for name in wanted],
         [f"row {row + 1}" for row in range(length)],
-        lambda column: [_text(value) for value in read_column(wanted[column]).to_pylist()],
+        lambda column: [as_text(value) for value in read_column(wanted[column]).to_pylist()],
     )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()
 
 
 def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[str, int]:

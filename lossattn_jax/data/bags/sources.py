@@ -23,6 +23,7 @@ from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
@@ -34,7 +35,7 @@ from lossattn_jax.registry import Registry, is_reference, lookup
 log = logging.getLogger(__name__)
 
 # Ends of the names of files that are read as bags.
-_ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
+_ENDINGS = (".csv.gz", ".csv", ".tsv.gz", ".tsv", ".parquet", ".data", ".data.Z", ".mat")
 # Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
 SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
     splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
@@ -89,6 +90,7 @@ class Request:
       columns: of that table, and of files whose columns have names those of groups, splits and folds.
       folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
         None: nothing.
+      file_format: of a folder's feature files, as `FORMATS.find` takes it; None: any of `FORMATS`.
     """
 
     data_dir: str
@@ -99,6 +101,7 @@ class Request:
     labels: Any = None
     columns: TableColumns | None = None
     folds: int | str | None = None
+    file_format: str | None = None
 
 
 class Source(abc.ABC):
@@ -225,7 +228,10 @@ class FolderOfBags(Source):
                 "for each bag, its id and its label"
             )
         table = read_table(request.labels, request.columns)
-        bags = open_bags(self.path, table, name=self.name)
+        formats: Mapping[str, FeatureFormat] = FORMATS
+        if request.file_format is not None:
+            formats = {request.file_format: FORMATS.find(request.file_format, "--file_format")}
+        bags = open_bags(self.path, table, formats=formats, name=self.name)
         word = _positive(bags.classes, request.positive, self.name)
         dataset = dataclasses.replace(bags.load(), positive=word).in_order_of_appearance()
         return (Experiment(dataset, _split(dataset, table, request)),)
@@ -338,12 +344,13 @@ def experiments(
     labels: Any = None,
     columns: TableColumns | None = None,
     folds: int | str | None = None,
+    file_format: str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set, several of generated bags.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice, labels, columns, folds: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds, file_format: see `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
@@ -354,10 +361,11 @@ def experiments(
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    if labels is not None and not source.has_labels:
-        raise UserError(
-            f"--labels names the table of a folder of feature files, but {name} is none: leave it out"
-        )
+    for flag, value in (("labels", labels), ("file_format", file_format)):
+        if value is not None and not source.has_labels:
+            raise UserError(
+                f"--{flag} is for a folder of feature files, but {name} is none: leave it out"
+            )
     for field in dataclasses.fields(TableColumns):
         if columns and getattr(columns, field.name) and field.name not in source.column_flags:
             raise UserError(
@@ -366,7 +374,17 @@ def experiments(
     if isinstance(folds, str):
         lookup("--folds", folds, SPLITTINGS)
     return source.experiments(
-        Request(data_dir, options, download, positive, choice, labels, columns, folds)
+        Request(
+            data_dir,
+            options,
+            download,
+            positive,
+            choice,
+            labels=labels,
+            columns=columns,
+            folds=folds,
+            file_format=file_format,
+        )
     )
 
 
