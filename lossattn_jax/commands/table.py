@@ -1,4 +1,4 @@
-"""The table of commands; what is not in it is no command of `lossattn`."""
+"""The table of all commands of `lossattn`."""
 
 import dataclasses
 import pathlib
@@ -167,5 +167,5 @@ def of_file(path: str) -> Command | None:
 
 
 def begins(word: str) -> list[Command]:
-    """The commands of several words that begin with this one, such as those of "mil"."""
+    """Finds the commands that begin with a word, such as "mil"."""
     return [command for command in COMMANDS if command.words.split()[:-1] == [word]]

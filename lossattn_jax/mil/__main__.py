@@ -93,7 +93,7 @@ CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
-    """The command; its flags are above."""
+    """Runs the command; its flags are above."""
     cpu.one_device_per_core()
     config = CONFIG.value
     folds = _number_of_folds(FOLDS.value)

@@ -1,4 +1,6 @@
-"""The interface of every method for bags: `fit`, `predict`, `predict_proba`, `instance_scores`.
+"""The interface of every method for bags.
+
+`fit`, `predict`, `predict_proba`, `instance_scores`.
 
 All are classifiers of scikit-learn with a list of bags in the place of X (settings are keywords of the
 constructor, what `fit` learns ends in an underscore), so that its tools work on them:
@@ -22,7 +24,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 
 from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
-from lossattn_jax.data.bags.labels import checked_labels, class_weights
+from lossattn_jax.data.bags.labels import check_labels, class_weights
+from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
@@ -36,8 +39,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     K - 1, of two classes 1 for the positive one, and so are the columns of its probabilities.
 
     Of two classes the positive one is that of `positive`; without it, the second of 0/1, -1/1, no/yes and
-    the like (`positive.KNOWN`). Where these do not say, a method that treats the classes unequally is not
-    fitted; for the others the class of the first bag is 0, so that predictions do not depend on the words.
+    the like (`positive.WORD_PAIRS`). Where these do not say, a method that treats the classes unequally is
+    not fitted; for the others the class of the first bag is 0, so that predictions do not depend on words.
 
     Attributes:
       standardise: whether features are standardised on the training bags; a feature that is constant
@@ -57,15 +60,20 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     classes_: np.ndarray
     positive_: Any
     n_features_in_: int
+    _mean: Any
+    _scale: Any
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
-        """Settings to select among on held-out bags; the first, empty, is the default."""
+        """Returns settings to select among; the first, {}, is the default.
+
+        On held-out bags.
+        """
         return ({},)
 
     @classmethod
     def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
-        """Bytes that `fit` takes besides some copies of its bags; about.
+        """Estimates the bytes that `fit` takes besides copies of its bags.
 
         Args:
           lengths: `[B]` int, instances of the bags, at least one bag.
@@ -73,64 +81,83 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """
         return 0
 
-    def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike) -> Self:
+    def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
         """Learns from labelled bags.
 
         Args:
-          bags: arrays `[n_i, D]`, each with at least one instance.
-          labels: `[bags]` text, whole numbers or truth values; at least two different ones.
+          bags: arrays `[n_i, D]`, each with at least one instance; or `Bags`, which networks read one by one
+            where they are large.
+          labels: `[bags]` text, whole numbers or truth values; at least two different ones. None: those that
+            `Bags` have.
 
         Raises:
           UserError: a bag is empty, has another number of features or a value that is not finite; there
             are not as many labels as bags, or fewer than two classes; a label is missing or a number with
             a fraction; or the method has to know which of two classes is positive, and does not.
         """
-        arrays = checked(bags)
-        labels = checked_labels(labels, len(arrays))
-        self.classes_, encoded = np.unique(labels, return_inverse=True)
+        if labels is None and isinstance(bags, Bags) and bags.labels is not None:
+            labels = [bags.classes[label] for label in bags.labels]
+        arrays = check_bags(bags)
+        encoded = self._learn_classes(labels, len(arrays))
+        self._learn_features(arrays[0].shape[1:])
+        if self.standardise:
+            self._mean, self._scale = standardisation(np.concatenate(arrays))
+        self._fit(self._standardise(arrays), encoded)
+        return self
+
+    def _learn_classes(self, labels: ArrayLike | None, bags: int) -> np.ndarray:
+        """`[bags]` int64 labels as the method numbers the classes, which it learns of them."""
+        labels = check_labels(labels, bags)
+        self.classes_, class_places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidInput(
-                f"all {len(arrays)} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
+                f"all {bags} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
                 "two: one class alone is nothing to learn"
             )
         self.positive_ = self._find_positive()
-        self._order = self._order_of(int(encoded[0]))
+        self._order = self._order_of(int(class_places[0]))
         weights = class_weights(self.class_weight, self.classes_, labels)
         self._class_weights = None if weights is None else weights[self._order]
-        self._features = arrays[0].shape[1:]
-        self.n_features_in_ = int(np.prod(self._features))
-        instances = np.concatenate(arrays)
-        self._mean: Any = 0.0
-        self._scale: Any = 1.0
-        if self.standardise:
-            self._mean, self._scale = standardisation(instances)
-        self._fit(self._standardised(arrays), np.argsort(self._order)[encoded].astype(np.int64))
-        return self
+        return np.argsort(self._order)[class_places].astype(np.int64)
+
+    def _learn_features(self, shape: tuple[int, ...]) -> None:
+        """Takes note of the shape of an instance; features are not standardised yet."""
+        self._features = shape
+        self.n_features_in_ = int(np.prod(shape))
+        self._mean, self._scale = 0.0, 1.0
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
-        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
+        probabilities = self._probabilities(bags)
         return probabilities[:, np.argsort(self._order)]
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
-        probabilities = self._predict_proba(self._standardised(self._checked(bags)))
+        probabilities = self._probabilities(bags)
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
-        """For each bag `[n_i]` float64: how much each instance says for its bag's label.
+        """Scores each bag's instances for the bag's label, `[n_i]` float64.
 
         Attention weights where the method has them; elsewhere how far an instance speaks for a class
         other than the first (of two classes: for the positive one, or where that is not known, for the
         last of `classes_`). Each method's docstring says which.
         """
-        parts = self._instance_scores(self._standardised(self._checked(bags)))
+        parts = self._scores(bags)
         if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
             return [self._for_the_other_class(part) for part in parts]
         return parts
 
+    def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
+        """`[B, K]` of the classes as the method numbers them."""
+        return self._predict_proba(self._standardise(self._check_bags(bags)))
+
+    def _scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+        """`[n_i]` scores of each bag's instances, for the classes as the method numbers them."""
+        return self._instance_scores(self._standardise(self._check_bags(bags)))
+
     def __sklearn_tags__(self) -> Tags:
-        """Tags: a classifier that needs labels, and takes bags in place of a two-dimensional array."""
+        """Tags a classifier that needs labels and takes bags."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.allow_nan = False
@@ -148,16 +175,19 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]: ...
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
-        """Instance scores that speak for class 1, as they speak for class 0: of decision values."""
+        """Turns instance scores for class 0 into scores for class 1.
+
+        Of decision values.
+        """
         return -scores
 
     @property
     def _name(self) -> str:
-        """What messages call the method."""
+        """Name for messages."""
         return type(self).__name__
 
     def _find_positive(self) -> Any:
-        """One of `classes_`, or None."""
+        """Finds the positive one of `classes_`; None where it is not known."""
         classes = self.classes_.tolist()
         if self.positive is not None and len(classes) > 2:
             raise InvalidInput(
@@ -183,24 +213,30 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             first = 1 - self.classes_.tolist().index(self.positive_)
         return np.array([first, 1 - first])
 
-    def _checked(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
-        if not hasattr(self, "classes_"):
-            raise NotFitted(f"{type(self).__name__} was not fitted; call fit(bags, labels) first")
-        arrays = checked(bags)
-        if arrays[0].shape[1:] != self._features:
-            raise InvalidInput(
-                f"instances have the shape {arrays[0].shape[1:]}, but must have {self._features} as the bags "
-                f"of fit had: X has {np.prod(arrays[0].shape[1:])} features, but {type(self).__name__} is "
-                f"expecting {self.n_features_in_} features as input"
-            )
+    def _check_bags(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+        self._refuse_unfitted()
+        arrays = check_bags(bags)
+        self._refuse_features(arrays[0].shape[1:])
         return arrays
 
-    def _standardised(self, bags: list[np.ndarray]) -> list[np.ndarray]:
+    def _refuse_unfitted(self) -> None:
+        if not hasattr(self, "classes_"):
+            raise NotFitted(f"{type(self).__name__} was not fitted; call fit(bags, labels) first")
+
+    def _refuse_features(self, shape: tuple[int, ...]) -> None:
+        if shape != self._features:
+            raise InvalidInput(
+                f"instances have the shape {shape}, but must have {self._features} as the bags "
+                f"of fit had: X has {np.prod(shape)} features, but {type(self).__name__} is "
+                f"expecting {self.n_features_in_} features as input"
+            )
+
+    def _standardise(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         return [(bag - self._mean) / self._scale for bag in bags]
 
 
-def checked(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """The bags as float64 arrays `[n_i, features...]`.
+def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """Checks bags, and returns them as float64 arrays `[n_i, features...]`.
 
     Raises:
       InvalidInput: there is no bag, or one is empty, has no feature or others than the first, or holds

@@ -1,4 +1,7 @@
-"""What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
+"""Experiments with bags: methods on data sets, files and a table.
+
+They are what `python -m lossattn_jax.mil` runs.
+"""
 
 import functools
 import itertools
@@ -82,10 +85,10 @@ def run(
         written any more, or was moved away.
     """
     options = config_lib.resolve(config)
-    for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
-        if not any(given):
+    for key, values in (("dataset", datasets), ("method", names), ("select", rules)):
+        if not any(values):
             raise UserError(f"--{key} is empty, but must name at least one")
-    names = _expanded(names)
+    names = _expand(names)
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
@@ -111,7 +114,7 @@ def run(
             datasets, load, options.bags, folder.folder_of, check
         ):
             if not summaries:
-                # Not before there are bags: a misspelled name leaves no workdir behind.
+                # Written once there are bags, so that a misspelled name leaves no workdir behind.
                 config_record.write(options, folder)
             _describe(experiment, options.train)
             data_warnings.warn(experiment.dataset)
@@ -131,8 +134,8 @@ def run(
     return summaries
 
 
-def _expanded(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of methods, all of the package's in place of "all", none twice."""
+def _expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Expands "all" among names of methods, and drops repeated names."""
     every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
     return tuple(dict.fromkeys(every))
 
@@ -144,7 +147,7 @@ def _check(
     options: BagOptions,
     folder: Workdir,
 ) -> None:
-    """Raises the `UserError`s of experiments that can be known before they are run."""
+    """Refuses experiments that cannot be run, before any runs."""
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
@@ -239,11 +242,11 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
     paths = [
         fold_results.file_of(own / rule, split) for rule in rules for split in experiment.splits
     ]
-    lost = [path for path in paths if not path.exists()]
-    if lost:
+    missing = [path for path in paths if not path.exists()]
+    if missing:
         raise UserError(
-            f"{len(lost)} of {len(paths)} folds that this command wrote are not there any more, the first "
-            f"{lost[0]}; run the command again, which makes them again"
+            f"{len(missing)} of {len(paths)} folds that this command wrote are not there any more, the first "
+            f"{missing[0]}; run the command again, which makes them again"
         )
 
 

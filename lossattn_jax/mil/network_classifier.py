@@ -1,17 +1,21 @@
-"""The networks for bags behind the interface of all methods."""
+"""Networks for bags as classifiers of scikit-learn."""
 
 import dataclasses
 import numbers
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
+from lossattn_jax.data.bags import streaming
+from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.invalid import InvalidInput
+from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.embeddings import check_whole
@@ -19,14 +23,33 @@ from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
 
-_NESTED = "settings__"
+_SETTINGS_PREFIX = "settings__"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InstancePredictions:
+    """What networks say of one bag of n instances, averaged over an ensemble.
+
+    Attributes:
+      row: the bag's position.
+      probabilities: `[K]` float64 of the bag.
+      attention: `[n]` float32 weights; NaN where outputs are not finite.
+      logits: `[n, K]` float32 of the instances.
+      scores: `[n]` float64, see `BagClassifier.instance_scores`.
+    """
+
+    row: int
+    probabilities: np.ndarray
+    attention: np.ndarray
+    logits: np.ndarray
+    scores: np.ndarray
 
 
 class NetworkClassifier(BagClassifier):
-    """One of the networks of the AAAI 2020 paper's Table 1; see `BagNetwork`.
+    """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -45,9 +68,11 @@ class NetworkClassifier(BagClassifier):
       class_weight: None, or "balanced" for losses of bags in inverse proportion to the number of their
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
+      max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      memory_gib: GiB that what is read of bags may take; None: half of what is free.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
-      networks_: after `fit`, the `training.Trained` networks.
+      networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
 
     def __init__(
@@ -64,6 +89,8 @@ class NetworkClassifier(BagClassifier):
         dump_dir: str | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         positive: Any = None,
+        max_instances: int = 0,
+        memory_gib: float | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -76,10 +103,12 @@ class NetworkClassifier(BagClassifier):
         self.dump_dir = dump_dir
         self.class_weight = class_weight
         self.positive = positive
+        self.max_instances = max_instances
+        self.memory_gib = memory_gib
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
-        """Whether the method treats two classes unequally, so that one has to be positive."""
+        """Whether one of two classes has to be positive."""
         return poolings.METHODS.find(self.method).unequal_classes
 
     @property
@@ -87,32 +116,34 @@ class NetworkClassifier(BagClassifier):
         return f"{type(self).__name__}(method={self.method!r})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters; with `deep` those of `settings`, too."""
+        """Returns the constructor's parameters; with `deep` those of `settings`, too."""
         params = super().get_params(deep=deep)
         settings = Settings() if self.settings is None else self.settings
         if deep and isinstance(settings, Settings):
             for field in dataclasses.fields(settings):
-                params[_NESTED + field.name] = getattr(settings, field.name)
+                params[_SETTINGS_PREFIX + field.name] = getattr(settings, field.name)
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Sets parameters; `settings` is replaced and not changed, so that copies keep theirs.
+        """Sets parameters; replaces `settings`, so that copies keep theirs.
 
         Raises:
           UserError: there is no parameter of that name, or a setting is impossible.
         """
-        nested = {
-            name.removeprefix(_NESTED): value
+        setting_values = {
+            name.removeprefix(_SETTINGS_PREFIX): value
             for name, value in params.items()
-            if name.startswith(_NESTED)
+            if name.startswith(_SETTINGS_PREFIX)
         }
-        own = {name: value for name, value in params.items() if not name.startswith(_NESTED)}
-        if nested:
-            own["settings"] = _changed(own.get("settings", self.settings), nested)
+        own = {
+            name: value for name, value in params.items() if not name.startswith(_SETTINGS_PREFIX)
+        }
+        if setting_values:
+            own["settings"] = _replace_settings(own.get("settings", self.settings), setting_values)
         return super().set_params(**own)
 
     def network(self, num_classes: int) -> BagNetwork:
-        """The network for K classes.
+        """Makes the network for K classes.
 
         Raises:
           UserError: a setting is impossible.
@@ -134,14 +165,65 @@ class NetworkClassifier(BagClassifier):
         network.find_pooling()
         return network
 
+    def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
+        """Learns from labelled bags, see `BagClassifier.fit`.
+
+        Large ones (`streaming.is_streamed`) are not copied, and `Bags` of files are read as they are needed.
+        """
+        check_whole("max_instances", self.max_instances, 0)
+        lazy = self._streamed(bags, self.max_instances)
+        if lazy is None:
+            return super().fit(bags, labels)
+        if labels is None and lazy.labels is not None:
+            labels = [lazy.classes[label] for label in lazy.labels]
+        encoded = self._learn_classes(labels, len(lazy))
+        network = self.network(len(self.classes_))
+        check_whole("seed", self.seed, 0)
+        self._learn_features(lazy.shape)
+        lazy = dataclasses.replace(
+            lazy, labels=encoded, classes=tuple(self.classes_[self._order].tolist()), positive=None
+        )
+        self.networks_ = streamed_training.train(
+            lazy,
+            survey_bags(lazy),
+            network,
+            _settings(self.settings),
+            self._plans(len(lazy)),
+            memory=streaming.memory_bytes(self.memory_gib),
+            max_instances=self.max_instances,
+            standardise=self.standardise,
+            **self._training,
+        )
+        return self
+
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
         if self.standardise:  # in float64, after which float32 will do
             bags = _float32(bags)
         dataset = BagDataset.from_bags(bags, labels)
-        everything = np.ones(len(bags), bool)
-        plans = [
+        self.networks_ = training.train(
+            dataset,
+            network,
+            _settings(self.settings),
+            self._plans(len(bags)),
+            standardise=False,  # the base class has done so
+            **self._training,
+        )
+
+    @property
+    def _training(self) -> dict[str, Any]:
+        """Arguments of both ways of training."""
+        return {
+            "order_seed": self.seed,
+            "every_epoch": False,
+            "label": self.method,
+            "dump_dir": None if self.dump_dir is None else pathlib.Path(self.dump_dir),
+        }
+
+    def _plans(self, bags: int) -> list[training.Plan]:
+        everything = np.ones(bags, bool)
+        return [
             training.Plan(
                 derive_seed(self.seed, member),
                 everything,
@@ -150,25 +232,86 @@ class NetworkClassifier(BagClassifier):
             )
             for member in range(self.ensemble)
         ]
-        self.networks_ = training.train(
-            dataset,
-            network,
-            _settings(self.settings),
-            plans,
-            standardise=False,  # the base class has done so
-            order_seed=self.seed,
-            every_epoch=False,
-            label=self.method,
-            dump_dir=None if self.dump_dir is None else pathlib.Path(self.dump_dir),
+
+    def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
+        lazy = self._streamed(bags)
+        if lazy is None:
+            return super()._probabilities(bags)
+        return np.concatenate([bag.probabilities[None] for bag in self._read(lazy)])
+
+    def _scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+        lazy = self._streamed(bags)
+        if lazy is None:
+            return super()._scores(bags)
+        return [bag.scores for bag in self._read(lazy)]
+
+    def predict_bags(self, bags: Bags) -> Iterator[InstancePredictions]:
+        """Predicts for bags one after the other, in bounded memory.
+
+        Args:
+          bags: which need no labels.
+
+        Yields:
+          What the networks say of each bag, for the classes in the order of `classes_`.
+
+        Raises:
+          UserError: the method was not fitted, instances have another width, or a bag cannot be read.
+        """
+        order = np.argsort(self._order)
+        for bag in self._read(bags):
+            scores = bag.scores
+            if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
+                scores = self._for_the_other_class(scores)
+            yield InstancePredictions(
+                bag.row, bag.probabilities[order], bag.attention, bag.logits[:, order], scores
+            )
+
+    def _read(self, bags: Bags) -> Iterator[InstancePredictions]:
+        """Predictions for the classes as the method numbers them."""
+        self._refuse_unfitted()
+        self._refuse_features(bags.shape)
+        mean = self.networks_.mean + np.asarray(self._mean)  # one of the two is 0, and one scale 1
+        scale = self.networks_.scale * np.asarray(self._scale)
+        mean, scale = (
+            np.broadcast_to(x, (self.ensemble, *np.shape(x)[1:])).astype(np.float64)
+            for x in (mean, scale)
         )
+        predictor, convert = streamed_training.predictor_of(
+            self.network(len(self.classes_)), self.networks_.last, mean, scale
+        )
+        rows = range(len(bags))
+        for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):
+            with np.errstate(invalid="ignore"):  # of infinite logits
+                probabilities = softmax(bag.logits.astype(np.float64), axis=-1).mean(axis=0)
+            own = instance_scores(self.method, bag.attention, bag.instance_logits)
+            yield InstancePredictions(
+                bag.row,
+                probabilities,
+                bag.attention.mean(axis=0),
+                bag.instance_logits.mean(axis=0),
+                own.mean(axis=0).astype(np.float64),
+            )
+
+    def _streamed(self, bags: Sequence[ArrayLike], max_instances: int = 0) -> Bags | None:
+        """The bags as `Bags`, where they are large enough to be read one by one."""
+        if isinstance(bags, Bags):
+            lazy = bags
+        elif len(bags) and all(_is_plain(bag) for bag in bags):
+            lazy = Bags.from_arrays(bags)
+        else:  # which the base class looks at more closely
+            return None
+        memory = streaming.memory_bytes(self.memory_gib)
+        return lazy if streaming.is_streamed(lazy, max_instances, memory) else None
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        logits = self._said(bags).logits.astype(np.float64)
+        logits = self._predict_networks(bags).logits.astype(np.float64)
         return softmax(logits, axis=-1).mean(axis=0)
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
-        said = self._said(bags)
-        scores = instance_scores(self.method, said.attention, said.instance_logits).mean(axis=0)
+        predictions = self._predict_networks(bags)
+        scores = instance_scores(
+            self.method, predictions.attention, predictions.instance_logits
+        ).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
@@ -176,7 +319,7 @@ class NetworkClassifier(BagClassifier):
         by_attention = poolings.METHODS.find(self.method).scores_by_attention
         return scores if by_attention else 1 - scores
 
-    def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
+    def _predict_networks(self, bags: Sequence[np.ndarray]) -> training.Predictions:
         dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
@@ -185,7 +328,7 @@ class NetworkClassifier(BagClassifier):
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
-            wanted=np.ones((self.ensemble, len(bags)), bool),
+            predict_mask=np.ones((self.ensemble, len(bags)), bool),
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -193,7 +336,7 @@ class NetworkClassifier(BagClassifier):
 
 
 def _settings(value: Any) -> Settings:
-    """The settings, or the defaults in place of None."""
+    """Returns the settings, or the defaults for None."""
     if value is None:
         return Settings()
     if isinstance(value, Settings):
@@ -201,19 +344,24 @@ def _settings(value: Any) -> Settings:
     raise InvalidInput(f"settings is {value!r}, but must be a Settings or None")
 
 
-def _changed(value: Any, changes: Mapping[str, Any]) -> Settings:
-    """Settings with other values of some fields."""
+def _replace_settings(value: Any, changes: Mapping[str, Any]) -> Settings:
+    """Replaces some fields of settings."""
     settings = _settings(value)
-    known = [field.name for field in dataclasses.fields(settings)]
+    names = [field.name for field in dataclasses.fields(settings)]
     for name in changes:
-        if name not in known:
+        if name not in names:
             raise InvalidInput(
-                f"settings has no parameter {name!r}; those that it has are {', '.join(known)}"
+                f"settings has no parameter {name!r}; those that it has are {', '.join(names)}"
             )
     try:
         return dataclasses.replace(settings, **changes)
     except UserError as error:
-        raise InvalidInput(f"{_NESTED}{error}") from None
+        raise InvalidInput(f"{_SETTINGS_PREFIX}{error}") from None
+
+
+def _is_plain(bag: ArrayLike) -> bool:
+    """Whether it is an array of real floats of two axes or more, with instances and features."""
+    return isinstance(bag, np.ndarray) and bag.dtype.kind == "f" and bag.ndim > 1 and bag.size > 0
 
 
 def _float32(bags: Sequence[np.ndarray]) -> list[np.ndarray]:

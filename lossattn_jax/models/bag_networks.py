@@ -1,8 +1,11 @@
-"""The networks for bags of the AAAI 2020 paper's Table 1, on vectors or on images.
+"""Networks for bags of the AAAI 2020 paper's Table 1.
 
 All share the layers over instances and one classifier, and differ in how a bag is pooled; an instance is a
 patch to `lossattn_jax.attention.poolings`.
 """
+
+import dataclasses
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +64,13 @@ class BagNetwork(Network):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Outputs of the layers over instances."""
-        published = BAG_BACKBONES.find(self.backbone).widths
-        return self.hidden or published or self.find_pooling().widths
+        """Returns the widths of the layers over instances."""
+        default_widths = BAG_BACKBONES.find(self.backbone).widths
+        return self.hidden or default_widths or self.find_pooling().widths
 
     @nn.nowrap
     def find_pooling(self) -> poolings.Pooling:
-        """The entry of the method.
+        """Finds the pooling of the method.
 
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
@@ -105,38 +108,94 @@ class BagNetwork(Network):
         Raises:
           UnknownName: there is no such method or backbone.
         """
-        backbone = BAG_BACKBONES.find(self.backbone)
         self.find_pooling()
+        return self._pool(self._layers(instances, mask, train, noise), mask)
+
+    @nn.nowrap
+    def _layers(
+        self,
+        instances: jax.Array,
+        mask: jax.Array | None,
+        train: bool,
+        noise: jax.Array | None,
+    ) -> list[jax.Array]:
+        """The layers that are pooled, each `[B, N, width]` float32."""
         if mask is not None:
             real = mask.astype(bool).reshape(*mask.shape, *(1 for _ in instances.shape[2:]))
             instances = jnp.where(real, instances, 0)
+        return BAG_BACKBONES.find(self.backbone).layers(self, instances, train, noise)
+
+    @nn.nowrap
+    def _pool(self, layers: list[jax.Array], mask: jax.Array | None) -> Outputs:
+        """Predictions of the layers."""
         return self.predict(
             INSTANCES,
             Patches(
-                layers=backbone.layers(self, instances, train, noise),
+                layers=layers,
                 mask=mask,
                 num_classes=self.num_classes,
-                grid=instances.shape[1],
+                grid=layers[-1].shape[1],
                 threshold=DEFAULT_THRESHOLD,
-                hidden=backbone.attention_hidden,
+                hidden=BAG_BACKBONES.find(self.backbone).attention_hidden,
                 dense=dense,
                 network=self,
             ),
         )
 
-    def dropped(self, x: jax.Array, name: str, train: bool, noise: jax.Array | None) -> jax.Array:
+    def drop_units(
+        self, x: jax.Array, name: str, train: bool, noise: jax.Array | None
+    ) -> jax.Array:
         """Drops units of `x` `[B, N, D]` in training."""
         if noise is None:
             return ExampleDropout(self.dropout, self.axis_name, name=name)(x, train)
         if not train or self.dropout == 0:
             return x
-        dropped = min(round(self.dropout * 256), 255)
-        return jnp.where(noise >= dropped, x / (1 - dropped / 256), 0.0).astype(x.dtype)
+        threshold = min(round(self.dropout * 256), 255)
+        return jnp.where(noise >= threshold, x / (1 - threshold / 256), 0.0).astype(x.dtype)
 
 
 class BagLeNet(BagNetwork):
-    """The AAAI 2020 paper's network for bags of digits of several classes: LeNet, loss attention."""
+    """LeNet with loss attention, for bags of digits (AAAI 2020).
+
+    Of several classes.
+    """
 
     num_classes: int = 4
     backbone: str = "lenet"
     hidden: tuple[int, ...] = (HIDDEN,)
+
+
+class BagLayers(BagNetwork):
+    """What a `BagNetwork` computes of each instance by itself, with the same parameters.
+
+    With `BagPooling` it predicts for a bag of any length, piece by piece.
+    """
+
+    @nn.compact
+    def __call__(self, instances: jax.Array) -> list[jax.Array]:  # type: ignore[override]
+        """The layers that are pooled, each `[B, N, width]` float32, of `[B, N, features...]`."""
+        return self._layers(instances, None, False, None)
+
+
+class BagPooling(BagNetwork):
+    """What a `BagNetwork` computes of the layers of all instances together, with the same parameters."""
+
+    @nn.compact
+    def __call__(self, layers: list[jax.Array], mask: jax.Array) -> Outputs:  # type: ignore[override]
+        """Predicts.
+
+        Args:
+          layers: of `BagLayers`; behind the last instance they may hold anything finite.
+          mask: `[B, N]` bool, True for a real instance.
+        """
+        return self._pool(layers, mask)
+
+
+Part = TypeVar("Part", BagLayers, BagPooling)
+
+
+def part_of(network: BagNetwork, part: type[Part]) -> Part:
+    """`BagLayers` or `BagPooling` of a network, which take its parameters."""
+    names = [field.name for field in dataclasses.fields(BagNetwork) if field.init]
+    own = {name: getattr(network, name) for name in names if name not in ("parent", "name")}
+    return part(**own)

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from lossattn_jax.data.bags.folds import grouped_folds, held_out, repeated, stratified_folds
+from lossattn_jax.data.bags.folds import draw_repeats, grouped_folds, held_out, stratified_folds
 from lossattn_jax.errors import UserError
 
 LABELS = np.array([0] * 55 + [1] * 37)  # shares as of a small benchmark
@@ -36,11 +36,11 @@ def test_labels_may_be_text():
 
 
 def test_a_repeat_follows_from_seed_and_number_alone():
-    numbers = repeated(LABELS, 10, repeats=5, seed=3)
+    numbers = draw_repeats(LABELS, 10, repeats=5, seed=3)
     assert numbers.shape == (5, 92)
-    np.testing.assert_array_equal(repeated(LABELS, 10, repeats=2, seed=3), numbers[:2])
+    np.testing.assert_array_equal(draw_repeats(LABELS, 10, repeats=2, seed=3), numbers[:2])
     assert len({row.tobytes() for row in numbers}) == 5
-    others = repeated(LABELS, 10, repeats=5, seed=4)
+    others = draw_repeats(LABELS, 10, repeats=5, seed=4)
     assert not {row.tobytes() for row in numbers} & {row.tobytes() for row in others}
 
 
@@ -69,9 +69,9 @@ def test_what_cannot_be_split_is_refused(labels, folds, seed, sentence):
 
 def test_repeats_out_of_range_are_refused():
     with pytest.raises(UserError, match="the number of repeats is 0"):
-        repeated(LABELS, 10, repeats=0, seed=0)
+        draw_repeats(LABELS, 10, repeats=0, seed=0)
     with pytest.raises(UserError, match="the seed is -1"):
-        repeated(LABELS, 10, repeats=1, seed=-1)
+        draw_repeats(LABELS, 10, repeats=1, seed=-1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,9 +141,9 @@ def test_grouped_folds_are_those_of_scikit_learn():
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=7)
     for fold, (_, test) in enumerate(splitter.split(LABELS, LABELS, groups)):
         np.testing.assert_array_equal(np.flatnonzero(numbers == fold), test)
-    repeats = repeated(LABELS, 5, 3, 0, list(groups))
+    repeats = draw_repeats(LABELS, 5, 3, 0, list(groups))
     assert len({row.tobytes() for row in repeats}) == 3
-    np.testing.assert_array_equal(repeated(LABELS, 5, 2, 0, list(groups)), repeats[:2])
+    np.testing.assert_array_equal(draw_repeats(LABELS, 5, 2, 0, list(groups)), repeats[:2])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_bag_is_tested_once_a_repeat():
 
 
 def test_they_are_the_folds_of_the_seed():
-    numbers = folds.repeated(LABELS, 3, 2, seed=4)
+    numbers = folds.draw_repeats(LABELS, 3, 2, seed=4)
     for one in cross_validation(DATASET, 3, 2, seed=4):
         np.testing.assert_array_equal(one.test, numbers[one.repeat] == one.fold)
 

@@ -1,4 +1,4 @@
-"""Tables with a row for each bag: its id, label and group, and how bags are split.
+"""Reads tables of bags: ids, labels, groups, splits.
 
     table = read_table("labels.csv", TableColumns(label="subtype"))
 
@@ -77,7 +77,9 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True)
 class BagTable:
-    """What a table says of bags; what it has no column for is None.
+    """What a table says of bags.
+
+    What it has no column for is None.
 
     Attributes:
       place: where it was, for messages.
@@ -213,7 +215,7 @@ def _of_arrow(
 
 
 def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[str, int]:
-    """Places of the columns by the parts of a bag that they have."""
+    """Finds the columns of the parts of a bag."""
     if not any(table.header):
         raise UserError(f"{table.place} is empty or its first line is, but must be the header")
     places = {}
@@ -247,7 +249,7 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
 
 
 def _named(table: _Cells, part: str, name: Any) -> int:
-    """The place of a column by its name; of several labels there must be one."""
+    """Finds a column by its name; labels have one column."""
     header = list(table.header)
     if name in header:
         if header.count(name) > 1:
@@ -268,7 +270,7 @@ def _named(table: _Cells, part: str, name: Any) -> int:
 def _by_bag(
     table: _Cells, places: Mapping[str, int], by_instance: bool
 ) -> tuple[tuple[str, ...], _Cells]:
-    """The bags' ids, and a table with the first row of each bag.
+    """Finds the bags' ids and the first row of each.
 
     Raises:
       UserError: there is no row, an id is missing, or two rows of a bag say different things, or without

@@ -1,4 +1,4 @@
-"""The cells of a table of bags that hold numbers, and which of its columns do."""
+"""The numeric cells of a table of bags."""
 
 import array
 import re
@@ -18,7 +18,7 @@ _PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 class Cells:
-    """Collects features row by row, and reports wrong cells by their lines.
+    """Collects features row by row, and reports wrong cells by line.
 
     A column is one of numbers, all of whose cells have to be, or one of text, none of whose cells may be: one
     wrong cell must not take a feature away unnoticed.
@@ -53,14 +53,14 @@ class Cells:
         self._text: dict[int, tuple[int, str]] = {}  # first line and cell of columns of text
         self._numeric = dict.fromkeys(
             columns.others, False
-        )  # whether a number was there; no text was
+        )  # whether a number was seen, in columns without text
         self._counts_from: dict[int, int | None] = {}
         self._commas = commas
         # Where a decimal comma, one that may be of thousands, and a decimal point was first.
         self._first: dict[str, tuple[int, int, str]] = {}
 
     def add(self, line: int, fields: Sequence[str]) -> None:
-        """Takes the next row.
+        """Adds the next row.
 
         Raises:
           UserError: a cell of a feature is no number, or a column without a name does not count the rows.
@@ -73,7 +73,7 @@ class Cells:
         try:
             cells = [fields[place] for place in self._features]
             self.values.extend(map(float, cells))
-            if "_" in "".join(cells):  # which Python's numbers may have
+            if "_" in "".join(cells):  # Python's numbers may have underscores
                 raise ValueError
         except ValueError:
             place = next(place for place in self._features if not is_number(fields[place]))
@@ -100,7 +100,7 @@ class Cells:
                 )
 
     def end(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """`[N, D]` float64 features, and their names.
+        """Returns `[N, D]` float64 features and their names.
 
         Raises:
           UserError: there is no row, no column of numbers, or a value that is not finite in float32.
@@ -124,7 +124,7 @@ class Cells:
         return values, names
 
     def describe(self) -> str:
-        """What the columns are, for the log; after `end`."""
+        """Describes the columns for the log; after `end`."""
         numeric = [place for place, number in self._numeric.items() if number]
         text = describe(self.header, self.columns, self._features, numeric, list(self._text))
         return f"{text}; decimals are written with a comma" if "comma" in self._first else text
@@ -154,11 +154,11 @@ class Cells:
         return converted
 
     def _begin(self, line: int, fields: Sequence[str]) -> None:
-        """Tells the columns of text, and where an index starts, from the first row."""
+        """Finds columns of text and index columns by the first row."""
         self._text = {
             place: (line, fields[place])
             for place in self.columns.features
-            if place not in self.columns.required and not is_number(fields[place])
+            if place not in self.columns.exact and not is_number(fields[place])
         }
         for place, (_, text) in self._text.items():
             if _COMMAS.fullmatch(text.strip()):
@@ -191,7 +191,7 @@ def describe(
     numeric: Sequence[int],
     text: Sequence[int],
 ) -> str:
-    """What the columns of a table are, for the log.
+    """Describes the columns of a table for the log.
 
     Args:
       header: their names.
@@ -224,7 +224,7 @@ def check_finite(
     *,
     unit: str = "line",
 ) -> None:
-    """Refuses features that are not finite in float32, with the line.
+    """Refuses non-finite features in float32, naming the line.
 
     Args:
       path: of the file, for the message.
@@ -251,7 +251,7 @@ def check_finite(
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is a number, be it infinite or NaN."""
+    """Whether a cell is a number, infinite and NaN included."""
     try:
         float(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Which bags are tested, and which are kept back for validation, in cross-validation.
+"""Folds of cross-validation, and held-out bags of a training fold.
 
-for numbers in repeated(dataset.labels, folds=10, repeats=5, seed=0):
+for numbers in draw_repeats(dataset.labels, folds=10, repeats=5, seed=0):
     for fold in range(10):
         train = np.flatnonzero(numbers != fold)
         validation = train[held_out(dataset.labels, train, share=0.1, seed=fold)]
@@ -20,7 +20,7 @@ _HELD_OUT_KEY = 0x4E1D
 
 
 def stratified_folds(labels: ArrayLike, folds: int, seed: int) -> np.ndarray:
-    """Assigns each bag to a fold, so that all folds have nearly the same share of each class.
+    """Assigns bags to folds with nearly equal shares of each class.
 
     The folds are those of scikit-learn's `StratifiedKFold` with shuffling. Every fold has bags of every
     class: where a class has too few for that, scikit-learn warns and this refuses.
@@ -59,7 +59,7 @@ def stratified_folds(labels: ArrayLike, folds: int, seed: int) -> np.ndarray:
 
 
 def grouped_folds(labels: ArrayLike, groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """Assigns each group's bags to one fold, with nearly the same share of each class.
+    """Assigns each group's bags to one fold, stratified by class.
 
     The folds are those of scikit-learn's `StratifiedGroupKFold` with shuffling. A fold may have no bag of a
     class that few groups have; every class has bags outside of each fold.
@@ -116,7 +116,7 @@ def grouped_folds(labels: ArrayLike, groups: Sequence[str], folds: int, seed: in
     return numbers
 
 
-def repeated(
+def draw_repeats(
     labels: ArrayLike, folds: int, repeats: int, seed: int, groups: Sequence[str] | None = None
 ) -> np.ndarray:
     """Repeats of `stratified_folds`, or `grouped_folds`, with different draws.
@@ -179,19 +179,19 @@ def held_out(
     if groups is not None:
         return _held_out_groups(own, [groups[row] for row in rows], share, seed)
     generator = np.random.default_rng([seed, _HELD_OUT_KEY])
-    drawn = np.zeros(len(own), bool)
+    is_held_out = np.zeros(len(own), bool)
     for label in np.unique(own):
         members = np.flatnonzero(own == label)
         if len(members) > 1:
-            wanted = min(max(round(share * len(members)), 1), len(members) - 1)
-            drawn[generator.permutation(members)[:wanted]] = True
-    return drawn
+            count = min(max(round(share * len(members)), 1), len(members) - 1)
+            is_held_out[generator.permutation(members)[:count]] = True
+    return is_held_out
 
 
 def _held_out_groups(
     labels: np.ndarray, groups: Sequence[str], share: float, seed: int
 ) -> np.ndarray:
-    """The first of as many grouped folds as the share asks for, or of fewer where these cannot be had."""
+    """Draws one of `1 / share` grouped folds, or of fewer."""
     draw = int(np.random.SeedSequence([seed, _HELD_OUT_KEY]).generate_state(1)[0])
     most = min(max(2, round(1 / share)), len(set(groups)))
     for folds in range(most, 1, -1):

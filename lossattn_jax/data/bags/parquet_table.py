@@ -1,4 +1,4 @@
-"""Tables of instances in Parquet files: a row for each instance, as the CSV files of `bag_files` have."""
+"""Reads tables of instances in Parquet files."""
 
 import dataclasses
 import logging
@@ -63,7 +63,7 @@ def _read(path: str, file: Any, choice: Choice) -> InstanceTable:
     numeric = numeric_types(path, file.schema_arrow)
     if not file.metadata.num_rows:
         raise UserError(f"{path} has no instance, but must have one in each row")
-    for place in sorted(places.required):
+    for place in sorted(places.exact):
         if names[place] not in numeric:
             kind = file.schema_arrow.field(names[place]).type
             raise UserError(
@@ -96,7 +96,7 @@ def _texts(file: Any, name: str) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A cell of a column of any type as a table of text would have it."""
+    """Writes a cell as a table of text would have it."""
     if value is None:
         return ""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()

@@ -1,4 +1,4 @@
-"""The bags of an experiment and their splits, by what the user names.
+"""Data sets of bags by name, and their experiments.
 
 A data set of bags is one entry of `SOURCES`, or of the user's own `package.module:attribute`: a `BagDataset`,
 a function that returns one, or a `Source`.
@@ -44,7 +44,7 @@ SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Bags, and how they are split into training and test.
+    """Bags and their splits into training and test.
 
     Attributes:
       dataset: the bags; its name is that of the experiment.
@@ -59,7 +59,10 @@ class Experiment:
 
     @functools.cached_property
     def made_from(self) -> tuple[dict[str, Any], ...]:
-        """For each split, of what its results are made, as JSON; see `provenance.of_splits`."""
+        """For each split the inputs of its results, as JSON.
+
+        See `provenance.of_splits`.
+        """
         return tuple(
             {**bags, "benchmark": self.benchmark}
             for bags in provenance.of_splits(self.dataset, self.splits)
@@ -67,18 +70,18 @@ class Experiment:
 
     @property
     def bags(self) -> dict[str, Any]:
-        """Describes the first split's bags, however they are split, as JSON."""
+        """Digests of the first split's bags without the split, as JSON."""
         return {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
 
     @property
     def digest(self) -> str:
-        """Of `bags`."""
+        """Digest of `bags`."""
         return digests.of_json(self.bags)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a command wants of a data set.
+    """What a command asks of a data set: folder, options, classes.
 
     Attributes:
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
@@ -108,20 +111,20 @@ class Source(abc.ABC):
     """A data set of bags.
 
     Attributes:
-      generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
+      is_generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
       has_columns: whether its features are columns with names, among which --features and --ignore choose.
       has_labels: whether its labels are in a table, which --labels names.
       column_flags: of the flags `--PART_column` the parts that it knows.
     """
 
-    generated = False
+    is_generated = False
     has_columns = False
     has_labels = False
     column_flags: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
-        """The names of its experiments; nothing is read."""
+        """Names its experiments; reads nothing."""
 
     @abc.abstractmethod
     def experiments(self, request: Request) -> Sequence[Experiment] | Iterator[Experiment]:
@@ -135,7 +138,7 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class WholeBags(Source):
-    """Bags that are there as a whole, for cross-validation.
+    """A data set that is read as a whole, for cross-validation.
 
     Attributes:
       name: of the experiment.
@@ -162,17 +165,17 @@ class WholeBags(Source):
         return (Experiment(dataset, _split(dataset, table, request), benchmark),)
 
     def read_parts(self, request: Request) -> BagTable | None:
-        """What a table says of groups, splits and folds of the bags; None where nothing does."""
+        """Reads groups, splits and folds of a table, where named."""
         return None
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
-        """The benchmark that these bags are; None for none."""
+        """Names the benchmark whose bags these are; None for others."""
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkBags(WholeBags):
-    """One of `benchmarks.BENCHMARKS`."""
+    """A data set of `benchmarks.BENCHMARKS`."""
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
         # Other bags of that name, of which `load` has warned, are not what the paper's figures are of.
@@ -205,7 +208,7 @@ class FileOfBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FolderOfBags(Source):
-    """A folder with a feature file for each bag, for cross-validation in memory.
+    """A folder of feature files, for cross-validation in memory.
 
     Attributes:
       name: of the experiment.
@@ -239,7 +242,7 @@ class FolderOfBags(Source):
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedBags(Source):
-    """Bags that are drawn from images with labels.
+    """A data set drawn from labelled images.
 
     Attributes:
       name: how those of its experiments begin; the number of training bags follows.
@@ -251,36 +254,41 @@ class GeneratedBags(Source):
     make: Callable[..., BagDataset]
     images: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
-    generated = True
+    is_generated = True
 
     def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
         return tuple(self._name(count) for count in options.train)
 
     def experiments(self, request: Request) -> Iterator[Experiment]:
         classes = tuple(range(1 + len(request.options.bags.targets)))
-        word = _positive(classes, request.positive, self.name)  # not when the first is drawn
-        return self._drawn(request.data_dir, request.options, word)
+        word = _positive(
+            classes, request.positive, self.name
+        )  # refused now, not when the first bag is drawn
+        return self._draw(request.data_dir, request.options, word)
 
     def _name(self, count: int) -> str:
         return f"{self.name}_{count}"
 
-    def _drawn(
+    def _draw(
         self, data_dir: str, options: BagOptions, positive: int | None
     ) -> Iterator[Experiment]:
-        """For each number of bags: `options.repeats` draws to train on, the same bags to test all on."""
+        """Yields an experiment for each number of bags.
+
+        Each has `options.repeats` draws to train on, and the same bags to test on.
+        """
         bags = options.bags
         pools = {split: self.images(data_dir, split) for split in ("train", "test")}
-        shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
-        tested = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **shared)
+        settings = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
+        test_bags = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **settings)
         for count in bags.train:
-            drawn = [
-                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **shared)
+            train_parts = [
+                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **settings)
                 for repeat in range(options.repeats)
             ]
-            first = np.cumsum([0, *(len(part) for part in drawn)])
-            rows = np.arange(first[-1] + len(tested))
+            first = np.cumsum([0, *(len(part) for part in train_parts)])
+            rows = np.arange(first[-1] + len(test_bags))
             yield Experiment(
-                _joined(self._name(count), [*drawn, tested], positive),
+                _join_bags(self._name(count), [*train_parts, test_bags], positive),
                 tuple(
                     Split(
                         repeat,
@@ -294,7 +302,7 @@ class GeneratedBags(Source):
 
 
 def find(name: str) -> Source:
-    """The data set of bags that a user names; nothing of it is read.
+    """Finds a data set of bags by name; reads nothing of it.
 
     Args:
       name: of `SOURCES`, the path of a file of bags or of a folder of feature files, or
@@ -321,7 +329,7 @@ def find(name: str) -> Source:
 
 
 def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
-    """The names of a data set's experiments, by its own; nothing is read.
+    """Names a data set's experiments; reads nothing.
 
     Args:
       name: as `find` takes it.
@@ -346,7 +354,7 @@ def experiments(
     folds: int | str | None = None,
     file_format: str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
-    """Makes the experiments on a data set, several of generated bags.
+    """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
@@ -389,7 +397,7 @@ def experiments(
 
 
 def _split(dataset: BagDataset, table: BagTable | None, request: Request) -> tuple[Split, ...]:
-    """The trainings and tests on whole bags: the table's own, or folds that are drawn.
+    """Splits bags as their table says, or into drawn folds.
 
     Raises:
       UserError: the table and the command both say how bags are split, or as of the functions of `splits`.
@@ -420,7 +428,7 @@ def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
 
 
 def _own(reference: str, part: Any) -> Source:
-    """The user's bags of a reference, under the attribute's name."""
+    """Makes a data set of a user's reference, named by its attribute."""
     name = reference.rpartition(":")[2].rpartition(".")[2]
     return WholeBags(name, lambda request: _load_own(reference, part, name, request.data_dir))
 
@@ -439,7 +447,7 @@ def _load_own(reference: str, part: Any, name: str, data_dir: str) -> BagDataset
 
 
 def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
-    """As `find_positive`; warns where there are words, but not two classes."""
+    """Finds the positive class as `find_positive`; warns where it cannot."""
     if words and len(classes) > 2:
         log.warning(
             "%s: --positive names no class of it, for it has %d classes, and only one of two can be positive",
@@ -450,12 +458,12 @@ def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
 
 
 def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    loaded = load_images(get_spec("cifar10"), split, data_dir)
-    return loaded.images, loaded.labels
+    arrays = load_images(get_spec("cifar10"), split, data_dir)
+    return arrays.images, arrays.labels
 
 
-def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
-    """All bags of several data sets with the same classes; the last part is the test's."""
+def _join_bags(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
+    """Joins data sets with the same classes; the last is the test's."""
     groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
     return BagDataset(
         instances=np.concatenate([part.instances for part in parts]),
@@ -471,7 +479,7 @@ def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagData
     )
 
 
-_GENERATED = (
+_GENERATED_BAGS = (
     GeneratedBags("mnist_bags", image_bags.mnist_bags, image_bags.load_digits),
     GeneratedBags("cifar_bags", image_bags.cifar_bags, _load_cifar),
 )
@@ -488,7 +496,7 @@ SOURCES: Registry[Source] = Registry(
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
-        **{source.name: source for source in _GENERATED},
+        **{source.name: source for source in _GENERATED_BAGS},
     },
     adopt=_own,
 )

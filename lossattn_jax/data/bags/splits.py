@@ -1,4 +1,4 @@
-"""Which bags are trained on and which are tested: one entry for each fold of each repeat."""
+"""Splits of bags into training and test, for each repeat and fold."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Split:
 
     @property
     def name(self) -> str:
-        """For file names."""
+        """Name for files."""
         return f"repeat{self.repeat}_fold{self.fold}"
 
     @property
@@ -49,7 +49,9 @@ class Split:
 def cross_validation(
     dataset: BagDataset, num_folds: int, repeats: int, seed: int
 ) -> tuple[Split, ...]:
-    """Stratified folds, drawn anew for each repeat; bags of a group are in one fold.
+    """Draws stratified folds for each repeat.
+
+    Bags of a group are in one fold.
 
     Args:
       dataset: the bags.
@@ -60,7 +62,7 @@ def cross_validation(
     Raises:
       UserError: fewer bags, groups, or bags of a class, than folds; see `folds.grouped_folds`.
     """
-    numbers = folds.repeated(dataset.labels, num_folds, repeats, seed, dataset.groups)
+    numbers = folds.draw_repeats(dataset.labels, num_folds, repeats, seed, dataset.groups)
     return tuple(
         Split(repeat, fold, numbers[repeat] != fold, numbers[repeat] == fold)
         for repeat in range(repeats)

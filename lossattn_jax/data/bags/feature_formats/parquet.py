@@ -132,7 +132,7 @@ def _features(types: Mapping[str, np.dtype]) -> tuple[str, ...]:
 def _side_by_side(
     file: Any, types: Mapping[str, np.dtype], names: tuple[str, ...]
 ) -> NumericColumns:
-    """Columns with one type that has the values of all exactly; a missing one is NaN."""
+    """Puts columns side by side, in a type that has all values."""
     wanted = {types[name] for name in names} or {np.dtype(np.float32)}
     floats = [dtype if dtype.kind == "f" else np.dtype(np.float64) for dtype in wanted]
     return NumericColumns(file, names, np.result_type(*floats))

@@ -1,0 +1,322 @@
+"""Training of networks for bags that are read one by one: the same as `training`, for larger data.
+
+All models visit the bags in the same order, each bag is read once an epoch for all of them, and instances go
+to the devices as they are stored. `training.train` gives the same but for its draws of dropout.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax import devices
+from lossattn_jax.data.bags import bag_stream, precision
+from lossattn_jax.data.bags.bag_stream import StepBags
+from lossattn_jax.data.bags.bag_survey import Survey
+from lossattn_jax.data.bags.lazy_bags import Bags
+from lossattn_jax.data.order import bucket_batches, bucket_steps
+from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests
+from lossattn_jax.kernels import cpu
+from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags import streamed_steps
+from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
+from lossattn_jax.train.bags.plans import Plan
+from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.states import Models, State
+from lossattn_jax.train.bags.steps import Program, Steps
+from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, padded_models
+from lossattn_jax.train.bags.training import TrainedModels, group_of, shared_settings
+from lossattn_jax.train.progress import LogClock, Progress
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10
+_STEPS_IN_FLIGHT = 1  # on the devices, beside the one that they compute
+
+
+def train(
+    bags: Bags,
+    survey: Survey,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    memory: int,
+    max_instances: int = 0,
+    standardise: bool = True,
+    order_seed: int = 0,
+    every_epoch: bool = True,
+    label: str = "",
+    dump_dir: pathlib.Path | None = None,
+) -> TrainedModels:
+    """Trains one network for each plan.
+
+    Updates that are not finite are skipped as in `training.train`.
+
+    Args:
+      bags: with labels in `[0, network.num_classes)`.
+      survey: of them.
+      network: of all models.
+      settings: of all models, but for the plans' overrides.
+      plans: M of them, all with `selection` or all without.
+      memory: bytes that what is read ahead may take.
+      max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
+      order_seed: of the order of the bags and of the draw of instances, which all models share.
+      every_epoch: False predicts after the last epoch only.
+      label: what the log calls this.
+      dump_dir: gets a folder with the update that a training ended with; None: nothing.
+
+    Raises:
+      UserError: as of `training.train`, or `settings` ask for consistency, or a step's bags are larger than
+        `memory`.
+    """
+    began = time.monotonic()
+    selects, keeps = plans_lib.check(plans, settings, every_epoch)
+    if plans_lib.uses_consistency(settings, plans):
+        raise UserError(
+            "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
+            "epochs is kept; set it to 0"
+        )
+    assert bags.labels is not None
+    most = max_instances or int(bags.lengths.max())
+    tops = bag_stream.step_lengths(np.minimum(bags.lengths, most), settings.max_waste)
+    bucket_of = np.searchsorted(tops, np.minimum(bags.lengths, most))
+    step_bytes = settings.batch_size * tops[-1] * int(np.prod(bags.shape)) * 4
+    bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
+    group = group_of(settings, len(plans))
+    program = Program(
+        network=network,
+        settings=shared_settings(settings),
+        tops=tops,
+        group=group,
+        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
+        selects=selects,
+        keeps=keeps,
+        consistency=False,
+    )
+    compiled = streamed_steps.training(program)
+    mean, scale = standardisations(survey, plans, bags.shape, standardise)
+    convert = converter(mean, scale)
+    _, mean32, scale32 = precision.in_float32(np.zeros((1, *bags.shape)), mean, scale)
+    padded = padded_models(plans_lib.models_of(settings, plans, mean32, scale32), group)
+    models = devices.shard(padded)
+    start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
+    states = compiled.start(models, *devices.replicate(start))
+    in_a_row = devices.shard(np.zeros(len(padded.seed), np.int32))
+    predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
+    held_out = np.stack([plan.held_out for plan in plans])
+    wanted = np.flatnonzero(held_out.any(axis=0))
+    logits = np.full((len(plans), settings.epochs, len(bags), network.num_classes), np.nan)
+    logits = logits.astype(np.float32)
+    skips = BagSkips(bags.ids, plans, settings.max_skipped, label)
+    progress = _StepLog(label, settings.epochs, program.steps_per_epoch, len(plans))
+    for epoch in range(settings.epochs):
+        order = bucket_batches(bucket_of, settings.batch_size, order_seed, [epoch])
+        steps = bag_stream.TrainingSteps(
+            bags, order[0], tops, order_seed, epoch, max_instances, convert
+        )
+        skipped = []
+        first = epoch * program.steps_per_epoch
+        for place, batch in enumerate(bag_stream.read_ahead(steps, step_bytes, memory)):
+            visible = padded.train[:, np.maximum(batch.rows, 0)] & (batch.rows >= 0)
+            clock = (np.int32(epoch), np.int32(first + place))
+            (states, in_a_row), now = compiled.update(
+                models,
+                (states, in_a_row),
+                devices.shard(visible),
+                devices.replicate((batch.x, batch.mask, batch.labels, batch.rows)),
+                devices.replicate(clock),
+            )
+            skipped.append(now)
+            if len(skipped) > _STEPS_IN_FLIGHT:  # or the bags of all steps would wait in memory
+                skipped[-1 - _STEPS_IN_FLIGHT].block_until_ready()
+            progress.after(first + place + 1, epoch)
+            if not place:  # what compiling has taken, and what the epoch before has left in pieces
+                cpu.release_memory()
+        of_steps = np.stack(devices.gather(skipped), axis=-1)[: len(plans), None]
+        skips.add_epochs(of_steps, order, np.array([epoch]))
+        model = skips.stuck_model()
+        if model is not None:
+            writer = _StreamedDumpWriter(steps, survey, plans, _steps(program, settings), dump_dir)
+            raise writer.error(skips, model, models, states, epoch + 1)
+        if settings.average_epochs:
+            states = compiled.average(states, devices.replicate(np.int32(epoch)))
+        if predicted[epoch] and len(wanted):
+            with progress.pause():
+                params = states.average if settings.average_epochs else states.params
+                predictor = StreamedPredictor(
+                    network, _gathered(params, len(plans)), mean32, 1 / scale32, group
+                )
+                rows = wanted.tolist()
+                for bag in predictor.predict(bags, rows, memory, convert, held_out):
+                    logits[:, epoch, bag.row] = bag.logits
+        if selects or keeps:
+            of_epoch = np.where(held_out[..., None], logits[:, epoch], 0)
+            of_epoch = padded_models(of_epoch.astype(np.float32), group)
+            states = compiled.keep(
+                models,
+                states,
+                devices.shard(of_epoch),
+                *devices.replicate((bags.labels, np.int32(epoch))),
+            )
+    last, best, at_keep_epoch, best_epochs = _gathered(compiled.results(states), len(plans))
+    predicted_bags = held_out[:, None] & predicted[None, :, None]
+    return TrainedModels(
+        last=last,
+        best=best,
+        at_keep_epoch=at_keep_epoch,
+        best_epochs=best_epochs + 1 if selects else None,
+        logits=np.where(predicted_bags[..., None], logits, np.nan),
+        mean=mean,
+        scale=scale,
+        num_skipped=skips.total,
+        seconds=time.monotonic() - began,
+    )
+
+
+def standardisations(
+    survey: Survey, plans: Sequence[Plan], shape: tuple[int, ...], standardise: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[M, features...]` float64 mean and scale of each model's training bags; 0 and 1 without."""
+    if not standardise:
+        ones = np.ones((len(plans), *(1 for _ in shape)))
+        return np.zeros_like(ones), ones
+    pairs = [survey.standardisation(plan.train) for plan in plans]
+    mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
+    return mean.reshape(-1, *shape), scale.reshape(-1, *shape)
+
+
+def predictor_of(
+    network: BagNetwork, params: Any, mean: np.ndarray, scale: np.ndarray
+) -> tuple[StreamedPredictor, Callable[[np.ndarray], np.ndarray]]:
+    """Makes what predicts with trained networks, and what instances go through before.
+
+    Args:
+      network: of all models.
+      params: of M networks, every leaf with a leading axis of M.
+      mean, scale: `[M, features...]` float64, as `TrainedModels` has them.
+    """
+    shape = mean.shape[1:]
+    _, mean32, scale32 = precision.in_float32(np.zeros((1, *shape)), mean, scale)
+    return StreamedPredictor(network, params, mean32, 1 / scale32), converter(mean, scale)
+
+
+def converter(mean: np.ndarray, scale: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What instances go through before they are padded: as stored, unless float32 would lose their spread.
+
+    Args:
+      mean, scale: `[M, features...]` float64 of the models.
+    """
+    shifts = not precision.survives(mean, scale).all()
+
+    def convert(instances: np.ndarray) -> np.ndarray:
+        if shifts:
+            return precision.in_float32(instances, mean, scale)[0]
+        if instances.dtype.itemsize > 4:
+            with np.errstate(over="ignore"):
+                return instances.astype(np.float32)
+        return instances
+
+    return convert
+
+
+def _gathered(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], devices.gather(tree))
+
+
+def _steps(program: Program, settings: Settings) -> Steps:
+    return Steps(dataclasses.replace(program, settings=settings))
+
+
+class _StreamedDumpWriter(DumpWriter):
+    """Writes dumps of bags that are read one by one."""
+
+    def __init__(
+        self,
+        epoch_steps: bag_stream.TrainingSteps,
+        survey: Survey,
+        plans: Sequence[Plan],
+        steps: Steps,
+        folder: pathlib.Path | None,
+    ):
+        """Takes what a dump says.
+
+        Args:
+          epoch_steps: of the epoch in which the training ends, for its draw of instances.
+          survey: of the bags.
+          plans, steps, folder: see `DumpWriter`.
+        """
+        super().__init__(plans, steps, folder)
+        self._epoch_steps, self._survey = epoch_steps, survey
+
+    def digest(self) -> str:
+        """Of all bags."""
+        return digests.of_json(list(self._survey.digests))
+
+    def batch(self, update: Update, model: Models, state: State, epochs: int) -> dict[str, Any]:
+        """See `DumpWriter.batch`."""
+        rows = np.array(update.rows, np.int32)
+        steps = dataclasses.replace(self._epoch_steps, order=rows[None], epoch=update.epoch)
+        batch: StepBags = steps[0]
+        draw = functools.partial(streamed_steps.draw_noise, self.steps.network)
+        epoch = jnp.int32(update.epoch)
+        noise = draw(model.seed, epoch, jnp.asarray(rows), batch.x.shape[1])
+        return {
+            "x": batch.x.astype(np.float32),
+            "mask": batch.mask,
+            "labels": batch.labels,
+            "noise": np.asarray(noise),
+            "target": np.zeros(0, np.float32),
+        }
+
+
+class _StepLog:
+    """Lines of the log that say how far a training is."""
+
+    def __init__(self, label: str, epochs: int, steps: int, models: int):
+        """Starts the clock.
+
+        Args:
+          label: what the log calls the training.
+          epochs: of it.
+          steps: of an epoch.
+          models: that are trained together.
+        """
+        self._label, self._epochs, self._models = label, epochs, models
+        self._total = epochs * steps
+        self._progress = Progress(0, self._total)
+        self._clock = LogClock(_SECONDS_BETWEEN_LINES)
+        self._compiles = True
+
+    def after(self, step: int, epoch: int) -> None:
+        """Logs, where there was no line for some seconds, that so many steps are done."""
+        if self._compiles:  # the first call does: the rate is that of the others
+            self._progress.restart(step)
+            self._compiles = False
+        elif self._clock.is_due() or step == self._total:
+            rate = self._progress.measure(step)
+            log.info(
+                "%s: epoch %d of %d, step %d of %d, %d models at once, %.1f steps a second, %s left",
+                self._label,
+                epoch + 1,
+                self._epochs,
+                step,
+                self._total,
+                self._models,
+                rate,
+                self._progress.time_left(step),
+            )
+
+    def pause(self) -> Any:
+        """See `Progress.pause`."""
+        return self._progress.pause()
