@@ -18,17 +18,24 @@ from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
 from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import FORMATS
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
     "dataset",
     None,
-    "files of bags (CSV), folders of feature files, some of "
+    "files of bags (CSV, TSV, Parquet), folders of feature files, some of "
     f"{', '.join(sources.SOURCES)}, or your own, package.module:attribute",
     required=True,
 )
 LABELS = flags.DEFINE_string("labels", None, "table of the bags of a folder (CSV, TSV, Parquet)")
+FILE_FORMAT = flags.DEFINE_string(
+    "file_format",
+    None,
+    f"of a folder's feature files: {', '.join(FORMATS)}, or your own, package.module:attribute; what their "
+    "endings say where not given",
+)
 BAG_COLUMN = flags.DEFINE_string(
     "bag_column", None, "of the table, ids of bags; bag_id, bag or slide_id where not given"
 )
@@ -121,6 +128,7 @@ def main() -> None:
         ),
         folds=folds,
         memory_gib=MEMORY.value,
+        file_format=FILE_FORMAT.value,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

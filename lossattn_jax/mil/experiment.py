@@ -58,6 +58,7 @@ def run(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     memory_gib: float | None = None,
+    file_format: str | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -75,7 +76,8 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice, labels, columns, folds, memory_gib: likewise, for each data set; see `sources.Request`.
+      choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
+        `sources.Request`.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -107,6 +109,7 @@ def run(
         columns=columns,
         folds=folds,
         memory_gib=memory_gib,
+        file_format=file_format,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:

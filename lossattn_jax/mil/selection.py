@@ -59,7 +59,7 @@ class Validation:
         return ({}, *combinations)
 
     def parts(self, dataset: PlacedBags, split: Split, seed: int) -> list[np.ndarray]:
-        """The bags that a fold's epochs and settings are chosen on, `[bags]` bool for each time.
+        """Finds the bags to choose on, `[bags]` bool for each time.
 
         Args:
           dataset: the bags.

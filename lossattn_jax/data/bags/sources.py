@@ -23,6 +23,7 @@ from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
@@ -35,7 +36,7 @@ from lossattn_jax.registry import Registry, is_reference, lookup
 log = logging.getLogger(__name__)
 
 # Ends of the names of files that are read as bags.
-_ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
+_ENDINGS = (".csv.gz", ".csv", ".tsv.gz", ".tsv", ".parquet", ".data", ".data.Z", ".mat")
 # Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
 SPLITTINGS: Mapping[str, Callable[[PlacedBags, int], tuple[Split, ...]]] = {
     splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
@@ -67,7 +68,7 @@ class Experiment:
         if isinstance(self.dataset, BagDataset):
             return self.dataset
         raise UserError(
-            f"the bags of {self.dataset.name} are read one by one, since they are large, which only `mil` and "
+            f"the bags of {self.dataset.name} are large, so that they are read one by one, as only `mil` and "
             "`mil train` do; take fewer or smaller ones"
         )
 
@@ -108,6 +109,7 @@ class Request:
       folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
         None: nothing.
       memory_gib: GiB that bags which are read one by one may take, see `streaming.memory_bytes`.
+      file_format: of a folder's feature files, as `FORMATS.find` takes it; None: any of `FORMATS`.
     """
 
     data_dir: str
@@ -119,6 +121,7 @@ class Request:
     columns: TableColumns | None = None
     folds: int | str | None = None
     memory_gib: float | None = None
+    file_format: str | None = None
 
 
 class Source(abc.ABC):
@@ -179,7 +182,7 @@ class WholeBags(Source):
         return (Experiment(dataset, _split(dataset, table, request), benchmark),)
 
     def read_parts(self, request: Request) -> BagTable | None:
-        """What a table says of groups, splits and folds of the bags; None where nothing does."""
+        """Reads groups, splits and folds of a table, where named."""
         return None
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
@@ -222,7 +225,7 @@ class FileOfBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FolderOfBags(Source):
-    """A folder with a feature file for each bag, for cross-validation.
+    """A folder of feature files, for cross-validation.
 
     Attributes:
       name: of the experiment.
@@ -245,7 +248,10 @@ class FolderOfBags(Source):
                 "for each bag, its id and its label"
             )
         table = read_table(request.labels, request.columns)
-        bags = open_bags(self.path, table, name=self.name)
+        formats: Mapping[str, FeatureFormat] = FORMATS
+        if request.file_format is not None:
+            formats = {request.file_format: FORMATS.find(request.file_format, "--file_format")}
+        bags = open_bags(self.path, table, formats=formats, name=self.name)
         word = _positive(bags.classes, request.positive, self.name)
         if word is not None and word != bags.classes[1]:
             bags = bags.swap_classes()
@@ -368,12 +374,14 @@ def experiments(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     memory_gib: float | None = None,
+    file_format: str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice, labels, columns, folds, memory_gib: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds, memory_gib,
+      file_format: see `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
@@ -384,10 +392,11 @@ def experiments(
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    if labels is not None and not source.has_labels:
-        raise UserError(
-            f"--labels names the table of a folder of feature files, but {name} is none: leave it out"
-        )
+    for flag, value in (("labels", labels), ("file_format", file_format)):
+        if value is not None and not source.has_labels:
+            raise UserError(
+                f"--{flag} is for a folder of feature files, but {name} is none: leave it out"
+            )
     for field in dataclasses.fields(TableColumns):
         if columns and getattr(columns, field.name) and field.name not in source.column_flags:
             raise UserError(
@@ -396,12 +405,23 @@ def experiments(
     if isinstance(folds, str):
         lookup("--folds", folds, SPLITTINGS)
     return source.experiments(
-        Request(data_dir, options, download, positive, choice, labels, columns, folds, memory_gib)
+        Request(
+            data_dir,
+            options,
+            download,
+            positive,
+            choice,
+            labels=labels,
+            columns=columns,
+            folds=folds,
+            memory_gib=memory_gib,
+            file_format=file_format,
+        )
     )
 
 
 def _split(dataset: PlacedBags, table: BagTable | None, request: Request) -> tuple[Split, ...]:
-    """The trainings and tests on whole bags: the table's own, or folds that are drawn.
+    """Splits bags as their table says, or into drawn folds.
 
     Raises:
       UserError: the table and the command both say how bags are split, or as of the functions of `splits`.

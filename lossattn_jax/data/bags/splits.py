@@ -49,7 +49,9 @@ class Split:
 def cross_validation(
     dataset: PlacedBags, num_folds: int, repeats: int, seed: int
 ) -> tuple[Split, ...]:
-    """Stratified folds, drawn anew for each repeat; bags of a group are in one fold.
+    """Draws stratified folds for each repeat.
+
+    Bags of a group are in one fold.
 
     Args:
       dataset: the bags.
