@@ -136,7 +136,8 @@ def importing(library):
 
 
 def test_few_modules_know_of_the_libraries_for_storing():
-    assert importing("tensorstore") == {"checkpoint.writer", "explain.map_store"}
+    formats = "data.bags.feature_formats.zarr_store"
+    assert importing("tensorstore") == {"checkpoint.writer", "explain.map_store", formats}
     assert importing("orbax") == {
         f"checkpoint.{module}" for module in ("integrity", "store", "writer")
     }

@@ -153,6 +153,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
         seed=options.seed,
         standardise=model.standardise,
         settings=config_lib.settings(options),
+        max_instances=options.train.max_instances,
     )
 
 

@@ -311,7 +311,7 @@ def test_what_does_not_go_with_a_data_set_is_refused(tmp_path):
     ):
         open_experiment(slides, labels, choice=Choice(("f1",)))
     with pytest.raises(
-        UserError, match="data set '.*/none' is not known; .* a folder of feature files"
+        UserError, match="data set of bags '.*/none' is not known; .* a folder of feature files"
     ):
         open_experiment(str(tmp_path / "none"))
 
