@@ -162,6 +162,8 @@ class BagTrainOptions(TrainOptions):
     # Predict with the mean of the parameters at the ends of so many last epochs; 0: with the last.
     average_epochs: int = key(0, rules.COUNT_FROM_ZERO)
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
+    # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
+    max_instances: int = key(0, rules.COUNT_FROM_ZERO)
     # Models that a device computes together; 0: one on CPUs, whose cache has its parameters, else all.
     models_at_once: int = key(0, rules.COUNT_FROM_ZERO)
 

@@ -85,6 +85,12 @@ FOLDS = flags.DEFINE_string(
     None,
     f"of cross-validation, or {', '.join(sources.SPLITTINGS)}; the config's where not given",
 )
+MAX_INSTANCES = flags.DEFINE_integer(
+    "max_instances", None, "that an epoch sees of a bag, drawn anew; the config's where not given"
+)
+MEMORY = flags.DEFINE_float(
+    "memory", None, "GiB that bags which are read one by one may take; half of what is free"
+)
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
@@ -99,6 +105,8 @@ def main() -> None:
     folds = _number_of_folds(FOLDS.value)
     config.folds = folds if isinstance(folds, int) else config.folds
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
+    if MAX_INSTANCES.value is not None:
+        config.train.max_instances = MAX_INSTANCES.value
     summaries = experiment.run(
         DATASET.value,
         METHOD.value,
@@ -120,6 +128,7 @@ def main() -> None:
         ),
         folds=folds,
         file_format=FILE_FORMAT.value,
+        memory_gib=MEMORY.value,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

@@ -3,9 +3,12 @@
 import numpy as np
 
 from lossattn_jax.data.bags.sources import Experiment
+from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.errors import UserError
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import methods
+
+_COPIES = 4
 
 
 def refuse_too_large(experiment: Experiment, method: str) -> None:
@@ -19,9 +22,13 @@ def refuse_too_large(experiment: Experiment, method: str) -> None:
       UserError: one sentence that names method, data set, largest bag, estimate and what is free.
     """
     entry, free, dataset = methods.get(method), cpu.free_memory(), experiment.dataset
+    # Of those that networks read one by one, a classical method has copies in float64.
+    copies = 0
+    if isinstance(dataset, StreamedBags) and entry.network is None:
+        copies = _COPIES * 2 * dataset.nbytes
     need, instances = max(
         (
-            entry.memory(dataset.lengths[split.train], dataset.labels[split.train]),
+            copies + entry.memory(dataset.lengths[split.train], dataset.labels[split.train]),
             int(dataset.lengths[split.train].sum()),
         )
         for split in experiment.splits

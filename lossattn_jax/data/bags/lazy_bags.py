@@ -245,7 +245,12 @@ class Bags(Sequence[np.ndarray]):
         labels = self.labels
         if labels is None or self.num_classes != 2 or self.positive is not None or not labels[0]:
             return self
-        return dataclasses.replace(self, classes=self.classes[::-1], labels=1 - labels)
+        return self.swap_classes()
+
+    def swap_classes(self) -> Self:
+        """Swaps the two classes of labelled bags."""
+        assert self.labels is not None
+        return dataclasses.replace(self, classes=self.classes[::-1], labels=1 - self.labels)
 
     def load(self) -> BagDataset:
         """All bags in memory.

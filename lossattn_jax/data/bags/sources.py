@@ -18,7 +18,7 @@ import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits
+from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits, streaming
 from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
@@ -26,6 +26,7 @@ from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 # Ends of the names of files that are read as bags.
 _ENDINGS = (".csv.gz", ".csv", ".tsv.gz", ".tsv", ".parquet", ".data", ".data.Z", ".mat")
 # Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
-SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
+SPLITTINGS: Mapping[str, Callable[[PlacedBags, int], tuple[Split, ...]]] = {
     splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
 }
 
@@ -53,9 +54,23 @@ class Experiment:
         others.
     """
 
-    dataset: BagDataset
+    dataset: PlacedBags
     splits: tuple[Split, ...]
     benchmark: str | None = None
+
+    @property
+    def resident(self) -> BagDataset:
+        """The bags, where they are in memory.
+
+        Raises:
+          UserError: they are read one by one.
+        """
+        if isinstance(self.dataset, BagDataset):
+            return self.dataset
+        raise UserError(
+            f"the bags of {self.dataset.name} are read one by one, since they are large, which only `mil` "
+            "and `mil train` do; take fewer or smaller ones"
+        )
 
     @functools.cached_property
     def made_from(self) -> tuple[dict[str, Any], ...]:
@@ -94,6 +109,7 @@ class Request:
       folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
         None: nothing.
       file_format: of a folder's feature files, as `FORMATS.find` takes it; None: any of `FORMATS`.
+      memory_gib: GiB that bags which are read one by one may take, see `streaming.memory_bytes`.
     """
 
     data_dir: str
@@ -105,6 +121,7 @@ class Request:
     columns: TableColumns | None = None
     folds: int | str | None = None
     file_format: str | None = None
+    memory_gib: float | None = None
 
 
 class Source(abc.ABC):
@@ -208,7 +225,7 @@ class FileOfBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FolderOfBags(Source):
-    """A folder of feature files, for cross-validation in memory.
+    """A folder of feature files, for cross-validation.
 
     Attributes:
       name: of the experiment.
@@ -236,7 +253,11 @@ class FolderOfBags(Source):
             formats = {request.file_format: FORMATS.find(request.file_format, "--file_format")}
         bags = open_bags(self.path, table, formats=formats, name=self.name)
         word = _positive(bags.classes, request.positive, self.name)
-        dataset = dataclasses.replace(bags.load(), positive=word).in_order_of_appearance()
+        if word is not None and word != bags.classes[1]:
+            bags = bags.swap_classes()
+        bags = dataclasses.replace(bags, positive=word).in_order_of_appearance()
+        most = request.options.train.max_instances
+        dataset = streaming.place_bags(bags, most, request.memory_gib)
         return (Experiment(dataset, _split(dataset, table, request)),)
 
 
@@ -353,12 +374,14 @@ def experiments(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     file_format: str | None = None,
+    memory_gib: float | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice, labels, columns, folds, file_format: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds, file_format, memory_gib: see
+        `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
@@ -392,11 +415,12 @@ def experiments(
             columns=columns,
             folds=folds,
             file_format=file_format,
+            memory_gib=memory_gib,
         )
     )
 
 
-def _split(dataset: BagDataset, table: BagTable | None, request: Request) -> tuple[Split, ...]:
+def _split(dataset: PlacedBags, table: BagTable | None, request: Request) -> tuple[Split, ...]:
     """Splits bags as their table says, or into drawn folds.
 
     Raises:
