@@ -141,15 +141,15 @@ def recipe(config: ConfigDict) -> "torch_training.Recipe":
     )
 
 
-def compare(actual: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
+def compare(actual: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
     """Relative differences of losses: the first, and the largest later one.
 
     Raises:
       DisagreementError: rounding does not explain them.
     """
-    first, *later = (abs(a - e) / abs(e) for a, e in zip(actual, expected, strict=True))
+    first, *later = (abs(a - e) / abs(e) for a, e in zip(actual, reference, strict=True))
     if first > FIRST_DIFFERENCE or max(later) > LATER_DIFFERENCE:
-        raise DisagreementError(f"losses of JAX {actual} and of PyTorch {expected} differ")
+        raise DisagreementError(f"losses of JAX {actual} and of PyTorch {reference} differ")
     return first, max(later)
 
 
@@ -230,9 +230,13 @@ def _agree(config: ConfigDict) -> dict[str, Any]:
         subprocess_worker.SubprocessWorker(jax_training.Trainer, config) as ours,
     ):
         weights = theirs.call("weights")
-        expected = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
+        torch_losses = theirs.call("losses", images, labels, _AGREEMENT_STEPS)
         actual = ours.call("losses", weights, images, labels, _AGREEMENT_STEPS)
-    return {"jax": actual, "torch": expected, "differences": list(compare(actual, expected))}
+    return {
+        "jax": actual,
+        "torch": torch_losses,
+        "differences": list(compare(actual, torch_losses)),
+    }
 
 
 if __name__ == "__main__":

@@ -58,19 +58,19 @@ def check(
     network = network.clone(dropout=0.0)
     everything = np.ones(len(bags), bool)
     plan = training.Plan(seed=1, train=everything, held_out=everything)
-    trained = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
+    models = training.train(bags, network, settings, [plan], every_epoch=False, label="agreement")
 
-    padded = bags.padded(np.arange(len(bags)), int(bags.lengths.max()))
-    moments = trained.mean[0], trained.scale[0]
-    x = jax_bags.standardise(padded.instances, *moments)
+    bucket = bags.pad(np.arange(len(bags)), int(bags.lengths.max()))
+    moments = models.mean[0], models.scale[0]
+    x = jax_bags.standardise(bucket.instances, *moments)
     start = jax.jit(network.init)(jax.random.key(plan.seed), jnp.asarray(x[:1]))["params"]
-    end = jax.tree.map(lambda leaf: leaf[0], trained.last)
+    end = jax.tree.map(lambda leaf: leaf[0], models.last)
 
     @jax.jit
     def losses(params: Any) -> jax.Array:
-        out: Any = network.apply({"params": params}, x, padded.mask)
+        out: Any = network.apply({"params": params}, x, bucket.mask)
         weight, how = settings.patch_weight, settings.patch_reduction
-        return bag_loss(out, jnp.asarray(padded.labels), jnp.asarray(padded.mask), weight, how)
+        return bag_loss(out, jnp.asarray(bucket.labels), jnp.asarray(bucket.mask), weight, how)
 
     # PyTorch's threads would stay behind in this process, beside those of JAX.
     torch_bags.torch.set_num_threads(1)
@@ -91,10 +91,10 @@ def check(
         "loss": float(np.abs(ours - np.stack([before, after])).max()),
         **_distances(start, end, torch_bags.weights(theirs.network)),
     }
-    allowed = {"loss": TOLERANCE, "parameters": TOLERANCE, "moved": MOVED_TOLERANCE}
+    tolerances = {"loss": TOLERANCE, "parameters": TOLERANCE, "moved": MOVED_TOLERANCE}
     wrong = [
         f"{name} by {differences[name]:.2g}"
-        for name, most in allowed.items()
+        for name, most in tolerances.items()
         if not differences[name] <= most
     ]
     if wrong:

@@ -83,13 +83,13 @@ def measure(
     operations = low + (high - low) * length
     rate = flops(shapes) / machine.product_seconds(shapes)
     count = parameters(features, hidden, classes)
-    moved = optimiser_bytes(count)
+    num_bytes = optimiser_bytes(count)
     bandwidth = machine.copy_bandwidth(_ARRAYS * _FLOAT * count)
-    products_us, bytes_us = 1e6 * operations / rate, 1e6 * moved / bandwidth
+    products_us, bytes_us = 1e6 * operations / rate, 1e6 * num_bytes / bandwidth
     return {
         "parameters": count,
         "flops_per_step": operations,
-        "optimiser_bytes_per_step": moved,
+        "optimiser_bytes_per_step": num_bytes,
         "product_gflops_per_second": rate / 1e9,
         "copy_gbytes_per_second": bandwidth / 1e9,
         "products_us": products_us,

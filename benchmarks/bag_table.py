@@ -6,29 +6,29 @@ from typing import Any
 JOB_EPOCHS = 100
 
 
-def table(name: str, measured: dict[str, Any]) -> str:
+def table(name: str, results: dict[str, Any]) -> str:
     """The results on one data set, as text.
 
     Args:
       name: of the data set.
-      measured: its part of what `run` returns.
+      results: its part of what `run` returns.
     """
-    data, limits, jax_side = measured["data"], measured["limits"], measured["jax"]
+    data, limits, jax_side = results["data"], results["limits"], results["jax"]
     lines = [
         f"{name}: {data['bags']} bags of {data['features']} features, {data['mean_length']:.1f} "
         f"instances on average ({data['mean_padded_length']:.1f} with padding), {data['models']} models",
-        f"  agreement: losses differ by {measured['agreement']['loss']:.1e}, parameters by "
-        f"{measured['agreement']['parameters']:.1e} after {measured['agreement']['steps']} steps",
+        f"  agreement: losses differ by {results['agreement']['loss']:.1e}, parameters by "
+        f"{results['agreement']['parameters']:.1e} after {results['agreement']['steps']} steps",
         _row(
             "microseconds per model-step",
             "median (min to max)",
             f"{JOB_EPOCHS} epochs of all",
             "JAX is faster",
         ),
-        _line(f"JAX, {measured['jax']['devices']} device(s)", jax_side, None),
-        *(_line(f"PyTorch, {way['way']}", way, way["speedup"]) for way in measured["torch"]),
-        f"  against the fastest plain loop ({measured['fastest_torch']}): "
-        f"{measured['speedup']:.2f} times; JAX's {jax_side['compile_seconds']:.1f} s of compilation "
+        _line(f"JAX, {results['jax']['devices']} device(s)", jax_side, None),
+        *(_line(f"PyTorch, {way['way']}", way, way["speedup"]) for way in results["torch"]),
+        f"  against the fastest plain loop ({results['fastest_torch']}): "
+        f"{results['speedup']:.2f} times; JAX's {jax_side['compile_seconds']:.1f} s of compilation "
         "are in its job",
         f"  a step on one core takes {limits['measured_core_us']:.0f} us; Adam moves "
         f"{limits['optimiser_bytes_per_step'] / 1e6:.2f} MB, at {limits['copy_gbytes_per_second']:.1f} "
@@ -37,7 +37,7 @@ def table(name: str, measured: dict[str, Any]) -> str:
         f"{limits['product_gflops_per_second']:.1f} GFLOP/s {limits['products_us']:.0f} us "
         f"({limits['products_share']:.0%})",
     ]
-    for group in measured["models_at_once"]:
+    for group in results["models_at_once"]:
         lines.append(
             f"  {group['group']} model(s) at once on a device: "
             f"{group['us_per_step']['median']:.1f} us per model-step"

@@ -160,7 +160,7 @@ def _measure(
                 ", ".join(f"{way.name} {values[-1]:.1f}" for way, values in torch_us.items()),
             )
     ours, job_steps = machine.spread(jax_us), job.steps // epochs * bag_table.JOB_EPOCHS
-    compiled = max(0.0, first - ours["median"] * job.steps / 1e6)
+    compile_seconds = max(0.0, first - ours["median"] * job.steps / 1e6)
     rows = [
         {
             "way": way.name,
@@ -179,14 +179,14 @@ def _measure(
     fastest = min(rows[: len(plain)], key=lambda way: way["us_per_step"]["median"])
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     length = float(dataset.lengths.mean())
-    padded = length * padding_waste(dataset.lengths, tops)
+    padded_length = length * padding_waste(dataset.lengths, tops)
     return {
         "data": {
             "bags": len(dataset),
             "instances": len(dataset.instances),
             "features": features,
             "mean_length": length,
-            "mean_padded_length": padded,
+            "mean_padded_length": padded_length,
             "padded_to": list(tops),
             "models": len(splits),
         },
@@ -196,14 +196,14 @@ def _measure(
             "epochs_per_repeat": epochs,
             "steps_per_repeat": job.steps,
             "us_per_step": ours,
-            "compile_seconds": compiled,
-            "job_seconds": compiled + ours["median"] * job_steps / 1e6,
+            "compile_seconds": compile_seconds,
+            "job_seconds": compile_seconds + ours["median"] * job_steps / 1e6,
         },
         "torch": rows,
         "fastest_torch": fastest["way"],
         "speedup": fastest["speedup"],
         "limits": bag_limits.measure(
-            features, network.widths, dataset.num_classes, padded, ours["median"] * count
+            features, network.widths, dataset.num_classes, padded_length, ours["median"] * count
         ),
         "models_at_once": jax_bags.compare_groups(
             dataset, network, splits, groups, group_epochs, repeats
@@ -213,7 +213,7 @@ def _measure(
 
 def _vectors(name: str, data_dir: str, config: Any) -> sources.Experiment:
     """The experiment on a data set of vectors."""
-    if sources.find(name).generated:
+    if sources.find(name).is_generated:
         raise UserError(f"{name} has bags of images, but this measures networks for vectors")
     experiment = next(iter(sources.experiments(name, data_dir, config)))
     if experiment.dataset.instances.ndim != 2:

@@ -66,12 +66,12 @@ def device_rate(batches: Iterator[Any], batch_size: int, images: int) -> float:
     The consumer waits until each batch is there, and does nothing with it; see `host_rate`.
     """
 
-    def arrived(sharded: Iterator[Any]) -> Iterator[Any]:
-        for batch in sharded:
+    def wait_for(shards: Iterator[Any]) -> Iterator[Any]:
+        for batch in shards:
             yield jax.block_until_ready(batch)
 
-    with data.prefetch(batches, lambda batch: devices.shard_steps([batch])) as sharded:
-        return host_rate(arrived(sharded), batch_size, images)
+    with data.prefetch(batches, lambda batch: devices.shard_steps([batch])) as shards:
+        return host_rate(wait_for(shards), batch_size, images)
 
 
 def run(
@@ -112,9 +112,9 @@ def run(
     for batch_size in batch_sizes:
         devices.per_device(batch_size, "--batch_sizes")
     memory = random_dataset(examples)
-    streamed = None
+    stream_set = None
     if data_dir is not None:
-        streamed = data.open_dataset(data.get_spec(dataset), "train", data_dir, mode="stream")
+        stream_set = data.open_dataset(data.get_spec(dataset), "train", data_dir, mode="stream")
     bandwidth = machine.copy_bandwidth(2 * memory.images.nbytes)
     record: dict[str, Any] = {
         **machine.header("benchmarks.input_rate", PACKAGES),
@@ -123,7 +123,7 @@ def run(
         "image_bytes": memory.images[0].nbytes,
         "copy_gbytes_per_second": bandwidth / 1e9,
         "copy_bound": bandwidth / (2 * memory.images[0].nbytes),
-        "streamed": None if streamed is None else dataset,
+        "streamed": None if stream_set is None else dataset,
         "rows": [],
     }
     ways: list[_Way] = [
@@ -131,15 +131,15 @@ def run(
         ("devices", device_rate, memory.train_batches, images),
         ("indices", device_rate, functools.partial(memory.train_batches, places_only=True), images),
     ]
-    if streamed is not None:
-        ways.append(("stream", device_rate, streamed.train_batches, stream_images))
+    if stream_set is not None:
+        ways.append(("stream", device_rate, stream_set.train_batches, stream_images))
     for batch_size in batch_sizes:
         for way, rate, open_batches, count in ways:
-            measured = [
+            rates_of_ways = [
                 rate(open_batches(batch_size=batch_size, seed=0), batch_size, count)
                 for _ in range(repeats)
             ]
-            rates = machine.spread(measured)
+            rates = machine.spread(rates_of_ways)
             record["rows"].append(
                 {"way": way, "batch_size": batch_size, "images_per_second": rates}
             )

@@ -56,7 +56,7 @@ class Job:
 
     def seconds(self) -> float:
         """Wall time of everything: preparation, initialisation, steps, predictions at the end."""
-        trained = training.train(
+        models = training.train(
             self._dataset,
             self._network,
             self._settings,
@@ -64,7 +64,7 @@ class Job:
             every_epoch=False,
             label=f"{self._dataset.name}, JAX",
         )
-        return trained.seconds
+        return models.seconds
 
 
 def compare_groups(

@@ -23,14 +23,14 @@ class Trainer:
         cpu.tune()
         self._job = training_step.job(config)
         self._arguments = training_step.arguments(self._job, seed)
-        self._compiled = False
+        self._is_compiled = False
         self._eval_step, self._batch = training_step.evaluation(self._job, seed)
 
     def seconds(self, steps: int) -> list[float]:
         """Wall times of updates; the first one ever compiles."""
         self._arguments, times = training_step.time_steps(self._job, self._arguments, steps)
-        if not self._compiled:
-            self._compiled = True
+        if not self._is_compiled:
+            self._is_compiled = True
             cpu.release_memory()  # as `train.loop` does, also after an evaluation
         return times
 
@@ -65,8 +65,8 @@ class Trainer:
         """
         options = self._job.options
         model = runs.build_model(options.model, self._job.spec)
-        unused = torch_names.layout(model).unused
-        variables = conversion.from_torch_state_dict({**unused, **weights}, model)
+        extra = torch_names.layout(model).unused
+        variables = conversion.from_torch_state_dict({**extra, **weights}, model)
         optimizer = make_optimizer(
             options.optimizer, lambda step: options.optimizer.learning_rate, Length(1, 1)
         )

@@ -1,4 +1,4 @@
-"""What `pinned_updates` needs of a package that none of its commands says; run inside the pinned tree.
+"""The package's side of `pinned_updates`; run inside the pinned tree.
 
     python pinned_adapter.py scenes FOLDER
     python pinned_adapter.py bags OUT.npz ARGUMENTS-OF-lossattn_jax.mil
@@ -31,23 +31,30 @@ def write_scenes(folder: str, train: int, test: int) -> None:
     prepare.prepare("digit_scenes", folder, builder_kwargs={"num_train": train, "num_test": test})
 
 
-def parameters(trained: Any) -> dict[str, Any]:
-    """Parameters of what `TRAIN` returns, by kind; each leaf has an axis of models."""
-    trees = {"last": trained.last, "best": trained.best, "kept": trained.at_keep_epoch}
+def parameters(models: Any) -> dict[str, Any]:
+    """Returns parameters of a result of `TRAIN`, by kind.
+
+    Each leaf has an axis of models.
+    """
+    trees = {"last": models.last, "best": models.best, "kept": models.at_keep_epoch}
     return {name: tree for name, tree in trees.items() if tree is not None}
 
 
-def skipped(trained: Any) -> int:
-    """Non-finite updates, of what `TRAIN` returns."""
-    return int(np.sum(trained.skipped))
+def count_skipped(models: Any) -> int:
+    """Counts non-finite updates in a result of `TRAIN`."""
+    name = "num_skipped" if hasattr(models, "num_skipped") else "skipped"  # in earlier trees
+    return int(np.sum(getattr(models, name)))
 
 
-def outputs(predicted: Any) -> dict[str, np.ndarray]:
-    """`logits` `[M, B, K]`, `patch_logits` `[M, N, K]`, `attention` `[M, N]`, of what `PREDICT` returns."""
+def outputs(predictions: Any) -> dict[str, np.ndarray]:
+    """Returns logits, patch logits and attention of a result of `PREDICT`.
+
+    `logits` `[M, B, K]`, `patch_logits` `[M, N, K]`, `attention` `[M, N]`.
+    """
     return {
-        "logits": predicted.logits,
-        "patch_logits": predicted.instance_logits,
-        "attention": predicted.attention,
+        "logits": predictions.logits,
+        "patch_logits": predictions.instance_logits,
+        "attention": predictions.attention,
     }
 
 
@@ -62,7 +69,7 @@ def losses(
       dataset, network, settings: the first arguments of `TRAIN` and `PREDICT`.
       predictions: of `outputs`.
     """
-    weighted = network.method == "loss_attention"
+    has_patch_loss = network.method == "loss_attention"
     result = np.full(predictions["logits"].shape[:2], np.nan, np.float32)
     for model, bag in zip(
         *np.nonzero(np.isfinite(predictions["logits"]).all(axis=-1)), strict=True
@@ -77,7 +84,7 @@ def losses(
             of_bag,
             jnp.asarray(dataset.labels[bag][None]),
             jnp.ones((1, dataset.lengths[bag]), bool),
-            settings.patch_weight if weighted else None,
+            settings.patch_weight if has_patch_loss else None,
             settings.patch_reduction,
         )[0]
     return result
@@ -87,7 +94,7 @@ def run_bags(out: str, arguments: list[str]) -> None:
     """Runs `lossattn_jax.mil` and stores what its networks were and said.
 
     The file has `parameters/PLACE/WHICH/NAME`, `outputs/PLACE/NAME` and `losses/PLACE`, the place being
-    that of the call among those of the same function, and `skipped`.
+    that of the call among those of the same function, and `num_skipped`.
     """
     trainings, predictions = _watch(*TRAIN), _watch(*PREDICT)
     sys.argv = ["lossattn_jax.mil", *arguments]
@@ -96,30 +103,33 @@ def run_bags(out: str, arguments: list[str]) -> None:
     except SystemExit as stop:
         if stop.code:
             raise
-    arrays: dict[str, Any] = {"skipped": sum(skipped(result) for _, result in trainings)}
-    for place, (_, trained) in enumerate(trainings):
-        leaves = jax.tree_util.tree_leaves_with_path(parameters(trained))
+    arrays: dict[str, Any] = {"skipped": sum(count_skipped(result) for _, result in trainings)}
+    for place, (_, models) in enumerate(trainings):
+        leaves = jax.tree_util.tree_leaves_with_path(parameters(models))
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             arrays[f"parameters/{place}/{name}"] = np.asarray(leaf)
-    for place, ((dataset, network, settings, *_), predicted) in enumerate(predictions):
-        arrays_of_call = outputs(predicted)
+    for place, ((dataset, network, settings, *_), prediction) in enumerate(predictions):
+        arrays_of_call = outputs(prediction)
         arrays |= {f"outputs/{place}/{name}": array for name, array in arrays_of_call.items()}
         arrays[f"losses/{place}"] = losses(dataset, network, settings, arrays_of_call)
     np.savez(out, **arrays)
 
 
 def _watch(module: Any, name: str) -> list[tuple[tuple[Any, ...], Any]]:
-    """Positional arguments and result of each call of a function from now on."""
+    """Records arguments and result of each later call of a function.
+
+    The positional arguments.
+    """
     calls: list[tuple[tuple[Any, ...], Any]] = []
     original: Callable[..., Any] = getattr(module, name)
 
-    def watched(*arguments: Any, **options: Any) -> Any:
+    def watch(*arguments: Any, **options: Any) -> Any:
         result = original(*arguments, **options)
         calls.append((arguments, result))
         return result
 
-    setattr(module, name, watched)
+    setattr(module, name, watch)
     return calls
 
 

@@ -1,4 +1,4 @@
-"""Pins what eight small trainings compute, to compare two trees of this package.
+"""Pins what eight small trainings compute, to compare two trees.
 
     git worktree add ../before COMMIT
     python -m benchmarks.pinned_updates record --tree=../before --out=before.npz
@@ -47,7 +47,7 @@ _FIRST, _AFTER, _ABOUT = "first", "after", "about"
 _ADAPTER = pathlib.Path(__file__).with_name("pinned_adapter.py")
 _SCENES = (48, 24)  # training and test images
 _HOUSE_NUMBERS = (8, 4)
-_SHOWN = 6  # arrays that a line names
+_MOST_NAMES = 6  # arrays that a line names
 # What XLA itself makes of a program does not change with them.
 _FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _WAIT_SECONDS = 7200  # of a command, also on a machine that is busy
@@ -218,7 +218,7 @@ class Tree:
           UserError: it fails; with the end of what it said.
         """
         command = [str(argument) for argument in arguments]
-        ended = subprocess.run(
+        end = subprocess.run(
             # Without the folder of a script on the path, whose modules are not the tree's.
             [sys.executable, "-P", *command],
             cwd=self.folder,
@@ -227,12 +227,15 @@ class Tree:
             text=True,
             timeout=_WAIT_SECONDS,
         )
-        if ended.returncode:
+        if end.returncode:
             words = " ".join(command)
-            raise UserError(f"in {self.folder} failed: python {words}: {ended.stderr[-2000:]}")
+            raise UserError(f"in {self.folder} failed: python {words}: {end.stderr[-2000:]}")
 
     def commit(self) -> str:
-        """The commit of it, with "+" where files were changed since; "unknown" outside of git."""
+        """Returns the tree's commit.
+
+        With "+" where files were changed since; "unknown" outside of git.
+        """
         git = ["git", "-C", str(self.folder)]
         options: dict[str, Any] = {"check": True, "capture_output": True, "text": True}
         try:
@@ -278,7 +281,7 @@ def record(
         }
         _make_data(checked_out, work, configs)
         for config, what in configs.items():
-            began, used = time.monotonic(), _seconds_used()
+            began, core_seconds = time.monotonic(), _seconds_used()
             folder = work / config
             folder.mkdir()
             if isinstance(what, Images):
@@ -286,12 +289,12 @@ def record(
             else:
                 arrays_of_config = _run_bags(checked_out, what, work, folder)
             arrays |= {f"{config}/{key}": array for key, array in arrays_of_config.items()}
-            seconds, used = time.monotonic() - began, _seconds_used() - used
+            seconds, core_seconds = time.monotonic() - began, _seconds_used() - core_seconds
             _write(
                 path, arrays, about
             )  # also what is there of a record that is ended before it is whole
             _tell(
-                f"{config}: {len(arrays_of_config)} arrays, {seconds:.0f} s, {used:.0f} s of a core"
+                f"{config}: {len(arrays_of_config)} arrays, {seconds:.0f} s, {core_seconds:.0f} s of a core"
             )
     return arrays
 
@@ -313,7 +316,10 @@ def _make_data(tree: Tree, work: pathlib.Path, configs: Mapping[str, Images | Ba
 def _run_images(
     tree: Tree, config: Images, work: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, np.ndarray]:
-    """Trains on images without and with a learning rate; what of it is pinned, by name."""
+    """Trains on images without and with a learning rate.
+
+    Returns what of it is pinned, by name.
+    """
     overrides: dict[str, Any] = {**_IMAGES, **config.overrides, "data.dir": work / "data"}
     _train(tree, folder / "first", overrides, config.first_epochs, rate=_NO_RATE)
     _train(tree, folder / "after", overrides, overrides["train.epochs"])
@@ -393,15 +399,15 @@ def _cross_validate(
         *(_ADAPTER, "bags", out, f"--dataset={work / 'bags.csv'}", f"--workdir={workdir}"),
         *(f"--method={config.method}", f"--select={','.join(config.rules)}", *_flags(own)),
     )
-    with np.load(out, allow_pickle=False) as stored:
-        arrays = dict(stored)
+    with np.load(out, allow_pickle=False) as arrays_file:
+        arrays = dict(arrays_file)
     if arrays["skipped"]:
         raise UserError(f"{arrays['skipped']} updates of the run in {workdir} were not finite")
     return arrays
 
 
 def _fold_results(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Probabilities and weights in the files of all folds, by the files' names."""
+    """Reads probabilities and weights of all folds, by file name."""
     arrays = {}
     for path in sorted(workdir.rglob("repeat*_fold*.json")):
         bags = json.loads(path.read_text())["bags"]
@@ -425,7 +431,7 @@ def _zarr_array(folder: pathlib.Path) -> np.ndarray:
 
 
 def _checkpoint(item: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an item of a checkpoint by name, read by Orbax alone."""
+    """Reads the arrays of a checkpoint's item, by Orbax alone."""
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -484,14 +490,14 @@ def compare(
 
 
 def table(differences: Mapping[str, Difference]) -> str:
-    """Writes differences as text: a line for each config and array beyond the tolerance."""
+    """Formats differences: a line per config and array beyond tolerance."""
     wide = max(map(len, differences), default=0)
     lines = []
     for config, difference in differences.items():
         first = "equal bit for bit"
         if difference.first:
-            more = len(difference.first) - _SHOWN
-            first = f"DIFFERENT in {', '.join(difference.first[:_SHOWN])}"
+            more = len(difference.first) - _MOST_NAMES
+            first = f"DIFFERENT in {', '.join(difference.first[:_MOST_NAMES])}"
             first += f" and {more} more" if more > 0 else ""
         after = "equal bit for bit"
         if difference.after:
@@ -507,14 +513,14 @@ def table(differences: Mapping[str, Difference]) -> str:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file of `record`, and what it says of where they come from.
+    """Reads a file of `record`: its arrays and where they are from.
 
     Raises:
       UserError: it is not there, or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        with np.load(path, allow_pickle=False) as arrays_file:
+            arrays = dict(arrays_file)
         about = json.loads(str(arrays.pop(_ABOUT)))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -186,8 +186,8 @@ def run(
       UserError: the file is not one of throughput's, or of several devices, or cannot be read or written.
     """
     source = _read(steps)
-    given = {"link": link.bandwidth, "latency": link.latency, "memory": memory or 0.0}
-    for name, value in given.items():
+    numbers = {"link": link.bandwidth, "latency": link.latency, "memory": memory or 0.0}
+    for name, value in numbers.items():
         if not math.isfinite(value):
             raise UserError(f"--{name} is {value}, but must be a finite number")
     path = None if out is None else machine.prepare(out)

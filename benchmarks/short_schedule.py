@@ -126,14 +126,14 @@ def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[
     path = workdir / _RUN_NAME
     if path.exists():
         return json.loads(path.read_text())
-    measured = train(config, workdir)
+    test_results = train(config, workdir)
     lines = (workdir / reporting.METRICS_NAME).read_text().splitlines()
     result = {
         "pooling": config.model.pooling,
         "seed": config.seed,
-        "test_accuracy": measured["accuracy"],
-        "test_loss": measured["loss"],
-        "evaluation_seconds": measured["seconds"],
+        "test_accuracy": test_results["accuracy"],
+        "test_loss": test_results["loss"],
+        "evaluation_seconds": test_results["seconds"],
         **pooling_results.speed(lines, config.train.batch_size),
         **machine.header("benchmarks.short_schedule", PACKAGES),
         "device": devices.describe(),
@@ -189,21 +189,21 @@ def run(
         "seeds": list(seeds),
         "runs": [],
     }
-    left = 0
+    runs_left = 0
     for number, config in enumerate(configs, start=1):
         pooling = config.model.pooling
         workdir = folder / f"{pooling}_seed{config.seed}"
         late = minutes is not None and time.monotonic() - began > 60 * minutes
         if late and not (workdir / _RUN_NAME).exists():
-            left += 1
+            runs_left += 1
             continue
         log.info("run %d of %d: %s, seed %d", number, len(configs), pooling, config.seed)
         record["runs"].append(train_once(config, workdir, train))
         record["summary"] = pooling_results.summary(record["runs"], poolings)
         machine.write(record, path)
-    if left:
+    if runs_left:
         log.info(
-            "%g minutes have passed: the same command goes on with %d more runs", minutes, left
+            "%g minutes have passed: the same command goes on with %d more runs", minutes, runs_left
         )
     if record["runs"]:
         print(pooling_results.table(record))
@@ -214,12 +214,12 @@ def run(
 def _refuse_other(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not (workdir / run_folder.CONFIG_NAME).exists():
         return
-    stored = dict(config_lib.leaves(run_folder.stored_config(workdir)))
+    config_there = dict(config_lib.leaves(run_folder.stored_config(workdir)))
     for key, value in config_lib.leaves(config):
-        if key != "data.dir" and stored[key] != value:  # the data may have been moved
+        if key != "data.dir" and config_there[key] != value:  # the data may have been moved
             raise UserError(
-                f"{workdir} has a run with {key} {stored[key]!r}, but now it is {value!r}: name another "
-                "folder with --out"
+                f"{workdir} has a run with {key} {config_there[key]!r}, but now it is {value!r}: name "
+                "another folder with --out"
             )
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger("lossattn_jax.benchmarks")
 SECOND_TARGET = 5.0  # seconds of a second start
 IMPORT_TARGET = 1.5  # seconds of an import
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorboardX", "numpy")
-# What a training says, and what it has done then.
+# Lines of a training's log, and what has happened by then.
 MARKS = {
     "devices: ": "devices",  # and the state is there
     "memory: ": "program",  # and the update's program, compiled or loaded
@@ -112,7 +112,7 @@ def run(
     """
     path = machine.prepare(out)
     # From where the trainings are started.
-    data_dir, config = (str(pathlib.Path(given).resolve()) for given in (data_dir, config))
+    data_dir, config = (str(pathlib.Path(one).resolve()) for one in (data_dir, config))
     record: dict[str, Any] = {
         **machine.header("benchmarks.start", PACKAGES),
         "targets": {"second": SECOND_TARGET, "import": IMPORT_TARGET},

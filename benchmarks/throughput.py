@@ -184,10 +184,10 @@ def table(record: dict[str, Any]) -> str:
     lines = [f"{rows[0][key]} {key}" for key in ("backbone", "head", "pooling")]
     lines = [", ".join(lines) + f"; {record['device']}"]
     for dtype, ceiling in record["ceilings"].items():
-        rounded = f", factors rounded to {ceiling['precision']}" if "precision" in ceiling else ""
+        rounding = f", factors rounded to {ceiling['precision']}" if "precision" in ceiling else ""
         lines.append(
             f"fastest {dtype} product: {ceiling['tflops_per_second']:.3g} TFLOP/s (side {ceiling['side']}, "
-            f"precision {ceiling['precision_setting']}{rounded})"
+            f"precision {ceiling['precision_setting']}{rounding})"
         )
     lines.append(
         f"{'width':>6} {'dtype':<9}{'batch':>6}{'images/s':>11} {'min to max':>17}{'GFLOP/image':>13}"
@@ -221,19 +221,19 @@ def _evaluation(
     first = steps(1)
     steps(plan.warmup)
     seconds = [steps(plan.steps) / plan.steps for _ in range(plan.repeats)]
-    compiled = max(0.0, first - machine.spread(seconds)["median"])
-    return {**_rates(seconds, size, flop, ceiling), "compile_seconds": compiled}
+    compile_time = max(0.0, first - machine.spread(seconds)["median"])
+    return {**_rates(seconds, size, flop, ceiling), "compile_seconds": compile_time}
 
 
 def _rates(seconds: Sequence[float], size: int, flop: float, ceiling: float) -> dict[str, Any]:
     """Of repeats with so many seconds a step."""
     rate = machine.spread([size / each for each in seconds])
-    reached = flop * rate["median"]
+    flop_rate = flop * rate["median"]
     return {
         "images_per_second": rate,
         "flop_per_image": flop,
-        "tflops_per_second": reached / 1e12,
-        "ceiling_share": reached / (ceiling * jax.device_count()),
+        "tflops_per_second": flop_rate / 1e12,
+        "ceiling_share": flop_rate / (ceiling * jax.device_count()),
     }
 
 

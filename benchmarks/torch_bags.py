@@ -142,7 +142,7 @@ class Training:
 def set_weights(network: LossAttention, params: Mapping[str, Any]) -> None:
     """Copies the parameters of a `lossattn_jax.mil.BagNetwork` of the same widths."""
     with torch.no_grad():
-        for name, layer in _named(network).items():
+        for name, layer in _name_layers(network).items():
             kernel = np.array(params[name]["kernel"], np.float32)
             layer.weight.copy_(torch.from_numpy(kernel).T)
             layer.bias.copy_(torch.from_numpy(np.array(params[name]["bias"], np.float32)))
@@ -155,7 +155,7 @@ def weights(network: LossAttention) -> dict[str, dict[str, np.ndarray]]:
             "kernel": layer.weight.detach().numpy().T.copy(),
             "bias": layer.bias.detach().numpy().copy(),
         }
-        for name, layer in _named(network).items()
+        for name, layer in _name_layers(network).items()
     }
 
 
@@ -189,7 +189,7 @@ class FoldTrainer:
         return began, time.monotonic()
 
 
-def _named(network: LossAttention) -> dict[str, nn.Linear]:
+def _name_layers(network: LossAttention) -> dict[str, nn.Linear]:
     """The layers by the names that they have in Flax."""
     dense = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
     return {

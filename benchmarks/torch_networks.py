@@ -60,8 +60,8 @@ class ConvHead(nn.Module):
         features = x.flatten(2).transpose(1, 2)
         patch_logits = self.linear(features)
         attention = cut(shares(patch_logits), positions)
-        pooled = (features * attention[:, :, None]).sum(1)
-        return self.linear(pooled), patch_logits, attention
+        summary = (features * attention[:, :, None]).sum(1)
+        return self.linear(summary), patch_logits, attention
 
 
 class Unit(nn.Module):
@@ -99,9 +99,9 @@ class CapsuleHead(nn.Module):
 
     def __init__(self, inputs: int, width: float, classes: int, fused: bool):
         super().__init__()
-        units, dimension = scaled(capsules.UNITS, width), scaled(capsules.CAPSULE_DIMENSION, width)
-        self.channels = scaled(capsules.UNIT_CHANNELS, width)
-        self.capsules = scaled(capsules.CAPSULES, width)
+        units, dimension = scale(capsules.UNITS, width), scale(capsules.CAPSULE_DIMENSION, width)
+        self.channels = scale(capsules.UNIT_CHANNELS, width)
+        self.capsules = scale(capsules.CAPSULES, width)
         one, each = (units, 1) if fused else (1, units)
         self.units = nn.ModuleList(Unit(inputs, one * self.channels) for _ in range(each))
         self.b4 = nn.Parameter(torch.randn(1, self.channels, 1, 1))
@@ -129,8 +129,8 @@ class CapsuleHead(nn.Module):
         attention = cut(weights.sum(2), height * width)
         weights = weights * (attention > 0)[:, :, None]
         weights = weights / weights.sum((1, 2), keepdim=True)
-        pooled = (features * weights[..., None]).sum((1, 2))
-        return self.linear(pooled), logits.sum(2), attention
+        summary = (features * weights[..., None]).sum((1, 2))
+        return self.linear(summary), logits.sum(2), attention
 
 
 class ResNet18Backbone(nn.Module):
@@ -138,7 +138,7 @@ class ResNet18Backbone(nn.Module):
 
     def __init__(self, width: float):
         super().__init__()
-        channels = [scaled(c, width) for c in resnet.STAGE_CHANNELS]
+        channels = [scale(c, width) for c in resnet.STAGE_CHANNELS]
         self.outputs = channels[-1]
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         before = channels[0]
@@ -162,7 +162,7 @@ class VGG11Backbone(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for channels in (c for stage in vgg.STAGES["vgg11_bn"] for c in stage):
-            after = scaled(channels, width)
+            after = scale(channels, width)
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(True)]
             before = after
         self.outputs = before
@@ -201,12 +201,10 @@ def build(
     body = bodies[backbone](width)
     if head == "capsule":
         return Network(body, CapsuleHead(body.outputs, width, classes, fused))
-    return Network(
-        body, ConvHead(body.outputs, scaled(512, width), classes, backbone != "resnet18")
-    )
+    return Network(body, ConvHead(body.outputs, scale(512, width), classes, backbone != "resnet18"))
 
 
-def scaled(channels: int, width: float) -> int:
+def scale(channels: int, width: float) -> int:
     """Channels of a layer at a width, as `models.build` has them."""
     return max(1, round(channels * width))
 
@@ -219,8 +217,8 @@ def shares(logits: Tensor) -> Tensor:
 
 def cut(before: Tensor, grid: int, threshold: float = 0.1) -> Tensor:
     """`relu(before - threshold / grid)`, renormalised over the patches."""
-    left = F.relu(before - threshold / grid)
-    return left / left.sum(1, keepdim=True)
+    rest = F.relu(before - threshold / grid)
+    return rest / rest.sum(1, keepdim=True)
 
 
 def loss(outputs: tuple[Tensor, Tensor, Tensor], labels: Tensor, patch_weight: float) -> Tensor:

@@ -157,16 +157,16 @@ class Trainer:
 
 def _augment(images: Tensor, pad: int = 4) -> Tensor:
     """Random crops and flips of uint8 images `[B, 3, H, W]`."""
-    padded = F.pad(images, (pad, pad, pad, pad))
+    with_border = F.pad(images, (pad, pad, pad, pad))
     _, _, height, width = images.shape
-    cropped = []
+    crops = []
     for image, down, across, flip in zip(
-        padded,
+        with_border,
         torch.randint(0, 2 * pad + 1, (len(images),)).tolist(),
         torch.randint(0, 2 * pad + 1, (len(images),)).tolist(),
         (torch.rand(len(images)) < 0.5).tolist(),
         strict=True,
     ):
         window = image[:, down : down + height, across : across + width]
-        cropped.append(window.flip(2) if flip else window)
-    return torch.stack(cropped)
+        crops.append(window.flip(2) if flip else window)
+    return torch.stack(crops)

@@ -163,7 +163,9 @@ def make_loss(
 
     def loss(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         batch_stats = variables.get("batch_stats", {})
-        outputs, updated = forward(variables["params"], batch_stats, images, jax.random.key(0))
+        outputs, new_variables = forward(
+            variables["params"], batch_stats, images, jax.random.key(0)
+        )
         terms = losses.loss_attention_loss(
             outputs.logits,
             outputs.patch_logits,
@@ -173,7 +175,7 @@ def make_loss(
             options.loss.label_smoothing,
             kind=kind,
         )
-        return jnp.mean(terms.total), updated.get("batch_stats", {})
+        return jnp.mean(terms.total), new_variables.get("batch_stats", {})
 
     return loss
 

@@ -1,4 +1,4 @@
-"""The command `lossattn`: runs the commands of this package by their names, and lists them.
+"""The command `lossattn`: runs this package's commands by name.
 
 `lossattn COMMAND` does what `python -m lossattn_jax.MODULE` does. JAX is imported by the commands alone, so
 that the list and the help come at once.
@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> int:
         return _answer(args)
     command, rest = match
     if help_text.is_asked(rest):
-        return _print(help_text.stored(command))
+        return _print(help_text.read_text(command))
     sys.argv = [f"lossattn {command.words}", *rest]
     _find_modules_here()
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
@@ -59,7 +59,10 @@ def run(args: Sequence[str]) -> int:
 
 
 def _find_modules_here() -> None:
-    """Finds modules in the current folder first, as `python -m` does: for `package.module:attribute`."""
+    """Finds modules in the current folder first, as `python -m` does.
+
+    So `package.module:attribute` finds a user's own code.
+    """
     with contextlib.suppress(OSError):  # the folder has gone
         here = os.getcwd()
         if not sys.flags.safe_path and not {"", here} & set(sys.path):
@@ -82,7 +85,7 @@ def _print(text: str) -> int:
 
 
 def version() -> str:
-    """Versions of this package, of Python and of JAX, and the devices that JAX computes on."""
+    """Describes versions of the package, Python and JAX, and the devices."""
     import jax
 
     from lossattn_jax import devices
@@ -98,7 +101,7 @@ def version() -> str:
 
 
 def _answer(args: Sequence[str]) -> int:
-    """Lists the commands that begin with a word, or names the nearest one."""
+    """Lists commands that begin with a word, or names the nearest."""
     word, *rest = args
     several = table.begins(word)
     if several and (not rest or help_text.is_asked(rest)):
@@ -116,8 +119,8 @@ def _answer(args: Sequence[str]) -> int:
     else:
         ones = ", ".join(command.words for command in several or table.COMMANDS)
         way_out = f"there are: {ones}, and --help and --version"
-    quoted = repr(wrong if len(wrong) <= _LONGEST else f"{wrong[:_LONGEST]}...")
-    print(f"error: {quoted} is not a command of lossattn; {way_out}.", file=sys.stderr)
+    wrong_text = repr(wrong if len(wrong) <= _LONGEST else f"{wrong[:_LONGEST]}...")
+    print(f"error: {wrong_text} is not a command of lossattn; {way_out}.", file=sys.stderr)
     return _EXIT_USER_ERROR
 
 

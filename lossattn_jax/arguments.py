@@ -1,4 +1,6 @@
-"""Checks of what library functions are called with: shapes, dtypes and numbers, each with a sentence.
+"""Checks of library arguments: shapes, dtypes and numbers.
+
+Each refusal is one sentence.
 
     sizes = check_arrays(
         patch_logits=(patch_logits, "B P K", NUMBERS),
@@ -44,7 +46,7 @@ _LEADING = "..."
 
 
 def check_arrays(**arrays: tuple[Any, str, Kind]) -> dict[str, Any]:
-    """Refuses arrays whose number of axes, sizes or dtypes do not fit together.
+    """Refuses arrays whose axes, sizes or dtypes do not fit together.
 
     Args:
       **arrays: by the name of the argument: the array, the names of its axes, and what it holds. An axis
@@ -74,10 +76,10 @@ def check_arrays(**arrays: tuple[Any, str, Kind]) -> dict[str, Any]:
         pairs: list[tuple[str, Any]] = [(_LEADING, shape[:lead])] if free else []
         pairs += zip(names, shape[lead:], strict=True)
         for axis, size in pairs:
-            expected = int(axis) if axis.isdecimal() else sizes.setdefault(axis, size)
+            expected_size = int(axis) if axis.isdecimal() else sizes.setdefault(axis, size)
             owner = "" if axis.isdecimal() else owners.setdefault(axis, name)
-            if size != expected:
-                where = f" with {axis} = {expected} as in {owner}" if owner else ""
+            if size != expected_size:
+                where = f" with {axis} = {expected_size} as in {owner}" if owner else ""
                 raise ValueError(f"{name} has the shape {shape}, but must be {layout}{where}")
             if size == 0 and axis != "B":
                 raise ValueError(
@@ -97,7 +99,9 @@ def check_number(
     high_too: bool = False,
     static: bool = False,
 ) -> None:
-    """Refuses a number out of range; of a traced one its shape alone is looked at.
+    """Refuses a number out of range.
+
+    Of a traced number only the shape is checked.
 
     Args:
       name: of the argument.
@@ -112,27 +116,27 @@ def check_number(
     Raises:
       ValueError: a sentence with the argument, its value and what is allowed.
     """
-    allowed = f"a {'whole' if whole else 'finite'} number"
+    requirement = f"a {'whole' if whole else 'finite'} number"
     if low > -math.inf:
-        allowed += f", {'at least' if low_too else 'above'} {low:g}"
+        requirement += f", {'at least' if low_too else 'above'} {low:g}"
     if high < math.inf:
-        allowed += f" and {'at most' if high_too else 'below'} {high:g}"
+        requirement += f" and {'at most' if high_too else 'below'} {high:g}"
     if np.ndim(value):
-        raise ValueError(f"{name} has the shape {np.shape(value)}, but must be {allowed}")
+        raise ValueError(f"{name} has the shape {np.shape(value)}, but must be {requirement}")
     if isinstance(value, jax.core.Tracer):
         if static:
-            raise ValueError(f"{name} is traced, but must be {allowed}, that is known before")
+            raise ValueError(f"{name} is traced, but must be {requirement}, that is known before")
         return
     plain = value.item() if hasattr(value, "item") else value
     real = isinstance(plain, numbers.Real) and not isinstance(plain, bool)
     ends = [low] * low_too + [high] * high_too
     inside = real and math.isfinite(plain) and (low < plain < high or plain in ends)
     if not inside or (whole and plain != int(plain)):
-        raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+        raise ValueError(f"{name} is {value!r}, but must be {requirement}")
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a number is known to be 0: never of a traced one."""
+    """Whether a number is known to be 0; never if traced."""
     return not isinstance(value, jax.core.Tracer) and not value
 
 
@@ -143,6 +147,6 @@ def _shape(name: str, array: Any, layout: str, kind: Kind) -> tuple[int, ...]:
         raise ValueError(
             f"{name} is of type {type(array).__name__}, but must be an array {layout} of {kind.name}"
         )
-    if not any(jnp.issubdtype(dtype, allowed) for allowed in kind.dtypes):
+    if not any(jnp.issubdtype(dtype, requirement) for requirement in kind.dtypes):
         raise ValueError(f"{name} has the dtype {dtype}, but must hold {kind.name}")
     return tuple(shape)

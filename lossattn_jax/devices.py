@@ -27,7 +27,7 @@ AXIS = "devices"
 
 _MOST_UNROLLED = 64  # steps of a loop
 _CACHE_BYTES = 4 * 2**30
-_BEHIND = 2  # calls of `Agreement.reached`
+_BEHIND = 2  # calls of `Agreement.is_reached`
 _CACHE_SECONDS = 0.3  # of compilation, below which a program is not worth a file
 
 # After so long without a sign of life a process counts as dead, and all others end with an error.
@@ -37,7 +37,7 @@ SHUTDOWN_SECONDS = 60
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs on disk, so that a command's next start need not compile; for commands.
+    """Keeps compiled programs on disk, for a command's next start.
 
     They lie in `~/.cache/lossattn_jax` (or XDG_CACHE_HOME), up to `_CACHE_BYTES`, the longest unused going
     first. A folder that the user has set in JAX_COMPILATION_CACHE_DIR stays, as does
@@ -60,7 +60,10 @@ def keep_programs() -> None:
 
 
 def _instructions() -> str:
-    """Names the processor's instruction set: a home may be shared by machines that differ in it."""
+    """Names the processor's instruction set.
+
+    A home may be shared by machines that differ in it.
+    """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -85,7 +88,7 @@ class Place:
 
 
 def join_processes(place: Place | None, timeout: int) -> None:
-    """Joins the other processes of this command, on this host or others; for commands.
+    """Joins the other processes of this command, on any hosts.
 
     Has to be called before the first computation. From then on `jax.devices()` are those of all
     processes. On CPUs they speak through gloo, which is JAX's own choice.
@@ -100,10 +103,10 @@ def join_processes(place: Place | None, timeout: int) -> None:
     """
     # Otherwise JAX takes SIGTERM for itself; here that is the subject of `train.preemption`.
     jax.config.update("jax_enable_preemption_service", False)
-    given: dict[str, Any] = {}
+    addresses: dict[str, Any] = {}
     if place is not None:
         # JAX is not to add what a cluster says to what the user does.
-        given = {
+        addresses = {
             "coordinator_address": place.coordinator,
             "num_processes": place.num_processes,
             "process_id": place.process_id,
@@ -114,12 +117,12 @@ def join_processes(place: Place | None, timeout: int) -> None:
     def join() -> None:
         try:
             jax.distributed.initialize(
-                **given,
+                **addresses,
                 initialization_timeout=timeout + 3600,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             )
-        except Exception as error:  # told to whoever waits
+        except Exception as error:  # for those who wait
             failures.append(error)
 
     # When its own timeout has passed, JAX does not raise but aborts the process: here that never comes.
@@ -179,12 +182,15 @@ def per_device(batch_size: int, what: str) -> int:
 
 
 def round_up(batch_size: int) -> int:
-    """The smallest multiple of the number of devices that is at least `batch_size`."""
+    """Rounds a batch size up to a multiple of devices."""
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy of every leaf on each local device, behind a new leading device axis."""
+    """Copies every leaf to each local device.
+
+    A new leading axis is that of devices.
+    """
     sharding = _leading_axis_sharding()
     count = jax.local_device_count()
 
@@ -196,7 +202,7 @@ def replicate(tree: Any) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-    """The first local device's copy of every leaf of a replicated tree, as NumPy arrays on the host.
+    """Returns the first local device's copy, as NumPy arrays.
 
     The arrays are copies: a later step may take over the device memory that was read.
     """
@@ -210,7 +216,7 @@ def unreplicate(tree: Any) -> Any:
 
 
 def shard(batch: Any) -> Any:
-    """Splits this process's part of a batch over its devices, in order, and sends it there.
+    """Splits this process' part of a batch over its devices.
 
     Args:
       batch: arrays `[b, ...]` with b a multiple of the number of local devices.
@@ -226,7 +232,7 @@ def shard(batch: Any) -> Any:
 
 
 def shard_steps(batches: Sequence[Any]) -> Any:
-    """`shard` for the batches of k steps, in which one call of a program takes them.
+    """Shards the batches of k steps, for one program call.
 
     Args:
       batches: k trees of arrays `[b, ...]`, alike but for their values.
@@ -240,26 +246,32 @@ def shard_steps(batches: Sequence[Any]) -> Any:
     def put(*leaves):
         split = [leaf.reshape(count, -1, *leaf.shape[1:]) for leaf in leaves]
         # A single one needs no copy.
-        stacked = np.stack(split, axis=1) if len(split) > 1 else split[0][:, None]
-        return jax.device_put(stacked, sharding)
+        stack = np.stack(split, axis=1) if len(split) > 1 else split[0][:, None]
+        return jax.device_put(stack, sharding)
 
     return jax.tree.map(put, *batches)
 
 
 def gather(tree: Any) -> Any:
-    """Undoes `shard`: `[devices, b / devices, ...]` to NumPy arrays `[b, ...]` of this process."""
+    """Undoes `shard`: NumPy arrays `[b, ...]` of this process."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
 
 
 def concatenate_processes(tree: Any) -> Any:
-    """Arrays `[b, ...]` of every process, of the same shapes on all, concatenated on each of them."""
+    """Concatenates arrays `[b, ...]` of all processes, on each of them.
+
+    The shapes are the same on all.
+    """
     if jax.process_count() == 1:
         return tree
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes have come here; `name` is the place's, the same on each of them."""
+    """Waits for all processes.
+
+    `name` is the place's, the same on each of them.
+    """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -271,36 +283,39 @@ def same_everywhere(number: int) -> bool:
 
 
 def anywhere(here: bool) -> bool:
-    """Whether it is so for some process; all have to come here."""
+    """Whether it is true of some process; all have to ask."""
     return bool(concatenate_processes(np.array([here])).any())
 
 
 class Agreement:
-    """Something that any process may want, and that all come to know at the same place of their program."""
+    """A request of any process that all learn at once.
+
+    At the same place of their program.
+    """
 
     def __init__(self) -> None:
-        """Starts with nothing wanted."""
-        self._wanted: collections.deque[jax.Array] = collections.deque()
+        """Starts without a request."""
+        self._sums: collections.deque[jax.Array] = collections.deque()
 
-    def reached(self, wanted: bool) -> bool:
-        """Whether some process wants it; all have to ask equally often.
+    def is_reached(self, here: bool) -> bool:
+        """Whether some process asks for it; all ask equally often.
 
         What one of several processes wants is known from its third time on. By then the devices have mostly
         counted it, so that none of them waits for the hosts.
 
         Args:
-          wanted: whether this process does.
+          here: whether this process does.
         """
         if jax.process_count() == 1:
-            return wanted
-        self._wanted.append(_sum_program()(replicate(np.int32(wanted))))
-        if len(self._wanted) <= _BEHIND:
+            return here
+        self._sums.append(_sum_program()(replicate(np.int32(here))))
+        if len(self._sums) <= _BEHIND:
             return False
-        return bool(unreplicate(self._wanted.popleft()))
+        return bool(unreplicate(self._sums.popleft()))
 
 
-def unrolled(steps: int) -> int:
-    """How much of a loop with gradients of convolutions in it to write out: `unroll` of `lax.scan`.
+def unroll_length(steps: int) -> int:
+    """Chooses `unroll` of `lax.scan` for loops with convolutions' gradients.
 
     On CPUs XLA gives convolutions in a loop their fast form only if their kernels lie as in the forward
     pass, which those of gradients do not: in a loop they run at a tenth of the speed. Many steps would take
@@ -310,7 +325,10 @@ def unrolled(steps: int) -> int:
 
 
 def global_positions(examples: int) -> jax.Array:
-    """`[examples]` int32: places in the global batch of this device's examples. Inside `pmap` only."""
+    """Returns this device's examples' places in the global batch.
+
+    `[examples]` int32; inside `pmap` only.
+    """
     return jax.lax.axis_index(AXIS) * examples + jnp.arange(examples, dtype=jnp.int32)
 
 

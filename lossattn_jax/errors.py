@@ -2,7 +2,9 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend: its text is one sentence saying what is wrong and what is allowed.
+    """A user's mistake, described in one sentence with the way out.
+
+    The sentence says what is wrong and what is allowed.
 
     Commands print that sentence and exit with code 2, without a traceback. Any other exception is a bug
     of ours and keeps its traceback.
@@ -17,18 +19,25 @@ class UnknownName(UserError, ValueError):
 
 
 class Incomplete(UserError):
-    """A part of what was asked for could not be done, and the rest was: the text says which.
+    """A part of the work could not be done.
+
+    The text says which; the rest was done.
 
     Commands print it as they do any `UserError`, and exit with code 3.
     """
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that cannot be read, or is not as it was saved. Training goes on from an older one."""
+    """A checkpoint is damaged or cannot be read.
+
+    Training goes on from an older one.
+    """
 
 
 class UntrustedCode(UserError):
-    """What is stored names code by reference that nobody has said to trust; nothing was imported.
+    """A stored reference names code that nobody trusts.
+
+    Nothing was imported.
 
     Attributes:
       key: what names the code, such as "model.pooling".

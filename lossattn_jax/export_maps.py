@@ -1,4 +1,4 @@
-"""Exports outputs and maps of a whole split as a Zarr store; `explain.map_export` as a command:
+"""Exports outputs and maps of a split as a Zarr store:
 
 python -m lossattn_jax.export_maps --workdir=runs/digit_scenes --split=train --out=maps.zarr
 """

@@ -1,4 +1,6 @@
-"""Registries: the parts of one kind by name, and parts of the user's own by `package.module:attribute`.
+"""Registries: parts by name, and a user's own by reference.
+
+A reference is `package.module:attribute`.
 
     POOLINGS = Registry("pooling", Pooling, {"mean": Pooling(...), ...})
     POOLINGS.find("mean")                          # the entry
@@ -21,11 +23,11 @@ from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 T = TypeVar("T")
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_LISTED = 12  # names that a sentence lists without a nearest one among them
+_MOST_LISTED = 12  # names that a sentence lists without a nearest one among them
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The parts of one kind by their names; a mapping of the package's own ones.
+    """The parts of one kind by name; a mapping.
 
     Attributes:
       kind: what a part is, such as "pooling", for sentences.
@@ -79,7 +81,9 @@ class Registry(Mapping[str, T], Generic[T]):
         if isinstance(name, str) and name in self._parts:
             return self._parts[name]
         if not is_reference(name):
-            raise UnknownName(f"{key or self.kind} is {name!r}, but must be {self._allowed(name)}")
+            raise UnknownName(
+                f"{key or self.kind} is {name!r}, but must be {self._list_choices(name)}"
+            )
         part = import_part(name, key or self.kind)
         if isinstance(part, self._entry):
             return part
@@ -88,20 +92,20 @@ class Registry(Mapping[str, T], Generic[T]):
         raise wrong_part(key or self.kind, name, part, name_entry(self._entry))
 
     def resolve(self, name: Any) -> Any:
-        """The name that a part is listed by, of an old one; any other value as it is."""
+        """Returns today's name of a part; any other value stays."""
         return self._old_names.get(name, name) if isinstance(name, str) else name
 
-    def _allowed(self, name: Any) -> str:
-        """What a name must be, in words: the nearest names, or all of them."""
+    def _list_choices(self, name: Any) -> str:
+        """Lists the names that may be meant, or all."""
         near = difflib.get_close_matches(str(name).lower(), self._parts, n=3)
         names = f"one of: {', '.join(self._parts)}"
-        if near and len(self._parts) > _LISTED:
+        if near and len(self._parts) > _MOST_LISTED:
             names = f"one of {len(self._parts)} names, of which the nearest are: {', '.join(near)}"
         return f"{names}; or package.module:attribute of your own"
 
 
 def name_entry(entry: type) -> str:
-    """The class of a registry's entries, as a sentence calls one."""
+    """Names the class of a registry's entries in a sentence."""
     return f"a {entry.__module__}.{entry.__qualname__}"
 
 
@@ -110,17 +114,17 @@ def is_function(part: Any) -> bool:
     return callable(part) and not isinstance(part, type)
 
 
-def wrong_part(key: str, reference: str, part: Any, allowed: str) -> UserError:
-    """The error of a reference that names something else than a part of its kind.
+def wrong_part(key: str, reference: str, part: Any, requirement: str) -> UserError:
+    """Makes the error of a reference to a wrong part.
 
     Args:
       key: what the sentence calls the value.
       reference: the value.
       part: what it names.
-      allowed: what it may name, as the end of "but must be".
+      requirement: what it may name, as the end of "but must be".
     """
     return UserError(
-        f"{key} is {reference!r}, which is a {type(part).__name__}, but must be {allowed}"
+        f"{key} is {reference!r}, which is a {type(part).__name__}, but must be {requirement}"
     )
 
 
@@ -130,7 +134,10 @@ def is_reference(value: Any) -> bool:
 
 
 def references(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yields key and reference of the entries that are one, or hold some at any depth."""
+    """Yields key and reference of entries that name code.
+
+    Or hold such names at any depth.
+    """
     for key, value in entries:
         if isinstance(value, Mapping):
             yield from references((f"{key}.{name}", item) for name, item in value.items())
@@ -155,9 +162,9 @@ def refuse_untrusted(
     """
     if trust_code is True:
         return
-    trusted = trust_code or ()
+    trusted_references = trust_code or ()
     for key, reference in references(entries):
-        if reference not in trusted:
+        if reference not in trusted_references:
             raise UntrustedCode(place, key, reference)
 
 
@@ -197,7 +204,10 @@ def import_part(reference: str, key: str) -> Any:
 
 
 def source_digest(reference: str) -> str | None:
-    """SHA-256 of the file of an imported reference's module, of that file alone; None where there is none."""
+    """Digests the file of a reference's module; None without one.
+
+    SHA-256, of that file alone.
+    """
     module = importlib.import_module(reference.partition(":")[0])
     try:
         with open(module.__file__ or "", "rb") as file:
@@ -207,7 +217,7 @@ def source_digest(reference: str) -> str | None:
 
 
 def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:
-    """The choice of a name, of values that are no parts and cannot be the user's own.
+    """Looks up a named value that is no part.
 
     Args:
       what: of which kind it is, such as "config.loss.patch", for the sentence.

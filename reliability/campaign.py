@@ -64,7 +64,7 @@ def run(
     Raises:
       UserError: a name is unknown, the inputs cannot be made, or the file cannot be written.
     """
-    subjects = _chosen(commands, kinds)
+    subjects = _choose(commands, kinds)
     path = machine.prepare(out)
     record = machine.header("reliability.campaign", small_training.PACKAGES)
     record["commit"] = machine.commit()
@@ -74,8 +74,8 @@ def run(
         folder = pathlib.Path(name).resolve()
         variables = environment(folder / "programs")
         processes = Processes(variables)
-        needed = with_needs(name for subject in subjects for name in subject.inputs)
-        make_inputs(folder / "inputs", needed, processes, data_dir)
+        inputs = with_needs(name for subject in subjects for name in subject.inputs)
+        make_inputs(folder / "inputs", inputs, processes, data_dir)
 
         def attempt(subject: Subject) -> list[Trial | str]:
             draw = random.Random(f"{seed} {subject.name}")
@@ -88,7 +88,7 @@ def run(
                 results.extend(_attempt_all(bench, kinds, counts, share, draw))
             except Exception as error:  # the others are tried all the same
                 log.info("%s: %r", subject.name, error)
-                results.append(Trial("-", "", outcomes.BROKEN, None, repr(error)))
+                results.append(Trial("-", "", outcomes.FAILURE, None, repr(error)))
             finally:
                 worker.end()
             return results
@@ -108,7 +108,7 @@ def run(
         "not_survived": [
             {"command": subject.name, **trials.facts(trial)}
             for subject, trial in by_subject
-            if trial.outcome not in outcomes.SURVIVED
+            if trial.outcome not in outcomes.GOOD
         ],
         "out_of_scope": [
             {
@@ -128,17 +128,17 @@ def run(
     return record
 
 
-def _chosen(commands: Sequence[str], kinds: Sequence[str]) -> list[Subject]:
+def _choose(commands: Sequence[str], kinds: Sequence[str]) -> list[Subject]:
     """The subjects of commands that have trials of these kinds.
 
     Raises:
       UserError: a name is unknown.
     """
-    known = list(dict.fromkeys(subject.command for subject in SUBJECTS))
-    for flag, names, allowed in (("commands", commands, known), ("kinds", kinds, KINDS)):
+    commands_there = list(dict.fromkeys(subject.command for subject in SUBJECTS))
+    for flag, names, choices in (("commands", commands, commands_there), ("kinds", kinds, KINDS)):
         for name in names:
-            if name not in allowed:
-                raise UserError(f"--{flag} has {name!r}, but may have: {', '.join(allowed)}")
+            if name not in choices:
+                raise UserError(f"--{flag} has {name!r}, but may have: {', '.join(choices)}")
     return [
         subject
         for subject in SUBJECTS
@@ -169,7 +169,7 @@ def _attempt_all(
             for trial in makers[kind]:
                 yield trial
                 count += 1
-                if trial.outcome not in outcomes.SURVIVED:
+                if trial.outcome not in outcomes.GOOD:
                     log.info("%s, %s: %s: %s", bench.subject.name, kind, trial.what, trial.outcome)
         except mounts.CannotMount as error:
             yield f"{bench.subject.name}, {kind}: {error}"

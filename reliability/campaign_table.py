@@ -35,7 +35,7 @@ def rows_of(trials: Iterable[tuple[Subject, Trial]]) -> list[dict[str, Any]]:
             "command": name,
             "kind": kind,
             "tried": counter.total(),
-            "survived": sum(counter[outcome] for outcome in outcomes.SURVIVED),
+            "survived": sum(counter[outcome] for outcome in outcomes.GOOD),
             "silently_wrong": counter[outcomes.WRONG],
             "outcomes": dict(sorted(counter.items())),
         }

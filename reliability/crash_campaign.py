@@ -48,7 +48,7 @@ class Campaign:
             shutil.rmtree(whole, ignore_errors=True)
             training = self._train(whole)
             end = training.end()
-            self.seconds = time.monotonic() - training.started
+            self.seconds = time.monotonic() - training.start_time
             if end.returncode:
                 raise UserError(f"the undisturbed run ended with {end.returncode}: {end.last_line}")
         self._bits = small_training.bits(whole)
@@ -59,14 +59,14 @@ class Campaign:
         SIGKILL is followed by damage as `DAMAGES` says.
         """
         runs: list[dict[str, Any]] = []
-        sent = 0
-        while sent < count:
+        num_sent = 0
+        while num_sent < count:
             workdir = self._folder / f"{number.name}_{len(runs)}"
             events: list[dict[str, Any]] = []
             while True:
                 training = self._train(workdir)
                 event = None
-                if sent < count and len(events) < _SIGNALS_A_RUN:
+                if num_sent < count and len(events) < _SIGNALS_A_RUN:
                     event = small_training.strike(training, number, self.seconds, self._draw)
                 sent_at = time.monotonic()
                 end = training.end()
@@ -74,12 +74,12 @@ class Campaign:
                     break
                 event["seconds_until_exit"] = round(time.monotonic() - sent_at, 3)
                 event |= small_training.facts(end)
-                way = DAMAGES[sent % len(DAMAGES)] if number == signal.SIGKILL else None
+                way = DAMAGES[num_sent % len(DAMAGES)] if number == signal.SIGKILL else None
                 event["damage"] = way and small_training.damage_checkpoint(way, workdir, self._draw)
                 events.append(event)
-                sent += 1
+                num_sent += 1
             runs.append({"signals": events, **self._judge(workdir, end)})
-            log.info("%s: %d of %d sent, %d runs", number.name, sent, count, len(runs))
+            log.info("%s: %d of %d sent, %d runs", number.name, num_sent, count, len(runs))
             shutil.rmtree(workdir, ignore_errors=True)
         return runs
 
@@ -160,15 +160,15 @@ def run(
     record = machine.header("reliability.crash_campaign", small_training.PACKAGES)
     with tempfile.TemporaryDirectory() as name:
         campaign = Campaign(pathlib.Path(name), data_dir, seed)
-        killed = campaign.signals(signal.SIGKILL, kills)
-        asked = campaign.signals(signal.SIGTERM, terms)
+        kill_runs = campaign.signals(signal.SIGKILL, kills)
+        term_runs = campaign.signals(signal.SIGTERM, terms)
         full = campaign.full_disks(disks)
         two = campaign.two_at_once(pairs)
     record |= {
         "seconds_undisturbed": campaign.seconds,
-        "summary": summary(killed, asked, full, two),
-        "killed": killed,
-        "asked_to_end": asked,
+        "summary": summary(kill_runs, term_runs, full, two),
+        "killed": kill_runs,
+        "asked_to_end": term_runs,
         "full_disks": full,
         "two_at_once": two,
     }
@@ -180,25 +180,25 @@ def run(
 
 
 def summary(
-    killed: list[dict[str, Any]],
-    asked: list[dict[str, Any]],
+    kill_runs: list[dict[str, Any]],
+    term_runs: list[dict[str, Any]],
     full: list[dict[str, Any]] | str,
     two: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Counts the outcomes of the trials of a `Campaign`."""
-    kills = [event for run in killed for event in run["signals"]]
-    terms = [event for run in asked for event in run["signals"]]
+    kills = [event for run in kill_runs for event in run["signals"]]
+    terms = [event for run in term_runs for event in run["signals"]]
     disks = [] if isinstance(full, str) else full
-    runs = [*killed, *asked, *disks, *two]
+    runs = [*kill_runs, *term_runs, *disks, *two]
     starts = [*kills, *terms, *(run["last"] for run in runs)]
-    warned = [line for start in starts for line in start["warnings"]]
+    warnings = [line for start in starts for line in start["warnings"]]
     too_small = [run["first"] for run in disks if run["first"]["code"]]
     return {
         "SIGKILLs": len(kills),
         "of them in the middle of a save": sum(event["saving"] for event in kills),
         "checkpoints damaged": sum(event["damage"] is not None for event in kills),
-        "damaged checkpoints moved aside": sum("was moved to" in line for line in warned),
-        "runs back at the beginning": sum("from the beginning" in line for line in warned),
+        "damaged checkpoints moved aside": sum("was moved to" in line for line in warnings),
+        "runs back at the beginning": sum("from the beginning" in line for line in warnings),
         "SIGTERMs": len(terms),
         "of them ended with 0": sum(event["code"] == 0 for event in terms),
         "longest until exit (s)": max((e["seconds_until_exit"] for e in terms), default=None),

@@ -47,9 +47,9 @@ CHANGES: dict[str, Callable[[bytes, float], bytes]] = {
 
 def _change(name: str, file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
     content = file.read_bytes()
-    changed = CHANGES[name](content, draw.random()) if content else content
-    file.write_bytes(changed)
-    return changed != content
+    new_content = CHANGES[name](content, draw.random()) if content else content
+    file.write_bytes(new_content)
+    return new_content != content
 
 
 def _random_bytes(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
@@ -93,12 +93,12 @@ def _edit(file: pathlib.Path, world: pathlib.Path, draw: random.Random) -> bool:
     """Replaces one number by another that could be there as well."""
     content = file.read_bytes()
     if file.suffix in _TEXT:
-        edited = _edit_text(content, draw)
+        edit = _edit_text(content, draw)
     else:
-        edited = _edit_float(content, draw)
-    if edited is None or edited == content:
+        edit = _edit_float(content, draw)
+    if edit is None or edit == content:
         return False
-    file.write_bytes(edited)
+    file.write_bytes(edit)
     return True
 
 

@@ -82,7 +82,7 @@ def bag_files() -> dict[str, bytes]:
         "whole.csv": WHOLE_CSV,
         "packed.csv.gz": gzip.compress(CSV, mtime=0),
         "musk.data": UCI,
-        "musk.data.Z": _compressed(UCI),
+        "musk.data.Z": _compress(UCI),
     }
     sparse = {name: scipy.sparse.csc_array(array) for name, array in columns.items()}
     kinds: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -114,7 +114,7 @@ def image_files() -> dict[str, bytes]:
     kinds: list[tuple[str, str, dict[str, Any]]] = [
         *(("png", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA", "I;16")),
         *(("jpg", mode, {}) for mode in ("L", "RGB", "CMYK")),
-        ("jpeg", "RGB", {"progressive": True, "exif": _turned()}),
+        ("jpeg", "RGB", {"progressive": True, "exif": _orientation()}),
         *(("bmp", mode, {}) for mode in ("1", "P", "RGB")),
         ("gif", "P", {"save_all": True, "append_images": [modes["P"]], "transparency": 3}),
         *(("ppm", mode, {}) for mode in ("1", "L", "RGB")),
@@ -160,9 +160,9 @@ def weight_files(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     # Each in the place of an array, so that it is looked at.
     some = next(iter(tensors))
     kinds += [(f"{name}.pt", {**tensors, some: value}, True) for name, value in odd.items()]
-    for name, content, zipped in kinds:
+    for name, content, as_zip in kinds:
         stream = io.BytesIO()
-        torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+        torch.save(content, stream, _use_new_zipfile_serialization=as_zip)
         files[name] = stream.getvalue()
     return files
 
@@ -192,7 +192,7 @@ def _inside(content: bytes, draw: random.Random) -> bytes:
     if content.startswith(b"\x1f\x8b"):
         return gzip.compress(_several(gzip.decompress(content), draw), compresslevel=1, mtime=0)
     if content.startswith(b"\x1f\x9d"):
-        return _compressed(_several(UCI, draw)[:200])
+        return _compress(_several(UCI, draw)[:200])
     if content.startswith(b"PK"):
         return _in_zip(content, draw)
     if content.startswith(b"\x89PNG"):
@@ -244,10 +244,10 @@ def _in_png(content: bytes, draw: random.Random) -> bytes:
     chunks[place] = (kind, data)
     if draw.random() < 0.2:
         chunks.insert(draw.randrange(len(chunks)), draw.choice(chunks))
-    packed = [
+    pieces = [
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
     ]
-    return content[:8] + b"".join(packed)
+    return content[:8] + b"".join(pieces)
 
 
 def _in_safetensors(content: bytes, draw: random.Random) -> bytes:
@@ -353,7 +353,7 @@ _CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 )
 
 
-def _compressed(content: bytes) -> bytes:
+def _compress(content: bytes) -> bytes:
     """Packs up to 200 bytes as Unix' `compress` does.
 
     In codes of 9 bits, each for one byte.
@@ -362,7 +362,7 @@ def _compressed(content: bytes) -> bytes:
     return b"\x1f\x9d\x90" + bits.to_bytes((9 * len(content) + 7) // 8, "little")
 
 
-def _turned() -> Image.Exif:
+def _orientation() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif

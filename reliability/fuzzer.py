@@ -37,7 +37,7 @@ _MEMORY = (
     2 << 30
 )  # bytes of address space that a reader may have besides what the process had before
 _SECONDS = 5.0  # of computing, for one file of a few kB
-_KEPT = 20  # files of findings of one kind
+_MOST_FILES = 20  # files of findings of one kind
 _FINE = ("result", "refused")
 _PACKAGES = ("numpy", "scipy", "pillow", "safetensors", "jax")
 
@@ -97,17 +97,17 @@ READERS: Mapping[str, Callable[[], tuple[dict[str, bytes], Reader]]] = {
 }
 
 
-def outcome(read: Reader, path: pathlib.Path) -> str:
+def outcome(reader: Reader, path: pathlib.Path) -> str:
     """Reads a file: "result", "refused", or the kind of a finding.
 
     Args:
-      read: the reader.
+      reader: the reader.
       path: of the file.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            read(path)
+            reader(path)
     except UserError as error:
         return "refused" if command.one_line(str(error)) else "no sentence"
     except BaseException as error:  # also what pyo3 makes of a panic, which is no Exception
@@ -147,9 +147,11 @@ def run(
     context = multiprocessing.get_context("spawn")
     at = context.Value(ctypes.c_int64, 0)
     with tempfile.TemporaryDirectory() as place:
-        while (left := began + 60 * minutes - time.monotonic()) > 0:
+        while (seconds_left := began + 60 * minutes - time.monotonic()) > 0:
             reading, writing = context.Pipe(duplex=False)
-            worker = context.Process(target=_work, args=(reader, seed, left, place, at, writing))
+            worker = context.Process(
+                target=_work, args=(reader, seed, seconds_left, place, at, writing)
+            )
             worker.start()
             writing.close()
             for number, name, kind, content in _receive(reading, worker, at, pathlib.Path(place)):
@@ -158,7 +160,7 @@ def run(
                 endings.setdefault(ending, collections.Counter())[kind] += 1
                 if kind not in _FINE:
                     findings.setdefault(kind, []).append(number)
-                    if len(findings[kind]) <= _KEPT:
+                    if len(findings[kind]) <= _MOST_FILES:
                         log.warning("input %d (%s): %s", number, name, kind)
                         folder.mkdir(parents=True, exist_ok=True)
                         (folder / f"{number}-{name}").write_bytes(content)
@@ -190,11 +192,11 @@ def _work(
 
     It may end with any of them.
     """
-    files, read = READERS[reader]()
+    files, read_file = READERS[reader]()
     # Once each, so that libraries take what they need before the memory is bounded.
     for name, content in files.items():
         with contextlib.suppress(UserError):
-            read(_write(place, name, content))
+            read_file(_write(place, name, content))
         pathlib.Path(place, name).unlink()
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + _MEMORY
@@ -206,7 +208,7 @@ def _work(
         path = _write(place, name, content)
         # Nobody handles this signal: it ends the process, in whatever library it is.
         signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
-        kind = outcome(read, path)
+        kind = outcome(read_file, path)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         writing.send((at.value, name, kind, b"" if kind in _FINE else content))
         path.unlink()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from lossattn_jax.commands.imports import MOVED
+from lossattn_jax.commands.imports import NEW_NAMES
 from reliability import compiled_programs
 from reliability.processes import ROOT, End
 
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool 
         try:
             if module:
                 if (
-                    name in MOVED
+                    name in NEW_NAMES
                 ):  # runpy would ask the new name's loader for the old one, were it imported
                     sys.modules.pop(name, None)
                 runpy.run_module(name, run_name="__main__", alter_sys=False)
@@ -79,7 +79,7 @@ def _as_new() -> Iterator[None]:
     settings = [(log, log.handlers[:], log.level, log.propagate) for log in loggers]
     verbosity, argv, environment = absl_logging.get_verbosity(), sys.argv, dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)
-    before, parsed = _our_flags(), flags.FLAGS.is_parsed()
+    before, was_parsed = _our_flags(), flags.FLAGS.is_parsed()
     flags.FLAGS.remove_flag_values([flag.name for _, flag in before])
     flags.FLAGS.unparse_flags()
     try:
@@ -89,7 +89,7 @@ def _as_new() -> Iterator[None]:
         for module, flag in before:
             flags.FLAGS[flag.name] = flag
             flags.FLAGS.register_flag_by_module(module, flag)
-        if not parsed:
+        if not was_parsed:
             flags.FLAGS.unparse_flags()
         signal.signal(signal.SIGTERM, handler)
         absl_logging.set_verbosity(verbosity)

@@ -140,7 +140,7 @@ def _watch(training: small_training.Training, until: float) -> list[run_growth.S
         epoch = process_watch.last_epoch(training.workdir)
         now = time.monotonic()
         if now >= due and (sizes := process_watch.measure_process(training.pid)) is not None:
-            place = {"seconds": now - training.started, "epoch": epoch}
+            place = {"seconds": now - training.start_time, "epoch": epoch}
             samples.append(place | sizes | process_watch.measure_workdir(training.workdir))
             due = now + _SAMPLE_SECONDS
         if epoch >= until:

@@ -61,11 +61,11 @@ def read_only(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _mount(*words: str | pathlib.Path) -> None:
     try:
-        done = subprocess.run(["mount", *words], capture_output=True, text=True)
+        mount = subprocess.run(["mount", *words], capture_output=True, text=True)
     except OSError as error:
         raise CannotMount(f"mount cannot be called: {error.strerror}") from None
-    if done.returncode:
-        raise CannotMount(done.stderr.strip() or f"mount ended with {done.returncode}")
+    if mount.returncode:
+        raise CannotMount(mount.stderr.strip() or f"mount ended with {mount.returncode}")
 
 
 def _unmount(folder: pathlib.Path) -> None:

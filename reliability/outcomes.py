@@ -13,13 +13,13 @@ import numpy as np
 from reliability import small_training
 from reliability.processes import End
 
-# Outcomes. The first two are what is hoped for; "silently wrong" must never be.
-RIGHT, REFUSED, WARNED = "right", "refused", "other result, with a warning"
+# Outcomes. The first two are right; "silently wrong" must never happen.
+RIGHT, REFUSAL, WARNING = "right", "refused", "other result, with a warning"
 WRONG = "silently wrong"
-TRACEBACK, HANG, CRASH, STUCK = "traceback", "hang", "crash", "refused where it should go on"
+TRACEBACK, HANG, CRASH, DEAD_END = "traceback", "hang", "crash", "refused where it should go on"
 UNCLEAR = "exit code without a sentence"
-BROKEN = "the campaign itself failed"
-SURVIVED = (RIGHT, REFUSED, WARNED)
+FAILURE = "the campaign itself failed"
+GOOD = (RIGHT, REFUSAL, WARNING)
 
 # Of JSON: dates, times, and what a file was made from, which is not the result.
 _PASSING = {
@@ -123,22 +123,22 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def differences(results: Mapping[str, Any], undisturbed: Mapping[str, Any]) -> list[str]:
+def differences(results: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """The names of results that are others, missing or too many."""
-    names = {*results, *undisturbed}
+    names = {*results, *reference}
     absent = object()
-    return sorted(n for n in names if results.get(n, absent) != undisturbed.get(n, absent))
+    return sorted(n for n in names if results.get(n, absent) != reference.get(n, absent))
 
 
 def judge(
-    end: End, results: Mapping[str, Any] | None, undisturbed: Mapping[str, Any], code: int = 0
+    end: End, results: Mapping[str, Any] | None, reference: Mapping[str, Any], code: int = 0
 ) -> str:
     """The outcome of a command that may refuse, or be right.
 
     Args:
       end: how it ended.
       results: that it left; None where they cannot be read.
-      undisturbed: what they should be.
+      reference: what they should be.
       code: of the undisturbed command, 0 or 3.
     """
     if end.returncode is None:
@@ -146,22 +146,22 @@ def judge(
     if "Traceback" in end.stderr:
         return TRACEBACK
     if end.returncode == code:
-        if results is not None and not differences(results, undisturbed):
+        if results is not None and not differences(results, reference):
             return RIGHT
-        return WARNED if results is not None and end.warns() else WRONG
+        return WARNING if results is not None and end.warns() else WRONG
     if end.returncode in (2, 3):
-        return REFUSED if len(end.errors()) == 1 else UNCLEAR
+        return REFUSAL if len(end.errors()) == 1 else UNCLEAR
     return CRASH
 
 
 def judge_rerun(
-    end: End, results: Mapping[str, Any] | None, undisturbed: Mapping[str, Any], code: int = 0
+    end: End, results: Mapping[str, Any] | None, reference: Mapping[str, Any], code: int = 0
 ) -> str:
     """The outcome of a command that has to go on; see `judge`.
 
     It may refuse where all of its results are there already.
     """
-    outcome = judge(end, results, undisturbed, code)
-    if outcome != REFUSED:
+    outcome = judge(end, results, reference, code)
+    if outcome != REFUSAL:
         return outcome
-    return RIGHT if results is not None and not differences(results, undisturbed) else STUCK
+    return RIGHT if results is not None and not differences(results, reference) else DEAD_END

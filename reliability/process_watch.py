@@ -34,7 +34,7 @@ def measure_process(pid: int) -> dict[str, int] | None:
         descriptors, threads = (len(os.listdir(folder / name)) for name in ("fd", "task"))
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if not rollup:  # of one that nobody has waited for
+    if not rollup:  # of a process that ended and was not waited for
         return None
     return {
         "rss": rollup["Rss"],

@@ -66,7 +66,7 @@ class Process:
           output: file for what it prints; None: where this process prints.
         """
         self._log, self._output = log, output
-        self.started = time.monotonic()
+        self.start_time = time.monotonic()
         with open(log, "w") as errors, contextlib.ExitStack() as files:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -107,8 +107,8 @@ class Process:
     def end(self) -> End:
         """Waits for its end."""
         code = self._process.wait(_WAIT_SECONDS)
-        printed = self._output.read_text() if self._output else ""
-        return End(code, printed, self._log.read_text(errors="replace"))
+        text = self._output.read_text() if self._output else ""
+        return End(code, text, self._log.read_text(errors="replace"))
 
     def strike(self, number: signal.Signals, ready: Callable[[], bool]) -> float | None:
         """Sends a signal as soon as `ready` says so.
@@ -123,4 +123,4 @@ class Process:
         if not self.runs():
             return None
         self.send(number)
-        return round(time.monotonic() - self.started, 3)
+        return round(time.monotonic() - self.start_time, 3)

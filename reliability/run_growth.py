@@ -104,18 +104,18 @@ def events(folder: pathlib.Path) -> dict[str, Any]:
       TensorBoard has not, and how many tests are without pictures; mean `bytes` of a line's points and of a
       test's pictures.
     """
-    expected: dict[str, set[int]] = {kind: set() for kind in ("train", "test")}
+    steps_by_kind: dict[str, set[int]] = {kind: set() for kind in ("train", "test")}
     for line in reporting.read_metrics(folder):
-        expected[line["kind"]].add(line["step"])
+        steps_by_kind[line["kind"]].add(line["step"])
     points_by_tag = event_files.points(folder / reporting.TENSORBOARD_NAME)
     pictures = points_by_tag.get(_PICTURES, [])
     missing: dict[str, int] = {}
     size: dict[str, float] = {}
-    for kind, steps in expected.items():
+    for kind, steps in steps_by_kind.items():
         points = {tag: p for tag, p in points_by_tag.items() if tag.startswith(f"{kind}/")}
         missing[kind] = max(len(steps - {step for step, _ in p}) for p in points.values())
         size[kind] = sum(b for p in points.values() for _, b in p) / len(steps)
-    missing["pictures"] = len(expected["test"] - {step for step, _ in pictures})
+    missing["pictures"] = len(steps_by_kind["test"] - {step for step, _ in pictures})
     size["pictures"] = sum(b for _, b in pictures) / max(1, len(pictures))
     return {
         "rising": all(_rising([step for step, _ in each]) for each in points_by_tag.values()),

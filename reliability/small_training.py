@@ -31,11 +31,11 @@ OVERRIDES: dict[str, Any] = {
 def facts(end: processes.End) -> dict[str, Any]:
     """What the record has of a training's end."""
     lines = end.stderr.splitlines()
-    started = re.search(r"steps of \d+ images, from step (\d+)", end.stderr)
+    match = re.search(r"steps of \d+ images, from step (\d+)", end.stderr)
     about = ("damaged", "going on from", "starts from the beginning")
     return {
         "code": end.returncode,
-        "from_step": int(started[1]) if started else None,
+        "from_step": int(match[1]) if match else None,
         "warnings": [line for line in lines if any(words in line for words in about)],
         "last_line": end.last_line,
         "traceback": "Traceback" in end.stderr,
@@ -96,7 +96,7 @@ def strike(
       For the record: the moment; None where the run has ended before.
     """
     saving = draw.random() < 1 / 3
-    moment = training.started + draw.uniform(0, 0.9 * seconds)
+    moment = training.start_time + draw.uniform(0, 0.9 * seconds)
     save, delay = draw.randrange(1, 4), draw.uniform(0, 0.05)
     saves: set[str] = set()
     folder = training.workdir / store.CHECKPOINTS_NAME
@@ -173,9 +173,10 @@ def metrics_are_whole(workdir: pathlib.Path, overrides: Mapping[str, Any], total
       overrides: of its config, by key.
       total: updates of the run.
     """
-    read = reporting.read_metrics(workdir)
+    metrics_lines = reporting.read_metrics(workdir)
     steps_by_kind = {
-        kind: [line["step"] for line in read if line["kind"] == kind] for kind in ("train", "test")
+        kind: [line["step"] for line in metrics_lines if line["kind"] == kind]
+        for kind in ("train", "test")
     }
     per_epoch = total // overrides["train.epochs"]
     tests = overrides["eval.every_epochs"] * per_epoch

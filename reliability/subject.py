@@ -44,7 +44,7 @@ class Subject:
       results: patterns of the files that are its results.
       workdirs: runs whose last checkpoints are results.
       stores: of Zarr whose arrays are results.
-      damaged: patterns of what is damaged, in a world in which the command has ended.
+      damages: patterns of what is damaged, in a world in which the command has ended.
       fresh: whether it is damaged in a world in which the command has not run.
       aims: patterns of files whose appearance is a moment for a kill, besides `TEMPORARIES`.
       once: whether the command refuses to run again where it has run to its end.
@@ -65,7 +65,7 @@ class Subject:
     results: tuple[str, ...] = ()
     workdirs: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
+    damages: tuple[str, ...] = ()
     fresh: bool = False
     aims: tuple[str, ...] = ()
     once: bool = False

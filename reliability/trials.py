@@ -47,7 +47,7 @@ def trial_of(
     what: str,
     end: End,
     judge: Callable[..., str] = outcomes.judge,
-    ignored: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
 ) -> Trial:
     """Judges the last command of a trial by its world.
 
@@ -56,18 +56,18 @@ def trial_of(
       kind, what: of the `Trial`.
       end: of the command; `Subject.after` has not run yet.
       judge: `outcomes.judge` or `judge_rerun`.
-      ignored: names of results that do not count.
+      without: names of results that do not count.
     """
     end = bench.read_after(end)
-    expected = {n: value for n, value in bench.undisturbed.items() if n not in ignored}
+    reference = {n: value for n, value in bench.reference.items() if n not in without}
     results = None
     try:
-        results = {n: value for n, value in bench.results(end).items() if n not in ignored}
-        others = outcomes.differences(results, expected)
+        results = {n: value for n, value in bench.results(end).items() if n not in without}
+        others = outcomes.differences(results, reference)
     except outcomes.Unreadable as error:
         others = [str(error)]
-    outcome = judge(end, results, expected, bench.code)
-    others = [] if outcome in outcomes.SURVIVED else others
+    outcome = judge(end, results, reference, bench.code)
+    others = [] if outcome in outcomes.GOOD else others
     return Trial(kind, what, outcome, end.returncode, end.last_line, tuple(others[:5]))
 
 
@@ -83,19 +83,19 @@ def kill_and_rerun(bench: Bench, count: int, draw: random.Random) -> Iterator[Tr
         for attempt in range(_ATTEMPTS):
             bench.begin()
             process = bench.start()
-            # Sooner each time: on a machine with less to do the command ends sooner than it did alone.
+            # Sooner each time: on a quieter machine the command ends sooner.
             share = draw.uniform(0.2, 0.95) / 2**attempt
-            moment = process.started + share * bench.seconds
+            moment = process.start_time + share * bench.seconds
             seconds = process.strike(name, _trigger(bench, moment, aim, draw))
-            struck = end_of(process)
+            killed_end = end_of(process)
             if seconds is not None:
                 break
             aim = None
         else:
             continue
         what = f"{name.name} {f'when {aim} appeared' if aim else f'after {seconds} s'}"
-        if "Traceback" in struck.stderr or struck.returncode is None:
-            yield trial_of(bench, KILL, what, struck)
+        if "Traceback" in killed_end.stderr or killed_end.returncode is None:
+            yield trial_of(bench, KILL, what, killed_end)
             continue
         yield trial_of(bench, KILL, what, end_of(bench.start()), outcomes.judge_rerun)
 
@@ -109,13 +109,13 @@ def _trigger(
     before = set(_matching(bench.world, aim))
     delay = draw.choice((0.0, draw.uniform(0, 0.03)))
 
-    def appeared() -> bool:
+    def has_appeared() -> bool:
         if all(path in before for path in _matching(bench.world, aim)):
             return False
         time.sleep(delay)
         return True
 
-    return appeared
+    return has_appeared
 
 
 def _matching(world: pathlib.Path, aim: str) -> Iterator[str]:
@@ -134,7 +134,7 @@ def damage_files(bench: Bench, share: float, draw: random.Random) -> Iterator[Tr
     """Damages one file after another and runs the command."""
     subject = bench.subject
     for name, kind, way in plan_damage(bench, share, draw):
-        bench.begin(finished=not subject.fresh)
+        bench.begin(is_finished=not subject.fresh)
         file = bench.world / name
         before = _lines(file)
         if not damage.WAYS[way](file, bench.world, draw):
@@ -142,8 +142,8 @@ def damage_files(bench: Bench, share: float, draw: random.Random) -> Iterator[Tr
         is_log = name in subject.logs
         remaining = _lines(file) & before
         end = bench.run()
-        ignored = subject.logs if is_log else ()
-        trial = trial_of(bench, DAMAGE, f"{way}: {kind}", end, ignored=ignored)
+        left_out = subject.logs if is_log else ()
+        trial = trial_of(bench, DAMAGE, f"{way}: {kind}", end, without=left_out)
         if is_log and trial.outcome == outcomes.RIGHT and remaining - _lines(file):
             trial = dataclasses.replace(trial, outcome=outcomes.WRONG, others=("lines of the log",))
         yield trial
@@ -158,9 +158,9 @@ def plan_damage(bench: Bench, share: float, draw: random.Random) -> list[tuple[s
       Of each a file's path in the world, its kind and the way.
     """
     subject = bench.subject
-    bench.begin(finished=not subject.fresh)
+    bench.begin(is_finished=not subject.fresh)
     kinds: dict[str, list[str]] = {}
-    for pattern in subject.damaged:
+    for pattern in subject.damages:
         for file in sorted(bench.world.glob(pattern)):
             if file.is_file() and file.suffix != ".lock":
                 name = file.relative_to(bench.world).as_posix()
@@ -191,12 +191,12 @@ def fill_disk(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
       mounts.CannotMount: no such disk can be made here.
     """
     for _ in range(count):
-        with bench.begin_in(mounts.disk(bench.world, _LARGE_KIB), finished=False):
+        with bench.begin_in(mounts.disk(bench.world, _LARGE_KIB), is_finished=False):
             room = draw.randrange(0, max(8, bench.kib))
             mounts.resize(bench.world, mounts.used_kib(bench.world) + room)
             what = f"{room} KiB for {bench.kib}"
             first = trial_of(bench, FULL, what, end_of(bench.start()))
-            if first.outcome not in outcomes.SURVIVED:
+            if first.outcome not in outcomes.GOOD:
                 yield first
                 continue
             mounts.resize(bench.world, _LARGE_KIB)
@@ -215,9 +215,9 @@ def run_pair(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
         what = f"{wait:.2f} s apart"
         trials = [trial_of(bench, PAIR, what, end) for end in ends]
         right = [t for t in trials if t.outcome == outcomes.RIGHT]
-        bad = [t for t in trials if t.outcome not in outcomes.SURVIVED]
+        bad = [t for t in trials if t.outcome not in outcomes.GOOD]
         if not right and not bad:
-            bad = [dataclasses.replace(trials[0], outcome=outcomes.STUCK)]
+            bad = [dataclasses.replace(trials[0], outcome=outcomes.DEAD_END)]
         yield (bad or right)[0]
 
 
@@ -229,14 +229,14 @@ def forbid_writing(bench: Bench, draw: random.Random) -> Iterator[Trial]:
     Raises:
       mounts.CannotMount: no such folder can be made here.
     """
-    for finished in (False, True):
-        bench.begin(finished)
+    for is_finished in (False, True):
+        bench.begin(is_finished)
         with mounts.read_only(bench.world):
-            what = "a finished folder" if finished else "inputs alone"
+            what = "a finished folder" if is_finished else "inputs alone"
             # What is printed is enough where no file can be written.
-            files = tuple(set(bench.undisturbed) - {"printed"})
-            ignored = files if bench.subject.prints and not finished else ()
-            yield trial_of(bench, READ_ONLY, what, bench.run(), ignored=ignored)
+            files = tuple(set(bench.reference) - {"printed"})
+            left_out = files if bench.subject.prints and not is_finished else ()
+            yield trial_of(bench, READ_ONLY, what, bench.run(), without=left_out)
 
 
 def facts(trial: Trial) -> Mapping[str, Any]:

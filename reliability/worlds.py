@@ -173,7 +173,7 @@ class Bench:
         """
         self.subject, self._processes, self._worker = subject, processes, worker
         self.world = folder / "world"
-        self._start, self._finished = folder / "start", folder / "finished"
+        self._start, self._end_folder = folder / "start", folder / "finished"
         folder.mkdir()
         self.world.mkdir()
         for name in subject.inputs:
@@ -194,16 +194,16 @@ class Bench:
         self.seconds = time.monotonic() - began
         self.code = end.returncode
         end = self.read_after(end)
-        self.undisturbed = self.results(end)
-        shutil.copytree(self.world, self._finished)
+        self.reference = self.results(end)
+        shutil.copytree(self.world, self._end_folder)
         self.kib = sum(path.stat().st_blocks // 2 for path in self.world.rglob("*"))
         self.kib -= sum(path.stat().st_blocks // 2 for path in self._start.rglob("*"))
-        for finished in (False, True) if processes else (True,):
-            self.begin(finished)
+        for is_finished in (False, True) if processes else (True,):
+            self.begin(is_finished)
             end = worker.run(subject.arguments, self.world)
-            if not (finished and subject.once):
+            if not (is_finished and subject.once):
                 end = self.read_after(self._check(end))
-            if others := outcomes.differences(self.results(end), self.undisturbed):
+            if others := outcomes.differences(self.results(end), self.reference):
                 raise UserError(f"{subject.name} has other results every time: {', '.join(others)}")
 
     def _check(self, end: End) -> End:
@@ -231,17 +231,17 @@ class Bench:
             end = End(last.returncode, end.stdout + last.stdout, end.stderr + last.stderr)
         return end
 
-    def begin(self, finished: bool = False) -> None:
+    def begin(self, is_finished: bool = False) -> None:
         """Makes the world anew, as before the command or after it."""
         shutil.rmtree(self.world, ignore_errors=True)
-        shutil.copytree(self._finished if finished else self._start, self.world)
+        shutil.copytree(self._end_folder if is_finished else self._start, self.world)
 
     @contextlib.contextmanager
-    def begin_in(self, mount: Any, finished: bool) -> Iterator[None]:
+    def begin_in(self, mount: Any, is_finished: bool) -> Iterator[None]:
         """The world anew within a mount of its folder."""
         shutil.rmtree(self.world, ignore_errors=True)
         with mount as folder:
-            source = self._finished if finished else self._start
+            source = self._end_folder if is_finished else self._start
             shutil.copytree(source, folder, dirs_exist_ok=True)
             yield
 

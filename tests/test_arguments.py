@@ -464,7 +464,7 @@ def predict(images):
             "a threshold is 1.5, but",
         ),
         (
-            lambda: localisation.localised(floats(B, P), BOXES, weights(P, 3)),
+            lambda: localisation.is_localised(floats(B, P), BOXES, weights(P, 3)),
             r"patch_boxes has .* be \[P, 4\]",
         ),
         (
@@ -511,8 +511,8 @@ def predict(images):
             lambda: map_agreement.top_overlap(floats(B, 8), floats(B, 8), 0.5, flags(B, 1)),
             "valid has the shape",
         ),
-        (lambda: map_agreement.shifted(IMAGES, 0.5, 0), "dy is 0.5, but must be a whole number"),
-        (lambda: map_agreement.shifted_back(IMAGES, 1, 0), r"maps has .* must be \[B, H, W\]"),
+        (lambda: map_agreement.shift(IMAGES, 0.5, 0), "dy is 0.5, but must be a whole number"),
+        (lambda: map_agreement.shift_back(IMAGES, 1, 0), r"maps has .* must be \[B, H, W\]"),
     ],
 )
 def test_explanations_are_checked_too(call, sentence):

@@ -98,7 +98,7 @@ def test_localisation_is_of_the_forward_pass_on_the_first_images(run, images):
     boxes, labels = boxes[:5], images.labels[:5]
     centres = grid.centres()[tops]
     expected = ((centres >= boxes[:, :2]) & (centres <= boxes[:, 2:])).all(axis=1).mean()
-    right = np.asarray(localisation.localised(outputs.attention, boxes, grid.boxes())) > 0
+    right = np.asarray(localisation.is_localised(outputs.attention, boxes, grid.boxes())) > 0
     scores = np.asarray(jax.nn.softmax(outputs.logits))
     # Scikit-learn's is the mean over those localised, ours over those that show the class.
     ranked = []

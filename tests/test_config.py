@@ -132,9 +132,9 @@ def test_what_is_streamed_is_not_kept_on_devices():
 
 def test_the_updates_to_profile_are_named_as_a_span():
     config = config_lib.default_config()
-    assert config_lib.resolve(config).profiled is None
+    assert config_lib.resolve(config).profile_span is None
     config.profile = "0:12"
-    assert config_lib.resolve(config).profiled == (0, 12)
+    assert config_lib.resolve(config).profile_span == (0, 12)
 
 
 def test_betas_change_together_and_with_adams_ramps_only():

@@ -145,7 +145,7 @@ def test_a_config_without_a_checkpoint_is_unfinished(weights, tmp_path):
 
 def test_the_second_of_two_at_once_is_refused(weights, tmp_path):
     with contextlib.ExitStack() as first:
-        first.enter_context(run_folder.alone(tmp_path))
+        first.enter_context(run_folder.lock_workdir(tmp_path))
         with pytest.raises(UserError, match="is being written by another command already"):
             conversion.convert_file(weights / "one.npz", small_config(), tmp_path)
     assert os.listdir(tmp_path) == ["workdir.lock"]

@@ -223,7 +223,7 @@ INPUTS = {"split": "test", "config.model.threshold": 0.1, "data": "a" * 64, "par
 
 def recorded(workdir, **changes):
     """The files of a run as records that say what they were made from."""
-    for name in (explanation_table.EVALUATED, explanation_table.COMPARED):
+    for name in (explanation_table.EVALUATION_NAME, explanation_table.COMPARISON_NAME):
         path = pathlib.Path(workdir) / name
         made_from = INPUTS | {"num_images": 9} | changes.get(name, {})
         records.write(path, records.read(path).content, made_from)
@@ -240,7 +240,9 @@ def test_records_make_the_same_table_and_old_files_warn(make_run, write, caplog)
     assert record["made_from"].keys() == {"explainer", run}
 
 
-@pytest.mark.parametrize("name", [explanation_table.EVALUATED, explanation_table.COMPARED])
+@pytest.mark.parametrize(
+    "name", [explanation_table.EVALUATION_NAME, explanation_table.COMPARISON_NAME]
+)
 def test_an_edited_record_is_refused(make_run, write, name):
     run = recorded(make_run("a", "mean", 0, 0.5))
     path = pathlib.Path(run) / name
@@ -263,7 +265,7 @@ def test_an_edited_record_is_refused(make_run, write, name):
 )
 def test_files_of_different_inputs_are_refused(make_run, write, changes, sentence):
     run = make_run("a", "mean", 0, 0.5)
-    refused(write, [recorded(run, **{explanation_table.COMPARED: changes})], sentence)
+    refused(write, [recorded(run, **{explanation_table.COMPARISON_NAME: changes})], sentence)
 
 
 def test_files_of_another_checkpoint_than_is_there_are_refused(make_run, write):
@@ -273,13 +275,13 @@ def test_files_of_another_checkpoint_than_is_there_are_refused(make_run, write):
         checkpoints.save(7, {"variables": variables}, None)
     refused(write, [run], r"evaluation_test.json in .* is there now \(other parameters\)")
     digest = {"parameters": provenance.of_variables(variables)}
-    files = (explanation_table.EVALUATED, explanation_table.COMPARED)
+    files = (explanation_table.EVALUATION_NAME, explanation_table.COMPARISON_NAME)
     write([recorded(run, **dict.fromkeys(files, digest))])
 
 
 def test_runs_measured_on_other_images_of_one_name_are_refused(make_run, write):
     other = {"data": "c" * 64}
-    files = (explanation_table.EVALUATED, explanation_table.COMPARED)
+    files = (explanation_table.EVALUATION_NAME, explanation_table.COMPARISON_NAME)
     runs = [
         recorded(make_run("a", "mean", 0, 0.5)),
         recorded(make_run("b", "mean", 1, 0.5), **dict.fromkeys(files, other)),

@@ -79,8 +79,8 @@ def test_the_hardest_are_those_of_a_sorted_split(network, images, everything, nu
     expected = by_turns(uncertain, diffuse, num)
     assert found.index.tolist() == expected
     assert found.names == tuple(f"test {place}" for place in expected)
-    assert found.picked[0] == "least certain"
-    for place, reason in zip(expected, found.picked, strict=True):
+    assert found.reasons[0] == "least certain"
+    for place, reason in zip(expected, found.reasons, strict=True):
         rank = list(uncertain).index(place), list(diffuse).index(place)
         assert reason == ("least certain" if rank[0] <= rank[1] else "most diffuse")
     for name in ("images", "labels", "boxes", "logits", "patch_logits", "attention"):

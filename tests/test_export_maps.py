@@ -529,7 +529,7 @@ def test_no_damage_of_any_file_passes(export, whole, damage):
 
 def test_a_second_export_is_refused_and_leaves_the_first_alone(export, whole):
     before = contents(whole)
-    with run_folder.alone(whole, beside=True):
+    with run_folder.lock_workdir(whole, beside=True):
         with pytest.raises(
             UserError, match="whole.zarr is being written by another command already"
         ):

@@ -14,7 +14,7 @@ by_pixels = jax.jit(faithfulness.by_pixels)
 by_patches = jax.jit(faithfulness.by_patches)
 deletion = jax.jit(faithfulness.deletion, static_argnums=(0, 4))
 insertion = jax.jit(faithfulness.insertion, static_argnums=(0, 4))
-blurred = jax.jit(imputation.blurred, static_argnums=1)
+blurred = jax.jit(imputation.blur, static_argnums=1)
 area = jax.jit(faithfulness.area)
 road = jax.jit(faithfulness.road, static_argnums=(0, 4), static_argnames="iterations")
 linear_imputation = jax.jit(imputation.linear_imputation, static_argnums=2)
@@ -275,7 +275,7 @@ def test_road_is_the_prediction_of_imputed_images():
     first, again, other = (
         road(softmax, images, classes, ranks, shares, jax.random.key(seed)) for seed in (0, 0, 1)
     )
-    assert first.probability.shape == first.kept.shape == (3, 4)
+    assert first.probability.shape == first.is_highest.shape == (3, 4)
     np.testing.assert_array_equal(first.probability, again.probability)
     assert np.not_equal(first.probability, other.probability)[:, 1:].all()
     for place, count in enumerate((0, 14, 36)):  # 0.3 and 0.75 of 48 are 14.4 and 36
@@ -289,7 +289,9 @@ def test_road_is_the_prediction_of_imputed_images():
             first.probability[:, place], followed, atol=0.15 if count else 1e-5
         )
         if not count:
-            np.testing.assert_array_equal(first.kept[:, 0], expected.argmax(axis=1) == classes)
+            np.testing.assert_array_equal(
+                first.is_highest[:, 0], expected.argmax(axis=1) == classes
+            )
 
 
 def test_road_noise_is_on_imputed_pixels_with_its_deviation():
@@ -368,7 +370,7 @@ def all_metrics(images, classes, patches, keys):
         "comprehensiveness": comprehensiveness(softmax, images, classes, patches, cells),
         "sufficiency": sufficiency(softmax, images, classes, patches, cells),
         "probability": seen.probability,
-        "kept": seen.kept,
+        "kept": seen.is_highest,
     }
 
 

@@ -99,9 +99,9 @@ def test_names_that_every_system_takes_stay(text):
     ],
 )
 def test_other_names_become_safe_and_stay_different(text, begins):
-    name = files.safe_name(text, reserved=("config.json",))
+    name = files.safe_name(text, reserved_names=("config.json",))
     assert name.startswith(begins) and len(name) == len(begins) + 8
-    assert name == files.safe_name(text, reserved=("config.json",))
+    assert name == files.safe_name(text, reserved_names=("config.json",))
 
 
 def test_names_that_differ_stay_different():

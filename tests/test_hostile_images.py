@@ -38,7 +38,7 @@ def _refuse(path, words, fit="resize"):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert own.files == ("good.png",) and own.images.shape == (1, *SHAPE)
-    (sentence,) = own.refused
+    (sentence,) = own.refusals
     assert str(path) in sentence and words in sentence and "\n" not in sentence
     assert peak < 1 << 22, f"{peak >> 20} MiB"
     with pytest.raises(UserError, match="no image could be read"):

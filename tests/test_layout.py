@@ -116,13 +116,13 @@ def test_a_face_offers_what_type_checkers_see(folder):
         )  # which would take its place once imported
 
 
-@pytest.mark.parametrize("old", imports.MOVED)
+@pytest.mark.parametrize("old", imports.NEW_NAMES)
 def test_a_moved_module_works_under_its_old_name(old):
     sys.modules.pop(old, None)  # of another test
-    with pytest.warns(FutureWarning, match=f"{old} is {imports.MOVED[old]} now"):
+    with pytest.warns(FutureWarning, match=f"{old} is {imports.NEW_NAMES[old]} now"):
         moved = importlib.import_module(old)
-    home = importlib.import_module(imports.MOVED[old])
-    assert moved is home and home.__spec__.name == home.__name__ == imports.MOVED[old]
+    home = importlib.import_module(imports.NEW_NAMES[old])
+    assert moved is home and home.__spec__.name == home.__name__ == imports.NEW_NAMES[old]
 
 
 def test_a_moved_command_runs_under_its_old_name():

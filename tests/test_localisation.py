@@ -14,7 +14,7 @@ from lossattn_jax.models.geometry import PatchGrid
 pointing = jax.jit(localisation.pointing)
 patch_pointing = jax.jit(localisation.patch_pointing)
 mass_in_box = jax.jit(localisation.mass_in_box)
-localised = jax.jit(localisation.localised)
+localised = jax.jit(localisation.is_localised)
 patch_scores = jax.jit(localisation.patch_scores)
 
 QUARTERS = PatchGrid(2, 2, (2, 2), 1, 1)  # four patches that tile the image

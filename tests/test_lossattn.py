@@ -63,7 +63,9 @@ def test_help_is_stored_as_the_command_prints_it(words):
 
 def test_examples_have_flags_that_there_are():
     for command in table.COMMANDS:
-        known = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.stored(command), re.MULTILINE))
+        known = set(
+            re.findall(r"^  --(?:\[no\])?(\w+)", help_text.read_text(command), re.MULTILINE)
+        )
         for example in command.examples:
             names = re.findall(r"--(\w+)", example)
             assert names and set(names) <= known, (command.words, set(names) - known)

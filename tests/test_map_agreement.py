@@ -11,8 +11,8 @@ from lossattn_jax.explain.metrics import map_agreement
 
 spearman = jax.jit(map_agreement.spearman)
 top_overlap = jax.jit(map_agreement.top_overlap, static_argnums=2)
-shifted = jax.jit(map_agreement.shifted)
-shifted_back = jax.jit(map_agreement.shifted_back)
+shifted = jax.jit(map_agreement.shift)
+shifted_back = jax.jit(map_agreement.shift_back)
 
 
 def random_pair(count=12, size=60, levels=9):
@@ -121,9 +121,9 @@ def test_padding_and_order_of_examples_change_nothing():
 
 def test_shifts_by_hand():
     image = jnp.arange(9.0).reshape(1, 3, 3, 1)
-    down = map_agreement.shifted(image, 1, 0)[0, :, :, 0]
+    down = map_agreement.shift(image, 1, 0)[0, :, :, 0]
     np.testing.assert_array_equal(down, [[0, 1, 2], [0, 1, 2], [3, 4, 5]])
-    left = map_agreement.shifted(image, 0, -2)[0, :, :, 0]
+    left = map_agreement.shift(image, 0, -2)[0, :, :, 0]
     np.testing.assert_array_equal(left, [[2, 2, 2], [5, 5, 5], [8, 8, 8]])
 
 
@@ -229,7 +229,7 @@ def random_params():
 
 def test_randomised_shuffles_the_named_layers_only():
     params, key = random_params(), jax.random.key(0)
-    changed = map_agreement.randomised(params, key, ["classifier/kernel", "head/conv1"])
+    changed = map_agreement.randomise(params, key, ["classifier/kernel", "head/conv1"])
     assert jax.tree.structure(changed) == jax.tree.structure(params)
     for old, new, moved in (
         (params["classifier"], changed["classifier"], {"kernel"}),
@@ -249,17 +249,17 @@ def test_randomised_shuffles_the_named_layers_only():
 def test_a_cascade_with_one_key_adds_layers_to_those_before():
     params, key = random_params(), jax.random.key(1)
     names = ("classifier", "head/conv1", "backbone")
-    whole = map_agreement.randomised(params, key, names)
+    whole = map_agreement.randomise(params, key, names)
     for count in range(4):
-        part = map_agreement.randomised(params, key, names[:count])
+        part = map_agreement.randomise(params, key, names[:count])
         for layer in ("classifier", "head", "backbone"):
             expected = whole if any(name.startswith(layer) for name in names[:count]) else params
             jax.tree.map(np.testing.assert_array_equal, part[layer], expected[layer])
-    traced = jax.jit(map_agreement.randomised, static_argnums=2)(params, key, names)
+    traced = jax.jit(map_agreement.randomise, static_argnums=2)(params, key, names)
     jax.tree.map(np.testing.assert_array_equal, traced, whole)
-    other = map_agreement.randomised(params, jax.random.key(2), names)
+    other = map_agreement.randomise(params, jax.random.key(2), names)
     assert (other["classifier"]["kernel"] != whole["classifier"]["kernel"]).any()
     with pytest.raises(ValueError, match="head/conv2"):
-        map_agreement.randomised(params, key, ["head/conv2"])
+        map_agreement.randomise(params, key, ["head/conv2"])
     with pytest.raises(ValueError, match="'head/conv'"):
-        map_agreement.randomised(params, key, ["head/conv"])
+        map_agreement.randomise(params, key, ["head/conv"])

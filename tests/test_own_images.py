@@ -65,8 +65,8 @@ def test_a_folders_broken_files_are_named_and_the_rest_is_read(folder):
     assert own.images.shape == (2, *SHAPE)
     assert own.places == ((0, 0, 0), (1, 0, 0))
     wrong = "broken.png cut.png empty.jpeg more.png absent.png".split()
-    assert len(own.refused) == len(wrong)
-    for name, sentence in zip(wrong, own.refused, strict=True):
+    assert len(own.refusals) == len(wrong)
+    for name, sentence in zip(wrong, own.refusals, strict=True):
         assert name in sentence and "\n" not in sentence
 
 
@@ -118,7 +118,7 @@ def test_subfolders_are_gone_into_and_links_to_folders_are_not(tmp_path, caplog)
     (tmp_path / "in" / "z.png").symlink_to(tmp_path / "elsewhere.png")
     with caplog.at_level("INFO", logger="lossattn_jax"):
         own = own_images.read([tmp_path / "in"], SHAPE)
-    assert own.names == ("b/c.png", "a.PNG", "in/c.png", "z.png") and not own.refused
+    assert own.names == ("b/c.png", "a.PNG", "in/c.png", "z.png") and not own.refusals
     assert "not looked into, as links to folders: loop" in caplog.text
 
 

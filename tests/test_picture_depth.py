@@ -232,7 +232,7 @@ def test_values_without_a_known_meaning_are_left_out_by_name(tmp_path, change, f
     Image.fromarray(GREY[..., 0]).save(tmp_path / "good.png")
     own = own_images.read([tmp_path], (8, 8, 3))
     assert own.names == ("good.png",)
-    assert len(own.refused) == 1 and own.refused[0].startswith(str(tmp_path / "bad.tif"))
+    assert len(own.refusals) == 1 and own.refusals[0].startswith(str(tmp_path / "bad.tif"))
     with pytest.raises(UserError, match=sentence):
         own_images.read_image(tmp_path / "bad.tif", None)
 

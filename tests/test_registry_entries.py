@@ -54,7 +54,7 @@ def test_no_two_data_sets_read_the_same():
 def test_no_two_sources_have_the_same_bags():
     known = [(one.lengths, one.exact, one.moments) for one in benchmarks.BENCHMARKS.values()]
     assert len(set(known)) == len(known)
-    drawn = [source for source in sources.SOURCES.values() if source.generated]
+    drawn = [source for source in sources.SOURCES.values() if source.is_generated]
     assert len({source.make for source in drawn}) == len({source.images for source in drawn}) == 2
     assert len(known) + len(drawn) == len(sources.SOURCES)
 
@@ -142,9 +142,9 @@ def made_up_maps(grid):
         images=jnp.asarray(random.standard_normal((5, SIDE, SIDE, 3)), jnp.float32),
         classes=jnp.array([0, 1, 2, 3, 0]),
         keys=jax.random.split(jax.random.key(0), 5),
-        found=relevance(),
-        shifted=relevance(),
-        randomised={stage: relevance() for stage in ("classifier", "head", "backbone")},
+        relevance=relevance(),
+        after_shift=relevance(),
+        after_randomisation={stage: relevance() for stage in ("classifier", "head", "backbone")},
         protocol=Protocol(steps=4, road_shares=(0.3,), patch_threshold=0.7),
         cells=faithfulness.cells(grid, (SIDE, SIDE)),
         centres=jnp.asarray(grid.centres()),

@@ -10,18 +10,18 @@ from lossattn_jax.errors import UserError
 
 def test_a_second_command_is_refused_while_the_first_lasts(tmp_path):
     sentence = "is being written by another command already: wait for that to end"
-    with run_folder.alone(tmp_path), pytest.raises(UserError, match=sentence):
-        with run_folder.alone(tmp_path):
+    with run_folder.lock_workdir(tmp_path), pytest.raises(UserError, match=sentence):
+        with run_folder.lock_workdir(tmp_path):
             pass
-    with run_folder.alone(tmp_path):
+    with run_folder.lock_workdir(tmp_path):
         pass
 
 
 def test_a_lock_may_be_beside_its_folder(tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
-    with run_folder.alone(folder, beside=True), pytest.raises(UserError):
-        with run_folder.alone(folder, beside=True):
+    with run_folder.lock_workdir(folder, beside=True), pytest.raises(UserError):
+        with run_folder.lock_workdir(folder, beside=True):
             pass
         assert os.listdir(folder) == [] and sorted(os.listdir(tmp_path)) == [".store.lock", "store"]
 
@@ -29,7 +29,7 @@ def test_a_lock_may_be_beside_its_folder(tmp_path):
 def test_what_killed_commands_have_left_is_removed(tmp_path):
     temporary = tmp_path / f".config.json.{'a' * 16}.part"
     temporary.write_text("half")
-    with run_folder.alone(tmp_path):
+    with run_folder.lock_workdir(tmp_path):
         assert not temporary.exists()
 
 

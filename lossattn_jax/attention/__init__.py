@@ -1,4 +1,4 @@
-"""Attention: scores of patches and instances, pooling by them, and the losses that meet them.
+"""Attention: scores of patches and instances, pooling, and losses.
 
 What belongs here works on patches of images and on instances of bags alike, as pure functions of arrays:
 `pooling` (scores and weighted sums), `losses`, `routing` between capsules, `ensemble` (the consistency of

@@ -1,4 +1,6 @@
-"""Temporal ensembling of attention (AAAI 2020, image setting; Laine & Aila 2017): its average over epochs.
+"""Temporal ensembling of attention: its average over epochs.
+
+AAAI 2020, image setting; after Laine & Aila 2017.
 
 For every training image the state holds the attention of its last visit and an average over the epochs
 before. `Z <- decay Z + (1 - decay) a` once an epoch; the target of the consistency loss is
@@ -18,7 +20,9 @@ from lossattn_jax import devices
 
 @flax.struct.dataclass
 class Ensemble:
-    """Attention of all N training images over P patches; part of the training state.
+    """Average attention of all N training images over P patches.
+
+    It is part of the training state.
 
     Attributes:
       average: `[N, P]` float32, Z, the average over the epochs before this one.
@@ -34,7 +38,7 @@ class Ensemble:
 
 
 def create(examples: int, patches: int) -> Ensemble:
-    """The ensemble of a run that has seen nothing."""
+    """Makes the ensemble of a run before its first step."""
     zeros = jnp.zeros((examples, patches), jnp.float32)
     return Ensemble(zeros, zeros, jnp.zeros(examples, bool), jnp.zeros(examples, jnp.int32))
 
@@ -44,31 +48,33 @@ def begin_step(
     step: jax.Array,
     steps_per_epoch: int,
     decay: float,
-    skipped: jax.Array | int = 0,
+    num_skipped: jax.Array | int = 0,
 ) -> Ensemble:
-    """Takes the attention of the epoch that has ended into the average, at an epoch's first step.
+    """Takes the last epoch's attention into the average.
+
+    It does so at an epoch's first step.
 
     Args:
       ensemble: before the step.
       step: updates done.
       steps_per_epoch: updates in an epoch.
       decay: weight of the average before; 0.6 in the paper.
-      skipped: of them, the last ones that were skipped in a row and left the ensemble as it was: the first
-        step that is not begins the epoch.
+      num_skipped: of them, the last ones that were skipped in a row and left the ensemble as it was: the
+        first step that is not begins the epoch.
     """
-    begins = step % steps_per_epoch <= skipped
-    taken = begins & ensemble.visited
-    mixed = decay * ensemble.average + (1 - decay) * ensemble.current
+    begins = step % steps_per_epoch <= num_skipped
+    finished_epoch = begins & ensemble.visited
+    new_average = decay * ensemble.average + (1 - decay) * ensemble.current
     return dataclasses.replace(
         ensemble,
-        average=jnp.where(taken[:, None], mixed, ensemble.average),
+        average=jnp.where(finished_epoch[:, None], new_average, ensemble.average),
         visited=~begins & ensemble.visited,
-        epochs=ensemble.epochs + taken,
+        epochs=ensemble.epochs + finished_epoch,
     )
 
 
 def targets(ensemble: Ensemble, index: jax.Array, decay: float) -> tuple[jax.Array, jax.Array]:
-    """Targets of the images `index` `[B]`, and which of them have one.
+    """Returns target attention of the images `index` `[B]`, and which have one.
 
     Returns:
       `[B, P]` float32, and `[B]` float32: 0 for an image that no finished epoch has visited, else 1.
@@ -79,21 +85,25 @@ def targets(ensemble: Ensemble, index: jax.Array, decay: float) -> tuple[jax.Arr
 
 
 def record(
-    ensemble: Ensemble, index: jax.Array, attention: jax.Array, made: jax.Array | bool = True
+    ensemble: Ensemble, index: jax.Array, attention: jax.Array, use_new: jax.Array | bool = True
 ) -> Ensemble:
-    """Remembers the attention of all devices' images. Inside `devices.pmap` only.
+    """Stores the attention of all devices' images.
+
+    Inside `devices.pmap` only.
 
     Args:
       ensemble: the same on every device, and so is the result.
       index: `[b]` int, places of this device's images in the training set.
       attention: `[b, P]` of these images.
-      made: bool scalar; False leaves the ensemble as it is.
+      use_new: bool scalar; False leaves the ensemble as it is.
     """
     everywhere: Any = jax.lax.all_gather((index, attention), devices.AXIS, tiled=True)
     index, attention = everywhere
     # Chosen among the rows and not the arrays, which would make a copy of all of them.
     return dataclasses.replace(
         ensemble,
-        current=ensemble.current.at[index].set(jnp.where(made, attention, ensemble.current[index])),
-        visited=ensemble.visited.at[index].set(ensemble.visited[index] | made),
+        current=ensemble.current.at[index].set(
+            jnp.where(use_new, attention, ensemble.current[index])
+        ),
+        visited=ensemble.visited.at[index].set(ensemble.visited[index] | use_new),
     )

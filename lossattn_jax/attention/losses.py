@@ -1,4 +1,4 @@
-"""Losses of images and of their patches, and the papers' sum of them.
+"""Losses of images and patches, and the papers' sum of both.
 
 All return one value per example, `[B]` float32, so that the caller masks and averages. What takes logits
 goes through log_softmax or softplus, finite for logits up to 1e37 in size.
@@ -34,7 +34,9 @@ _MARGINS = (0.9, 0.1)
 _ABSENT_WEIGHT = 0.5
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # one that is alike is still another
+@dataclasses.dataclass(
+    frozen=True, eq=False
+)  # equal only to itself: entries are told apart by identity
 class Loss:
     """A kind of loss: its functions, and which labels it takes.
 
@@ -61,7 +63,10 @@ class Loss:
 
 
 class LossTerms(NamedTuple):
-    """Per-example loss terms, each `[B]` float32: `total = image + patch_weight * patch`."""
+    """Loss terms of each example, `[B]` float32.
+
+    `total = image + patch_weight * patch`.
+    """
 
     total: jax.Array
     image: jax.Array
@@ -69,7 +74,7 @@ class LossTerms(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Softmax cross-entropy with integer labels.
+    """Computes softmax cross-entropy with integer labels.
 
     Args:
       logits: `[..., K]`, any float dtype.
@@ -96,7 +101,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def sigmoid_cross_entropy(logits: jax.Array, positives: jax.Array) -> jax.Array:
-    """Binary cross-entropy of every class, summed over the classes: images with any number of labels.
+    """Computes binary cross-entropy, summed over classes.
+
+    For images with any number of labels.
 
     Args:
       logits: `[..., K]`, any float dtype.
@@ -113,7 +120,9 @@ def sigmoid_cross_entropy(logits: jax.Array, positives: jax.Array) -> jax.Array:
 
 
 def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
-    """Margin loss of class capsules (Sabour et al. 2017, eq. 4), summed over the classes.
+    """Computes the margin loss of class capsules, summed over classes.
+
+    Sabour et al. 2017, equation 4.
 
     `T_k max(0, 0.9 - |v_k|)^2 + 0.5 (1 - T_k) max(0, |v_k| - 0.1)^2`.
 
@@ -140,7 +149,7 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
 def image_loss(
     kind: str, logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """The loss of image predictions.
+    """Computes the loss of image predictions.
 
     Args:
       kind: one of `LOSSES`, or a reference.
@@ -161,7 +170,7 @@ def image_loss(
 
 
 def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
-    """What predictions say of each class, in [0, 1].
+    """Computes each class' probability, in [0, 1].
 
     Args:
       kind: one of `LOSSES`, such as `CROSS_ENTROPY` (softmax), `SIGMOID` (sigmoid) or `MARGIN` (capsule
@@ -187,7 +196,9 @@ def patch_cross_entropy(
     attention: jax.Array,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """Patch loss of both papers: `sum_p a_p CE(z_p, y)`, the image's label standing for each patch.
+    """Computes the patch loss of both papers.
+
+    `sum_p a_p CE(z_p, y)`, the image's label standing for each patch.
 
     The gradient flows through the attention too, as in the papers' code. A patch of weight 0 (masked,
     or under the threshold) takes no part, whatever its logits hold.
@@ -215,7 +226,9 @@ def patch_cross_entropy(
 def patch_sigmoid_loss(
     patch_logits: jax.Array, positives: jax.Array, attention: jax.Array
 ) -> jax.Array:
-    """Patch loss of images with several labels (TIP 2021): a patch need show one of them.
+    """Computes the patch loss of images with several labels (TIP 2021).
+
+    A patch need show one of them.
 
     `sum_p a_p min_k -log sigmoid(z_pk)` over the classes k of the image: with one class the usual term,
     with several that of the one that is most probable for the patch. An image without a class has none.
@@ -249,7 +262,7 @@ def patch_loss(
     attention: jax.Array,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """The loss of patch predictions for labels of a kind: see `image_loss` for the arguments.
+    """Computes the loss of patch predictions; arguments as of `image_loss`.
 
     Returns:
       `[B]` float32: `patch_cross_entropy`, or `patch_sigmoid_loss` with `SIGMOID`. Zeros where the kind has
@@ -273,7 +286,9 @@ def loss_attention_loss(
     *,
     kind: str = CROSS_ENTROPY,
 ) -> LossTerms:
-    """The training loss of the papers: `CE(prediction, y) + lambda * sum_p a_p CE(z_p, y)`.
+    """Computes the papers' training loss.
+
+    `CE(prediction, y) + lambda * sum_p a_p CE(z_p, y)`.
 
     Args:
       logits: `[B, K]` image predictions, any float dtype.
@@ -308,7 +323,9 @@ def loss_attention_loss(
 
 
 def reduced_weight(reduction: str, weight: Any, count: Callable[[], Any]) -> Any:
-    """lambda as a factor of the sum over patches, for either way of putting their losses together.
+    """Turns lambda into a factor of the sum over patches.
+
+    For either reduction of patch losses, sum or mean.
 
     Args:
       reduction: one of `REDUCTIONS`: "sum" (TIP 2021), or "mean" (the AAAI 2020 paper's public code).
@@ -322,7 +339,9 @@ def reduced_weight(reduction: str, weight: Any, count: Callable[[], Any]) -> Any
 
 
 def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sum of the cross-entropies of several classifiers (MI-Net with DS: Wang et al. 2018).
+    """Sums the cross-entropies of several classifiers.
+
+    MI-Net with deep supervision, Wang et al. 2018.
 
     Args:
       side_logits: `[B, S, K]`, any float dtype.
@@ -337,7 +356,9 @@ def deep_supervision_loss(side_logits: jax.Array, labels: jax.Array) -> jax.Arra
 
 
 def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
-    """How far attention moves from its average over epochs: `mean_p (a_p - target_p)^2` (AAAI 2020).
+    """Computes how far attention is from its average over epochs.
+
+    `mean_p (a_p - target_p)^2` (AAAI 2020).
 
     Args:
       attention: `[B, P]` float weights.
@@ -352,12 +373,15 @@ def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def _with_weight(patch_logits: jax.Array, attention: jax.Array) -> jax.Array:
-    """`patch_logits` with zeros for the patches of weight 0, whose logits may be anything."""
+    """Replaces logits of patches of weight 0 by zeros.
+
+    Those may hold anything.
+    """
     return jnp.where((attention > 0)[:, :, None], patch_logits, 0.0)
 
 
 def _refuse_rows(labels: Any, axes: int) -> None:
-    """Refuses rows of a number for each class where a label is one whole number."""
+    """Refuses labels per class where one whole number is needed."""
     if np.ndim(labels) > axes:
         raise ValueError(
             f"labels has the shape {np.shape(labels)}, but must hold one whole number in [0, K) for each "
@@ -366,7 +390,7 @@ def _refuse_rows(labels: Any, axes: int) -> None:
 
 
 def _smoothing(kind: str, label_smoothing: Any) -> tuple[Any, ...]:
-    """The further arguments of a kind's losses: the smoothing, where it has one."""
+    """Returns the smoothing argument of a loss that takes it."""
     if LOSSES.find(kind, "kind").smoothing:
         return (label_smoothing,)
     if not is_zero(label_smoothing):
@@ -384,7 +408,7 @@ def _no_patch_loss(
     return jnp.zeros(attention.shape[:1], jnp.float32)
 
 
-AUTO = "auto"  # in place of a name: the loss that suits the network and the labels
+AUTO = "auto"  # not a name: stands for the loss that suits network and labels
 LOSSES = Registry(
     "loss",
     Loss,

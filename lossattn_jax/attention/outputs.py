@@ -1,4 +1,4 @@
-"""What every network of this package returns."""
+"""The outputs of every network of this package."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,9 @@ from jax import export
 
 
 class Outputs(NamedTuple):
-    """Predictions of a network for a batch of images or bags, whatever its parts. All float32.
+    """Predictions of a network for a batch, all float32.
+
+    The same for images and bags, whatever the network's parts.
 
     Of a bag an instance is a patch, and P is N, the padded length. A tuple, `logits, patch_logits,
     attention = outputs`, which `jax.export` can write into a file.
@@ -24,12 +26,14 @@ class Outputs(NamedTuple):
     attention: jax.Array
 
     def replace(self, **changes: jax.Array) -> "Outputs":
-        """The same with some other arrays, as of Flax's own dataclasses."""
+        """Replaces some arrays, as Flax's own dataclasses do."""
         return self._replace(**changes)
 
 
 class BagOutputs(NamedTuple):
-    """What exported networks for bags return that were written before bags had `Outputs` too.
+    """Outputs of networks for bags that were exported earlier.
+
+    They were written before networks for bags returned `Outputs`.
 
     Attributes:
       logits, patch_logits, attention: as of `Outputs`.
@@ -43,7 +47,7 @@ class BagOutputs(NamedTuple):
     side_logits: jax.Array | None = None
 
     def replace(self, **changes: Any) -> "BagOutputs":
-        """The same with some other arrays, as of Flax's own dataclasses."""
+        """Replaces some arrays, as Flax's own dataclasses do."""
         return self._replace(**changes)
 
 

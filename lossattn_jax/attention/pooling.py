@@ -1,4 +1,4 @@
-"""Attention scores over patches, and the pooling of patch features with them.
+"""Attention weights of patches, and pooling with them.
 
 This module is the one home of attention scores. Everything is a pure function on arrays laid out
 `[batch, patch, ...]`, and what makes weights takes an optional mask, so that any Flax model can use it:
@@ -32,7 +32,7 @@ Layer = Callable[[jax.Array], jax.Array]
 
 
 def uniform_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Equal weights: mean pooling seen as attention.
+    """Computes equal weights: mean pooling as attention.
 
     Args:
       patch_logits: `[B, P, K]`, any float dtype; only its shape matters.
@@ -51,7 +51,9 @@ def loss_attention(
     threshold: float = DEFAULT_THRESHOLD,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Loss-based attention of the TIP 2021 paper: a patch weighs what its logits' norm weighs.
+    """Computes loss-based attention of the TIP 2021 paper.
+
+    A patch weighs what its logits' norm weighs.
 
     With patch logits z_p: `a_p = ||z_p||_2 / sum_q ||z_q||_2`, then `relu(a_p - threshold / grid)`,
     renormalised. Where every weight of a row would fall to the threshold (possible only for
@@ -73,7 +75,7 @@ def loss_attention(
     check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     _check_cut(grid, threshold)
     before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
-    return _cut(before, threshold / grid)
+    return _cut_weights(before, threshold / grid)
 
 
 def capsule_loss_attention(
@@ -82,7 +84,9 @@ def capsule_loss_attention(
     threshold: float = DEFAULT_THRESHOLD,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss-based attention of the TIP 2021 paper over several capsules at each patch.
+    """Computes loss-based attention of the TIP 2021 paper over capsules.
+
+    There are several capsules at each patch.
 
     With capsule logits z_pc: `a_pc = ||z_pc||_2 / sum_qd ||z_qd||_2`. A patch's attention is
     `relu(sum_c a_pc - threshold / grid)`, renormalised over the patches. The capsules of patches with
@@ -106,13 +110,15 @@ def capsule_loss_attention(
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
     flat_mask = None if mask is None else jnp.repeat(mask, capsules, axis=1)
     before = _normalise(_norm(flat, flat_mask), flat_mask).reshape(batch, patches, capsules)
-    attention = _cut(jnp.sum(before, axis=-1), threshold / grid)
-    kept = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
-    return _normalise(kept, flat_mask).reshape(batch, patches, capsules), attention
+    attention = _cut_weights(jnp.sum(before, axis=-1), threshold / grid)
+    weights = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
+    return _normalise(weights, flat_mask).reshape(batch, patches, capsules), attention
 
 
 def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Loss-based attention of the AAAI 2020 paper: `a_p = softmax_p(logsumexp_k z_pk)`.
+    """Computes loss-based attention of the AAAI 2020 paper.
+
+    `a_p = softmax_p(logsumexp_k z_pk)`.
 
     Args:
       patch_logits: `[B, P, K]` patch or instance predictions z_p, any float dtype.
@@ -129,7 +135,9 @@ def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -
 
 
 def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Softmax over the patches of scores of any origin, as Ilse et al. 2018 have it (eq. 8).
+    """Computes the softmax of scores over patches.
+
+    The scores may be of any origin (Ilse et al. 2018, equation 8).
 
     Args:
       scores: `[B, P]`, any float dtype.
@@ -149,7 +157,7 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
 def learned_scores(
     features: jax.Array, tanh: Layer, score: Layer, gate: Layer | None = None
 ) -> jax.Array:
-    """Scores of patches or instances from layers of their own, for `softmax_attention`.
+    """Computes scores of patches from learned layers, for `softmax_attention`.
 
     `w^T tanh(V h_p)` (Ilse et al. 2018, eq. 8), or with a gate `w^T (tanh(V h_p) * sigmoid(U h_p))`
     (eq. 9). Any functions will do for the layers, such as `flax.linen.Dense(128)`.
@@ -189,7 +197,9 @@ def learned_scores(
 def coupling_attention(
     couplings: jax.Array, classes: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Dynamic routing's coupling coefficients as attention: a patch's share of those to one class.
+    """Turns dynamic routing's coupling coefficients into attention.
+
+    A patch weighs its share of those to one class.
 
     Args:
       couplings: `[B, P, C, K]` coefficients c of C capsules at each of P patches, not negative.
@@ -215,7 +225,9 @@ def coupling_attention(
 
 
 def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """For each patch the share of channels in which it holds the row's maximum; ties share equally.
+    """Computes each patch's share of channels whose maximum it holds.
+
+    Ties share equally.
 
     Max pooling has no weights of its own; this is what it looks at, on the same scale as attention.
 
@@ -236,7 +248,7 @@ def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Arr
 
 
 def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
-    """Pooled features `sum_p a_p h_p`.
+    """Computes pooled features `sum_p a_p h_p`.
 
     Args:
       features: `[B, P, D]`, any float dtype.
@@ -252,7 +264,7 @@ def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
 
 
 def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Channel-wise maximum over the patches.
+    """Computes the maximum of each channel over the patches.
 
     Args:
       features: `[B, P, D]`, any float dtype.
@@ -269,10 +281,10 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     # Not jnp.max: its gradient compares the features with their maximum, and where XLA computes them a
     # second time, rounded otherwise, none is equal and the gradient is 0 / 0.
     highest = jnp.argmax(features, axis=1, keepdims=True)
-    pooled = jnp.take_along_axis(features, highest, axis=1)[:, 0]
+    highest_features = jnp.take_along_axis(features, highest, axis=1)[:, 0]
     if mask is None:
-        return pooled
-    return jnp.where(jnp.any(real, axis=1), pooled, 0.0)
+        return highest_features
+    return jnp.where(jnp.any(real, axis=1), highest_features, 0.0)
 
 
 def _check_cut(grid: Any, threshold: Any) -> None:
@@ -281,19 +293,23 @@ def _check_cut(grid: Any, threshold: Any) -> None:
     check_number("threshold", threshold, 0)
 
 
-def _cut(before: jax.Array, level: float) -> jax.Array:
-    """`relu(before - level)`, renormalised; a row that nothing would be left of stays as it is.
+def _cut_weights(before: jax.Array, level: float) -> jax.Array:
+    """Cuts weights at a level: `relu(before - level)`, renormalised.
+
+    A row of which nothing would be left stays as it is.
 
     A patch that is not there has weight 0, which no cut changes.
     """
-    cut = jax.nn.relu(before - level)
+    rest = jax.nn.relu(before - level)
     # A sum no larger than rounding means that every weight sat at the threshold.
-    survives = jnp.sum(cut, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
-    return jnp.where(survives, _normalise(jnp.where(survives, cut, 1.0), None), before)
+    survives = jnp.sum(rest, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
+    return jnp.where(survives, _normalise(jnp.where(survives, rest, 1.0), None), before)
 
 
 def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """L2 norm over the last axis up to a common factor per row, with gradient 0 where it is 0.
+    """Computes the L2 norm over the last axis, up to a factor.
+
+    The factor is common to a row; the gradient is 0 where the norm is.
 
     Attention does not change when all logits of a row are multiplied by one number. Dividing by the
     row's largest magnitude, held constant, therefore changes neither value nor gradient of what
@@ -304,9 +320,9 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
         logits = jnp.where(mask[:, :, None].astype(bool), logits, 0.0)
         magnitude = jnp.where(mask[:, :, None].astype(bool), magnitude, 0.0)
     largest = jnp.max(magnitude, axis=(-2, -1), keepdims=True)
-    scaled = logits / jnp.where(largest > 0, largest, 1.0)
-    squares = jnp.sum(jnp.square(scaled), axis=-1)
-    zero = squares == 0  # not of NaN, which is to be seen in the weights
+    relative = logits / jnp.where(largest > 0, largest, 1.0)
+    squares = jnp.sum(jnp.square(relative), axis=-1)
+    zero = squares == 0  # NaN has to stay visible in the weights
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from lossattn_jax.arguments import NUMBERS, check_arrays, check_number
+from lossattn_jax.commands import imports
+
+__getattr__ = imports.former_names(__name__, {"Routed": "Routing"})
 
 ITERATIONS = 3  # Sabour et al. 2017, section 4
 
 
-class Routed(NamedTuple):
-    """What `dynamic_routing` gives, all float32.
+class Routing(NamedTuple):
+    """Capsules and couplings of `dynamic_routing`, float32.
 
     Attributes:
       capsules: `[B, K, E]` class capsules v_k, shorter than 1.
@@ -24,7 +27,9 @@ class Routed(NamedTuple):
 
 
 def squash(vectors: jax.Array) -> jax.Array:
-    """`|s|^2 / (1 + |s|^2) * s / |s|` over the last axis (eq. 1): keeps directions, lengths below 1.
+    """Squashes vectors to lengths below 1; keeps their directions.
+
+    `|s|^2 / (1 + |s|^2) * s / |s|` over the last axis (equation 1).
 
     Args:
       vectors: `[..., E]` float.
@@ -39,13 +44,15 @@ def squash(vectors: jax.Array) -> jax.Array:
     # With s = m u the formula is u |u| / (1 / m^2 + |u|^2): the squares stay in range for any m.
     largest = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(largest, 1.0))
-    scaled = vectors / scale
-    length = optax.safe_norm(scaled, 0.0, axis=-1, keepdims=True)
-    return scaled * (length / (jnp.square(1 / scale) + jnp.square(length)))
+    relative = vectors / scale
+    length = optax.safe_norm(relative, 0.0, axis=-1, keepdims=True)
+    return relative * (length / (jnp.square(1 / scale) + jnp.square(length)))
 
 
-def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:
-    """Routing by agreement (procedure 1), gradients flowing through every iteration.
+def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routing:
+    """Routes capsules by agreement (procedure 1).
+
+    Gradients flow through every iteration.
 
     Args:
       votes: `[B, N, K, E]`, what each of N capsules predicts for each of K class capsules.
@@ -63,4 +70,4 @@ def dynamic_routing(votes: jax.Array, iterations: int = ITERATIONS) -> Routed:
         capsules = squash(jnp.einsum("bnk,bnke->bke", couplings, votes))
         if iteration + 1 < iterations:
             agreement += jnp.einsum("bnke,bke->bnk", votes, capsules)
-    return Routed(capsules, couplings)
+    return Routing(capsules, couplings)

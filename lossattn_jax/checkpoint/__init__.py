@@ -1,4 +1,4 @@
-"""Checkpoints: what a run stores of a network, its integrity, and PyTorch's weights.
+"""Checkpoints: storage, integrity, and PyTorch's weights.
 
 `store`, `writer` and `integrity` are the only modules that know about Orbax; `runs` opens a finished run
 again, `run_folder` is its folder, `provenance` says what its outputs follow from. `conversion` reads and

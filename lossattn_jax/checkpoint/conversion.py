@@ -1,4 +1,4 @@
-"""Conversion of weights from and to PyTorch, under the names of the papers' own code.
+"""Conversion of weights from and to PyTorch, under the papers' names.
 
 The names are those of `lossattn_jax.checkpoint.torch_names`.
 """
@@ -31,7 +31,7 @@ def from_torch_state_dict(
     model: nn.Module,
     image_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
-    """Variables of a network from a PyTorch state dict of the papers' code.
+    """Converts a PyTorch state dict of the papers' code to variables.
 
     Every array that takes part must be there in its shape, and nothing else may. Of what the papers' code
     stores and never uses, the counters `num_batches_tracked` may be absent, as in files of PyTorch
@@ -65,12 +65,12 @@ def from_torch_state_dict(
         slot.write(leaves[slot.path], arrays[slot.key])
     # A copy: JAX may otherwise go on using the memory of `leaves`.
     variables = traverse_util.unflatten_dict({p: jnp.array(leaf) for p, leaf in leaves.items()})
-    unused = {}
+    extra = {}
     for key, usual in layout.unused.items():
         value = arrays.get(key, usual).astype(usual.dtype)
         if value.tobytes() != usual.tobytes():
-            unused[key] = value
-    return {**variables, UNUSED: unused} if unused else variables
+            extra[key] = value
+    return {**variables, UNUSED: extra} if extra else variables
 
 
 def to_torch_state_dict(
@@ -78,7 +78,9 @@ def to_torch_state_dict(
     model: nn.Module,
     image_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of a network's variables, complete, so that strict loading takes it.
+    """Converts a network's variables to a complete PyTorch state dict.
+
+    Strict loading takes it.
 
     Args:
       variables: "params", "batch_stats" where the network has them, and "unused" where there is one;
@@ -93,14 +95,16 @@ def to_torch_state_dict(
       UserError: the variables are not of this network.
     """
     layout = torch_names.layout(model, image_shape)
-    unused = dict(variables.get(UNUSED, {}))
-    for key in unused:
+    extra = dict(variables.get(UNUSED, {}))
+    for key in extra:
         if key not in layout.unused:
             raise UserError(f"variables['{UNUSED}'] has {key!r}, which this network has no use for")
-    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
-    state = _read_slots(stored, layout, layout.slots)
+    network_variables = {
+        name: tree for name, tree in variables.items() if name in ("params", "batch_stats")
+    }
+    state = _read_slots(network_variables, layout, layout.slots)
     for key, usual in layout.unused.items():
-        state[key] = np.array(unused.get(key, usual), usual.dtype)
+        state[key] = np.array(extra.get(key, usual), usual.dtype)
     return state
 
 
@@ -109,7 +113,9 @@ def to_torch_parameters(
     model: nn.Module,
     image_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """A tree shaped as the parameters, such as their gradients, under PyTorch's keys.
+    """Gives a tree shaped as the parameters PyTorch's keys.
+
+    Such as gradients.
 
     Args:
       params: a tree like `variables["params"]`.
@@ -130,11 +136,11 @@ def to_torch_parameters(
 def _read_slots(
     tree: Mapping[str, Any], layout: torch_names.Layout, slots: Sequence[torch_names.Slot]
 ) -> dict[str, np.ndarray]:
-    expected = {slot.path for slot in slots}
+    slot_paths = {slot.path for slot in slots}
     leaves = traverse_util.flatten_dict(tree)
-    differing = sorted(expected ^ leaves.keys())
+    differing = sorted(slot_paths ^ leaves.keys())
     if differing:
-        what = "lack" if differing[0] in expected else "have"
+        what = "lack" if differing[0] in slot_paths else "have"
         name = "/".join(differing[0])
         raise UserError(f"the variables {what} {name}: they are of another network")
     arrays = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
@@ -150,7 +156,7 @@ def _read_slots(
 def _fitting(
     state_dict: Mapping[str, Any], model: nn.Module, layout: torch_names.Layout
 ) -> dict[str, Any]:
-    """What a network takes of a state dict, not converted yet.
+    """Selects the arrays of a state dict that a network takes.
 
     Raises:
       UserError: keys, shapes or dtypes are those of another network, or the bottlenecks are not decided.
@@ -168,10 +174,10 @@ def _fitting(
 
 
 def _check_keys(state_dict: Mapping[str, Any], layout: torch_names.Layout) -> None:
-    needed = [slot.key for slot in layout.slots]
-    needed += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
-    missing = [key for key in needed if key not in state_dict]
-    extra = sorted(state_dict.keys() - set(needed) - layout.unused.keys())
+    required_keys = [slot.key for slot in layout.slots]
+    required_keys += [key for key in layout.unused if not key.endswith(torch_names.COUNTER)]
+    missing = [key for key in required_keys if key not in state_dict]
+    extra = sorted(state_dict.keys() - set(required_keys) - layout.unused.keys())
     wrong = []
     if missing:
         wrong.append(f"lack {_first_of(missing)}")
@@ -190,7 +196,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _array(key: str, value: Any) -> np.ndarray:
-    """The value as a NumPy array of float32, or of int64 if it is a counter."""
+    """Converts a value to float32, a counter to int64."""
     if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
         try:
             value = value.detach().cpu()
@@ -221,7 +227,10 @@ def _check_dtype(key: str, array: np.ndarray) -> None:
 
 
 def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Before anything is converted: a file of 1 kB may hold one number as a tensor of terabytes."""
+    """Refuses arrays of wrong shapes before anything is converted.
+
+    A file of 1 kB may hold one number as a tensor of terabytes.
+    """
     has = {
         key: tuple(getattr(state_dict[key], "shape", ()))
         for key in shapes
@@ -239,14 +248,18 @@ def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int,
 def _refuse_unusable(
     variables: Mapping[str, Any], model: nn.Module, image_shape: tuple[int, int, int]
 ) -> None:
-    """Refuses values that make every output of the network NaN; of arrays that take part alone.
+    """Refuses values that make every output NaN.
+
+    Only arrays that take part are looked at.
 
     Raises:
       UserError: an array is not finite, or a running variance negative.
     """
     layout = torch_names.layout(model, image_shape)
-    stored = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
-    arrays = _read_slots(stored, layout, layout.slots)
+    network_variables = {
+        name: tree for name, tree in variables.items() if name in ("params", "batch_stats")
+    }
+    arrays = _read_slots(network_variables, layout, layout.slots)
     wrong = []
     for slot in layout.slots:
         array, name = arrays[slot.key], f"{slot.key!r} ({'/'.join(slot.path)})"
@@ -260,7 +273,9 @@ def _refuse_unusable(
 
 
 def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pathlib.Path) -> None:
-    """Makes a run of a file of weights: `config.json` and a checkpoint of step 0 without training state.
+    """Makes a run of a file of weights.
+
+    It has `config.json` and a checkpoint of step 0 without training state.
 
     Weights that are not finite, and negative running variances, are refused.
 
@@ -302,7 +317,7 @@ def export_file(
     *,
     trust_code: bool = False,
 ) -> None:
-    """Writes the weights of a run's checkpoint as a file that PyTorch can load.
+    """Writes a checkpoint's weights as a file for PyTorch.
 
     Args:
       workdir: folder of the run.

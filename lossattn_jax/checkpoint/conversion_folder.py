@@ -1,4 +1,4 @@
-"""The workdir of a conversion; a killed conversion is made anew.
+"""The workdir of a conversion; a killed one starts again.
 
 A file says from the first to the last moment that the conversion is not finished, and of what it is. The
 config comes after the checkpoint, so that a folder with both is a run.
@@ -35,22 +35,22 @@ def refuse_used(folder: pathlib.Path, options: ImageOptions) -> None:
     """
     refusal = f"the workdir {folder} holds a run already"
     with Checkpoints(folder, read_only=True) as checkpoints:
-        steps = checkpoints.named()
+        steps = checkpoints.steps_with_folder()
     if os.path.lexists(folder / UNFINISHED_NAME) and steps in ([], [0]):
         return
     if steps:
         raise UserError(f"{refusal}: use another one")
     if any(os.path.lexists(folder / name) for name in _OF_TRAINING):
         raise UserError(f"{refusal}, a training without a checkpoint yet: use another one")
-    # Of a conversion, by an earlier version, that was killed before its checkpoint.
+    # A conversion by an earlier version that was killed before its checkpoint leaves this.
     path = folder / run_folder.CONFIG_NAME
     if os.path.lexists(path):
         try:
-            stored = config_json.read(path, trust_code=config_json.named_code(options))
+            earlier = config_json.read(path, trust_code=config_json.named_code(options))
         except UntrustedCode as error:
             raise config_json.other_code(error, options, folder) from None
-        resolved = images.resolve(stored)
-        before, now = (provenance.of_config(one, ("",)) for one in (resolved, options))
+        earlier_options = images.resolve(earlier)
+        before, now = (provenance.of_config(one, ("",)) for one in (earlier_options, options))
         if (reason := records.difference(before, now)) is not None:
             raise UserError(f"{refusal}, with another config ({reason}): use another one")
 
@@ -85,7 +85,7 @@ def write(
     """
     made_from = {**provenance.of_config(options, ("",)), "weights": provenance.of_variables(items)}
     run_folder.make_workdir(folder)
-    with run_folder.alone(folder):
+    with run_folder.lock_workdir(folder):
         refuse_used(folder, options)
         mark = folder / UNFINISHED_NAME
         records.find(mark, made_from)

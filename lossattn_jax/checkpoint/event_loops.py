@@ -13,17 +13,20 @@ _WAIT_SECONDS = 10.0  # for tasks of one array each; one may wait for ever for a
 
 
 class EventLoop(asyncio.SelectorEventLoop):
-    """A loop whose `close` waits for its tasks first, and cancels those that do not end."""
+    """An event loop whose `close` waits for its tasks.
+
+    Those that do not end are cancelled.
+    """
 
     def __init__(self) -> None:
         """Opens it, which fails where the process may open no more files."""
-        self._opened = False
+        self._is_open = False
         super().__init__()
-        self._opened = True
+        self._is_open = True
 
     def close(self) -> None:
         """Ends the tasks, whose errors nobody awaits any more, then the loop."""
-        if not self._opened:  # garbage that failed to open
+        if not self._is_open:  # it failed to open, and is garbage
             return
         if not self.is_closed() and not self.is_running():
             self.run_until_complete(_end(asyncio.all_tasks(self)))
@@ -36,7 +39,7 @@ async def _end(tasks: set[asyncio.Task]) -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    # Of tasks that ended in the loop's last round, whoever waited for them hears only now.
+    # Tasks that ended in the loop's last round wake those who wait for them only now.
     await asyncio.sleep(0)
 
 
@@ -47,7 +50,7 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
 
 @contextlib.contextmanager
 def ending_tasks() -> Iterator[None]:
-    """Makes every new event loop of the process an `EventLoop`, until the context is left."""
+    """Makes the process' new event loops `EventLoop`s, within the context."""
     policy = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_Policy())
     try:

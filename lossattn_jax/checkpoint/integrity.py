@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says of itself, and whether its arrays are still those that were saved.
+"""Integrity of checkpoints: metadata, shapes and digests of arrays.
 
 Beside its arrays a checkpoint has digests of them, in an item of their own. They also guard the shapes and
 dtypes, by which damage differs from the checkpoint of another model, and the metrics. Checkpoints from
@@ -15,7 +15,7 @@ import numpy as np
 from orbax.checkpoint.path import step as orbax_steps
 
 from lossattn_jax import files
-from lossattn_jax.checkpoint.tree_names import named
+from lossattn_jax.checkpoint.tree_names import name_leaves
 from lossattn_jax.errors import DamagedCheckpoint, UserError
 from lossattn_jax.files import digests as digests_lib
 
@@ -32,7 +32,7 @@ Shapes = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A checkpoint, but for its arrays.
+    """A checkpoint's record, without its arrays.
 
     Attributes:
       items: names of its items of arrays.
@@ -57,17 +57,17 @@ def is_checkpoint(folder: pathlib.Path) -> bool:
 
 
 def shapes_of(tree: Any) -> Shapes:
-    """Shape and dtype of every array of a tree, or of what stands for one."""
-    return {path: _shape(leaf) for path, leaf in named(tree)}
+    """Returns shape and dtype of every array of a tree."""
+    return {path: _shape(leaf) for path, leaf in name_leaves(tree)}
 
 
 def digests_of(tree: Any) -> dict[str, str]:
-    """SHA-256 of the bytes of every array of a tree, in hexadecimal digits."""
-    return {path: digests_lib.of_array(np.asarray(leaf)) for path, leaf in named(tree)}
+    """Digests every array of a tree, SHA-256 of its bytes."""
+    return {path: digests_lib.of_array(np.asarray(leaf)) for path, leaf in name_leaves(tree)}
 
 
 def describe(items: Mapping[str, Any], metrics: Mapping[str, float] | None) -> dict[str, Any]:
-    """What is to be stored beside the items of a checkpoint, for `read` to find damage by; JSON."""
+    """Makes the JSON record by which `read` finds damage."""
     content = {
         "shapes": {name: shapes_of(tree) for name, tree in items.items()},
         "digests": {name: digests_of(tree) for name, tree in items.items()},
@@ -77,7 +77,7 @@ def describe(items: Mapping[str, Any], metrics: Mapping[str, float] | None) -> d
 
 
 def read(folder: pathlib.Path) -> Record:
-    """Reads all of a checkpoint but its arrays.
+    """Reads a checkpoint's record, without its arrays.
 
     Args:
       folder: that of its step.
@@ -114,7 +114,7 @@ def read(folder: pathlib.Path) -> Record:
 
 
 def verify(tree: Any, digests: Mapping[str, str]) -> None:
-    """Checks arrays that were read.
+    """Refuses arrays that differ from their digests.
 
     Raises:
       DamagedCheckpoint: one is not as it was saved.
@@ -133,11 +133,11 @@ def _shape(leaf: Any) -> str:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     name = str(path.relative_to(path.parents[1])) if path.name != METADATA_NAME else METADATA_NAME
     try:
-        read = json.loads(files.read(path))
+        content = json.loads(files.read(path))
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{name} cannot be read: {error}") from None
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise DamagedCheckpoint(f"{name} holds no keys")
-    return read
+    return content

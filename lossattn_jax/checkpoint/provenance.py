@@ -1,4 +1,7 @@
-"""What a network's outputs follow from, by digests and plain values: the `made_from` of records of them."""
+"""Provenance of a network's outputs: digests and values they follow from.
+
+They are the `made_from` of records.
+"""
 
 import dataclasses
 import functools
@@ -25,7 +28,9 @@ _OF_FLAX = ("parent", "name")  # fields of every module, which say where it is a
 
 
 def of_outputs(run: runs.Run, dataset: data.Dataset) -> dict[str, Any]:
-    """What a run's outputs on a split follow from, but for rounding.
+    """Describes what a run's outputs on a split follow from.
+
+    But for rounding.
 
     Args:
       run: a checkpoint.
@@ -42,7 +47,10 @@ def of_outputs(run: runs.Run, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def of_measurement(run: runs.Run, dataset: data.Dataset, workdir: str) -> dict[str, Any]:
-    """As `of_outputs`, with the digest of the run's whole config; for reports that name runs by it."""
+    """Describes a measurement as `of_outputs`, with the whole config's digest.
+
+    For reports that name runs by it.
+    """
     return {**of_outputs(run, dataset), CONFIG_FILE: run_folder.config_digest(workdir)}
 
 
@@ -64,7 +72,9 @@ def of_data(*datasets: data.Dataset) -> list[str]:
 
 
 def of_run(run: runs.Run) -> dict[str, Any]:
-    """What a run's outputs on any images follow from, but for rounding.
+    """Describes what a run's outputs on any images follow from.
+
+    But for rounding.
 
     Returns:
       JSON: `dataset`, `config.KEY` for the keys that matter, `class_names`, `image_shape`, `mean` and `std`
@@ -86,7 +96,10 @@ def of_run(run: runs.Run) -> dict[str, Any]:
 
 
 def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[str, Any]:
-    """`config.KEY` and value for all keys that begin with one of `keys`; JSON."""
+    """Returns the config's values under some keys, as JSON.
+
+    Each as `config.KEY`, of all keys that begin with one of `keys`.
+    """
     return {
         f"config.{key}": list(value) if isinstance(value, tuple) else value
         for key, value in leaves(options)
@@ -95,12 +108,12 @@ def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[
 
 
 def of_variables(tree: Any) -> str:
-    """The digest of arrays by names, shapes, dtypes and bytes."""
+    """Digests arrays by names, shapes, dtypes and bytes."""
     return digests.of_json([integrity.shapes_of(tree), integrity.digests_of(tree)])
 
 
 def of_checkpoint(workdir: str | pathlib.Path, step: int) -> str | None:
-    """What `of_variables` would give of a run's checkpoint, of which no array is read for it.
+    """Returns the digest of `of_variables` without reading arrays.
 
     None where there is no such checkpoint, or where it does not say: it has no digests, or is damaged.
     """
@@ -114,7 +127,7 @@ def of_checkpoint(workdir: str | pathlib.Path, step: int) -> str | None:
 
 
 def _describe(value: Any) -> Any:
-    """A network, or a part of one, as JSON: names of its classes, and their settings."""
+    """Describes a network or a part as JSON: classes and settings."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

@@ -22,12 +22,14 @@ log = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 LOCK_NAME = "workdir.lock"
 
-# So long a file that another host has written may be unseen: NFS remembers for a minute what was not there.
+# Seconds for which another host's file may be invisible: NFS caches for a minute that it was absent.
 _UNSEEN_SECONDS = 90.0
 
 
 def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
-    """Stores the options of a run in the folder of a run; the first process writes, the others wait for it.
+    """Stores a run's options in its folder.
+
+    The first process writes, the others wait for it.
 
     Raises:
       UserError: the folder cannot be written, or another process' folder is another one.
@@ -48,7 +50,7 @@ def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
 
 
 def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The folder of a run, made where it is absent.
+    """Makes the folder of a run where it is absent.
 
     Raises:
       UserError: it cannot be made.
@@ -60,8 +62,8 @@ def make_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
-    """Locks a folder against other commands, until the process ends.
+def lock_workdir(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
+    """Locks a folder against other commands within the context.
 
     All processes of a command have to come here. What killed processes have left of files is removed. Where
     the folder cannot be locked, a warning says so.
@@ -108,7 +110,7 @@ def alone(folder: str | pathlib.Path, beside: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
-    """Makes a folder where it is absent, and locks it; see `alone`.
+    """Makes a folder where it is absent, and locks it; see `lock_workdir`.
 
     A new folder into which nothing is written goes again.
 
@@ -121,7 +123,7 @@ def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     files.check_writable(folder)
     try:
-        with alone(folder):
+        with lock_workdir(folder):
             yield
     finally:
         with contextlib.suppress(OSError):
@@ -150,7 +152,7 @@ def writing(workdir: str | pathlib.Path) -> Iterator[None]:
 
 
 def check_whole(workdir: str | pathlib.Path, *names: str) -> None:
-    """Refuses to say that a run is finished where a file of it is gone.
+    """Refuses to call a run finished where a file is gone.
 
     Args:
       workdir: of the run.
@@ -168,7 +170,7 @@ def check_whole(workdir: str | pathlib.Path, *names: str) -> None:
 
 
 def describe_move(workdir: str | pathlib.Path) -> str:
-    """The sentence for a folder that has gone during a command."""
+    """Describes in a sentence that a folder was moved."""
     return (
         f"the workdir {workdir} was moved, removed or replaced while this command wrote in it; bring it back "
         "and run the command again to go on, or use another workdir"
@@ -176,14 +178,17 @@ def describe_move(workdir: str | pathlib.Path) -> str:
 
 
 def config_digest(workdir: str | pathlib.Path) -> str | None:
-    """The digest in a run's config, which tells it from that of another run; None without one."""
+    """Returns the digest of a run's config; None without one.
+
+    It tells a run from others.
+    """
     return config_json.read_digest(pathlib.Path(workdir) / CONFIG_NAME)
 
 
 def stored_config(
     workdir: str | pathlib.Path, *, trust_code: bool | Collection[str] = False
 ) -> ConfigDict:
-    """The config that a run stored beside its checkpoints.
+    """Reads the config stored beside a run's checkpoints.
 
     Args:
       workdir: folder of the run.

@@ -1,4 +1,4 @@
-"""A run on disk, opened again: its config, network, data and one checkpoint's variables."""
+"""Runs on disk: config, network, data and one checkpoint's variables."""
 
 import dataclasses
 import pathlib
@@ -36,14 +36,17 @@ class Run:
 
     @property
     def loss(self) -> str:
-        """The kind of loss that the network was trained with; see `loss_kind`."""
+        """Returns the kind of loss that the network was trained with.
+
+        See `loss_kind`.
+        """
         return loss_kind(self.model, self.spec, self.options.loss.name)
 
 
 def build_model(
     options: ModelOptions, spec: data.DatasetSpec, bn_axis_name: str | None = None
 ) -> models.ImageNetwork:
-    """The network that options describe.
+    """Builds the network that options describe.
 
     Args:
       options: of the network.
@@ -71,12 +74,12 @@ def build_model(
 
 
 def spec_of(options: DataOptions) -> data.DatasetSpec:
-    """The data set that options name."""
+    """Returns the data set that options name."""
     return data.get_spec(options.name, extra=options.extra, key="config.data.name")
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = losses.AUTO) -> str:
-    """The kind of loss that a network's predictions and a data set's labels ask for.
+    """Chooses the kind of loss for a network and a data set.
 
     Args:
       model: the network.
@@ -89,7 +92,7 @@ def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = lo
     Raises:
       UserError: there is no such loss, or it is none of such predictions or labels.
     """
-    find_pooling = getattr(model, "find_pooling", None)  # which a caller's own module need not have
+    find_pooling = getattr(model, "find_pooling", None)  # a caller's own module need not have it
     own = find_pooling().loss if find_pooling is not None else ""
     kind = own or (losses.SIGMOID if spec.multi_label else losses.CROSS_ENTROPY)
     if name in (losses.AUTO, kind):
@@ -122,8 +125,8 @@ def load(
       UntrustedCode: the config names code that is not trusted; nothing was imported.
       UserError: there is no such run or checkpoint, or it does not fit its config.
     """
-    stored = run_folder.stored_config(workdir, trust_code=trust_code)
-    options = config_lib.resolve(stored)
+    config = run_folder.stored_config(workdir, trust_code=trust_code)
+    options = config_lib.resolve(config)
     spec = spec_of(options.data)
     model = build_model(options.model, spec)
     shapes = models.variable_shapes(model, spec.image_shape)
@@ -144,7 +147,7 @@ def load(
 def open_dataset(
     run: Run, split: str, data_dir: str | None = None, mode: str | None = None
 ) -> data.Dataset:
-    """The split "train" or "test" of the run's data set; see `open_split`."""
+    """Opens a split of the run's data set; see `open_split`."""
     return open_split(run.options.data, run.spec, split, data_dir, mode)
 
 
@@ -155,7 +158,9 @@ def open_split(
     data_dir: str | None = None,
     mode: str | None = None,
 ) -> data.Dataset:
-    """The split "train" or "test" as a run sees it: of "train" the part that is to be learned from.
+    """Opens a split as a run sees it.
+
+    Of "train" it is the part that is to be learned from.
 
     It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory" or "stream"
     likewise, which changes no batch.

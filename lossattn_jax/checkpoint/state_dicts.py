@@ -1,4 +1,4 @@
-"""State dicts as PyTorch's trainers save them: what they wrap around one, and put before its keys."""
+"""State dicts as PyTorch's trainers save them: wrappers and prefixes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,14 @@ from lossattn_jax.errors import UserError
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 # What every key begins with where the network is a part of a module: DataParallel's, Lightning's and others'.
 PREFIXES = ("module.", "model.", "net.")
-_COMPILED = "_orig_mod"  # what torch.compile puts into the names of a module that it has compiled
+_COMPILE_PREFIX = (
+    "_orig_mod"  # what torch.compile puts into the names of a module that it has compiled
+)
 _DEEPEST = 8  # wrappers inside each other
 
 
 def unwrap(state_dict: Any) -> dict[str, Any]:
-    """The state dict inside the wrappers of a trainer, under the network's own keys.
+    """Unwraps a trainer's state dict, under the network's own keys.
 
     Args:
       state_dict: values by key; or a dictionary with such a one under one of `WRAPPERS`, which may be wrapped
@@ -34,10 +36,10 @@ def unwrap(state_dict: Any) -> dict[str, Any]:
         )
     weights: dict[str, Any] = {}
     for name, value in state_dict.items():
-        key = ".".join(part for part in str(name).split(".") if part != _COMPILED)
+        key = ".".join(part for part in str(name).split(".") if part != _COMPILE_PREFIX)
         if key in weights:
             raise UserError(
-                f"the weights hold {key!r} twice, with and without {_COMPILED!r}: leave one of them out"
+                f"the weights hold {key!r} twice, with and without {_COMPILE_PREFIX!r}: leave one of them out"
             )
         weights[key] = value
     while prefix := next(
@@ -48,12 +50,12 @@ def unwrap(state_dict: Any) -> dict[str, Any]:
 
 
 def _holds_arrays(values: Mapping[str, Any]) -> bool:
-    nested = any(isinstance(values.get(name), Mapping) for name in WRAPPERS)
-    return nested or any(hasattr(value, "shape") for value in values.values())
+    has_wrapper = any(isinstance(values.get(name), Mapping) for name in WRAPPERS)
+    return has_wrapper or any(hasattr(value, "shape") for value in values.values())
 
 
 def _unwrap_once(state_dict: Any) -> Mapping[str, Any] | None:
-    """The dictionary that one of `WRAPPERS` holds; None where none does.
+    """Returns the dictionary under one of `WRAPPERS`, or None.
 
     Raises:
       UserError: several do.

@@ -35,12 +35,15 @@ BEST_BY = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.ch
 
 
 def folder(workdir: str | pathlib.Path, step: int) -> pathlib.Path:
-    """Where the checkpoint of a step is, absolute."""
+    """Returns the absolute path of a step's checkpoint."""
     return pathlib.Path(workdir).absolute() / CHECKPOINTS_NAME / str(step)
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Use as a context manager: leaving it waits for pending saves."""
+    """The checkpoints of one workdir, as a context manager.
+
+    Leaving it waits for pending saves.
+    """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 2, read_only: bool = False):
         """Opens the checkpoints of `workdir`.
@@ -60,7 +63,7 @@ class Checkpoints:
                 f"{self.workdir / CHECKPOINTS_NAME} is a symbolic link, which is not followed on writing: "
                 "put the whole workdir where the checkpoints shall be"
             )
-        # Of this process alone: where one finds damage that others do not, they are not to wait for it.
+        # Of this process alone: the others must not wait where one alone finds damage.
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
@@ -80,7 +83,7 @@ class Checkpoints:
             self._loops.__exit__(None, None, None)
 
     def close(self) -> None:
-        """Waits until what was handed to `save` is on disk, and ends.
+        """Waits until saved checkpoints are on disk, and ends.
 
         Raises:
           UserError: it cannot be written.
@@ -91,7 +94,7 @@ class Checkpoints:
             self._writer.close()
 
     def wait(self) -> None:
-        """Waits until what was handed to `save` is on disk.
+        """Waits until saved checkpoints are on disk.
 
         Raises:
           UserError: it cannot be written.
@@ -100,7 +103,7 @@ class Checkpoints:
             self._writer.wait()
 
     def check_there(self, step: int) -> None:
-        """Sees whether a checkpoint is where it was written, before anybody says so.
+        """Refuses to go on where a written checkpoint is gone.
 
         Raises:
           UserError: it is not, or the workdir was moved or removed.
@@ -110,11 +113,21 @@ class Checkpoints:
         self._writer.check_there(step)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, also of those that were damaged since, rising."""
-        return [step for step in self.named() if integrity.is_checkpoint(self._folder / str(step))]
+        """Lists the steps of complete checkpoints, rising.
 
-    def named(self) -> list[int]:
-        """Steps that have a folder, rising: none of them can be saved again."""
+        Those that were damaged since are among them.
+        """
+        return [
+            step
+            for step in self.steps_with_folder()
+            if integrity.is_checkpoint(self._folder / str(step))
+        ]
+
+    def steps_with_folder(self) -> list[int]:
+        """Lists the steps with a folder, rising.
+
+        None of them can be saved again.
+        """
         if not self._folder.is_dir():
             return []
         return sorted(
@@ -124,7 +137,7 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None where there is none.
+        """Returns the step of the newest complete checkpoint, or None.
 
         Raises:
           UserError: another process sees another one.
@@ -139,7 +152,9 @@ class Checkpoints:
         return newest
 
     def holds(self, step: int, item: str) -> bool:
-        """Whether the checkpoint of `step` has the item: converted weights have no "training".
+        """Whether a step's checkpoint has the item.
+
+        Converted weights have no "training".
 
         Raises:
           DamagedCheckpoint: that cannot be read.
@@ -156,7 +171,7 @@ class Checkpoints:
         return shapes is not None and shapes.get(item) == integrity.shapes_of(like)
 
     def look(self, step: int) -> integrity.Record:
-        """What a checkpoint says of itself.
+        """Reads a checkpoint's record.
 
         Raises:
           DamagedCheckpoint: that is not as it was saved.
@@ -168,21 +183,23 @@ class Checkpoints:
             return record
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best test accuracy; None where none has a finite one.
+        """Returns the step of the best test accuracy.
+
+        None where none has a finite one.
 
         Raises:
           DamagedCheckpoint: the metrics of one are not as they were saved.
         """
         metrics = {step: self.look(step).metrics for step in self.steps()}
-        scored = [(_score(saved), step) for step, saved in metrics.items() if saved is not None]
+        scores = [(_score(values), step) for step, values in metrics.items() if values is not None]
         # The score of a network with non-finite outputs is no score, and it is never the best.
-        finite = [(score, step) for score, step in scored if math.isfinite(score)]
+        finite = [(score, step) for score, step in scores if math.isfinite(score)]
         return max(finite)[1] if finite else None
 
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:
-        """Starts to write a checkpoint and returns; at most one save is under way.
+        """Starts to write a checkpoint; at most one is under way.
 
         Args:
           step: updates done.
@@ -221,28 +238,28 @@ class Checkpoints:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         record = self.look(step)
-        restored = {}
+        trees = {}
         with self._naming(step):
             for name, tree in like.items():
                 path = self._folder / str(step) / name
-                if files.find_irregular(path) is not None:  # for which Orbax would wait for ever
+                if files.find_irregular(path) is not None:  # Orbax would wait for a FIFO for ever
                     raise DamagedCheckpoint(f"{name} has what is not a regular file")
-                stored = record.shapes[name] if record.shapes else self._stored_shapes(path)
-                self._refuse_other(step, stored, integrity.shapes_of(tree))
+                shapes = record.shapes[name] if record.shapes else self._stored_shapes(path)
+                self._refuse_other(step, shapes, integrity.shapes_of(tree))
                 try:
-                    restored[name] = self._reader.restore(path, jax.tree.map(shape_of, tree))
+                    trees[name] = self._reader.restore(path, jax.tree.map(shape_of, tree))
                 except (MemoryError, jax.errors.JaxRuntimeError):
-                    raise  # says nothing of the files
-                except (
-                    Exception
-                ) as error:  # there is nothing that damaged files do not make Orbax raise
+                    raise  # no sign of damage
+                except Exception as error:  # damaged files make Orbax raise exceptions of any kind
                     raise DamagedCheckpoint(f"{name} cannot be read: {_short(error)}") from error
                 if record.digests:
-                    integrity.verify(restored[name], record.digests[name])
-        return restored
+                    integrity.verify(trees[name], record.digests[name])
+        return trees
 
     def move_aside(self, step: int) -> pathlib.Path:
-        """Moves a checkpoint out of the way; the first process does, the others wait for it.
+        """Moves a damaged checkpoint away.
+
+        The first process does, the others wait for it.
 
         Returns:
           Where it is now, a folder in `DAMAGED_NAME` of the workdir.
@@ -267,7 +284,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:
-        """Names the checkpoint in what is raised of its damage."""
+        """Names the checkpoint in errors of damage."""
         try:
             yield
         except DamagedCheckpoint as error:
@@ -276,30 +293,30 @@ class Checkpoints:
             ) from error.__cause__
 
     def _stored_shapes(self, path: pathlib.Path) -> integrity.Shapes:
-        """Those of an item without digests, as far as Orbax knows them."""
+        """Returns shapes of an item without digests, as Orbax knows them."""
         try:
             return integrity.shapes_of(self._reader.metadata(path).item_metadata.tree)
         except Exception as error:
             raise DamagedCheckpoint(f"{path.name} cannot be read: {_short(error)}") from error
 
     def _refuse_other(
-        self, step: int, stored: integrity.Shapes, expected: integrity.Shapes
+        self, step: int, shapes_there: integrity.Shapes, like: integrity.Shapes
     ) -> None:
-        if stored == expected:
+        if shapes_there == like:
             return
         path = min(
             path
-            for path in stored.keys() | expected.keys()
-            if stored.get(path) != expected.get(path)
+            for path in shapes_there.keys() | like.keys()
+            if shapes_there.get(path) != like.get(path)
         )
         raise UserError(
             f"checkpoint {step} in {self.workdir} is of another model: its array {path} is "
-            f"{stored.get(path, 'absent')}, but must be {expected.get(path, 'absent')}"
+            f"{shapes_there.get(path, 'absent')}, but must be {like.get(path, 'absent')}"
         )
 
 
-def _score(saved: Mapping[str, float]) -> float:
-    score = next(saved[name] for name in BEST_BY if name in saved)
+def _score(values: Mapping[str, float]) -> float:
+    score = next(values[name] for name in BEST_BY if name in values)
     return score if math.isfinite(score) else -math.inf
 
 

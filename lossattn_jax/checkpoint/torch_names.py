@@ -1,4 +1,6 @@
-"""Where the arrays of our networks stand in a PyTorch state dict of the papers' code.
+"""Names of our networks' arrays in PyTorch state dicts.
+
+Those of the papers' code.
 
 Names and shapes are those of the papers' code where it has the network (TIP 2021: ResNets, VGGs and
 capsules; AAAI 2020: ResNet18 and LeNet), torchvision's for the plain VGGs, Ilse et al.'s for learned
@@ -43,7 +45,7 @@ _LENET_NAMES = {  # of the papers' code, which has its own pooling alone
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One array of a state dict that takes part, and where its values stand here.
+    """An array of a state dict, and its place here.
 
     Attributes:
       key: in the state dict.
@@ -61,15 +63,15 @@ class Slot:
     axes: tuple[int, ...]
 
     def read(self, leaf: np.ndarray) -> np.ndarray:
-        """The array for the state dict, a copy."""
+        """Copies the array for the state dict."""
         array = leaf[..., self.channels].transpose(self.axes).reshape(self.shape)
         return np.array(array, order="C")
 
     def write(self, leaf: np.ndarray, array: np.ndarray) -> None:
-        """Puts an array of the state dict into the leaf."""
+        """Writes an array of the state dict into the leaf."""
         part = leaf[..., self.channels]
-        transposed = array.reshape([part.shape[axis] for axis in self.axes])
-        part[...] = transposed.transpose(np.argsort(self.axes))
+        view = array.reshape([part.shape[axis] for axis in self.axes])
+        part[...] = view.transpose(np.argsort(self.axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,9 @@ class Layout:
 
 
 def check_bottlenecks(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Refuses weights of bottlenecks that begin with 3x3 where the network leaves open what they compute.
+    """Refuses weights of 3x3 bottlenecks without `bottleneck_relu_before_add`.
+
+    The network leaves open what such bottlenecks compute.
 
     Such weights fit a block that rectifies before the addition and one that does not; the logits differ by
     about 1 %.
@@ -123,7 +127,7 @@ def check_bottlenecks(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> Layout:
-    """The layout of a network of `models.build`, or of `mil.BagLeNet`.
+    """Makes the layout of a network of `models.build` or `mil.BagLeNet`.
 
     Args:
       model: the network.
@@ -147,11 +151,11 @@ def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) ->
     tree = variable_shapes(model, input_shape)
     leaves = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
     slots = tuple(slot for path, shape in leaves.items() for slot in _slots(path, shape, modules))
-    return Layout(leaves, slots, _unused(model, slots))
+    return Layout(leaves, slots, _unused_arrays(model, slots))
 
 
 def _slots(path: Path, shape: tuple[int, ...], modules: TorchModules) -> list[Slot]:
-    """The arrays that make up one leaf."""
+    """Makes the slots of one leaf."""
     *_, name = path
     axes = _KERNEL_AXES[len(shape)] if name == "kernel" else tuple(range(len(shape)))
     if name == _CAPSULE_BIAS:
@@ -172,40 +176,40 @@ def _slots(path: Path, shape: tuple[int, ...], modules: TorchModules) -> list[Sl
     return slots
 
 
-def _unused(model: Any, slots: tuple[Slot, ...]) -> dict[str, np.ndarray]:
-    unused: dict[str, np.ndarray] = {}
+def _unused_arrays(model: Any, slots: tuple[Slot, ...]) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     if isinstance(model, BagLeNet):
-        unused["att_layer.linear.weight"] = np.zeros((1, model.hidden[0]), np.float32)
-        unused["att_layer.linear.bias"] = np.zeros(1, np.float32)
-        return unused
+        arrays["att_layer.linear.weight"] = np.zeros((1, model.hidden[0]), np.float32)
+        arrays["att_layer.linear.bias"] = np.zeros(1, np.float32)
+        return arrays
     of_backbone = getattr(model.make_backbone(), "torch_unused", None)
     if of_backbone is not None:
-        unused |= of_backbone()
+        arrays |= of_backbone()
     for slot in slots:
         if slot.key.endswith(".running_mean"):
             key = f"{slot.key.removesuffix('running_mean')}{COUNTER}"
-            unused[key] = np.zeros((), np.int64)
+            arrays[key] = np.zeros((), np.int64)
         elif slot.key.startswith("layer5.") and ".conv0." in slot.key:
-            unused[slot.key.replace(".conv0.", ".shortcut.0.")] = np.zeros(slot.shape, np.float32)
-    return unused
+            arrays[slot.key.replace(".conv0.", ".shortcut.0.")] = np.zeros(slot.shape, np.float32)
+    return arrays
 
 
 def _modules(model: ImageNetwork) -> TorchModules:
     backbone, head = model.make_backbone(), model.make_head()
     classifier = getattr(head, "torch_classifier", "linear")
     return {
-        **_prefixed("backbone/", _modules_of(backbone, "backbone")),
-        **_prefixed("head/", _modules_of(head, "head")),
+        **_add_prefix("backbone/", _modules_of(backbone, "backbone")),
+        **_add_prefix("head/", _modules_of(head, "head")),
         **whole_modules({"classifier": classifier, **model.find_pooling().torch_names}),
     }
 
 
-def _prefixed(prefix: str, modules: TorchModules) -> TorchModules:
+def _add_prefix(prefix: str, modules: TorchModules) -> TorchModules:
     return {prefix + path: of_path for path, of_path in modules.items()}
 
 
 def _modules_of(part: nn.Module, kind: str) -> TorchModules:
-    """A part's layers in a state dict, as it says itself."""
+    """Returns a part's layers in a state dict."""
     names = getattr(part, "torch_modules", None)
     if names is None:
         raise UserError(

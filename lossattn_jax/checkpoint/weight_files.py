@@ -1,4 +1,4 @@
-"""Files of named arrays: `.npz` and `.safetensors`, and PyTorch's `.pt` and `.pth` for reading.
+"""Files of named arrays: `.npz`, `.safetensors`, and PyTorch's for reading.
 
 Whatever a file holds, nothing of it is run, and it takes no more memory than its size on disk or, in an
 `.npz`, than its reader has asked for.
@@ -66,7 +66,7 @@ def read(path: str | pathlib.Path, check: Check | None = None) -> Mapping[str, A
 
 
 def write(arrays: Mapping[str, np.ndarray], path: str | pathlib.Path) -> None:
-    """Writes named arrays; an existing file is replaced whole.
+    """Writes named arrays, in place of an existing file.
 
     Args:
       arrays: by name.
@@ -85,7 +85,7 @@ def write(arrays: Mapping[str, np.ndarray], path: str | pathlib.Path) -> None:
 
 
 def check_writable(path: str | pathlib.Path) -> None:
-    """Refuses a path that `write` would not take, before there is anything to write.
+    """Refuses early a path that `write` would not take.
 
     Raises:
       UserError: its name ends otherwise, or its folder does not exist.
@@ -138,7 +138,7 @@ def _dtype(name: str, tensor: Mapping[str, Any]) -> Any:
 
 
 def _stand_in(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array of zeros that takes no memory."""
+    """Makes an array of zeros that takes no memory."""
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 

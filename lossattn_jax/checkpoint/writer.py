@@ -1,4 +1,7 @@
-"""Writing checkpoints with Orbax: asynchronously, each with its folder's name only when it is whole."""
+"""Asynchronous writing of checkpoints with Orbax.
+
+A checkpoint has its folder's name only when it is whole.
+"""
 
 import asyncio
 import contextlib
@@ -24,17 +27,17 @@ from lossattn_jax.errors import UserError
 # Where a checkpoint goes, at once, before its files are removed one by one.
 _REMOVED_NAME = "removed"
 
-_MOVED = "the workdir was moved or removed since the command began"
+_MOVE_TEXT = "the workdir was moved or removed since the command began"
 
-# What TensorStore and Orbax say of what they wrote just before.
-_GONE = ("NOT_FOUND:", "Checkpoint directory does not exist")
+# How errors of TensorStore and Orbax begin where a file they wrote is gone.
+_ABSENT_TEXTS = ("NOT_FOUND:", "Checkpoint directory does not exist")
 
 Metrics = Mapping[str, float]
 Spec = dict[str, Any]
 
 
 class Writer:
-    """Writes the checkpoints of one folder, and removes those that need not be kept.
+    """Writes a folder's checkpoints, and removes superfluous ones.
 
     Orbax looks at the whole folder when it is opened, and stumbles over damage: that is to be out of the way
     by the first save, which opens it.
@@ -83,7 +86,7 @@ class Writer:
                 self._manager.save(step, args=composite, metrics=metrics, force=True)
 
     def wait(self) -> None:
-        """Waits until what was handed to `save`, by any thread, is on disk.
+        """Waits until saved checkpoints are on disk, of any thread.
 
         Raises:
           UserError: it cannot be written.
@@ -97,7 +100,7 @@ class Writer:
                 self._saving = None
 
     def check_there(self, step: int) -> None:
-        """Sees whether a checkpoint is where it was written.
+        """Refuses to go on where a written checkpoint is gone.
 
         Raises:
           UserError: it is not, or the workdir was moved or removed.
@@ -129,7 +132,7 @@ class Writer:
           OSError: it was moved or removed.
         """
         if self._is_moved():
-            raise OSError(errno.ENOENT, _MOVED)
+            raise OSError(errno.ENOENT, _MOVE_TEXT)
         if step is not None and not (self._folder / str(step)).is_dir():
             raise OSError(errno.ENOENT, "something else has moved or removed it")
 
@@ -165,7 +168,10 @@ class Writer:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tells in a sentence why a checkpoint cannot be written; after that nothing more is."""
+        """Tells in a sentence why a checkpoint cannot be written.
+
+        After that nothing more is written.
+        """
         try:
             yield
         except Exception as error:
@@ -173,7 +179,7 @@ class Writer:
             if manager is not None:
                 with contextlib.suppress(Exception):  # it ends with the same error
                     manager.close()
-            reason = _MOVED if self._is_moved() else _disk_error(error)
+            reason = _MOVE_TEXT if self._is_moved() else _disk_error(error)
             if reason is None:
                 raise
             raise UserError(
@@ -183,20 +189,22 @@ class Writer:
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-    """What the operating system said, in an error or what led to it; None where it said nothing."""
+    """Finds the operating system's message in an error, or None."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
-        if told := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
-            return os.strerror(int(told[1]))
-        if str(error).startswith(_GONE):
+        if match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+            return os.strerror(int(match[1]))
+        if str(error).startswith(_ABSENT_TEXTS):
             return "something else has moved or removed its files"
         error = error.__cause__ or error.__context__
     return None
 
 
 class _ArrayWriter(type_handlers.NumpyHandler):
-    """Writes NumPy arrays as Orbax does, but asks for their folder's description only once.
+    """Writes NumPy arrays as Orbax does, with one folder description.
+
+    Orbax asks for it once for each array.
 
     Orbax asks TensorStore for it with every array of every checkpoint, and TensorStore (0.1.86 and earlier)
     never frees the keys and values of a dict that its `to_json` makes: some 300 bytes each time, for as long
@@ -241,7 +249,7 @@ async def _write_array(value: np.ndarray, info: type_handlers.ParamInfo, other: 
 
 
 def _describe(value: np.ndarray, info: type_handlers.ParamInfo) -> Spec:
-    """What Orbax has TensorStore open for an array."""
+    """Describes an array for TensorStore, as Orbax does."""
     shape, process = value.shape, jax.process_index()
     return type_handlers.get_json_tspec_write(
         info, True, shape, shape, value.dtype, process_index=process

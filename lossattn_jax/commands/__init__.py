@@ -1,4 +1,4 @@
-"""The commands of `lossattn`: their table, the texts of `--help`, and how a command starts and ends.
+"""The commands of `lossattn`: table, texts of `--help`, start and end.
 
 `table` and `help_text` do without JAX, so that `lossattn --help` is quick; `command` runs what a module's
 flags say, `imports` has the rest of the package imported when it is first wanted.

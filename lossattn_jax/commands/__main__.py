@@ -1,4 +1,4 @@
-"""Writes what `--help` says of each command anew, after a flag or an example has changed:
+"""Writes the texts of `--help`, after a flag or example changed:
 
 python -m lossattn_jax.commands
 """
@@ -11,7 +11,7 @@ from lossattn_jax.commands import help_text, table
 
 
 def main() -> None:
-    """Asks each command, in a process of its own."""
+    """Makes each command's text, in a process of its own."""
     help_text.FOLDER.mkdir(exist_ok=True)
     for command in table.COMMANDS:
         command_line = [sys.executable, "-m", command.module, "--help"]

@@ -1,4 +1,4 @@
-"""How a command of this package starts and ends: flags, log, errors, exit code."""
+"""Start and end of a command: flags, log, errors, exit code."""
 
 import difflib
 import functools
@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from lossattn_jax import devices
 from lossattn_jax.commands import help_text, shortages, table
-from lossattn_jax.config import config_file, images, renamed
+from lossattn_jax.config import config_file, former_keys, images
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.kernels import cpu
@@ -34,7 +34,7 @@ _PLACE = ("coordinator", "num_processes", "process_id")
 
 
 class _Formatter(logging.Formatter):
-    """Makes lines of the log without control characters; warnings begin with that word."""
+    """Formats log lines without control characters; warnings begin with that word."""
 
     def format(self, record: logging.LogRecord) -> str:
         warns = record.levelno >= logging.WARNING
@@ -44,7 +44,9 @@ class _Formatter(logging.Formatter):
 
 
 class _Stdout:
-    """Writes to a stdout whose reader may go away, as `head` does, or whose disk may become full.
+    """Writes to a stdout that may close or fill up.
+
+    Its reader may go away, as `head` does, or its disk become full.
 
     What is left for that reader is dropped, and the rest of the work is done. A full disk is an error, once.
     """
@@ -108,7 +110,7 @@ def run(
 
 
 def define_config(path: str, schema: Schema) -> flags.FlagHolder:
-    """Defines the flag --config for a command that has a config without it.
+    """Defines the flag --config of a command that needs none.
 
     Args:
       path: the file that is the config where the flag is not given.
@@ -126,8 +128,8 @@ def define_config(path: str, schema: Schema) -> flags.FlagHolder:
 
 
 def _named_as_today(args: Sequence[str], schema: Schema) -> list[str]:
-    """A command line with the paths of configs and the names of keys that it means."""
-    return renamed.in_args(config_file.with_paths(args), schema.former_names)
+    """Puts configs' paths and keys' names of today into a command line."""
+    return former_keys.in_args(config_file.with_paths(args), schema.former_names)
 
 
 def define_trust_code() -> None:
@@ -171,7 +173,9 @@ def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int
 
 
 def one_line(text: str) -> str:
-    """A sentence as it may be printed, whatever of a file it quotes: one line, no control characters.
+    """Makes a sentence printable: one line, no control characters.
+
+    Whatever of a file it quotes.
 
     Of one that is longer than `_LONGEST` characters, the middle is left out.
     """
@@ -182,7 +186,7 @@ def one_line(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """A text that changes nothing of a terminal; its lines stay lines."""
+    """Makes a text printable; its lines stay lines."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -193,7 +197,7 @@ def _complain(error: UserError, process: int | None = None) -> int:
 
 
 def _define_process_flags() -> None:
-    """The flags by which the processes of a command find each other."""
+    """Defines the flags by which a command's processes find each other."""
     before = set(flags.FLAGS)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where all processes meet")
     flags.DEFINE_integer("num_processes", None, "how many processes there are", lower_bound=1)
@@ -212,7 +216,7 @@ def _show_in_help(name: str) -> None:
 
 
 def _join() -> int | None:
-    """Joins the other processes; returns which one this is, or None where the flags name no others."""
+    """Joins the other processes; returns the process' number, or None."""
     values = flags.FLAGS
     place = place_of({name: values[name].value for name in _PLACE})
     if values.distributed and place is not None:
@@ -233,7 +237,10 @@ def _join() -> int | None:
 
 
 def _keep_stdout() -> None:
-    """Leaves stdout to what we print: gloo tells there whom it has met, which belongs to stderr."""
+    """Keeps libraries' messages out of stdout.
+
+    gloo prints there whom it has met.
+    """
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -241,7 +248,7 @@ def _keep_stdout() -> None:
 
 
 def place_of(place_flags: dict[str, Any]) -> devices.Place | None:
-    """The place that the flags of `_PLACE` name; None where none is given."""
+    """Returns the place that the flags of `_PLACE` name, or None."""
     missing = [f"--{name}" for name, value in place_flags.items() if value is None]
     if len(missing) == len(place_flags):
         return None
@@ -264,7 +271,10 @@ def place_of(place_flags: dict[str, Any]) -> devices.Place | None:
 
 
 def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
-    """Our own log lines from `level` on, without those of the libraries below us."""
+    """Logs our own lines from `level` on to stderr.
+
+    Without those of the libraries below us.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(kind)s%(message)s", "%H:%M:%S"))
     log = logging.getLogger("lossattn_jax")
@@ -293,7 +303,7 @@ def _parse(argv: Sequence[str], keys: set[str], main: Callable[[], None]) -> lis
 
 
 def _name_missing_flag(args: Sequence[str], sentence: str) -> str:
-    """Says what is wrong with flags: which are missing, and which one a lone word lacks.
+    """Names missing flags, and the one that a lone word lacks.
 
     Args:
       args: of the command line.
@@ -320,7 +330,7 @@ def _refuse_empty_flags(args: Sequence[str]) -> None:
             return
         name, equals, value = arg.lstrip("-").partition("=")
         if not arg.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
-            continue  # an empty key of a config is checked with the others
+            continue  # the config's check covers empty keys
         if flags.FLAGS[name].flag_type() == "string" and not (value if equals else after):
             raise _empty(name)
 
@@ -346,7 +356,10 @@ def _find_words(args: Sequence[str]) -> Iterator[str]:
 
 
 def _check_config_flags(args: Sequence[str], keys: set[str]) -> None:
-    """Names a config file that cannot be used or an unknown key before ml_collections meets it."""
+    """Refuses unusable config files and unknown keys.
+
+    Before ml_collections meets them.
+    """
     for arg, after in itertools.zip_longest(args, args[1:], fillvalue=""):
         if not arg.startswith("-"):
             continue

@@ -1,4 +1,4 @@
-"""What `--help` prints of commands: examples first, then the flags.
+"""Texts of `--help`: examples first, then flags.
 
 `lossattn COMMAND --help` has to answer at once, and flags are known only once a command's modules, with JAX,
 are imported. So the texts lie in `help/`, as `python -m lossattn_jax.MODULE --help` prints them, which makes
@@ -34,7 +34,7 @@ def is_asked(args: Sequence[str]) -> bool:
 
 
 def contents() -> str:
-    """The table of contents: what `lossattn` alone prints."""
+    """Returns the table of contents that `lossattn` alone prints."""
     wide = max(len(command.words) for command in table.COMMANDS)
     lines = [f"  lossattn {command.words:{wide}}  {command.summary}" for command in table.COMMANDS]
     return "\n".join(
@@ -49,8 +49,8 @@ def contents() -> str:
     )
 
 
-def stored(command: table.Command) -> str:
-    """The text of a command, as it was made of its flags.
+def read_text(command: table.Command) -> str:
+    """Reads the text of a command, made of its flags.
 
     Raises:
       FileNotFoundError: it was not made.
@@ -59,7 +59,7 @@ def stored(command: table.Command) -> str:
 
 
 def path_of(command: table.Command) -> pathlib.Path:
-    """Where the text of a command lies."""
+    """Returns the path of a command's text."""
     return FOLDER / f"{command.words.replace(' ', '_')}.txt"
 
 
@@ -98,7 +98,7 @@ def _of_flag(flag: Any) -> list[str]:
 
 
 def _note(flag: Any, kind: str) -> str:
-    """Says that a flag is needed, or its default where there is one."""
+    """Notes that a flag is needed, or its default."""
     if _is_needed(flag):
         return " (needed)"
     if kind == "config object":

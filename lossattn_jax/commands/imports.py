@@ -1,4 +1,4 @@
-"""Imports: submodules when they are first wanted, and moved modules under their old names."""
+"""Imports: submodules on first use, moved modules under old names."""
 
 import ast
 import importlib
@@ -9,11 +9,11 @@ import pkgutil
 import sys
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Where modules are today that were elsewhere in the release before: whole names, old and new.
-MOVED = {
+NEW_NAMES = {
     "lossattn_jax.average_precision": "lossattn_jax.evaluate.average_precision",
     "lossattn_jax.checkpoint_integrity": "lossattn_jax.checkpoint.integrity",
     "lossattn_jax.config_file": "lossattn_jax.config.config_file",
@@ -48,7 +48,9 @@ MOVED = {
 
 
 def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Makes `__getattr__` and `__dir__` of a package, so that importing the package is enough.
+    """Makes a package's `__getattr__` and `__dir__`.
+
+    So importing the package is enough.
 
     What the package's `__init__` imports under `if TYPE_CHECKING:` it offers by the same names, each imported
     when it is first wanted; and so are all submodules.
@@ -60,7 +62,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
       The two functions.
     """
     here = sys.modules[package]
-    homes = _declared(here)
+    homes = _find_homes(here)
     submodules = {
         module.name
         for module in pkgutil.iter_modules(here.__path__)
@@ -73,7 +75,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
             setattr(here, name, value)  # so that this function is asked once
             return value
         whole = f"{package}.{name}"
-        if name in submodules or whole in MOVED:
+        if name in submodules or whole in NEW_NAMES:
             return importlib.import_module(whole)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
@@ -83,8 +85,32 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
     return get, listing
 
 
-def _declared(package: types.ModuleType) -> dict[str, str]:
-    """The modules of the names that a package imports for type checkers, but for its submodules."""
+def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Makes a module's `__getattr__` for former names, with a warning.
+
+    Args:
+      module: its name.
+      names: former name and name of today.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is {module}.{names[name]} now; the old name works until the next release",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], names[name])
+
+    return get
+
+
+def _find_homes(package: types.ModuleType) -> dict[str, str]:
+    """Finds the modules of a package's names for type checkers.
+
+    But for its submodules.
+    """
     spec = package.__spec__
     assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
     blocks = [
@@ -102,7 +128,7 @@ def _declared(package: types.ModuleType) -> dict[str, str]:
 
 
 class MovedModules(importlib.abc.MetaPathFinder):
-    """Finds the modules of `MOVED` under their old names, with a warning."""
+    """Finds the modules of `NEW_NAMES` under their old names, warning."""
 
     def find_spec(
         self,
@@ -110,10 +136,10 @@ class MovedModules(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of a moved module; None for any other."""
-        if fullname not in MOVED:
+        """Returns the spec of a moved module, or None."""
+        if fullname not in NEW_NAMES:
             return None
-        home = MOVED[fullname]
+        home = NEW_NAMES[fullname]
         warnings.warn(
             f"{fullname} is {home} now; the old name works until the next release",
             FutureWarning,
@@ -125,7 +151,7 @@ class MovedModules(importlib.abc.MetaPathFinder):
 
 
 class _Alias(importlib.abc.InspectLoader):
-    """Loads a module that already has another name: both names are one module."""
+    """Loads a module under a second name, as one module."""
 
     def __init__(self, home: importlib.machinery.ModuleSpec):
         self._home = home
@@ -137,17 +163,20 @@ class _Alias(importlib.abc.InspectLoader):
         module.__spec__ = self._home  # which the import of the old name has replaced
 
     def get_code(self, fullname: str) -> types.CodeType | None:
-        """The module's code, for `python -m`."""
+        """Returns the module's code, for `python -m`."""
         loader = self._home.loader
         assert isinstance(loader, importlib.abc.InspectLoader)
         return loader.get_code(self._home.name)
 
     def get_source(self, fullname: str) -> str | None:
-        """The module's source."""
+        """Returns the module's source."""
         loader = self._home.loader
         assert isinstance(loader, importlib.abc.InspectLoader)
         return loader.get_source(self._home.name)
 
     def is_package(self, fullname: str) -> bool:
-        """Whether it is a package: no moved one can have modules under its old name by itself."""
+        """Whether a module is a package: no moved one is.
+
+        None can have modules under its old name by itself.
+        """
         return False

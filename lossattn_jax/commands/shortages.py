@@ -1,4 +1,4 @@
-"""Exceptions that are raised since the system has too little of something, as sentences."""
+"""Shortages of memory, disk or files, described in sentences."""
 
 import errno
 import os

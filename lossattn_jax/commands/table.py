@@ -1,4 +1,4 @@
-"""The table of commands; what is not in it is no command of `lossattn`."""
+"""The table of all commands of `lossattn`."""
 
 import dataclasses
 import pathlib
@@ -109,6 +109,7 @@ COMMANDS = (
             "--dataset=musk1 --data_dir=data/mil --download --workdir=runs/mil",
             "--dataset=own.csv --method=all --folds=10 --repeats=5 --workdir=runs/own",
             "--dataset=a.csv,b.csv --positive=tumor,cancer --ignore=age --workdir=runs/two",
+            "--dataset=slides --labels=labels.csv --positive=tumor --workdir=runs/slides",
         ),
     ),
     Command(
@@ -166,5 +167,5 @@ def of_file(path: str) -> Command | None:
 
 
 def begins(word: str) -> list[Command]:
-    """The commands of several words that begin with this one, such as those of "mil"."""
+    """Finds the commands that begin with a word, such as "mil"."""
     return [command for command in COMMANDS if command.words.split()[:-1] == [word]]

@@ -1,9 +1,9 @@
-"""Configuration: every key with its default, the check of values, config files and stored configs.
+"""Configuration: keys with defaults, checks, config files, stored configs.
 
 `options` has every key with its default and its rule, once for images and bags; another key belongs there.
 `images` and `bags` are the two configurations that are made of them, each a `schema.Schema`, which checks
-values. `renamed` has the names of keys in the release before, `config_json` the config of a workdir. Beyond
-the functions where a command begins, code takes the frozen options that it needs and no config.
+values. `former_keys` has the names of keys in the release before, `config_json` the config of a workdir.
+Beyond the functions where a command begins, code takes the frozen options that it needs and no config.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The configuration of experiments with bags: its default, its check, and its options.
+"""The configuration of experiments with bags.
 
 This file is itself a config: what `python -m lossattn_jax.mil` uses when no other is named. The keys, with
 their meaning, are in `lossattn_jax.config.options`; those that images have too are called as there.
@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from lossattn_jax.config import config_json, renamed, schema
+from lossattn_jax.config import config_json, former_keys, schema
 from lossattn_jax.config.options import (
     BagOptions,
     LossOptions,
@@ -27,7 +27,9 @@ __all__ = ["SCHEMA", "check", "default_config", "get_config", "leaves", "read", 
 
 
 def default_config() -> ConfigDict:
-    """The AAAI 2020 paper's experiments on the five benchmarks (its section 4.1 and supplement).
+    """Makes the config of the AAAI 2020 paper's five benchmarks.
+
+    Its section 4.1 and supplement.
 
     Returns:
       A config; `lossattn_jax.config.options.BagOptions` says what each key means.
@@ -39,7 +41,7 @@ get_config = default_config  # for --config
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a config with a missing or unknown key or an impossible value.
+    """Refuses missing and unknown keys and impossible values.
 
     Raises:
       UserError: a sentence that names the key, the value and what is allowed.
@@ -103,20 +105,18 @@ def _refuse_more_to_average(options: BagOptions) -> None:
 
 
 def _refuse_unknown_backbone(options: BagOptions) -> None:
-    if not is_reference(
-        options.model.backbone
-    ):  # of the user's own, which is imported where it is made
+    if not is_reference(options.model.backbone):  # a user's own is imported where it is used
         BAG_BACKBONES.find(options.model.backbone, "config.model.backbone")
 
 
 # Keys that networks for bags cannot have other values of yet.
-_FIXED = {
+_IMAGE_ONLY = {
     "loss": (LossOptions(), ("name", "patch", "label_smoothing")),
 }
 
 
 def _refuse_what_bags_lack(options: BagOptions) -> None:
-    for section, (only, keys) in _FIXED.items():
+    for section, (only, keys) in _IMAGE_ONLY.items():
         for key in keys:
             value, possible = getattr(getattr(options, section), key), getattr(only, key)
             if value != possible:
@@ -136,6 +136,6 @@ SCHEMA = Schema(
         _refuse_unknown_backbone,
         _refuse_what_bags_lack,
     ),
-    former_names=renamed.BAGS,
-    holder=renamed.BagConfig,
+    former_names=former_keys.BAGS,
+    holder=former_keys.BagConfig,
 )

@@ -1,4 +1,7 @@
-"""Config files: those of this package by their names, and the check before ml_collections reads one."""
+"""Config files: the package's by name, and checks of a user's.
+
+The check comes before ml_collections reads one.
+"""
 
 import ast
 import difflib
@@ -18,17 +21,17 @@ _FUNCTION = "get_config"
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # In an installed package, and in the repository.
 _FOLDER = "configs"
-_SHIPPED = (_PACKAGE / _FOLDER, _PACKAGE.parent / _FOLDER)
+_PLACES = (_PACKAGE / _FOLDER, _PACKAGE.parent / _FOLDER)
 _ROWS = "tip"  # the config of the TIP paper's table
 
 
 def names() -> list[str]:
-    """The names of this package's own configs, in the order of the alphabet."""
+    """Lists the package's configs, in alphabetical order."""
     return sorted(path.stem for path in _shipped_folder().glob("*.py"))
 
 
 def with_paths(args: Sequence[str]) -> list[str]:
-    """Puts the file of one of our configs where a command line has its name.
+    """Replaces names of configs in a command line by paths.
 
     Args:
       args: of a command line, such as `--config=tip:resnet18`.
@@ -37,7 +40,7 @@ def with_paths(args: Sequence[str]) -> list[str]:
       The same, with `--config=FOLDER/tip.py:resnet18`. A file that is called as the config is meant
       itself, and what names neither stays.
     """
-    resolved = list(args)
+    new_args = list(args)
     for place, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
         if arg == "--":
@@ -45,10 +48,10 @@ def with_paths(args: Sequence[str]) -> list[str]:
         if flag not in ("--config", "-config"):
             continue
         if equals:
-            resolved[place] = f"{flag}={_with_path(value)}"
+            new_args[place] = f"{flag}={_with_path(value)}"
         elif place + 1 < len(args):
-            resolved[place + 1] = _with_path(args[place + 1])
-    return resolved
+            new_args[place + 1] = _with_path(args[place + 1])
+    return new_args
 
 
 def _with_path(value: str) -> str:
@@ -61,8 +64,8 @@ def _with_path(value: str) -> str:
 
 
 def _with_row(name: str, argument: str) -> str | None:
-    """Finds the row that a former config file was of; for one release."""
-    from lossattn_jax.models import table  # which takes JAX
+    """Finds the row of a former config file; for one release."""
+    from lossattn_jax.models import table  # imported late, since it imports JAX
 
     path = pathlib.PurePath(name)
     row = path.stem if (path.parent.name, path.suffix) == (_FOLDER, ".py") else name
@@ -74,11 +77,14 @@ def _with_row(name: str, argument: str) -> str | None:
 
 
 def _shipped_folder() -> pathlib.Path:
-    return next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
+    return next((folder for folder in _PLACES if folder.is_dir()), _PLACES[0])
 
 
 def _hint(name: str) -> str:
-    """Which config may have been meant; "" where the name is clearly a path."""
+    """Names the config that may be meant.
+
+    "" where the name is clearly a path.
+    """
     path = pathlib.PurePath(name)
     if path.parent.name == _FOLDER:  # of a clone, whose root is elsewhere
         name = path.stem
@@ -131,7 +137,7 @@ def check(value: str) -> None:
 
 
 def _list_names(node: ast.AST) -> Iterator[str]:
-    """Lists the names of a module; "*" where it imports all of another."""
+    """Lists a module's names; "*" where it imports all of another."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.FunctionDef):
             yield inner.name

@@ -1,4 +1,4 @@
-"""The config that a workdir stores: written, and read under the names that its keys have now."""
+"""The config that a workdir stores, under today's names of keys."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lossattn_jax import files
-from lossattn_jax.config import images, renamed
+from lossattn_jax.config import former_keys, images
 from lossattn_jax.config.options import leaves, to_config
 from lossattn_jax.config.schema import Schema
 from lossattn_jax.errors import UntrustedCode, UserError
@@ -25,11 +25,13 @@ _REMEDY = "bring the file back, or use another workdir"
 
 
 class DamagedConfig(UserError):
-    """A config's file is not as it was written, or cannot be read."""
+    """A config's file is damaged or cannot be read."""
 
 
 def write(options: Any, path: pathlib.Path) -> None:
-    """Writes options, or a config, as JSON, readable with `read`; an existing file is replaced whole.
+    """Writes options or a config as JSON, for `read`.
+
+    An existing file is replaced whole.
 
     Beside these it has `records.DIGEST`, of all the rest.
     """
@@ -88,7 +90,7 @@ def from_values(
     """
     refuse_untrusted(_parts(values.items()), where, trust_code)
     config = schema.config()
-    for key, value in renamed.in_values(dict(values), schema.former_names).items():
+    for key, value in former_keys.in_values(dict(values), schema.former_names).items():
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if not isinstance(parent, ConfigDict) or name not in parent:
@@ -117,7 +119,10 @@ def _parts(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def other_code(error: UntrustedCode, options: Any, folder: pathlib.Path) -> UserError:
-    """The sentence of a run that names other code than the options that are to continue it."""
+    """Describes in a sentence a run that names other code.
+
+    Other than the options that are to continue it.
+    """
     key = error.key.removeprefix("config.")
     own = dict(leaves(options)).get(key)
     return UserError(
@@ -135,25 +140,25 @@ def read_digest(path: pathlib.Path) -> str | None:
 
 
 def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
-    """Keys and values of a config's file, and the digest that it has.
+    """Reads keys, values and digest of a config's file.
 
     Raises:
       DamagedConfig, UserError: as of `read`, but for values.
     """
     try:
-        stored = json.loads(files.read(path))
-        digest = stored.pop(records.DIGEST, None) if isinstance(stored, dict) else None
-        entries = list(leaves(ConfigDict(stored))) if isinstance(stored, dict) else None
+        record = json.loads(files.read(path))
+        digest = record.pop(records.DIGEST, None) if isinstance(record, dict) else None
+        entries = list(leaves(ConfigDict(record))) if isinstance(record, dict) else None
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
     # The last one for what is nested too deeply.
     except (OSError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno in files.LACKS:
-            raise  # which says nothing of the file
+            raise  # no sign of damage
         reason = getattr(error, "strerror", None) or error
         raise DamagedConfig(f"{path} cannot be read as a config ({reason}); {_REMEDY}") from None
     if entries is None:
         raise DamagedConfig(f"{path} cannot be read as a config (it holds no keys); {_REMEDY}")
-    if digest is not None and digest != digests.of_json(stored):
+    if digest is not None and digest != digests.of_json(record):
         raise DamagedConfig(f"{path} is not as it was written; {_REMEDY}")
     return entries, digest

@@ -1,4 +1,4 @@
-"""The configuration of a run of images: its default, its check, and its options.
+"""The configuration of a run of images.
 
 A config file under `configs/` starts from `default_config()` and sets what differs. All keys exist in the
 defaults, so an override of an unknown one is refused; `check` refuses impossible values. The keys themselves,
@@ -22,7 +22,9 @@ __all__ = ["SCHEMA", "check", "default_config", "leaves", "resolve", "uses_patch
 
 
 def default_config() -> ConfigDict:
-    """The TIP 2021 paper's training of ResNet18 with loss attention on CIFAR-10 (section IV-A).
+    """Makes the config of the TIP 2021 paper's ResNet18 on CIFAR-10.
+
+    With loss attention (section IV-A).
 
     Returns:
       A config; `lossattn_jax.config.options.ImageOptions` says what each key means.
@@ -31,7 +33,7 @@ def default_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a config with a missing or unknown key or an impossible value.
+    """Refuses missing and unknown keys and impossible values.
 
     Raises:
       UserError: a sentence that names the key, the value and what is allowed.
@@ -75,13 +77,13 @@ def _refuse_patch_loss_without_logits(options: ImageOptions) -> None:
 
 
 def _find_pooling(name: str) -> "Pooling":
-    from lossattn_jax.attention import poolings  # which takes JAX
+    from lossattn_jax.attention import poolings  # imported late, since it imports JAX
 
     return poolings.POOLINGS.find(name, "config.model.pooling")
 
 
 def _has_patch_logits(pooling: str) -> bool:
-    from lossattn_jax.attention.losses import LOSSES  # which takes JAX
+    from lossattn_jax.attention.losses import LOSSES  # imported late, since it imports JAX
 
     kind = _find_pooling(pooling).loss
     return not kind or LOSSES.find(kind).patch is not None

@@ -1,4 +1,4 @@
-"""Every key of the two configurations: its default, what it may be, and what it means.
+"""Every key of the two configurations: default, rule and meaning.
 
 The sections that images and bags share are one class each, so that a key is the same wherever it occurs. A
 `ConfigDict` is made of them (`to_config`) for config files and flags, and resolved into them again
@@ -22,12 +22,15 @@ _RULE = "rule"
 
 
 def key(default: Any, rule: Rule | None = None) -> Any:
-    """A key with its default and its rule; None: its value is looked up where it is used."""
+    """Makes a key with default and rule.
+
+    None: its value is looked up where it is used.
+    """
     return dataclasses.field(default=default, metadata={_RULE: rule})
 
 
 def section(options: Any) -> Any:
-    """A section with its defaults."""
+    """Makes a section with its defaults."""
     return dataclasses.field(default=options)
 
 
@@ -66,9 +69,9 @@ class ModelOptions:
 
     @property
     def shares_statistics(self) -> bool:
-        """Whether batch normalisations take their statistics over all devices in training."""
-        shared = {"cross_replica": True, "local": False}
-        return lookup("config.model.batch_norm", self.batch_norm, shared)
+        """Whether batch normalisations share statistics over devices in training."""
+        choices = {"cross_replica": True, "local": False}
+        return lookup("config.model.batch_norm", self.batch_norm, choices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ class LossOptions:
 
     @property
     def uses_consistency(self) -> bool:
-        """Whether attention is kept near its average over epochs, which is then part of the state."""
+        """Whether attention has the consistency loss, and a state for it."""
         return self.consistency_weight > 0
 
 
@@ -134,7 +137,7 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """What every training has."""
+    """Options that every training has."""
 
     epochs: int = key(200, rules.COUNT)  # passes over the training images or bags
     batch_size: int = key(128, rules.COUNT)  # images over all devices, or bags of an update
@@ -189,7 +192,7 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationOptions:
-    """How the rule validation chooses; see `lossattn_jax.mil.selection.Validation`."""
+    """Options of the rule validation; see `lossattn_jax.mil.selection.Validation`."""
 
     share: float = key(0.2, rules.SHARE)  # of the training fold's bags that are held out
     splits: int = key(1, rules.COUNT)  # how many times
@@ -229,8 +232,11 @@ class ImageOptions:
     checkpoint: CheckpointOptions = section(CheckpointOptions())
 
     @property
-    def profiled(self) -> tuple[int, int] | None:
-        """The updates to trace: those after the first number until the second; None: no updates."""
+    def profile_span(self) -> tuple[int, int] | None:
+        """Returns the span of updates to trace, or None.
+
+        After the first number until the second.
+        """
         return rules.parse_span(self.profile)
 
 
@@ -252,7 +258,10 @@ class BagOptions:
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of every key of a config or of options, in the order of the keys' names."""
+    """Yields (dotted key, value) of a config or of options.
+
+    In the order of the keys' names.
+    """
     if isinstance(values, ConfigDict):
         names = values.keys()
     else:
@@ -266,7 +275,7 @@ def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def to_config(options: Any, config: ConfigDict | None = None) -> ConfigDict:
-    """A config with every key of options; its values can be changed.
+    """Makes a config of options, whose values can be changed.
 
     Args:
       options: a dataclass of this module.
@@ -278,7 +287,7 @@ def to_config(options: Any, config: ConfigDict | None = None) -> ConfigDict:
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             value = to_config(value)
-        elif value is None:  # a key that has a type even so
+        elif value is None:  # a key whose default is None still has a type
             (of_value,) = {*typing.get_args(types[field.name])} - {type(None)}
             value = config_dict.placeholder(of_value)
         config[field.name] = value
@@ -286,7 +295,7 @@ def to_config(options: Any, config: ConfigDict | None = None) -> ConfigDict:
 
 
 def resolve(cls: type[T], config: ConfigDict) -> T:
-    """Options with a config's values.
+    """Makes options of a config.
 
     Args:
       cls: of the options.
@@ -303,7 +312,7 @@ def resolve(cls: type[T], config: ConfigDict) -> T:
 
 
 def rules_of(options: Any, prefix: str = "") -> dict[str, Rule]:
-    """The rules of all keys that have one, by the keys with dots."""
+    """Returns the rules of all keys by dotted keys."""
     by_key: dict[str, Rule] = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

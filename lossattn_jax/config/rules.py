@@ -1,4 +1,4 @@
-"""Rules that say which values a key may have, each with the words for a refusal."""
+"""Rules of allowed values, each with the words of a refusal."""
 
 import dataclasses
 import math
@@ -10,41 +10,41 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a key may be.
+    """A rule for the values of a key.
 
     Attributes:
       accepts: whether a value is allowed.
-      allowed: what is allowed, as the end of "but must be".
+      requirement: what is allowed, as the end of "but must be".
       whole: whether values count something, so that 2.0 stands for 2.
     """
 
     accepts: Callable[[Any], bool]
-    allowed: str
+    requirement: str
     whole: bool = False
 
 
 def one_of(*values: Any) -> Rule:
-    """One of a few values."""
+    """Accepts a few values."""
     return Rule(lambda v: v in values, "one of: " + ", ".join(str(v) for v in values))
 
 
 def at_least(low: float) -> Rule:
-    """A finite number from `low` on."""
+    """Accepts finite numbers from `low` on."""
     return Rule(lambda v: _is_finite(v) and v >= low, f"a number, at least {low}")
 
 
 def between(low: float, high: float) -> Rule:
-    """A finite number from `low` to `high`, both included."""
+    """Accepts finite numbers from `low` to `high`, both included."""
     return Rule(lambda v: _is_finite(v) and low <= v <= high, f"between {low} and {high}")
 
 
 def positive(high: float) -> Rule:
-    """A number above 0 and at most `high`."""
+    """Accepts numbers above 0 and at most `high`."""
     return Rule(lambda v: _is_finite(v) and 0 < v <= high, f"a positive number, at most {high}")
 
 
 def whole(low: int) -> Rule:
-    """A whole number from `low` on."""
+    """Accepts whole numbers from `low` on."""
     return Rule(
         lambda v: _is_finite(v) and v == int(v) and v >= low,
         f"a whole number, at least {low}",
@@ -53,25 +53,28 @@ def whole(low: int) -> Rule:
 
 
 def none_or(rule: Rule) -> Rule:
-    """None, or what another rule accepts."""
-    return Rule(lambda v: v is None or rule.accepts(v), f"None, or {rule.allowed}")
+    """Accepts None, and what another rule accepts."""
+    return Rule(lambda v: v is None or rule.accepts(v), f"None, or {rule.requirement}")
 
 
 def every(rule: Rule) -> Rule:
-    """A tuple of values that another rule accepts; it may be empty."""
+    """Accepts tuples of values that another rule accepts.
+
+    Empty ones too.
+    """
     return Rule(
         lambda v: isinstance(v, tuple) and all(map(rule.accepts, v)),
-        f"a tuple, each of it {rule.allowed}",
+        f"a tuple, each of it {rule.requirement}",
     )
 
 
 def non_empty(rule: Rule) -> Rule:
-    """What another rule of tuples accepts, but for the empty tuple."""
-    return Rule(lambda v: rule.accepts(v) and len(v) > 0, f"{rule.allowed}, and not empty")
+    """Accepts what another rule of tuples does, but no empty tuple."""
+    return Rule(lambda v: rule.accepts(v) and len(v) > 0, f"{rule.requirement}, and not empty")
 
 
 def parse_span(text: Any) -> tuple[int, int] | None:
-    """The two numbers of "start:stop" where start < stop, else None."""
+    """Parses "start:stop" with start < stop; None for others."""
     match = re.fullmatch(r"([0-9]{1,15}):([0-9]{1,15})", str(text))
     start, stop = map(int, match.groups()) if match else (0, 0)
     return (start, stop) if start < stop else None

@@ -1,4 +1,4 @@
-"""What a configuration is: keys with their defaults, the check of values, and former names of keys."""
+"""Schemas of configurations: keys, defaults, checks, former names of keys."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Schema(Generic[T]):
-    """A configuration: that of runs of images, or that of experiments with bags.
+    """A configuration: of runs of images, or of experiments with bags.
 
     Attributes:
       defaults: every key with its default, an instance of a dataclass of `options`.
@@ -32,15 +32,15 @@ class Schema(Generic[T]):
     holder: Callable[[], ConfigDict] = ConfigDict
 
     def config(self) -> ConfigDict:
-        """A new config with every key and its default."""
+        """Makes a config with every key and its default."""
         return options_lib.to_config(self.defaults, self.holder())
 
     def keys(self) -> set[str]:
-        """All keys, with dots."""
+        """Returns all dotted keys."""
         return {key for key, _ in leaves(options_lib.to_config(self.defaults))}
 
     def check(self, config: ConfigDict) -> None:
-        """Refuses a config with a missing or unknown key or an impossible value.
+        """Refuses missing and unknown keys and impossible values.
 
         Raises:
           UserError: a sentence that names the key, the value and what is allowed.
@@ -48,21 +48,23 @@ class Schema(Generic[T]):
         self.resolve(config)
 
     def resolve(self, config: ConfigDict) -> T:
-        """The options of a config, checked.
+        """Checks a config, and makes options of it.
 
         Raises:
           UserError: as of `check`.
         """
-        known, given = self.keys(), dict(leaves(config))
-        for key in sorted(given.keys() - known):
+        all_keys, values = self.keys(), dict(leaves(config))
+        for key in sorted(values.keys() - all_keys):
             if new := self.former_names.get(key):
                 raise UserError(f"config.{key} is not a key any more; it is config.{new} now")
-            raise UserError(f"config.{key} is not a key; allowed are: {', '.join(sorted(known))}")
-        for key in sorted(known - given.keys()):
+            raise UserError(
+                f"config.{key} is not a key; allowed are: {', '.join(sorted(all_keys))}"
+            )
+        for key in sorted(all_keys - values.keys()):
             raise UserError(f"config.{key} is missing; start from {self.source}")
         for key, rule in options_lib.rules_of(self.defaults).items():
-            if not rule.accepts(given[key]):
-                raise UserError(f"config.{key} is {given[key]!r}, but must be {rule.allowed}")
+            if not rule.accepts(values[key]):
+                raise UserError(f"config.{key} is {values[key]!r}, but must be {rule.requirement}")
         options: T = options_lib.resolve(type(self.defaults), config)
         for refuse in self.relations:
             refuse(options)
@@ -70,7 +72,7 @@ class Schema(Generic[T]):
 
 
 def refuse_unknown_parts(optimizer: OptimizerOptions) -> None:
-    """Refuses an optimiser or a schedule that no registry has; imports no code of the user's."""
+    """Refuses unknown optimisers and schedules; imports no user's code."""
     from lossattn_jax.registry import is_reference
     from lossattn_jax.train.optimizer import OPTIMIZERS
     from lossattn_jax.train.schedules import SCHEDULES
@@ -83,7 +85,10 @@ def refuse_unknown_parts(optimizer: OptimizerOptions) -> None:
 
 
 def refuse_unfit_schedule(optimizer: OptimizerOptions, train: TrainOptions) -> None:
-    """Refuses a schedule that does not fit into the training, or whose ends do not fit together."""
+    """Refuses a schedule that does not fit the training.
+
+    Or whose ends do not fit together.
+    """
     if optimizer.warmup_epochs >= train.epochs:
         raise UserError(
             f"config.optimizer.warmup_epochs is {optimizer.warmup_epochs}, but must be below "

@@ -1,4 +1,4 @@
-"""Published archives that our own TFDS builders read: where they are, and what is said of a bad one."""
+"""Published archives that our TFDS builders read."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from typing import IO, Any
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS
 
-# Bytes that one file in an archive may have: some kB can be packed so that they make any number of them.
+# Bytes that one file in an archive may have: a small archive can unpack to any number.
 MOST_BYTES = 1 << 30
 MOST_IMAGE_BYTES = 1 << 26
 
@@ -22,7 +22,7 @@ another folder."""
 
 
 def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
-    """Finds archives in the manual folder, and downloads those that are not there.
+    """Finds archives in the manual folder; downloads missing ones.
 
     TFDS checks no checksums, since none are published.
 
@@ -41,15 +41,15 @@ def locate(dl_manager: Any, urls: dict[str, str]) -> dict[str, Any]:
     except AssertionError:  # there is none, or nothing in it
         return dl_manager.download(urls)
     copies = {name: folder / os.path.basename(url) for name, url in urls.items()}
-    found = {name: path for name, path in copies.items() if path.exists()}
-    for path in found.values():
+    local_paths = {name: path for name, path in copies.items() if path.exists()}
+    for path in local_paths.values():
         if not os.path.isfile(path):
             raise UserError(
                 f"the archive {os.fspath(path)} is not a regular file; give a folder with a complete one as "
                 "--archives"
             )
-    missing = {name: url for name, url in urls.items() if name not in found}
-    return found | (dl_manager.download(missing) if missing else {})
+    missing = {name: url for name, url in urls.items() if name not in local_paths}
+    return local_paths | (dl_manager.download(missing) if missing else {})
 
 
 def content(stream: IO[bytes], name: str, size: int = 0, most: int | None = None) -> bytes:
@@ -65,15 +65,15 @@ def content(stream: IO[bytes], name: str, size: int = 0, most: int | None = None
       ValueError: it has more.
     """
     most = MOST_BYTES if most is None else most
-    read = stream.read(most + 1) if size <= most else b""
-    if max(size, len(read)) > most:
+    data = stream.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
         raise ValueError(f"its file {name} has more than {most >> 20} MiB")
-    return read
+    return data
 
 
 @contextlib.contextmanager
 def reading(path: Any) -> Iterator[None]:
-    """Turns what goes wrong with an archive's content into one sentence.
+    """Turns errors of an archive's content into one sentence.
 
     Args:
       path: of the archive.

@@ -1,4 +1,4 @@
-"""Random crop, random flip and normalisation, to be run inside the jitted step.
+"""Random crop, flip and normalisation inside the jitted step.
 
 Every example draws from a key of its own, `fold_in(key, position)`, with `position` its place in
 the global batch. So an example's augmentation depends neither on how the batch is split over
@@ -15,7 +15,7 @@ _CROP, _FLIP = 0, 1  # folded into the step's key, so that the two draws are ind
 
 
 def example_keys(key: jax.Array, batch: int, positions: ArrayLike | None = None) -> jax.Array:
-    """One key per example.
+    """Makes a random key for each example.
 
     Args:
       key: the step's key.
@@ -32,7 +32,7 @@ def example_keys(key: jax.Array, batch: int, positions: ArrayLike | None = None)
 def random_crop(
     key: jax.Array, images: jax.Array, pad: int = 4, positions: ArrayLike | None = None
 ) -> jax.Array:
-    """Moves every image by up to `pad` pixels either way; what comes in from outside is zero.
+    """Moves images by up to `pad` pixels; the border is zero.
 
     The same as padding by `pad` black pixels and cutting a random window of the old size, each of
     the (2 pad + 1)^2 windows being equally likely.
@@ -51,7 +51,7 @@ def random_crop(
     batch, *shape = images.shape
     keys = example_keys(jax.random.fold_in(key, _CROP), batch, positions)
     corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pad + 1))(keys)
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    with_border = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
     # Slicing beats a one-hot product, a gather of indices and selecting among shifted copies; it
     # also becomes a single gather of whole windows on accelerators.
@@ -59,11 +59,11 @@ def random_crop(
         start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
         return jax.lax.dynamic_slice(image, start, shape)
 
-    return jax.vmap(window)(padded, corners)
+    return jax.vmap(window)(with_border, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None = None) -> jax.Array:
-    """Mirrors every image left to right with probability 1/2.
+    """Mirrors images left to right with probability 1/2.
 
     Args:
       key: the step's key.
@@ -84,7 +84,7 @@ def normalise(
     std: Sequence[float],
     dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """(images / 255 - mean) / std, computed in float32.
+    """Computes (images / 255 - mean) / std in float32.
 
     Args:
       images: uint8 [B, H, W, C].
@@ -110,7 +110,9 @@ def augment(
     dtype: DTypeLike = jnp.float32,
     positions: ArrayLike | None = None,
 ) -> jax.Array:
-    """What a training batch goes through: crop, flip where the data set allows it, normalise.
+    """Crops, flips and normalises a training batch.
+
+    It flips where the data set allows it.
 
     Pixels are padded with black before normalisation, as is usual for CIFAR.
 

@@ -1,4 +1,4 @@
-"""Boxes of objects: what stands for an absent one, and a fixed number of them for every image.
+"""Boxes of objects, a fixed number for every image.
 
 A box is (ymin, xmin, ymax, xmax) in fractions of the image.
 """
@@ -13,7 +13,7 @@ NO_LABEL = -1
 
 
 def fixed_number(boxes: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes of an image, filled up or cut to a fixed number.
+    """Pads or cuts an image's boxes to a fixed number.
 
     Args:
       boxes: float [n, 4].
@@ -25,18 +25,18 @@ def fixed_number(boxes: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.n
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    kept = np.sort(np.argsort(-sides.prod(axis=1), kind="stable")[:most])
-    filled = np.tile(np.array(NO_BOX, np.float32), (most, 1))
-    named = np.full(most, NO_LABEL, np.int32)
-    filled[: len(kept)] = boxes[kept]
-    named[: len(kept)] = np.asarray(labels)[kept]
-    return filled, named
+    largest = np.sort(np.argsort(-sides.prod(axis=1), kind="stable")[:most])
+    all_boxes = np.tile(np.array(NO_BOX, np.float32), (most, 1))
+    all_labels = np.full(most, NO_LABEL, np.int32)
+    all_boxes[: len(largest)] = boxes[largest]
+    all_labels[: len(largest)] = np.asarray(labels)[largest]
+    return all_boxes, all_labels
 
 
 def pixels_to_fractions(
     corners: tuple[float, float, float, float], height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """A box from pixels to fractions of the image, cut off at its edges.
+    """Converts a box from pixels to fractions, cut at the edges.
 
     Args:
       corners: (ymin, xmin, ymax, xmax), the far corner just behind the last pixel.

@@ -1,4 +1,4 @@
-"""Damaged or changed prepared data sets, and the sentences about them."""
+"""Errors of damaged or changed prepared data sets."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def refuse_absent(folder: str, paths: Iterable[str]) -> None:
 
 
 def refuse_other_counts(folder: str, counts: Mapping[str, int]) -> None:
-    """Refuses a prepared data set with a shard that holds more or fewer examples.
+    """Refuses a data set whose shard has another number of examples.
 
     Args:
       folder: as of `unreadable`.
@@ -77,7 +77,7 @@ def refuse_other_counts(folder: str, counts: Mapping[str, int]) -> None:
 
 
 def find_malformed_json(folder: str, names: Iterable[str]) -> str:
-    """Finds the first file that is no JSON; else the folder."""
+    """Finds the first malformed JSON file; else the folder."""
     for path in (os.path.join(folder, name) for name in names):
         try:
             json.loads(files.read(path))
@@ -86,8 +86,8 @@ def find_malformed_json(folder: str, names: Iterable[str]) -> str:
     return folder
 
 
-def changed(path: str, memory: str, folder: str) -> DamagedDataset:
-    """Makes the error for a file that holds something else now.
+def describe_change(path: str, memory: str, folder: str) -> DamagedDataset:
+    """Makes the error for a file with changed content.
 
     Args:
       path: of the file.
@@ -101,7 +101,7 @@ def changed(path: str, memory: str, folder: str) -> DamagedDataset:
 
 
 def refuse_lack(error: Exception, path: str) -> None:
-    """Raises an error again that is no damage of a file.
+    """Raises errors again that are no damage of a file.
 
     Raises:
       OSError: this process may not open more files, or has no memory left.

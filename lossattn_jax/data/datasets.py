@@ -33,19 +33,25 @@ _METADATA = ("dataset_info.json", "features.json")
 
 
 class DatasetNotFound(UserError):
-    """A data set is not where it was looked for; the text says where, and what prepares it."""
+    """A data set is absent.
+
+    The text says where it was looked for, and what prepares it.
+    """
 
 
 def resolve_data_dir(data_dir: str | None = None) -> str:
-    """The folder data sets are kept in: `data_dir`, else TFDS_DATA_DIR, else TFDS' default."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in chosen:
-        return chosen
-    return os.path.abspath(os.path.expanduser(chosen))
+    """Returns the folder of data sets.
+
+    `data_dir`, else TFDS_DATA_DIR, else TFDS' default.
+    """
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in folder:
+        return folder
+    return os.path.abspath(os.path.expanduser(folder))
 
 
 def prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
-    """The shell command that prepares the data set in `data_dir`."""
+    """Returns the shell command that prepares a data set in `data_dir`."""
     command = f"python -m lossattn_jax.data.prepare --dataset={spec.key}"
     if spec.train_split.endswith(EXTRA):
         command += " --extra"
@@ -53,7 +59,7 @@ def prepare_command(spec: DatasetSpec, data_dir: str | None) -> str:
 
 
 def register(spec: DatasetSpec) -> None:
-    """Makes the data set's builder known to TFDS where it is none of its own.
+    """Registers a data set's builder with TFDS where it is needed.
 
     Raises:
       UserError: `spec.builder_class` cannot be imported.
@@ -65,7 +71,10 @@ def register(spec: DatasetSpec) -> None:
 
 @contextlib.contextmanager
 def quiet_logging() -> Iterator[None]:
-    """Silences TFDS' warnings about folders that are not there: our own sentence says it once."""
+    """Silences TFDS' warnings of absent folders.
+
+    Our own sentence says it once.
+    """
     from absl import logging
 
     before = logging.get_verbosity()
@@ -78,7 +87,7 @@ def quiet_logging() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """Random access to the examples of a prepared split, decoded one by one.
+    """Random access to the decoded examples of a prepared split.
 
     An example is a dict: `image` uint8 [H, W, C], `label` int (or the multi-hot uint8 [K] of the
     objects in the image where `spec.multi_label`), and where the data set has boxes `box` float32 [4]
@@ -103,11 +112,17 @@ class ImageSource:
         return self._read([index], self._decode)[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Reads many examples at once, which is much quicker than one at a time."""
+        """Reads many examples at once.
+
+        That is much quicker than one at a time.
+        """
         return self._read(indices, self._decode)
 
     def labels(self) -> np.ndarray:
-        """All labels, without decoding images: int32 [N], or uint8 [N, K] if `spec.multi_label`."""
+        """Reads all labels, without decoding images.
+
+        int32 [N], or uint8 [N, K] if `spec.multi_label`.
+        """
         labels = np.empty((len(self), *self.spec.label_shape), self.spec.label_dtype)
         for start in range(0, len(self), _READ_AT_ONCE):
             stop = min(start + _READ_AT_ONCE, len(self))
@@ -116,11 +131,11 @@ class ImageSource:
 
     @property
     def folder(self) -> str:
-        """The folder the prepared data set lies in, its version included."""
+        """Returns the data set's folder, its version included."""
         return os.fspath(self.records.dataset_info.data_dir)
 
     def fingerprint(self) -> str:
-        """A string that changes whenever the content of the prepared split does.
+        """Returns a string that changes with the split's content.
 
         It goes by what the examples hold, not by dates and places: a copy has the same, and so has what was
         prepared again. Files that are not on a file system here go by how many examples they have.
@@ -130,10 +145,10 @@ class ImageSource:
         """
         info = self.records.dataset_info
         shards = self._shards()
-        held: Sequence[str | None] = [None] * len(shards)
+        digests_of_shards: Sequence[str | None] = [None] * len(shards)
         if not any("://" in shard.path for shard in shards):
             starts = np.cumsum([0, *(shard.count for shard in shards)]).tolist()
-            held = shard_digests.of_shards(
+            digests_of_shards = shard_digests.of_shards(
                 self.folder,
                 shards,
                 lambda place: self._digest(starts[place], starts[place + 1]),
@@ -144,7 +159,10 @@ class ImageSource:
             "split": self.spec.split(self.split),
             "num_examples": len(self),
             "shape": self.spec.image_shape,
-            "shards": [[shard.name, digest] for shard, digest in zip(shards, held, strict=True)],
+            "shards": [
+                [shard.name, digest]
+                for shard, digest in zip(shards, digests_of_shards, strict=True)
+            ],
         }
         if self.spec.resize:
             content["resized"] = f"bilinear, draft {_DRAFT}"
@@ -153,11 +171,14 @@ class ImageSource:
         return json.dumps(content, sort_keys=True)
 
     def digest(self) -> str:
-        """SHA-256 of the fingerprint; see `fingerprint`."""
+        """Returns SHA-256 of `fingerprint`."""
         return hashlib.sha256(self.fingerprint().encode()).hexdigest()
 
     def _digest(self, start: int, stop: int) -> str:
-        """The digest of what the examples hold from one place to before another, images as encoded."""
+        """Digests examples from one place to before another.
+
+        Images as encoded.
+        """
         digest = hashlib.sha256()
         for begin in range(start, stop, _READ_AT_ONCE):
             indices = range(begin, min(begin + _READ_AT_ONCE, stop))
@@ -186,7 +207,7 @@ class ImageSource:
             raise damage.unreadable(self._find_damage(places, use), error, self.folder) from error
 
     def _find_damage(self, places: list[int], use: Callable[[dict[str, Any]], Any]) -> str:
-        """The shard of the first illegible record; else the folder."""
+        """Finds the shard of the first illegible record; else the folder."""
         stops = np.cumsum([shard.count for shard in self._shards()])
         for place in places:
             try:
@@ -212,17 +233,17 @@ class ImageSource:
             )
         return example
 
-    def _image(self, encoded: bytes) -> np.ndarray:
+    def _image(self, content: bytes) -> np.ndarray:
         from PIL import Image
 
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             if not self.spec.resize:
                 return np.asarray(image)
             height, width, _ = self.spec.image_shape
             image.draft("RGB", (_DRAFT * width, _DRAFT * height))
             # Pillow's filters widen with the reduction, so that nothing is aliased.
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(resized)
+            small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(small)
 
     def _label(self, record: dict[str, Any]) -> int | np.ndarray:
         if not self.spec.multi_label:
@@ -252,7 +273,7 @@ def _file_instructions(records: Any) -> list[Any]:
 
 
 def _counts(records: Any, shards: Collection[str]) -> dict[str, int]:
-    """How many examples were written to each of these shards."""
+    """Returns how many examples were written to each shard."""
     counts = {
         os.fspath(path): count
         for split in records.dataset_info.splits.values()
@@ -262,7 +283,9 @@ def _counts(records: Any, shards: Collection[str]) -> dict[str, int]:
 
 
 def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ImageSource:
-    """Opens a prepared split for random access; imports no TensorFlow and downloads nothing.
+    """Opens a prepared split for random access.
+
+    It imports no TensorFlow and downloads nothing.
 
     Args:
       spec: the data set.
@@ -294,7 +317,7 @@ def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> I
             shards = [os.fspath(one.filename) for one in _file_instructions(records)]
     except NotImplementedError as error:
         raise _not_found(spec, root, "is not prepared (as array_record)", data_dir) from error
-    except Exception as error:  # protobuf's and JSON's own errors share no base class
+    except Exception as error:  # errors of protobuf and JSON share no base class
         path = damage.find_malformed_json(folder, _METADATA) if local else folder
         raise damage.unreadable(path, error, folder) from error
     if local:

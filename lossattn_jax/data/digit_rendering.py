@@ -23,7 +23,7 @@ _RIM_WIDTH = 0.35  # grey values over which ink fills up at the rim of a stroke
 _EDGE = 0.15  # coverage below which a pixel is not touched at all, which makes boxes exact
 _PIECE_SIZE = 16  # pixels per side of the square that a piece is drawn in
 _MARGIN = 1  # empty pixels around an original, so that enlarging it does not cut its rim
-_ENLARGED = 4  # pixels per original pixel of a glyph made ready
+_ENLARGEMENT = 4  # pixels per original pixel of a glyph made ready
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 _ROWS, _COLUMNS = (axis.astype(np.float32) for axis in np.mgrid[0:SIZE, 0:SIZE])  # pixel centres
@@ -33,8 +33,8 @@ def _interpolation(coarse: int) -> np.ndarray:
     """The matrix [SIZE, coarse] that interpolates `coarse` values smoothly over a side."""
     places = np.linspace(0, coarse - 1, SIZE)
     hats = np.clip(1 - np.abs(places[:, None] - np.arange(coarse)), 0, 1)
-    eased = hats * hats * (3 - 2 * hats)
-    return (eased / eased.sum(1, keepdims=True)).astype(np.float32)
+    weights = hats * hats * (3 - 2 * hats)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 _BLOTCHES = _interpolation(6)
@@ -42,7 +42,7 @@ _BLOTCHES = _interpolation(6)
 
 @dataclasses.dataclass(frozen=True)
 class Glyph:
-    """An original digit, enlarged once so that scenes can be drawn from it quickly.
+    """An original digit, enlarged once for quick drawing.
 
     Attributes:
       ink: float32 [n, n] grey values, with n = (8 + 2 margins) x enlargement for a whole digit.
@@ -54,28 +54,31 @@ class Glyph:
 
     @classmethod
     def of(cls, digit: np.ndarray) -> "Glyph":
-        """Prepares a digit [8, 8] with values from 0 (paper) to 16 (ink)."""
+        """Prepares a digit [8, 8] with values from 0 to 16.
+
+        0 is paper and 16 ink.
+        """
         ink = np.zeros((DIGIT_SIZE + 2 * _MARGIN,) * 2, np.float32)
         ink[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = np.asarray(digit) / 16.0
         # Opens the small holes of a 4 or a 9, which 8 x 8 pixels blur.
         ink += _SHARPENING * (ink - ndimage.gaussian_filter(ink, 1.0))
         # A lower rim keeps thin strokes from breaking, a higher one thick strokes from clotting.
         rim = float(np.interp(ink.sum(), [15, 25], [0.25, 0.5]))
-        return cls(ndimage.zoom(ink, _ENLARGED, order=3, mode="nearest", grid_mode=True), rim)
+        return cls(ndimage.zoom(ink, _ENLARGEMENT, order=3, mode="nearest", grid_mode=True), rim)
 
     def thickness(self) -> float:
-        """How thick the thickest stroke is, as a fraction of the digit's height."""
+        """Thickness of the thickest stroke, as a fraction of the digit's height."""
         inside = self.ink > self.rim + _RIM_WIDTH / 2
         radius = float(ndimage.distance_transform_edt(inside).max())
-        return 2 * radius / (_ENLARGED * DIGIT_SIZE)
+        return 2 * radius / (_ENLARGEMENT * DIGIT_SIZE)
 
     def piece(self, row: int, column: int, size: int) -> "Glyph":
-        """The square of `size` original pixels at (row, column) and nothing else of the digit."""
-        top, left = _ENLARGED * (row + _MARGIN), _ENLARGED * (column + _MARGIN)
-        side, rim = _ENLARGED * size, _ENLARGED * _MARGIN
-        cut = np.zeros((side + 2 * rim,) * 2, np.float32)
-        cut[rim:-rim, rim:-rim] = self.ink[top : top + side, left : left + side]
-        return Glyph(cut, self.rim)
+        """Cuts a square of `size` original pixels at (row, column)."""
+        top, left = _ENLARGEMENT * (row + _MARGIN), _ENLARGEMENT * (column + _MARGIN)
+        side, rim = _ENLARGEMENT * size, _ENLARGEMENT * _MARGIN
+        crop = np.zeros((side + 2 * rim,) * 2, np.float32)
+        crop[rim:-rim, rim:-rim] = self.ink[top : top + side, left : left + side]
+        return Glyph(crop, self.rim)
 
     def coverage(
         self,
@@ -101,7 +104,7 @@ class Glyph:
         """
         # From a place in the square back to one in the original: undo turn, then slant and scale.
         cos, sin = math.cos(turn), math.sin(turn)
-        step = _ENLARGED * DIGIT_SIZE / height
+        step = _ENLARGEMENT * DIGIT_SIZE / height
         back = np.array(
             [
                 [step * cos, step * sin],
@@ -183,21 +186,24 @@ def render(
 
 
 def _colours(rng: np.random.Generator, brightness: np.ndarray) -> np.ndarray:
-    """Random colours float32 [n, 3] of exactly the brightness [n], kept in 0.02 ... 0.98."""
-    wanted = np.clip(brightness, 0.02, 0.98)[:, None]
+    """Draws random colours [n, 3] of exactly the brightness [n].
+
+    float32, kept in 0.02 ... 0.98.
+    """
+    target = np.clip(brightness, 0.02, 0.98)[:, None]
     colours = rng.uniform(0.02, 0.98, (len(brightness), 3))
     have = colours @ _LUMA[:, None]
     # Mixing with black or white stays inside the cube of colours, whatever the hue.
-    mixed = np.where(
-        wanted < have,
-        colours * (wanted / have),
-        colours + (1 - colours) * ((wanted - have) / (1 - have)),
+    result = np.where(
+        target < have,
+        colours * (target / have),
+        colours + (1 - colours) * ((target - have) / (1 - have)),
     )
-    return mixed.astype(np.float32)
+    return result.astype(np.float32)
 
 
 def _strokes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Lines and arcs: coverage float32 [count, SIZE, SIZE].
+    """Draws lines and arcs: coverage float32 [count, SIZE, SIZE].
 
     A straight stroke in the open would read as a 1, so lines are short or run across the image.
     """
@@ -231,7 +237,7 @@ def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _strew(rng: np.random.Generator, scene: np.ndarray, piece: Glyph, colour: np.ndarray) -> None:
-    """Draws the piece at a random place of the scene, partly outside perhaps."""
+    """Draws the piece at a random place, perhaps partly outside."""
     ink = piece.coverage(
         rng.uniform(13.5, 20),
         aspect=rng.uniform(0.85, 1.15),
@@ -247,21 +253,21 @@ def _strew(rng: np.random.Generator, scene: np.ndarray, piece: Glyph, colour: np
 def _place(
     rng: np.random.Generator, ink: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Moves the ink to a random place inside the image; also gives its box in pixels."""
+    """Moves the ink to a random place; also returns its box."""
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     top, left = rows[0], columns[0]
     height, width = rows[-1] - top + 1, columns[-1] - left + 1
     y = int(rng.integers(0, SIZE - height + 1))
     x = int(rng.integers(0, SIZE - width + 1))
-    placed = np.zeros_like(ink)
-    placed[y : y + height, x : x + width] = ink[top : top + height, left : left + width]
-    return placed, (y, x, y + int(height), x + int(width))
+    canvas = np.zeros_like(ink)
+    canvas[y : y + height, x : x + width] = ink[top : top + height, left : left + width]
+    return canvas, (y, x, y + int(height), x + int(width))
 
 
 def _standing_out(
     rng: np.random.Generator, scene: np.ndarray, ink: np.ndarray, box: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """A random colour [3] that is brighter or darker than what lies around the ink."""
+    """Draws a colour [3] that stands out around the ink."""
     top, left, bottom, right = box
     around = np.s_[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
     levels = np.sort((scene[around] @ _LUMA).ravel())

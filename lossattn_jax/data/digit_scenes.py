@@ -1,4 +1,6 @@
-"""The TFDS data set `digit_scenes`: one handwritten digit in a cluttered 32x32 colour scene.
+"""The data set `digit_scenes`: one digit in a cluttered 32x32 scene.
+
+In colour; a TFDS builder.
 
 It is made on the spot from the 1,797 digits that come with scikit-learn (less the few that are hard
 to read), so it needs no download, and every image has the box of its digit: where a network looks
@@ -30,7 +32,9 @@ training and test scenes use different digits."""
 
 
 def legible(images: np.ndarray, labels: np.ndarray, glyphs: list[Glyph]) -> np.ndarray:
-    """Which digits can be read without doubt: some 7 % of the originals are blotted or ambiguous.
+    """Finds digits that can be read without doubt.
+
+    Some 7 % of the originals are blotted or ambiguous.
 
     Args:
       images: float64 [n, 8, 8] in 0 ... 16.
@@ -86,15 +90,15 @@ def split_digits(seed: int) -> dict[str, Digits]:
     is_test = np.zeros(len(order), bool)
     for label in range(10):
         is_test[np.flatnonzero(labels[order] == label)[::_TEST_SHARE]] = True
-    chosen = {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
+    choice = {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
     return {
         split: Digits([glyphs[source] for source in sources], labels[sources], sources)
-        for split, sources in chosen.items()
+        for split, sources in choice.items()
     }
 
 
 def scenes(seed: int, split: str, count: int) -> Iterator[dict[str, Any]]:
-    """Draws the scenes of a split; scene i depends on (seed, split, i) alone.
+    """Draws a split's scenes; scene i depends on (seed, split, i).
 
     Args:
       seed: of the data set.
@@ -111,7 +115,7 @@ def scenes(seed: int, split: str, count: int) -> Iterator[dict[str, Any]]:
         entropy = np.random.SeedSequence([seed, _SPLIT_KEYS[split], index])
         rng = np.random.Generator(np.random.Philox(entropy))
         label = index % 10
-        chosen = int(rng.choice(of_label[label]))
+        choice = int(rng.choice(of_label[label]))
         pieces = [
             digits.glyphs[other].piece(row, column, size)
             for other, row, column, size in zip(
@@ -122,12 +126,12 @@ def scenes(seed: int, split: str, count: int) -> Iterator[dict[str, Any]]:
                 strict=True,
             )
         ]
-        image, box = render(rng, digits.glyphs[chosen], pieces)
+        image, box = render(rng, digits.glyphs[choice], pieces)
         yield {
             "image": image,
             "label": label,
             "box": box,
-            "source_index": int(digits.sources[chosen]),
+            "source_index": int(digits.sources[choice]),
         }
 
 

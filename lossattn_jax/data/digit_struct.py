@@ -1,4 +1,4 @@
-"""Reads SVHN's `digitStruct.mat`: which digits each image shows, and where.
+"""SVHN's `digitStruct.mat`: each image's digits and their boxes.
 
 The file is MATLAB's version 7.3, which is HDF5. `/digitStruct/name` and `/digitStruct/bbox` hold a reference
 for each image: to its name, an array of character codes, and to a group with the datasets `label`, `left`,
@@ -14,11 +14,14 @@ import numpy as np
 
 _MOST_VALUES = 1 << 22  # of a dataset; the published ones name 202,353 images at most
 # What h5py and NumPy raise where a file is not HDF5, lacks something, or holds something else there.
-_MALFORMED = (OSError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
+_READ_ERRORS = (OSError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
 
 
 class Digit(NamedTuple):
-    """A digit of an image: its class 0 ... 9, and its box in pixels, which may stick out of the image."""
+    """A digit of an image: class 0 ... 9, box in pixels.
+
+    The box may stick out of the image.
+    """
 
     label: int
     left: float
@@ -27,7 +30,7 @@ class Digit(NamedTuple):
     height: float
 
     def corners(self) -> tuple[float, float, float, float]:
-        """(ymin, xmin, ymax, xmax) in pixels.
+        """Returns (ymin, xmin, ymax, xmax) in pixels.
 
         The first pixel's edge is 0: what comes with the published images counts `left` and `top` from 0,
         and `width` and `height` take their pixels whole.
@@ -36,7 +39,10 @@ class Digit(NamedTuple):
 
 
 class DigitStruct:
-    """The file, opened: `names` are the images' in its order, and `digits` tells what one shows."""
+    """An open `digitStruct.mat`.
+
+    `names` are the images' in its order, and `digits` returns what one shows.
+    """
 
     def __init__(self, file: BinaryIO):
         """Opens the file.
@@ -54,14 +60,14 @@ class DigitStruct:
             names = _values(self._file["digitStruct/name"])
             self._boxes = _values(self._file["digitStruct/bbox"])
             self.names = [self._text(name) for name in names]
-        except _MALFORMED as error:
-            raise _malformed("its names cannot be read") from error
+        except _READ_ERRORS as error:
+            raise _malformed_error("its names cannot be read") from error
         if len(self.names) != len(self._boxes):
-            raise _malformed(f"it has {len(self.names)} names, but {len(self._boxes)} boxes")
+            raise _malformed_error(f"it has {len(self.names)} names, but {len(self._boxes)} boxes")
         self._places = {name: place for place, name in enumerate(self.names)}
 
     def digits(self, name: str) -> list[Digit]:
-        """The digits of an image, in the file's order.
+        """Reads an image's digits, in the file's order.
 
         Args:
           name: one of `names`.
@@ -74,8 +80,8 @@ class DigitStruct:
             fields = {field: list(self._numbers(group[field])) for field in Digit._fields}
             rows = zip(*fields.values(), strict=True)
             return [Digit(_label(label), *box) for label, *box in rows]
-        except _MALFORMED as error:
-            raise _malformed(f"the digits of {name} cannot be read") from error
+        except _READ_ERRORS as error:
+            raise _malformed_error(f"the digits of {name} cannot be read") from error
 
     def _text(self, reference: Any) -> str:
         return "".join(map(chr, _values(self._file[reference])))
@@ -91,13 +97,13 @@ class DigitStruct:
 
 
 def _values(dataset: Any) -> np.ndarray:
-    """The values of an HDF5 dataset, flat."""
+    """Reads an HDF5 dataset's values, flat."""
     if dataset.size > _MOST_VALUES:
         raise ValueError(f"a dataset has {dataset.size} values")
     return dataset[()].ravel()
 
 
-def _malformed(what: str) -> ValueError:
+def _malformed_error(what: str) -> ValueError:
     return ValueError(f"digitStruct.mat is malformed: {what}")
 
 

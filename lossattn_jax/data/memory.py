@@ -1,4 +1,4 @@
-"""A whole split as arrays in memory: decoded once, then read from a cache beside the data set."""
+"""Whole splits as arrays in memory, with a cache on disk."""
 
 import dataclasses
 import logging
@@ -43,7 +43,7 @@ class ArrayDataset(Examples):
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or [N, M, 4] where an
         image may have several, or None.
       box_labels: int32 [N, M], the classes of several boxes; None without.
-      prepared: digest of the prepared examples that `load` has made the arrays of; None for other arrays,
+      origin_digest: digest of the prepared examples that `load` made the arrays of; None for other arrays,
         and for what `dataclasses.replace` makes.
     """
 
@@ -53,7 +53,7 @@ class ArrayDataset(Examples):
     labels: np.ndarray
     boxes: np.ndarray | None = None
     box_labels: np.ndarray | None = None
-    prepared: str | None = dataclasses.field(default=None, init=False, compare=False)
+    origin_digest: str | None = dataclasses.field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,7 +72,7 @@ class ArrayDataset(Examples):
         return batch
 
     def take(self, indices: np.ndarray) -> "ArrayDataset":
-        """The examples at `indices` int64 [n] as a data set of their own, counted from 0 anew."""
+        """Takes the examples at `indices` int64 [n], counted from 0 anew."""
         part = dataclasses.replace(
             self,
             images=self.images[indices],
@@ -80,18 +80,23 @@ class ArrayDataset(Examples):
             boxes=None if self.boxes is None else self.boxes[indices],
             box_labels=None if self.box_labels is None else self.box_labels[indices],
         )
-        return part if self.prepared is None else part._with_origin(self.prepared, indices)
+        return (
+            part if self.origin_digest is None else part._with_origin(self.origin_digest, indices)
+        )
 
     def digest(self) -> str:
-        """See `pipeline.Examples.digest`; of arrays that were not prepared it is their own."""
-        return self.prepared or digests.of_arrays(
+        """Returns the examples' digest; see `pipeline.Examples.digest`.
+
+        Of arrays that were not prepared it is their own.
+        """
+        return self.origin_digest or digests.of_arrays(
             {name: array for name in _IN_EXAMPLE if (array := getattr(self, name)) is not None}
         )
 
-    def _with_origin(self, prepared: str, indices: np.ndarray | None = None) -> "ArrayDataset":
-        """Sets `prepared` of a new data set."""
-        digest = prepared if indices is None else digest_of_part(prepared, indices)
-        object.__setattr__(self, "prepared", digest)
+    def _with_origin(self, origin_digest: str, indices: np.ndarray | None = None) -> "ArrayDataset":
+        """Sets `origin_digest` of a new data set."""
+        digest = origin_digest if indices is None else digest_of_part(origin_digest, indices)
+        object.__setattr__(self, "origin_digest", digest)
         return self
 
 
@@ -135,7 +140,10 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
 
 
 def cache_path(source: ImageSource) -> str:
-    """Where the decoded arrays of this split are kept, e.g. `.../cifar10/3.0.2/cache_train.npz`."""
+    """Returns the path of a split's decoded arrays.
+
+    Such as `.../cifar10/3.0.2/cache_train.npz`.
+    """
     split = source.spec.split(source.split).replace("+", "_")
     return os.path.join(source.folder, f"cache_{split}.npz")
 
@@ -155,7 +163,7 @@ def _plan(source: ImageSource) -> _Layout:
 
 
 def _decode(source: ImageSource, layout: _Layout) -> dict[str, np.ndarray]:
-    started = time.monotonic()
+    began = time.monotonic()
     count = len(source)
     arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
     for start in range(0, count, _READ_AT_ONCE):
@@ -168,7 +176,7 @@ def _decode(source: ImageSource, layout: _Layout) -> dict[str, np.ndarray]:
         count,
         source.spec.name,
         source.split,
-        time.monotonic() - started,
+        time.monotonic() - began,
     )
     return arrays
 
@@ -187,16 +195,16 @@ def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndar
             if any(headers.pop(name) != _DIGEST for name in _OF_CACHE):
                 raise ValueError("its digests are none")
             file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                if str(stored["made_from"]) != made_from:
+            with np.load(file, allow_pickle=False) as cache:
+                if str(cache["made_from"]) != made_from:
                     _LOG.warning(
                         "%s was made of other files than are there now; rebuilding it", path
                     )
                     return None
                 if headers != layout:
                     raise ValueError("its arrays are others")
-                arrays = {name: stored[name] for name in layout}
-                if str(stored["digest"]) != digests.of_arrays(arrays):
+                arrays = {name: cache[name] for name in layout}
+                if str(cache["digest"]) != digests.of_arrays(arrays):
                     raise ValueError("it is not as it was written")
                 return arrays
     except FileNotFoundError:

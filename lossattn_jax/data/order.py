@@ -1,4 +1,4 @@
-"""Which examples a training step takes, images or bags: a pure function of the seed and the step.
+"""The order of examples, a pure function of seed and step.
 
 The order of an epoch follows from (seed, epoch) alone and the batch of a step from (seed, step), so
 resuming a run needs nothing but its step, and the global batch is the same for any number of
@@ -17,11 +17,11 @@ import numpy as np
 
 from lossattn_jax.errors import UserError
 
-_ENDLESS = 2**62  # steps of a run: whoever reads them wants a length
+_ENDLESS = 2**62  # steps of a run: readers need a length
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order in which an epoch visits the examples.
+    """Draws the order in which an epoch visits the examples.
 
     Args:
       seed: the run's seed, 0 or more.
@@ -45,7 +45,7 @@ def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def epoch_generator(
     seed: int, epoch: int, bits: type[np.random.BitGenerator] = np.random.PCG64
 ) -> np.random.Generator:
-    """The random numbers of an epoch's order.
+    """Makes the random generator of an epoch's order.
 
     Args:
       seed: the run's seed, 0 or more.
@@ -58,7 +58,9 @@ def epoch_generator(
 def bucket_batches(
     bucket_of: np.ndarray, batch_size: int, seed: int, epochs: Sequence[int]
 ) -> np.ndarray:
-    """The bags of each step of some epochs: a random order of batches of one bucket each.
+    """Draws the bags of each step of some epochs.
+
+    They are batches of one bucket each, in random order.
 
     With one bag a step every order of all bags is as likely as any other.
 
@@ -86,7 +88,9 @@ def _bucket_batches(bucket_of: np.ndarray, batch_size: int, seed: int, epoch: in
 
 
 def bucket_steps(bucket_of: np.ndarray, batch_size: int) -> int:
-    """Steps of an epoch of bags: batches of each bucket's bags, the last of each filled up.
+    """Counts the steps of an epoch of bags.
+
+    Batches are of one bucket each, the last of each filled up.
 
     Args:
       bucket_of: `[bags]` int, the bucket of each bag.
@@ -96,7 +100,10 @@ def bucket_steps(bucket_of: np.ndarray, batch_size: int) -> int:
 
 
 def local_batch_size(batch_size: int, process_count: int) -> int:
-    """Examples per process of a global batch; a `UserError` where it does not divide evenly."""
+    """Divides a global batch by processes, if it divides evenly.
+
+    Else a `UserError`.
+    """
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise UserError(
             f"batch size {batch_size} has to be a positive multiple of the number of processes, "
@@ -106,7 +113,7 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Training steps per epoch; the last, partial batch is dropped.
+    """Counts training steps per epoch, without a partial batch.
 
     Raises:
       UserError: the data set does not fill a single batch.
@@ -127,7 +134,7 @@ def train_indices(
     process_index: int = 0,
     process_count: int = 1,
 ) -> np.ndarray:
-    """The examples that one process takes in a training step.
+    """Returns a process' examples of a training step.
 
     Args:
       seed: the run's seed.
@@ -156,7 +163,7 @@ def eval_indices(
     process_index: int = 0,
     process_count: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The examples that one process takes in an evaluation batch, in the data set's own order.
+    """Returns a process' examples of an evaluation batch, in order.
 
     Args:
       batch: the global batch, counted from 0.
@@ -177,7 +184,7 @@ def eval_indices(
 
 
 def eval_steps(num_examples: int, batch_size: int) -> int:
-    """Evaluation batches that cover every example once, the last one possibly partial."""
+    """Counts evaluation batches; the last one may be partial."""
     if batch_size < 1 or num_examples < 1:
         raise UserError(
             f"evaluation needs at least one example and a batch size of 1 or more, not "
@@ -188,7 +195,9 @@ def eval_steps(num_examples: int, batch_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSteps:
-    """What one process takes in each training step: item i is that of step `start_step` + i.
+    """A process' examples of each training step.
+
+    Item i is that of step `start_step` + i.
 
     Attributes: see `train_indices`; sizes that do not fit are a `UserError` of the constructor.
     """
@@ -207,7 +216,7 @@ class TrainSteps:
         return _ENDLESS
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, None]:
-        """The examples' places, int64 [b], and no mask."""
+        """Returns the examples' places, int64 [b], and no mask."""
         indices = train_indices(
             self.seed,
             self.start_step + item,
@@ -221,7 +230,9 @@ class TrainSteps:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSteps:
-    """What one process takes in each batch of an evaluation: item i is that of `start_batch` + i.
+    """A process' examples of each evaluation batch.
+
+    Item i is that of `start_batch` + i.
 
     Attributes: see `eval_indices`; sizes that do not fit are a `UserError` of the constructor.
     """
@@ -240,7 +251,7 @@ class EvalSteps:
         return max(0, eval_steps(self.num_examples, self.batch_size) - self.start_batch)
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """The examples' places, int64 [b], and their mask, float32 [b]."""
+        """Returns the examples' places, int64 [b], and mask, float32 [b]."""
         return eval_indices(
             self.start_batch + item,
             self.num_examples,
@@ -251,5 +262,5 @@ class EvalSteps:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed that is a pure function of several numbers, for draws that must not be alike."""
+    """Derives a seed from several numbers, for independent draws."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

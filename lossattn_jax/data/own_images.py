@@ -1,4 +1,4 @@
-"""The user's own image files, of any size and mode, brought to a network's size."""
+"""A user's own image files, resized for a network."""
 
 import collections
 import contextlib
@@ -29,26 +29,26 @@ _ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations of EXIF
 
 
 class TooManyImages(UserError):
-    """More images or tiles would come out than may."""
+    """There are more images or tiles than may be."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnImages:
-    """Images that could be read, and files that could not.
+    """Images that were read, and reasons for those that were not.
 
     Attributes:
       names: `N`: the file's name, with tiles also their place; see `short_names`.
       images: `[N, H, W, 3]` uint8.
       places: of each image its file's place in `files`, and its tile's row and column.
       files: names of the files that could be read.
-      refused: a sentence for each file that could not.
+      refusals: a sentence for each file that could not.
     """
 
     names: tuple[str, ...]
     images: np.ndarray
     places: tuple[tuple[int, int, int], ...]
     files: tuple[str, ...]
-    refused: tuple[str, ...]
+    refusals: tuple[str, ...]
 
 
 def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
@@ -73,7 +73,7 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Image files in a folder and its folders, sorted."""
+    """Lists image files in a folder and its subfolders, sorted."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
@@ -84,9 +84,9 @@ def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         links = [name for name in folders if (place / name).is_symlink()]
         if links:
             log.info("not looked into, as links to folders: %s", ", ".join(sorted(links)))
-        named = [name for name in folders if _is_named_image(place / name)]
+        image_names = [name for name in folders if _is_named_image(place / name)]
         # A folder with an image's name that holds nothing is refused as an image.
-        empty = [name for name in named if not any(os.scandir(place / name))]
+        empty = [name for name in image_names if not any(os.scandir(place / name))]
         files += [place / name for name in names + empty if _is_named_image(place / name)]
     return sorted(files)
 
@@ -119,7 +119,7 @@ def read(
     fit: str = "resize",
     most: int = 1000,
 ) -> OwnImages:
-    """Reads files and folders; a file that cannot be read is left out and named.
+    """Reads files and folders; leaves unreadable files out, by name.
 
     Args:
       paths: files and folders.
@@ -138,7 +138,7 @@ def read(
     images: list[np.ndarray] = []
     places: list[tuple[int, int, int]] = []
     files: list[str] = []
-    refused: list[str] = []
+    refusals: list[str] = []
     sources = find(paths)
     for path, name in zip(sources, short_names(sources), strict=True):
         try:
@@ -154,7 +154,7 @@ def read(
         except TooManyImages:
             raise
         except UserError as error:
-            refused.append(str(error))
+            refusals.append(str(error))
             continue
         grid = [[whole]] if fit == "resize" else tiles(whole, shape[:2])
         for row, column in np.ndindex(len(grid), len(grid[0])):
@@ -164,12 +164,15 @@ def read(
             places.append((len(files), row, column))
         files.append(name)
     if not images:
-        raise UserError("no image could be read: " + "; ".join(refused))
-    return OwnImages(tuple(names), np.stack(images), tuple(places), tuple(files), tuple(refused))
+        raise UserError("no image could be read: " + "; ".join(refusals))
+    return OwnImages(tuple(names), np.stack(images), tuple(places), tuple(files), tuple(refusals))
 
 
 def tiles(image: np.ndarray, size: tuple[int, int]) -> list[list[np.ndarray]]:
-    """Rows of tiles `[size, C]` that together hold every pixel of an image `[H, W, C]`."""
+    """Cuts an image `[H, W, C]` into rows of tiles `[size, C]`.
+
+    Together they hold every pixel.
+    """
     (height, width), (high, wide) = image.shape[:2], size
     missing = ((0, max(high - height, 0)), (0, max(wide - width, 0)), (0, 0))
     image = np.pad(image, missing, mode="edge")
@@ -184,25 +187,27 @@ def _starts(length: int, size: int) -> list[int]:
 
 
 def read_size(path: str | pathlib.Path) -> tuple[int, int]:
-    """Reads height and width of an image file, and none of its pixels.
+    """Reads height and width of an image file alone.
 
     Raises:
       UserError: as of `read_image`.
     """
     from PIL import Image
 
-    with _opened(path, resized=False) as (image, _):
+    with _open(path, shrink=False) as (image, _):
         # The base class's, since for one that may come after a PNG's pixels Pillow would decode these.
         exif = Image.Image.getexif(image)
-        turned = exif.get(picture_depth.ORIENTATION, 1) in _ON_THEIR_SIDE
+        on_its_side = exif.get(picture_depth.ORIENTATION, 1) in _ON_THEIR_SIDE
         # Pillow's own size of a TIFF is that of the picture turned upright already.
         tags = getattr(image, "tag_v2", {})
         width, height = (tags.get(tag, side) for tag, side in zip(_SIDES, image.size, strict=True))
-        return (width, height) if turned else (height, width)
+        return (width, height) if on_its_side else (height, width)
 
 
 def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> np.ndarray:
-    """Reads an image file of any size and mode as uint8 `shape` (height, width, 3), or its own with None.
+    """Reads an image file of any size and mode as uint8.
+
+    Of `shape` (height, width, 3), or its own with None.
 
     It is turned upright and resized; one of another shape is squeezed. Transparent parts become white. More
     than 8 bits a sample are brought to 8 by `picture_depth`. Of several frames it is the first.
@@ -213,7 +218,7 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
     """
     from PIL import Image
 
-    with _opened(path, resized=shape is not None) as (image, file):
+    with _open(path, shrink=shape is not None) as (image, file):
         upright = picture_depth.to_8_bits(image, file, path)
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
@@ -225,12 +230,12 @@ def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> 
 
 
 @contextlib.contextmanager
-def _opened(path: str | pathlib.Path, resized: bool) -> Iterator[tuple[Any, BinaryIO]]:
+def _open(path: str | pathlib.Path, shrink: bool) -> Iterator[tuple[Any, BinaryIO]]:
     """Opens an image file with Pillow; turns its errors into a sentence.
 
     Args:
       path: of the file.
-      resized: as of `picture_depth.refuse_large`.
+      shrink: as of `picture_depth.refuse_large`.
 
     Yields:
       The image, not yet loaded, and the file.
@@ -246,7 +251,7 @@ def _opened(path: str | pathlib.Path, resized: bool) -> Iterator[tuple[Any, Bina
             # What is too large is refused here, also where warnings are no errors.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
-                picture_depth.refuse_large(image, path, resized)
+                picture_depth.refuse_large(image, path, shrink)
                 yield image, file
     except UserError:
         raise

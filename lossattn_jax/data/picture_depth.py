@@ -26,7 +26,7 @@ ORIENTATION = 0x0112  # of EXIF
 _BANDS = {"LA": 2, "RGB": 3, "RGBX": 3, "RGBA": 4, "CMYK": 4}
 _MODES = {1: "L", 2: "LA", 3: "RGB"}
 # Where the high byte of a sample stands: first in "B", last in "L"; "N" is the machine's, as of libtiff.
-_SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Memory that a picture may take, and what one of a kind takes a pixel at its peak: measured, and rounded up.
 MOST_BYTES = 1 << 30
 _RESIZED_BYTES, _PLAIN_BYTES, _BLENDED_BYTES, _LONG_BYTES = 8, 12, 20, 16
@@ -35,13 +35,13 @@ _AT_ONCE = 1 << 20  # values that are floats at once
 _REMEDY = "save it with 8 bits a sample"
 
 
-def refuse_large(image: Any, path: str | pathlib.Path, resized: bool) -> None:
+def refuse_large(image: Any, path: str | pathlib.Path, shrink: bool) -> None:
     """Refuses a picture that would take too much memory, by its header.
 
     Args:
       image: of Pillow, opened and not yet loaded.
       path: of the file, for the sentence.
-      resized: whether it becomes small right after it is decoded.
+      shrink: whether it becomes small right after it is decoded.
 
     Raises:
       UserError: it would.
@@ -59,17 +59,19 @@ def refuse_large(image: Any, path: str | pathlib.Path, resized: bool) -> None:
     elif image.has_transparency_data:
         each = _BLENDED_BYTES
     else:
-        each = _RESIZED_BYTES if resized else _PLAIN_BYTES
-    needed = each * max(width * height, tile)
-    if needed > MOST_BYTES:
+        each = _RESIZED_BYTES if shrink else _PLAIN_BYTES
+    num_bytes = each * max(width * height, tile)
+    if num_bytes > MOST_BYTES:
         raise UserError(
-            f"{path} has {width}x{height} pixels, for which {needed / 2**30:.2f} GiB of memory are needed, "
-            f"of which it may take {MOST_BYTES / 2**30:g}: resize it"
+            f"{path} has {width}x{height} pixels, for which {num_bytes / 2**30:.2f} GiB of memory are "
+            f"needed, of which it may take {MOST_BYTES / 2**30:g}: resize it"
         )
 
 
 def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
-    """A picture with 8 bits a sample, upright; as it is where it has no more.
+    """Converts a picture to 8 bits a sample, upright.
+
+    One that has no more stays as it is.
 
     Args:
       image: of Pillow, opened and not yet loaded.
@@ -127,7 +129,7 @@ def _find_wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple
         raise UserError(f"{path} has its colours in planes of {max(bits)} bits: {_REMEDY}")
     if not wide or name == "I":
         return "", ""
-    if name not in _BANDS or order not in _SWAPPED:
+    if name not in _BANDS or order not in _OTHER_ORDER:
         raise UserError(f"{path} has colours of 16 bits of the kind {name}: {_REMEDY}")
     return name, order
 
@@ -138,13 +140,16 @@ def _name_raw_mode(tile: Any) -> str:
 
 
 def _read_colours(image: Any, file: BinaryIO, colours: str, order: str) -> np.ndarray:
-    """`[H, W, bands]` uint16, from reading the file once for each of a sample's two bytes."""
-    if colours == "LA":  # the four bytes of a pixel as they stand in a PNG
+    """Reads `[H, W, bands]` uint16.
+
+    It reads the file once for each of a sample's two bytes.
+    """
+    if colours == "LA":  # a pixel's four bytes, in a PNG's order
         pixels = _read_as(image, file, "RGBA").astype(np.uint16)
         return pixels[..., ::2] << 8 | pixels[..., 1::2]
     values = _read_as(image, file, f"{colours};16{order}").astype(np.uint16)
     values <<= 8
-    values |= _read_as(image, file, f"{colours};16{_SWAPPED[order]}")
+    values |= _read_as(image, file, f"{colours};16{_OTHER_ORDER[order]}")
     return values
 
 
@@ -180,7 +185,7 @@ def _read_white(image: Any, file: BinaryIO, tags: Any, tones: np.ndarray) -> int
 
 
 def _read_significant_bits(file: BinaryIO) -> int | None:
-    """The most of a PNG's chunk sBIT; None where it has none."""
+    """Reads the highest value of a PNG's sBIT chunk, or None."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -193,7 +198,7 @@ def _read_significant_bits(file: BinaryIO) -> int | None:
 
 
 def _guess_white(tones: np.ndarray, path: str | pathlib.Path) -> int:
-    """What white probably is, which is said where it is not 65,535."""
+    """Guesses the value of white; logs it if not 65,535."""
     highest = int(tones.max())
     for bits in _GUESSES:
         if 0 < highest < 2**bits:
@@ -209,7 +214,10 @@ def _guess_white(tones: np.ndarray, path: str | pathlib.Path) -> int:
 
 
 def _scale_16_bits(values: np.ndarray, tones: int, full: int) -> np.ndarray:
-    """Scales bands to 8 bits, the last of which may be transparency."""
+    """Scales bands to 8 bits.
+
+    The last of them may be transparency.
+    """
     whole = [
         full if band < tones or values[..., band].max() <= full else _FULL
         for band in range(values.shape[-1])
@@ -246,7 +254,7 @@ def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
 
 
 def _to_levels(values: np.ndarray, white: np.ndarray | np.float64) -> np.ndarray:
-    """Scales values `[H, W, bands]` in [0, white] to uint8, by rows."""
+    """Scales values `[H, W, bands]` in [0, white] to uint8."""
     levels = np.empty(values.shape, np.uint8)
     step = max(1, _AT_ONCE // values[0].size)
     for row in range(0, len(values), step):

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, and moving them to the devices ahead of time."""
+"""Batches for training and evaluation, prefetched to the devices."""
 
 import abc
 import dataclasses
@@ -16,7 +16,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Examples(abc.ABC):
-    """A split that can be iterated over in batches; where its examples are kept is up to it."""
+    """A split that yields batches, wherever its examples are stored."""
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -24,7 +24,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
-        """The examples at some places, as a batch.
+        """Reads the examples at some places as a batch.
 
         Args:
           indices: int64 [b].
@@ -36,7 +36,9 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """SHA-256 by which examples of other content differ, however they are kept, in hexadecimal digits.
+        """Digests the examples, however they are stored.
+
+        SHA-256 in hexadecimal digits.
 
         Of a prepared split it is that of its files and of which examples are taken: the same from memory
         and from disk, in a copied folder too.
@@ -46,7 +48,7 @@ class Examples(abc.ABC):
         """
 
     def iterate(self, batches: "Batches") -> Iterator[Batch]:
-        """All of `batches`, one after the other."""
+        """Yields all of `batches`, one after the other."""
         return (batches[item] for item in range(len(batches)))
 
     def train_batches(
@@ -59,7 +61,7 @@ class Examples(abc.ABC):
         process_count: int = 1,
         places_only: bool = False,
     ) -> Iterator[Batch]:
-        """Training batches from `start_step` on, without end.
+        """Yields training batches from `start_step` on, without end.
 
         Args:
           batch_size: examples per step over all processes.
@@ -92,7 +94,9 @@ class Examples(abc.ABC):
         process_count: int = 1,
         start_batch: int = 0,
     ) -> Iterator[Batch]:
-        """Every example exactly once over all processes, in the data set's own order.
+        """Yields every example exactly once over all processes.
+
+        In the data set's own order.
 
         All processes get equally many batches of one shape; what fills the last one up is masked.
 
@@ -139,27 +143,29 @@ class Batches:
 
 
 class _Buffer:
-    """What the producer thread and the consumer share."""
+    """The state shared by producer thread and consumer."""
 
     def __init__(self, depth: int):
-        self.changed = threading.Condition()
+        self.condition = threading.Condition()
         self.items: deque[tuple[str, Any]] = deque()
         self.depth = depth
-        self.closed = False
+        self.is_closed = False
 
     def close(self) -> None:
-        with self.changed:
-            self.closed = True
+        with self.condition:
+            self.is_closed = True
             self.items.clear()
-            self.changed.notify_all()
+            self.condition.notify_all()
 
 
 def _produce(buffer: _Buffer, iterator: Iterator[Any], transfer: Callable[[Any], Any]) -> None:
     try:
         while True:
-            with buffer.changed:
-                buffer.changed.wait_for(lambda: buffer.closed or len(buffer.items) < buffer.depth)
-                if buffer.closed:
+            with buffer.condition:
+                buffer.condition.wait_for(
+                    lambda: buffer.is_closed or len(buffer.items) < buffer.depth
+                )
+                if buffer.is_closed:
                     return
             try:
                 entry = ("item", transfer(next(iterator)))
@@ -167,11 +173,11 @@ def _produce(buffer: _Buffer, iterator: Iterator[Any], transfer: Callable[[Any],
                 entry = ("end", None)
             except BaseException as error:  # raised again where the batches are consumed
                 entry = ("error", error)
-            with buffer.changed:
-                if buffer.closed:
+            with buffer.condition:
+                if buffer.is_closed:
                     return
                 buffer.items.append(entry)
-                buffer.changed.notify_all()
+                buffer.condition.notify_all()
             if entry[0] != "item":
                 return
     finally:
@@ -187,7 +193,7 @@ def _stop(buffer: _Buffer, thread: threading.Thread) -> None:
 
 
 class Prefetcher(Iterator[Any]):
-    """Iterates over `transfer(item)`, which a background thread keeps ready; see `prefetch`."""
+    """Iterates over `transfer(item)`, which a thread prepares; see `prefetch`."""
 
     def __init__(self, iterator: Iterator[Any], transfer: Callable[[Any], Any], depth: int):
         self._buffer = _Buffer(depth)
@@ -200,12 +206,12 @@ class Prefetcher(Iterator[Any]):
 
     def __next__(self) -> Any:
         buffer = self._buffer
-        with buffer.changed:
-            buffer.changed.wait_for(lambda: bool(buffer.items) or buffer.closed)
-            if buffer.closed:
+        with buffer.condition:
+            buffer.condition.wait_for(lambda: bool(buffer.items) or buffer.is_closed)
+            if buffer.is_closed:
                 raise StopIteration
             kind, value = buffer.items.popleft()
-            buffer.changed.notify_all()
+            buffer.condition.notify_all()
         if kind == "item":
             return value
         self.close()
@@ -214,7 +220,7 @@ class Prefetcher(Iterator[Any]):
         raise StopIteration
 
     def close(self) -> None:
-        """Ends the thread and drops what it had ready; iterating further yields nothing."""
+        """Ends the thread; iterating further yields nothing."""
         self._stop()
 
     def __enter__(self) -> "Prefetcher":
@@ -225,7 +231,7 @@ class Prefetcher(Iterator[Any]):
 
 
 def prefetch(iterator: Iterator[Any], transfer: Callable[[Any], Any], depth: int = 2) -> Prefetcher:
-    """Reads ahead in a thread of its own, so that batches are on the devices when they are wanted.
+    """Reads ahead in a thread, so that devices need not wait.
 
     Args:
       iterator: where the batches come from; closed in the end where it can be.

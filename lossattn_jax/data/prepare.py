@@ -1,4 +1,6 @@
-"""Downloads or generates a data set, once: `python -m lossattn_jax.data.prepare --dataset=cifar10`.
+"""Downloads or generates a data set, once:
+
+`python -m lossattn_jax.data.prepare --dataset=cifar10`.
 
 This is the one module that needs TensorFlow, and only for TFDS' own builders: those of this package do
 without. Everything is stored as array_record, which allows random access; the decoded images are cached
@@ -38,7 +40,7 @@ log = logging.getLogger("lossattn_jax.data.prepare")
 
 _RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
 _PLAN_NAME = "preparing.json"  # the same in the folder above, until the data set is there
-_UNFINISHED = "incomplete.*"  # what TFDS calls a folder until all is in it
+_LEFTOVERS = "incomplete.*"  # what TFDS calls a folder until all is in it
 # What is wrong with a folder and not with the network.
 _OF_FOLDER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
@@ -50,7 +52,7 @@ def prepare(
     builder_kwargs: Mapping[str, Any] | None = None,
     archives: str | None = None,
 ) -> str:
-    """Makes sure that a data set and the cache of its decoded images are there.
+    """Prepares a data set and its cache of decoded images.
 
     A second call finds both and returns at once. TFDS shows the progress on stderr.
 
@@ -94,7 +96,7 @@ def prepare(
 
 
 def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) -> str:
-    """The folder of a data set that is there.
+    """Finds the folder of a prepared data set.
 
     Raises:
       DatasetNotFound: it is not.
@@ -112,7 +114,7 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
 
 
 def _refuse_lack_of_packages(spec: DatasetSpec) -> None:
-    """Stops before anything is downloaded that could not be read then.
+    """Refuses to download what could not be read then.
 
     Raises:
       UserError: the data set is built with a package that is not installed.
@@ -127,7 +129,7 @@ def _refuse_lack_of_packages(spec: DatasetSpec) -> None:
 
 @contextlib.contextmanager
 def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
-    """Locks a data set for preparing; removes what killed processes have left.
+    """Locks a data set for preparing; removes killed processes' files.
 
     Yields:
       The folder of its versions.
@@ -143,14 +145,14 @@ def _alone(spec: DatasetSpec, data_dir: str | None) -> Iterator[pathlib.Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failure(spec, data_dir, error) from error
-    with run_folder.alone(folder, beside=True):
-        for leftover in folder.glob(_UNFINISHED):
+    with run_folder.lock_workdir(folder, beside=True):
+        for leftover in folder.glob(_LEFTOVERS):
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder
 
 
 def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
-    """Refuses a copy that cannot be used; TFDS would keep it.
+    """Refuses a copy in an unusable format; TFDS would keep it.
 
     Args:
       spec: of the data set.
@@ -169,7 +171,7 @@ def _refuse_other_format(spec: DatasetSpec, parent: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _settings_written(parent: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Writes down the settings of a data set before it is built.
+    """Writes the settings of a data set before it is built.
 
     `_find` puts it beside the data set. Where the folder cannot be written, nothing is.
 
@@ -189,7 +191,7 @@ def _settings_written(parent: pathlib.Path, settings: Mapping[str, Any]) -> Iter
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON."""
+    """Turns settings into JSON."""
     plain = bool | int | float | str | None
     return {
         key: value if isinstance(value, plain) else repr(value) for key, value in settings.items()
@@ -197,7 +199,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Stops where settings are given, and the data set that is there was made with others.
+    """Refuses a data set that was made with other settings.
 
     Raises:
       UserError: they are others.
@@ -250,7 +252,10 @@ def _build(
 
 
 def _name_folder(builder_class: Any, spec: DatasetSpec) -> None:
-    """Says where a user's builder is; TFDS finds out for itself only where its module is in a package."""
+    """Tells TFDS where a user's builder is.
+
+    It finds out for itself only where the module is in a package.
+    """
     if spec.reference and builder_class.pkg_dir_path is None:
         import tensorflow_datasets as tfds
 
@@ -258,7 +263,7 @@ def _name_folder(builder_class: Any, spec: DatasetSpec) -> None:
 
 
 def _failure(spec: DatasetSpec, data_dir: str | None, error: Exception) -> UserError:
-    """Makes the error of a data set that cannot be prepared.
+    """Makes the error of a failed preparation.
 
     Raises:
       OSError, MemoryError: as of `damage.refuse_lack`.
@@ -276,7 +281,10 @@ def _failure(spec: DatasetSpec, data_dir: str | None, error: Exception) -> UserE
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Lets TFDS give a host up after seconds; its ten doubling pauses last over three minutes."""
+    """Limits TFDS' retries.
+
+    Its ten doubling pauses last over three minutes.
+    """
     from tensorflow_datasets.core.download import downloader
 
     before = getattr(downloader, "MAX_RETRIES", None)
@@ -295,7 +303,7 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """The command; its flags are `--dataset`, `--data_dir`, `--extra` and `--archives`."""
+    """Runs the command: `--dataset`, `--data_dir`, `--extra` and `--archives`."""
     values = flags.FLAGS
     if values.dataset is None:
         raise UserError(

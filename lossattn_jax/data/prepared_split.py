@@ -1,4 +1,4 @@
-"""A prepared split, opened from memory or streamed from disk; both give the same batches."""
+"""Prepared splits, in memory or streamed, with the same batches."""
 
 from lossattn_jax.data.datasets import (
     open_source,
@@ -48,19 +48,19 @@ def open_dataset(
     """
     if mode not in ("memory", "stream"):
         raise UserError(f"data mode {mode!r} is unknown; allowed are 'memory' and 'stream'.")
-    reduced = bool(num_labels) and split == "train"
-    if reduced and spec.multi_label:
+    takes_part = bool(num_labels) and split == "train"
+    if takes_part and spec.multi_label:
         raise UserError(
             f"config.data.num_labels is {num_labels}, but must be 0 for {spec.name}, whose images may show "
             "several classes."
         )
     if mode == "memory":
         arrays = load(spec, split, data_dir)
-        if not reduced:
+        if not takes_part:
             return arrays
         return arrays.take(labelled_subset(arrays.labels, num_labels, spec.num_classes, label_seed))
     source = open_source(spec, split, data_dir)
-    kept = None
-    if reduced:
-        kept = labelled_subset(source.labels(), num_labels, spec.num_classes, label_seed)
-    return StreamDataset(source, num_threads, num_workers, kept)
+    places = None
+    if takes_part:
+        places = labelled_subset(source.labels(), num_labels, spec.num_classes, label_seed)
+    return StreamDataset(source, num_threads, num_workers, places)

@@ -1,4 +1,4 @@
-"""Digests of the shards of a prepared data set by what their examples hold, remembered beside them.
+"""Digests of a data set's shards, stored beside them.
 
 Data are known by content: a copied folder is the same data set, whatever its dates are, and so is one that
 was prepared again, whose files differ in how TFDS orders the fields of a record. To read all of COCO takes
@@ -43,7 +43,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The file's name, and the places of the examples in it."""
+        """Names the file and the places of its examples."""
         return f"{os.path.basename(self.path)}[{self.skip}:{self.skip + self.count}]"
 
 
@@ -53,7 +53,7 @@ def of_shards(
     digest_examples: Callable[[int], str],
     metadata: Sequence[str] = (),
 ) -> list[str]:
-    """The digests of shards by what their examples hold.
+    """Digests shards by what their examples hold.
 
     Args:
       folder: that they lie in, and where digests are remembered.
@@ -66,11 +66,11 @@ def of_shards(
     """
     began = time.monotonic()
     memory = pathlib.Path(folder) / NAME
-    known = _remembered(memory)
+    memory_digests = _read_memory(memory)
     news: dict[str, dict[str, Any]] = {}
 
     def look_at(path: str, key: str, place: int | None) -> None:
-        before = known.get(key, {})
+        before = memory_digests.get(key, {})
         facts = _facts(path, folder)
         if before.get("file") == facts:
             return
@@ -80,7 +80,7 @@ def of_shards(
         else:
             content = sha256 if place is None else digest_examples(place)
         if before and content != before["examples"]:
-            raise damage.changed(path, str(memory), folder)
+            raise damage.describe_change(path, str(memory), folder)
         news[key] = {"file": facts, "sha256": sha256, "examples": content}
 
     # First of all, since they say what is read of the shards.
@@ -93,11 +93,11 @@ def of_shards(
     if time.monotonic() - began > _TOLD_SECONDS:
         seconds = time.monotonic() - began
         _LOG.info("read the examples in %s in %.0f s, to know them by content", folder, seconds)
-    return [{**known, **news}[shard.name]["examples"] for shard in shards]
+    return [{**memory_digests, **news}[shard.name]["examples"] for shard in shards]
 
 
 def _facts(path: str, folder: str) -> dict[str, int]:
-    """Describes a file by size, dates and inode, which change with its content.
+    """Describes a file by size, dates and inode.
 
     An edit may set the date of the content back, but not that of the inode.
     """
@@ -122,7 +122,7 @@ def _sha256(path: str, folder: str) -> str:
         raise damage.unreadable(path, error, folder) from None
 
 
-def _remembered(memory: pathlib.Path, warn: bool = True) -> dict[str, dict[str, Any]]:
+def _read_memory(memory: pathlib.Path, warn: bool = True) -> dict[str, dict[str, Any]]:
     try:
         record = records.read(memory)
     except (FileNotFoundError, NotADirectoryError):
@@ -135,10 +135,10 @@ def _remembered(memory: pathlib.Path, warn: bool = True) -> dict[str, dict[str, 
 
 
 def _remember(memory: pathlib.Path, news: dict[str, dict[str, Any]]) -> None:
-    """Adds digests to those that are remembered."""
+    """Adds digests to those that are stored."""
     try:
         with sole_writer.attempt(memory) as sole:
             if sole:
-                records.write(memory, {**_remembered(memory, warn=False), **news}, {}, indent=1)
+                records.write(memory, {**_read_memory(memory, warn=False), **news}, {}, indent=1)
     except OSError as error:
         _LOG.debug("%s is not written: %s", memory, error)

@@ -1,4 +1,4 @@
-"""Which data sets there are, and what a network and a pipeline have to know about each."""
+"""Data sets, and what network and pipeline know of each."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from lossattn_jax.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What a network and a pipeline have to know about a data set.
+    """A data set, as network and pipeline need to know it.
 
     Attributes:
       name: our name, which is also the TFDS name unless `builder` gives another.
@@ -66,12 +66,15 @@ class DatasetSpec:
 
     @property
     def key(self) -> str:
-        """What commands and configs call the data set."""
+        """Name of the data set in commands and configs."""
         return self.reference or self.name
 
     @property
     def tfds_name(self) -> str:
-        """What TFDS calls the data set, its config included; also its folder."""
+        """Name of the data set in TFDS, with its config.
+
+        It is its folder, too.
+        """
         return self.builder or self.name
 
     @property
@@ -81,21 +84,27 @@ class DatasetSpec:
 
     @property
     def box_shape(self) -> tuple[int, ...]:
-        """The shape of an image's boxes where it has any: (4,) for one, (M, 4) for up to M."""
+        """Shape of an image's boxes.
+
+        (4,) for one, (M, 4) for up to M.
+        """
         return (4,) if self.max_boxes == 1 else (self.max_boxes, 4)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """The shape of one label: () for a class, (K,) for a multi-hot row."""
+        """Shape of a label: () for a class, (K,) multi-hot."""
         return (self.num_classes,) if self.multi_label else ()
 
     @property
     def label_dtype(self) -> DTypeLike:
-        """int32 for a class, uint8 for a multi-hot row."""
+        """Dtype of labels: int32 for a class, uint8 multi-hot."""
         return np.uint8 if self.multi_label else np.int32
 
     def split(self, split: str) -> str:
-        """The TFDS split expression for 'train' or 'test'; another name is a `UserError`."""
+        """Returns the TFDS split of 'train' or 'test'.
+
+        Another name is a `UserError`.
+        """
         if split == "train":
             return self.train_split
         if split == "test":
@@ -236,7 +245,7 @@ EXTRA = "+extra"  # what a training split with the extra images ends in
 
 
 def _refuse_contradiction(spec: DatasetSpec) -> None:
-    """Refuses a user's data set whose numbers do not fit each other."""
+    """Refuses a user's data set with contradicting numbers."""
     channels = spec.image_shape[-1]
     for name, has, needs in (
         ("class_names", len(spec.class_names), spec.num_classes),
@@ -251,7 +260,7 @@ def _refuse_contradiction(spec: DatasetSpec) -> None:
 
 
 def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSpec:
-    """Looks a data set up by name or reference.
+    """Looks up a data set by name or reference.
 
     Args:
       name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`.
@@ -273,7 +282,7 @@ def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSp
     if not extra:
         return spec
     if not spec.num_extra:
-        having = " and ".join(known for known, one in DATASETS.items() if one.num_extra)
+        having = " and ".join(data_set for data_set, one in DATASETS.items() if one.num_extra)
         raise UserError(f"data set {name!r} has no 'extra' split; only {having} have one.")
     return dataclasses.replace(
         spec,

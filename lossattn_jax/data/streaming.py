@@ -1,4 +1,4 @@
-"""Batches read from the prepared files as they are wanted, for sets larger than memory.
+"""Batches streamed from prepared files, for sets larger than memory.
 
 Grain reads and decodes examples with threads or worker processes. The examples of a step are those
 of `order`, so a streamed run and one from memory see the same batches, and a run resumed at a step
@@ -26,14 +26,14 @@ class StreamDataset(Examples):
       source: the split's examples.
       num_threads: threads that read and decode, in every worker.
       num_workers: worker processes; 0 reads in this process.
-      kept: int64 [n], the places of the examples that make up the data set, which counts them from
+      selection: int64 [n], the places of the examples that make up the data set, which counts them from
         0 anew; None for all of `source`.
     """
 
     source: ImageSource
     num_threads: int = 4
     num_workers: int = 0
-    kept: np.ndarray | None = None
+    selection: np.ndarray | None = None
 
     @property
     def spec(self) -> DatasetSpec:
@@ -46,11 +46,11 @@ class StreamDataset(Examples):
         return self.source.split
 
     def __len__(self) -> int:
-        return len(self.source) if self.kept is None else len(self.kept)
+        return len(self.source) if self.selection is None else len(self.selection)
 
     def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
-        """See `pipeline.Examples.read`."""
-        places = indices if self.kept is None else self.kept[indices]
+        """Reads examples; see `pipeline.Examples.read`."""
+        places = indices if self.selection is None else self.selection[indices]
         examples = self.source.__getitems__(places.tolist())
         batch = {
             "image": np.stack([example["image"] for example in examples]),
@@ -63,12 +63,15 @@ class StreamDataset(Examples):
         return batch
 
     def digest(self) -> str:
-        """See `pipeline.Examples.digest`."""
+        """Digests the examples; see `pipeline.Examples.digest`."""
         whole = self.source.digest()
-        return whole if self.kept is None else digest_of_part(whole, self.kept)
+        return whole if self.selection is None else digest_of_part(whole, self.selection)
 
     def iterate(self, batches: Batches) -> Iterator[Batch]:
-        """All of `batches`, read ahead; closing the iterator ends its threads and workers."""
+        """Yields all of `batches`, read ahead.
+
+        Closing the iterator ends its threads and workers.
+        """
         import grain
 
         options = grain.ReadOptions(

@@ -1,4 +1,4 @@
-"""Training on some of the labels only: a class-balanced part of the training set."""
+"""Class-balanced parts of a training set."""
 
 import numpy as np
 
@@ -46,21 +46,24 @@ def labelled_subset(
         )
     if seed < 0:
         raise UserError(f"config.data.label_seed is {seed}, but must be 0 or more.")
-    wanted = num_labels // num_classes
-    chosen = []
+    count = num_labels // num_classes
+    parts = []
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
-        if len(members) < wanted:
+        if len(members) < count:
             raise UserError(
-                f"config.data.num_labels is {num_labels}, which takes {wanted} examples of each of the "
+                f"config.data.num_labels is {num_labels}, which takes {count} examples of each of the "
                 f"{num_classes} classes, but class {label} has only {len(members)}."
             )
         entropy = np.random.SeedSequence([seed, label, _KEY])
-        shuffled = np.random.Generator(np.random.Philox(entropy)).permutation(members)
-        chosen.append(shuffled[:wanted])
-    return np.sort(np.concatenate(chosen)).astype(np.int64, copy=False)
+        order = np.random.Generator(np.random.Philox(entropy)).permutation(members)
+        parts.append(order[:count])
+    return np.sort(np.concatenate(parts)).astype(np.int64, copy=False)
 
 
 def digest_of_part(whole: str, indices: np.ndarray) -> str:
-    """Digests the part at `indices` int64 [n] of a data set whose digest is `whole`."""
+    """Digests a part of a data set.
+
+    The part is at `indices` int64 [n], the data set's digest is `whole`.
+    """
     return digests.of_json([whole, digests.of_array(indices.astype("<i8"))])

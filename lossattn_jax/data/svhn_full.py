@@ -1,4 +1,6 @@
-"""The TFDS data set `svhn_full`: photographs of house numbers, with every digit's class and box.
+"""The data set `svhn_full`: house numbers, each digit's class and box.
+
+Photographs; a TFDS builder.
 
 It is read from the "full numbers" of SVHN (format 1), without unpacking them: `train.tar.gz`, `test.tar.gz`
 and `extra.tar.gz` hold PNG files of any size in one folder, and `digitStruct.mat` beside them (see
@@ -29,7 +31,7 @@ digits, of any size, with the class and the bounding box of every digit."""
 
 
 def examples(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """The images of one of the archives, those that `digitStruct.mat` names.
+    """Yields the images of an archive that `digitStruct.mat` names.
 
     Args:
       file: the archive, where any place can be read; it is read twice, since the boxes may come last.
@@ -62,35 +64,41 @@ def examples(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _objects(digits: list[Digit], height: int, width: int) -> list[dict[str, Any]]:
-    placed = [
+    labelled_boxes = [
         (digit.label, pixels_to_fractions(digit.corners(), height, width)) for digit in digits
     ]
     return [
         {"bbox": np.array(box, np.float32), "label": label}
-        for label, box in placed
+        for label, box in labelled_boxes
         if box != NO_BOX
     ]
 
 
-class _Unpacked(gzip.GzipFile):
-    """An archive's content, read in bounded parts."""
+class _GzipReader(gzip.GzipFile):
+    """Reads an archive's content in bounded parts."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """Reads so many bytes; tarfile asks for as many as a header claims."""
+        """Reads bytes, in bounded parts.
+
+        tarfile asks for as many as a header claims.
+        """
         if size is None or not 0 <= size <= archives.MOST_BYTES + 1:
             raise ValueError(f"a header in it claims {size} bytes")
         return super().read(size)
 
 
 def _files(file: BinaryIO, names: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Names, without folders, and contents of the files in an archive; of `names` alone if given."""
+    """Yields names, without folders, and contents of an archive's files.
+
+    Of `names` alone if given.
+    """
     file.seek(0)
     # Nothing is written to disk, so that it does not matter what paths an archive claims.
-    with _Unpacked(fileobj=file) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
+    with _GzipReader(fileobj=file) as reader, tarfile.open(fileobj=reader, mode="r:") as archive:
         for member in archive:
             name = posixpath.basename(member.name)
-            wanted = name == _STRUCT if names is None else name in names
-            stream = archive.extractfile(member) if wanted and member.isfile() else None
+            is_needed = name == _STRUCT if names is None else name in names
+            stream = archive.extractfile(member) if is_needed and member.isfile() else None
             if stream is not None:
                 most = archives.MOST_BYTES if name == _STRUCT else archives.MOST_IMAGE_BYTES
                 yield name, archives.content(stream, member.name, member.size, most)

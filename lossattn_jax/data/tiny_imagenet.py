@@ -1,4 +1,6 @@
-"""The TFDS data set `tiny_imagenet`: 64x64 images of 200 of ImageNet's classes, each with a box.
+"""The data set `tiny_imagenet`: 64x64 images of 200 classes, with boxes.
+
+Of ImageNet's classes, each image with a box; a TFDS builder.
 
 It is read from `tiny-imagenet-200.zip` as it is published by Stanford's course CS231n, without unpacking it:
 
@@ -34,7 +36,7 @@ ImageNet's classes, each with the bounding box of an object of its class."""
 
 
 def parse_box(fields: list[str]) -> tuple[float, float, float, float]:
-    """The box of an image from the archive's annotations.
+    """Parses an image's box in the archive's annotations.
 
     The published corners are the first and the last pixel of the object: they go from 0 to 63, and some
     objects at an edge begin and end at the same one. So a pixel is added at the far corner.
@@ -53,7 +55,7 @@ def parse_box(fields: list[str]) -> tuple[float, float, float, float]:
 
 
 def train_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
-    """The training images of an archive.
+    """Yields the training images of an archive.
 
     Args:
       archive: opened for reading.
@@ -81,7 +83,10 @@ def train_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
 
 
 def validation_examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
-    """The validation images of an archive; see `train_examples`."""
+    """Yields the validation images of an archive.
+
+    As `train_examples` does.
+    """
     for name, wnid, *corners in _rows(archive, "val/val_annotations.txt", 6):
         content = _content(archive, f"{_ROOT}val/images/{name}")
         yield _example(content, _label(wnid), parse_box(corners), name)

@@ -1,4 +1,4 @@
-"""Evaluation: exact metrics of a network over a split, and files of such measurements.
+"""Evaluation: exact metrics of a network, and files of measurements.
 
 `metric_registry` lists the metrics, `metrics` holds them, as sums that are added over devices and batches;
 `evaluation` goes over a split. `python -m lossattn_jax.evaluate` does it for a finished run.

@@ -14,7 +14,7 @@ from lossattn_jax.files import records
 
 
 def main() -> None:
-    """The command; see the flags."""
+    """Runs the command; see the flags."""
     values = flags.FLAGS
     result = evaluate_run(
         values.workdir,

@@ -1,4 +1,4 @@
-"""Average precision of ranked examples, for images of several classes; NumPy in float64.
+"""Average precision for images of several classes, in float64.
 
 It needs the scores of the whole test set at once, so it is no sum over batches like those of
 `metrics`. Examples of equal score count as one threshold: they are taken together or not at all, so
@@ -14,7 +14,7 @@ Points = Literal["11", "all"]
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray, points: Points = "all") -> float:
-    """Interpolated average precision of one class.
+    """Computes the interpolated average precision of one class.
 
     The interpolated precision at a recall is the highest precision at that recall or above. '11'
     averages it over the recalls 0, 0.1, ..., 1 (PASCAL VOC 2007); 'all' is the area under it
@@ -33,7 +33,7 @@ def average_precision(scores: np.ndarray, positives: np.ndarray, points: Points 
     """
     if points not in ("11", "all"):
         raise ValueError(f"points is {points!r}, but must be '11' or 'all'")
-    scores, positives = _checked(scores, positives, dimensions=1)
+    scores, positives = _check(scores, positives, dimensions=1)
     if not positives.any():
         return float("nan")
     curve = _Curve.of(scores, positives)
@@ -41,7 +41,7 @@ def average_precision(scores: np.ndarray, positives: np.ndarray, points: Points 
 
 
 def mean_average_precision(scores: np.ndarray, positives: np.ndarray) -> dict[str, float]:
-    """Mean of the classes' average precisions.
+    """Computes the mean of the classes' average precisions.
 
     Args:
       scores: [N, K].
@@ -54,7 +54,7 @@ def mean_average_precision(scores: np.ndarray, positives: np.ndarray) -> dict[st
     Raises:
       ValueError: scores that are not finite, or shapes that do not fit.
     """
-    scores, positives = _checked(scores, positives, dimensions=2)
+    scores, positives = _check(scores, positives, dimensions=2)
     curves = [
         _Curve.of(scores[:, label], positives[:, label])
         for label in np.flatnonzero(positives.any(axis=0))
@@ -69,7 +69,9 @@ def mean_average_precision(scores: np.ndarray, positives: np.ndarray) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class _Curve:
-    """Precision over recall, a point per distinct score, from the highest score down.
+    """Precision over recall, a point per distinct score.
+
+    From the highest score down.
 
     Attributes:
       hits: int64 [T], positive examples at this score or above; ends with all of them.
@@ -82,8 +84,10 @@ class _Curve:
     @classmethod
     def of(cls, scores: np.ndarray, positives: np.ndarray) -> "_Curve":
         order = np.argsort(-scores)
-        ranked = scores[order]
-        last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+        sorted_scores = scores[order]
+        last = np.append(
+            np.flatnonzero(sorted_scores[1:] != sorted_scores[:-1]), len(sorted_scores) - 1
+        )
         hits = np.cumsum(positives[order], dtype=np.int64)[last]
         precision = hits / (last + 1)
         return cls(hits, np.maximum.accumulate(precision[::-1])[::-1])
@@ -97,7 +101,7 @@ class _Curve:
         return float(np.sum(np.diff(self.hits, prepend=0) * self.envelope) / self.hits[-1])
 
 
-def _checked(
+def _check(
     scores: np.ndarray, positives: np.ndarray, dimensions: int
 ) -> tuple[np.ndarray, np.ndarray]:
     scores, positives = np.asarray(scores, np.float64), np.asarray(positives, bool)

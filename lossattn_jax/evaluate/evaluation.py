@@ -26,7 +26,7 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], 
 def make_eval_step(
     model: ImageNetwork, spec: data.DatasetSpec, loss: str = losses.AUTO
 ) -> EvalStep:
-    """The pmapped forward pass that evaluation and explanations share.
+    """Makes the pmapped forward pass of evaluation and explanations.
 
     The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
     `label` int32 or multi-hot, `mask` float32, and where there are boxes `box` `[devices, b, 4]` or
@@ -59,7 +59,7 @@ def evaluate(
     batch_size: int,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Metrics over every example of a data set, each counted once.
+    """Computes metrics over every example, each counted once.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -75,24 +75,24 @@ def evaluate(
     """
     totals: dict[str, metrics.Mean] | None = None
     pending = None
-    scored: list[tuple[np.ndarray, ...]] = []
+    score_parts: list[tuple[np.ndarray, ...]] = []
     for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
         # The sums of the batch before are fetched while this one runs.
         totals, pending = add_sums(totals, pending), sums
         if dataset.spec.multi_label:
-            scored.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
+            score_parts.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
         between()
     totals = add_sums(totals, pending)
     assert totals is not None
-    measured = metrics.evaluation_metrics(totals)
-    if scored:
-        parts = [np.concatenate(arrays) for arrays in zip(*scored, strict=True)]
+    results = metrics.evaluation_metrics(totals)
+    if score_parts:
+        parts = [np.concatenate(arrays) for arrays in zip(*score_parts, strict=True)]
         scores, positives, mask = devices.concatenate_processes(parts)
         scores, positives = scores[mask > 0], positives[mask > 0] > 0
-        if metrics.NONFINITE in measured:  # such a network ranks nothing
+        if metrics.NONFINITE in results:  # such a network ranks nothing
             scores, positives = np.zeros_like(scores), np.zeros_like(positives)
-        measured.update(average_precision.mean_average_precision(scores, positives))
-    return measured
+        results.update(average_precision.mean_average_precision(scores, positives))
+    return results
 
 
 def forward_batches(
@@ -102,7 +102,7 @@ def forward_batches(
     batch_size: int,
     start_batch: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, metrics.Mean], Outputs]]:
-    """Runs the network over a split; what evaluation and explanations are made from.
+    """Runs the network over a split, batch by batch.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -121,21 +121,24 @@ def forward_batches(
         start_batch=start_batch,
     )
     with data.prefetch(batches, lambda batch: (batch, to_devices(batch))) as pairs:
-        for batch, sharded in pairs:
-            yield batch, *eval_step(variables, sharded)
+        for batch, shards in pairs:
+            yield batch, *eval_step(variables, shards)
 
 
 def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """What `eval_step` takes of an evaluation batch, sharded."""
+    """Shards what `eval_step` takes of a batch."""
     return devices.shard({name: array for name, array in batch.items() if name != "index"})
 
 
 def add_sums(totals: Any, sums: Any) -> Any:
-    """Adds a batch's sums in float64 on the host, where no count is too large to be exact."""
+    """Adds a batch's sums in float64 on the host.
+
+    No count is too large to be exact there.
+    """
     if sums is None:
         return totals
-    fetched = jax.tree.map(lambda leaf: leaf.astype(np.float64), devices.unreplicate(sums))
-    return fetched if totals is None else metrics.merge(totals, fetched)
+    batch_sums = jax.tree.map(lambda leaf: leaf.astype(np.float64), devices.unreplicate(sums))
+    return batch_sums if totals is None else metrics.merge(totals, batch_sums)
 
 
 def evaluate_run(
@@ -176,7 +179,7 @@ def evaluate_run(
     made_from = provenance.of_measurement(run, dataset, workdir)
     log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
     start = time.monotonic()
-    measured = evaluate(
+    results = evaluate(
         make_eval_step(run.model, run.spec, run.loss),
         devices.replicate(run.variables),
         dataset,
@@ -189,7 +192,7 @@ def evaluate_run(
         "split": split,
         "step": run.step,
         "workdir": str(workdir),
-        **metrics.finite(measured),
+        **metrics.finite(results),
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
@@ -197,18 +200,16 @@ def evaluate_run(
     return result
 
 
-def refuse_nonfinite(measured: Mapping[str, Any], split: str) -> None:
-    """Says that an evaluation is incomplete, where it is.
+def refuse_nonfinite(results: Mapping[str, Any], split: str) -> None:
+    """Raises `Incomplete` where an evaluation has non-finite outputs.
 
     Args:
-      measured: of `evaluate` or `evaluate_run`.
+      results: of `evaluate` or `evaluate_run`.
       split: of the data set, for the sentence.
 
     Raises:
       Incomplete: the network has non-finite outputs for some of the images.
     """
-    if count := measured.get(metrics.NONFINITE):
-        sentence = nonfinite_values.of_outputs(
-            count, measured["num_examples"], f"images of {split}"
-        )
+    if count := results.get(metrics.NONFINITE):
+        sentence = nonfinite_values.of_outputs(count, results["num_examples"], f"images of {split}")
         raise Incomplete(f"{sentence}: the metrics that hold them are null")

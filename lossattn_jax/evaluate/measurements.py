@@ -1,4 +1,4 @@
-"""Files of measurements on a run: in its workdir, or where `--out` says."""
+"""Files of measurements, in a workdir or where `--out` says."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def check_out(out: str | None, pictures: Collection[str] = ()) -> None:
-    """Refuses an `--out` that cannot be written, before there is anything to write.
+    """Refuses an unwritable `--out` before there is anything to write.
 
     Args:
       out: path of a file; None: the file's usual place, which `write` may leave without one.

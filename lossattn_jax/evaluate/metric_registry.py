@@ -1,4 +1,4 @@
-"""Which metrics an evaluation has, and where each is shown; `metrics` measures them."""
+"""The registry of evaluation metrics, and where each is shown."""
 
 import dataclasses
 

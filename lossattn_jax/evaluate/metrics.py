@@ -1,4 +1,6 @@
-"""Metrics as (sum, count) pairs: summed on the devices, over batches and over processes, divided once.
+"""Metrics as (sum, count) pairs, divided once at the end.
+
+They are summed on the devices, over batches and over processes.
 
 A masked example adds nothing to any sum, so that a padded batch gives exactly what the unpadded one
 gives, on any number of devices. An example with a non-finite output makes every mean that holds it NaN: no
@@ -28,7 +30,10 @@ _HIGHEST = 1e32
 
 @flax.struct.dataclass
 class Mean:
-    """A running mean: `total / count`, or elementwise for arrays. Adding two of them merges them."""
+    """A running mean: `total / count`.
+
+    Elementwise for arrays; adding two of them merges them.
+    """
 
     total: jax.Array
     count: jax.Array
@@ -38,7 +43,10 @@ class Mean:
 
 
 def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
-    """The `Mean` of `values` `[B]` over the examples that `mask` `[B]` keeps (None: all)."""
+    """Makes the `Mean` of `values` `[B]` where `mask` is 1.
+
+    None: of all examples.
+    """
     if mask is None:
         check_arrays(values=(values, "...", FLAGS))
         return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
@@ -47,12 +55,12 @@ def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
 
 
 def merge(first: Mapping[str, Mean], second: Mapping[str, Mean]) -> dict[str, Mean]:
-    """Name by name the merger of two sets of the same metrics."""
+    """Merges two sets of the same metrics, name by name."""
     return {name: first[name] + second[name] for name in first}
 
 
 def compute(means: Mapping[str, Mean]) -> dict[str, float]:
-    """The values of scalar metrics, as Python floats; 0 where nothing was counted."""
+    """Returns scalar metrics as Python floats; 0 without a count."""
     return {
         name: float(mean.total) / float(mean.count) if float(mean.count) else 0.0
         for name, mean in means.items()
@@ -60,18 +68,18 @@ def compute(means: Mapping[str, Mean]) -> dict[str, float]:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """`values` with None for what is not finite, which JSON has no word for."""
+    """Replaces non-finite numbers by None, for JSON."""
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def rows_finite(*arrays: jax.Array) -> jax.Array:
-    """`[B]` bool: which rows of all `arrays` `[B, ...]` hold finite numbers alone."""
+    """Finds rows whose `arrays` `[B, ...]` are all finite, `[B]` bool."""
     rows = [jnp.all(jnp.isfinite(array), axis=tuple(range(1, array.ndim))) for array in arrays]
     return functools.reduce(jnp.logical_and, rows)
 
 
 def outputs_finite(outputs: Any) -> jax.Array:
-    """`[B]` bool: which examples have finite logits, patch logits and attention.
+    """Finds examples with finite logits, patch logits and attention, `[B]` bool.
 
     Pooling may give even weights where patch logits are NaN: all three count.
 
@@ -82,20 +90,23 @@ def outputs_finite(outputs: Any) -> jax.Array:
 
 
 def attention_entropy(attention: jax.Array) -> jax.Array:
-    """Entropy `-sum_p a_p log a_p` of each row of `[B, P]`, in nats: 0 for one patch, log P for all."""
+    """Computes the entropy of each row of `[B, P]`, in nats.
+
+    `-sum_p a_p log a_p`: 0 for one patch, log P for all.
+    """
     check_arrays(attention=(attention, "B P", NUMBERS))
     logs = jnp.log(jnp.where(attention > 0, attention, 1.0))
     return -jnp.sum(attention * logs, axis=-1)
 
 
 def several(boxes: jax.Array) -> jax.Array:
-    """Boxes `[B, 4]` or `[B, M, 4]` as `[B, M, 4]`."""
+    """Reshapes boxes `[B, 4]` or `[B, M, 4]` to `[B, M, 4]`."""
     check_arrays(boxes=(boxes, "B M 4" if np.ndim(boxes) == 3 else "B 4", NUMBERS))
     return boxes if boxes.ndim == 3 else boxes[:, None]
 
 
 def has_box(boxes: jax.Array) -> jax.Array:
-    """Which images have a box at all.
+    """Whether each image has a box.
 
     Args:
       boxes: `[B, 4]` or `[B, M, 4]`; `data.NO_BOX` stands for one that is not there.
@@ -108,7 +119,7 @@ def has_box(boxes: jax.Array) -> jax.Array:
 
 
 def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Which patches have their centre in the image's box, or in any of its boxes.
+    """Finds patches whose centre is in a box of the image.
 
     Args:
       centres: `[P, 2]` (y, x), fractions of the image.
@@ -125,7 +136,9 @@ def centres_in_boxes(centres: jax.Array, boxes: jax.Array) -> jax.Array:
 
 
 def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 where the highest of `logits` `[..., K]` is at the label, or at one of the labels.
+    """Whether the highest of `logits` `[..., K]` is at a label.
+
+    1 or 0.
 
     Args:
       logits: `[..., K]`.
@@ -153,7 +166,7 @@ def evaluation_sums(
     boxes: jax.Array | None = None,
     kind: str = losses.CROSS_ENTROPY,
 ) -> dict[str, Mean]:
-    """What a batch adds to an evaluation; `evaluation_metrics` names and divides it.
+    """Computes a batch's sums for `evaluation_metrics`.
 
     Args:
       outputs: of the network for B images.
@@ -187,21 +200,21 @@ def evaluation_sums(
     if losses.LOSSES.find(kind).patch is not None:
         patch = losses.patch_loss(kind, outputs.patch_logits, labels, outputs.attention)
         values["patch_loss"] = patch
-    placed = {}
+    box_values = {}
     if boxes is not None:
         check_arrays(
             attention=(outputs.attention, "B P", NUMBERS), centres=(centres, "P 2", NUMBERS)
         )
         inside = centres_in_boxes(centres, boxes).astype(jnp.float32)
         top = jnp.argmax(outputs.attention, axis=-1)
-        placed = {
+        box_values = {
             "attention_in_box": jnp.sum(outputs.attention * inside, axis=-1),
             "pointing_accuracy": jnp.take_along_axis(inside, top[:, None], axis=1)[:, 0],
             # What weights without any preference would reach: the yardstick of attention_in_box.
             "patches_in_box": jnp.mean(inside, axis=-1),
         }
-    bounded = (jnp.where(jnp.abs(row) < _HIGHEST, row, jnp.nan) for row in values.values())
-    finite_rows = outputs_finite(outputs) & rows_finite(*bounded)
+    finite_values = (jnp.where(jnp.abs(row) < _HIGHEST, row, jnp.nan) for row in values.values())
+    finite_rows = outputs_finite(outputs) & rows_finite(*finite_values)
 
     def mean(of_examples: jax.Array, which: jax.Array) -> Mean:
         return mean_of(jnp.where(finite_rows, of_examples, jnp.nan), which)
@@ -215,12 +228,12 @@ def evaluation_sums(
     if boxes is not None:
         # An image without an object says nothing about where the network should look.
         with_box = mask * has_box(boxes)
-        sums |= {name: mean(of_examples, with_box) for name, of_examples in placed.items()}
+        sums |= {name: mean(of_examples, with_box) for name, of_examples in box_values.items()}
     return sums
 
 
 def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
-    """The metrics of an evaluation from the sum of all batches' `evaluation_sums`.
+    """Computes metrics from the sum of all batches' `evaluation_sums`.
 
     Returns:
       accuracy, loss (nats, or the margin loss), patch_loss (attention-weighted, nats; not with dynamic
@@ -248,7 +261,9 @@ def evaluation_metrics(sums: Mapping[str, Mean]) -> dict[str, float]:
 
 
 def _calibration(confidence: jax.Array, gaps: jax.Array, mask: jax.Array) -> Mean:
-    """Per confidence bin the sum of (confidence - correct), and the number of examples: `[bins]`.
+    """Sums confidence minus correctness per confidence bin.
+
+    And the number of examples: `[bins]` both.
 
     NaN in a real example's gap makes every bin NaN; in a masked one it changes nothing.
     """
@@ -260,6 +275,9 @@ def _calibration(confidence: jax.Array, gaps: jax.Array, mask: jax.Array) -> Mea
 
 
 def _expected_calibration_error(calibration: Mean) -> float:
-    """ECE (Guo et al. 2017, eq. 5) over equally wide bins: `sum_b |sum of gaps in b| / N`."""
+    """Computes ECE over equally wide bins.
+
+    `sum_b |sum of gaps in b| / N` (Guo et al. 2017, equation 5).
+    """
     gaps = np.abs(np.asarray(calibration.total, np.float64))
     return float(gaps.sum() / max(float(np.sum(calibration.count)), 1.0))

@@ -1,4 +1,4 @@
-"""Reports non-finite values: of an update that was made again, and of a network's outputs."""
+"""Reports of non-finite values, in replayed updates and outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossattn_jax.checkpoint.tree_names import named
+from lossattn_jax.checkpoint.tree_names import name_leaves
 
-_LISTED = 16  # of a batch's images or bags, or of parameters, in a sentence
+_MOST_LISTED = 16  # of a batch's images or bags, or of parameters, in a sentence
 
 
 def list_first(names: Sequence[object]) -> str:
-    """The first names of a list, and how many there are where those are not all."""
-    first = ", ".join(map(str, names[:_LISTED]))
-    return first if len(names) <= _LISTED else f"{first}, ... ({len(names)} in all)"
+    """Lists the first names; counts them where there are more."""
+    first = ", ".join(map(str, names[:_MOST_LISTED]))
+    return first if len(names) <= _MOST_LISTED else f"{first}, ... ({len(names)} in all)"
 
 
 def of_state(tree: Any, what: str) -> str:
-    """What was wrong before the update.
+    """Reports non-finite values of the state before an update.
 
     Args:
       tree: arrays on the host.
@@ -31,14 +31,14 @@ def of_state(tree: Any, what: str) -> str:
     return f"Before it, {what} were finite."
 
 
-def of_losses(losses: np.ndarray, names: Sequence[object], what: str, named: str = "") -> str:
-    """Whose loss is wrong.
+def of_losses(losses: np.ndarray, names: Sequence[object], what: str, clause: str = "") -> str:
+    """Reports non-finite losses by name.
 
     Args:
       losses: `[n]`.
       names: n, of what they belong to.
       what: what that is, in the plural.
-      named: how they are named, as a clause that begins with a comma.
+      clause: how they are named, as a clause that begins with a comma.
     """
     wrong = [
         f"{name} ({loss})"
@@ -49,11 +49,11 @@ def of_losses(losses: np.ndarray, names: Sequence[object], what: str, named: str
         return (
             f"The losses of all {what} are finite, {losses.mean(dtype=np.float64):.6g} on average."
         )
-    return f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{named}: {list_first(wrong)}."
+    return f"The losses of {len(wrong)} of {len(losses)} {what} are not finite{clause}: {list_first(wrong)}."
 
 
 def of_outputs(count: int, total: int, of: str) -> str:
-    """How many images have non-finite outputs or losses.
+    """Reports images with non-finite outputs or losses.
 
     Args:
       count: of them.
@@ -67,13 +67,13 @@ def of_outputs(count: int, total: int, of: str) -> str:
 
 
 def of_gradient(gradient: Any) -> str:
-    """Which parameters' gradients are wrong, or whether all together are too large."""
+    """Reports non-finite gradients, and a norm that overflows."""
     names, count = names_of(gradient), len(jax.tree.leaves(gradient))
     if names:
         return f"The gradients of {len(names)} of {count} parameters are not finite: {list_first(names)}."
     squares = {
         name: float(np.sum(np.square(np.asarray(leaf, np.float64))))
-        for name, leaf in named(gradient)
+        for name, leaf in name_leaves(gradient)
     }
     norm = float(np.sqrt(sum(squares.values())))
     if norm**2 > float(jnp.finfo(jnp.float32).max):
@@ -86,5 +86,5 @@ def of_gradient(gradient: Any) -> str:
 
 
 def names_of(tree: Any) -> list[str]:
-    """The leaves that hold a value which is not finite."""
-    return [name for name, leaf in named(tree) if not np.isfinite(np.asarray(leaf)).all()]
+    """Names the leaves with non-finite values."""
+    return [name for name, leaf in name_leaves(tree) if not np.isfinite(np.asarray(leaf)).all()]

@@ -1,4 +1,4 @@
-"""Explanations: where a network looks, how good explainers are, reports, and maps for other programs.
+"""Explanations: attention and other explainers, their metrics, reports, and exports.
 
 An explainer belongs into `explainers`, a metric of explanations into `metrics`, what a page shows into
 `report`.

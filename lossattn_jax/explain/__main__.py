@@ -1,4 +1,4 @@
-"""Reports where a network looks, for images of its data set or for any others:
+"""Reports where a network looks, in its data set or elsewhere:
 
 python -m lossattn_jax.explain --workdir=runs/digit_scenes
 python -m lossattn_jax.explain --workdir=runs/digit_scenes --images=a.png,folder --out=report

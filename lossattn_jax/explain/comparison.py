@@ -1,4 +1,6 @@
-"""Comparison of a run's attention with other explainers: how good each is, and how long it takes.
+"""Comparison of a run's attention with other explainers.
+
+How good each is, and how long it takes.
 
 What the rows mean is in `lossattn_jax.explain.metrics.explanation_metrics`.
 """
@@ -25,10 +27,10 @@ from lossattn_jax.evaluate.evaluation import EvalStep, add_sums, make_eval_step
 from lossattn_jax.explain import comparison_report, explainers
 from lossattn_jax.explain.metrics import map_agreement, metric_registry
 from lossattn_jax.explain.metrics.explanation_metrics import (
-    Explained,
     ExplainStep,
     MetricStep,
     Protocol,
+    Relevances,
     make_explain_step,
     make_metric_step,
     mean_localisation_ap,
@@ -77,16 +79,20 @@ def compare(
       UserError: there is no such explainer or metric, or one of the user's own gives other shapes.
     """
     protocol = protocol or Protocol()
-    chosen = metric_registry.find(metric_names)
-    lacking = [name for name in metric_names if name in chosen and chosen[name].needs_boxes]
+    metrics_by_name = metric_registry.find(metric_names)
+    lacking = [
+        name
+        for name in metric_names
+        if name in metrics_by_name and metrics_by_name[name].needs_boxes
+    ]
     if lacking and not run.spec.has_boxes:
         raise UserError(
             f"the metric {lacking[0]!r} needs boxes of the objects, and {run.spec.key} has none"
         )
     subject = explainers.Subject(run.model, run.spec.image_shape)
-    made = {name: explainers.make(name, run.model, run.spec.image_shape) for name in names}
+    explain_steps = {name: explainers.make(name, run.model, run.spec.image_shape) for name in names}
     variables = devices.replicate(run.variables)
-    randomised = {
+    random_variables = {
         stage: devices.replicate(others)
         for stage, others in randomised_variables(run.variables, protocol.seed).items()
     }
@@ -96,19 +102,19 @@ def compare(
         for batch in _first(dataset, num, devices.round_up(batch_size))
     ]
     kind = run.loss
-    metric_step = make_metric_step(subject, run.spec, kind, protocol, chosen)
-    told = {}
-    for name, explain in made.items():
+    metric_step = make_metric_step(subject, run.spec, kind, protocol, metrics_by_name)
+    results = {}
+    for name, explain in explain_steps.items():
         began = time.monotonic()
         step = make_explain_step(subject, explain, run.spec, protocol.seed)
-        told[name] = _measured(step, eval_step, metric_step, variables, randomised, batches)
+        results[name] = _measure(step, eval_step, metric_step, variables, random_variables, batches)
         log.info("%s: measured in %.0f s", name, time.monotonic() - began)
-    own = [name for name in told if explainers.EXPLAINERS.find(name).own_attention]
+    own = [name for name in results if explainers.EXPLAINERS.find(name).own_attention]
     if own:
-        unit = told[own[0]]["forward_passes"]
-        for measured in told.values():
-            measured["times_attention"] = measured["forward_passes"] / unit
-    return told
+        unit = results[own[0]]["forward_passes"]
+        for own_results in results.values():
+            own_results["times_attention"] = own_results["forward_passes"] / unit
+    return results
 
 
 def compare_run(
@@ -153,7 +159,7 @@ def compare_run(
         raise UserError(f"explainers are none, but may be: {', '.join(explainers.NAMES)}")
     for name in names:  # before the data are read
         explainers.make(name, run.model, run.spec.image_shape)
-    chosen = metric_registry.find(metric_names)
+    named_metrics = metric_registry.find(metric_names)
     dataset = runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     protocol = Protocol()
@@ -163,8 +169,10 @@ def compare_run(
         "images": min(num, len(dataset)),
         "protocol": dataclasses.asdict(protocol),
     }
-    own_metrics = {name: metric.higher for name, metric in chosen.items() if is_reference(name)}
-    measured = compare(run, dataset, names, num, batch_size, protocol, metric_names=metric_names)
+    own_metrics = {
+        name: metric.higher for name, metric in named_metrics.items() if is_reference(name)
+    }
+    results = compare(run, dataset, names, num, batch_size, protocol, metric_names=metric_names)
     content = {
         "dataset": run.spec.name,
         "split": split,
@@ -183,12 +191,12 @@ def compare_run(
         **({"own_metrics": own_metrics} if own_metrics else {}),
         "devices": devices.describe(),
         "jax": jax.__version__,
-        "explainers": {name: _finite(values) for name, values in measured.items()},
+        "explainers": {name: _finite(values) for name, values in results.items()},
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
         picture = io.BytesIO()
-        comparison_report.draw(measured).savefig(picture)
+        comparison_report.draw(results).savefig(picture)
         usual = pathlib.Path(workdir) / RESULT_NAME
         measurements.write(result, usual, out, {_PICTURE: picture.getvalue()})
     return result
@@ -201,20 +209,23 @@ class _Batch:
     Attributes:
       host: the evaluation batch.
       probabilities: `[b, K]` of the network.
-      sharded: the evaluation batch on the devices.
-      shifted: its images on the devices, moved by the protocol's shift.
+      shards: the evaluation batch on the devices.
+      shifted_images: its images on the devices, moved by the protocol's shift.
       classes: the predicted ones on the devices.
     """
 
     host: dict[str, np.ndarray]
     probabilities: np.ndarray
-    sharded: dict[str, jax.Array]
-    shifted: jax.Array
+    shards: dict[str, jax.Array]
+    shifted_images: jax.Array
     classes: jax.Array
 
 
-class _Timed:
-    """A step that takes the time of its calls, the first of which compiles and does not count."""
+class _Stopwatch:
+    """Times the calls of a step, but for the first.
+
+    That one compiles.
+    """
 
     def __init__(self, step: Callable[..., Any]):
         self._step = step
@@ -231,7 +242,10 @@ class _Timed:
 
 
 def _first(dataset: data.Dataset, num: int, batch_size: int) -> list[dict[str, np.ndarray]]:
-    """The first `num` images in batches of one size, the rest of the last one masked."""
+    """Yields the first `num` images in batches of one size.
+
+    The rest of the last one is masked.
+    """
     there = min(num, len(dataset))
     batches = dataset.eval_batches(
         batch_size=batch_size,
@@ -252,64 +266,66 @@ def _looked_at(
     batch: dict[str, np.ndarray],
     protocol: Protocol,
 ) -> _Batch:
-    """A batch with what the network says of it."""
-    sharded = devices.shard(batch)
-    logits = devices.gather(eval_step(variables, sharded)[1].logits)
+    """Makes a batch with the network's predictions."""
+    shards = devices.shard(batch)
+    logits = devices.gather(eval_step(variables, shards)[1].logits)
     classes = np.argmax(logits, axis=-1).astype(np.int32)
-    shifted = np.asarray(map_agreement.shifted(jnp.asarray(batch["image"]), *protocol.shift))
+    shifted_images = np.asarray(map_agreement.shift(jnp.asarray(batch["image"]), *protocol.shift))
     probabilities = np.asarray(losses.probabilities(run.loss, logits))
-    return _Batch(batch, probabilities, sharded, *devices.shard((shifted, classes)))
+    return _Batch(batch, probabilities, shards, *devices.shard((shifted_images, classes)))
 
 
-def _measured(
+def _measure(
     step: ExplainStep,
     eval_step: EvalStep,
     metric_step: MetricStep,
     variables: Any,
-    randomised: Mapping[str, Any],
+    random_variables: Mapping[str, Any],
     batches: Sequence[_Batch],
 ) -> dict[str, Any]:
-    """All metrics of one explainer."""
+    """Computes all metrics of one explainer."""
     totals: dict[str, metrics.Mean] | None = None
     rows: list[tuple[np.ndarray, ...]] = []
-    explain, forward = _Timed(step), _Timed(eval_step)
+    explain, forward = _Stopwatch(step), _Stopwatch(eval_step)
     for batch in batches:
-        image, index = batch.sharded["image"], batch.sharded["index"]
-        calls = [(variables, image), (variables, batch.shifted)]
-        calls += [(others, image) for others in randomised.values()]
+        image, index = batch.shards["image"], batch.shards["index"]
+        calls = [(variables, image), (variables, batch.shifted_images)]
+        calls += [(others, image) for others in random_variables.values()]
         maps = []
         for weights, pixels in calls:
             maps.append(explain(weights, pixels, batch.classes, index))
             # Timed in turn: what else a machine does slows both.
-            forward(variables, batch.sharded)
-        found, shifted, *others = maps
-        explained = Explained(found, shifted, dict(zip(randomised, others, strict=True)))
-        sums, per_image = metric_step(variables, batch.sharded, batch.classes, explained)
+            forward(variables, batch.shards)
+        relevance, of_shift, *others = maps
+        relevances = Relevances(
+            relevance, of_shift, dict(zip(random_variables, others, strict=True))
+        )
+        sums, per_image = metric_step(variables, batch.shards, batch.classes, relevances)
         totals = add_sums(totals, sums)
         # Of several classes only the predicted one is explained, and the others cannot be ranked.
         if per_image and batch.host["label"].ndim == 1:
-            told = devices.gather(per_image)
-            mask = batch.host["mask"] * told["has_box"]
-            rows.append((mask, told["localised"], batch.probabilities, batch.host["label"]))
+            per_example = devices.gather(per_image)
+            mask = batch.host["mask"] * per_example["has_box"]
+            rows.append((mask, per_example["localised"], batch.probabilities, batch.host["label"]))
     assert totals is not None
-    measured = metrics_of(totals)
-    measured["ms_per_image"] = 1e3 * explain.median() / len(batches[0].host["mask"])
-    measured["forward_passes"] = explain.median() / forward.median()
+    measurements = metrics_of(totals)
+    measurements["ms_per_image"] = 1e3 * explain.median() / len(batches[0].host["mask"])
+    measurements["forward_passes"] = explain.median() / forward.median()
     if rows:
         columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
         mask, *rest = devices.concatenate_processes(columns)
-        measured["localisation_ap"] = mean_localisation_ap(*(part[mask > 0] for part in rest))
-    return measured
+        measurements["localisation_ap"] = mean_localisation_ap(*(part[mask > 0] for part in rest))
+    return measurements
 
 
-def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """For JSON: None for a number that is not finite, in the curves too."""
-    numbers = {name: value for name, value in measured.items() if name != "curves"}
+def _finite(metric_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces non-finite numbers by None, for JSON, in curves too."""
+    numbers = {name: value for name, value in metric_values.items() if name != "curves"}
     values: dict[str, Any] = dict(metrics.finite(numbers))
-    if "curves" in measured:
+    if "curves" in metric_values:
         values["curves"] = {
             name: [number if math.isfinite(number) else None for number in curve]
-            for name, curve in measured["curves"].items()
+            for name, curve in metric_values["curves"].items()
         }
     return values
 

@@ -1,4 +1,4 @@
-"""What a comparison of explainers prints and draws: a table, bars for each metric, curves over thresholds."""
+"""Table and figures of a comparison of explainers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,59 +13,67 @@ _COLUMNS = 4
 _CURVES = ("precision", "recall", "f")
 
 
-def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: a row for each metric with an arrow to where it is better, a column for each explainer."""
-    names = list(measured)
+def table(measurements: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats Markdown: a row per metric, a column per explainer.
+
+    An arrow says where the metric is better.
+    """
+    names = list(measurements)
     lines = [f"| metric | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
-    for row, metric in _rows(measured).items():
-        cells = [measured[name][row] for name in names]
-        told = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
-        lines.append(f"| {row}{metric.arrow} | {told} |")
+    for row, metric in _rows(measurements).items():
+        cells = [measurements[name][row] for name in names]
+        texts = " | ".join("-" if cell is None else f"{cell:.3f}" for cell in cells)
+        lines.append(f"| {row}{metric.arrow} | {texts} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(measured: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Bars for each metric and, where there are boxes, curves over the thresholds of patches.
+def draw(measurements: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Draws bars for each metric, and curves over thresholds.
+
+    Curves where there are boxes.
 
     Args:
-      measured: of `compare_explainers.compare`.
+      measurements: of `compare_explainers.compare`.
 
     Returns:
       A matplotlib Figure.
     """
     from matplotlib.figure import Figure
 
-    names, rows = list(measured), _rows(measured)
-    with_curves = "curves" in measured[names[0]]
+    names, rows = list(measurements), _rows(measurements)
+    with_curves = "curves" in measurements[names[0]]
     bars = math.ceil(len(rows) / _COLUMNS)
     heights = [0.8 + 0.25 * len(names)] * bars + [2.8] * with_curves
     figure = Figure(figsize=(3.2 * _COLUMNS, sum(heights)), dpi=100, layout="constrained")
     axes = figure.subplots(len(heights), _COLUMNS, squeeze=False, height_ratios=heights)
     places = np.arange(len(names))[::-1]
     for axis, (row, metric) in zip(axes[:bars].ravel(), rows.items(), strict=False):
-        axis.barh(places, [measured[name][row] for name in names], color="#4477aa")
+        axis.barh(places, [measurements[name][row] for name in names], color="#4477aa")
         axis.set_yticks(places, names, fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
         if metric.of_machine:
-            _scale_times(axis, [measured[name][row] for name in names])
+            _scale_times(axis, [measurements[name][row] for name in names])
         better = {True: " (higher is better)", False: " (lower is better)", None: ""}[metric.higher]
         axis.set_title(f"{row}{better}", fontsize=7)
     for axis in axes[:bars].ravel()[len(rows) :]:
         axis.set_axis_off()
     if with_curves:
-        _draw_curves(axes[-1], {name: measured[name]["curves"] for name in names})
+        _draw_curves(axes[-1], {name: measurements[name]["curves"] for name in names})
     return figure
 
 
 def _scale_times(axis: Any, times: Sequence[float]) -> None:
-    """A logarithmic axis where times are of several sizes; else it would have bars of nothing."""
+    """Makes an axis logarithmic where times are of several sizes."""
     if max(times) > 10 * min(times):
         axis.set_xscale("log")
         axis.set_xlim(left=min(times) / 2)
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """A panel each for precision, recall and F against the threshold, and the legend in the last one."""
+    """Draws precision, recall and F against the threshold.
+
+    A panel each, and the legend in the last one.
+    """
     *panels, beside = axes
     for axis, name in zip(panels, _CURVES, strict=True):
         for place, (explainer, curve) in enumerate(curves.items()):
@@ -85,8 +93,11 @@ def _draw_curves(axes: Any, curves: Mapping[str, Mapping[str, list[float]]]) -> 
     beside.legend(*panels[0].get_legend_handles_labels(), loc="center left", fontsize=8)
 
 
-def _rows(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
-    """The metrics that were measured, in the order of the registry, a user's own behind them."""
-    first = next(iter(measured.values()))
+def _rows(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    """Returns measured metrics in the registry's order.
+
+    A user's own come behind them.
+    """
+    first = next(iter(measurements.values()))
     own = [name for name in first if is_reference(name)]
     return {name: METRICS.find(name) for name in (*METRICS, *own) if name in first}

@@ -1,4 +1,4 @@
-"""Puts finished runs together: what one explainer reaches on each system, over seeds, and who is ahead.
+"""Tables of an explainer's metrics on several systems, over seeds.
 
     python -m lossattn_jax.explain.explanation_table --runs=runs/a0,runs/b0 --table=t.md --record=t.json
 
@@ -33,7 +33,7 @@ from lossattn_jax.files.escaping import for_markdown
 # Named here, since `python -m` runs this module under another name.
 log = logging.getLogger("lossattn_jax.explain.explanation_table")
 
-EVALUATED, COMPARED = "evaluation_test.json", "compare_explainers.json"
+EVALUATION_NAME, COMPARISON_NAME = "evaluation_test.json", "compare_explainers.json"
 # The rows, and where each is better: what was evaluated, and what was compared.
 METRICS: dict[str, bool] = {
     **{
@@ -52,7 +52,7 @@ IN_WORDS = tuple(name for name, metric in metric_registry.METRICS.items() if met
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class RunResults:
     """What is known of a run.
 
     Attributes:
@@ -84,13 +84,13 @@ class System:
     """
 
     name: str
-    runs: tuple[Measured, ...]
+    runs: tuple[RunResults, ...]
 
     @property
     def metrics(self) -> dict[str, bool]:
-        """The rows that were measured, and whether more is better."""
-        known = {**METRICS, **self.runs[0].own}
-        return {name: higher for name, higher in known.items() if name in self.runs[0].values}
+        """Returns the measured rows, and whether more is better."""
+        all_metrics = {**METRICS, **self.runs[0].own}
+        return {name: higher for name, higher in all_metrics.items() if name in self.runs[0].values}
 
     def by_seed(self, metric: str) -> dict[int, float]:
         return {run.seed: run.values[metric] for run in self.runs}
@@ -113,7 +113,7 @@ def write(
     *,
     trust_code: bool = False,
 ) -> str:
-    """Writes the table of some runs as Markdown and everything in it, with each run's values, as JSON.
+    """Writes the runs' table in Markdown, and their values in JSON.
 
     Args:
       runs: workdirs; the first one's system is compared with the others.
@@ -130,46 +130,52 @@ def write(
       UserError: a run is not finished, lacks a measure, or is there twice; the runs were measured on
         different images; `compare` names what was not measured; or a file cannot be written.
     """
-    read = [_read(run, explainer, trust_code) for run in runs]
-    if not read:
+    run_results = [_read(run, explainer, trust_code) for run in runs]
+    if not run_results:
         raise UserError("runs are none, but at least one workdir is needed")
-    _refuse_different(read)
-    systems = group(read)
+    _refuse_different(run_results)
+    systems = group(run_results)
     there = list(systems[0].metrics)
-    chosen = [name for name in IN_WORDS if name in there] if compare is None else compare
-    for name in chosen:
+    compare_names = [name for name in IN_WORDS if name in there] if compare is None else compare
+    for name in compare_names:
         if name not in there:
             raise UserError(f"compare has {name!r}, but must be of: {', '.join(there)}")
-    pairs = [(metric, systems[0], other) for metric in chosen for other in systems[1:]]
-    lines = [f"Explainer `{explainer}`, {for_markdown(read[0].images)}.", "", *_table(systems)]
+    pairs = [(metric, systems[0], other) for metric in compare_names for other in systems[1:]]
+    lines = [
+        f"Explainer `{explainer}`, {for_markdown(run_results[0].images)}.",
+        "",
+        *_table(systems),
+    ]
     if pairs:
         lines += ["", *(_sentence(*pair) for pair in pairs)]
     text = "\n".join(lines) + "\n"
     content = {
         "explainer": explainer,
-        "images": read[0].images,
+        "images": run_results[0].images,
         "systems": [_system_record(system) for system in systems],
         "differences": [_difference(*pair) for pair in pairs],
     }
-    made_from = {run.workdir: digests.of_json([run.config, run.seed, run.values]) for run in read}
-    stored = records.complete(content, {"explainer": explainer, **made_from})
-    for path, written in ((table, text), (record, json.dumps(stored, indent=1) + "\n")):
+    made_from = {
+        run.workdir: digests.of_json([run.config, run.seed, run.values]) for run in run_results
+    }
+    complete = records.complete(content, {"explainer": explainer, **made_from})
+    for path, content_there in ((table, text), (record, json.dumps(complete, indent=1) + "\n")):
         try:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            files.write(path, written.encode())
+            files.write(path, content_there.encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return text
 
 
-def group(read: Sequence[Measured]) -> list[System]:
+def group(run_results: Sequence[RunResults]) -> list[System]:
     """Systems in the order of their first runs.
 
     Raises:
       UserError: two runs have the same config, seed included.
     """
-    groups: dict[tuple[Any, ...], dict[int, Measured]] = {}
-    for run in read:
+    groups: dict[tuple[Any, ...], dict[int, RunResults]] = {}
+    for run in run_results:
         members = groups.setdefault(tuple(run.config.items()), {})
         if run.seed in members:
             raise UserError(
@@ -183,76 +189,80 @@ def group(read: Sequence[Measured]) -> list[System]:
     ]
 
 
-def _read(workdir: str, explainer: str, trust_code: bool) -> Measured:
-    stored = run_folder.stored_config(workdir, trust_code=trust_code)
-    config = dict(leaves(stored))
+def _read(workdir: str, explainer: str, trust_code: bool) -> RunResults:
+    config_there = run_folder.stored_config(workdir, trust_code=trust_code)
+    config = dict(leaves(config_there))
     seed = config.pop("seed")
     evaluate = f"python -m lossattn_jax.evaluate --workdir={workdir}"
     compare = f"python -m lossattn_jax.compare_explainers --workdir={workdir}"
-    of_evaluation = _record(workdir, EVALUATED, evaluate)
-    of_comparison = _record(workdir, COMPARED, compare)
-    evaluated, compared = of_evaluation.content, of_comparison.content
+    of_evaluation = _record(workdir, EVALUATION_NAME, evaluate)
+    of_comparison = _record(workdir, COMPARISON_NAME, compare)
+    evaluation, comparison = of_evaluation.content, of_comparison.content
     try:
-        of_explainers = compared["explainers"]
+        of_explainers = comparison["explainers"]
         if explainer not in of_explainers:
             raise UserError(
                 f"the explainer {explainer!r} was not compared in {workdir}; "
                 f"{compare} --explainers={explainer} does it"
             )
-        if evaluated["step"] != compared["step"]:
+        if evaluation["step"] != comparison["step"]:
             raise UserError(
-                f"{workdir} was evaluated at step {evaluated['step']} and compared at step "
-                f"{compared['step']}; {evaluate} and {compare} take the latest one"
+                f"{workdir} was evaluated at step {evaluation['step']} and compared at step "
+                f"{comparison['step']}; {evaluate} and {compare} take the latest one"
             )
         images = (
-            f"{compared['images']} images of {compared['dataset']} ({compared['split']}), accuracy "
-            f"on {evaluated['num_examples']} of {evaluated['dataset']} ({evaluated['split']})"
+            f"{comparison['images']} images of {comparison['dataset']} ({comparison['split']}), accuracy "
+            f"on {evaluation['num_examples']} of {evaluation['dataset']} ({evaluation['split']})"
         )
         of_split = {
-            name: evaluated[name]
+            name: evaluation[name]
             for name, metric in EVALUATION_METRICS.items()
             if metric.compares_systems
         }
         values = {**of_split, **of_explainers[explainer]}
         own = {
             name: higher
-            for name, higher in compared.get("own_metrics", {}).items()
+            for name, higher in comparison.get("own_metrics", {}).items()
             if isinstance(higher, bool)
         }
-        known = {name: values[name] for name in (*METRICS, *own) if name in values}
+        own_values = {name: values[name] for name in (*METRICS, *own) if name in values}
         numbers = {
-            name: math.nan if value is None else float(value) for name, value in known.items()
+            name: math.nan if value is None else float(value) for name, value in own_values.items()
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{EVALUATED} or {COMPARED} in {workdir} cannot be read ({error!r}); {evaluate} and "
+            f"{EVALUATION_NAME} or {COMPARISON_NAME} in {workdir} cannot be read ({error!r}); {evaluate} and "
             f"{compare} make them"
         ) from None
-    inputs = {EVALUATED: of_evaluation.made_from, COMPARED: of_comparison.made_from}
+    inputs = {EVALUATION_NAME: of_evaluation.made_from, COMPARISON_NAME: of_comparison.made_from}
     _refuse_mixed(
-        workdir, stored, inputs, evaluated["step"], f"{evaluate} and {compare} make them again"
+        workdir,
+        config_there,
+        inputs,
+        evaluation["step"],
+        f"{evaluate} and {compare} make them again",
     )
     data = {name: made_from.get("data") for name, made_from in inputs.items() if made_from}
-    return Measured(workdir, config, seed, images, numbers, data, own)
+    return RunResults(workdir, config, seed, images, numbers, data, own)
 
 
 def _refuse_mixed(
     workdir: str,
-    stored: ConfigDict,
+    config_there: ConfigDict,
     inputs: Mapping[str, Mapping[str, Any] | None],
     step: int,
     remedy: str,
 ) -> None:
-    """Numbers of another network or of other images than the rest make no table.
+    """Refuses records of other networks or other images.
 
     Args:
       workdir: of the run.
-      stored: its config.
+      config_there: its config.
       inputs: by the file's name what it was made from, None where that is not known.
       step: of the checkpoint.
       remedy: what makes the files again.
     """
-    config = provenance.of_config(stored)
+    config = provenance.of_config(config_there)
     checkpoint = provenance.of_checkpoint(workdir, step)
     now = {**config, provenance.CONFIG_FILE: run_folder.config_digest(workdir)}
     if checkpoint is not None:
@@ -266,10 +276,10 @@ def _refuse_mixed(
             raise UserError(
                 f"{name} in {workdir} was not made from the run that is there now ({reason}); {remedy}"
             )
-    known = [made_from for made_from in inputs.values() if made_from is not None]
-    if len(known) == 2 and known[0].get("split") == known[1].get("split"):
-        shared = [key for key in known[0] if key in known[1]]
-        first, second = ({key: made_from[key] for key in shared} for made_from in known)
+    known_inputs = [made_from for made_from in inputs.values() if made_from is not None]
+    if len(known_inputs) == 2 and known_inputs[0].get("split") == known_inputs[1].get("split"):
+        shared_keys = [key for key in known_inputs[0] if key in known_inputs[1]]
+        first, second = ({key: made_from[key] for key in shared_keys} for made_from in known_inputs)
         reason = records.difference(first, second)
         if reason is not None:
             names = " and ".join(inputs)
@@ -294,10 +304,10 @@ def _record(workdir: str, name: str, command_line: str) -> records.Record:
     return record
 
 
-def _refuse_different(read: Sequence[Measured]) -> None:
+def _refuse_different(run_results: Sequence[RunResults]) -> None:
     """Runs that were not measured alike make no table."""
-    first = read[0]
-    for run in read[1:]:
+    first = run_results[0]
+    for run in run_results[1:]:
         if run.images != first.images:
             raise UserError(
                 f"{first.workdir} was measured on {first.images}, but {run.workdir} on {run.images}"
@@ -316,8 +326,11 @@ def _refuse_different(read: Sequence[Measured]) -> None:
                 )
 
 
-def _name(run: Measured, firsts: Sequence[Measured]) -> str:
-    """Head, pooling and the threshold where there is one, then what differs in systems of that name."""
+def _name(run: RunResults, firsts: Sequence[RunResults]) -> str:
+    """Names a system by head, pooling and threshold.
+
+    Then by what differs in systems of that name.
+    """
     name = _short_name(run)
     alike = [other.config for other in firsts if _short_name(other) == name]
     keys = [key for key in run.config if any(c[key] != run.config[key] for c in alike)]
@@ -325,10 +338,10 @@ def _name(run: Measured, firsts: Sequence[Measured]) -> str:
     return f"{name} ({apart})" if apart else name
 
 
-def _short_name(run: Measured) -> str:
+def _short_name(run: RunResults) -> str:
     name = f"{run.config['model.head']} + {run.config['model.pooling']}"
-    cut = POOLINGS.find(run.config["model.pooling"]).threshold
-    return f"{name}, t = {run.config['model.threshold']:g}" if cut else name
+    has_threshold = POOLINGS.find(run.config["model.pooling"]).threshold
+    return f"{name}, t = {run.config['model.threshold']:g}" if has_threshold else name
 
 
 def _table(systems: Sequence[System]) -> list[str]:
@@ -354,20 +367,20 @@ def _cell(system: System, metric: str) -> str:
 def _sentence(metric: str, first: System, second: System) -> str:
     ours, theirs = first.mean(metric), second.mean(metric)
     better = "higher" if first.metrics[metric] else "lower"
-    told = (
+    sentence = (
         f"- `{metric}` ({better} is better): {for_markdown(first.name)} "
         f"has {ours:.3f} and {for_markdown(second.name)} {theirs:.3f}, a difference of {ours - theirs:+.3f}"
     )
-    seeds, ahead = _paired(metric, first, second)
-    listed = ", ".join(str(seed) for seed in seeds)
+    seeds, ahead = _count_pairs(metric, first, second)
+    seeds_text = ", ".join(str(seed) for seed in seeds)
     if not seeds:
-        return f"{told}; they have no seed in common."
+        return f"{sentence}; they have no seed in common."
     many = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    return f"{told}; of the {many} in common ({listed}) the first is ahead in {ahead}."
+    return f"{sentence}; of the {many} in common ({seeds_text}) the first is ahead in {ahead}."
 
 
-def _paired(metric: str, first: System, second: System) -> tuple[list[int], int]:
-    """The seeds of both, and in how many of them the first is strictly better."""
+def _count_pairs(metric: str, first: System, second: System) -> tuple[list[int], int]:
+    """Returns common seeds, and how often the first is better."""
     ours, theirs = first.by_seed(metric), second.by_seed(metric)
     seeds = [seed for seed in ours if seed in theirs]
     sign = 1 if first.metrics[metric] else -1
@@ -376,7 +389,7 @@ def _paired(metric: str, first: System, second: System) -> tuple[list[int], int]
 
 def _difference(metric: str, first: System, second: System) -> dict[str, Any]:
     ours, theirs = first.mean(metric), second.mean(metric)
-    seeds, ahead = _paired(metric, first, second)
+    seeds, ahead = _count_pairs(metric, first, second)
     return {
         "metric": metric,
         "first": first.name,

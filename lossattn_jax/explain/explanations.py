@@ -1,4 +1,4 @@
-"""What a network says about single images: of a split's hardest, of its first, or of the user's own.
+"""Outputs of a network for single images: hardest, first, or own.
 
 The numbers come from the forward pass that evaluation runs; over a split they are the same to the bit.
 """
@@ -35,7 +35,7 @@ class Explanations:
       patch_logits: `[N, P, K]` float32.
       attention: `[N, P]` float32.
       index: `[N]` int32, places in the split, or None for the user's own.
-      picked: why each image was picked, such as "least certain"; empty where there is no reason.
+      reasons: why each image was picked, such as "least certain"; empty where there is no reason.
     """
 
     names: tuple[str, ...]
@@ -47,27 +47,33 @@ class Explanations:
     patch_logits: np.ndarray
     attention: np.ndarray
     index: np.ndarray | None = None
-    picked: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     def classes(self, image: int) -> list[int]:
-        """The classes that an image's label names; none where it is not known."""
+        """Returns the classes of an image's label; none where unknown."""
         if self.labels is None:
             return []
         label = self.labels[image]
         return np.flatnonzero(label).tolist() if label.ndim else [int(label)]
 
     def correct(self, image: int) -> bool | None:
-        """Whether the most probable class is the label, or one of them; None where none is known."""
-        labelled = self.labels is not None
-        return int(self.logits[image].argmax()) in self.classes(image) if labelled else None
+        """Whether the most probable class is a label; None where unknown."""
+        has_labels = self.labels is not None
+        return int(self.logits[image].argmax()) in self.classes(image) if has_labels else None
 
     def entropy(self) -> np.ndarray:
-        """`[N]` float64: entropy of the attention as a share of the highest, log P; 0 with one patch."""
+        """Computes the attention's entropy over log P, `[N]` float64.
+
+        0 with one patch.
+        """
         return relative_entropy(self.attention)
 
 
 def relative_entropy(attention: np.ndarray) -> np.ndarray:
-    """Entropy of rows `[N, P]` over log P, float64: 0 for one patch, 1 for an even weight on all."""
+    """Computes entropy of rows `[N, P]` over log P, float64.
+
+    0 for one patch, 1 for an even weight on all.
+    """
     entropy = np.asarray(metrics.attention_entropy(jnp.asarray(attention)), np.float64)
     return entropy / max(np.log(attention.shape[1]), 1e-12) if attention.shape[1] > 1 else entropy
 
@@ -92,7 +98,7 @@ def explain_dataset(
     """
     batches = -(-num // devices.round_up(batch_size))
     passes = itertools.islice(_passes(eval_step, variables, dataset, batch_size), batches)
-    rows = _joined([rows for rows, _ in passes])
+    rows = _join([rows for rows, _ in passes])
     return _explanations(dataset.split, {name: array[:num] for name, array in rows.items()}, kind)
 
 
@@ -106,7 +112,7 @@ def hardest(
     *,
     look: Callable[[Rows, Sums], None] = lambda rows, sums: None,
 ) -> Explanations:
-    """Explains those images of a split that the network is least sure of, or looks at least clearly.
+    """Explains the images with least certainty or most diffuse attention.
 
     By turns the image whose most probable class is least probable, and the one whose attention has the
     highest entropy; of equal ones the first. What has to be kept does not grow with the split.
@@ -122,14 +128,14 @@ def hardest(
         sums on the devices.
 
     Returns:
-      `picked` says "least certain" or "most diffuse".
+      `reasons` says "least certain" or "most diffuse".
     """
     rankings = {"least certain": _confidence, "most diffuse": _sharpness}
     extremes: dict[str, Rows] = {}
     for rows, sums in _passes(eval_step, variables, dataset, batch_size):
         look(rows, sums)
         for reason, key in rankings.items():
-            both = _joined([extremes[reason], rows]) if reason in extremes else rows
+            both = _join([extremes[reason], rows]) if reason in extremes else rows
             best = np.lexsort((both["index"], key(both, kind)))[:num]
             extremes[reason] = {name: array[best] for name, array in both.items()}
     reasons: dict[int, tuple[str, int]] = {}
@@ -137,14 +143,14 @@ def hardest(
         index = int(extremes[reason]["index"][place])
         if index not in reasons and len(reasons) < num:
             reasons[index] = (reason, place)
-    rows = _joined(
+    rows = _join(
         [
             {name: array[place : place + 1] for name, array in extremes[reason].items()}
             for reason, place in reasons.values()
         ]
     )
-    picked = tuple(reason for reason, _ in reasons.values())
-    return dataclasses.replace(_explanations(dataset.split, rows, kind), picked=picked)
+    reasons_of_images = tuple(reason for reason, _ in reasons.values())
+    return dataclasses.replace(_explanations(dataset.split, rows, kind), reasons=reasons_of_images)
 
 
 def explain_at(
@@ -155,7 +161,9 @@ def explain_at(
     batch_size: int,
     look: Callable[[Sums], None] = lambda sums: None,
 ) -> np.ndarray:
-    """Attention `[N, P]` of the images at places `index` `[N]` in a split, from a pass over all of it.
+    """Computes attention `[N, P]` of images at places `index`.
+
+    In a pass over all of the split.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -196,17 +204,17 @@ def explain_images(
       spec: of the data set that the network was trained on.
       kind: of image loss; see `losses`.
     """
-    labels = np.zeros((len(images), *spec.label_shape), spec.label_dtype)  # which nobody looks at
+    labels = np.zeros((len(images), *spec.label_shape), spec.label_dtype)  # not looked at
     dataset = data.ArrayDataset(spec, "", images, labels)
     size = min(batch_size, len(images))
-    explained = explain_dataset(eval_step, variables, dataset, len(images), size, kind)
-    return dataclasses.replace(explained, names=tuple(names), labels=None, index=None)
+    explanations = explain_dataset(eval_step, variables, dataset, len(images), size, kind)
+    return dataclasses.replace(explanations, names=tuple(names), labels=None, index=None)
 
 
 def _passes(
     eval_step: EvalStep, variables: Any, dataset: data.Dataset, batch_size: int
 ) -> Iterator[tuple[Rows, Sums]]:
-    """Batches of all processes with what the network says of them, and their sums on the devices."""
+    """Yields batches of all processes with outputs and sums."""
     for batch, sums, outputs in forward_batches(eval_step, variables, dataset, batch_size):
         local = {**batch, **devices.gather(outputs)._asdict()}
         rows = devices.concatenate_processes(local)
@@ -214,7 +222,7 @@ def _passes(
         yield {name: array[real] for name, array in rows.items()}, sums
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def _join(parts: Sequence[Rows]) -> Rows:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -1,4 +1,7 @@
-"""Figures of explanations, drawn with matplotlib (imported on first use, for quick starts)."""
+"""Figures of explanations, drawn with matplotlib.
+
+It is imported on first use, for quick starts.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -103,7 +106,10 @@ def _draw_attention(axis: Any, e: "Explanations", index: int, fields: np.ndarray
 def _draw_patches(
     axis: Any, e: "Explanations", index: int, grid: PatchGrid, class_names: Sequence[str]
 ) -> None:
-    """A cell per patch: its predicted class in the class's colour, the stronger the more it weighs."""
+    """Draws a cell per patch in its predicted class's colour.
+
+    The stronger the more it weighs.
+    """
     from matplotlib import colormaps
 
     classes = e.patch_logits[index].argmax(axis=-1)
@@ -113,8 +119,8 @@ def _draw_patches(
     cells = (shade * colours + (1 - shade)).clip(0, 1).reshape(grid.rows, grid.cols, 3)
     axis.imshow(cells, interpolation="nearest")
     labels = classes if grid.cols <= _NAMED_COLUMNS else ()  # more names would overlap
-    for patch, predicted in enumerate(labels):
-        name = class_names[predicted]
+    for patch, label in enumerate(labels):
+        name = class_names[label]
         axis.text(
             patch % grid.cols,
             patch // grid.cols,

@@ -1,4 +1,4 @@
-"""A run's outputs and maps for a whole split, as a Zarr store that other programs can read.
+"""Export of a split's outputs and maps as a Zarr store.
 
 The numbers come from the forward pass that evaluation runs. The same command goes on where it was stopped.
 """
@@ -42,7 +42,9 @@ def export(
     *,
     batch_size: int | None = None,
 ) -> pathlib.Path:
-    """Writes what a network says about the first `num` images of a split into a Zarr v3 group.
+    """Writes outputs of a split's first `num` images as Zarr.
+
+    A Zarr v3 group.
 
     It holds `ARRAYS`: `label` is uint8 `[N, K]` where images have several, `prediction` the highest logit
     (-1 for an image with non-finite outputs, whose probabilities and maps are NaN),
@@ -77,7 +79,7 @@ def export(
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     size = devices.round_up(batch_size or run.options.eval.batch_size)
     num = min(num or len(dataset), len(dataset))
-    with run_folder.alone(folder, beside=True):  # in it Zarr has files alone
+    with run_folder.lock_workdir(folder, beside=True):  # in it Zarr has files alone
         store = _open_store(run, dataset, folder, workdir, num, size)
         _fill(run, eval_step, dataset, store, num, size)
     return folder
@@ -98,8 +100,8 @@ def _fill(
       Incomplete: the network has non-finite outputs for some of the images.
     """
     total = data.eval_steps(num, size)
-    undone = store.first_undone()
-    mine = np.array([total if undone is None else undone // size])
+    first_undone = store.first_undone()
+    mine = np.array([total if first_undone is None else first_undone // size])
     # A process that sees an older state of the folder would run other batches than the rest.
     first = int(devices.concatenate_processes(mine).min())
     if first == total:
@@ -123,9 +125,9 @@ def _fill(
             start = place * size + jax.process_index() * store.rows
             store.write(start, _rows(batch, outputs, fields, kind), fields)
             if clock.is_due():
-                reached = min((place + 1) * size, num)
-                rate, remaining = progress.measure(reached), progress.time_left(reached)
-                log.info("%d of %d images  %.0f images/s  %s left", reached, num, rate, remaining)
+                num_done = min((place + 1) * size, num)
+                rate, remaining = progress.measure(num_done), progress.time_left(num_done)
+                log.info("%d of %d images  %.0f images/s  %s left", num_done, num, rate, remaining)
     devices.barrier("maps written")
     rate = (num - first * size) / (time.monotonic() - began)
     log.info("%.0f images/s, compilation included", rate)
@@ -137,19 +139,19 @@ def _fill(
 def _rows(
     batch: dict[str, np.ndarray], outputs: Outputs, fields: np.ndarray, kind: str
 ) -> dict[str, np.ndarray]:
-    """What the store holds of a batch, padding included, by the arrays' names."""
-    gathered = devices.gather(outputs)
-    local = gathered._asdict()
-    finite = np.asarray(metrics.outputs_finite(gathered))
-    # Pooling has even weights for NaN, and argmax has class 0: neither is what the network says.
+    """Returns the store's rows of a batch, by array, with padding."""
+    host_outputs = devices.gather(outputs)
+    local = host_outputs._asdict()
+    finite = np.asarray(metrics.outputs_finite(host_outputs))
+    # For NaN pooling gives even weights and argmax class 0, which are no outputs of the network.
     attention = np.where(finite[:, None], local["attention"], np.nan)
-    predicted = np.where(finite, local["logits"].argmax(axis=-1), _NO_PREDICTION)
+    predictions = np.where(finite, local["logits"].argmax(axis=-1), _NO_PREDICTION)
     probabilities = np.asarray(losses.probabilities(kind, local["logits"]))
     return {
         **local,
         "index": batch["index"],
         "label": batch["label"],
-        "prediction": predicted.astype(np.int32),
+        "prediction": predictions.astype(np.int32),
         "probabilities": np.where(finite[:, None], probabilities, np.nan),
         "pixels": receptive_field.pixel_map(attention, fields).astype(np.float32),
         "attention": attention,
@@ -192,7 +194,7 @@ def _open_store(
     num: int,
     batch_size: int,
 ) -> MapStore:
-    """Opens the store of an export, which the first process makes where it is absent."""
+    """Opens an export's store, which the first process may make."""
     grid = run.model.patch_grid(run.spec.image_shape)
     rows = batch_size // jax.process_count()
     height, width, _ = run.spec.image_shape

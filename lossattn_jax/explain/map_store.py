@@ -42,7 +42,7 @@ ARRAYS = {
     "done": ("bool", ("image",)),
 }
 # What the digest of a row is of, besides the receptive fields.
-_DIGESTED = [name for name in ARRAYS if name not in ("receptive_field", "digest", "done")]
+_DIGEST_ARRAYS = [name for name in ARRAYS if name not in ("receptive_field", "digest", "done")]
 _UNWRITTEN = {"float32": "NaN", "int32": -1, "uint8": 255, "bool": False}
 _COMPRESSION = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
 _METADATA = "zarr.json"  # of a group or an array
@@ -53,7 +53,10 @@ _INSTEAD = "give another --out, or remove the store to start anew"
 
 
 class MapStore:
-    """An opened store of N images, a chunk of which holds the `rows` that a process has of a batch."""
+    """An open store of N images.
+
+    A chunk holds the `rows` that a process has of a batch.
+    """
 
     def __init__(
         self, folder: pathlib.Path, spec: DatasetSpec, sizes: Mapping[str, int], rows: int
@@ -86,7 +89,7 @@ class MapStore:
                     "fill_value": _UNWRITTEN[dtype],
                     "codecs": [{"name": "blosc", "configuration": _COMPRESSION}],
                 },
-                "store_data_equal_to_fill_value": True,  # what was written is there, whatever it is
+                "store_data_equal_to_fill_value": True,  # whatever the content, it was written
             }
             self.arrays[name] = self._open(folder / name / _METADATA, opening, create)
 
@@ -116,12 +119,12 @@ class MapStore:
         own = jax.process_index() * self.rows
         for start in range(own, self._num, jax.process_count() * self.rows):
             stop = min(start + self.rows, self._num)
-            done = legible(self.arrays["done"][start:stop])
-            if done is not None and not done.all():
+            is_done = legible(self.arrays["done"][start:stop])
+            if is_done is not None and not is_done.all():
                 return start
             digests: Any = legible(self.arrays["digest"][start:stop])
-            rows = {name: legible(self.arrays[name][start:stop]) for name in _DIGESTED}
-            illegible = any(array is None for array in (done, fields, digests, *rows.values()))
+            rows = {name: legible(self.arrays[name][start:stop]) for name in _DIGEST_ARRAYS}
+            illegible = any(array is None for array in (is_done, fields, digests, *rows.values()))
             if illegible or (digests != _digest_rows(rows, fields)).any():
                 log.warning(
                     "the store %s is damaged: images from %d on are not as they were written; "
@@ -148,15 +151,15 @@ class MapStore:
                 for name, array in values.items()
             }
             rows["digest"] = _digest_rows(rows, fields)
-            begun = [self._begin(name, start, array) for name, array in rows.items()]
-            self._pending = start, count, begun
+            writes = [self._begin(name, start, array) for name, array in rows.items()]
+            self._pending = start, count, writes
 
     def close(self) -> None:
-        """Waits until all that was given to `write` is on disk, and says that it is done."""
+        """Waits until written rows are on disk, and marks them done."""
         if self._pending is not None:
-            start, count, begun = self._pending
+            start, count, writes = self._pending
             self._pending = None
-            for future in begun:
+            for future in writes:
                 self.wait(future)
             self.wait(self._begin("done", start, np.ones(count, bool)))
 
@@ -187,7 +190,10 @@ class MapStore:
 
 
 def _refuse_irregular(folder: pathlib.Path) -> None:
-    """Refuses a store with a FIFO or device, for which TensorStore would wait for ever."""
+    """Refuses a store with a FIFO or device.
+
+    TensorStore would wait for it for ever.
+    """
     if (path := files.find_irregular(folder)) is not None:
         raise UserError(f"{path} cannot be read: it is not a regular file; {_INSTEAD}")
 
@@ -199,10 +205,10 @@ def _short(error: Exception) -> str:
 
 def _digest_rows(rows: Mapping[str, Any], fields: Any) -> np.ndarray:
     """Digests each of n rows with the receptive fields, uint8 `[n, 32]`."""
-    shared = hashlib.sha256(fields.tobytes())
+    fields_hash = hashlib.sha256(fields.tobytes())
     digests = []
-    for values in zip(*(rows[name] for name in _DIGESTED), strict=True):
-        digest = shared.copy()
+    for values in zip(*(rows[name] for name in _DIGEST_ARRAYS), strict=True):
+        digest = fields_hash.copy()
         for value in values:
             digest.update(value.tobytes())
         digests.append(np.frombuffer(digest.digest(), np.uint8))
@@ -210,7 +216,7 @@ def _digest_rows(rows: Mapping[str, Any], fields: Any) -> np.ndarray:
 
 
 def legible(array: Any) -> np.ndarray | None:
-    """The content of an array, or of a part of one; None where a file is damaged."""
+    """Reads an array or a part; None where a file is damaged."""
     try:
         return array.read().result()
     except (ValueError, NotImplementedError):  # the latter where a chunk's bytes are no booleans
@@ -218,7 +224,7 @@ def legible(array: Any) -> np.ndarray | None:
 
 
 def make_group(folder: pathlib.Path, made_from: dict[str, Any], notes: dict[str, Any]) -> None:
-    """Makes the folder of a store, or sees that it is one that was made from the same.
+    """Makes a store's folder, or refuses one made from other inputs.
 
     Args:
       folder: of the store.
@@ -244,14 +250,14 @@ def make_group(folder: pathlib.Path, made_from: dict[str, Any], notes: dict[str,
         raise UserError(f"the store {folder} cannot be written: {error.strerror}") from None
     if not os.path.lexists(path):
         raise UserError(f"{folder} is not a store of maps: it has no {_METADATA}; {_INSTEAD}")
-    stored = _read_attributes(path, {*made_from, *notes, *versions})
-    kind = stored.get("format")
+    attributes_there = _read_attributes(path, {*made_from, *notes, *versions})
+    kind = attributes_there.get("format")
     if kind != FORMAT:
         raise UserError(
             f"{folder} was written by another version, in the format {kind!r} and not {FORMAT!r}, so that "
             f"it cannot be seen whether it was made from the same; {_INSTEAD}"
         )
-    before = {key: stored[key] for key in made_from if key in stored}
+    before = {key: attributes_there[key] for key in made_from if key in attributes_there}
     if (reason := records.difference(before, made_from)) is not None:
         raise UserError(f"{folder} holds another export ({reason}); {_INSTEAD}")
 
@@ -277,9 +283,9 @@ def _read_attributes(path: pathlib.Path, names: set[str]) -> dict[str, Any]:
         raise UserError(f"{path.parent} is not a store of maps; {_INSTEAD}")
     # Stores from before there was one have none.
     digest = attributes.pop(_DIGEST, None)
-    damaged = digest is not None and digest != digests.of_json(group)
+    is_damaged = digest is not None and digest != digests.of_json(group)
     if kind == FORMAT and (
-        damaged or group.keys() != {*_GROUP, "attributes"} or attributes.keys() - names
+        is_damaged or group.keys() != {*_GROUP, "attributes"} or attributes.keys() - names
     ):
         raise UserError(f"{path} cannot be read: it is not as it was written; {_INSTEAD}")
     return attributes

@@ -1,4 +1,4 @@
-"""What of an image each patch sees, measured on the network itself, and maps of patches over pixels.
+"""Receptive fields of patches, measured on the network, and pixel maps.
 
 A patch's window (`PatchGrid`) is only where the last convolution looks on the backbone's map: the layers
 below it see further, and most of it weakly. How much the patch's logits move when a pixel does is the
@@ -21,7 +21,7 @@ PROBES = 32  # images that sensitivities are averaged over; fewer leave the sign
 def receptive_fields(
     model: ImageNetwork, variables: Any, images: jax.Array, seed: int = 0
 ) -> np.ndarray:
-    """How strongly each patch's logits depend on each pixel.
+    """Computes how strongly each patch's logits depend on each pixel.
 
     The root of the mean over N images of the squared Frobenius norm of d z_p / d pixel. The norm is not
     summed over classes but estimated without bias from one product with random signs for each image, so
@@ -63,13 +63,18 @@ def receptive_fields(
 def on_images(
     model: ImageNetwork, variables: Any, images: np.ndarray, spec: data.DatasetSpec
 ) -> np.ndarray:
-    """`receptive_fields` of a network on images `[N, H, W, C]` uint8 of its data set."""
+    """Computes `receptive_fields` on images of a run's data set.
+
+    `[N, H, W, C]` uint8.
+    """
     pixels = data.normalise(jnp.asarray(images), spec.mean, spec.std, model.dtype)
     return receptive_fields(model, variables, pixels)
 
 
 def pixel_map(values: np.ndarray, fields: np.ndarray) -> np.ndarray:
-    """Values of patches over pixels: the mean over the patches that see the pixel, by how strongly they do.
+    """Spreads patches' values over the pixels that they see.
+
+    A pixel has their mean, by how strongly they see it.
 
     Equal values give an even map, whatever the patches see.
 
@@ -82,12 +87,12 @@ def pixel_map(values: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """
     weights = np.asarray(fields, np.float64)
     total = weights.sum(axis=0)
-    mixed = np.tensordot(np.asarray(values, np.float64), weights, axes=1)
-    return mixed / np.where(total > 0, total, 1.0)
+    mean = np.tensordot(np.asarray(values, np.float64), weights, axes=1)
+    return mean / np.where(total > 0, total, 1.0)
 
 
 def extents(fields: np.ndarray, share: float = 0.95) -> tuple[float, float]:
-    """How much of the image a patch sees, as shares of its pixels, averaged over the patches.
+    """Computes the share of the image that patches see.
 
     Args:
       fields: `[P, H, W]` from `receptive_fields`.
@@ -97,6 +102,6 @@ def extents(fields: np.ndarray, share: float = 0.95) -> tuple[float, float]:
       The part that a patch can see at all, and the smallest part that holds `share` of its dependence.
     """
     flat = -np.sort(-np.asarray(fields, np.float64).reshape(len(fields), -1), axis=1)
-    reached = np.cumsum(flat, axis=1) < share * flat.sum(axis=1, keepdims=True)
+    is_below = np.cumsum(flat, axis=1) < share * flat.sum(axis=1, keepdims=True)
     alive = flat.sum(axis=1) > 0
-    return float(np.mean(flat > 0)), float(np.mean((reached.sum(axis=1) + alive) / flat.shape[1]))
+    return float(np.mean(flat > 0)), float(np.mean((is_below.sum(axis=1) + alive) / flat.shape[1]))

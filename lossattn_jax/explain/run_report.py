@@ -1,4 +1,4 @@
-"""The report on a checkpoint: where a network looks, in images of its data set or in others.
+"""Reports on checkpoints: attention on a data set's images or others.
 
 The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explain.explanations`.
 """
@@ -35,7 +35,9 @@ THRESHOLDS = (0.1, 1.0)  # the two of the TIP 2021 paper
 _REPORT_NAME = "report"  # of the folder in the workdir
 _OWN_PROBES = 8  # images of the user's own that receptive fields are measured on
 # What the table of thresholds holds, where the data set has it.
-_COMPARED = tuple(name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds)
+_THRESHOLD_METRICS = tuple(
+    name for name, metric in EVALUATION_METRICS.items() if metric.compares_thresholds
+)
 
 
 def explain_run(
@@ -92,10 +94,10 @@ def explain_run(
             return folder
         path = write(content, folder)
     log.info("written: %s, and %s beside it", path, FIGURE_NAME)
-    if own and own.refused:
-        count = len(own.refused) + len(own.files)
+    if own and own.refusals:
+        count = len(own.refusals) + len(own.files)
         raise Incomplete(
-            f"{len(own.refused)} of {count} images were left out of {path}: {'; '.join(own.refused)}"
+            f"{len(own.refusals)} of {count} images were left out of {path}: {'; '.join(own.refusals)}"
         )
     return path
 
@@ -145,7 +147,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
             f"{len(selection.names)} of {len(dataset)} images: by turns the one that the network is least "
             "certain of and the one whose attention is most spread out."
         )
-    attentions, compared = _thresholds(run, variables, dataset, selection, totals)
+    attentions, values_by_threshold = _thresholds(run, variables, dataset, selection, totals)
     fields = _fields(run, dataset.read(np.arange(min(PROBES, len(dataset))))["image"])
     facts: dict[str, str | float] = {
         **_facts(run, workdir, fields),
@@ -161,7 +163,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
         intro=intro,
         attentions=attentions,
         plots=counts.plots(run.spec.class_names),
-        thresholds=compared,
+        thresholds=values_by_threshold,
         made_from=provenance.of_outputs(run, dataset),
     )
 
@@ -170,7 +172,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
     kind = run.loss
     variables = devices.replicate(run.variables)
 
-    def explained(model: Any) -> Explanations:
+    def explain_images(model: Any) -> Explanations:
         explanation = explanations.explain_images(
             make_eval_step(model, run.spec, run.loss),
             variables,
@@ -187,10 +189,10 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
         )
         return explanation
 
-    selection = explained(run.model)
+    selection = explain_images(run.model)
     attentions = {_threshold_name(run.options.model.threshold): selection.attention}
     for threshold, model in _other_models(run):
-        attentions[_threshold_name(threshold)] = explained(model).attention
+        attentions[_threshold_name(threshold)] = explain_images(model).attention
     # Few images are taken several times: each time with other signs.
     fields = _fields(run, np.resize(own.images[:_OWN_PROBES], (_OWN_PROBES, *run.spec.image_shape)))
     return _content(
@@ -208,7 +210,7 @@ def _on_files(run: runs.Run, workdir: str, own: own_images.OwnImages) -> page.Co
 def _content(
     run: runs.Run, selection: Explanations, fields: np.ndarray, **rest: Any
 ) -> page.Content:
-    """The page's content: what any page has of a run, and the `rest` of its fields."""
+    """Makes the page's content from a run and the `rest`."""
     return page.Content(
         title="Where the network looks",
         explanations=selection,
@@ -221,7 +223,10 @@ def _content(
 
 
 def _refuse_nonfinite(run: runs.Run, count: int, total: int, images: str) -> None:
-    """Refuses a network with non-finite outputs for `count` of `total` `images`, where that is not 0."""
+    """Refuses a network with `count` non-finite outputs, unless 0.
+
+    Of `total` `images`.
+    """
     if count:
         raise UserError(
             f"there is nothing to explain at step {run.step}: "
@@ -251,21 +256,27 @@ def _threshold_name(threshold: float) -> str:
 
 
 def _other_models(run: runs.Run) -> Iterable[tuple[float, Any]]:
-    """The run's network with the other of `THRESHOLDS`; none where it has no threshold."""
+    """Yields the run's network with other `THRESHOLDS`.
+
+    None where it has no threshold.
+    """
     if not run.model.find_pooling().threshold:
         return
     for threshold in THRESHOLDS:
         if threshold != run.options.model.threshold:
-            changed = dataclasses.replace(run.options.model, threshold=threshold)
-            yield threshold, runs.build_model(changed, run.spec)
+            options = dataclasses.replace(run.options.model, threshold=threshold)
+            yield threshold, runs.build_model(options, run.spec)
 
 
 def _thresholds(
     run: runs.Run, variables: Any, dataset: Any, selection: Explanations, totals: "_Totals"
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Attention of the images shown, and metrics of the whole split, with each threshold."""
+    """Computes attention and metrics with each threshold.
+
+    Attention of the images shown, metrics of the whole split.
+    """
     own = _threshold_name(run.options.model.threshold)
-    attentions, compared = {own: selection.attention}, {own: totals.compared()}
+    attentions, values_by_threshold = {own: selection.attention}, {own: totals.threshold_metrics()}
     assert selection.index is not None
     for threshold, model in _other_models(run):
         log.info("the same with %s", _threshold_name(threshold))
@@ -279,12 +290,12 @@ def _thresholds(
             others.add,
         )
         _refuse_nonfinite(run, others.nonfinite(), len(dataset), f"images of {dataset.split}")
-        compared[_threshold_name(threshold)] = others.compared()
-    return attentions, compared if len(compared) > 1 else {}
+        values_by_threshold[_threshold_name(threshold)] = others.threshold_metrics()
+    return attentions, values_by_threshold if len(values_by_threshold) > 1 else {}
 
 
 class _Totals:
-    """The sums of an evaluation."""
+    """Sums of an evaluation."""
 
     def __init__(self) -> None:
         self._sums: Any = None
@@ -293,12 +304,12 @@ class _Totals:
         self._sums = add_sums(self._sums, sums)
 
     def nonfinite(self) -> int:
-        """How many examples had non-finite outputs."""
+        """Counts examples with non-finite outputs."""
         return int(self._sums[metrics.NONFINITE].total)
 
-    def compared(self) -> dict[str, float]:
+    def threshold_metrics(self) -> dict[str, float]:
         values = metrics.evaluation_metrics(self._sums)
-        return {name: values[name] for name in _COMPARED if name in values}
+        return {name: values[name] for name in _THRESHOLD_METRICS if name in values}
 
 
 def _mosaics(
@@ -307,7 +318,7 @@ def _mosaics(
     fields: np.ndarray,
     class_names: Sequence[str],
 ) -> list[summary.Plot]:
-    """For each file that was cut into tiles, their attention side by side."""
+    """Joins the tiles' attention of each file."""
     plots = []
     for file, name in enumerate(own.files):
         tiles = [image for image, place in enumerate(own.places) if place[0] == file]
@@ -315,13 +326,13 @@ def _mosaics(
             continue
         places = [own.places[image][1:] for image in tiles]
         overlays = [
-            pictures.attended(selection.images[image], selection.attention[image], fields)
+            pictures.draw_attention(selection.images[image], selection.attention[image], fields)
             for image in tiles
         ]
-        predicted = [class_names[selection.logits[image].argmax()] for image in tiles]
+        words = [class_names[selection.logits[image].argmax()] for image in tiles]
         sentence = "; ".join(
             f"row {row + 1}, column {column + 1}: {word}"
-            for (row, column), word in zip(places, predicted, strict=True)
+            for (row, column), word in zip(places, words, strict=True)
         )
         plots.append(
             summary.Plot(

@@ -1,4 +1,4 @@
-"""Files on disk: only regular ones are opened, whole ones are written, and their names are safe.
+"""Files on disk: safe opening, whole writing, safe names.
 
 Beside these functions the folder has what files say of themselves: `digests` by content, `records` that
 carry them, headers of `.npz` files; and texts of users, escaped for Markdown and spreadsheets.
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 Path = str | os.PathLike[str]
 
-# What errors say of the process or the machine, and not of the file: there may be too many open ones.
+# Errors of the process or the machine, not of the file, such as too many open files.
 LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Bytes of a name; file systems take 255, of which what is put beside the file needs some.
@@ -29,7 +29,7 @@ _TEMPORARY = r"\.%s\.[0-9a-f]{16}\.part"
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file for reading bytes; a link to one counts as one.
+    """Opens a regular file, or a link to one, for reading.
 
     Others may keep their reader waiting for ever (FIFOs), or never end (devices).
 
@@ -51,7 +51,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def find_irregular(folder: Path) -> str | None:
-    """Finds what is no regular file under a folder, before a library opens all that is there."""
+    """Finds a file in a folder that is not regular.
+
+    Before a library opens all that is there.
+    """
     for parent, _, names in os.walk(folder):
         for path in (os.path.join(parent, name) for name in names):
             if os.path.exists(path) and not os.path.isfile(path):
@@ -73,7 +76,7 @@ def write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing under another name, which is renamed when all is written.
+    """Opens a temporary file that replaces another when whole.
 
     A symbolic link or a FIFO is replaced, not followed or waited for. The other name cannot be foreseen;
     `remove_temporaries` knows it, for what a killed process has left.
@@ -105,12 +108,15 @@ def make_folder(path: Path) -> None:
         raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed on writing", path)
     try:
         os.makedirs(path, exist_ok=True)
-    except FileExistsError:  # by which Python means that a file is there
+    except FileExistsError:  # Python raises it where a file is in the folder's place
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
 
 
 def path_of(error: OSError) -> str | None:
-    """The file or folder that an error is about, as far as it is known and no temporary of `replacing`."""
+    """Returns the path that an error is about, if known.
+
+    It is no temporary of `replacing`.
+    """
     for path in (error.filename2, error.filename):
         if isinstance(path, str | os.PathLike):
             name = os.path.basename(os.fspath(path))
@@ -120,7 +126,10 @@ def path_of(error: OSError) -> str | None:
 
 
 def _is_device(path: Path) -> bool:
-    """Whether a path is a device, or leads to what is no file or folder, as /dev/stdout does."""
+    """Whether a path leads to no file or folder.
+
+    As /dev/stdout does.
+    """
     try:
         own, behind = os.lstat(path).st_mode, os.stat(path).st_mode
     except OSError:
@@ -130,7 +139,7 @@ def _is_device(path: Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a file in a folder and removes it, before there is anything to write.
+    """Refuses a folder in which no file can be made.
 
     Raises:
       OSError: that cannot be done.
@@ -146,7 +155,7 @@ def is_forbidden(error: OSError) -> bool:
 
 
 class HeldFolder:
-    """A folder held open, so that no other one at its path is taken for it."""
+    """An open folder, told from another one at its path."""
 
     def __init__(self, path: Path):
         """Holds the folder until `close`.
@@ -175,12 +184,12 @@ class HeldFolder:
 
 
 def _name_temporary(name: str) -> str:
-    """A name that cannot be foreseen and that `remove_temporaries` knows, for a file called so."""
+    """Makes an unpredictable temporary name that `remove_temporaries` knows."""
     return f".{name[:_BEGINNING]}.{secrets.token_hex(8)}.part"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that `replacing` gives until all is written."""
+    """Whether a file has a temporary name of `replacing`."""
     return re.fullmatch(_TEMPORARY % ".*", name, re.DOTALL) is not None
 
 
@@ -199,7 +208,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
                 os.unlink(entry.path)
 
 
-def safe_name(text: str, reserved: Collection[str] = ()) -> str:
+def safe_name(text: str, reserved_names: Collection[str] = ()) -> str:
     """Makes a safe name of a file or folder from any text.
 
     A text that every system takes for a name stays as it is. Of others, what is in the way becomes `_`, and
@@ -207,13 +216,13 @@ def safe_name(text: str, reserved: Collection[str] = ()) -> str:
 
     Args:
       text: whatever a user calls something.
-      reserved: names that others have in the same folder, compared as in file systems without capitals.
+      reserved_names: names that others have in the same folder, compared as in file systems without capitals.
     """
     name = "".join(c if c.isprintable() else "_" for c in _UNSAFE.sub("_", text))
-    others = {other.lower() for other in reserved}
-    encoded = name.encode()
-    if name == text and name and len(encoded) <= _LONGEST_NAME and name.lower() not in others:
+    others = {other.lower() for other in reserved_names}
+    raw = name.encode()
+    if name == text and name and len(raw) <= _LONGEST_NAME and name.lower() not in others:
         return name
-    short = encoded[:_LONGEST_NAME].decode(errors="ignore").rstrip(". ")
+    short = raw[:_LONGEST_NAME].decode(errors="ignore").rstrip(". ")
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     return f"{short or '_'}-{digest[:_DIGITS]}"

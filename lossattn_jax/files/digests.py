@@ -9,13 +9,13 @@ import numpy as np
 
 
 def of_array(array: np.ndarray) -> str:
-    """Digests the bytes of an array; its shape and dtype are not looked at."""
+    """Digests an array's bytes, without shape and dtype."""
     content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return hashlib.sha256(content).hexdigest()
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Digests arrays with their names, shapes and dtypes; their order does not matter."""
+    """Digests arrays with names, shapes and dtypes, in any order."""
     return of_json(
         {
             name: [array.dtype.str, list(array.shape), of_array(array)]
@@ -25,5 +25,5 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def of_json(value: Any) -> str:
-    """Digests a value that JSON can hold; the order of keys does not matter."""
+    """Digests a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -66,7 +66,7 @@ def _read_header(
         raise ValueError(f"{name!r} has a header of version {version[0]}.{version[1]}")
     if dtype.hasobject:
         raise ValueError(f"{name!r} holds Python objects")
-    needed = start.tell() + math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or member.file_size != needed:
-        raise ValueError(f"{name!r} has {member.file_size} bytes, but its header tells of {needed}")
+    size = start.tell() + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or member.file_size != size:
+        raise ValueError(f"{name!r} has {member.file_size} bytes, but its header tells of {size}")
     return name, (shape, dtype)

@@ -1,4 +1,4 @@
-"""JSON files that say by content what they were made from, and that show damage to themselves.
+"""JSON records with digests of their inputs and their content.
 
     made_from = {"bags": digests.of_arrays(arrays), "config.seed": 0}
     records.write(path, {"accuracy": 0.9}, made_from)
@@ -35,7 +35,7 @@ _MOST_NAMED = 3  # differences that a sentence names
 
 
 class DamagedRecord(Exception):
-    """A file is not as it was written; the text names it and says why."""
+    """A file is damaged; the text names it and says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def complete(content: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[s
 
 
 def without_digests(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `complete` gave without what it was made from and its digest, for a screen."""
+    """Removes the digests that `complete` adds, for a screen."""
     return {key: value for key, value in record.items() if key not in (MADE_FROM, DIGEST)}
 
 
@@ -117,7 +117,7 @@ def read(path: pathlib.Path) -> Record:
     # The last one for what is nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno in files.LACKS:
-            raise  # which says nothing of the file
+            raise  # no sign of damage
         reason = getattr(error, "strerror", None) or error
         raise DamagedRecord(f"{path} cannot be read ({reason})") from None
 
@@ -149,7 +149,7 @@ def find(
     made_from: Mapping[str, Any],
     rename: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None] = lambda before: before,
 ) -> Record | None:
-    """The record that an earlier run has left, for going on with it.
+    """Finds a record of an earlier run, to resume with.
 
     Args:
       path: of the file.
@@ -176,7 +176,7 @@ def find(
 def refuse_other(
     path: pathlib.Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> None:
-    """Refuses to go on with a record of other inputs, or to write over it.
+    """Refuses to resume with, or to overwrite, a record of other inputs.
 
     Args:
       path: of its file.
@@ -220,10 +220,10 @@ def _clauses(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]
         if any(isinstance(value, str) and _OF_CONTENT.fullmatch(value) for value in (old, new)):
             yield f"other {key}"
         else:
-            yield f"{key} {_shortened(old)} instead of {_shortened(new)}"
+            yield f"{key} {_shorten(old)} instead of {_shorten(new)}"
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -242,7 +242,7 @@ def without_nonfinite(value: Any) -> tuple[Any, int]:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as NumPy's .npz under another name and renames it; see `files.write`."""
+    """Writes arrays as .npz, whole; see `files.write`."""
     buffer = io.BytesIO()
     values: dict[str, Any] = dict(arrays)
     np.savez(buffer, **values)

@@ -1,4 +1,4 @@
-"""Kernels: convolutions and products that run well where XLA's own do not, mostly on CPUs.
+"""Kernels that run well where XLA's do not, mostly on CPUs.
 
 What belongs here computes what JAX's own function computes, up to rounding, faster or in less memory; each
 module says what it was measured against. `cpu` holds the settings of a process on CPUs.

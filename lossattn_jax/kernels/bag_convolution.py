@@ -1,4 +1,4 @@
-"""Convolution and pooling of small images inside a compiled loop, as products and comparisons.
+"""Convolution and pooling of small images inside a compiled loop.
 
 On a CPU, XLA's own convolution has a gradient that is slow for the ten small images of a bag, and its max
 pooling one that goes through the image window by window: LeNet's features and their gradients took
@@ -43,10 +43,10 @@ def conv_general_dilated(
             x, kernel, window_strides, padding, dimension_numbers=dimension_numbers, **kwargs
         )
 
-    unpadded = padding == "VALID" or (not isinstance(padding, str) and not np.any(padding))
+    no_padding = padding == "VALID" or (not isinstance(padding, str) and not np.any(padding))
     neutral = all(value is None or np.all(np.array(value) == 1) for value in kwargs.values())
     layout = jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    if unpadded and neutral and set(window_strides) == {1} and layout == _nhwc(lhs, rhs):
+    if no_padding and neutral and set(window_strides) == {1} and layout == _nhwc(lhs, rhs):
         return jax.lax.platform_dependent(lhs, rhs, cpu=_as_product, default=of_jax)
     return of_jax(lhs, rhs)
 

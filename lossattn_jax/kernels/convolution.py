@@ -1,4 +1,4 @@
-"""JAX's convolution, in the forms that XLA does not find by itself; for `layers.Conv`.
+"""Convolutions in forms that XLA does not find by itself.
 
 A 1x1 convolution is a matrix product. Others stay JAX's, but for two on CPUs, where numbers change by no more
 than rounding (`benchmarks.against_torch` has the times):
@@ -18,7 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lossattn_jax.kernels import winograd
 
-KEPT = "convolution"  # name of all results but those of 1x1 ones, for policies of jax.checkpoint
+RESULT_NAME = (
+    "convolution"  # name of all results but those of 1x1 ones, for policies of jax.checkpoint
+)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # With fewer channels, on either side, it gains nothing.
@@ -42,12 +44,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     # Chosen when traced, and not in the program, where policies of jax.checkpoint would not see through it.
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu and stride > 1:
-        result = _strided(x, kernel, stride, padding)
+        result = _convolve_strided(x, kernel, stride, padding)
     elif on_cpu and stride == 1 and _suits_winograd(x, kernel, padding):
         result = winograd.convolve(x, kernel)
     else:
         result = _of_jax(x, kernel, stride, padding)
-    return checkpoint_name(result, KEPT)
+    return checkpoint_name(result, RESULT_NAME)
 
 
 def _of_jax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -58,21 +60,24 @@ def _of_jax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.A
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _strided(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _convolve_strided(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     return _of_jax(x, kernel, stride, padding)
 
 
-@_strided.defjvp
+@_convolve_strided.defjvp
 def _strided_jvp(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
     (x, kernel), (moved_x, moved_kernel) = primals, tangents
     # A gradient is the transpose of what stands here for the tangent, which is then not computed itself.
     by_x = _of_windows(moved_x, kernel, stride, padding)
     by_kernel = _of_jax(x, moved_kernel, stride, padding)
-    return _strided(x, kernel, stride, padding), by_x + by_kernel
+    return _convolve_strided(x, kernel, stride, padding), by_x + by_kernel
 
 
 def _of_windows(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The convolution as one product of all windows with the kernel; its transpose is quick."""
+    """Convolves by one product of all windows with the kernel.
+
+    Its transpose is quick.
+    """
     side, _, _, features = kernel.shape
     batch, *sizes, channels = x.shape
     high, wide = ((size + 2 * padding - side) // stride + 1 for size in sizes)

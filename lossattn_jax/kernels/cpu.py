@@ -1,4 +1,4 @@
-"""Settings that make a process compute faster, and in less memory, on CPUs; for commands."""
+"""Settings of a process for speed and memory on CPUs."""
 
 import contextlib
 import ctypes
@@ -50,7 +50,9 @@ def tune() -> None:
 
 
 def release_memory() -> None:
-    """Gives memory that the process has left free back to the system, such as what compiling took.
+    """Gives free memory of the process back to the system.
+
+    Such as what compiling took.
 
     After `tune` the C library keeps it, which is good for temporaries of the next step.
     """
@@ -60,7 +62,9 @@ def release_memory() -> None:
 
 
 def one_device_per_core() -> None:
-    """Makes a device of every CPU core, for programs whose devices work each by itself.
+    """Makes a device of every CPU core.
+
+    For programs whose devices work each by itself.
 
     Has to be called before the first computation; changes nothing where there is an accelerator, or
     where the user has set the number in XLA_FLAGS.
@@ -82,7 +86,7 @@ def free_memory() -> int | None:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
         counts.append(int(next(line for line in lines if "MemAvailable" in line).split()[1]) << 10)
     for limit, use in _CONTAINER:
-        with contextlib.suppress(OSError, ValueError):  # the latter for the word that means none
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max", no limit
             counts.append(int(pathlib.Path(limit).read_text()) - int(pathlib.Path(use).read_text()))
     if not counts:
         with contextlib.suppress(AttributeError, OSError, ValueError):

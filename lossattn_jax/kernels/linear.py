@@ -1,4 +1,6 @@
-"""A matrix product with gradients in the layout of the weights, for networks that are small.
+"""Matrix products with gradients in the weights' layout.
+
+For networks that are small.
 
 JAX's own gradient of a product is a product followed by a transposition. For the few rows of a bag XLA's CPU
 compiler makes copies for it, and the optimiser then reads the gradient against the grain: a step of a
@@ -39,9 +41,9 @@ def _forward(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, tuple[jax.Arr
 
 
 def _backward(
-    kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+    residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, weights = kept
+    x, weights = residuals
     rows, columns = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     of_x = jax.lax.dot_general(gradient, weights, (((gradient.ndim - 1,), (1,)), ((), ())))
     of_weights = jax.lax.dot_general(rows, columns, (((0,), (0,)), ((), ())))

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 
 def after(earlier: Any, values: Any) -> Any:
-    """`values`, of which nothing can be made before all of `earlier` is there; neither may be empty.
+    """Orders a program: `values` are made after all of `earlier`.
+
+    Neither may be empty.
 
     XLA makes some values as soon as it can, others much later, and holds on to all that they are made from.
     On CPUs it drops `jax.lax.optimization_barrier` before it comes to that. That a sum of squares is not

@@ -1,4 +1,6 @@
-"""Padded 3x3 convolutions by Winograd's F(4x4, 3x3) (Lavin & Gray 2016), for CPUs.
+"""Padded 3x3 convolutions by Winograd's F(4x4, 3x3), for CPUs.
+
+Lavin & Gray 2016.
 
 16 results take 36 multiplications where the definition has 144. With B, G and A of the algorithm, a tile x of
 6x6 positions, which overlaps its neighbours by 2, and a kernel k give
@@ -84,7 +86,7 @@ def _jvp(primals: Any, tangents: Any) -> Any:
     return _convolve(*primals), _tangent.bind(*tangents, *primals)
 
 
-def _moved(
+def _apply_tangents(
     moved_x: jax.Array, moved_kernel: jax.Array, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
     return _convolve(moved_x, kernel) + _convolve(x, moved_kernel)
@@ -93,12 +95,12 @@ def _moved(
 def _gradients(
     gradient: Any, moved_x: Any, moved_kernel: Any, x: jax.Array, kernel: jax.Array
 ) -> list[Any]:
-    """The transpose of `_moved`.
+    """The transpose of `_apply_tangents`.
 
     Left to itself XLA keeps the places of all maps and kernels from the forward pass, and makes the gradients
     to the kernels when all those to maps are there, holding the places of these too.
     """
-    wanted = [ad.is_undefined_primal(moved) for moved in (moved_x, moved_kernel)]
+    is_unknown = [ad.is_undefined_primal(primal) for primal in (moved_x, moved_kernel)]
     gradient = ad.instantiate_zeros(gradient)
     x, kernel = ordering.after(gradient, (x, kernel))
     batch, height, width, features = gradient.shape
@@ -120,24 +122,24 @@ def _gradients(
         parts = (_in_parts(x, images), results)
         to_kernel, to_x = jax.lax.scan(one, jnp.zeros_like(kernel), parts)
         to_x = to_x.reshape(x.shape)
-    if all(wanted):
+    if all(is_unknown):
         to_x = ordering.after(to_kernel, to_x)
-    return [to_x if wanted[0] else None, to_kernel if wanted[1] else None, None, None]
+    return [to_x if is_unknown[0] else None, to_kernel if is_unknown[1] else None, None, None]
 
 
 def _batched_moved(arguments: Any, axes: Any) -> Any:
-    return jax.vmap(_moved, axes)(*arguments), 0
+    return jax.vmap(_apply_tangents, axes)(*arguments), 0
 
 
 # The derivative as a primitive of its own, since `jax.custom_vjp` would leave no forward mode.
 _tangent = Primitive("winograd_tangent")
-_tangent.def_impl(jax.jit(_moved))
+_tangent.def_impl(jax.jit(_apply_tangents))
 _tangent.def_abstract_eval(lambda x, kernel, *_: x.update(shape=(*x.shape[:3], kernel.shape[3])))
-mlir.register_lowering(_tangent, mlir.lower_fun(_moved, multiple_results=False))
+mlir.register_lowering(_tangent, mlir.lower_fun(_apply_tangents, multiple_results=False))
 batching.primitive_batchers[_tangent] = _batched_moved
 ad.primitive_transposes[_tangent] = _gradients
 ad.primitive_jvps[_tangent] = lambda primals, tangents: jax.jvp(
-    _moved, primals, [ad.instantiate_zeros(tangent) for tangent in tangents]
+    _apply_tangents, primals, [ad.instantiate_zeros(tangent) for tangent in tangents]
 )
 
 
@@ -161,8 +163,8 @@ def _tiles(x: jax.Array) -> jax.Array:
     cuts = []
     for rows, columns in _CUTS:
         down, across = int(rows < TILE), int(columns < TILE)
-        cut = blocks[:rows, :columns, :, down : down + high, across : across + wide]
-        cuts.append(cut.reshape(rows * columns, -1))
+        block = blocks[:rows, :columns, :, down : down + high, across : across + wide]
+        cuts.append(block.reshape(rows * columns, -1))
     return jnp.concatenate(cuts)
 
 
@@ -180,7 +182,10 @@ def _in_parts(x: jax.Array, images: int) -> jax.Array:
 
 @functools.cache  # every layer's trace asks for them, and its gradient's
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The Kronecker squares of B^T (columns in the order of `_CUTS`), G and A^T, in float64."""
+    """Computes the Kronecker squares of B^T, G and A^T.
+
+    In float64; columns of B^T are in the order of `_CUTS`.
+    """
     count = len(_POINTS)
     values = np.vander(_POINTS, TILE, increasing=True)
     gaps = _POINTS[:, None] - _POINTS

@@ -1,4 +1,4 @@
-"""Multiple instance learning: the methods of the AAAI 2020 paper, and the protocol of its experiments.
+"""Multiple instance learning: the AAAI 2020 paper's methods and experiments.
 
 A method belongs into the table of `methods`; `cross_validation` and `experiment` are the protocol, `report`,
 `paper_table` and `tables` what comes of it. `python -m lossattn_jax.mil` is the command.

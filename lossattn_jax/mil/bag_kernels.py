@@ -1,4 +1,4 @@
-"""MI-Kernel and mi-Graph: support vector machines on whole bags, compared by a kernel between sets.
+"""MI-Kernel and mi-Graph: support vector machines with a kernel between bags.
 
 Both kernels between bags are a weighted sum of an RBF kernel between their instances,
 
@@ -31,7 +31,7 @@ _BLOCK_VALUES = 1 << 24  # of larger ones
 
 
 class WeightedBags(NamedTuple):
-    """Bags, one after the other, with weights.
+    """Bags with weights of their instances.
 
     Attributes:
       instances: `[N, D]` of all bags.
@@ -51,7 +51,7 @@ class Similarities:
     """
 
     def __init__(self, bag: np.ndarray, gamma: float):
-        """Of a bag `[n, D]`; g of the kernel."""
+        """Stores a bag `[n, D]` and the kernel's g."""
         self._bag, self._gamma = bag, gamma
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -65,7 +65,7 @@ class Similarities:
             yield rbf_kernel(self._bag[start : start + rows], self._bag, gamma=self._gamma)
 
 
-def weighted(
+def weigh_instances(
     bags: list[np.ndarray], weights: Callable[[Iterable[np.ndarray]], np.ndarray], gamma: float
 ) -> WeightedBags:
     """Weights the instances of bags `[n_i, D]`.
@@ -83,7 +83,10 @@ def weighted(
 
 
 def set_kernel(rows: WeightedBags, columns: WeightedBags, gamma: float) -> np.ndarray:
-    """`[B, B']` kernel values K between two lists of bags; see the module's docstring."""
+    """Computes the set kernel between two lists of bags, `[B, B']`.
+
+    The module's docstring has the equation.
+    """
     kernel = np.zeros((len(rows.starts), len(columns.starts)))
     bag_of = np.zeros(len(rows.instances), int)
     bag_of[rows.starts[1:]] = 1
@@ -100,7 +103,7 @@ def set_kernel(rows: WeightedBags, columns: WeightedBags, gamma: float) -> np.nd
 
 
 def set_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
-    """Weights `[n]` of MI-Kernel from a bag's kernel values `[n, n]`.
+    """Computes MI-Kernel's weights `[n]` from a bag's kernel values `[n, n]`.
 
     All are `1 / sqrt(sum_xy k(x, y))`, which makes `K(X, X) = 1`.
     """
@@ -112,7 +115,7 @@ def set_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def graph_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
-    """Weights `[n]` of mi-Graph from a bag's kernel values `[n, n]`.
+    """Computes mi-Graph's weights `[n]` from a bag's kernel values `[n, n]`.
 
     Two instances are joined if their Gaussian distance `1 - k(x, y)` is below the average of all pairs
     in the bag; each is joined with itself. An instance joined with many others, itself among them,
@@ -125,8 +128,10 @@ def graph_weights(similarity: Iterable[np.ndarray]) -> np.ndarray:
     if count == 1:
         return np.ones(1)
     average = sum(totals) / (count * (count - 1))
-    joined = [(own | (block > average)).sum(axis=1) for own, block in _with_diagonal(similarity)]
-    weights = 1 / np.concatenate(joined)
+    neighbours = [
+        (own | (block > average)).sum(axis=1) for own, block in _with_diagonal(similarity)
+    ]
+    weights = 1 / np.concatenate(neighbours)
     return weights / weights.sum()
 
 
@@ -179,7 +184,7 @@ class _BagKernelSVM(BagClassifier):
         check_positive("C", self.C)
         bags = flat(bags)
         self._gamma = bandwidth(np.concatenate(bags), self.gamma_factor)
-        self._training = weighted(bags, self._weights, self._gamma)
+        self._training = weigh_instances(bags, self._weights, self._gamma)
         weights = None if self._class_weights is None else dict(enumerate(self._class_weights))
         svc = SVC(C=self.C, kernel="precomputed", class_weight=weights)
         svc.fit(set_kernel(self._training, self._training, self._gamma), labels)
@@ -198,12 +203,14 @@ class _BagKernelSVM(BagClassifier):
         self._svm = PairwiseSVM(*(state[name] for name in PairwiseSVM._fields))
 
     def _decisions(self, bags: WeightedBags) -> np.ndarray:
-        """`[B, 1]` or, for more than two classes, `[B, K]`."""
+        """Decision values, `[B, 1]` or, for more than two classes, `[B, K]`."""
         kernel = set_kernel(bags, self._training, self._gamma)
         return self._svm.decisions(kernel)
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        return probabilities(self._decisions(weighted(flat(bags), self._weights, self._gamma)))
+        return probabilities(
+            self._decisions(weigh_instances(flat(bags), self._weights, self._gamma))
+        )
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         instances = np.concatenate(flat(bags))
@@ -243,7 +250,9 @@ class MIKernel(_BagKernelSVM):
 
 
 class MIGraph(_BagKernelSVM):
-    """mi-Graph: an SVM with a kernel that counts a bag's groups of similar instances, not all of them.
+    """mi-Graph: an SVM with a kernel on groups of similar instances.
+
+    A bag's groups count, not all of its instances.
 
         K(X, Y) = sum_ab w_X(a) w_Y(b) exp(-g |x_a - y_b|^2) / (sum_a w_X(a) sum_b w_Y(b))
         w_X(a) = 1 / |{u in X: u = a or 1 - exp(-g |x_a - x_u|^2) < delta_X}|

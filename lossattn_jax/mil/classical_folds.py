@@ -1,4 +1,4 @@
-"""The folds of a classical method, one after the other."""
+"""Folds of classical methods, one after the other."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def run(
     """
     selection.check_rules(tuple(rules))
     own = derive_seed(seed, split.repeat, split.fold)
-    fitted: dict[int, tuple[BagClassifier, float]] = {}
+    models: dict[int, tuple[BagClassifier, float]] = {}
     candidates = method.candidates()
 
     def fit(number: int, train: np.ndarray) -> tuple[BagClassifier, float]:
@@ -57,24 +57,23 @@ def run(
         return model, time.monotonic() - began
 
     def on_all(number: int) -> tuple[BagClassifier, float]:
-        if number not in fitted:
-            fitted[number] = fit(number, split.train)
-        return fitted[number]
+        if number not in models:
+            models[number] = fit(number, split.train)
+        return models[number]
 
     results = []
     for rule in rules:
-        chosen, seconds = 0, 0.0
+        choice, seconds = 0, 0.0
         if rule == BEST_TEST:
-            measured = [
-                _measured(dataset, on_all(number)[0], split.test)
-                for number in range(len(candidates))
+            scores = [
+                _score(dataset, on_all(number)[0], split.test) for number in range(len(candidates))
             ]
-            chosen = _best(measured)
+            choice = _best(scores)
         elif rule == VALIDATION:
-            chosen, seconds = _validated(
+            choice, seconds = _choose_by_validation(
                 dataset, split, fit, len(candidates), validation or Validation(), own
             )
-        model, own_seconds = on_all(chosen)
+        model, own_seconds = on_all(choice)
         bags = dataset.select(split.test).bags
         results.append(
             FoldResult(
@@ -82,7 +81,7 @@ def run(
                 split=split,
                 probabilities=_all_classes(model, bags, dataset.num_classes),
                 weights=model.instance_scores(bags),
-                settings=dict(candidates[chosen]),
+                settings=dict(candidates[choice]),
                 epoch=None,
                 accuracies=None,
                 seconds=seconds + own_seconds,
@@ -97,7 +96,7 @@ def _with(method: BagClassifier, settings: Mapping[str, Any], seed: int) -> BagC
 
 
 def _name_positive(model: BagClassifier, part: BagDataset) -> None:
-    """Names the last class positive where two of several classes are left.
+    """Names the last class positive where only two classes are left.
 
     It comes after the other among all classes as well.
     """
@@ -106,23 +105,20 @@ def _name_positive(model: BagClassifier, part: BagDataset) -> None:
         model.set_params(positive=int(labels[-1]))
 
 
-def _validated(dataset, split, fit, candidates: int, validation: Validation, seed: int):
+def _choose_by_validation(dataset, split, fit, candidates: int, validation: Validation, seed: int):
     began = time.monotonic()
-    parts = [
-        validation.held_out(dataset.labels, split.train, number, seed)
-        for number in range(validation.splits)
-    ]
-    measured = [
+    parts = validation.parts(dataset, split, seed)
+    scores = [
         np.mean(
-            [_measured(dataset, fit(number, split.train & ~part)[0], part) for part in parts],
+            [_score(dataset, fit(number, split.train & ~part)[0], part) for part in parts],
             axis=0,
         )
         for number in range(candidates)
     ]
-    return _best(measured), time.monotonic() - began
+    return _best(scores), time.monotonic() - began
 
 
-def _measured(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple[Any, Any]:
+def _score(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple[Any, Any]:
     bags = dataset.select(rows).bags
     with np.errstate(
         divide="ignore"
@@ -133,13 +129,13 @@ def _measured(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tu
     )
 
 
-def _best(measured: Sequence[Any]) -> int:
-    accuracy, loss = np.array(measured, np.float64).T
+def _best(scores: Sequence[Any]) -> int:
+    accuracy, loss = np.array(scores, np.float64).T
     return int(selection.best(accuracy, loss)[0])
 
 
 def _all_classes(model: BagClassifier, bags: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
-    """Probabilities with a column for every class of the data set, also those not trained on."""
+    """Predicts probabilities of all classes, also those not trained on."""
     every = np.zeros((len(bags), num_classes))
     every[:, model.classes_] = model.predict_proba(bags)
     return every

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
-    """Compares options with the config that is there; `repeats` may change.
+    """Refuses options unlike those of a workdir; `repeats` may change.
 
     Where there is none, or a damaged one, every fold that is there is compared. A damaged one without a fold
     may be another kind of run's.
@@ -35,7 +35,7 @@ def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
         _refuse_other_folds(options, folder)
         return
     try:
-        stored = config_lib.read(path, trust_code=config_json.named_code(options))
+        record = config_lib.read(path, trust_code=config_json.named_code(options))
     except UntrustedCode as error:
         raise config_json.other_code(error, options, folder) from None
     except config_json.DamagedConfig:
@@ -45,7 +45,7 @@ def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
             "%s is damaged; it is made again, as the folds there are of this command's config", path
         )
         return
-    before = dict(leaves(stored))
+    before = dict(leaves(record))
     for key, value in leaves(options):
         if before.get(key) != value and key != "repeats":
             raise UserError(
@@ -55,7 +55,7 @@ def refuse_other(options: BagOptions, folder: pathlib.Path) -> None:
 
 
 def write(options: BagOptions, workdir: Workdir) -> None:
-    """Writes a command's options; makes the workdir if it is absent.
+    """Writes a command's options into a workdir, which it may make.
 
     Raises:
       UserError: it cannot be written, or as of `refuse_other`.
@@ -69,11 +69,11 @@ def write(options: BagOptions, workdir: Workdir) -> None:
 
 
 def _refuse_other_folds(options: BagOptions, folder: pathlib.Path) -> int:
-    """Compares options with those of every fold in a workdir; counts the folds."""
+    """Refuses options unlike those of a workdir's folds; counts the folds."""
     now, count = provenance.of_config(options), 0
     for path in sorted(folder.glob("*/*/*/repeat*_fold*.json")):
         try:
-            before = provenance.renamed(fold_results.read(path).made_from)
+            before = provenance.rename_keys(fold_results.read(path).made_from)
         except (FileNotFoundError, records.DamagedRecord):
             continue
         if before is not None:

@@ -1,4 +1,7 @@
-"""One method on one data set: all folds, each in a file of its own, so that a killed run goes on."""
+"""Cross-validation of one method on one data set, which resumes.
+
+Each fold has a file of its own.
+"""
 
 import logging
 import pathlib
@@ -30,7 +33,7 @@ def run(
     rules: Sequence[str],
     folder: pathlib.Path,
 ) -> dict[str, list[Record]]:
-    """Trains and tests a method on every fold that is not there yet.
+    """Trains and tests a method on the folds without results.
 
     Args:
       experiment: bags and folds.
@@ -60,7 +63,10 @@ def run(
         log.info("%s: %d of %d folds are there", label, len(splits) - len(missing), len(splits))
 
     def write(result: FoldResult) -> None:
-        """Of a fold that lacks one rule, the others' files stay as they are."""
+        """Writes a fold's result where it has none.
+
+        Of a fold that lacks one rule, the others' files stay as they are.
+        """
         key = result.rule, result.split.name
         if earlier[key] is None:
             own = folder / result.rule
@@ -74,12 +80,12 @@ def run(
         for rule in rules:
             with run_folder.writing(folder):
                 (folder / rule).mkdir(parents=True, exist_ok=True)
-        shared: dict[str, Any] = {"rules": rules, "label": label, "write": write}
+        keywords: dict[str, Any] = {"rules": rules, "label": label, "write": write}
         if methods.get(method).network is not None:
             dump_dir = folder / dumps.FOLDER_NAME
-            _networks(dataset, missing, method, options, dump_dir=dump_dir, **shared)
+            _networks(dataset, missing, method, options, dump_dir=dump_dir, **keywords)
         else:
-            _classical(dataset, missing, method, options, **shared)
+            _classical(dataset, missing, method, options, **keywords)
     return {rule: [_there(earlier[rule, s.name]) for s in splits] for rule in rules}
 
 
@@ -90,7 +96,7 @@ def refuse_other(
     rules: Sequence[str],
     folder: pathlib.Path,
 ) -> int:
-    """Refuses to go on with folds that were made from other inputs; nothing is written.
+    """Refuses to resume with folds made from other inputs; writes nothing.
 
     Args:
       experiment, method, options, rules, folder: as for `run`.
@@ -113,7 +119,7 @@ def refuse_other(
 def _inputs(
     experiment: Experiment, method: str, options: BagOptions, rules: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """For each rule and `Split.name`, what the fold is made from."""
+    """Returns what each fold is made from, by rule and `Split.name`."""
     values = provenance.of_config(options)
     digest = methods.code_digest(method)
     code = {} if digest is None else {fold_results.CODE: digest}
@@ -130,7 +136,7 @@ def _there(record: Record | None) -> Record:
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:
-    """The network of a method, as options have it.
+    """Makes the network of a method with an experiment's options.
 
     Args:
       method: of a network, as `methods.get` takes it.
@@ -171,7 +177,7 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
 
 def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
     progress, clock = Progress(0, len(splits)), LogClock(_SECONDS_BETWEEN_LINES)
-    for done, split in enumerate(splits, start=1):
+    for count, split in enumerate(splits, start=1):
         results = classical_folds.run(
             dataset,
             split,
@@ -183,12 +189,12 @@ def _classical(dataset, splits, method, options, *, rules, label, write) -> None
         for result in results:
             write(result)
         if clock.is_due():
-            rate = progress.measure(done)
+            rate = progress.measure(count)
             log.info(
                 "%s: fold %d of %d, %.1f s each, %s left",
                 label,
-                done,
+                count,
                 len(splits),
                 1 / rate,
-                progress.time_left(done),
+                progress.time_left(count),
             )

@@ -1,4 +1,4 @@
-"""The record `data.json`: whose bags a folder of a workdir belongs to."""
+"""The record `data.json`: the bags of a folder's results."""
 
 import logging
 import pathlib
@@ -17,7 +17,7 @@ RECORD_NAME = "data.json"
 
 
 def refuse_other(experiment: Experiment, folder: pathlib.Path) -> None:
-    """Refuses to put results into a folder that has those of other bags; nothing is written.
+    """Refuses a folder with results of other bags; writes nothing.
 
     Where the folder does not say of which bags it is, every fold and summary in it is compared.
 
@@ -43,7 +43,7 @@ def refuse_other(experiment: Experiment, folder: pathlib.Path) -> None:
 
 
 def write(experiment: Experiment, folder: pathlib.Path) -> None:
-    """Records whose bags a folder belongs to, where no record is.
+    """Records a folder's bags where no record is.
 
     Not before there are results: of what was stopped without any, the bags may change.
 

@@ -1,4 +1,4 @@
-"""EM-DD: a point in feature space, with a scale for each feature, that all positive bags come near.
+"""EM-DD: a point in feature space that all positive bags come near.
 
 Zhang & Goldman, "EM-DD: An Improved Multiple-Instance Learning Technique" (NIPS 2001), on the diverse
 density of Maron & Lozano-Perez, "A Framework for Multiple-Instance Learning" (NIPS 1997). An instance x is
@@ -32,7 +32,7 @@ _LEAST_FALL = 1e-6  # of NLDD, for another round to be worth it
 
 
 class Concept(NamedTuple):
-    """What EM-DD has found from one start.
+    """A concept of EM-DD, learned from one start.
 
     Attributes:
       point: `[D]` h.
@@ -60,13 +60,13 @@ class Bags(NamedTuple):
 
 
 def distances(point: np.ndarray, scales: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """d of instances `[N, D]`: `[N]`, not negative."""
-    scaled = (instances - point) * scales
-    return np.einsum("nd,nd->n", scaled, scaled)
+    """Computes distances d of instances `[N, D]`: `[N]`, not negative."""
+    differences = (instances - point) * scales
+    return np.einsum("nd,nd->n", differences, differences)
 
 
 def log_one_minus(distance: np.ndarray) -> np.ndarray:
-    """`log(1 - exp(-d))` for d > 0, exact at both ends."""
+    """Computes `log(1 - exp(-d))` for d > 0, exact at both ends."""
     return np.where(
         distance < math.log(2),
         np.log(-np.expm1(-np.minimum(distance, 1.0))),
@@ -75,7 +75,7 @@ def log_one_minus(distance: np.ndarray) -> np.ndarray:
 
 
 def nldd(distance: np.ndarray, positive: np.ndarray) -> float:
-    """NLDD of bags whose nearest instances have the distances d.
+    """Computes NLDD of bags from their nearest instances' distances d.
 
     Args:
       distance: `[B]` float64, not negative; in negative bags taken as 1e-10 at least, so that the result
@@ -89,7 +89,9 @@ def nldd(distance: np.ndarray, positive: np.ndarray) -> float:
 def objective(
     parameters: np.ndarray, instances: np.ndarray, squares: np.ndarray, positive: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """NLDD of one instance per bag, and its gradient: what the M-step minimises.
+    """Computes NLDD of one instance per bag, and its gradient.
+
+    It is what the M-step minimises.
 
     Written with products of matrices and vectors only, which is twice as fast as with `distances`; the
     instances' mean should be near 0, or digits are lost.
@@ -115,7 +117,7 @@ def objective(
 
 
 def learn(bags: Bags, start: np.ndarray, scale: float, max_steps: int, max_rounds: int) -> Concept:
-    """EM-DD from one start.
+    """Runs EM-DD from one start.
 
     E-step: the instance with the highest probability is chosen in each bag. M-step: a quasi-Newton
     method (L-BFGS-B) finds h and s of less NLDD for these instances. Repeated while the NLDD of the bags,
@@ -129,10 +131,10 @@ def learn(bags: Bags, start: np.ndarray, scale: float, max_steps: int, max_round
       max_rounds: most rounds.
     """
     point, scales = start, np.full(len(start), scale)
-    chosen, distance = _nearest(bags, point, scales)
+    nearest, distance = _nearest(bags, point, scales)
     trace = [nldd(distance, bags.positive)]
     for _ in range(max_rounds):
-        instances = bags.instances[chosen]
+        instances = bags.instances[nearest]
         solution = scipy.optimize.minimize(
             objective,
             np.concatenate([point, scales]),
@@ -142,7 +144,7 @@ def learn(bags: Bags, start: np.ndarray, scale: float, max_steps: int, max_round
             options={"maxiter": max_steps},
         )
         new_point, new_scales = np.split(solution.x, 2)
-        chosen, distance = _nearest(bags, new_point, new_scales)
+        nearest, distance = _nearest(bags, new_point, new_scales)
         value = nldd(distance, bags.positive)
         if not value < trace[-1] - _LEAST_FALL:
             break
@@ -152,7 +154,9 @@ def learn(bags: Bags, start: np.ndarray, scale: float, max_steps: int, max_round
 
 
 class EMDD(BagClassifier):
-    """EM-DD: expectation maximisation for diverse density; the module's docstring has the equations.
+    """EM-DD: expectation maximisation for diverse density.
+
+    The module's docstring has the equations.
 
     Zhang & Goldman 2001 start EM once from each instance of k random positive bags, all scales being 0.1.
     They report, in each fold, the hypothesis with the least error on the bags that are tested, which is
@@ -219,7 +223,7 @@ class EMDD(BagClassifier):
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         self._check()
-        bags, labels = _ordered(flat(bags), labels)
+        bags, labels = _sort_bags(flat(bags), labels)
         lengths = np.array([len(bag) for bag in bags])
         instances = np.concatenate(bags)
         # `objective` wants it so; the points of the concepts are moved back.
@@ -229,15 +233,15 @@ class EMDD(BagClassifier):
         self.concepts_ = []
         for label in [1] if classes == 2 else range(classes):
             data = Bags(instances, np.cumsum(lengths) - lengths, labels == label)
-            # Thousands of small products, of which several threads only wait for each other.
+            # Thousands of small products, in which several threads would wait for each other.
             with threadpool_limits(1, user_api="blas"):
-                found = [
+                concepts = [
                     learn(data, start, self.scale, self.max_steps, self.max_rounds)
                     for start in self._starts(data, lengths)
                 ]
             if self.hypotheses == "best":
-                found = [min(found, key=lambda concept: concept.nldd[-1])]
-            self.concepts_.append([c._replace(point=c.point + mean) for c in found])
+                concepts = [min(concepts, key=lambda concept: concept.nldd[-1])]
+            self.concepts_.append([c._replace(point=c.point + mean) for c in concepts])
 
     def _state(self) -> dict[str, np.ndarray]:
         concepts = [concept for of_class in self.concepts_ for concept in of_class]
@@ -259,12 +263,15 @@ class EMDD(BagClassifier):
 
     def _starts(self, bags: Bags, lengths: np.ndarray) -> np.ndarray:
         generator = np.random.default_rng(self.seed)
-        chosen = generator.permutation(np.flatnonzero(bags.positive))[: self.start_bags]
-        places = np.concatenate([bags.starts[bag] + np.arange(lengths[bag]) for bag in chosen])
+        start_bags = generator.permutation(np.flatnonzero(bags.positive))[: self.start_bags]
+        places = np.concatenate([bags.starts[bag] + np.arange(lengths[bag]) for bag in start_bags])
         return bags.instances[generator.permutation(places)[: self.max_starts]]
 
     def _log_probabilities(self, bags: list[np.ndarray], largest: bool) -> np.ndarray:
-        """`[N or, with largest, B; concepts]` log Pr of the instances, or of the bags' most probable."""
+        """Computes log Pr of instances, or with `largest` of bags.
+
+        `[N or, with largest, B; concepts]`; a bag has the probability of its most probable instance.
+        """
         instances = np.concatenate(flat(bags))
         lengths = np.array([len(bag) for bag in bags])
         columns = []
@@ -297,14 +304,19 @@ class EMDD(BagClassifier):
 
 
 def _nearest(bags: Bags, point: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each bag's instance of least distance `[B]`, and the distance `[B]`."""
+    """Finds each bag's nearest instance: places and distances, both `[B]`."""
     distance = distances(point, scales, bags.instances)
-    chosen = np.array([part.argmin() for part in np.split(distance, bags.starts[1:])]) + bags.starts
-    return chosen, distance[chosen]
+    nearest = (
+        np.array([part.argmin() for part in np.split(distance, bags.starts[1:])]) + bags.starts
+    )
+    return nearest, distance[nearest]
 
 
-def _ordered(bags: list[np.ndarray], labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The bags sorted by their least instances, and the instances of each; equal bags by their labels."""
+def _sort_bags(bags: list[np.ndarray], labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sorts bags by their least instances, and each bag's instances.
+
+    Equal bags are sorted by their labels.
+    """
     bags = [bag[np.lexsort(bag.T[::-1])] for bag in bags]
     # Bags that share their least instance may still differ in others.
     keys = [(bag.tolist(), label) for bag, label in zip(bags, labels, strict=True)]

@@ -1,4 +1,4 @@
-"""miVLAD and miFV: each bag becomes one vector, and a linear support vector machine tells them apart.
+"""miVLAD and miFV: one vector per bag, and a linear SVM.
 
 Wei, Wu & Zhou, "Scalable Multi-instance Learning" (ICDM 2014) and "Scalable Algorithms for Multi-Instance
 Learning" (IEEE TNNLS 28, 2017). The vector says how a bag's instances deviate from what instances of all
@@ -35,7 +35,7 @@ _PCA = ("components_", "mean_", "explained_variance_")
 
 
 def vlad_vectors(instances: np.ndarray, lengths: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Vectors of locally aggregated descriptors (Jegou et al. 2010), before normalisation.
+    """Computes VLAD vectors (Jegou et al. 2010), before normalisation.
 
     A bag's vector is, one after the other for all centres c_k, `v_k = sum_i (x_i - c_k)` over those of
     its instances x_i to which c_k is the nearest; 0 where there is none.
@@ -61,7 +61,7 @@ def vlad_vectors(instances: np.ndarray, lengths: np.ndarray, centres: np.ndarray
 def fisher_vectors(
     instances: np.ndarray, lengths: np.ndarray, mixture: GaussianMixture
 ) -> np.ndarray:
-    """Fisher vectors (Sanchez et al., IJCV 105, 2013), before normalisation.
+    """Computes Fisher vectors (Sanchez et al., IJCV 105, 2013), before normalisation.
 
     The gradient of the mean log likelihood of a bag's n instances, with respect to the logits of the
     weights w_k, the means m_k and the standard deviations s_k of the Gaussians, each divided by the root
@@ -90,15 +90,21 @@ def fisher_vectors(
     return np.concatenate(blocks, axis=1) / np.asarray(lengths)[:, None]
 
 
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """`sign(v) sqrt(|v|)` of each element, then each row `[B, F]` to length 1; rows of zeros stay."""
-    rooted = np.sign(vectors) * np.sqrt(np.abs(vectors))
-    norms = np.linalg.norm(rooted, axis=1, keepdims=True)
-    return rooted / np.where(norms > 0, norms, 1.0)
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Normalises vectors `[B, F]` by signed square root and length.
+
+    Each element becomes `sign(v) sqrt(|v|)`, then each row has the length 1; rows of zeros stay.
+    """
+    roots = np.sign(vectors) * np.sqrt(np.abs(vectors))
+    norms = np.linalg.norm(roots, axis=1, keepdims=True)
+    return roots / np.where(norms > 0, norms, 1.0)
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
-    """Raises a `UserError` unless the setting is a whole number from `low` on."""
+    """Refuses a setting that is no whole number from `low` on.
+
+    With a `UserError`.
+    """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not low <= value < 2**32:
         raise UserError(f"{name} is {value!r}, but must be a whole number from {low} on")
@@ -111,7 +117,7 @@ class _BagVectorSVM(BagClassifier):
 
     @abc.abstractmethod
     def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
-        """Learns what vectors are made from, given the different instances and how often each occurs."""
+        """Learns centres or mixture, from different instances and their counts."""
 
     @abc.abstractmethod
     def _vectors(self, instances: np.ndarray, lengths: np.ndarray) -> np.ndarray: ...
@@ -132,7 +138,7 @@ class _BagVectorSVM(BagClassifier):
         # The primal problem has one solution, whatever the order of the bags.
         svc = LinearSVC(C=self.C, dual=False, tol=1e-6, max_iter=10_000)
         weights = None if self._class_weights is None else self._class_weights[labels]
-        svc.fit(self._scaled(vectors), labels, sample_weight=weights)
+        svc.fit(self._rescale(vectors), labels, sample_weight=weights)
         self._weights, self._biases = np.ascontiguousarray(svc.coef_), np.array(svc.intercept_)
 
     def _state(self) -> dict[str, np.ndarray]:
@@ -148,27 +154,27 @@ class _BagVectorSVM(BagClassifier):
         self._weights, self._biases = state["weights"], state["biases"]
 
     def _bag_vectors(self, bags: list[np.ndarray]) -> np.ndarray:
-        return normalised(self._vectors(np.concatenate(bags), np.array([len(bag) for bag in bags])))
+        return normalise(self._vectors(np.concatenate(bags), np.array([len(bag) for bag in bags])))
 
-    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+    def _rescale(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._low) * self._slope
 
     def _decisions(self, vectors: np.ndarray) -> np.ndarray:
-        """`[B, 1]` or, for more than two classes, `[B, K]`."""
-        return self._scaled(vectors) @ self._weights.T + self._biases
+        """Decision values, `[B, 1]` or, for more than two classes, `[B, K]`."""
+        return self._rescale(vectors) @ self._weights.T + self._biases
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
         return probabilities(self._decisions(self._bag_vectors(flat(bags))))
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         instances = np.concatenate(flat(bags))
-        alone = normalised(self._vectors(instances, np.ones(len(instances), int)))
+        alone = normalise(self._vectors(instances, np.ones(len(instances), int)))
         ends = np.cumsum([len(bag) for bag in bags])
         return np.split(scores(self._decisions(alone)), ends[:-1])
 
 
 class MiVLAD(_BagVectorSVM):
-    """miVLAD: a bag's vector holds the sums of its instances' distances from the centres of k-means.
+    """miVLAD: a bag's vector sums its instances' residuals to k-means centres.
 
         v = (v_1, ..., v_K),    v_k = sum of x_i - c_k over the instances x_i of the bag nearest to c_k
         f = u / |u|,            u = sign(v) sqrt(|v|)
@@ -240,7 +246,9 @@ class MiVLAD(_BagVectorSVM):
 
 
 class MiFV(_BagVectorSVM):
-    """miFV: a bag's vector is the Fisher vector of its instances under a mixture of Gaussians.
+    """miFV: a bag's vector is the Fisher vector of its instances.
+
+    It is taken under a mixture of Gaussians.
 
         f = u / |u|,    u = sign(v) sqrt(|v|)
 
@@ -301,17 +309,19 @@ class MiFV(_BagVectorSVM):
         if self.pca_energy > 1:
             raise UserError(f"pca_energy is {self.pca_energy!r}, but must be at most 1")
         _check_enough("components", self.components, len(instances))
-        repeated = np.repeat(instances, counts, axis=0)
+        all_instances = np.repeat(instances, counts, axis=0)
         # Equal instances have no variance to keep a share of.
         reduce = self.pca_energy < 1 and len(instances) > 1
-        self._pca = PCA(float(self.pca_energy), svd_solver="full").fit(repeated) if reduce else None
+        self._pca = (
+            PCA(float(self.pca_energy), svd_solver="full").fit(all_instances) if reduce else None
+        )
         self._mixture = GaussianMixture(
             self.components, covariance_type="diag", max_iter=300, random_state=self.seed
         )
         with warnings.catch_warnings():
             # The likelihood may still grow a little: any mixture will do to describe bags by.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._mixture.fit(self._projected(repeated))
+            self._mixture.fit(self._project(all_instances))
 
     def _state(self) -> dict[str, np.ndarray]:
         parts = {"mixture": (self._mixture, _MIXTURE), "pca": (self._pca, _PCA)}
@@ -337,14 +347,14 @@ class MiFV(_BagVectorSVM):
                 setattr(self._pca, name, state[f"pca.{name}"])
 
     def _vectors(self, instances: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return fisher_vectors(self._projected(instances), lengths, self._mixture)
+        return fisher_vectors(self._project(instances), lengths, self._mixture)
 
-    def _projected(self, instances: np.ndarray) -> np.ndarray:
+    def _project(self, instances: np.ndarray) -> np.ndarray:
         return instances if self._pca is None else self._pca.transform(instances)
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Place of each bag's first instance."""
+    """Finds the place of each bag's first instance."""
     return np.cumsum(lengths) - lengths
 
 

@@ -1,4 +1,6 @@
-"""The interface of every method for bags: `fit`, `predict`, `predict_proba`, `instance_scores`.
+"""The interface of every method for bags.
+
+`fit`, `predict`, `predict_proba`, `instance_scores`.
 
 All are classifiers of scikit-learn with a list of bags in the place of X (settings are keywords of the
 constructor, what `fit` learns ends in an underscore), so that its tools work on them:
@@ -25,7 +27,7 @@ from sklearn.utils import Tags
 
 from lossattn_jax.data.bags.feature_names import match_features
 from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
-from lossattn_jax.data.bags.labels import checked_labels, class_weights
+from lossattn_jax.data.bags.labels import check_labels, class_weights
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.precision import standardisation
@@ -46,8 +48,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     K - 1, of two classes 1 for the positive one, and so are the columns of its probabilities.
 
     Of two classes the positive one is that of `positive`; without it, the second of 0/1, -1/1, no/yes and
-    the like (`positive.KNOWN`). Where these do not say, a method that treats the classes unequally is not
-    fitted; for the others the class of the first bag is 0, so that predictions do not depend on the words.
+    the like (`positive.WORD_PAIRS`). Where these do not say, a method that treats the classes unequally is
+    not fitted; for the others the class of the first bag is 0, so that predictions do not depend on words.
 
     Attributes:
       standardise: whether features are standardised on the training bags; a feature that is constant
@@ -77,12 +79,15 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     @classmethod
     def candidates(cls) -> tuple[Mapping[str, Any], ...]:
-        """Settings to select among on held-out bags; the first, empty, is the default."""
+        """Returns settings to select among; the first, {}, is the default.
+
+        On held-out bags.
+        """
         return ({},)
 
     @classmethod
     def memory(cls, lengths: np.ndarray, labels: np.ndarray) -> int:
-        """Bytes that `fit` takes besides some copies of its bags; about.
+        """Estimates the bytes that `fit` takes besides copies of its bags.
 
         Args:
           lengths: `[B]` int, instances of the bags, at least one bag.
@@ -107,30 +112,30 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         if labels is None and isinstance(bags, Bags) and bags.labels is not None:
             labels = [bags.classes[label] for label in bags.labels]
         originals = list(bags)  # those of files are read once
-        arrays = checked(originals)
+        arrays = check_bags(originals)
         encoded = self._learn_classes(labels, len(arrays))
         self._learn_features(arrays[0].shape[1:], bags.features if isinstance(bags, Bags) else None)
         self._note_data(map(_digest, originals, arrays), encoded)
         del originals
         if self.standardise:
             self._mean, self._scale = standardisation(np.concatenate(arrays))
-        self._fit(self._standardised(arrays), encoded)
+        self._fit(self._standardise(arrays), encoded)
         return self
 
     def _learn_classes(self, labels: ArrayLike | None, bags: int) -> np.ndarray:
         """`[bags]` int64 labels as the method numbers the classes, which it learns of them."""
-        labels = checked_labels(labels, bags)
-        self.classes_, encoded = np.unique(labels, return_inverse=True)
+        labels = check_labels(labels, bags)
+        self.classes_, class_places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidInput(
                 f"all {bags} bags have the label {self.classes_.tolist()[0]!r}, but there must be "
                 "two: one class alone is nothing to learn"
             )
         self.positive_ = self._find_positive()
-        self._order = self._order_of(int(encoded[0]))
+        self._order = self._order_of(int(class_places[0]))
         weights = class_weights(self.class_weight, self.classes_, labels)
         self._class_weights = None if weights is None else weights[self._order]
-        return np.argsort(self._order)[encoded].astype(np.int64)
+        return np.argsort(self._order)[class_places].astype(np.int64)
 
     def _learn_features(self, shape: tuple[int, ...], names: Sequence[str] | None) -> None:
         """Takes note of the shape of an instance; features are not standardised yet."""
@@ -240,7 +245,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
-        """For each bag `[n_i]` float64: how much each instance says for its bag's label.
+        """Scores each bag's instances for the bag's label, `[n_i]` float64.
 
         Attention weights where the method has them; elsewhere how far an instance speaks for a class
         other than the first (of two classes: for the positive one, or where that is not known, for the
@@ -253,14 +258,14 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` of the classes as the method numbers them."""
-        return self._predict_proba(self._standardised(self._checked(bags)))
+        return self._predict_proba(self._standardise(self._check_bags(bags)))
 
     def _scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """`[n_i]` scores of each bag's instances, for the classes as the method numbers them."""
-        return self._instance_scores(self._standardised(self._checked(bags)))
+        return self._instance_scores(self._standardise(self._check_bags(bags)))
 
     def __sklearn_tags__(self) -> Tags:
-        """Tags: a classifier that needs labels, and takes bags in place of a two-dimensional array."""
+        """Tags a classifier that needs labels and takes bags."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.allow_nan = False
@@ -291,16 +296,19 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         )
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
-        """Instance scores that speak for class 1, as they speak for class 0: of decision values."""
+        """Turns instance scores for class 0 into scores for class 1.
+
+        Of decision values.
+        """
         return -scores
 
     @property
     def _name(self) -> str:
-        """What messages call the method."""
+        """Name for messages."""
         return type(self).__name__
 
     def _find_positive(self) -> Any:
-        """One of `classes_`, or None."""
+        """Finds the positive one of `classes_`; None where it is not known."""
         classes = self.classes_.tolist()
         if self.positive is not None and len(classes) > 2:
             raise InvalidInput(
@@ -326,11 +334,11 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             first = 1 - self.classes_.tolist().index(self.positive_)
         return np.array([first, 1 - first])
 
-    def _checked(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+    def _check_bags(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         self._refuse_unfitted()
         if isinstance(bags, Bags):
             bags = match_features(bags, self.feature_names_)
-        arrays = checked(bags)
+        arrays = check_bags(bags)
         self._refuse_features(arrays[0].shape[1:])
         return arrays
 
@@ -346,12 +354,12 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
                 f"expecting {self.n_features_in_} features as input"
             )
 
-    def _standardised(self, bags: list[np.ndarray]) -> list[np.ndarray]:
+    def _standardise(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         return [(bag - self._mean) / self._scale for bag in bags]
 
 
-def checked(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """The bags as float64 arrays `[n_i, features...]`.
+def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """Checks bags, and returns them as float64 arrays `[n_i, features...]`.
 
     Raises:
       InvalidInput: there is no bag, or one is empty, has no feature or others than the first, or holds

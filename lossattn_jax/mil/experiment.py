@@ -1,10 +1,14 @@
-"""What `python -m lossattn_jax.mil` does: methods on data sets, files and a table."""
+"""Experiments with bags: methods on data sets, files and a table.
+
+They are what `python -m lossattn_jax.mil` runs.
+"""
 
 import functools
 import itertools
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,6 +16,7 @@ from lossattn_jax import devices, files
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions, BagTrainOptions
 from lossattn_jax.data.bags import data_warnings, sources
+from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.sources import Experiment
@@ -46,6 +51,9 @@ def run(
     download: bool = False,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
+    labels: Any = None,
+    columns: TableColumns | None = None,
+    folds: int | str | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -63,7 +71,7 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice: likewise, for each data set.
+      choice, labels, columns, folds: likewise, for each data set; see `sources.Request`.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -76,10 +84,10 @@ def run(
         written any more, or was moved away.
     """
     options = config_lib.resolve(config)
-    for key, given in (("dataset", datasets), ("method", names), ("select", rules)):
-        if not any(given):
+    for key, values in (("dataset", datasets), ("method", names), ("select", rules)):
+        if not any(values):
             raise UserError(f"--{key} is empty, but must name at least one")
-    names = _expanded(names)
+    names = _expand(names)
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
@@ -91,6 +99,9 @@ def run(
         download=download,
         positive=positive,
         choice=choice,
+        labels=labels,
+        columns=columns,
+        folds=folds,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:
@@ -101,7 +112,7 @@ def run(
             datasets, load, options.bags, folder.folder_of, check
         ):
             if not summaries:
-                # Not before there are bags: a misspelled name leaves no workdir behind.
+                # Written once there are bags, so that a misspelled name leaves no workdir behind.
                 config_record.write(options, folder)
             _describe(experiment, options.train)
             data_warnings.warn(experiment.dataset)
@@ -121,8 +132,8 @@ def run(
     return summaries
 
 
-def _expanded(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of methods, all of the package's in place of "all", none twice."""
+def _expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Expands "all" among names of methods, and drops repeated names."""
     every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
     return tuple(dict.fromkeys(every))
 
@@ -134,7 +145,7 @@ def _check(
     options: BagOptions,
     folder: Workdir,
 ) -> None:
-    """Raises the `UserError`s of experiments that can be known before they are run."""
+    """Refuses experiments that cannot be run, before any runs."""
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
@@ -229,11 +240,11 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
     paths = [
         fold_results.file_of(own / rule, split) for rule in rules for split in experiment.splits
     ]
-    lost = [path for path in paths if not path.exists()]
-    if lost:
+    missing = [path for path in paths if not path.exists()]
+    if missing:
         raise UserError(
-            f"{len(lost)} of {len(paths)} folds that this command wrote are not there any more, the first "
-            f"{lost[0]}; run the command again, which makes them again"
+            f"{len(missing)} of {len(paths)} folds that this command wrote are not there any more, the first "
+            f"{missing[0]}; run the command again, which makes them again"
         )
 
 
@@ -241,8 +252,8 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
     dataset = experiment.dataset
     tops = bucket_lengths(dataset.lengths, options.max_waste)
     log.info(
-        "%s: %d bags of %d to %d instances, %d in all, %d classes%s; padded to %s (%.2f slots an instance); "
-        "%d trainings",
+        "%s: %d bags of %d to %d instances, %d in all, %d classes%s%s; padded to %s (%.2f slots an "
+        "instance); %d trainings",
         dataset.name,
         len(dataset),
         dataset.lengths.min(),
@@ -250,6 +261,7 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
         len(dataset.instances),
         dataset.num_classes,
         _positive_text(dataset),
+        "" if dataset.groups is None else f", {len(set(dataset.groups))} groups",
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
         padding_waste(dataset.lengths, tops),
         len(experiment.splits),

@@ -1,4 +1,4 @@
-"""Names of experiments: of their folders, rows in tables, and messages."""
+"""Names of experiments, in folders, tables and messages."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ def read(
     folder_of: Callable[[str], pathlib.Path],
     check: Callable[[Sequence[Experiment]], None],
 ) -> Iterator[Experiment]:
-    """Yields the experiments of a command, each under a name of its own.
+    """Yields a command's experiments, each under a unique name.
 
     An experiment has its data set's name while no other of the command has it. Of several with one name each
     gets `NAME-` and the first digits of its digest, and of those that have the same bags only one is
@@ -46,7 +46,7 @@ def read(
     often = collections.Counter(name for own in names.values() for name in own)
 
     def waits(dataset: str) -> bool:
-        return sources.find(dataset).generated and not any(
+        return sources.find(dataset).is_generated and not any(
             often[name] > 1 or os.path.lexists(folder_of(name)) for name in names[dataset]
         )
 
@@ -85,9 +85,9 @@ def _rename(early: dict[str, list[Experiment]], ambiguous: set[str]) -> None:
             if len(digests[name]) > 1:
                 own = f"{name}-{experiment.digest[:_DIGITS]}"
                 log.info("%s is called %s here: other bags have its name", dataset, own)
-                experiments[place] = _named(experiment, own)
+                experiments[place] = _rename_experiment(experiment, own)
 
 
-def _named(experiment: Experiment, name: str) -> Experiment:
+def _rename_experiment(experiment: Experiment, name: str) -> Experiment:
     dataset = dataclasses.replace(experiment.dataset, name=name)
     return dataclasses.replace(experiment, dataset=dataset)

@@ -1,4 +1,7 @@
-"""What one method gave on one fold under one rule, and its file, a record of `lossattn_jax.files.records`."""
+"""The result of a method on a fold, and its file.
+
+The file is a record of `lossattn_jax.files.records`.
+"""
 
 import dataclasses
 import logging
@@ -30,7 +33,7 @@ _BAG_KEYS = {"id", "label", "prediction", "probabilities", "weights"}
 
 @dataclasses.dataclass(frozen=True)
 class FoldResult:
-    """One fold.
+    """The result of a method on one fold under one rule.
 
     Attributes:
       rule: of `selection.RULES`.
@@ -55,7 +58,7 @@ class FoldResult:
 
 
 def accuracy(result: FoldResult, dataset: BagDataset) -> float:
-    """Share of test bags predicted rightly; NaN where a probability is non-finite."""
+    """Computes the share of correct test bags; NaN with non-finite probabilities."""
     if not np.isfinite(result.probabilities).all():
         return math.nan
     labels = dataset.labels[result.split.test]
@@ -71,7 +74,7 @@ def write(
     *,
     benchmark: str | None = None,
 ) -> records.Record:
-    """Writes a fold's JSON file, or leaves none at all.
+    """Writes a fold's JSON file whole, or none.
 
     The file has the bags' ids, labels, probabilities and predictions, the instances' weights, what was
     chosen, and times, all numbers with all their digits. What is not finite is null; `nonfinite` is the
@@ -124,7 +127,7 @@ def write(
 def of_inputs(
     bags: Mapping[str, Any], config: Mapping[str, Any], method: str, rule: str, split: Split
 ) -> dict[str, Any]:
-    """What a fold is made from, as `records.write` takes it.
+    """Returns what a fold is made from, for `records.write`.
 
     Args:
       bags: one of `sources.Experiment.made_from`.
@@ -138,7 +141,7 @@ def of_inputs(
 
 
 def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what `of_inputs` gave the part that is about the bags, however they are split."""
+    """Returns the part of `of_inputs` about bags, without the split."""
     other = {provenance.SPLIT, CODE, "method", "rule", "repeat", "fold"}
     return {
         key: value
@@ -148,7 +151,7 @@ def bags_of(made_from: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> records.Record | None:
-    """Reads the record of a fold of an earlier run, or None.
+    """Finds the record of a fold of an earlier run, or None.
 
     Args:
       folder: of the file.
@@ -159,7 +162,7 @@ def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> re
       UserError: it was made from other inputs.
     """
     path = file_of(folder, split)
-    record = records.find(path, made_from, provenance.renamed)
+    record = records.find(path, made_from, provenance.rename_keys)
     if record is None or _is_whole(record.content, split):
         return record
     log.warning("%s lacks a part of a fold; it is made again", path)
@@ -167,12 +170,12 @@ def find(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> re
 
 
 def file_of(folder: pathlib.Path, split: Split) -> pathlib.Path:
-    """Where a fold's file is."""
+    """Returns the path of a fold's file."""
     return folder / f"{split.name}.json"
 
 
 def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any]) -> bool:
-    """Raises the `UserError` of `find`; ignores damaged files.
+    """Refuses a fold made from other inputs; ignores damaged files.
 
     Returns:
       Whether there is a file to go on with.
@@ -182,12 +185,12 @@ def refuse_other(folder: pathlib.Path, split: Split, made_from: Mapping[str, Any
         record = records.read(path)
     except (FileNotFoundError, records.DamagedRecord):
         return False
-    records.refuse_other(path, provenance.renamed(record.made_from), made_from)
+    records.refuse_other(path, provenance.rename_keys(record.made_from), made_from)
     return _is_whole(record.content, split)
 
 
 def read(path: pathlib.Path) -> records.Record:
-    """The record that `write` wrote.
+    """Reads the record that `write` wrote.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -199,11 +202,11 @@ def read(path: pathlib.Path) -> records.Record:
 def _bag(
     dataset: BagDataset, row: int, probabilities: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
-    known = np.isfinite(probabilities).all()
+    is_finite = np.isfinite(probabilities).all()
     return {
         "id": dataset.ids[row],
         "label": int(dataset.labels[row]),
-        "prediction": int(np.argmax(probabilities)) if known else None,
+        "prediction": int(np.argmax(probabilities)) if is_finite else None,
         "probabilities": np.asarray(probabilities, np.float64).tolist(),
         "weights": np.asarray(weights, np.float64).tolist(),
     }

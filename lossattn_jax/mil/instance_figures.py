@@ -1,4 +1,6 @@
-"""Figures of how well attention finds instances, drawn with matplotlib (imported on first use).
+"""Figures of attention's precision on instances, drawn with matplotlib.
+
+Matplotlib is imported on first use.
 
     by_lambda = {0.0: mean_and_spread(runs_of_0), 1e-4: mean_and_spread(runs_of_1e_4), ...}
     save(threshold_figure({key: value["scaled"] for key, value in by_lambda.items()}), "thresholds.png")
@@ -39,7 +41,7 @@ _LIGHTEST = 0.9  # of viridis; the yellow end is hard to see on white
 _TRUE, _OTHER = "#D55E00", "0.6"
 
 # Inches, of `bag_figure`.
-_CELL, _BARS, _NAMES, _LEFT, _TITLE, _NARROWEST = 0.8, 0.6, 0.25, 0.65, 0.25, 4.0
+_CELL, _BARS, _NAMES, _LEFT_MARGIN, _TITLE, _NARROWEST = 0.8, 0.6, 0.25, 0.65, 0.25, 4.0
 
 
 def threshold_figure(
@@ -49,7 +51,9 @@ def threshold_figure(
     legend_title: str | None = None,
     xlabel: str = "threshold of the weight",
 ) -> "Figure":
-    """Precision, recall and F-score against the threshold: means as lines, standard deviations as bands.
+    """Draws precision, recall and F-score against the threshold.
+
+    Means are lines, standard deviations bands.
 
     Args:
       curves: for each method, or each lambda, the summary of its `threshold_metrics`: `precision`,
@@ -91,7 +95,7 @@ def threshold_figure(
 def at_threshold(
     summary: Mapping[str, Any], threshold: float, thresholds: ArrayLike = THRESHOLDS
 ) -> dict[str, Any]:
-    """The part of a summary that is of one threshold, for `lambda_figure`.
+    """Takes one threshold's part of a summary, for `lambda_figure`.
 
     Args:
       summary: arrays `[T]`, such as the `mean`, `std` and `runs` of F-scores.
@@ -101,10 +105,10 @@ def at_threshold(
     Raises:
       ValueError: there is no such threshold.
     """
-    known = np.asarray(thresholds, np.float64)
-    place = np.flatnonzero(np.isclose(known, threshold))
+    limits = np.asarray(thresholds, np.float64)
+    place = np.flatnonzero(np.isclose(limits, threshold))
     if len(place) != 1:
-        raise ValueError(f"the threshold is {threshold}, but must be one of {known}")
+        raise ValueError(f"the threshold is {threshold}, but must be one of {limits}")
     return {part: values[place[0]] for part, values in summary.items()}
 
 
@@ -114,7 +118,9 @@ def lambda_figure(
     ylabel: str = "",
     bottom: float = 0.0,
 ) -> "Figure":
-    """Scores against lambda, on a logarithmic axis that has 0 one decade left of the smallest other value.
+    """Draws scores against lambda, on a logarithmic axis.
+
+    The axis has 0 one decade left of the smallest other value.
 
     Args:
       series: for each score, such as "F-score at 0.5" or "bag accuracy", the `mean` and `std` for each
@@ -134,7 +140,7 @@ def lambda_figure(
         )
     figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
     axis = figure.subplots()
-    looks = _looks(len(series), ordered=False)
+    looks = _looks(len(series), in_order=False)
     for (label, by_lambda), look in zip(series.items(), looks, strict=True):
         keys = sorted(by_lambda)
         summary = {part: [by_lambda[key][part] for key in keys] for part in ("mean", "std")}
@@ -163,7 +169,9 @@ def bag_figure(
     title: str = "",
     columns: int = 12,
 ) -> "Figure":
-    """The images of a bag with their weights as bars below, and a frame around each true instance.
+    """Draws a bag's images with bars of their weights.
+
+    Each true instance has a frame.
 
     Args:
       images: `[n, height, width]`, or with 1 or 3 channels `[n, height, width, channels]`. uint8 is shown
@@ -180,40 +188,42 @@ def bag_figure(
     """
     from matplotlib.figure import Figure
 
-    pixels, shares = _shown(np.asarray(images)), np.asarray(weights, np.float64)
-    known = np.zeros(len(pixels), np.int64) if labels is None else np.asarray(labels)
-    if not len(pixels) or shares.shape != pixels.shape[:1] or known.shape != shares.shape:
+    pixels, shares = _to_unit_range(np.asarray(images)), np.asarray(weights, np.float64)
+    own_labels = np.zeros(len(pixels), np.int64) if labels is None else np.asarray(labels)
+    if not len(pixels) or shares.shape != pixels.shape[:1] or own_labels.shape != shares.shape:
         raise ValueError(
             f"weights and labels have to be one for each of {len(pixels)} images, and at least one, "
-            f"not {shares.shape} and {known.shape}"
+            f"not {shares.shape} and {own_labels.shape}"
         )
     if not np.isfinite(shares).all() or columns < 1:
         raise ValueError("weights have to be finite, and a row has to have one image at least")
     across = min(len(pixels), columns)
     down = -(-len(pixels) // across)
     unit = _NAMES + _CELL + _BARS
-    width = max(_LEFT + _CELL * across + 0.1, _NARROWEST if title else 0)
+    width = max(_LEFT_MARGIN + _CELL * across + 0.1, _NARROWEST if title else 0)
     height = unit * down + 0.1 + (_TITLE if title else 0)
     figure = Figure(figsize=(width, height), dpi=150)
     if title:
         figure.suptitle(
-            title, x=_LEFT / width, y=1 - 0.05 / height, ha="left", va="top", fontsize=9
+            title, x=_LEFT_MARGIN / width, y=1 - 0.05 / height, ha="left", va="top", fontsize=9
         )
     highest = max(float(shares.max()), 1e-12)
     for row in range(down):
         part = slice(row * across, (row + 1) * across)
-        left, wide = _LEFT / width, _CELL * len(pixels[part]) / width
+        left, wide = _LEFT_MARGIN / width, _CELL * len(pixels[part]) / width
         bottom = 0.1 + unit * (down - 1 - row)
-        names = None if class_names is None else [class_names[k] for k in known[part]]
+        names = None if class_names is None else [class_names[k] for k in own_labels[part]]
         box = (left, (bottom + _BARS) / height, wide, _CELL / height)
-        _draw_images(figure.add_axes(box), pixels[part], known[part] > 0, names)
+        _draw_images(figure.add_axes(box), pixels[part], own_labels[part] > 0, names)
         box = (left, bottom / height, wide, 0.9 * _BARS / height)
-        _draw_bars(figure.add_axes(box), shares[part], known[part] > 0, highest)
+        _draw_bars(figure.add_axes(box), shares[part], own_labels[part] > 0, highest)
     return figure
 
 
 def save(figure: "Figure", path: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes a figure; the ending of the path says in which format (.png, .pdf, .svg, ...).
+    """Writes a figure in the format that the path's ending names.
+
+    Such as .png, .pdf and .svg.
 
     Raises:
       UserError: the file cannot be written, or there is no such format.
@@ -227,16 +237,16 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def _looks(count: int, ordered: bool) -> list[dict[str, Any]]:
-    """For each curve its colour, marker and kind of line."""
+def _looks(count: int, in_order: bool) -> list[dict[str, Any]]:
+    """Chooses colour, marker and line style of each curve."""
     from matplotlib import colormaps
 
     scale = colormaps["viridis"](np.linspace(0, _LIGHTEST, count))
     return [
         {
-            "color": tuple(scale[place]) if ordered else _COLOURS[place % len(_COLOURS)],
+            "color": tuple(scale[place]) if in_order else _COLOURS[place % len(_COLOURS)],
             "marker": _MARKERS[place % len(_MARKERS)],
-            "linestyle": "-" if ordered else _STYLES[place // len(_COLOURS) % len(_STYLES)],
+            "linestyle": "-" if in_order else _STYLES[place // len(_COLOURS) % len(_STYLES)],
         }
         for place in range(count)
     ]
@@ -245,7 +255,10 @@ def _looks(count: int, ordered: bool) -> list[dict[str, Any]]:
 def _draw_curve(
     axis: "Axes", x: np.ndarray, summary: Mapping[str, Any], label: str, look: Mapping[str, Any]
 ) -> None:
-    """A line of means and, where there are deviations, a band of one to either side within [0, 1]."""
+    """Draws means as a line, and deviations as a band.
+
+    The band is one deviation to either side, within [0, 1].
+    """
     mean, std = (np.asarray(summary[part], np.float64) for part in ("mean", "std"))
     if mean.shape != x.shape or std.shape != x.shape:
         raise ValueError(f"{label} has {mean.shape} means and {std.shape} deviations for {x.shape}")
@@ -283,8 +296,8 @@ def _draw_bars(axis: "Axes", shares: np.ndarray, true: np.ndarray, highest: floa
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _shown(images: np.ndarray) -> np.ndarray:
-    """Images `[n, height, width(, 3)]` with values in [0, 1]."""
+def _to_unit_range(images: np.ndarray) -> np.ndarray:
+    """Scales images `[n, height, width(, 3)]` to values in [0, 1]."""
     if images.ndim not in (3, 4) or images.ndim == 4 and images.shape[-1] not in (1, 3):
         raise ValueError(
             f"images have to be [n, height, width], with 1 or 3 channels at most, not {images.shape}"

@@ -1,4 +1,4 @@
-"""How well attention finds the instances that bags are labelled for, and how well bags are classified.
+"""Metrics of attention on instances with labels, and of bags' predictions.
 
     runs = []
     for attention, logits in zip(predictions.attention, predictions.logits):
@@ -32,8 +32,10 @@ THRESHOLDS = tuple(tenths / 10 for tenths in range(1, 10))
 ROUNDING = 1e-6
 
 
-def scaled(attention: ArrayLike, lengths: ArrayLike) -> np.ndarray:
-    """Weights relative to the highest of their bag, so that bags of all lengths are comparable.
+def scale_to_highest(attention: ArrayLike, lengths: ArrayLike) -> np.ndarray:
+    """Divides weights by the highest of their bag.
+
+    So bags of all lengths are comparable.
 
     Args:
       attention: `[N]` of all bags, one bag after the other; none negative.
@@ -57,7 +59,9 @@ def scaled(attention: ArrayLike, lengths: ArrayLike) -> np.ndarray:
 def threshold_metrics(
     weights: ArrayLike, truth: ArrayLike, thresholds: ArrayLike = THRESHOLDS
 ) -> dict[str, np.ndarray]:
-    """Precision, recall and F-score of "the weight is at least the threshold", for each threshold.
+    """Computes precision, recall and F-score at each threshold.
+
+    An instance is found where its weight is at least the threshold.
 
     Where nothing is found there is no precision (NaN, so that means over runs leave it out). Recall and
     F-score are 0 there: F = 2 hits / (found + true), which is 2 P R / (P + R) wherever that is defined.
@@ -76,26 +80,26 @@ def threshold_metrics(
       ValueError: an infinite weight, a threshold that is not finite, or shapes that do not fit.
     """
     values = np.asarray(weights, np.float64)
-    wanted = np.asarray(truth, bool)
+    is_true = np.asarray(truth, bool)
     limits = np.asarray(thresholds, np.float64)
-    if values.ndim != 1 or wanted.shape != values.shape or limits.ndim != 1:
+    if values.ndim != 1 or is_true.shape != values.shape or limits.ndim != 1:
         raise ValueError(
             f"weights and truth have to be [N] and thresholds [T], not {values.shape}, "
-            f"{wanted.shape} and {limits.shape}"
+            f"{is_true.shape} and {limits.shape}"
         )
     if np.isinf(values).any() or not np.isfinite(limits).all():
         raise ValueError("weights must not be infinite, and thresholds have to be finite")
-    counted = ~np.isnan(values)
-    values, wanted = values[counted], wanted[counted]
-    passed = values[None, :] >= limits[:, None] - ROUNDING
-    found = passed.sum(axis=1)
-    hits = (passed & wanted[None, :]).sum(axis=1)
-    true = np.full_like(found, wanted.sum())
+    has_weight = ~np.isnan(values)
+    values, is_true = values[has_weight], is_true[has_weight]
+    reaches = values[None, :] >= limits[:, None] - ROUNDING
+    count = reaches.sum(axis=1)
+    hits = (reaches & is_true[None, :]).sum(axis=1)
+    true = np.full_like(count, is_true.sum())
     return {
-        "precision": _ratio(hits, found),
+        "precision": _ratio(hits, count),
         "recall": _ratio(hits, true),
-        "f_score": _ratio(2 * hits, found + true),
-        "found": found,
+        "f_score": _ratio(2 * hits, count + true),
+        "found": count,
     }
 
 
@@ -108,7 +112,7 @@ def ranking(
     rows: ArrayLike | None = None,
     over: Over = "positive",
 ) -> dict[str, float]:
-    """How well weights, or any other scores, order instances; no threshold is needed.
+    """Computes how well scores rank instances, without a threshold.
 
     Args:
       attention, lengths, instance_labels, labels, rows, over: as for `attention_metrics`, but scores may
@@ -125,23 +129,23 @@ def ranking(
     Raises:
       ValueError: as `attention_metrics`.
     """
-    weights, truth, sizes = _counted(attention, lengths, instance_labels, labels, rows, over)
+    weights, truth, sizes = _select_bags(attention, lengths, instance_labels, labels, rows, over)
     ends = np.cumsum(sizes)
-    areas, pointed = [], []
+    areas, pointing = [], []
     for start, end in zip(ends - sizes, ends, strict=True):
-        own, wanted = weights[start:end], truth[start:end]
-        if not wanted.any():
+        own, is_true = weights[start:end], truth[start:end]
+        if not is_true.any():
             continue
-        pointed.append(wanted[own == own.max()].mean())
-        if not wanted.all():
+        pointing.append(is_true[own == own.max()].mean())
+        if not is_true.all():
             # The definition; scikit-learn's roc_auc_score takes a millisecond for each bag.
-            high, low = own[wanted][:, None], own[~wanted][None, :]
+            high, low = own[is_true][:, None], own[~is_true][None, :]
             areas.append(np.mean((high > low) + 0.5 * (high == low)))
     return {
         "bag_auc": float(np.mean(areas)) if areas else math.nan,
         "bag_auc_bags": len(areas),
-        "pointing": float(np.mean(pointed)) if pointed else math.nan,
-        "pointing_bags": len(pointed),
+        "pointing": float(np.mean(pointing)) if pointing else math.nan,
+        "pointing_bags": len(pointing),
         "average_precision": _average_precision(weights, truth),
     }
 
@@ -156,7 +160,7 @@ def attention_metrics(
     thresholds: ArrayLike = THRESHOLDS,
     over: Over = "positive",
 ) -> dict[str, Any]:
-    """All that is measured of a model's attention.
+    """Computes all metrics of a model's attention.
 
     Instances of all counted bags are pooled: a long bag counts for more than a short one. By default the
     bags with label 0 are left out, for there is nothing to be found in them, and weights sum to 1 in every
@@ -174,7 +178,7 @@ def attention_metrics(
       over: "positive" or "all", of these bags.
 
     Returns:
-      `raw` and `scaled`: `threshold_metrics` of the weights, and of `scaled` weights. What `ranking`
+      `raw` and `scaled`: `threshold_metrics` of the weights, and of `scale_to_highest`. What `ranking`
       returns, and `average_precision_scaled`, that of scaled weights. `bags`, `instances` and
       `true_instances`: how many were counted; weights without any preference would have the precision
       true_instances / instances.
@@ -183,8 +187,8 @@ def attention_metrics(
       ValueError: shapes do not fit, a weight is negative or infinite, a bag to count was not asked
         about, or unknown `over`.
     """
-    weights, truth, sizes = _counted(attention, lengths, instance_labels, labels, rows, over)
-    relative = scaled(weights, sizes)
+    weights, truth, sizes = _select_bags(attention, lengths, instance_labels, labels, rows, over)
+    relative = scale_to_highest(weights, sizes)
     return {
         "raw": threshold_metrics(weights, truth, thresholds),
         "scaled": threshold_metrics(relative, truth, thresholds),
@@ -199,7 +203,7 @@ def attention_metrics(
 def bag_metrics(
     logits: ArrayLike, labels: ArrayLike, *, rows: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """Accuracy, AUC and cross-entropy of a model's predictions for bags.
+    """Computes accuracy, AUC and cross-entropy of predictions for bags.
 
     Args:
       logits: `[bags, K]`, K at least 2; NaN for a bag that was not asked about.
@@ -224,8 +228,8 @@ def bag_metrics(
     classes = np.arange(scores.shape[1])
     if not np.isin(own, classes).all():
         raise ValueError(f"labels have to be of 0 to {len(classes) - 1}")
-    chosen = _chosen(rows, np.all(np.isnan(scores), axis=1))
-    scores, own = scores[chosen], own[chosen]
+    in_count = _select_rows(rows, np.all(np.isnan(scores), axis=1))
+    scores, own = scores[in_count], own[in_count]
     if not np.isfinite(scores).all():
         raise ValueError("logits of bags to count have to be finite")
     metrics: dict[str, Any] = {"accuracy": math.nan, "auc": math.nan, "cross_entropy": math.nan}
@@ -247,7 +251,7 @@ def bag_metrics(
 
 
 def mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summary of several runs, value by value.
+    """Summarises several runs, value by value.
 
     Args:
       runs: dicts of numbers, lists or arrays of numbers, and such dicts; None counts as NaN, so that
@@ -280,7 +284,7 @@ def mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def json_ready(values: Any) -> Any:
-    """`values` with lists for arrays, and None for what is not finite, which JSON has no word for."""
+    """Turns values into JSON: lists for arrays, None for non-finite numbers."""
     if isinstance(values, Mapping):
         return {name: json_ready(value) for name, value in values.items()}
     if isinstance(values, np.ndarray | np.generic):
@@ -291,12 +295,12 @@ def json_ready(values: Any) -> Any:
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
-    """Mean, standard deviation and number of what is not NaN along the first axis."""
-    counted = ~np.isnan(values)
-    runs = counted.sum(axis=0)
-    mean = _ratio(np.where(counted, values, 0).sum(axis=0), runs)
+    """Computes mean, standard deviation and count along the first axis, without NaN."""
+    is_number = ~np.isnan(values)
+    runs = is_number.sum(axis=0)
+    mean = _ratio(np.where(is_number, values, 0).sum(axis=0), runs)
     with np.errstate(invalid="ignore"):  # an infinite value has no deviation
-        squares = np.where(counted, values - mean, 0) ** 2
+        squares = np.where(is_number, values - mean, 0) ** 2
     std = np.sqrt(_ratio(squares.sum(axis=0), np.maximum(runs - 1, 0)))
     if values.ndim == 1:
         return {"mean": float(mean), "std": float(std), "runs": int(runs)}
@@ -304,7 +308,7 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
-    """Their quotient in float64; NaN where the denominator is 0."""
+    """Divides in float64; NaN where the denominator is 0."""
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
@@ -314,7 +318,7 @@ def _average_precision(weights: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _bags(attention: ArrayLike, lengths: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and lengths, checked."""
+    """Checks weights and lengths."""
     weights, sizes = np.asarray(attention, np.float64), np.asarray(lengths, np.int64)
     if sizes.ndim != 1 or (sizes < 1).any() or weights.shape != (sizes.sum(),):
         raise ValueError(
@@ -332,22 +336,25 @@ def _bags(attention: ArrayLike, lengths: ArrayLike) -> tuple[np.ndarray, np.ndar
     return weights, sizes
 
 
-def _chosen(rows: ArrayLike | None, missing: np.ndarray) -> np.ndarray:
-    """`[bags]` bool, the bags to count; `missing` are those that were not asked about."""
+def _select_rows(rows: ArrayLike | None, missing: np.ndarray) -> np.ndarray:
+    """Selects the bags to count, `[bags]` bool.
+
+    `missing` are those without outputs.
+    """
     if rows is None:
         return ~missing
-    given = np.asarray(rows)
-    if given.dtype == bool and given.shape != missing.shape:
+    places = np.asarray(rows)
+    if places.dtype == bool and places.shape != missing.shape:
         raise ValueError(f"rows have to be one bool for each of {len(missing)} bags")
-    chosen = np.zeros(len(missing), bool)
-    chosen[given if given.size else given.astype(np.int64)] = True
-    if (chosen & missing).any():
-        row = int(np.argmax(chosen & missing))
+    in_count = np.zeros(len(missing), bool)
+    in_count[places if places.size else places.astype(np.int64)] = True
+    if (in_count & missing).any():
+        row = int(np.argmax(in_count & missing))
         raise ValueError(f"bag {row} is to be counted, but was not asked about")
-    return chosen
+    return in_count
 
 
-def _counted(
+def _select_bags(
     attention: ArrayLike,
     lengths: ArrayLike,
     instance_labels: ArrayLike,
@@ -355,7 +362,7 @@ def _counted(
     rows: ArrayLike | None,
     over: Over,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, truth and lengths of the bags that count."""
+    """Selects weights, truth and lengths of the bags that count."""
     weights, sizes = _bags(attention, lengths)
     truth, own = np.asarray(instance_labels) > 0, np.asarray(labels)
     if truth.shape != weights.shape or own.shape != sizes.shape:
@@ -366,8 +373,8 @@ def _counted(
     if over not in ("positive", "all"):
         raise ValueError(f"over is {over!r}, but must be 'positive' or 'all'")
     starts = np.cumsum(sizes) - sizes
-    chosen = _chosen(rows, np.isnan(weights[starts]))
+    in_count = _select_rows(rows, np.isnan(weights[starts]))
     if over == "positive":
-        chosen = chosen & (own != 0)
-    within = np.repeat(chosen, sizes)
-    return weights[within], truth[within], sizes[chosen]
+        in_count = in_count & (own != 0)
+    within = np.repeat(in_count, sizes)
+    return weights[within], truth[within], sizes[in_count]

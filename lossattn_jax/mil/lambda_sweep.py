@@ -1,4 +1,6 @@
-"""How lambda changes what loss attention finds in generated bags: Figures 2 and 3 of the AAAI 2020 paper.
+"""Sweeps of lambda in loss attention, on generated bags.
+
+They make Figures 2 and 3 of the AAAI 2020 paper.
 
 Every lambda is trained on the same draws of bags from the same seeds, all in one program. Nothing of an
 earlier sweep is gone on with; one of other bags or another config is not written over.
@@ -63,7 +65,7 @@ def run(
     dataset: str = "mnist_bags",
     lambdas: Sequence[float] = LAMBDAS,
 ) -> dict[str, Any]:
-    """Trains loss attention with each lambda, measures it, and draws the figures.
+    """Trains loss attention with each lambda, measures it, and draws figures.
 
     Writes for each number of training bags a folder with `lambdas.json` (mean and standard deviation over the
     draws), `thresholds.png` and `thresholds_scaled.png` (precision, recall and F-score against the
@@ -87,10 +89,10 @@ def run(
         Nothing was written over then.
     """
     options = config_lib.resolve(config)
-    if not sources.find(dataset).generated:
-        generated = (name for name, source in sources.SOURCES.items() if source.generated)
+    if not sources.find(dataset).is_generated:
+        allowed_names = (name for name, source in sources.SOURCES.items() if source.is_generated)
         raise UserError(
-            f"dataset is {dataset!r}, but must be one of {', '.join(generated)}, whose instances have "
+            f"dataset is {dataset!r}, but must be one of {', '.join(allowed_names)}, whose instances have "
             "labels"
         )
     if not lambdas or not all(0 <= value < math.inf for value in lambdas):
@@ -131,7 +133,7 @@ def run(
 
 
 def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
-    """Ends a command some of whose lambdas have no metrics, for outputs that are not finite.
+    """Ends a command whose sweep has non-finite outputs.
 
     Args:
       sweeps: as `run` returns them.
@@ -150,8 +152,8 @@ def refuse_nonfinite(sweeps: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def parsed(texts: Sequence[str]) -> tuple[float, ...]:
-    """Lambdas from a flag; a `UserError` names one that is no number."""
+def parse_lambdas(texts: Sequence[str]) -> tuple[float, ...]:
+    """Parses lambdas of a flag; refuses what is no number."""
     values = []
     for text in texts:
         try:
@@ -180,7 +182,7 @@ def _measure(
         for value in lambdas
         for split in splits
     ]
-    trained = training.train(
+    models = training.train(
         dataset,
         network,
         settings,
@@ -191,22 +193,22 @@ def _measure(
         label=f"{dataset.name}, {len(lambdas)} values of lambda",
         dump_dir=folder / dumps.FOLDER_NAME,
     )
-    said = training.predict(
+    predictions = training.predict(
         dataset,
         network,
         settings,
-        trained.last,
-        trained.mean,
-        trained.scale,
-        wanted=np.stack([plan.held_out for plan in plans]),
+        models.last,
+        models.mean,
+        models.scale,
+        predict_mask=np.stack([plan.held_out for plan in plans]),
     )
     draws = len(splits)
     summaries, nonfinite = {}, {}
     for place, value in enumerate(lambdas):
         own = slice(place * draws, (place + 1) * draws)
-        held = np.stack([plan.held_out for plan in plans[own]])
+        test_mask = np.stack([plan.held_out for plan in plans[own]])
         nonfinite[value] = _count_nonfinite(
-            dataset.lengths, said.attention[own], said.logits[own], held
+            dataset.lengths, predictions.attention[own], predictions.logits[own], test_mask
         )
         if nonfinite[value]:
             continue
@@ -218,18 +220,20 @@ def _measure(
                     ),
                     "bag": instance_metrics.bag_metrics(logits, dataset.labels),
                 }
-                for attention, logits in zip(said.attention[own], said.logits[own], strict=True)
+                for attention, logits in zip(
+                    predictions.attention[own], predictions.logits[own], strict=True
+                )
             ]
         )
     if summaries:
-        weights = said.attention[draws * list(lambdas).index(min(summaries))]
+        weights = predictions.attention[draws * list(lambdas).index(min(summaries))]
         _draw(experiment, summaries, weights, folder)
     return {
         "dataset": dataset.name,
         "positive": dataset.positive,
         "draws": draws,
         "thresholds": list(instance_metrics.THRESHOLDS),
-        "seconds": trained.seconds,
+        "seconds": models.seconds,
         # Some have no precision where nothing is found: that is no output which is not finite.
         "nonfinite": sum(nonfinite.values()),
         "lambdas": {
@@ -243,17 +247,17 @@ def _measure(
 
 
 def _key(value: float) -> str:
-    """A lambda with all its digits, and none that say nothing."""
+    """Formats a lambda with all its digits, and no needless ones."""
     return repr(float(value)).removesuffix(".0")
 
 
 def _count_nonfinite(
-    lengths: np.ndarray, attention: np.ndarray, logits: np.ndarray, held: np.ndarray
+    lengths: np.ndarray, attention: np.ndarray, logits: np.ndarray, test_mask: np.ndarray
 ) -> int:
-    """How many bags of all draws are tested and have an output that is not finite."""
+    """Counts tested bags of all draws with a non-finite output."""
     starts = np.cumsum(lengths) - lengths
     of_bags = np.logical_and.reduceat(np.isfinite(attention), starts, axis=1)
-    return int((held & ~(of_bags & np.isfinite(logits).all(axis=-1))).sum())
+    return int((test_mask & ~(of_bags & np.isfinite(logits).all(axis=-1))).sum())
 
 
 def _inputs(
@@ -270,7 +274,7 @@ def _inputs(
 def _refuse_other(path: pathlib.Path, made_from: Mapping[str, Any]) -> None:
     """Refuses to write over a sweep of other bags or another config."""
     try:
-        before = provenance.renamed(records.read(path).made_from)
+        before = provenance.rename_keys(records.read(path).made_from)
     except FileNotFoundError:
         return
     except records.DamagedRecord as error:

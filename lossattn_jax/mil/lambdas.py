@@ -1,4 +1,4 @@
-"""Measures what loss attention finds in bags of digits for several lambdas.
+"""Measures loss attention on bags of digits for several lambdas.
 
     python -m lossattn_jax.mil.lambdas --config=configs/mil_mnist.py --data_dir=DIR --workdir=runs/lambdas
 
@@ -13,9 +13,9 @@ from lossattn_jax.data.bags import sources
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import lambda_sweep
 
-_GENERATED = [name for name, source in sources.SOURCES.items() if source.generated]
+_ALLOWED_NAMES = [name for name, source in sources.SOURCES.items() if source.is_generated]
 DATASET = flags.DEFINE_string(
-    "dataset", "mnist_bags", f"which bags to generate: {', '.join(_GENERATED)}; or your own"
+    "dataset", "mnist_bags", f"which bags to generate: {', '.join(_ALLOWED_NAMES)}; or your own"
 )
 LAMBDAS = flags.DEFINE_list("lambdas", [str(value) for value in lambda_sweep.LAMBDAS], "to try")
 REPEATS = flags.DEFINE_integer("repeats", None, "draws of bags; the config's where not given")
@@ -25,7 +25,7 @@ CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
 def main() -> None:
-    """The command; its flags are above."""
+    """Runs the command; its flags are above."""
     cpu.one_device_per_core()
     config = CONFIG.value
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
@@ -34,7 +34,7 @@ def main() -> None:
         WORKDIR.value,
         DATA_DIR.value,
         DATASET.value,
-        lambda_sweep.parsed(LAMBDAS.value),
+        lambda_sweep.parse_lambdas(LAMBDAS.value),
     )
     lambda_sweep.refuse_nonfinite(sweeps)
 

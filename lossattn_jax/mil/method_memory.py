@@ -1,4 +1,4 @@
-"""Whether there is memory for a method, before the first fold."""
+"""Memory that methods take, checked before the first fold."""
 
 import numpy as np
 

@@ -1,4 +1,6 @@
-"""The methods for bags: the fourteen of the AAAI 2020 paper's Table 1, and a user's own.
+"""The methods for bags.
+
+They are the fourteen of the AAAI 2020 paper's Table 1, and a user's own.
 
 A method is one entry of `METHODS`. Of the user's own, `package.module:attribute` is a `BagClassifier` or a
 `Method`.
@@ -25,7 +27,9 @@ DATASETS = ("musk1", "musk2", "fox", "tiger", "elephant")
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method: a classifier that is fitted fold by fold, or a network that is trained on all at once.
+    """A method for bags.
+
+    It is a classifier that is fitted fold by fold, or a network that is trained on all folds at once.
 
     Attributes:
       title: as the paper prints it.
@@ -41,19 +45,19 @@ class Method:
     network: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` where there are more accuracies than data sets."""
+        """Refuses more accuracies than data sets with a `ValueError`."""
         if len(self.paper) > len(DATASETS):
             raise ValueError(
                 f"{self.title} has {len(self.paper)} accuracies of the paper, but may have one for each of "
                 f"{', '.join(DATASETS)}"
             )
 
-    def printed(self, dataset: str) -> float | None:
+    def paper_accuracy(self, dataset: str) -> float | None:
         """The paper's accuracy on a data set; None where it has none."""
         return dict(zip(DATASETS, self.paper, strict=False)).get(dataset)
 
     def make(self, **settings: Any) -> BagClassifier:
-        """The method, ready for `fit`.
+        """Makes the method, ready for `fit`.
 
         Args:
           **settings: of its class, beyond the defaults.
@@ -64,7 +68,7 @@ class Method:
 
     @property
     def trained_network(self) -> str:
-        """`network`, of a method that is one.
+        """Returns `network`, of a method that is one.
 
         Raises:
           UserError: it is none.
@@ -75,7 +79,7 @@ class Method:
 
     @property
     def unequal_classes(self) -> bool:
-        """Whether it treats two classes unequally, so that one has to be positive."""
+        """Whether one of two classes has to be positive."""
         return self.make().unequal_classes
 
     @property
@@ -84,19 +88,22 @@ class Method:
         return self.network is not None
 
     def memory(self, lengths: np.ndarray, labels: np.ndarray) -> int:
-        """Bytes that fitting takes, about; see `BagClassifier.memory`. 0 of networks."""
+        """Estimates the bytes that fitting takes; 0 for networks.
+
+        See `BagClassifier.memory`.
+        """
         return self.make().memory(lengths, labels)
 
 
 def _of_network(name: str, pooling: poolings.Pooling) -> Method:
-    published = pooling.published
-    if published is None:
+    paper = pooling.paper
+    if paper is None:
         return Method(name, None, network=name)
-    return Method(published.title, None, published.accuracy, network=name)
+    return Method(paper.title, None, paper.accuracy, network=name)
 
 
 def _adopt(reference: str, part: Any) -> Method:
-    """A method of a class of the user's, or of a pooling of the user's in a network."""
+    """Makes a method of a user's class or pooling."""
     if isinstance(part, poolings.Pooling) or is_function(part):
         return _of_network(reference, poolings.METHODS.find(reference))
     if not (isinstance(part, type) and issubclass(part, BagClassifier)):
@@ -132,7 +139,7 @@ NAMES = tuple(METHODS)
 
 
 def get(name: str) -> Method:
-    """The entry of a method.
+    """Looks up a method.
 
     Args:
       name: one of `NAMES`, or `package.module:attribute` of the user's own.
@@ -144,7 +151,7 @@ def get(name: str) -> Method:
 
 
 def make(name: str, **settings: Any) -> BagClassifier:
-    """A method, ready for `fit`.
+    """Makes a method, ready for `fit`.
 
     Args:
       name: as `get` takes it.
@@ -157,5 +164,5 @@ def make(name: str, **settings: Any) -> BagClassifier:
 
 
 def code_digest(name: str) -> str | None:
-    """Digest of the file that defines a user's own method; None of the package's."""
+    """Digests the file of a user's own method; None for the package's."""
     return source_digest(name) if is_reference(name) else None

@@ -1,4 +1,4 @@
-"""The networks for bags behind the interface of all methods."""
+"""Networks for bags as classifiers of scikit-learn."""
 
 import dataclasses
 import numbers
@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
+from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.feature_names import match_features
 from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
-from lossattn_jax.data.bags.precision import in_float32
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil.bag_predictions import InstancePredictions
@@ -27,12 +27,11 @@ from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.models.shapes import variable_shapes
-from lossattn_jax.train.bags import streamed_training, streaming, training
+from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
 
-_NESTED = "settings__"
-# What of `training.Trained` is stored, beside the parameters.
+_SETTINGS_PREFIX = "settings__"
+# What of `training.TrainedModels` is stored, beside the parameters.
 _MOMENTS = ("mean", "scale", "skipped", "seconds")
 
 
@@ -48,7 +47,7 @@ class _Predictions:
 
 
 class NetworkClassifier(BagClassifier):
-    """One of the networks of the AAAI 2020 paper's Table 1; see `BagNetwork`.
+    """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -71,7 +70,7 @@ class NetworkClassifier(BagClassifier):
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
-      networks_: after `fit`, the `training.Trained` networks.
+      networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class NetworkClassifier(BagClassifier):
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
-        """Whether the method treats two classes unequally, so that one has to be positive."""
+        """Whether one of two classes has to be positive."""
         return poolings.METHODS.find(self.method).unequal_classes
 
     @property
@@ -115,32 +114,34 @@ class NetworkClassifier(BagClassifier):
         return f"{type(self).__name__}(method={self.method!r})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters; with `deep` those of `settings`, too."""
+        """Returns the constructor's parameters; with `deep` those of `settings`, too."""
         params = super().get_params(deep=deep)
         settings = Settings() if self.settings is None else self.settings
         if deep and isinstance(settings, Settings):
             for field in dataclasses.fields(settings):
-                params[_NESTED + field.name] = getattr(settings, field.name)
+                params[_SETTINGS_PREFIX + field.name] = getattr(settings, field.name)
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Sets parameters; `settings` is replaced and not changed, so that copies keep theirs.
+        """Sets parameters; replaces `settings`, so that copies keep theirs.
 
         Raises:
           UserError: there is no parameter of that name, or a setting is impossible.
         """
-        nested = {
-            name.removeprefix(_NESTED): value
+        setting_values = {
+            name.removeprefix(_SETTINGS_PREFIX): value
             for name, value in params.items()
-            if name.startswith(_NESTED)
+            if name.startswith(_SETTINGS_PREFIX)
         }
-        own = {name: value for name, value in params.items() if not name.startswith(_NESTED)}
-        if nested:
-            own["settings"] = _changed(own.get("settings", self.settings), nested)
+        own = {
+            name: value for name, value in params.items() if not name.startswith(_SETTINGS_PREFIX)
+        }
+        if setting_values:
+            own["settings"] = _replace_settings(own.get("settings", self.settings), setting_values)
         return super().set_params(**own)
 
     def network(self, num_classes: int) -> BagNetwork:
-        """The network for K classes.
+        """Makes the network for K classes.
 
         Raises:
           UserError: a setting is impossible.
@@ -249,7 +250,7 @@ class NetworkClassifier(BagClassifier):
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Makes networks whose parameters are still to be put in place by `set_parameters`."""
-        self.networks_ = training.Trained(
+        self.networks_ = training.TrainedModels(
             last=None,
             best=None,
             at_keep_epoch=None,
@@ -311,10 +312,8 @@ class NetworkClassifier(BagClassifier):
             np.broadcast_to(x, (self.ensemble, *np.shape(x)[1:])).astype(np.float64)
             for x in (mean, scale)
         )
-        convert = streamed_training.converter(mean, scale)
-        _, mean32, scale32 = in_float32(np.zeros((1, *bags.shape)), mean, scale)
-        predictor = StreamedPredictor(
-            self.network(len(self.classes_)), self.networks_.last, mean32, 1 / scale32
+        predictor, convert = streamed_training.predictor_of(
+            self.network(len(self.classes_)), self.networks_.last, mean, scale
         )
         rows = range(len(bags))
         for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):
@@ -341,12 +340,14 @@ class NetworkClassifier(BagClassifier):
         return lazy if streaming.is_streamed(lazy, max_instances, memory) else None
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        logits = self._said(bags).logits.astype(np.float64)
+        logits = self._predict_networks(bags).logits.astype(np.float64)
         return softmax(logits, axis=-1).mean(axis=0)
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
-        said = self._said(bags)
-        scores = instance_scores(self.method, said.attention, said.instance_logits).mean(axis=0)
+        predictions = self._predict_networks(bags)
+        scores = instance_scores(
+            self.method, predictions.attention, predictions.instance_logits
+        ).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
@@ -354,7 +355,7 @@ class NetworkClassifier(BagClassifier):
         by_attention = poolings.METHODS.find(self.method).scores_by_attention
         return scores if by_attention else 1 - scores
 
-    def _said(self, bags: Sequence[np.ndarray]) -> training.Predictions:
+    def _predict_networks(self, bags: Sequence[np.ndarray]) -> training.Predictions:
         dataset = BagDataset.from_bags(_float32(bags), np.zeros(len(bags), int), classes=(0,))
         return training.predict(
             dataset,
@@ -363,7 +364,7 @@ class NetworkClassifier(BagClassifier):
             self.networks_.last,
             self.networks_.mean,
             self.networks_.scale,
-            wanted=np.ones((self.ensemble, len(bags)), bool),
+            predict_mask=np.ones((self.ensemble, len(bags)), bool),
         )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -371,7 +372,7 @@ class NetworkClassifier(BagClassifier):
 
 
 def _settings(value: Any) -> Settings:
-    """The settings, or the defaults in place of None."""
+    """Returns the settings, or the defaults for None."""
     if value is None:
         return Settings()
     if isinstance(value, Settings):
@@ -379,19 +380,19 @@ def _settings(value: Any) -> Settings:
     raise InvalidInput(f"settings is {value!r}, but must be a Settings or None")
 
 
-def _changed(value: Any, changes: Mapping[str, Any]) -> Settings:
-    """Settings with other values of some fields."""
+def _replace_settings(value: Any, changes: Mapping[str, Any]) -> Settings:
+    """Replaces some fields of settings."""
     settings = _settings(value)
-    known = [field.name for field in dataclasses.fields(settings)]
+    names = [field.name for field in dataclasses.fields(settings)]
     for name in changes:
-        if name not in known:
+        if name not in names:
             raise InvalidInput(
-                f"settings has no parameter {name!r}; those that it has are {', '.join(known)}"
+                f"settings has no parameter {name!r}; those that it has are {', '.join(names)}"
             )
     try:
         return dataclasses.replace(settings, **changes)
     except UserError as error:
-        raise InvalidInput(f"{_NESTED}{error}") from None
+        raise InvalidInput(f"{_SETTINGS_PREFIX}{error}") from None
 
 
 def _is_plain(bag: ArrayLike) -> bool:

@@ -1,4 +1,4 @@
-"""All folds and repeats of a network, trained in one compiled program."""
+"""All folds and repeats of a network, trained in one program."""
 
 import dataclasses
 import pathlib
@@ -11,16 +11,17 @@ from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
 
-# What of a trained network each rule looks at; see `training.Trained`.
+# The parameters that each rule takes; see `training.TrainedModels`.
 _PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "at_keep_epoch"}
 
 
@@ -31,7 +32,7 @@ class _Choice:
 
 
 def run(
-    dataset: BagDataset,
+    dataset: BagDataset | StreamedBags,
     splits: Sequence[Split],
     network: BagNetwork,
     settings: Settings,
@@ -68,7 +69,7 @@ def run(
     """
     selection.check_rules(tuple(rules))
     choices = [_Choice({}, None)] * len(splits)
-    shared: dict[str, Any] = {
+    keywords: dict[str, Any] = {
         "standardise": standardise,
         "order_seed": seed,
         "dump_dir": dump_dir,
@@ -83,103 +84,104 @@ def run(
             validation or Validation(),
             seed,
             label=label,
-            shared=shared,
+            keywords=keywords,
         )
     plans, members = _plans(splits, rules, choices, ensemble, seed)
-    trained = training.train(
+    models = _train(
         dataset,
         network,
         settings,
         plans,
         every_epoch=BEST_TEST in rules or VALIDATION in rules,
         label=f"{label}, training",
-        **shared,
+        **keywords,
     )
     results = []
     for rule in rules:
         own = [members[rule, place] for place in range(len(splits))]
         flat = np.concatenate(own)
-        said = training.predict(
+        predictions = _predict(
             dataset,
             network,
             settings,
-            jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(trained, _PARAMS[rule])),
-            trained.mean[flat],
-            trained.scale[flat],
-            wanted=np.stack([plans[m].held_out for m in flat]),
+            (
+                jax.tree.map(lambda leaf, flat=flat: leaf[flat], getattr(models, _PARAMS[rule])),
+                models.mean[flat],
+                models.scale[flat],
+            ),
+            splits,
+            ensemble,
         )
-        scores = instance_scores(network.method, said.attention, said.instance_logits)
         for place, split in enumerate(splits):
             among = slice(place * ensemble, (place + 1) * ensemble)
             first = own[place][0]
             epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
-            if trained.best_epochs is not None:
-                epochs[BEST_TEST] = int(trained.best_epochs[first])
+            if models.best_epochs is not None:
+                epochs[BEST_TEST] = int(models.best_epochs[first])
             with np.errstate(invalid="ignore"):  # of infinite logits
                 probabilities = softmax(
-                    said.logits[among][:, split.test].astype(np.float64), axis=-1
+                    predictions.logits[among][:, split.test].astype(np.float64), axis=-1
                 ).mean(axis=0)
             results.append(
                 FoldResult(
                     rule=rule,
                     split=split,
                     probabilities=probabilities,
-                    weights=_per_bag(dataset, split, scores[among].mean(axis=0)),
+                    weights=predictions.weights[place],
                     settings=choices[place].overrides if rule == VALIDATION else {},
                     epoch=epochs[rule],
-                    accuracies=_curve(dataset, split, trained.logits[own[place]]),
-                    seconds=(trained.seconds + seconds[rule]) / len(splits),
+                    accuracies=_curve(dataset, split, models.logits[own[place]]),
+                    seconds=(models.seconds + seconds[rule]) / len(splits),
                 )
             )
     return results
 
 
 def _choose(
-    dataset, splits, network, settings, validation, seed, *, label, shared
+    dataset, splits, network, settings, validation, seed, *, label, keywords
 ) -> tuple[list[_Choice], float]:
-    """Settings and epoch of each split, by bags of its training fold that are held out."""
+    """Chooses settings and epoch of each split by held-out bags."""
     grid = _grid(validation, network)
     plans = []
     for split in splits:
         own = derive_seed(seed, split.repeat, split.fold)
-        for number in range(validation.splits):
-            held = validation.held_out(dataset.labels, split.train, number, own)
+        parts = validation.parts(dataset, split, own)
+        for validation_mask in parts:
             for overrides in grid:
                 plans.append(
                     training.Plan(
                         seed=derive_seed(seed, split.repeat, split.fold, 0),
-                        train=split.train & ~held,
-                        held_out=held,
+                        train=split.train & ~validation_mask,
+                        held_out=validation_mask,
                         overrides=overrides,
                         name=split.name,
                     )
                 )
-    trained = training.train(
-        dataset, network, settings, plans, label=f"{label}, validation", **shared
-    )
-    measured = [
+    models = _train(dataset, network, settings, plans, label=f"{label}, validation", **keywords)
+    scores = [
         selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])
-        for plan, logits in zip(plans, trained.logits, strict=True)
+        for plan, logits in zip(plans, models.logits, strict=True)
     ]
-    shape = (len(splits), validation.splits, len(grid), settings.epochs)
+    # One split of a user's has bags for validation, or none has.
+    shape = (len(splits), len(parts), len(grid), settings.epochs)
     accuracy, loss = (
-        np.array([pair[i] for pair in measured]).reshape(shape).mean(axis=1) for i in range(2)
+        np.array([pair[i] for pair in scores]).reshape(shape).mean(axis=1) for i in range(2)
     )
     choices = []
     for place in range(len(splits)):
         number, epoch = selection.best(accuracy[place], loss[place])
         choices.append(_Choice(grid[number], int(epoch) + 1))
-    return choices, trained.seconds
+    return choices, models.seconds
 
 
 def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, float], ...]:
-    """The settings to try; lambda only where there is a loss of instances."""
-    ignored = () if network.find_pooling().patch_loss else ("patch_weight",)
-    tried = [
-        {name: value for name, value in overrides.items() if name not in ignored}
+    """Returns the settings to try; lambda only with a loss of instances."""
+    useless = () if network.find_pooling().patch_loss else ("patch_weight",)
+    choices = [
+        {name: value for name, value in overrides.items() if name not in useless}
         for overrides in validation.overrides()
     ]
-    return tuple({tuple(sorted(one.items())): one for one in tried}.values())
+    return tuple({tuple(sorted(one.items())): one for one in choices}.values())
 
 
 def _plans(
@@ -189,16 +191,16 @@ def _plans(
     ensemble: int,
     seed: int,
 ) -> tuple[list[training.Plan], dict[tuple[str, int], np.ndarray]]:
-    """The models to train, and for each (rule, place of the split) which of them it looks at."""
+    """Makes the plans of all models, and each rule's models by split."""
     plans: list[training.Plan] = []
     members: dict[tuple[str, int], np.ndarray] = {}
     for place, (split, choice) in enumerate(zip(splits, choices, strict=True)):
-        known: dict[tuple, np.ndarray] = {}
+        members_by_settings: dict[tuple, np.ndarray] = {}
         for rule in rules:
             overrides = choice.overrides if rule == VALIDATION else {}
             key = tuple(sorted(overrides.items()))
-            if key not in known:
-                known[key] = len(plans) + np.arange(ensemble)
+            if key not in members_by_settings:
+                members_by_settings[key] = len(plans) + np.arange(ensemble)
                 plans.extend(
                     training.Plan(
                         seed=derive_seed(seed, split.repeat, split.fold, member),
@@ -211,24 +213,105 @@ def _plans(
                     )
                     for member in range(ensemble)
                 )
-            members[rule, place] = known[key]
+            members[rule, place] = members_by_settings[key]
     return plans, members
 
 
-def _per_bag(dataset: BagDataset, split: Split, scores: np.ndarray) -> list[np.ndarray]:
-    offsets = dataset.offsets
-    return [
-        scores[offsets[row] : offsets[row + 1]].astype(np.float64)
-        for row in np.flatnonzero(split.test)
-    ]
+@dataclasses.dataclass(frozen=True)
+class _FoldPredictions:
+    """What the models of some splits say of the test bags.
+
+    Attributes:
+      logits: `[M, bags, K]` float32; NaN of bags that a model does not test.
+      weights: for each split, of each test bag the instances' scores, `[n]` float64 means over the ensemble.
+    """
+
+    logits: np.ndarray
+    weights: list[list[np.ndarray]]
 
 
-def _curve(dataset: BagDataset, split: Split, logits: np.ndarray) -> np.ndarray | None:
-    """`[epochs]`: test accuracy after each epoch, averaged over an ensemble's members.
+def _train(
+    dataset: BagDataset | StreamedBags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[training.Plan],
+    **keywords: Any,
+) -> training.TrainedModels:
+    """Trains on bags that lie on the devices, or that are read one by one."""
+    if isinstance(dataset, BagDataset):
+        return training.train(dataset, network, settings, plans, **keywords)
+    return streamed_training.train(
+        dataset,
+        dataset.survey,
+        network,
+        settings,
+        plans,
+        memory=dataset.memory,
+        max_instances=dataset.max_instances,
+        **keywords,
+    )
+
+
+def _predict(
+    dataset: BagDataset | StreamedBags,
+    network: BagNetwork,
+    settings: Settings,
+    models: tuple[Any, np.ndarray, np.ndarray],
+    splits: Sequence[Split],
+    ensemble: int,
+) -> _FoldPredictions:
+    """Predicts each split's test bags.
+
+    Args:
+      dataset, network, settings: of the training.
+      models: parameters, mean and scale of M models, those of a split one after the other.
+      splits: of the models.
+      ensemble: models of a split.
+    """
+    predict_mask = np.repeat(np.stack([split.test for split in splits]), ensemble, axis=0)
+    if isinstance(dataset, BagDataset):
+        predictions = training.predict(
+            dataset, network, settings, *models, predict_mask=predict_mask
+        )
+        scores = instance_scores(network.method, predictions.attention, predictions.instance_logits)
+        offsets = dataset.offsets
+        weights = []
+        for place, split in enumerate(splits):
+            own = scores[place * ensemble : (place + 1) * ensemble].mean(axis=0)
+            weights.append(
+                [
+                    own[offsets[row] : offsets[row + 1]].astype(np.float64)
+                    for row in np.flatnonzero(split.test)
+                ]
+            )
+        return _FoldPredictions(predictions.logits, weights)
+    logits = np.full((len(predict_mask), len(dataset), network.num_classes), np.nan, np.float32)
+    by_row: list[dict[int, np.ndarray]] = [{} for _ in splits]
+    rows = np.flatnonzero(predict_mask.any(axis=0)).tolist()
+    predictor, convert = streamed_training.predictor_of(network, *models)
+    for bag in predictor.predict(dataset, rows, dataset.memory, convert, predict_mask):
+        of_bag = predict_mask[:, bag.row]
+        logits[of_bag, bag.row] = bag.logits[of_bag]
+        for place, split in enumerate(splits):
+            if split.test[bag.row]:
+                among = slice(place * ensemble, (place + 1) * ensemble)
+                scores = instance_scores(
+                    network.method, bag.attention[among], bag.instance_logits[among]
+                )
+                by_row[place][bag.row] = scores.mean(axis=0).astype(np.float64)
+    return _FoldPredictions(logits, [[own[row] for row in sorted(own)] for own in by_row])
+
+
+def _curve(
+    dataset: BagDataset | StreamedBags, split: Split, logits: np.ndarray
+) -> np.ndarray | None:
+    """Computes test accuracy after each epoch, `[epochs]`.
+
+    It is averaged over an ensemble's members.
 
     None where an epoch's logits are not known or not finite.
     """
-    tested = logits[:, :, split.test]
-    if not np.isfinite(tested).all():
+    test_logits = logits[:, :, split.test]
+    if not np.isfinite(test_logits).all():
         return None
-    return selection.accuracy_and_loss(tested, dataset.labels[split.test])[0].mean(axis=0)
+    return selection.accuracy_and_loss(test_logits, dataset.labels[split.test])[0].mean(axis=0)

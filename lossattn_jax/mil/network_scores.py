@@ -1,4 +1,4 @@
-"""What a network's outputs say of each instance.
+"""Scores of instances from a network's outputs.
 
 Apart from the networks, so that importing these takes no SciPy.
 """
@@ -10,7 +10,9 @@ from lossattn_jax.attention import poolings
 
 
 def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
-    """What an instance says for its bag's label: its attention where the method learns one.
+    """Scores instances for their bag's label.
+
+    By attention where the method learns one.
 
     With the others, the probability that the classifier gives the instance for any class but the first.
 

@@ -1,4 +1,4 @@
-"""Summaries of many runs in the layout of the AAAI 2020 paper's Table 1, beside the paper's numbers."""
+"""Tables of many runs beside the AAAI 2020 paper's Table 1."""
 
 import collections
 import dataclasses
@@ -37,7 +37,7 @@ class _Entry:
 
 
 def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
-    """Writes the table of some runs as Markdown and their records as one JSON list.
+    """Writes the runs' table in Markdown, and their records in JSON.
 
     Args:
       runs: as `collect` takes them; `record` itself may be one.
@@ -63,7 +63,9 @@ def write(runs: Sequence[str], table: str, record: str) -> list[Summary]:
 
 
 def collect(runs: Sequence[str]) -> list[Summary]:
-    """The summaries of some runs, sorted by data set, method and rule as the paper has them.
+    """Collects the runs' summaries, in the paper's order.
+
+    They are sorted by data set, method and rule.
 
     Other bags of the same name, such as a benchmark's and one's own, get `NAME-` and 8 digits of their
     digests as their data set. A warning tells of summaries that were written before there were digests.
@@ -108,26 +110,31 @@ def _collect(runs: Sequence[str]) -> list[_Entry]:
 
 
 def _names(entries: Sequence[_Entry]) -> list[str]:
-    """What the entries' data sets are called, so that different bags are called differently.
+    """Names the entries' data sets, different bags differently.
 
     Bags that are not known are others than those that are known where only one of them are a benchmark's.
     """
-    known = [(entry.summary.dataset, (entry.made_from or {}).get("bags")) for entry in entries]
+    bags_by_name = [
+        (entry.summary.dataset, (entry.made_from or {}).get("bags")) for entry in entries
+    ]
     bags_of: dict[str, set[str]] = collections.defaultdict(set)
     benchmarks_of: dict[str, set[str | None]] = collections.defaultdict(set)
-    for entry, (name, bags) in zip(entries, known, strict=True):
+    for entry, (name, bags) in zip(entries, bags_by_name, strict=True):
         benchmarks_of[name].add(entry.summary.benchmark)
         if bags is not None:
             bags_of[name].add(bags)
     ambiguous = {name for name in bags_of if max(len(bags_of[name]), len(benchmarks_of[name])) > 1}
     return [
         f"{name}-{bags[:8]}" if bags is not None and name in ambiguous else name
-        for name, bags in known
+        for name, bags in bags_by_name
     ]
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """For each rule a table with a row for each method and a column for each data set, and what differs."""
+    """Formats a table for each rule, and differences from the paper.
+
+    A table has a row for each method and a column for each data set.
+    """
     parts = []
     for rule, meaning in RULES.items():
         own = [summary for summary in summaries if summary.rule == rule]
@@ -138,7 +145,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 def _as_json(entry: _Entry) -> dict[str, Any]:
     content = report.as_record(entry.summary)
-    # What has no digest gets none: it would look as if it had been there from the first.
+    # A record without a digest gets none now, which would vouch for what nobody checked.
     if entry.made_from is None:
         return {**content, AUC_ROUNDED: True}
     return records.complete(content, entry.made_from)
@@ -179,7 +186,7 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
 
 
 def _warn_of_missing(workdir: pathlib.Path) -> None:
-    """Warns of folders of folds that have no summary."""
+    """Warns of folders with folds, but without a summary."""
     folders = sorted({path.parent for path in workdir.rglob("repeat*_fold*.json")})
     for folder in folders:
         if not (folder / SUMMARY_NAME).exists():
@@ -192,7 +199,10 @@ def _warn_of_missing(workdir: pathlib.Path) -> None:
 
 
 def _datasets(summaries: Sequence[Summary]) -> list[str]:
-    """The paper's data sets in its order, and others behind them by name, numbers in it by size."""
+    """Sorts data sets: the paper's first, then others by name.
+
+    Numbers in names are sorted by size.
+    """
     benchmark = {summary.dataset: summary.benchmark for summary in summaries}
 
     def place(name: str) -> tuple[int, list[Any]]:
@@ -205,7 +215,7 @@ def _datasets(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _methods(summaries: Sequence[Summary]) -> list[str]:
-    """The methods of some summaries in the paper's order, and a user's own behind them by name."""
+    """Sorts methods: the paper's first, then a user's own by name."""
     order = list(methods.METHODS)
     return sorted(
         {summary.method for summary in summaries},
@@ -226,24 +236,29 @@ def _table(summaries: Sequence[Summary]) -> str:
         if any(row):
             title = next(cell.title for cell in row if cell)
             owners = [benchmark[dataset] for dataset in datasets]
-            printed = [_printed(name, *pair) for pair in zip(row, owners, strict=True)]
+            paper_accuracies = [
+                _paper_accuracy(name, *pair) for pair in zip(row, owners, strict=True)
+            ]
             texts = [
                 _cell(cell, paper, owner is not None)
-                for cell, paper, owner in zip(row, printed, owners, strict=True)
+                for cell, paper, owner in zip(row, paper_accuracies, owners, strict=True)
             ]
             lines.append(f"| {for_markdown(title)} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
-def _printed(method: str, summary: Summary | None, benchmark: str | None) -> float | None:
-    """The paper's accuracy of a method on a benchmark; of a user's method what its summary has."""
+def _paper_accuracy(method: str, summary: Summary | None, benchmark: str | None) -> float | None:
+    """Looks up the paper's accuracy.
+
+    Of a method on a benchmark; of a user's method what its summary has.
+    """
     if benchmark is not None and method in methods.METHODS:
-        return methods.METHODS[method].printed(benchmark)
+        return methods.METHODS[method].paper_accuracy(benchmark)
     return None if summary is None else summary.paper
 
 
 def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
-    """Formats our accuracy, and the paper's where it has the data set."""
+    """Formats our accuracy, and the paper's where it has one."""
     ours = "-"
     if summary is not None and not math.isnan(summary.accuracy):
         ours = f"{summary.accuracy:.3f} ({report.as_text(summary.over_repeats)})"
@@ -251,7 +266,9 @@ def _cell(summary: Summary | None, paper: float | None, in_paper: bool) -> str:
 
 
 def _differences(own: Sequence[Summary], everything: Sequence[Summary]) -> str:
-    """What is further from the paper than `ERRORS` standard errors, and what other rules gave there.
+    """Lists cells far from the paper's, with other rules' results.
+
+    Far is more than `ERRORS` standard errors.
 
     Of the optimistic rule only how many there are: it is not what the others are to be held against.
     """

@@ -1,4 +1,4 @@
-"""The command `replay` under the name that it had for bags until this release:
+"""The command `replay` under its former name for bags:
 
 python -m lossattn_jax.mil.replay --dump=runs/mil/musk1/loss_attention/nonfinite/model_3_epoch_2_update_12
 """

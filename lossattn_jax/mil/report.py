@@ -1,4 +1,4 @@
-"""What an experiment gave: summaries of folds, tables beside the paper's numbers, instance weights."""
+"""Reports of experiments: summaries, tables beside the paper's, instance weights."""
 
 import csv
 import dataclasses
@@ -70,21 +70,24 @@ class Summary:
     paper: float | None = None
 
     def __post_init__(self) -> None:
-        """Looks title and paper up; of a user's method, whose code is not imported for tables, they stay."""
+        """Looks up title and paper's accuracy of the package's methods.
+
+        Those of a user's method, whose code is not imported for tables, stay.
+        """
         entry = methods.METHODS.get(self.method)
         if entry is not None:
-            printed = None if self.benchmark is None else entry.printed(self.benchmark)
+            paper = None if self.benchmark is None else entry.paper_accuracy(self.benchmark)
             object.__setattr__(self, "title", entry.title)
-            object.__setattr__(self, "paper", printed)
+            object.__setattr__(self, "paper", paper)
 
     @property
     def standard_error(self) -> float:
-        """Of the mean: over_folds / sqrt(folds), as if folds were independent."""
+        """Standard error of the mean: over_folds / sqrt(folds), as if independent."""
         return self.over_folds / math.sqrt(self.folds)
 
 
 def summarise(folds: Folds) -> Summary:
-    """Sums the folds of one method, data set and rule up.
+    """Summarises the folds of one method, data set and rule.
 
     Args:
       folds: contents of folds' records, at least one.
@@ -112,7 +115,7 @@ def summarise(folds: Folds) -> Summary:
         epochs=_counts(str(fold["epoch"]) for fold in folds if fold["epoch"] is not None),
         benchmark=benchmark,
         title=entry.title,
-        paper=None if benchmark is None else entry.printed(benchmark),
+        paper=None if benchmark is None else entry.paper_accuracy(benchmark),
         positive=first["positive"],
         nonfinite=sum(fold["nonfinite"] for fold in folds),
         nonfinite_folds=tuple(
@@ -136,7 +139,7 @@ def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, 
 
 
 def as_record(summary: Summary) -> dict[str, Any]:
-    """A summary for JSON, with whether the rule is optimistic; NaN is None."""
+    """Turns a summary into a record for JSON; NaN becomes None."""
     values = dataclasses.asdict(summary)
     values["standard_error"] = summary.standard_error
     values["optimistic"] = summary.rule == BEST_TEST
@@ -150,7 +153,7 @@ _LATER = ("positive", "nonfinite", "nonfinite_folds", "title", "paper")
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:
-    """The summary that `as_record` made a record of.
+    """Makes a summary of its record.
 
     One that does not say which benchmark it is of, since it was written before that was asked, is of the one
     of its name.
@@ -176,7 +179,7 @@ def from_record(record: Mapping[str, Any]) -> Summary:
 
 
 def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
-    """Ends a command whose tables lack numbers, for outputs that are not finite.
+    """Ends a command whose summaries have non-finite outputs.
 
     Raises:
       Incomplete: a summary has such outputs; the text names method, data set, rule and folds.
@@ -194,7 +197,10 @@ def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """Markdown: for each rule a table with a row for each method and data set, and what the rule does."""
+    """Formats a Markdown table for each rule.
+
+    It has a row for each method and data set, and what the rule does.
+    """
     lines = []
     for rule in RULES:
         own = [summary for summary in summaries if summary.rule == rule]
@@ -231,10 +237,10 @@ def write_weights(folds: Folds, path: pathlib.Path) -> None:
         for fold in folds:
             names = [for_spreadsheet(name) for name in fold["classes"]]
             for bag in fold["bags"]:
-                predicted = "" if bag["prediction"] is None else names[bag["prediction"]]
+                prediction = "" if bag["prediction"] is None else names[bag["prediction"]]
                 bag_id = for_spreadsheet(bag["id"])
-                known = (fold["repeat"], fold["fold"], bag_id, names[bag["label"]], predicted)
-                file.write(_csv([(*known, place, w) for place, w in enumerate(bag["weights"])]))
+                fields = (fold["repeat"], fold["fold"], bag_id, names[bag["label"]], prediction)
+                file.write(_csv([(*fields, place, w) for place, w in enumerate(bag["weights"])]))
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -244,11 +250,11 @@ def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def _row(summary: Summary) -> str:
-    marked = " (optimistic)" if summary.rule == BEST_TEST else ""
+    mark = " (optimistic)" if summary.rule == BEST_TEST else ""
     cells = (
         for_markdown(summary.dataset),
         for_markdown(summary.title),
-        f"{as_text(summary.accuracy)}{marked}",
+        f"{as_text(summary.accuracy)}{mark}",
         as_text(summary.over_folds),
         as_text(summary.over_repeats),
         as_text(summary.auc),
@@ -259,15 +265,15 @@ def _row(summary: Summary) -> str:
 
 
 def as_text(value: float | None) -> str:
-    """A number as tables have it: three digits, and a dash where there is none."""
+    """Formats a number with three digits; a dash where there is none."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _positive_lines(summaries: Sequence[Summary]) -> list[str]:
-    known = {one.dataset: one.positive for one in summaries if one.positive is not None}
-    if not known:
+    positives = {one.dataset: one.positive for one in summaries if one.positive is not None}
+    if not positives:
         return []
-    classes = [f"{for_markdown(p)} of {for_markdown(d)}" for d, p in known.items()]
+    classes = [f"{for_markdown(p)} of {for_markdown(d)}" for d, p in positives.items()]
     return [f"Positive class: {', '.join(classes)}.", ""]
 
 
@@ -295,7 +301,7 @@ def _auc(folds: Folds) -> float:
 
 
 def _counts(values: Any) -> dict[str, int]:
-    counted: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for value in values:
-        counted[value] = counted.get(value, 0) + 1
-    return dict(sorted(counted.items(), key=lambda item: -item[1]))
+        counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

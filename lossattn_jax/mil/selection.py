@@ -1,14 +1,16 @@
-"""The three rules by which a number of epochs, or settings, is chosen for each fold."""
+"""Rules of selection: how epoch and settings of a fold are chosen."""
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from lossattn_jax.data.bags import folds
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL
@@ -25,11 +27,12 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How `VALIDATION` chooses.
+    """Settings of the rule `VALIDATION`.
 
     Attributes:
       share: of the training fold's bags that are held out.
-      splits: how many times, each with bags drawn anew; the accuracies are averaged.
+      splits: how many times, each with bags drawn anew; the accuracies are averaged. Bags that a user has
+        set aside for validation are taken once instead.
       grid: values to try for settings of networks, of those that `settings.PER_MODEL` names; every
         combination is tried, besides the default.
     """
@@ -39,7 +42,7 @@ class Validation:
     grid: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for an impossible value."""
+        """Refuses impossible values with a `UserError`."""
         if not 0 < self.share < 1:
             raise UserError(f"validation share is {self.share}, but must be between 0 and 1")
         if self.splits < 1:
@@ -49,26 +52,49 @@ class Validation:
                 raise UserError(f"validation cannot try {name}; it can: {', '.join(PER_MODEL)}")
 
     def overrides(self) -> tuple[dict[str, float], ...]:
-        """The settings to try, the default (nothing) first."""
+        """Returns the settings to try; the default, {}, comes first."""
         names = [name for name, values in self.grid.items() if values]
         product = itertools.product(*(self.grid[name] for name in names))
-        tried = [dict(zip(names, values, strict=True)) for values in product if values]
-        return ({}, *tried)
+        combinations = [dict(zip(names, values, strict=True)) for values in product if values]
+        return ({}, *combinations)
 
-    def held_out(self, labels: np.ndarray, train: np.ndarray, split: int, seed: int) -> np.ndarray:
-        """`[bags]` bool: the bags of a training fold that are held out.
+    def parts(self, dataset: BagDataset, split: Split, seed: int) -> list[np.ndarray]:
+        """The bags that a fold's epochs and settings are chosen on, `[bags]` bool for each time.
+
+        Args:
+          dataset: the bags.
+          split: the fold; where it has bags for validation, these are taken, once.
+          seed: of the fold.
+        """
+        if split.validation is not None:
+            return [split.validation]
+        return [
+            self.held_out(dataset.labels, split.train, number, seed, dataset.groups)
+            for number in range(self.splits)
+        ]
+
+    def held_out(
+        self,
+        labels: np.ndarray,
+        train: np.ndarray,
+        split: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Draws the held-out bags of a training fold, `[bags]` bool.
 
         Args:
           labels: `[bags]` int.
           train: `[bags]` bool, the training fold.
           split: from 0.
           seed: of the fold.
+          groups: `[bags]`, none of which is divided; None: each bag is by itself.
         """
         rows = np.flatnonzero(train)
-        drawn = folds.held_out(labels, rows, self.share, derive_seed(seed, split))
-        held = np.zeros(len(labels), bool)
-        held[rows[drawn]] = True
-        return held
+        in_draw = folds.held_out(labels, rows, self.share, derive_seed(seed, split), groups)
+        mask = np.zeros(len(labels), bool)
+        mask[rows[in_draw]] = True
+        return mask
 
 
 def check_rules(names: tuple[str, ...]) -> None:
@@ -79,7 +105,7 @@ def check_rules(names: tuple[str, ...]) -> None:
 
 
 def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over bags.
+    """Computes mean accuracy and loss over bags.
 
     Args:
       logits: `[..., bags, K]`.
@@ -91,12 +117,17 @@ def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
     """
     with np.errstate(invalid="ignore"):  # of infinite logits
         logs = log_softmax(logits.astype(np.float64), axis=-1)
-    picked = np.take_along_axis(logs, np.broadcast_to(labels, logs.shape[:-1])[..., None], axis=-1)
+    own_logs = np.take_along_axis(
+        logs, np.broadcast_to(labels, logs.shape[:-1])[..., None], axis=-1
+    )
     right = (np.argmax(logits, axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
-    return right.mean(axis=-1), -picked[..., 0].mean(axis=-1)
+    return right.mean(axis=-1), -own_logs[..., 0].mean(axis=-1)
 
 
 def best(accuracy: np.ndarray, loss: np.ndarray) -> tuple[Any, ...]:
-    """Where the accuracy is highest, of equal ones the loss lowest, of equal ones the first: an index."""
+    """Finds the index of highest accuracy, then lowest loss.
+
+    Of equal ones it is the first.
+    """
     order = np.lexsort((loss.ravel(), -accuracy.ravel()))
     return np.unravel_index(order[0], accuracy.shape)

@@ -173,7 +173,9 @@ def _write_parameters(method: BagClassifier, path: pathlib.Path) -> dict[str, An
 
     variables = {"params": method.networks_.last}
     with Checkpoints(path, keep=1) as checkpoints:
-        step = max(checkpoints.named(), default=-1) + 1  # besides what a killed process has left
+        step = (
+            max(checkpoints.steps_with_folder(), default=-1) + 1
+        )  # besides what a killed process has left
         checkpoints.save(step, {_VARIABLES: variables}, None)
     return {"checkpoint": step, "parameters": provenance.of_variables(variables)}
 

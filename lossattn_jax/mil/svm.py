@@ -1,4 +1,4 @@
-"""mi-SVM and MI-SVM: support vector machines on instances whose labels are found on the way.
+"""mi-SVM and MI-SVM: support vector machines that learn instances' labels.
 
 Both are of Andrews, Tsochantaridis & Hofmann, "Support Vector Machines for Multiple-Instance Learning"
 (NIPS 2002). A positive bag is one with a positive instance at least, so both maximise an instance
@@ -30,7 +30,9 @@ _KERNELS = {
 
 
 class Machine(NamedTuple):
-    """One class against the others: `decision(x) = sum_p coefficients[p] k(x, p) + bias`.
+    """An SVM of one class against the others.
+
+    Its decision is `decision(x) = sum_p coefficients[p] k(x, p) + bias`.
 
     Attributes:
       coefficients: `[P]` of the points that the machine was trained on; 0 for most.
@@ -44,7 +46,7 @@ class Machine(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How much the errors of a machine weigh, of one class against the others.
+    """Weights of a machine's errors, of one class against the others.
 
     Attributes:
       positive: the weight of positive instances.
@@ -110,8 +112,8 @@ class _InstanceSVM(BagClassifier):
         ]
         self.rounds_ = [machine.rounds for machine in machines]
         coefficients = np.stack([machine.coefficients for machine in machines], axis=1)
-        used = coefficients.any(axis=1)
-        self._points, self._coefficients = points[used], coefficients[used]
+        is_support = coefficients.any(axis=1)
+        self._points, self._coefficients = points[is_support], coefficients[is_support]
         self._biases = np.array([machine.bias for machine in machines])
 
     def _state(self) -> dict[str, np.ndarray]:
@@ -131,16 +133,22 @@ class _InstanceSVM(BagClassifier):
 
     @abc.abstractmethod
     def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
-        """`[P, D]` whatever an SVM may be trained on; the instances come first."""
+        """Returns all points that an SVM may be trained on, `[P, D]`.
+
+        The instances come first.
+        """
 
     @abc.abstractmethod
     def _machine(
         self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray, weights: Weights | None
     ) -> Machine:
-        """Trains on the points' kernel values `[P, P]`, given which bags are positive."""
+        """Trains on the points' kernel values `[P, P]`."""
 
     def _weights_of(self, label: int, labels: np.ndarray) -> Weights | None:
-        """Weights of one class' machine; None without any, and where they are balanced in each round."""
+        """Returns the weights of one class' machine.
+
+        None without any, and where they are balanced in each round.
+        """
         if self._class_weights is None or isinstance(self.class_weight, str):
             return None
         weights = self._class_weights
@@ -148,18 +156,18 @@ class _InstanceSVM(BagClassifier):
         others = float(np.delete(weights, label).mean())
         return Weights(weights[label], np.where(labels == label, others, weights[labels]))
 
-    def _solved(
+    def _solve(
         self, gram: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
     ) -> tuple[np.ndarray, float]:
-        balanced = self.class_weight if isinstance(self.class_weight, str) else None
-        svc = SVC(C=self.C, kernel="precomputed", class_weight=balanced)
+        class_weight = self.class_weight if isinstance(self.class_weight, str) else None
+        svc = SVC(C=self.C, kernel="precomputed", class_weight=class_weight)
         svc.fit(gram, labels, sample_weight=weights)
         coefficients = np.zeros(len(gram))
         coefficients[svc.support_] = svc.dual_coef_[0]
         return coefficients, float(svc.intercept_[0])
 
     def _decisions(self, bags: list[np.ndarray]) -> list[np.ndarray]:
-        """For each bag `[n_i, machines]`."""
+        """Computes decision values, for each bag `[n_i, machines]`."""
         instances = np.concatenate(flat(bags))
         decisions = np.concatenate(
             [
@@ -192,7 +200,7 @@ class _InstanceSVM(BagClassifier):
 
 
 class MiSVM(_InstanceSVM):
-    """mi-SVM: every instance has a label, and those in positive bags are unknown.
+    """mi-SVM: every instance has a label, unknown in positive bags.
 
         min over y_i, w, b of  |w|^2 / 2 + C sum_i max(0, 1 - y_i (<w, x_i> + b))
         with  y_i = -1 in negative bags  and  y_i = 1 for one instance at least of each positive bag
@@ -232,19 +240,19 @@ class MiSVM(_InstanceSVM):
         self, gram: np.ndarray, offsets: np.ndarray, positive: np.ndarray, weights: Weights | None
     ) -> Machine:
         inside = np.repeat(positive, np.diff(offsets))
-        labels, seen = inside, set[bytes]()
+        labels, earlier = inside, set[bytes]()
         while True:
-            seen.add(labels.tobytes())
+            earlier.add(labels.tobytes())
             own = None
             if weights is not None:
                 negative = np.repeat(weights.negative, np.diff(offsets))
                 own = np.where(labels, weights.positive, negative)
-            coefficients, bias = self._solved(gram, labels, own)
+            coefficients, bias = self._solve(gram, labels, own)
             decisions = gram @ coefficients + bias
             labels = inside & (decisions > 0)
             labels[_largest(decisions, offsets, positive)] = True
-            if labels.tobytes() in seen or len(seen) == self.max_iterations:
-                return Machine(coefficients, bias, len(seen))
+            if labels.tobytes() in earlier or len(earlier) == self.max_iterations:
+                return Machine(coefficients, bias, len(earlier))
 
 
 class MISVM(_InstanceSVM):
@@ -287,23 +295,23 @@ class MISVM(_InstanceSVM):
         labels = np.repeat([0, 1], [len(negatives), len(witnesses)])
         work = np.empty((len(labels), len(labels)))
         work[: len(negatives), : len(negatives)] = gram[np.ix_(negatives, negatives)]
-        seen = set[bytes]()
+        earlier = set[bytes]()
         while True:
-            seen.add(witnesses.tobytes())
-            chosen = np.concatenate([negatives, witnesses])
+            earlier.add(witnesses.tobytes())
+            points = np.concatenate([negatives, witnesses])
             # Only the witnesses' values change, and negative instances may be many.
-            work[len(negatives) :] = gram[np.ix_(witnesses, chosen)]
+            work[len(negatives) :] = gram[np.ix_(witnesses, points)]
             work[:, len(negatives) :] = work[len(negatives) :].T
             coefficients = np.zeros(len(gram))
-            coefficients[chosen], bias = self._solved(work, labels, own)
+            coefficients[points], bias = self._solve(work, labels, own)
             decisions = gram[: offsets[-1]] @ coefficients + bias
             witnesses = _largest(decisions, offsets, positive)
-            if witnesses.tobytes() in seen or len(seen) == self.max_iterations:
-                return Machine(coefficients, bias, len(seen))
+            if witnesses.tobytes() in earlier or len(earlier) == self.max_iterations:
+                return Machine(coefficients, bias, len(earlier))
 
 
 def _largest(decisions: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Place of the largest decision value in each positive bag."""
+    """Finds the largest decision value in each positive bag."""
     return np.array(
         [
             offsets[bag] + np.argmax(decisions[offsets[bag] : offsets[bag + 1]])
@@ -313,17 +321,22 @@ def _largest(decisions: np.ndarray, offsets: np.ndarray, positive: np.ndarray) -
 
 
 def flat(bags: list[np.ndarray]) -> list[np.ndarray]:
-    """The bags with each instance's features in one row."""
+    """Flattens each instance's features to one row."""
     return [bag.reshape(len(bag), -1) for bag in bags]
 
 
 def bandwidth(instances: np.ndarray, factor: float) -> float:
-    """`factor / (features * variance)` of instances `[N, D]`; `factor` where all values are equal."""
+    """Computes the kernel's g of instances `[N, D]`.
+
+    It is `factor / (features * variance)`, and `factor` where all values are equal.
+    """
     return factor / (instances.shape[1] * float(instances.var()) or 1.0)
 
 
 def probabilities(decisions: np.ndarray) -> np.ndarray:
-    """Decision values as numbers in [0, 1] that sum to 1; monotone, but not calibrated.
+    """Maps decision values monotonically to [0, 1]; not calibrated.
+
+    They sum to 1.
 
     Args:
       decisions: `[B, 1]` for two classes, positive for the second; `[B, K]` for more.
@@ -337,14 +350,17 @@ def probabilities(decisions: np.ndarray) -> np.ndarray:
 
 
 def scores(decisions: np.ndarray) -> np.ndarray:
-    """How far decisions as in `probabilities` are for a class other than the first: `[B]`."""
+    """Computes decisions for a class other than the first, `[B]`.
+
+    Decisions are as in `probabilities`.
+    """
     if decisions.shape[1] == 1:
         return decisions[:, 0]
     return decisions[:, 1:].max(axis=1) - decisions[:, 0]
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises a `UserError` unless the setting is a number above 0."""
+    """Refuses a setting that is not above 0 with a `UserError`."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not 0 < value < math.inf:
         raise UserError(f"{name} is {value!r}, but must be a number above 0")

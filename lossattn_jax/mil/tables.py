@@ -1,4 +1,4 @@
-"""Puts runs of `python -m lossattn_jax.mil` together in the layout of the AAAI 2020 paper's Table 1.
+"""Writes a table of runs of `python -m lossattn_jax.mil` beside the paper's.
 
 python -m lossattn_jax.mil.tables --runs=runs/networks,runs/classical --table=t.md --record=t.json
 """
@@ -16,7 +16,7 @@ RECORD = flags.DEFINE_string("record", None, "JSON file to write", required=True
 
 
 def main() -> None:
-    """The command; its flags are above."""
+    """Runs the command; its flags are above."""
     summaries = paper_table.write(RUNS.value, TABLE.value, RECORD.value)
     print(paper_table.markdown(summaries), end="")
     report.refuse_nonfinite(summaries)

@@ -1,4 +1,4 @@
-"""The workdir of experiments with bags: its lock and its folders."""
+"""Workdirs of experiments with bags: lock and folders."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ OWN_NAMES = (run_folder.CONFIG_NAME, TABLE_NAME, run_folder.LOCK_NAME)
 
 
 class Workdir:
-    """A workdir, no other command's as long as this one is in it.
+    """A workdir, locked against other commands while it is open.
 
         with Workdir("runs/mil") as workdir:
             workdir.make()
@@ -40,8 +40,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.writable = True
         self._resources = contextlib.ExitStack()
-        self._locked = False
-        self._held: files.HeldFolder | None = None
+        self._is_locked = False
+        self._folder: files.HeldFolder | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -56,7 +56,7 @@ class Workdir:
         self._resources.close()
 
     def make(self) -> bool:
-        """Makes the workdir and locks it, where it was not there at first.
+        """Makes and locks the workdir where it was absent.
 
         Returns:
           Whether that has been done now.
@@ -64,18 +64,18 @@ class Workdir:
         Raises:
           UserError: it cannot be made, or another command writes it.
         """
-        if self._locked:
+        if self._is_locked:
             return False
         run_folder.make_workdir(self.path)
         self._lock()
         return True
 
     def folder_of(self, dataset: str) -> pathlib.Path:
-        """The folder of a data set, which need not exist."""
+        """Returns the folder of a data set, which need not exist."""
         return self.path / files.safe_name(dataset, OWN_NAMES)
 
     def refuse_links(self, *folders: pathlib.Path) -> None:
-        """Refuses folders in the workdir that lead elsewhere, or are none.
+        """Refuses symbolic links and files in place of folders.
 
         Raises:
           UserError: one of them, or of those that it is in up to the workdir, is a symbolic link or a file.
@@ -96,7 +96,7 @@ class Workdir:
                     )
 
     def make_folder(self, folder: pathlib.Path, *parts: str) -> pathlib.Path:
-        """Makes a folder in the workdir; removes temporaries of killed commands.
+        """Makes a folder in the workdir; removes killed commands' temporaries.
 
         Args:
           folder: in the workdir.
@@ -119,7 +119,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns errors of writing in the workdir into a sentence.
+        """Turns errors of writing in the workdir into a `UserError`.
 
         Raises:
           UserError: an `OSError` was raised within, or as of `refuse_moved`.
@@ -134,16 +134,16 @@ class Workdir:
         Raises:
           UserError: it does.
         """
-        if self._held is not None and not self._held.is_there():
+        if self._folder is not None and not self._folder.is_there():
             raise UserError(run_folder.describe_move(self.path))
 
     def _lock(self) -> None:
-        self._locked = True
+        self._is_locked = True
         self.writable = os.access(self.path, os.W_OK | os.X_OK)
         if self.writable:
-            self._resources.enter_context(run_folder.alone(self.path))
+            self._resources.enter_context(run_folder.lock_workdir(self.path))
         try:
-            self._held = files.HeldFolder(self.path)
+            self._folder = files.HeldFolder(self.path)
         except OSError as error:
             raise UserError(f"the workdir {self.path} cannot be read: {error.strerror}") from None
-        self._resources.callback(self._held.close)
+        self._resources.callback(self._folder.close)

@@ -1,4 +1,4 @@
-"""Backbones of networks for bags: layers over instances that are vectors, or images."""
+"""Backbones of networks for bags: layers over vectors or images."""
 
 import functools
 from typing import Any
@@ -19,22 +19,22 @@ def _dense_layers(
     network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
 ) -> list[jax.Array]:
     pooling = network.find_pooling()
-    pooled, x, first = [], instances.astype(network.dtype), 0
+    layer_outputs, x, first = [], instances.astype(network.dtype), 0
     for number, width in enumerate(network.widths, start=1):
         x = nn.relu(dense(width, x.shape[-1], f"dense{number}", network.dtype)(x))
         own = None if noise is None else noise[..., first : first + width]
-        dropped = network.dropped(x, f"dropout{number}", train, own)
-        pooled.append(dropped.astype(jnp.float32))
-        x = x if pooling.dropout_at_pooling else dropped
+        with_dropout = network.drop_units(x, f"dropout{number}", train, own)
+        layer_outputs.append(with_dropout.astype(jnp.float32))
+        x = x if pooling.dropout_at_pooling else with_dropout
         first += width
-    return pooled if pooling.all_layers else pooled[-1:]
+    return layer_outputs if pooling.all_layers else layer_outputs[-1:]
 
 
 def _lenet_layers(
     network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
 ) -> list[jax.Array]:
     features = lenet_features(instances, network.widths[0], network.dtype)
-    return [network.dropped(features, "dropout", train, noise).astype(jnp.float32)]
+    return [network.drop_units(features, "dropout", train, noise).astype(jnp.float32)]
 
 
 # The layers that score instances are Ilse et al.'s (2018), for vectors and for digits.

@@ -1,4 +1,4 @@
-"""The networks for bags of the AAAI 2020 paper's Table 1, on vectors or on images.
+"""Networks for bags of the AAAI 2020 paper's Table 1.
 
 All share the layers over instances and one classifier, and differ in how a bag is pooled; an instance is a
 patch to `lossattn_jax.attention.poolings`.
@@ -64,13 +64,13 @@ class BagNetwork(Network):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Outputs of the layers over instances."""
-        published = BAG_BACKBONES.find(self.backbone).widths
-        return self.hidden or published or self.find_pooling().widths
+        """Returns the widths of the layers over instances."""
+        default_widths = BAG_BACKBONES.find(self.backbone).widths
+        return self.hidden or default_widths or self.find_pooling().widths
 
     @nn.nowrap
     def find_pooling(self) -> poolings.Pooling:
-        """The entry of the method.
+        """Finds the pooling of the method.
 
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
@@ -142,18 +142,23 @@ class BagNetwork(Network):
             ),
         )
 
-    def dropped(self, x: jax.Array, name: str, train: bool, noise: jax.Array | None) -> jax.Array:
+    def drop_units(
+        self, x: jax.Array, name: str, train: bool, noise: jax.Array | None
+    ) -> jax.Array:
         """Drops units of `x` `[B, N, D]` in training."""
         if noise is None:
             return ExampleDropout(self.dropout, self.axis_name, name=name)(x, train)
         if not train or self.dropout == 0:
             return x
-        dropped = min(round(self.dropout * 256), 255)
-        return jnp.where(noise >= dropped, x / (1 - dropped / 256), 0.0).astype(x.dtype)
+        threshold = min(round(self.dropout * 256), 255)
+        return jnp.where(noise >= threshold, x / (1 - threshold / 256), 0.0).astype(x.dtype)
 
 
 class BagLeNet(BagNetwork):
-    """The AAAI 2020 paper's network for bags of digits of several classes: LeNet, loss attention."""
+    """LeNet with loss attention, for bags of digits (AAAI 2020).
+
+    Of several classes.
+    """
 
     num_classes: int = 4
     backbone: str = "lenet"

@@ -1,4 +1,7 @@
-"""Layers of capsule networks: primary capsules, the TIP paper's capsule head, and CapsNet's backbone."""
+"""Layers of capsule networks: primary capsules, capsule head, CapsNet's backbone.
+
+The head is the TIP paper's.
+"""
 
 import functools
 from collections.abc import Callable
@@ -32,7 +35,7 @@ CAPSNET_KERNEL = 9
 
 
 class PrimaryUnits(nn.Module):
-    """Convolutions side by side over the same map, one per dimension of the primary capsules.
+    """Parallel convolutions, one per dimension of the primary capsules.
 
     All units are one convolution here, with the units' channels next to each other.
 
@@ -54,7 +57,10 @@ class PrimaryUnits(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, P, units, channels]` float32, patches in row-major order."""
+        """Maps `[B, H, W, C]` to `[B, P, units, channels]` float32.
+
+        Patches are in row-major order.
+        """
         x = Conv(
             self.units * self.channels,
             self.kernel,
@@ -75,7 +81,7 @@ class PrimaryUnits(nn.Module):
 
     @nn.nowrap
     def torch_modules(self) -> TorchModules:
-        """Its layers in PyTorch, where the papers' code has a module for each unit."""
+        """Names its layers in PyTorch, a module per unit."""
         every = {n: slice(n * self.channels, (n + 1) * self.channels) for n in range(self.units)}
         return {
             "conv": {f"units.{number}.conv0": channels for number, channels in every.items()},
@@ -124,7 +130,7 @@ class CapsuleHead(nn.Module):
 
     @nn.nowrap
     def torch_modules(self) -> TorchModules:
-        """Its layers in PyTorch, where the papers' code has a module for each dimension."""
+        """Names its layers in PyTorch, a module per dimension."""
         units = self.make_units().torch_modules()
         # Dimensions change fastest in our channels.
         every = {d: slice(d, None, self.dimension) for d in range(self.dimension)}
@@ -136,7 +142,9 @@ class CapsuleHead(nn.Module):
 
 
 class CapsNetBackbone(nn.Module):
-    """CapsNet's first layer: one 9x9 convolution without padding, with bias and ReLU.
+    """CapsNet's first layer: a 9x9 convolution with bias and ReLU.
+
+    Without padding.
 
     Attributes:
       channels: of the convolution.
@@ -155,13 +163,13 @@ class CapsNetBackbone(nn.Module):
 
     @nn.nowrap
     def torch_modules(self) -> TorchModules:
-        """Its layer in PyTorch, under our own name."""
+        """Names its layer in PyTorch, as here."""
         return whole_modules({"conv1": "conv1"})
 
 
 def _make_capsnet(build: Build) -> MakeModule:
     return functools.partial(
-        CapsNetBackbone, channels=build.scaled(CAPSNET_CHANNELS), dtype=build.dtype
+        CapsNetBackbone, channels=build.scale(CAPSNET_CHANNELS), dtype=build.dtype
     )
 
 

@@ -1,4 +1,7 @@
-"""Which backbones, heads and poolings go together: where a head makes what a pooling takes."""
+"""Combinations of backbones, heads and poolings that fit together.
+
+A head makes what a pooling takes.
+"""
 
 from lossattn_jax.attention.poolings import POOLINGS, Pooling
 from lossattn_jax.errors import UserError
@@ -8,7 +11,9 @@ from lossattn_jax.models.parts import Backbone, Head
 
 
 def poolings(backbone: str, head: str) -> tuple[str, ...]:
-    """Lists the package's poolings that go with a backbone and a head; none where these do not fit.
+    """Lists the poolings that fit a backbone and a head.
+
+    None where these do not fit.
 
     Raises:
       UnknownName: there is no such backbone or head.
@@ -18,7 +23,9 @@ def poolings(backbone: str, head: str) -> tuple[str, ...]:
 
 
 def find_form(backbone: str, head: str, pooling: str) -> str:
-    """The form of features that a head makes for a pooling; see `poolings.entry`.
+    """Finds the form of features between a head and a pooling.
+
+    See `poolings.entry`.
 
     Raises:
       UserError: a name is unknown, or a combination does not exist; a sentence with the ones that do.
@@ -39,5 +46,5 @@ def find_form(backbone: str, head: str, pooling: str) -> str:
 
 
 def _form(backbone: Backbone, head: Head, pooling: Pooling) -> str | None:
-    taken = pooling.forms()
-    return next((form for form in head.forms(backbone) if form in taken), None)
+    pooling_forms = pooling.forms()
+    return next((form for form in head.forms(backbone) if form in pooling_forms), None)

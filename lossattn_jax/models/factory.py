@@ -1,4 +1,4 @@
-"""Networks for images by name: `build` puts a backbone, a head and a pooling together."""
+"""Networks for images, built by name."""
 
 import functools
 import math
@@ -31,7 +31,9 @@ def build(
     dtype: Dtype = jnp.float32,
     bn_axis_name: str | None = None,
 ) -> ImageNetwork:
-    """Makes a network of the TIP 2021 paper's tables, or of the AAAI 2020 paper's image setting.
+    """Builds a network of the TIP 2021 or the AAAI 2020 paper.
+
+    Of the former's tables, or the latter's image setting.
 
     Each of the three parts may also be one of your own, named as `package.module:attribute`; see
     `models.parts.Backbone`, `models.parts.Head` and `attention.poolings.Pooling`.
@@ -98,6 +100,6 @@ def build(
         dtype=dtype,
         pooling=pooling,
         threshold=threshold,
-        attention_hidden=parts.scaled(poolings.POOLINGS.find(pooling).hidden),
+        attention_hidden=parts.scale(poolings.POOLINGS.find(pooling).hidden),
         form=form,
     )

@@ -1,4 +1,4 @@
-"""Where the patches of a network lie in the image."""
+"""Places of a network's patches in the image."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from lossattn_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PatchGrid:
-    """Nominal places of a network's patches: the windows that the patch convolution slides over.
+    """Places of patches: the windows of the patch convolution.
 
     The windows are given in fractions of the image's sides. A patch sees more than its window, since
     the backbone's own convolutions widen what reaches it.
@@ -34,7 +34,10 @@ class PatchGrid:
         return self.rows * self.cols
 
     def boxes(self) -> np.ndarray:
-        """`[rows * cols, 4]` float32 (ymin, xmin, ymax, xmax), fractions of the image, row-major."""
+        """Returns patches' boxes as fractions of the image, row-major.
+
+        `[rows * cols, 4]` float32 (ymin, xmin, ymax, xmax).
+        """
         top = np.arange(self.rows)[:, None] * self.stride / self.map_size[0]
         left = np.arange(self.cols)[None, :] * self.stride / self.map_size[1]
         top, left = np.broadcast_arrays(top, left)
@@ -43,7 +46,9 @@ class PatchGrid:
         return corners.reshape(-1, 4).astype(np.float32)
 
     def coverage(self, size: tuple[int, int]) -> np.ndarray:
-        """Which pixels of an image of `size` (height, width) lie in each window.
+        """Finds the pixels of an image in each window.
+
+        `size` is (height, width).
 
         Returns:
           `[rows * cols, height, width]` bool: the pixel's centre is in the window.
@@ -62,7 +67,9 @@ class PatchGrid:
 
 
 def sliding_grid(map_size: tuple[int, int], kernel: int, stride: int) -> PatchGrid:
-    """The grid of windows of side `kernel` that fit on a map of `map_size`, `stride` apart.
+    """Makes the grid of windows that fit on a map.
+
+    Of side `kernel`, `stride` apart, on a map of `map_size`.
 
     Raises:
       UserError: none fits.

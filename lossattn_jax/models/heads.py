@@ -23,7 +23,7 @@ def _make_map_head(build: Build, backbone: Backbone) -> Any:
 def _make_dense_head(build: Build, backbone: Backbone) -> Any:
     del backbone
     return functools.partial(
-        DenseHead, build.scaled(_DENSE_HIDDEN), axis_name=build.axis_name, dtype=build.dtype
+        DenseHead, build.scale(_DENSE_HIDDEN), axis_name=build.axis_name, dtype=build.dtype
     )
 
 
@@ -31,7 +31,7 @@ def _make_conv_head(build: Build, backbone: Backbone) -> Any:
     patches = backbone.patches
     return functools.partial(
         ConvPatchHead,
-        channels=build.scaled(patches.channels),
+        channels=build.scale(patches.channels),
         kernel=patches.kernel,
         stride=patches.stride,
         norm=build.norm,
@@ -44,8 +44,8 @@ def _make_units(build: Build, backbone: Backbone) -> Any:
     units = backbone.units
     return functools.partial(
         capsules.PrimaryUnits,
-        units=build.scaled(units.dimension),
-        channels=build.scaled(units.channels),
+        units=build.scale(units.dimension),
+        channels=build.scale(units.channels),
         kernel=units.kernel or backbone.patches.kernel,
         stride=units.stride or backbone.patches.stride,
         norm=build.norm if units.norm else None,
@@ -57,8 +57,8 @@ def _make_capsules(build: Build, backbone: Backbone) -> Any:
     return functools.partial(
         capsules.CapsuleHead,
         make_units=_make_units(build, backbone),
-        capsules=build.scaled(capsules.CAPSULES),
-        dimension=build.scaled(capsules.CAPSULE_DIMENSION),
+        capsules=build.scale(capsules.CAPSULES),
+        dimension=build.scale(capsules.CAPSULE_DIMENSION),
         norm=build.norm,
         dtype=build.dtype,
     )

@@ -16,11 +16,11 @@ torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "unifo
 
 def torch_bias_init(fan_in: int) -> Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch.nn.Linear draws its bias."""
-    bound = fan_in**-0.5
+    limit = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init
 
@@ -70,7 +70,10 @@ class Conv(nn.Module):
 def _convolve(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
-    """`convolve` as `flax.linen.Conv` calls it for a `Conv`; what is left out has its usual value."""
+    """Calls `convolve` for a `Conv` as `flax.linen.Conv` does.
+
+    What is left out has its usual value.
+    """
     return convolve(x, kernel, strides[0], padding[0][0])
 
 
@@ -123,7 +126,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises `[..., C]` over all axes but the last; the result has the same shape."""
+        """Normalises `[..., C]` over all axes but the last."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -153,16 +156,16 @@ class BatchNorm(nn.Module):
     def _batch_statistics(self, x: jax.Array, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
         axes: Sequence[int] = tuple(range(x.ndim - 1))
         centre = jax.lax.stop_gradient(centre)
-        shifted = x.astype(jnp.float32) - centre.reshape(_per_channel(x))
-        first = jnp.mean(shifted, axes)
-        second = jnp.mean(jnp.square(shifted), axes)
+        centred = x.astype(jnp.float32) - centre.reshape(_per_channel(x))
+        first = jnp.mean(centred, axes)
+        second = jnp.mean(jnp.square(centred), axes)
         if self._shares_statistics():
             first, second = jax.lax.pmean((first, second), self.axis_name)
         return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
 
 
 class ExampleDropout(nn.Module):
-    """Dropout that draws for each example by its place in the global batch.
+    """Dropout by an example's place in the global batch.
 
     So a batch drops the same units on any number of devices. Draws from the stream "dropout", which
     must then be the same on all of them.
@@ -184,12 +187,16 @@ class ExampleDropout(nn.Module):
         if self.axis_name is not None and not self.is_initializing():
             places += jax.lax.axis_index(self.axis_name) * x.shape[0]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.make_rng("dropout"), places)
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(kept, x / (1 - self.rate), 0.0).astype(x.dtype)
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(mask, x / (1 - self.rate), 0.0).astype(x.dtype)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max pooling with stride 2; an odd last row or column is left out.
+    """Pools 2x2 maxima with stride 2.
+
+    An odd last row or column is left out.
+
+    An odd last row or column is left out.
 
     The gradient goes to the first of equal values, row by row, as PyTorch's does. A NaN is the highest; XLA's
     own pooling on CPUs leaves it out, and a network with NaN inside would have outputs like any other.

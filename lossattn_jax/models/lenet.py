@@ -1,4 +1,4 @@
-"""The papers' feature extractors for instances that are images: LeNet, and its pooling over a bag.
+"""LeNet for instances that are images, and its pooling.
 
 Both are functions for use inside a module's `nn.compact`: their layers become that module's.
 """
@@ -18,7 +18,9 @@ HIDDEN = 500  # features of an instance
 def lenet_features(
     instances: jax.Array, hidden: int, dtype: Dtype = jax.numpy.float32
 ) -> jax.Array:
-    """LeNet up to its dense layer (AAAI 2020 and Ilse et al. 2018, for bags of images).
+    """Computes LeNet up to its dense layer.
+
+    AAAI 2020 and Ilse et al. 2018, for bags of images.
 
     Two 5x5 convolutions, each with ReLU and 2x2 max pooling, and a dense layer with ReLU.
 

@@ -1,4 +1,4 @@
-"""Networks: features of patches or instances, one classifier, and a pooling that makes one prediction."""
+"""Networks: features, one classifier, and a pooling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,21 @@ from flax.typing import Dtype
 from lossattn_jax.arguments import Kind, check_arrays
 from lossattn_jax.attention import pooling as pooling_lib
 from lossattn_jax.attention import poolings
-from lossattn_jax.attention.learned import HIDDEN
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import PATCHES, Patches
+from lossattn_jax.attention.scorers import HIDDEN
 from lossattn_jax.errors import UnknownName
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
 
 # Whole numbers are the values of a file, which were not normalised.
-_NORMALISED = Kind("normalised values, which are floats", (jnp.floating,))
+_IMAGE_VALUES = Kind("normalised values, which are floats", (jnp.floating,))
 
 
 class Network(nn.Module):
-    """A network that predicts for patches, or instances, and for their weighted whole.
+    """A network that predicts for patches and for their weighted whole.
+
+    Patches of images, or instances of bags.
 
     What `ImageNetwork` and `BagNetwork` have in common: behind their features come a linear classifier and
     a pooling, which know nothing of where the features are from.
@@ -40,7 +42,9 @@ class Network(nn.Module):
 
     @nn.nowrap
     def predict(self, form: str, patches: Patches) -> Outputs:
-        """Classifies and pools features. To be called where the module makes its layers.
+        """Classifies and pools features.
+
+        To be called where the module makes its layers.
 
         Args:
           form: of the features; see `poolings.entry`.
@@ -53,7 +57,9 @@ class Network(nn.Module):
 
 
 class ImageNetwork(Network):
-    """An image classifier that also classifies and weighs every patch (TIP 2021, figure 2).
+    """An image classifier that classifies and weighs every patch.
+
+    TIP 2021, figure 2.
 
     One linear classifier predicts for each patch's features and for their weighted sum.
 
@@ -131,7 +137,9 @@ class ImageNetwork(Network):
 
     @nn.nowrap
     def patch_grid(self, image_shape: tuple[int, int, int]) -> PatchGrid:
-        """Places of the patches in images of `image_shape` (height, width, channels); runs nothing.
+        """Returns patches' places in images; runs nothing.
+
+        Of `image_shape` (height, width, channels).
 
         Raises:
           UserError: the images are too small for the network.
@@ -146,12 +154,12 @@ class ImageNetwork(Network):
 
     @nn.nowrap
     def make_map(self, images: jax.Array, train: bool) -> jax.Array:
-        """Computes the backbone's map `[B, H', W', C]` of images `[B, H, W, 3]`.
+        """Computes the backbone's map `[B, H', W', C]` of images.
 
         Raises:
           ValueError: images of another shape, or that are not floats.
         """
-        check_arrays(images=(images, "B H W C", _NORMALISED))
+        check_arrays(images=(images, "B H W C", _IMAGE_VALUES))
         return self.make_backbone(name="backbone")(images.astype(self.dtype), train)
 
 

@@ -1,4 +1,4 @@
-"""What a backbone and a head are to the rest of the package, and what they are built of."""
+"""Entries of backbones and heads, and what builds them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ class Build:
     first_kernel: int | None = None
     relu_before_add: bool | None = None
 
-    def scaled(self, channels: int) -> int:
+    def scale(self, channels: int) -> int:
         """The channels of a layer that has so many at width 1."""
         return max(1, round(channels * self.width))
 
@@ -145,7 +145,9 @@ class BagBackbone:
 
 
 def adopt_backbone(reference: str, part: Any) -> Backbone:
-    """Makes an entry of a Flax module that a user names by reference: made without arguments, of one width.
+    """Makes an entry of a user's Flax module, a backbone.
+
+    It is made without arguments, of one width.
 
     Raises:
       UserError: it is no class of modules.
@@ -155,7 +157,9 @@ def adopt_backbone(reference: str, part: Any) -> Backbone:
 
 
 def adopt_head(reference: str, part: Any) -> Head:
-    """Makes an entry of a Flax module from a map to `[B, P, D]`, named by reference.
+    """Makes an entry of a user's Flax module, a head.
+
+    It maps a map to `[B, P, D]`.
 
     Raises:
       UserError: it is no class of modules, or has no method `grid`.
@@ -169,19 +173,19 @@ def adopt_head(reference: str, part: Any) -> Head:
 
 
 def adopt_layers(reference: str, part: Any) -> BagBackbone:
-    """Makes an entry of a function that a user names by reference; see `BagBackbone.layers`.
+    """Makes an entry of a user's function; see `BagBackbone.layers`.
 
     Raises:
       UserError: it is no function.
     """
     if not is_function(part):
-        allowed = f"{name_entry(BagBackbone)}, or a function that makes the layers of one"
-        raise wrong_part("backbone", reference, part, allowed)
+        requirement = f"{name_entry(BagBackbone)}, or a function that makes the layers of one"
+        raise wrong_part("backbone", reference, part, requirement)
     return BagBackbone(part)
 
 
 def _module_class(kind: str, reference: str, part: Any, entry: type) -> Any:
     if isinstance(part, type) and issubclass(part, nn.Module):
         return part
-    allowed = f"{name_entry(entry)} or a class of flax.linen.Module"
-    raise wrong_part(kind, reference, part, allowed)
+    requirement = f"{name_entry(entry)} or a class of flax.linen.Module"
+    raise wrong_part(kind, reference, part, requirement)

@@ -1,4 +1,4 @@
-"""Heads that make patch features of a backbone's map; each knows where its patches lie."""
+"""Heads that make patch features of a backbone's map."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,9 @@ from lossattn_jax.models.parts import TorchModules, whole_modules
 
 
 class ConvPatchHead(nn.Module):
-    """A `kernel` x `kernel` convolution that cuts the map into patches, then a 1x1 convolution.
+    """A convolution that makes patches, then a 1x1 convolution.
+
+    It is of `kernel` x `kernel`.
 
     The TIP 2021 paper's convolutional head (section III-B). Each convolution is followed by batch
     normalisation and ReLU. On a 32x32 map the paper's 9x9 stride-4 convolution without padding gives
@@ -37,7 +39,10 @@ class ConvPatchHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to patch features `[B, P, channels]`, patches in row-major order."""
+        """Maps `[B, H, W, C]` to patch features `[B, P, channels]`.
+
+        Patches are in row-major order.
+        """
 
         def conv(kernel: int, stride: int, name: str) -> Conv:
             return Conv(
@@ -62,7 +67,10 @@ class ConvPatchHead(nn.Module):
 
 
 class MapHead(nn.Module):
-    """Every position of the map is a patch: no layer at all, as in plain ResNets and in AAAI 2020."""
+    """A head without layers: every map position is a patch.
+
+    As in plain ResNets and in AAAI 2020.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -82,7 +90,9 @@ class MapHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """VGG's two hidden layers with ReLU and dropout: the whole image is one patch.
+    """VGG's two hidden layers; the whole image is one patch.
+
+    With ReLU and dropout.
 
     Dropout draws from the stream "dropout" in training.
 

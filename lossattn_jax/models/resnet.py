@@ -1,4 +1,7 @@
-"""ResNet backbones for small images (He et al. 2016), with strides or, as the TIP paper's, without."""
+"""ResNet backbones for small images (He et al. 2016).
+
+With strides or, as the TIP paper's, without.
+"""
 
 import functools
 from collections.abc import Callable
@@ -61,18 +64,18 @@ class BasicBlock(nn.Module):
         return nn.relu(_shortcut(self, x, self.channels, self.stride, train) + y)
 
 
-def first_kernel(chosen: int | None, plain: bool) -> int:
+def first_kernel(side: int | None, plain: bool) -> int:
     """Side of a bottleneck's first convolution, chosen or by default.
 
     Args:
-      chosen: 1, 3 or None.
+      side: 1, 3 or None.
       plain: whether the network has no head that makes patches.
     """
-    return chosen or (1 if plain else 3)
+    return side or (1 if plain else 3)
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions with batch normalisation, the last one to four times the channels.
+    """Three convolutions with batch normalisation, to four times the channels.
 
     Attributes:
       channels: of the first two convolutions; the output has `EXPANSION` times as many.
@@ -113,7 +116,10 @@ def _conv(block: Any, channels: int, kernel: int, stride: int, name: str) -> Con
 
 
 def _shortcut(block: Any, x: jax.Array, channels: int, stride: int, train: bool) -> jax.Array:
-    """`x`, through a 1x1 convolution where its shape has to change. Called inside a compact block."""
+    """Returns `x`, or its 1x1 convolution where the shape changes.
+
+    Called inside a compact block.
+    """
     if stride == 1 and x.shape[-1] == channels:
         return x
     return block.norm(name="shortcut_bn")(
@@ -176,7 +182,10 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def torch_unused(self) -> dict[str, np.ndarray]:
-        """Arrays that the papers' code stores besides and never uses, as PyTorch makes them."""
+        """Returns arrays that the papers' code stores without use.
+
+        As PyTorch makes them.
+        """
         if self.norm_stem:
             return {}
         ones, zeros = (make(self.stage_channels[0], np.float32) for make in (np.ones, np.zeros))
@@ -203,7 +212,7 @@ def _make(name: str, build: Build, strides: tuple[int, ...] | None = None) -> Ma
             first_kernel=first_kernel(build.first_kernel, build.plain),
             relu_before_add=build.relu_before_add,
         )
-    stage_channels = tuple(build.scaled(c) for c in STAGE_CHANNELS)
+    stage_channels = tuple(build.scale(c) for c in STAGE_CHANNELS)
     return functools.partial(
         ResNet,
         stage_blocks=STAGE_BLOCKS[name],

@@ -1,4 +1,4 @@
-"""A small strided backbone for CPUs and demonstrations; ours, not from the papers."""
+"""A small backbone for CPUs, not from the papers."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,9 @@ he_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class SmallBackbone(nn.Module):
-    """Two 4x4 stride-2 convolutions, then two residual blocks on the map of a quarter of the size.
+    """Two strided convolutions, then two residual blocks.
+
+    The convolutions are 4x4 with stride 2, the blocks on the map of a quarter of the size.
 
     Strided 4x4 convolutions, and 3x3 ones on 8x8 maps, are what XLA runs fastest on CPUs among the
     shapes that were tried; a 3x3 convolution at full size alone would take as long as all of this.
@@ -68,7 +70,7 @@ class SmallBackbone(nn.Module):
 
 
 def _make(build: Build) -> MakeModule:
-    channels = tuple(build.scaled(c) for c in CHANNELS)
+    channels = tuple(build.scale(c) for c in CHANNELS)
     return functools.partial(SmallBackbone, channels=channels, norm=build.norm, dtype=build.dtype)
 
 

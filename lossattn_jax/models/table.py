@@ -1,4 +1,7 @@
-"""The networks of the TIP 2021 paper's table on CIFAR-10, CIFAR-100 and SVHN, and their sizes."""
+"""Networks of the TIP 2021 paper's table, and their sizes.
+
+On CIFAR-10, CIFAR-100 and SVHN.
+"""
 
 import dataclasses
 import functools
@@ -15,7 +18,9 @@ IMAGE_SHAPE = (32, 32, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A system of the paper's table, and all that its config differs from the defaults in.
+    """A system of the paper's table, with its config's changes.
+
+    All that its config differs from the defaults in.
 
     Attributes:
       name: of the row in `configs/tip.py`.
@@ -53,7 +58,7 @@ class Row:
         return count_parameters(*self.parts, **self.block)
 
 
-_UNUSED = "the paper's count holds 0.27 M parameters of shortcuts that its code never uses"
+_EXTRA_SHORTCUTS = "the paper's count holds 0.27 M parameters of shortcuts that its code never uses"
 # What the papers' code has in its own ResNet50, where He et al. begin with 1x1 and rectify the sum alone; and
 # its script for it.
 _OWN_RESNET50 = {
@@ -101,9 +106,9 @@ ROWS = (
     _conv(*_RESNET, "gated_attention", 32.80, (94.89, 76.33, 97.07), 70.5),
     _conv(*_RESNET, "loss_attention", 32.67, (95.31, 78.53, 97.11), 70.5),
     _capsules(*_VGG, "dynamic_routing", 33.41, (93.37, 68.41, 96.08), 59),
-    _capsules(*_VGG, "loss_attention", 31.02, (94.98, 75.84, 96.78), 59, _UNUSED),
+    _capsules(*_VGG, "loss_attention", 31.02, (94.98, 75.84, 96.78), 59, _EXTRA_SHORTCUTS),
     _capsules(*_RESNET, "dynamic_routing", 35.35, (93.88, 68.88, 96.70), 70.5),
-    _capsules(*_RESNET, "loss_attention", 32.96, (95.47, 76.70, 97.24), 70.5, _UNUSED),
+    _capsules(*_RESNET, "loss_attention", 32.96, (95.47, 76.70, 97.24), 70.5, _EXTRA_SHORTCUTS),
     Row(
         "capsnet",
         "CapsNet",
@@ -135,14 +140,17 @@ def count_parameters(
     width: float = 1.0,
     **options: Any,
 ) -> int:
-    """Live parameters of a network for 32x32 images; makes no array. `options` are others of `build`."""
+    """Counts a network's parameters without making arrays.
+
+    Live ones, for 32x32 images; `options` are others of `build`.
+    """
     model = build(backbone, head, pooling, num_classes, width, **options)
     shapes = variable_shapes(model, IMAGE_SHAPE)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
 def lines() -> list[str]:
-    """The table as text: for each row our parameter count beside the paper's, and its accuracies."""
+    """Formats the table: our parameter counts beside the paper's, and accuracies."""
     header = ("system", "row", "ours", "paper", "CIFAR-10/100/SVHN in %", "GFLOP")
     cells = [header]
     notes: list[str] = []

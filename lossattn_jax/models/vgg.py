@@ -1,4 +1,7 @@
-"""VGG backbones with batch normalisation (Simonyan & Zisserman 2015), with or without max pooling."""
+"""VGG backbones with batch normalisation (Simonyan & Zisserman 2015).
+
+With or without max pooling.
+"""
 
 import functools
 from collections.abc import Callable
@@ -73,7 +76,7 @@ class VGG(nn.Module):
 
 
 def _make(name: str, build: Build) -> MakeModule:
-    stages = tuple(tuple(build.scaled(c) for c in stage) for stage in STAGES[name])
+    stages = tuple(tuple(build.scale(c) for c in stage) for stage in STAGES[name])
     return functools.partial(
         VGG, stages=stages, pool=build.plain, norm=build.norm, dtype=build.dtype
     )

@@ -1,4 +1,4 @@
-"""Training: what images and bags share, and a folder for each of the two drivers.
+"""Training: what images and bags share, and both drivers.
 
 Here: optimisers, schedules, the state of a training, and its end by SIGTERM. `images` trains on batches of
 images over all devices, `bags` all folds of an experiment with bags at once.

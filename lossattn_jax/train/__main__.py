@@ -10,8 +10,8 @@ import os
 import signal
 
 if __name__ == "__main__":  # for the second that the imports take
-    _ENDED = b"ended by SIGTERM: no training was under way\n"
-    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _ENDED), os._exit(0)))
+    _END_TEXT = b"ended by SIGTERM: no training was under way\n"
+    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _END_TEXT), os._exit(0)))
 
 from absl import flags
 from ml_collections import config_flags
@@ -30,10 +30,12 @@ WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains with the given flags."""
     with preemption.watch() as stop:
-        measured = loop.train(CONFIG.value, WORKDIR.value, stop, trust_code=flags.FLAGS.trust_code)
+        measurements = loop.train(
+            CONFIG.value, WORKDIR.value, stop, trust_code=flags.FLAGS.trust_code
+        )
     # All is done; at its end Python takes handlers away, and SIGTERM would still spoil the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    refuse_nonfinite(measured, "test")
+    refuse_nonfinite(measurements, "test")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Dumps of skipped updates: written where a training ends, read to compute the update again.
+"""Dumps of skipped updates, for replay.
+
+They are written where a training ends.
 
 A dump is a folder with `arrays.npz`, the model before the update and the update's examples, and `dump.json`,
 a record (see `files.records`) of what else the update follows from. The record is written last and has the
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 
 from lossattn_jax import files
-from lossattn_jax.checkpoint.tree_names import named
+from lossattn_jax.checkpoint.tree_names import name_leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests, npz_headers, records
 
@@ -48,7 +50,7 @@ class Dump:
     folder: pathlib.Path = pathlib.Path()
 
     def tree(self, part: str) -> dict[str, Any]:
-        """The arrays of "state" or "batch" as nested dictionaries."""
+        """Returns the arrays of "state" or "batch" as nested dictionaries."""
         tree: dict[str, Any] = {}
         for name, array in self.arrays.items():
             first, *parents, last = name.split("/")
@@ -69,7 +71,7 @@ class Dump:
           UserError: the stored arrays are others.
         """
         leaves = []
-        for name, leaf in named({"state": like}):
+        for name, leaf in name_leaves({"state": like}):
             array = self.arrays.get(name)
             if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
                 raise UserError(
@@ -87,7 +89,7 @@ def write(
     trees: Mapping[str, Any],
     data: str,
 ) -> None:
-    """Writes a dump; what an earlier one has left in the folder is replaced.
+    """Writes a dump, in place of an earlier one.
 
     Args:
       folder: of the dump.
@@ -97,7 +99,7 @@ def write(
     Raises:
       UserError: it cannot be written.
     """
-    arrays = {name: np.asarray(array) for name, array in named(dict(trees))}
+    arrays = {name: np.asarray(array) for name, array in name_leaves(dict(trees))}
     made_from = {"data": data, "arrays": digests.of_arrays(arrays)}
     try:
         for path in (folder.parent, folder):
@@ -110,7 +112,9 @@ def write(
 
 
 def read(folder: pathlib.Path) -> Dump:
-    """Reads what `write` wrote. Whether its arrays are those of its network is not looked at.
+    """Reads a dump.
+
+    Whether its arrays are those of its network is not looked at.
 
     Raises:
       UserError: there is none, or it cannot be read or is not as it was written.
@@ -158,8 +162,8 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with files.open_regular(path) as file:
             _refuse_packed(file)
-            with np.load(file, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+            with np.load(file, allow_pickle=False) as arrays_file:
+                return {name: arrays_file[name] for name in arrays_file.files}
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a dump of a skipped update: it has no {path.name}"
@@ -177,8 +181,8 @@ def _refuse_packed(file: BinaryIO) -> None:
       ValueError: it is one, or it is damaged.
     """
     headers = npz_headers.read_headers(file).values()
-    unpacked = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
+    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
     size = os.fstat(file.fileno()).st_size
-    if unpacked > size:
-        raise ValueError(f"it has {size} bytes and would unpack to {unpacked}")
+    if total > size:
+        raise ValueError(f"it has {size} bytes and would unpack to {total}")
     file.seek(0)

@@ -1,4 +1,7 @@
-"""Dumps as the release before wrote them, of images and of bags in a format each; read for one release."""
+"""Dumps of the release before; read for one release.
+
+Of images and of bags, in a format each.
+"""
 
 import dataclasses
 import json
@@ -37,11 +40,11 @@ def _read_bags(folder: pathlib.Path) -> Dump:
     made_from, content = _read_record(folder / _UPDATE)
     arrays = dumps.read_arrays(folder / dumps.ARRAYS_NAME)
     _refuse_mixed(folder, made_from, {"arrays": digests.of_arrays(arrays)})
-    renamed = {
+    named_trees = {
         f"batch/{name.removeprefix('bags/')}" if name.startswith("bags/") else name: array
         for name, array in arrays.items()
     }
-    return Dump("bags", content, renamed, str(made_from.get("data", "")), folder)
+    return Dump("bags", content, named_trees, str(made_from.get("data", "")), folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +89,16 @@ def _read_images(folder: pathlib.Path) -> Dump:
 
 
 def _read_record(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a record was made from, and its content."""
+    """Reads what a record was made from, and its content."""
     record = dumps.read_record(path)
     if record.made_from is None:
         raise UserError(f"{path} was written before dumps carried digests; {dumps.REMEDY}")
     return record.made_from, record.content
 
 
-def _refuse_mixed(folder: pathlib.Path, stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _refuse_mixed(folder: pathlib.Path, record: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuses parts that were not written together."""
-    before = {key: stored.get(key) for key in here}
+    before = {key: record.get(key) for key in here}
     if (reason := records.difference(before, here)) is not None:
         raise UserError(
             f"the dump {folder} is damaged: its parts were not written together ({reason}); {dumps.REMEDY}"

@@ -1,4 +1,4 @@
-"""Optimisers by name, all optax: the package's own, and functions of the user's."""
+"""Optimisers by name, all optax; a user's own too."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.registry import Registry, lookup, wrong_part
 from lossattn_jax.train.schedules import SCHEDULES, Betas, Length, beta_schedules
 
-Mask = Callable[[Any], Any]  # of parameters a tree of bools: which of them decay
+Mask = Callable[[Any], Any]  # parameters to a tree of bools: which of them decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,35 +56,38 @@ def make_optimizer(
     """
     optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
     betas = beta_schedules(options, length) if changes_betas(options) else None
-    made = optimizer.make(options, learning_rate, betas)
-    if not isinstance(made, optax.GradientTransformation):
+    transformation = optimizer.make(options, learning_rate, betas)
+    if not isinstance(transformation, optax.GradientTransformation):
         raise UserError(
-            f"config.optimizer.name is {options.name!r}, which makes a {type(made).__name__}, but must make "
-            "an optax.GradientTransformation"
+            f"config.optimizer.name is {options.name!r}, which makes a {type(transformation).__name__}, "
+            "but must make an optax.GradientTransformation"
         )
-    return made
+    return transformation
 
 
 def describe_optimizer(options: OptimizerOptions) -> str:
-    """The optimiser and its learning rate with the parameters that they take, in words."""
+    """Describes optimiser and learning rate with their parameters."""
     optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
     schedule = SCHEDULES.find(options.schedule, "config.optimizer.schedule")
-    taken = [_with_values(options.name, optimizer.parameters, options)]
+    sentences = [_with_values(options.name, optimizer.parameters, options)]
     if optimizer.state:
-        taken.append(f"which holds {' and '.join(optimizer.state)}")
+        sentences.append(f"which holds {' and '.join(optimizer.state)}")
     rate = _with_values(options.schedule, schedule.parameters, options)
     warmup = f", warm-up {options.warmup_epochs:g} epochs" if options.warmup_epochs else ""
-    return f"{', '.join(taken)}; learning rate {options.learning_rate:g}, {rate}{warmup}"
+    return f"{', '.join(sentences)}; learning rate {options.learning_rate:g}, {rate}{warmup}"
 
 
 def _with_values(name: str, keys: tuple[str, ...], options: OptimizerOptions) -> str:
     values = {key: getattr(options, key) for key in keys}
-    known = [f"{key} {value}" for key, value in values.items() if value is not None]
-    return f"{name} ({', '.join(known)})" if known else name
+    values_text = [f"{key} {value}" for key, value in values.items() if value is not None]
+    return f"{name} ({', '.join(values_text)})" if values_text else name
 
 
 def changes_betas(options: OptimizerOptions) -> bool:
-    """Whether betas change along with the ramps; the optimiser's state then holds them."""
+    """Whether betas follow the ramps.
+
+    The optimiser's state then holds them.
+    """
     if options.momentum_end is None:
         return False
     optimizer = OPTIMIZERS.find(options.name, "config.optimizer.name")
@@ -94,7 +97,10 @@ def changes_betas(options: OptimizerOptions) -> bool:
 
 
 def _decay(options: OptimizerOptions) -> Mask:
-    """Which parameters decay: a mask either way, so that the state's shape does not depend on it."""
+    """Makes the mask of parameters that decay.
+
+    A mask either way, so that the state's shape does not depend on it.
+    """
     return lookup("config.optimizer.weight_decay_mask", options.weight_decay_mask, DECAY_MASKS)
 
 
@@ -111,8 +117,8 @@ def _adam(
 ) -> optax.GradientTransformation:
     adam = functools.partial(optax.adam, nesterov=options.nesterov)
     if betas is not None:
-        injected = optax.inject_hyperparams(adam, static_args=("nesterov",))
-        update = injected(learning_rate=learning_rate, b1=betas[0], b2=betas[1])
+        inject = optax.inject_hyperparams(adam, static_args=("nesterov",))
+        update = inject(learning_rate=learning_rate, b1=betas[0], b2=betas[1])
     else:
         update = adam(learning_rate, b1=options.momentum, b2=options.beta2)
     return optax.chain(optax.add_decayed_weights(options.weight_decay, _decay(options)), update)
@@ -138,18 +144,21 @@ def everything(params: Any) -> Any:
 
 
 def kernels_only(params: Any) -> Any:
-    """A tree of bools: True for kernels, False for biases and normalisations."""
+    """Marks kernels True, biases and normalisations False."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def _adopt(name: str, part: Any) -> Optimizer:
-    """The entry of a function of the user's: of options and a learning rate by step."""
+    """Makes the entry of a user's function.
+
+    It takes options and a learning rate by step.
+    """
     if not callable(part):
-        allowed = (
+        requirement = (
             "a function of OptimizerOptions and a learning rate by step that makes an "
             "optax.GradientTransformation"
         )
-        raise wrong_part("config.optimizer.name", name, part, allowed)
+        raise wrong_part("config.optimizer.name", name, part, requirement)
     return Optimizer(lambda options, learning_rate, betas: part(options, learning_rate))
 
 
@@ -171,7 +180,7 @@ OPTIMIZERS = Registry(
 DECAY_MASKS: dict[str, Mask] = {"all": everything, "kernels": kernels_only}
 
 # States of optax that count steps for schedules; other counts, such as Adam's own, are of updates in moments.
-_SCHEDULED = (
+_SCHEDULE_STATES = (
     optax.ScaleByScheduleState,
     optax.InjectHyperparamsState,
     optax.schedules.InjectStatefulHyperparamsState,
@@ -179,13 +188,15 @@ _SCHEDULED = (
 
 
 def at_step(opt_state: Any, step: Any) -> Any:
-    """An optimiser's state whose schedules go on from `step`, int32 scalar, as if all updates were made.
+    """Moves the schedules of an optimiser's state to `step`.
+
+    int32 scalar; as if all updates were made.
 
     Adam's own count stays, of the updates that are in its moments: it corrects these for their start at 0.
     """
 
     def move(node: Any) -> Any:
-        if not isinstance(node, _SCHEDULED):
+        if not isinstance(node, _SCHEDULE_STATES):
             return node
         parts: dict[str, Any] = node._asdict() | {"count": step}
         if "inner_state" in parts:
@@ -199,4 +210,4 @@ def at_step(opt_state: Any, step: Any) -> Any:
             )
         return type(node)(**parts)
 
-    return jax.tree.map(move, opt_state, is_leaf=lambda node: isinstance(node, _SCHEDULED))
+    return jax.tree.map(move, opt_state, is_leaf=lambda node: isinstance(node, _SCHEDULE_STATES))

@@ -1,4 +1,4 @@
-"""SIGTERM: a training that is asked to end saves its state, says so and ends with exit code 0.
+"""Preemption by SIGTERM: the training saves, and exits with 0.
 
 The loop asks between two dispatches, and between two batches of a test. Where a single process does not get
 there in time, since it compiles, a thread saves in its place and ends it. Several processes agree on where
@@ -39,7 +39,7 @@ _AHEAD = 2  # dispatches
 
 
 class Ahead:
-    """Keeps the host from starting more than the devices can do in a while.
+    """Limits how far the host runs ahead of the devices.
 
     Left to itself JAX starts dozens of updates ahead (32 on CPUs), and whoever then wants the state waits for
     all of them.
@@ -50,7 +50,9 @@ class Ahead:
         self._under_way: collections.deque[Any] = collections.deque()
 
     def limit(self, results: Any) -> None:
-        """Waits until at most `_AHEAD` of the computations whose results were given here are under way.
+        """Waits until at most `_AHEAD` computations are under way.
+
+        Of those whose results were given here.
 
         Args:
           results: tree of arrays that are not donated later.
@@ -60,12 +62,15 @@ class Ahead:
             jax.block_until_ready(self._under_way.popleft())
 
 
-class Ended(Exception):
-    """The training is to end here, and all that it has to do before is done."""
+class Preemption(Exception):
+    """The training ends here, with its state saved."""
 
 
 class Stop:
-    """Whether to end, and what to do before. Without `watch` nobody ever asks for it."""
+    """Whether a training is to end, and what comes before.
+
+    Without `watch` nobody ever asks for it.
+    """
 
     def __init__(self) -> None:
         """Starts where the process may end at once."""
@@ -86,12 +91,14 @@ class Stop:
         self._describe, self._save = describe, save
 
     def between(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, with a place to end at before each; while it is waited for the process may be ended.
+        """Yields items; before each the training may end.
+
+        While it waits for one the process may be ended.
 
         All processes have to take equally many.
 
         Raises:
-          Ended: this is the end.
+          Preemption: this is the end.
         """
         iterator = iter(items)
         while True:
@@ -105,7 +112,7 @@ class Stop:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A context in which the process may be ended at any time, after its state was saved.
+        """Lets SIGTERM end the process within, after saving its state.
 
         What is saved must not change meanwhile. One of several processes is not saved so, since all have to
         save together.
@@ -117,18 +124,20 @@ class Stop:
         self._hold()
 
     def check(self) -> None:
-        """A place to end at; all processes have to come here equally often, and get the same answer.
+        """Ends the training where it was asked to.
+
+        All processes have to come here equally often, and get the same answer.
 
         Raises:
-          Ended: this is the end, and the state is saved.
+          Preemption: this is the end, and the state is saved.
         """
-        if self._agreement.reached(self._asks.is_set()):
+        if self._agreement.is_reached(self._asks.is_set()):
             self._hold()
             log.info("ended by SIGTERM: %s", self._save())
-            raise Ended
+            raise Preemption
 
     def _hold(self) -> None:
-        """From now on the process must not be ended from outside."""
+        """Forbids to end the process from outside."""
         if not self._holds:
             self._lock.acquire()  # for ever, where the thread has begun to end the process
             self._holds = True
@@ -175,7 +184,10 @@ class Stop:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Stop]:
-    """Notes SIGTERM for as long as the context lasts; of the main thread only."""
+    """Watches for SIGTERM within the context.
+
+    In the main thread only.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -200,7 +212,7 @@ def watch() -> Iterator[Stop]:
     finally:
         stop.finish()
         signal.set_wakeup_fd(wakeup)
-        # A second one does not end what the first one has begun to.
+        # A second SIGTERM must not cut short what the first one began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN if stop.is_asked else before)
         os.close(writing)
         thread.join()  # a thread that is left when Python ends may take the process down

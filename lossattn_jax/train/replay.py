@@ -1,4 +1,4 @@
-"""Replay of an update that a training has skipped: reports non-finite values."""
+"""Replay of a skipped update: reports its non-finite values."""
 
 import pathlib
 
@@ -12,7 +12,7 @@ _KINDS = {"images": replay_images, "bags": replay_bags}
 
 
 def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
-    """Computes loss and gradient of a dumped update again, on the devices of this process.
+    """Recomputes loss and gradient of a dumped update.
 
     The update is the training's own, with its augmentation and dropout.
 
@@ -27,10 +27,10 @@ def replay(dump: str | pathlib.Path, *, trust_code: bool = False) -> list[str]:
       UserError: there is no such dump, it cannot be read, or its parts were not written together.
     """
     folder = pathlib.Path(dump)
-    stored = former_dumps.read(folder) or dumps.read(folder)
-    replay_kind = lookup(f"the kind of the dump {folder}", stored.kind, _KINDS)
+    skipped_update = former_dumps.read(folder) or dumps.read(folder)
+    replay_kind = lookup(f"the kind of the dump {folder}", skipped_update.kind, _KINDS)
     try:
-        return replay_kind(stored, trust_code)
+        return replay_kind(skipped_update, trust_code)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

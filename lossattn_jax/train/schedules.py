@@ -1,4 +1,4 @@
-"""What changes over a training run: learning rate, Adam's betas, and the weights of the loss terms."""
+"""Schedules of learning rate, betas and loss weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -122,10 +122,15 @@ def _ramps(options: OptimizerOptions, length: Length) -> optax.Schedule:
 
 
 def _adopt(name: str, part: Any) -> Schedule:
-    """The entry of a function of the user's: of options and the length of the training."""
+    """Makes the entry of a user's function.
+
+    It takes options and the length of the training.
+    """
     if not callable(part):
-        allowed = "a function of OptimizerOptions and a Length that makes a learning rate by step"
-        raise wrong_part("config.optimizer.schedule", name, part, allowed)
+        requirement = (
+            "a function of OptimizerOptions and a Length that makes a learning rate by step"
+        )
+        raise wrong_part("config.optimizer.schedule", name, part, requirement)
     return Schedule(part)
 
 
@@ -144,7 +149,9 @@ SCHEDULES = Registry(
 
 
 def loss_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: float) -> jax.Array:
-    """lambda(epoch) of the patch loss and w(epoch) of the consistency (both papers).
+    """Computes a loss' weight by epoch, in both papers' way.
+
+    lambda of the patch loss, w of the consistency.
 
     `weight * exp(-5 (1 - epoch / ramp_epochs)^2)`, 0 in epoch 0, `weight` from `ramp_epochs` on.
 
@@ -170,7 +177,9 @@ def loss_weight_schedule(epoch: jax.Array | int, weight: float, ramp_epochs: flo
 
 
 def fall_schedule(epoch: jax.Array | int, epochs: int, fall_epochs: float) -> jax.Array:
-    """The ramp-down of the AAAI 2020 paper's supplement (after Laine & Aila 2017), from 1 towards 0.
+    """Computes the ramp-down of the AAAI 2020 paper, from 1 towards 0.
+
+    Its supplement, after Laine & Aila 2017.
 
     1 up to the last `fall_epochs`; `e` epochs into them `exp(-(e / 2)^2 / fall_epochs)`.
 
@@ -190,7 +199,9 @@ def fall_schedule(epoch: jax.Array | int, epochs: int, fall_epochs: float) -> ja
 
 
 def beta_schedules(options: OptimizerOptions, length: Length) -> Betas | None:
-    """Adam's beta 1 and beta 2 by step, as the AAAI 2020 paper's supplement changes them.
+    """Computes Adam's betas by step, as the AAAI 2020 paper does.
+
+    Its supplement changes both.
 
     Beta 1 goes from `momentum` to `momentum_end` along with the ramp-down, beta 2 from `beta2` to
     `beta2_end` in the epoch after `ramp_up_epochs`.
@@ -220,6 +231,9 @@ def beta_schedules(options: OptimizerOptions, length: Length) -> Betas | None:
 
 
 def _rise(epoch: jax.Array | int, rise_epochs: float) -> jax.Array:
-    """`exp(-5 (1 - epoch / rise_epochs)^2)`, 1 from `rise_epochs` on (Laine & Aila 2017)."""
+    """Computes the ramp-up of Laine & Aila 2017.
+
+    `exp(-5 (1 - epoch / rise_epochs)^2)`, 1 from `rise_epochs` on.
+    """
     progress = jnp.minimum(jnp.asarray(epoch, jnp.float32) / rise_epochs, 1.0)
     return jnp.exp(-5.0 * jnp.square(1.0 - progress))

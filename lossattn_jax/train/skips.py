@@ -1,4 +1,4 @@
-"""Skipped updates of a training: counted, reported, and where there are too many, its end."""
+"""Skipped updates of a training: counts, warnings, and its end."""
 
 import logging
 import pathlib
@@ -16,7 +16,7 @@ P = TypeVar("P")  # what names an update; its text is how sentences call it
 
 
 class Skips(Generic[P]):
-    """What M models that are trained together have skipped since updates were not finite.
+    """Counts the skipped non-finite updates of M models.
 
     Attributes:
       total: `[M]` int32, skipped updates.
@@ -25,7 +25,7 @@ class Skips(Generic[P]):
     """
 
     def __init__(self, models: int, max_skipped: int, label: str = ""):
-        """Nothing is skipped yet.
+        """Starts with no skipped update.
 
         Args:
           models: M.
@@ -39,32 +39,32 @@ class Skips(Generic[P]):
         self._label = f"{label}: " if label else ""
 
     def clear_rows(self) -> None:
-        """Takes note that the last update of every model was applied."""
+        """Notes that every model's last update was applied."""
         self.in_a_row[:] = 0
         self.first = [None] * len(self.first)
 
     def add(
-        self, model: int, skipped: np.ndarray, active: np.ndarray, update: Callable[[int], P]
+        self, model: int, skip_mask: np.ndarray, active: np.ndarray, update: Callable[[int], P]
     ) -> None:
-        """Takes note of a model's next steps.
+        """Counts the skipped updates of a model's next steps.
 
         Args:
           model: its number.
-          skipped: `[steps]` bool, the updates that were skipped.
+          skip_mask: `[steps]` bool, the updates that were skipped.
           active: `[steps]` bool, the steps in which the model has an update.
           update: names the update of a step.
         """
-        applied, row = np.flatnonzero(active & ~skipped), np.flatnonzero(skipped)
+        steps_taken, row = np.flatnonzero(active & ~skip_mask), np.flatnonzero(skip_mask)
         self.total[model] += len(row)
-        if len(applied):
+        if len(steps_taken):
             self.in_a_row[model], self.first[model] = 0, None
-            row = row[row > applied[-1]]
+            row = row[row > steps_taken[-1]]
         if len(row) and self.first[model] is None:
             self.first[model] = update(int(row[0]))
         self.in_a_row[model] += len(row)
 
     def set_row(self, model: int, in_a_row: int, first: P) -> None:
-        """Takes note of what a model's own count says.
+        """Sets a model's count of skipped updates in a row.
 
         Args:
           model: its number.
@@ -75,12 +75,15 @@ class Skips(Generic[P]):
         self.first[model] = first if in_a_row else None
 
     def stuck_model(self) -> int | None:
-        """The first model with too many skipped updates in a row; None: there is none."""
+        """Finds the first model with too many skips in a row.
+
+        None: there is none.
+        """
         models = np.flatnonzero(self.in_a_row >= self._max_skipped)
         return int(models[0]) if len(models) else None
 
     def warn(self, count: int, of: str, first: P, when: str = "") -> None:
-        """Warns of skipped updates; of several processes the first one does.
+        """Warns of skipped updates, in the first process.
 
         Args:
           count: of them.
@@ -105,7 +108,7 @@ class Skips(Generic[P]):
         write: Callable[[pathlib.Path], None],
         folder: pathlib.Path | None,
     ) -> UserError:
-        """What ends a training; the first update of the row is dumped.
+        """Makes the error that ends a training; dumps the first update.
 
         A full disk must not hide why a training ends.
 

@@ -1,4 +1,4 @@
-"""The state of a training run: all that a resumed run needs besides its config."""
+"""The state of a training run, for resuming with its config."""
 
 from typing import Any
 
@@ -37,7 +37,10 @@ class TrainState:
     skipped: Any = flax.struct.field(default_factory=lambda: np.zeros((), np.int32))
 
     def items(self) -> dict[str, Any]:
-        """The parts as a checkpoint stores them; evaluation reads "variables" alone."""
+        """Returns the parts that a checkpoint stores.
+
+        Evaluation reads "variables" alone.
+        """
         training = {"step": self.step, "opt_state": self.opt_state}
         if self.ensemble is not None:
             training["ensemble"] = self.ensemble
@@ -61,7 +64,7 @@ def create_state(
     seed: int,
     ensemble: Ensemble | None = None,
 ) -> TrainState:
-    """A fresh state, a pure function of its arguments.
+    """Makes a new state, a pure function of its arguments.
 
     Args:
       model: the network.

@@ -1,4 +1,4 @@
-"""One update of a network: whether it is finite, the optimiser, and what is skipped.
+"""One update of a network, applied or skipped as non-finite.
 
 Pure functions of explicit state, for traced code: `train.images.step` maps them over devices, and
 `train.bags.steps` over models. An update that is not finite is skipped: what it would have changed stays as
@@ -20,8 +20,8 @@ from lossattn_jax.train.optimizer import at_step
 T = TypeVar("T")
 
 
-class Trained(NamedTuple):
-    """What the optimiser changes.
+class ModelState(NamedTuple):
+    """Parameters and optimiser state of a model.
 
     Attributes:
       params: parameters, float32.
@@ -35,29 +35,29 @@ class Trained(NamedTuple):
 def apply_update(
     optimizer: optax.GradientTransformation,
     gradients: Any,
-    before: Trained,
+    before: ModelState,
     step: jax.Array,
-    applied: jax.Array | None = None,
-) -> Trained:
-    """Applies an update, or leaves all but the counts that schedules go by.
+    applies: jax.Array | None = None,
+) -> ModelState:
+    """Applies an update, or all but the schedules' counts.
 
     Args:
       optimizer: of the training.
       gradients: as the parameters.
       before: the state before the update.
       step: int32 scalar, the updates before this one, applied or skipped: what schedules go by.
-      applied: bool scalar, whether the update is applied; None: it is, whatever its values.
+      applies: bool scalar, whether the update is applied; None: it is, whatever its values.
     """
     opt_state = at_step(before.opt_state, step)
     updates, opt_state = optimizer.update(gradients, opt_state, before.params)
-    after = Trained(optax.apply_updates(before.params, updates), opt_state)
-    if applied is not None:
-        after = choose(applied, after, before)
+    after = ModelState(optax.apply_updates(before.params, updates), opt_state)
+    if applies is not None:
+        after = choose(applies, after, before)
     return after._replace(opt_state=at_step(after.opt_state, step + 1))
 
 
-def is_applied(values: Any, skipped: jax.Array, max_skipped: int) -> jax.Array:
-    """Decides whether an update is applied.
+def is_applied(values: Any, num_skipped: jax.Array, max_skipped: int) -> jax.Array:
+    """Whether an update is applied.
 
     After so many skipped updates in a row every further one is skipped, whatever it is, so that the state is
     that of before the first of them whenever the host looks.
@@ -66,26 +66,29 @@ def is_applied(values: Any, skipped: jax.Array, max_skipped: int) -> jax.Array:
       values: tree of arrays that have to be finite: the loss, the gradients' norm, and what else is taken
         over. A finite gradient whose norm overflows float32 is not applied either: Adam would keep its
         square, which is infinite, for ever, and not move these parameters any more.
-      skipped: int32 scalar, how many of the last updates in a row were skipped.
+      num_skipped: int32 scalar, how many of the last updates in a row were num_skipped.
       max_skipped: at which a training ends.
 
     Returns:
       A bool scalar.
     """
-    return all_finite(values) & (skipped < max_skipped)
+    return all_finite(values) & (num_skipped < max_skipped)
 
 
-def count_skipped(applied: jax.Array, skipped: jax.Array) -> jax.Array:
-    """Counts the skipped updates in a row: `skipped` and this one, or none where it is `applied`."""
-    return jnp.where(applied, 0, skipped + 1)
+def count_skipped(applies: jax.Array, num_skipped: jax.Array) -> jax.Array:
+    """Counts skipped updates in a row.
+
+    That is `num_skipped` and this one, or 0 where it `applies`.
+    """
+    return jnp.where(applies, 0, num_skipped + 1)
 
 
-def choose(applied: jax.Array, after: T, before: T) -> T:
-    """Takes the one tree or the other.
+def choose(use_new: jax.Array, after: T, before: T) -> T:
+    """Selects one of two trees.
 
     Element by element and by what is there already, so that XLA still updates in place.
     """
-    return jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+    return jax.tree.map(lambda new, old: jnp.where(use_new, new, old), after, before)
 
 
 def all_finite(tree: Any) -> jax.Array:

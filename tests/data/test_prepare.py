@@ -110,7 +110,7 @@ def test_what_killed_ones_left_goes_and_the_settings_are_kept(tmp_path):
 def test_of_two_at_once_the_second_is_refused_before_the_work(tmp_path, monkeypatch):
     module = importlib.import_module("lossattn_jax.data.prepare")
     monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built"))
-    with run_folder.alone(tmp_path / "digit_scenes", beside=True):
+    with run_folder.lock_workdir(tmp_path / "digit_scenes", beside=True):
         with pytest.raises(UserError, match="digit_scenes is being written by another command"):
             prepare("digit_scenes", str(tmp_path))
     assert not any((tmp_path / "digit_scenes").iterdir())
@@ -119,13 +119,13 @@ def test_of_two_at_once_the_second_is_refused_before_the_work(tmp_path, monkeypa
 def test_what_another_process_has_prepared_meanwhile_is_taken(digits_dir, tmp_path, monkeypatch):
     module = importlib.import_module("lossattn_jax.data.prepare")
     monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built"))
-    alone = module.run_folder.alone
+    alone = module.run_folder.lock_workdir
 
     def wait(folder, beside):
         shutil.copytree(digits_dir, tmp_path, dirs_exist_ok=True)
         return alone(folder, beside=beside)
 
-    monkeypatch.setattr(module.run_folder, "alone", wait)
+    monkeypatch.setattr(module.run_folder, "lock_workdir", wait)
     assert prepare("digit_scenes", str(tmp_path)) == str(tmp_path / "digit_scenes" / "1.0.0")
 
 

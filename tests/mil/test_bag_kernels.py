@@ -13,7 +13,7 @@ from lossattn_jax.mil.bag_kernels import (
     graph_weights,
     set_kernel,
     set_weights,
-    weighted,
+    weigh_instances,
 )
 
 METHODS = [MIKernel, MIGraph]
@@ -27,7 +27,7 @@ def random_bags(seed=0, count=24, features=3, classes=2):
 
 
 def kernel_of(bags, weights, gamma):
-    both = weighted([np.asarray(bag, float) for bag in bags], weights, gamma)
+    both = weigh_instances([np.asarray(bag, float) for bag in bags], weights, gamma)
     return set_kernel(both, both, gamma)
 
 

@@ -116,7 +116,7 @@ def check(options, betas=None):
             result.last,
             plain(options, plan, betas),
         )
-    assert not result.skipped.any()
+    assert not result.num_skipped.any()
     assert np.abs(result.last["dense1"]["kernel"][0] - result.last["dense1"]["kernel"][1]).max() > 0
 
 
@@ -168,7 +168,7 @@ def test_every_optimiser_skips_updates_that_are_not_finite(name):
     settings = dataclasses.replace(SETTINGS, optimizer=options)
     every = training.Plan(SEED, np.ones(5, bool), np.zeros(5, bool))
     result = training.train(dataset, NETWORK, settings, [every, without], standardise=False)
-    assert result.skipped.tolist() == [EPOCHS, 0]
+    assert result.num_skipped.tolist() == [EPOCHS, 0]
     # The schedule goes by the steps, also by those that are skipped.
     jax.tree.map(
         lambda leaf: np.testing.assert_allclose(leaf[0], leaf[1], rtol=0, atol=1e-5), result.last
@@ -186,7 +186,7 @@ def test_a_gradient_whose_norm_alone_overflows_is_skipped():
     )
     plans = [training.Plan(1, np.ones(5, bool), np.zeros(5, bool))]
     result = training.train(DATASET, NETWORK, settings, plans, standardise=False)
-    assert result.skipped.tolist() == [5]
+    assert result.num_skipped.tolist() == [5]
 
 
 def test_a_dump_of_another_optimiser_is_replayed(tmp_path):

@@ -38,6 +38,11 @@ def test_a_name_is_no_part_of_bags():
         ("classes", ("NO", "yes"), "classes ['no', 'yes'] instead of ['NO', 'yes']"),
         ("features", ("a", "b", "c"), "feature names None instead of ['a', 'b', 'c']"),
         ("instance_labels", None, "other instance labels"),
+        (
+            "groups",
+            ("p", "q", "p", "q"),
+            "groups None instead of ['p', 'q', 'p', 'q']",
+        ),
     ],
 )
 def test_every_field_of_bags_counts(field, value, reason):
@@ -49,13 +54,13 @@ def test_every_field_of_bags_counts(field, value, reason):
 def test_a_field_of_later_counts_without_being_named_here():
     @dataclasses.dataclass(frozen=True, eq=False)
     class Later(BagDataset):
-        groups: tuple[str, ...] | None = None
+        stains: tuple[str, ...] | None = None
 
     own = {f.name: getattr(DATASET, f.name) for f in dataclasses.fields(DATASET)}
     assert provenance.of_bags(Later(**own)) == provenance.of_bags(DATASET)
-    grouped = provenance.of_bags(Later(**own, groups=("a", "b")))
+    grouped = provenance.of_bags(Later(**own, stains=("a", "b")))
     reason = records.difference(provenance.of_bags(DATASET), grouped)
-    assert reason == "groups None instead of ['a', 'b']"
+    assert reason == "stains None instead of ['a', 'b']"
 
 
 def test_the_positive_class_counts():
@@ -79,6 +84,14 @@ def test_a_split_is_its_bags_and_which_are_trained_on():
         provenance.of_splits(DATASET, [part])[0],
     )
     assert alone == among != first
+
+
+def test_bags_for_validation_count():
+    train, test = np.array([True, False, True, False]), np.array([False, True, False, False])
+    plain = splits.Split(0, 0, train | ~test, test)
+    own = splits.Split(0, 0, train, test, validation=~train & ~test)
+    before, now = provenance.of_splits(DATASET, [plain, own])
+    assert records.difference(before, now) == "other training and test bags"
 
 
 def test_every_key_of_a_config_counts_but_the_repeats():

@@ -6,11 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from lossattn_jax.data.bags import bag_stream, precision
+from lossattn_jax.data.bags import bag_stream, precision, streaming
 from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.lazy_bags import ArrayReader, Bags
 from lossattn_jax.errors import UserError
-from lossattn_jax.train.bags import streaming
 
 RANDOM = np.random.default_rng(2)
 ARRAYS = [RANDOM.normal(5, 3, (n, 4)).astype(np.float32) for n in (3, 1, 6, 2)]

@@ -76,7 +76,7 @@ def test_select(rows):
 
 
 def test_padded_by_hand():
-    bucket = three_bags().padded([1, 0], 3)
+    bucket = three_bags().pad([1, 0], 3)
     np.testing.assert_array_equal(
         bucket.instances, [[[5, 6], [0, 0], [0, 0]], [[1, 2], [3, 4], [0, 0]]]
     )
@@ -85,7 +85,7 @@ def test_padded_by_hand():
     np.testing.assert_array_equal(bucket.labels, [0, 1])
     np.testing.assert_array_equal(bucket.rows, [1, 0])
     with pytest.raises(UserError, match="bag 'c' of three has 3 instances, .* the length 2"):
-        three_bags().padded([0, 2], 2)
+        three_bags().pad([0, 2], 2)
 
 
 def test_buckets_by_hand():
@@ -284,3 +284,14 @@ def test_features_may_have_names():
             UserError, match=r"features of three have \d names, \d of them different"
         ):
             three_bags(features=names)
+
+
+def test_groups_go_with_their_bags():
+    dataset = three_bags(groups=("p", 7, "p"))
+    assert dataset.groups == ("p", "7", "p")
+    assert dataset.select([2, 1]).groups == ("p", "7")
+    assert three_bags().select([0]).groups is None
+    with pytest.raises(
+        UserError, match=r"three has groups of the shape \(2,\), but must have one for each"
+    ):
+        three_bags(groups=("p", "q"))

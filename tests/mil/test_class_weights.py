@@ -108,7 +108,7 @@ def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
             noise=jnp.zeros((len(rows), 2, 12), jnp.uint8),
             target=jnp.zeros((len(rows), 0)),
         )
-        result = jax.jit(functools.partial(of_bags, guarded=False))(
+        result = jax.jit(functools.partial(of_bags, guard_loss=False))(
             model, params, bags, jnp.int32(1)
         )
         return result.losses, result.gradients

@@ -117,7 +117,7 @@ def test_folds_without_a_summary_are_named(workdir, caplog):
 def test_of_two_commands_the_second_is_refused_at_once(world, workdir, monkeypatch):
     monkeypatch.setattr(experiment.experiment_names, "read", lambda *_: pytest.fail("not at once"))
     before = damages.contents(workdir)
-    with run_folder.alone(workdir):
+    with run_folder.lock_workdir(workdir):
         with pytest.raises(UserError, match="is being written by another command already"):
             damages.run(world[1], workdir)
     assert damages.contents(workdir) == before
@@ -136,7 +136,7 @@ def forbid_writing(monkeypatch):
     """As a read-only mount does it, which only root could make."""
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     monkeypatch.setattr(files, "replacing", lambda path: pytest.fail(f"{path} is written"))
-    monkeypatch.setattr(run_folder, "alone", lambda folder: pytest.fail("it is locked"))
+    monkeypatch.setattr(run_folder, "lock_workdir", lambda folder: pytest.fail("it is locked"))
     monkeypatch.setattr(classical_folds, "run", lambda *_, **__: pytest.fail("it computes"))
 
 

@@ -41,13 +41,13 @@ def test_vlad_by_hand():
     # First bag: (-1, 0) + (5, 1) from the first centre, (0, 9) from the second; second bag: (-4, 0).
     vectors = embeddings.vlad_vectors(np.array(first + second), np.array([3, 1]), centres)
     np.testing.assert_array_equal(vectors, [[4, 1, 0, 9], [0, 0, -4, 0]])
-    normalised = embeddings.normalised(vectors)
+    normalised = embeddings.normalise(vectors)
     # Roots 2, 1, 0 and 3, whose squares sum to 14.
     np.testing.assert_allclose(normalised, [np.array([2, 1, 0, 3]) / 14**0.5, [0, 0, -1, 0]])
 
 
 def test_a_vector_of_zeros_stays():
-    np.testing.assert_array_equal(embeddings.normalised(np.zeros((1, 3))), 0)
+    np.testing.assert_array_equal(embeddings.normalise(np.zeros((1, 3))), 0)
 
 
 def make_mixture():
@@ -175,7 +175,7 @@ def test_a_constant_feature_says_nothing_by_its_rounding_errors():
     found = MiVLAD(**settings).fit(wider, labels).predict_proba(wider)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     fitted = MiFV(components=1, **settings).fit(wider, labels)
-    by_weight, by_means = np.split(fitted._scaled(fitted._bag_vectors(wider))[:, :6], [1], axis=1)
+    by_weight, by_means = np.split(fitted._rescale(fitted._bag_vectors(wider))[:, :6], [1], axis=1)
     np.testing.assert_array_equal(by_weight, 0)
     np.testing.assert_array_equal(by_means.any(axis=0), [True, True, True, True, False])
 
@@ -184,7 +184,7 @@ def test_a_constant_feature_says_nothing_by_its_rounding_errors():
 def test_rescaled_vectors_fill_the_unit_interval(method):
     bags, labels = make_bags()
     fitted = method(standardise=False).fit(bags, labels)
-    vectors = fitted._scaled(fitted._bag_vectors(bags))
+    vectors = fitted._rescale(fitted._bag_vectors(bags))
     np.testing.assert_allclose(vectors.min(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(vectors.max(axis=0), 1, rtol=1e-12)
 

@@ -6,7 +6,7 @@ import scipy.sparse
 from sklearn.base import clone
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil.estimator import BagClassifier, checked, standardisation
+from lossattn_jax.mil.estimator import BagClassifier, check_bags, standardisation
 
 BAGS = [[[1.0, 5.0], [3.0, 5.0]], [[5.0, 5.0]], [[7.0, 5.0], [9.0, 5.0], [11.0, 5.0]]]
 
@@ -115,7 +115,7 @@ def test_the_bags_given_stay_as_they_are():
     Recorder().fit(bags, [0, 0, 1])
     for bag, before in zip(bags, BAGS, strict=True):
         np.testing.assert_array_equal(bag, before)
-    assert all(part.dtype == np.float64 for part in checked([np.ones((1, 2), np.float16)]))
+    assert all(part.dtype == np.float64 for part in check_bags([np.ones((1, 2), np.float16)]))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-20, 1234.5678, 3e30, -7.3])

@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 
-from lossattn_jax.config import bags, renamed
+from lossattn_jax.config import bags, former_keys
 from lossattn_jax.config.options import leaves
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import classical_folds, experiment, network_folds
@@ -24,7 +24,7 @@ METHODS = ["loss_attention", "mi_kernel"]
 @pytest.fixture(autouse=True)
 def every_warning(caplog):
     """Warnings that an earlier test has caused are given again."""
-    renamed.warn.cache_clear()
+    former_keys.warn.cache_clear()
     caplog.set_level(logging.WARNING, logger="lossattn_jax")
 
 
@@ -121,12 +121,12 @@ def test_every_former_name_has_one_of_today():
         *("consistency_decay", "average_epochs", "max_waste", "max_skipped", "models_at_once"),
     }
     network = {"backbone", "hidden", "dropout", "ensemble", "standardise"}
-    assert set(renamed.BAGS) == {
+    assert set(former_keys.BAGS) == {
         *(f"training.{key}" for key in former),
         *(f"network.{key}" for key in network),
     }
-    assert set(renamed.BAGS.values()) <= bags.SCHEMA.keys()
-    assert len(set(renamed.BAGS.values())) == len(renamed.BAGS)
+    assert set(former_keys.BAGS.values()) <= bags.SCHEMA.keys()
+    assert len(set(former_keys.BAGS.values())) == len(former_keys.BAGS)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_every_former_name_has_one_of_today():
     ],
 )
 def test_flags_are_renamed(arg, today):
-    assert renamed.in_args([arg, "--", arg], renamed.BAGS) == [today, "--", arg]
+    assert former_keys.in_args([arg, "--", arg], former_keys.BAGS) == [today, "--", arg]
 
 
 def test_a_command_takes_former_names_with_a_warning(workdir, run_python):

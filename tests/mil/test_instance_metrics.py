@@ -14,7 +14,7 @@ from lossattn_jax.mil.instance_metrics import (
     json_ready,
     mean_and_spread,
     ranking,
-    scaled,
+    scale_to_highest,
     threshold_metrics,
 )
 
@@ -41,16 +41,16 @@ def test_scaled_by_hand():
     nan = np.nan
     attention = [0.5, 0.25, 0.25, 0, 0, nan, nan, 0.125]
     expected = [1, 0.5, 0.5, 0, 0, nan, nan, 1]
-    np.testing.assert_array_equal(scaled(attention, [3, 2, 2, 1]), expected)
-    assert scaled(np.float32(attention), [3, 2, 2, 1]).dtype == np.float64
+    np.testing.assert_array_equal(scale_to_highest(attention, [3, 2, 2, 1]), expected)
+    assert scale_to_highest(np.float32(attention), [3, 2, 2, 1]).dtype == np.float64
     with pytest.raises(ValueError, match="negative, but one is -0.5"):
-        scaled([-0.5, 1], [2])
+        scale_to_highest([-0.5, 1], [2])
     with pytest.raises(ValueError, match="of bag 1 some weights are NaN"):
-        scaled([1, 0.5, nan], [1, 2])
+        scale_to_highest([1, 0.5, nan], [1, 2])
     with pytest.raises(ValueError, match="one for each of 4 instances"):
-        scaled([1, 0.5, nan], [1, 3])
+        scale_to_highest([1, 0.5, nan], [1, 3])
     with pytest.raises(ValueError, match="infinite"):
-        scaled([np.inf], [1])
+        scale_to_highest([np.inf], [1])
 
 
 def test_threshold_metrics_by_hand():
@@ -91,7 +91,7 @@ def test_a_weight_that_rounding_put_below_the_threshold_is_found():
 @pytest.mark.parametrize("relative", [False, True])
 def test_threshold_metrics_agree_with_scikit_learn(seed, relative):
     attention, lengths, own, _ = random_bags(seed)
-    weights = scaled(attention, lengths) if relative else attention
+    weights = scale_to_highest(attention, lengths) if relative else attention
     metrics = threshold_metrics(weights, own > 0)
     for place, threshold in enumerate(THRESHOLDS):
         expected = precision_recall_fscore_support(
@@ -218,7 +218,8 @@ def test_the_order_of_bags_and_instances_does_not_matter():
             err_msg=name,
         )
     np.testing.assert_array_equal(
-        scaled(attention[places], lengths[order]), scaled(attention, lengths)[places]
+        scale_to_highest(attention[places], lengths[order]),
+        scale_to_highest(attention, lengths)[places],
     )
 
 

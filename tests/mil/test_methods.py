@@ -69,8 +69,8 @@ def test_every_method_learns_a_toy_and_keeps_to_the_interface(name):
 def test_the_table_is_the_papers():
     assert len(methods.NAMES) == 14
     assert methods.get("loss_attention").paper == (0.917, 0.911, 0.712, 0.897, 0.900)
-    assert methods.get("mi_graph").printed("musk2") == 0.903
-    assert methods.get("mi_graph").printed("own") is None
+    assert methods.get("mi_graph").paper_accuracy("musk2") == 0.903
+    assert methods.get("mi_graph").paper_accuracy("own") is None
     networks = [name for name in methods.NAMES if methods.get(name).classical is None]
     assert len(networks) == 7
 
@@ -153,7 +153,7 @@ def test_an_ensemble_is_the_mean_of_its_members():
     both = NetworkClassifier(ensemble=2, **options).fit(bags, labels)
     one = NetworkClassifier(**options).fit(bags, labels)
     probabilities, first = both.predict_proba(bags), one.predict_proba(bags)
-    members = both._said(both._standardised([np.asarray(bag) for bag in bags])).logits
+    members = both._predict_networks(both._standardise([np.asarray(bag) for bag in bags])).logits
     each = np.exp(members) / np.exp(members).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(each[0], first, rtol=1e-5)
     np.testing.assert_allclose(probabilities, each.mean(axis=0), rtol=1e-5)

@@ -79,6 +79,8 @@ def test_a_copy_learns_the_same_and_another_seed_something_else(fitted):
         "dump_dir": None,
         "class_weight": None,
         "positive": None,
+        "max_instances": 0,
+        "memory_gib": None,
     }
     with pytest.raises(NotFittedError):
         check_is_fitted(copy)

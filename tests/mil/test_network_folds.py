@@ -123,7 +123,7 @@ def members(chosen):
     ):
         held = np.stack([plan.held_out for plan in plans])
         said = training.predict(
-            DATASET, NETWORK, SETTINGS, params, trained.mean, trained.scale, wanted=held
+            DATASET, NETWORK, SETTINGS, params, trained.mean, trained.scale, predict_mask=held
         )
         for split, (own, _) in zip(SPLITS, chosen, strict=True):
             overrides = own if rule == VALIDATION else {}
@@ -213,5 +213,5 @@ def test_test_bags_choose_nothing_but_under_the_optimistic_rule(results):
 
 def test_every_rule_is_explained():
     assert set(RULES) == set(network_folds._PARAMS) == set(RULE_NAMES)
-    fields = {field.name for field in dataclasses.fields(training.Trained)}
+    fields = {field.name for field in dataclasses.fields(training.TrainedModels)}
     assert set(network_folds._PARAMS.values()) <= fields

@@ -87,7 +87,7 @@ def test_other_data_stay_float64(form):
     # One bag alone: the decision is that of all bags.
     part = dataset.select([0])
     assert part.instances.dtype == np.float64 and part.bags[0].base is part.instances
-    np.testing.assert_array_equal(dataset.padded([1], 4).instances[0, :2], bags[1])
+    np.testing.assert_array_equal(dataset.pad([1], 4).instances[0, :2], bags[1])
 
 
 def test_integers_of_64_bits_keep_their_digits():
@@ -128,7 +128,7 @@ def trained(dataset, standardise=True):
         result.last,
         result.mean,
         result.scale,
-        wanted=np.ones((2, len(dataset)), bool),
+        predict_mask=np.ones((2, len(dataset)), bool),
     )
     return result, said
 

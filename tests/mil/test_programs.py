@@ -263,7 +263,7 @@ def noise(seed, epoch, network=BagNetwork(2, hidden=(40, 30, 27))):  # noqa: B00
     """`[N + longest, 97]` bytes as the programs draw them."""
     program = steps_lib.Program(network, EVERYTHING, (2, 5), 1, 5, False, False, False)
     steps = steps_lib.Steps(program)
-    data = device_bags.on_device(DATASET, (2, 5))
+    data = device_bags.pack(DATASET, (2, 5))
     model = steps_lib.Models(np.uint32(seed), *[None] * 10)
     return np.asarray(steps.noise(model, data, jnp.int32(epoch)))
 
@@ -304,11 +304,11 @@ def test_the_rate_of_dropout(rate, share):
 
 
 def test_bags_are_cut_out_of_the_flat_array():
-    data = device_bags.on_device(DATASET, (2, 5))
+    data = device_bags.pack(DATASET, (2, 5))
     assert data.instances.shape == (29 + 5, 4)
     np.testing.assert_array_equal(data.instances[29:], 0)
     np.testing.assert_array_equal(data.bucket, [0, 1, 0, 1, 0, 1, 0, 1, 1])
-    bags, mask = device_bags.cut(jax.tree.map(jnp.asarray, data), jnp.array([8, 1]), 5)
+    bags, mask = device_bags.cut_bags(jax.tree.map(jnp.asarray, data), jnp.array([8, 1]), 5)
     np.testing.assert_array_equal(bags[0], BAGS[8])
     np.testing.assert_array_equal(bags[1, :4], BAGS[1])
     np.testing.assert_array_equal(mask, [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])

@@ -296,4 +296,4 @@ def test_more_figures_than_data_sets_are_refused():
         ValueError, match="Ours has 6 accuracies of the paper, but may have one for"
     ):
         methods.Method("Ours", None, (0.5,) * 6)
-    assert methods.Method("Ours", None).printed("fox") is None
+    assert methods.Method("Ours", None).paper_accuracy("fox") is None

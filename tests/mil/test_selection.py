@@ -1,8 +1,12 @@
 """How an epoch or settings are chosen: ties, held-out bags, the grid, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import selection
@@ -78,6 +82,29 @@ def test_held_out_bags_are_a_stratified_part_of_training_fold():
     assert not np.array_equal(parts[1], validation.held_out(LABELS, TRAIN, 1, seed=6))
     changed = np.where(TRAIN, LABELS, 1 - LABELS)  # labels of test bags do not matter
     np.testing.assert_array_equal(parts[1], validation.held_out(changed, TRAIN, 1, seed=5))
+
+
+def test_bags_that_are_set_aside_for_validation_are_taken_once():
+    bags = BagDataset.from_bags([np.ones((1, 2))] * 40, LABELS)
+    validation = Validation(share=0.2, splits=3)
+    own = np.zeros(40, bool)
+    own[np.flatnonzero(TRAIN)[:5]] = True
+    (part,) = validation.parts(bags, Split(0, 0, TRAIN & ~own, ~TRAIN, own), seed=5)
+    np.testing.assert_array_equal(part, own)
+    drawn = validation.parts(bags, Split(0, 0, TRAIN, ~TRAIN), seed=5)
+    for number, part in enumerate(drawn):
+        np.testing.assert_array_equal(part, validation.held_out(LABELS, TRAIN, number, seed=5))
+    assert len(drawn) == 3
+
+
+def test_groups_are_held_out_whole():
+    groups = tuple(f"p{n // 4}" for n in range(40))
+    bags = BagDataset.from_bags([np.ones((1, 2))] * 40, np.arange(40) % 2)
+    bags = dataclasses.replace(bags, groups=groups)
+    test = np.arange(40) < 8
+    for part in Validation(splits=3).parts(bags, Split(0, 0, ~test, test), seed=5):
+        inside, outside = ({groups[n] for n in np.flatnonzero(rows)} for rows in (part, ~part))
+        assert inside and not inside & outside and not part[test].any()
 
 
 def test_streams_are_numbers_of_their_own():

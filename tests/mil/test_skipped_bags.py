@@ -114,7 +114,7 @@ def plain(seed, settings, left_out):
 @pytest.mark.slow
 def test_a_bag_that_is_not_finite_is_left_out_and_told_of(caplog):
     result = train(bags_with(3e38), [plan(1), plan(2, BAD), plan(8, 0)])
-    np.testing.assert_array_equal(result.skipped, [2, 0, 2])
+    np.testing.assert_array_equal(result.num_skipped, [2, 0, 2])
     close(model(result.last), plain(1, SETTINGS, (BAD,)))
     close(model(result.last, 2), plain(8, SETTINGS, (BAD, 0)))
     # The others are to the bit what they are where nothing diverges.
@@ -134,8 +134,8 @@ def test_the_others_of_a_group_are_not_disturbed():
     changes = {"models_at_once": 3, "batch_size": 2}
     result = train(bags_with(3e38), [wild, *others], **changes)
     without = train(bags_with(3e38), [others[0], *others], **changes)
-    np.testing.assert_array_equal(result.skipped, [2, 0, 0])
-    np.testing.assert_array_equal(without.skipped, 0)
+    np.testing.assert_array_equal(result.num_skipped, [2, 0, 0])
+    np.testing.assert_array_equal(without.num_skipped, 0)
     # Nor do they notice the bag beside theirs in a batch.
     fine = train(bags_with(1.0), [wild, *others], **changes)
     for number in (1, 2):
@@ -149,7 +149,7 @@ def with_norm(monkeypatch, scale):
     call = Gradients.__call__
 
     def steep(self, model, params, bags, epoch, *, guarded):
-        of_bags = call(self, model, params, bags, epoch, guarded=guarded)
+        of_bags = call(self, model, params, bags, epoch, guard_loss=guarded)
         factor = jnp.where(bags.x[0, 0, 0] == 7, scale, 0.0)
         gradients = jax.tree.map(lambda leaf: leaf + factor, of_bags.gradients)
         return of_bags._replace(gradients=gradients)
@@ -164,7 +164,7 @@ def test_a_gradient_whose_norm_alone_overflows_is_not_used(monkeypatch):
     result = train(bags_with(7.0), [plan(1)])
     monkeypatch.undo()
     training.programs.forget()
-    assert result.skipped == [2]
+    assert result.num_skipped == [2]
     close(model(result.last), plain(1, SETTINGS, (BAD,)))
 
 
@@ -174,7 +174,7 @@ def test_the_average_of_a_skipped_bags_attention_stays():
     changes = {"consistency_weight": 30.0, "consistency_ramp_epochs": 0.0, "epochs": 4}
     alone = train(bags_with(1.0), [plan(1, BAD)], **changes)
     result = train(bags_with(3e38), [plan(1)], **changes)
-    assert result.skipped == [4]
+    assert result.num_skipped == [4]
     close(model(result.last), model(alone.last))
 
 

@@ -12,8 +12,10 @@ from lossattn_jax.data.bags import bag_stream
 from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.lazy_bags import ArrayReader, Bags
+from lossattn_jax.data.bags.splits import cross_validation
+from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork
+from lossattn_jax.mil import BagNetwork, network_folds, selection
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import streamed_prediction, streamed_steps, streamed_training, training
@@ -77,6 +79,7 @@ def test_training_is_that_of_resident_bags(method):
     same(streamed(network=network), resident(network))
 
 
+@pytest.mark.slow
 def test_several_models_are_those_of_resident_bags():
     held = np.isin(np.arange(8), (6, 7))
     plans = [
@@ -91,6 +94,7 @@ def test_several_models_are_those_of_resident_bags():
     same(one, other)
 
 
+@pytest.mark.slow
 def test_four_devices_train_as_one(run_python, tmp_path):
     finished = run_python("-c", SCRIPT, tmp_path / "four.npz", devices=4)
     assert finished.returncode == 0, finished.stderr
@@ -194,6 +198,7 @@ def test_nonfinite_outputs_have_no_attention():
     assert np.isfinite(fine.attention).all() and np.isnan(wrong.attention).all()
 
 
+@pytest.mark.slow
 def test_a_dozen_programs_do_for_bags_of_any_lengths(monkeypatch):
     monkeypatch.setattr(streamed_prediction, "PIECE", 64)
     arrays = [RANDOM.normal(size=(n, 3)).astype(np.float32) for n in (*range(1, 50), 70, 300, 999)]
@@ -208,6 +213,7 @@ def test_a_dozen_programs_do_for_bags_of_any_lengths(monkeypatch):
     assert 4 <= len(ours) <= 12
 
 
+@pytest.mark.slow
 def test_too_many_skipped_updates_end_with_a_dump(tmp_path):
     arrays = [*ARRAYS[:3], np.full((2, 3), 3e38, np.float32), *ARRAYS[4:]]
     bags = Bags.from_arrays(arrays, LABELS, ids=[f"b{row}" for row in range(8)])
@@ -220,7 +226,7 @@ def test_too_many_skipped_updates_end_with_a_dump(tmp_path):
     stored = dumps.read(folder)
     assert stored.content["ids"] == ["b3"]
     np.testing.assert_array_equal(stored.arrays["batch/x"][0, :2], arrays[3])
-    skipped = streamed(bags, network, options={"standardise": False}, max_skipped=9).skipped
+    skipped = streamed(bags, network, options={"standardise": False}, max_skipped=9).num_skipped
     np.testing.assert_array_equal(skipped, [SETTINGS.epochs])
 
 
@@ -231,7 +237,7 @@ def test_a_skipped_update_changes_nothing():
     without = streamed(plans=[plan(left_out=(3, 6, 7))], options=options, epochs=1)
     # Adam's counts differ, but not what they are counts of: no schedule is on.
     equal(jax.tree.map(np.shape, whole.last), jax.tree.map(np.shape, without.last))
-    assert whole.skipped[0] == 1 and np.isfinite(jax.tree.leaves(whole.last)[0]).all()
+    assert whole.num_skipped[0] == 1 and np.isfinite(jax.tree.leaves(whole.last)[0]).all()
 
 
 def test_what_cannot_be_is_refused():
@@ -265,6 +271,29 @@ def test_a_reader_that_fails_ends_the_training():
         streamed_training.train(
             bags, survey, NETWORK, SETTINGS, [plan(left_out=(0,))], memory=MEMORY
         )
+
+
+@pytest.mark.slow
+def test_cross_validation_of_streamed_bags_is_that_of_others():
+    dataset = BagDataset.from_bags(ARRAYS, LABELS)
+    lazy = Bags.from_dataset(dataset)
+    fields = {field.name: getattr(lazy, field.name) for field in dataclasses.fields(Bags)}
+    splits = cross_validation(dataset, 2, 2, seed=3)
+    options = {"rules": tuple(selection.RULES), "ensemble": 2, "seed": 5}
+    options["validation"] = selection.Validation(0.3, 1, {"learning_rate": (0.01, 0.02)})
+    one, other = (
+        network_folds.run(bags, splits, NETWORK, SETTINGS, **options)
+        for bags in (dataset, StreamedBags(**fields, memory=MEMORY))
+    )
+    assert len(one) == len(other) == 3 * 4
+    for first, second in zip(one, other, strict=True):
+        assert (first.rule, first.split, first.settings, first.epoch) == (
+            (second.rule, second.split, second.settings, second.epoch)
+        )
+        np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-4)
+        np.testing.assert_allclose(first.accuracies, second.accuracies)
+        for own, weights in zip(first.weights, second.weights, strict=True):
+            np.testing.assert_allclose(own, weights, atol=1e-5)
 
 
 def test_classifiers_read_bags_one_by_one():

@@ -133,7 +133,7 @@ def test_predictions_of_new_bags_are_the_networks():
     asked = np.array([[True, False], [True, True]])
     new = BagDataset.from_bags([BAGS[2], BAGS[4]], [0, 1])
     said = training.predict(
-        new, NETWORK, SETTINGS, result.last, result.mean, result.scale, wanted=asked
+        new, NETWORK, SETTINGS, result.last, result.mean, result.scale, predict_mask=asked
     )
     np.testing.assert_allclose(said.logits[0, 0], result.logits[0, -1, 2], rtol=1e-4, atol=1e-5)
     assert np.isnan(said.logits[0, 1]).all() and np.isnan(said.attention[0, 2:]).all()
@@ -150,7 +150,9 @@ def test_a_bag_with_nonfinite_outputs_has_no_even_attention():
     result, asked = trained(), np.ones((2, 2), bool)
     new = BagDataset.from_bags([BAGS[2], np.full((3, 5), 3e38, np.float32)], [0, 1])
     small = result.scale * 1e-6
-    said = training.predict(new, NETWORK, SETTINGS, result.last, result.mean, small, wanted=asked)
+    said = training.predict(
+        new, NETWORK, SETTINGS, result.last, result.mean, small, predict_mask=asked
+    )
     assert not np.isfinite(said.logits[:, 1]).any()
     assert np.isnan(said.attention[:, 2:]).all() and np.isfinite(said.attention[:, :2]).all()
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossattn_jax.attention.learned import AttentionScores
+from lossattn_jax.attention.scorers import AttentionScores
 from lossattn_jax.models.layers import BatchNorm, Conv, torch_bias_init, torch_kernel_init
 
 
@@ -113,7 +113,7 @@ def test_initial_values_fill_pytorchs_interval():
 
 
 def test_attention_layers_start_in_the_interval_of_their_inputs():
-    module = AttentionScores(hidden=400, gated=True)
+    module = AttentionScores(hidden=400, has_gate=True)
     params = module.init(jax.random.key(0), jnp.ones((1, 2, 25)))["params"]
     for name, inputs, outputs in (("tanh", 25, 400), ("gate", 25, 400), ("score", 400, 1)):
         kernel, bias = (np.abs(params[name][part]) * np.sqrt(inputs) for part in ("kernel", "bias"))

@@ -86,9 +86,9 @@ def test_damage_that_would_change_nothing_is_not_counted(tmp_path):
         (End(0, "", ""), {}, outcomes.WRONG),
         (End(0, "", ""), None, outcomes.WRONG),
         (End(0, "", "12:00:00 warning: attention is uniform"), {"t": 2}, outcomes.WRONG),
-        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 2}, outcomes.WARNED),
-        (End(2, "", ERROR), {"t": 2}, outcomes.REFUSED),
-        (End(3, "", ERROR), {"t": 2}, outcomes.REFUSED),
+        (End(0, "", "12:00:00 warning: f is damaged"), {"t": 2}, outcomes.WARNING),
+        (End(2, "", ERROR), {"t": 2}, outcomes.REFUSAL),
+        (End(3, "", ERROR), {"t": 2}, outcomes.REFUSAL),
         (End(2, "", ""), {"t": 1}, outcomes.UNCLEAR),
         (End(2, "", 2 * ERROR), {"t": 1}, outcomes.UNCLEAR),
         (End(1, "", "Traceback (most recent"), {"t": 1}, outcomes.TRACEBACK),
@@ -100,13 +100,13 @@ def test_damage_that_would_change_nothing_is_not_counted(tmp_path):
 def test_each_end_has_its_outcome(end, results, outcome):
     assert outcomes.judge(end, results, {"t": 1}) == outcome
     rerun = outcomes.judge_rerun(end, results, {"t": 1})
-    assert rerun == (outcomes.STUCK if outcome == outcomes.REFUSED else outcome)
+    assert rerun == (outcomes.DEAD_END if outcome == outcomes.REFUSAL else outcome)
 
 
 def test_a_rerun_may_refuse_where_its_results_are_there_already():
     end = End(2, "", ERROR)
     assert outcomes.judge_rerun(end, {"t": 1}, {"t": 1}) == outcomes.RIGHT
-    assert outcomes.judge_rerun(end, None, {"t": 1}) == outcomes.STUCK
+    assert outcomes.judge_rerun(end, None, {"t": 1}) == outcomes.DEAD_END
 
 
 def test_results_are_compared_without_times_and_folders(tmp_path):
@@ -141,7 +141,7 @@ if hashlib.sha256(open("fold.json", "rb").read()).hexdigest() != DIGEST:
     ("checks", "expected"),
     [
         ("", {outcomes.WRONG, outcomes.TRACEBACK}),
-        (CAREFUL, {outcomes.REFUSED, outcomes.TRACEBACK}),
+        (CAREFUL, {outcomes.REFUSAL, outcomes.TRACEBACK}),
     ],
 )
 def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, expected):
@@ -155,13 +155,13 @@ def test_a_command_that_trusts_its_files_is_silently_wrong(tmp_path, checks, exp
     subject = Subject(
         *("planted", (str(program),), ("fold.json",)),
         results=("mean.json",),
-        damaged=("fold.json",),
+        damages=("fold.json",),
         unseen=(Unseen("fold.json", ("swapped",), "it is alone"),),
     )
     results = list(trials.damage_files(bench_of(subject, tmp_path), 1.0, random.Random(0)))
     assert {trial.what.partition(":")[0] for trial in results} == set(damage.WAYS) - {"swapped"}
     edited = next(trial for trial in results if trial.what.startswith("edited"))
-    assert edited.outcome == (outcomes.REFUSED if checks else outcomes.WRONG)
+    assert edited.outcome == (outcomes.REFUSAL if checks else outcomes.WRONG)
     assert {trial.outcome for trial in results} == expected
     row = campaign_table.rows_of((subject, trial) for trial in results)[0]
     assert row["tried"] == 9 and (row["silently_wrong"] == 0) == bool(checks)
@@ -261,7 +261,7 @@ def test_damaged_files_are_no_silent_error(command, changes, inputs, tmp_path):
     (tmp_path / "inputs").symlink_to(inputs)
     results = trials.damage_files(bench_of(subject, tmp_path), 0.1, random.Random(5))
     for trial in itertools.islice(results, 4 if command == "mil" else 2):
-        assert trial.outcome in outcomes.SURVIVED, trial
+        assert trial.outcome in outcomes.GOOD, trial
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ def score(patches: Patches):
     return patches.weigh(pooling.softmax_attention(scores, patches.mask))
 
 
-SCORED = Pooling(score, patch_loss=True, watched=True, widths=(6, 5, 4))
+SCORED = Pooling(score, patch_loss=True, warns_of_collapse=True, widths=(6, 5, 4))
 NAMED = Pooling(score, torch_names={"own_scores": "scores.0"})
 
 

@@ -40,9 +40,9 @@ def flat(subject, variables, images, classes, keys):
     return images
 
 
-QUARTER = Metric(True, lambda maps: jnp.mean(maps.found.pixels[:, :16, :16], axis=(1, 2)))
+QUARTER = Metric(True, lambda maps: jnp.mean(maps.relevance.pixels[:, :16, :16], axis=(1, 2)))
 IN_BOX = Metric(True, lambda maps: jnp.mean(maps.inside, axis=1), needs_boxes=True)
-WHOLE = Metric(False, lambda maps: jnp.mean(maps.found.pixels))
+WHOLE = Metric(False, lambda maps: jnp.mean(maps.relevance.pixels))
 
 
 def bags():

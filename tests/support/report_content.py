@@ -36,7 +36,7 @@ def content(count=4, labelled=True, nasty=NASTY, names=NAMES):
             patch_logits=patch_logits,
             attention=attention,
             index=np.arange(count)[::-1] if labelled else None,
-            picked=("least certain", "most diffuse") * (count // 2) if labelled else (),
+            reasons=("least certain", "most diffuse") * (count // 2) if labelled else (),
         ),
         grid=GRID,
         fields=fields,

@@ -177,7 +177,7 @@ def test_dispatches_end_with_the_epoch(start, most, sizes):
 )
 def test_examples_lie_on_devices_that_have_room(monkeypatch, backend, left, wanted, there):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(memory, "left", lambda: left)
+    monkeypatch.setattr(memory, "free_bytes", lambda: left)
     found = feed.on_devices(job(1, on_device=wanted))
     assert (found is not None) == there
     if there:

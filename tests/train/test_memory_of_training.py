@@ -66,8 +66,8 @@ def test_a_step_that_does_not_fit_is_warned_of(monkeypatch, caplog):
 
 
 def test_limits_are_the_devices_own_or_the_machines(monkeypatch):
-    assert memory.left() is None or jax.default_backend() != "cpu"
+    assert memory.free_bytes() is None or jax.default_backend() != "cpu"
     assert memory.limit() > 2**20
     stats = {"bytes_limit": 100, "bytes_in_use": 30}
     monkeypatch.setattr(memory, "_stats", lambda: stats)
-    assert (memory.limit(), memory.left()) == (100, 70)
+    assert (memory.limit(), memory.free_bytes()) == (100, 70)

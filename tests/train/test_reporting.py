@@ -26,7 +26,7 @@ def test_rate_and_time_left_leave_pauses_out(clock):
     # 950 steps at 5 steps a second.
     assert progress.time_left(60) == "0:03:10"
     clock[0] += 4
-    with progress.paused():
+    with progress.pause():
         clock[0] += 1000
     clock[0] += 6
     assert progress.measure(160) == pytest.approx(100 * 32 / 10)

@@ -72,7 +72,7 @@ def test_a_stop_is_asked_for_where_the_loop_looks():
     with stop.interruptible():
         stop.ask()
     assert not saves
-    with pytest.raises(preemption.Ended):
+    with pytest.raises(preemption.Preemption):
         stop.check()
     assert saves == [1]
 
@@ -81,7 +81,7 @@ def test_the_updates_of_a_loop_end_where_it_is_asked_to_stop():
     stop, saves, updates = preemption.Stop(), [], []
     stop.begin(lambda: "", lambda: saves.append(1) or "")
     assert list(stop.between("abc")) == ["a", "b", "c"] and not saves
-    with pytest.raises(preemption.Ended):
+    with pytest.raises(preemption.Preemption):
         for update in stop.between(range(5)):
             updates.append(update)
             if update == 2:

@@ -1,4 +1,4 @@
-"""Poolings of images and of bags: one entry says all that the package asks of a pooling.
+"""Poolings of images and bags, one registry entry each.
 
 A pooling makes of the features of an image's patches, or of a bag's instances, one prediction and the weight
 that each of them has in it. To add one, write a function of `Patches` and its `Pooling` in a file here, and
@@ -16,7 +16,14 @@ As a `Pooling(sharp, patch_loss=True, ...)` it says more of itself than a functi
 """
 
 from lossattn_jax.attention.outputs import Outputs as Outputs
-from lossattn_jax.attention.poolings import entry, learned, loss, maximum, routing, uniform
+from lossattn_jax.attention.poolings import (
+    entry,
+    learned_attention,
+    loss,
+    maximum,
+    routing,
+    uniform,
+)
 from lossattn_jax.attention.poolings.entry import INSTANCES, SUPERVISION, Patches, Pooling
 from lossattn_jax.registry import Registry
 
@@ -33,8 +40,8 @@ POOLINGS = Registry(
         "max": maximum.MAX,
         "mi_net_ds": maximum.MI_NET_DS,
         "mi_net_rc": maximum.MI_NET_RC,
-        "attention": learned.ATTENTION,
-        "gated_attention": learned.GATED_ATTENTION,
+        "attention": learned_attention.ATTENTION,
+        "gated_attention": learned_attention.GATED_ATTENTION,
         "loss_attention": loss.LOSS_ATTENTION,
         "dynamic_routing": routing.DYNAMIC_ROUTING,
         "bag_loss_attention": loss.BAG_LOSS_ATTENTION,
@@ -49,7 +56,7 @@ METHODS = Registry(
     "method",
     Pooling,
     {
-        name if pooling.published is None else pooling.published.method: pooling
+        name if pooling.paper is None else pooling.paper.method: pooling
         for name, pooling in POOLINGS.items()
         if INSTANCES in pooling.takes
     },

@@ -1,4 +1,4 @@
-"""What a pooling is to the rest of the package, and what it gets to work with."""
+"""The entry of a pooling in its registry, and its inputs."""
 
 import dataclasses
 import functools
@@ -20,14 +20,14 @@ INSTANCES = "instances"  # [B, N, D], of a bag
 CAPSULES = "capsules"  # [B, P, C, D], C capsules at each patch
 UNITS = "units"  # [B, P, units, channels], primary capsules that are not squashed yet
 
-# The collection that log-probabilities of classifiers trained each by itself are put into, `[B, S, K]` under
+# The collection for log-probabilities of classifiers that have losses of their own, `[B, S, K]` under
 # the name "logits". A network makes it where the call says that it is mutable.
 SUPERVISION = "supervision"
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """What a pooling gets of a batch: features, their mask, and the classifier.
+    """A pooling's inputs: features, their mask, and the classifier.
 
     Layers that a pooling makes become the network's, under the names that it gives them.
 
@@ -54,27 +54,30 @@ class Patches:
 
     @property
     def features(self) -> jax.Array:
-        """The features that are classified: of the last layer."""
+        """Returns the classified features: those of the last layer."""
         return self.layers[-1]
 
     @functools.cached_property
     def classifier(self) -> nn.Dense:
-        """The linear classifier, one for patches and for what is pooled of them."""
+        """Makes the linear classifier of patches and of pooled features."""
         return self.dense(self.num_classes, self.features.shape[-1], "classifier")
 
     @functools.cached_property
     def patch_logits(self) -> jax.Array:
-        """`[B, P, K]` float32 predictions of the patches."""
+        """Predicts patches, `[B, P, K]` float32."""
         return self.classifier(self.features)
 
     def weigh(self, attention: jax.Array) -> Outputs:
-        """Predicts for the features' sum, weighted by `attention` `[B, P]`."""
+        """Predicts the features' sum, weighted by `attention` `[B, P]`."""
         patch_logits = self.patch_logits
-        pooled = pooling.weighted_sum(self.features, attention)
-        return Outputs(self.classifier(pooled), patch_logits, attention)
+        summary = pooling.weighted_sum(self.features, attention)
+        return Outputs(self.classifier(summary), patch_logits, attention)
 
     def supervise(self, logits: jax.Array) -> None:
-        """Gives the training log-probabilities `[B, S, K]` of classifiers that have losses of their own."""
+        """Gives training the log-probabilities `[B, S, K]` of supervised classifiers.
+
+        These have losses of their own.
+        """
         if not self.network.is_initializing():
             self.network.sow(
                 SUPERVISION, "logits", logits, reduce_fn=lambda _, new: new, init_fn=lambda: None
@@ -85,8 +88,8 @@ Pool = Callable[[Patches], Outputs]
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """A pooling as a network for bags of the AAAI 2020 paper's Table 1.
+class PaperRow:
+    """A pooling's row in the AAAI 2020 paper's Table 1.
 
     Attributes:
       method: what networks for bags call it.
@@ -99,9 +102,11 @@ class Published:
     accuracy: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # one that is alike is still another
+@dataclasses.dataclass(
+    frozen=True, eq=False
+)  # equal only to itself: entries are told apart by identity
 class Pooling:
-    """A pooling, and all that the rest of the package wants to know of it.
+    """A pooling, and what the rest of the package asks of it.
 
     Attributes:
       pool: makes predictions of `Patches`.
@@ -109,8 +114,8 @@ class Pooling:
       pool_capsules: the same for the form `CAPSULES`; None: it does not go with capsules.
       patch_loss: whether patches have a loss where the config leaves that open.
       threshold: whether it cuts weights at `Patches.threshold`.
-      watched: whether training warns of attention that has collapsed.
-      learned: whether layers of its own score the patches.
+      warns_of_collapse: whether training warns of attention that has collapsed.
+      learns_scores: whether layers of its own score the patches.
       hidden: outputs of its own layers, in networks for images of width 1.
       loss: the name of the loss that its predictions need; empty: as the labels ask for.
       torch_names: modules of a PyTorch state dict by the paths of its own layers; those of parameters that
@@ -121,7 +126,7 @@ class Pooling:
       scores_by_attention: whether an instance's score is its attention, or the probability that the
         classifier gives it for another class than 0.
       widths: of the three layers over instances, in networks for bags.
-      published: as a network for bags of the paper's table; None: it is none.
+      paper: as a network for bags of the paper's table; None: it is none.
     """
 
     pool: Pool
@@ -129,8 +134,8 @@ class Pooling:
     pool_capsules: Pool | None = None
     patch_loss: bool = False
     threshold: bool = False
-    watched: bool = False
-    learned: bool = False
+    warns_of_collapse: bool = False
+    learns_scores: bool = False
     hidden: int = 0
     loss: str = ""
     torch_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -139,26 +144,26 @@ class Pooling:
     unequal_classes: bool = False
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
-    published: Published | None = None
+    paper: PaperRow | None = None
 
     def forms(self) -> tuple[str, ...]:
-        """The forms of features that it goes with."""
+        """Returns the forms of features that the pooling takes."""
         return self.takes if self.pool_capsules is None else (*self.takes, CAPSULES)
 
     def pool_form(self, form: str) -> Pool:
-        """What pools features of a form that it goes with."""
+        """Returns the function that pools features of a form."""
         if form == CAPSULES and self.pool_capsules is not None:
             return self.pool_capsules
         return self.pool
 
 
 def adopt(reference: str, part: Any) -> Pooling:
-    """Makes an entry of a function of `Patches` that a user names by reference.
+    """Makes an entry of a user's function of `Patches`.
 
     Raises:
       UserError: it is no function.
     """
     if not is_function(part):
-        allowed = f"{name_entry(Pooling)}, or a function from Patches to Outputs"
-        raise wrong_part("pooling", reference, part, allowed)
+        requirement = f"{name_entry(Pooling)}, or a function from Patches to Outputs"
+        raise wrong_part("pooling", reference, part, requirement)
     return Pooling(part)

@@ -1,4 +1,7 @@
-"""Loss-based attention: the classifier's own predictions weigh the patches, in both papers' forms."""
+"""Loss-based attention: the classifier's predictions weigh patches.
+
+In both papers' forms.
+"""
 
 import jax.numpy as jnp
 
@@ -8,14 +11,17 @@ from lossattn_jax.attention.poolings.entry import (
     INSTANCES,
     MAP,
     PATCHES,
+    PaperRow,
     Patches,
     Pooling,
-    Published,
 )
 
 
 def _tip(patches: Patches) -> Outputs:
-    """Weights by the norms of the patches' logits, cut at a threshold (TIP 2021)."""
+    """Weighs patches by their logits' norms, cut at a threshold.
+
+    TIP 2021.
+    """
     attention = pooling.loss_attention(
         patches.patch_logits, patches.grid, patches.threshold, patches.mask
     )
@@ -23,7 +29,9 @@ def _tip(patches: Patches) -> Outputs:
 
 
 def _tip_capsules(patches: Patches) -> Outputs:
-    """The same over capsules: each is classified and weighed (TIP 2021, section III-C).
+    """Weighs capsules by their logits' norms, cut at a threshold.
+
+    TIP 2021, section III-C: each capsule is classified and weighed.
 
     A patch's prediction is the sum of its capsules' predictions, and its attention what is left of the sum of
     their weights above the threshold.
@@ -34,14 +42,17 @@ def _tip_capsules(patches: Patches) -> Outputs:
     weights, attention = pooling.capsule_loss_attention(
         logits, count, patches.threshold, patches.mask
     )
-    pooled = pooling.weighted_sum(
+    features = pooling.weighted_sum(
         capsules.reshape(batch, -1, dimension), weights.reshape(batch, -1)
     )
-    return Outputs(patches.classifier(pooled), jnp.sum(logits, axis=2), attention)
+    return Outputs(patches.classifier(features), jnp.sum(logits, axis=2), attention)
 
 
 def _aaai(patches: Patches) -> Outputs:
-    """Weights by a softmax of the patches' logsumexp over the classes (AAAI 2020)."""
+    """Weighs patches by a softmax of their logsumexp over classes.
+
+    AAAI 2020.
+    """
     return patches.weigh(pooling.bag_loss_attention(patches.patch_logits, patches.mask))
 
 
@@ -51,12 +62,12 @@ LOSS_ATTENTION = Pooling(
     pool_capsules=_tip_capsules,
     patch_loss=True,
     threshold=True,
-    watched=True,
+    warns_of_collapse=True,
 )
 BAG_LOSS_ATTENTION = Pooling(
     _aaai,
     takes=(MAP, PATCHES, INSTANCES),
     patch_loss=True,
-    watched=True,
-    published=Published("loss_attention", "Loss-Attention", (0.917, 0.911, 0.712, 0.897, 0.900)),
+    warns_of_collapse=True,
+    paper=PaperRow("loss_attention", "Loss-Attention", (0.917, 0.911, 0.712, 0.897, 0.900)),
 )

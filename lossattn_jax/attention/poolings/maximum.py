@@ -1,4 +1,4 @@
-"""Max pooling, and the networks for bags that Wang et al. 2018 built on it (MI-Net, mi-Net)."""
+"""Max pooling, and MI-Net and mi-Net of Wang et al. 2018."""
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,28 @@ from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import (
     INSTANCES,
     PATCHES,
+    PaperRow,
     Patches,
     Pooling,
-    Published,
 )
 
 
 def _max(patches: Patches) -> Outputs:
-    """The highest value of each feature (MI-Net); of several layers their sum (residual connections)."""
+    """Pools the highest value of each feature (MI-Net).
+
+    Of several layers the sum (residual connections).
+    """
     patch_logits = patches.classifier(sum(patches.layers[:-1], patches.features))  # of one width
-    pooled = sum(pooling.max_pool(layer, patches.mask) for layer in patches.layers)
+    summary = sum(pooling.max_pool(layer, patches.mask) for layer in patches.layers)
     attention = pooling.max_attention(_side_by_side(patches.layers), patches.mask)
-    return Outputs(patches.classifier(pooled), patch_logits, attention)
+    return Outputs(patches.classifier(summary), patch_logits, attention)
 
 
 def _deeply_supervised(patches: Patches) -> Outputs:
-    """Max pooling of each layer, each with a classifier; the mean of their probabilities is predicted."""
+    """Max-pools each layer, each with a classifier.
+
+    The mean of their probabilities is predicted.
+    """
     logits, patch_logits = [], []
     for number, layer in enumerate(patches.layers, start=1):
         classifier = patches.dense(patches.num_classes, layer.shape[-1], f"classifier{number}")
@@ -34,8 +40,8 @@ def _deeply_supervised(patches: Patches) -> Outputs:
     return Outputs(_mean(logits), _mean(patch_logits), attention)
 
 
-def _scored(patches: Patches) -> Outputs:
-    """A class k > 0 has the highest score of an instance; class 0 has score 0.
+def _pool_by_maximum(patches: Patches) -> Outputs:
+    """Scores classes by their highest instance, class 0 by 0.
 
     So class 0 is predicted where no instance speaks for another. With two classes that is mi-Net's sigmoid.
     """
@@ -65,15 +71,15 @@ MAX = Pooling(
     takes=(PATCHES, INSTANCES),
     dropout_at_pooling=True,
     scores_by_attention=False,
-    published=Published("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
+    paper=PaperRow("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
 )
 MI_NET = Pooling(
-    _scored,
+    _pool_by_maximum,
     takes=(INSTANCES,),
     dropout_at_pooling=True,
     unequal_classes=True,
     scores_by_attention=False,
-    published=Published("mi_net", "mi-Net", (0.889, 0.858, 0.613, 0.824, 0.858)),
+    paper=PaperRow("mi_net", "mi-Net", (0.889, 0.858, 0.613, 0.824, 0.858)),
 )
 MI_NET_DS = Pooling(
     _deeply_supervised,
@@ -82,7 +88,7 @@ MI_NET_DS = Pooling(
     all_layers=True,
     dropout_at_pooling=True,
     scores_by_attention=False,
-    published=Published("mi_net_ds", "MI-Net with DS", (0.894, 0.874, 0.630, 0.845, 0.872)),
+    paper=PaperRow("mi_net_ds", "MI-Net with DS", (0.894, 0.874, 0.630, 0.845, 0.872)),
 )
 MI_NET_RC = Pooling(
     _max,
@@ -91,5 +97,5 @@ MI_NET_RC = Pooling(
     dropout_at_pooling=True,
     scores_by_attention=False,
     widths=(128, 128, 128),
-    published=Published("mi_net_rc", "MI-Net with RC", (0.898, 0.873, 0.619, 0.836, 0.857)),
+    paper=PaperRow("mi_net_rc", "MI-Net with RC", (0.898, 0.873, 0.619, 0.836, 0.857)),
 )

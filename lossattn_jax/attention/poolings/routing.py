@@ -1,4 +1,4 @@
-"""Dynamic routing: primary capsules routed to one capsule per class (Sabour et al. 2017)."""
+"""Dynamic routing from primary to class capsules (Sabour et al. 2017)."""
 
 import jax.numpy as jnp
 import optax
@@ -9,11 +9,11 @@ from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import UNITS, Patches, Pooling
 from lossattn_jax.attention.routing import dynamic_routing, squash
 
-CLASS_DIMENSION = 16  # of the class capsules that are routed to
+CLASS_DIMENSION = 16  # of the class capsules
 
 
-def _routed(patches: Patches) -> Outputs:
-    """Predicts the class capsules' lengths, in [0, 1).
+def _route(patches: Patches) -> Outputs:
+    """Predicts the lengths of class capsules, in [0, 1).
 
     The attention is the share of the coupling coefficients to the predicted class that a patch has. A patch's
     prediction is what it adds to the class capsules before they are squashed, along the direction of each;
@@ -32,21 +32,21 @@ def _routed(patches: Patches) -> Outputs:
     if patches.mask is not None:  # a capsule that votes for nothing takes no part
         real = jnp.repeat(patches.mask.astype(bool), channels, axis=1)
         votes = jnp.where(real[:, :, None, None], votes, 0.0)
-    routed = dynamic_routing(votes)
-    lengths = optax.safe_norm(routed.capsules, 0.0, axis=-1)
+    routing = dynamic_routing(votes)
+    lengths = optax.safe_norm(routing.capsules, 0.0, axis=-1)
     attention = pooling.coupling_attention(
-        routed.couplings.reshape(batch, count, channels, -1),
+        routing.couplings.reshape(batch, count, channels, -1),
         jnp.argmax(lengths, axis=-1),
         patches.mask,
     )
-    directions = routed.capsules / jnp.where(lengths > 0, lengths, 1.0)[:, :, None]
-    added = jnp.einsum("bnk,bnke,bke->bnk", routed.couplings, votes, directions)
-    patch_logits = jnp.sum(added.reshape(batch, count, channels, -1), axis=2)
+    directions = routing.capsules / jnp.where(lengths > 0, lengths, 1.0)[:, :, None]
+    parts = jnp.einsum("bnk,bnke,bke->bnk", routing.couplings, votes, directions)
+    patch_logits = jnp.sum(parts.reshape(batch, count, channels, -1), axis=2)
     return Outputs(lengths, patch_logits, attention)
 
 
 DYNAMIC_ROUTING = Pooling(
-    _routed,
+    _route,
     takes=(UNITS,),
     hidden=CLASS_DIMENSION,
     loss="margin",

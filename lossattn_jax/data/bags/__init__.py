@@ -1,4 +1,4 @@
-"""Bags: their files and tables, the benchmarks, generated bags, splits into folds, and padding.
+"""Bags: files, tables, benchmarks, generated bags, folds and padding.
 
 `bags` holds them as one flat array of instances; `sources` finds the bags that a user names.
 """

@@ -1,4 +1,4 @@
-"""Bags in files: CSV, UCI's MUSK files, and the MATLAB files of Andrews, Tsochantaridis and Hofmann.
+"""Reads and writes bags: CSV, UCI's MUSK files, MATLAB files.
 
     dataset = read("mine.csv.gz")
 
@@ -42,7 +42,7 @@ BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
 
 
 def read(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a file of any of the formats here; the ending of its name says which.
+    """Reads a file of bags, in the format that its ending names.
 
     `.mat` is read with `read_matlab`, `.data` and `.data.Z` with `read_uci`, all else with `read_csv`.
 
@@ -64,7 +64,7 @@ def read(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a CSV file in the format above, compressed with gzip or not.
+    """Reads a CSV file as above, compressed or not.
 
     The first line says whether commas, semicolons or tabs separate columns. Labels of bags are in the column
     `bag_label`, else `label`, and their ids in `bag_id`, else `bag`, else `slide_id`. A column without a name
@@ -97,7 +97,9 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def write_csv(dataset: BagDataset, path: Path) -> None:
-    """Writes a data set in the format above, compressed with gzip if the name ends in `.gz`.
+    """Writes bags as CSV.
+
+    The file is compressed with gzip if its name ends in `.gz`.
 
     `read_csv` gives the same bags, ids and classes back, as long as every class has a bag, classes are
     integers or text that does not look like them, and which is positive is known or named again. Features
@@ -146,7 +148,7 @@ def write_csv(dataset: BagDataset, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it: there is never a part of it under its own.
+    """Writes a file whole or not at all, by renaming it.
 
     Raises:
       UserError: it cannot be written.
@@ -158,7 +160,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_uci(path: Path) -> BagDataset:
-    """Reads UCI's `clean1.data` or `clean2.data`, as they are or compressed (`clean1.data.Z`).
+    """Reads UCI's `clean1.data` or `clean2.data`, compressed or not.
 
     A line is a conformation: the molecule's name, the conformation's, the features, and the class "1."
     (musk) or "0.". A molecule is a bag (Dietterich et al. 1997, "Solving the multiple instance problem
@@ -193,7 +195,7 @@ def read_uci(path: Path) -> BagDataset:
 
 
 def read_matlab(path: Path) -> BagDataset:
-    """Reads a MATLAB file of Andrews, Tsochantaridis and Hofmann, such as `fox_100x100_matlab.mat`.
+    """Reads a MATLAB file of Andrews et al., such as `fox_100x100_matlab.mat`.
 
     It holds `features` [N, D], `bag_ids` [1, N] and `labels` [1, N], each sparse or not. `labels` repeats
     the bag's label, 1 or -1, for each of its instances; where they differ, the largest is the bag's.
@@ -205,8 +207,8 @@ def read_matlab(path: Path) -> BagDataset:
     """
     names = ("features", "bag_ids", "labels")
     try:
-        found = matlab_files.read(text_tables.read_content(path), names)
-        arrays = [found[name] for name in names]
+        variables = matlab_files.read(text_tables.read_content(path), names)
+        arrays = [variables[name] for name in names]
     except KeyError as error:
         raise UserError(
             f"{path} has no variable {error}, but must have {', '.join(names)}"
@@ -281,12 +283,12 @@ class _Rows:
         labels = label_values(self.labels)
         integers = isinstance(labels[0], int)
         own = [label_value(label) if integers else label for label in self.own]
-        allowed = set(labels)
+        bag_labels = set(labels)
         for line, label in zip(self.lines, own, strict=False):
-            if label not in allowed:
+            if label not in bag_labels:
                 raise UserError(
                     f"line {line} of {self.path} has the {INSTANCE_LABEL} {str(label)!r}, but allowed "
-                    f"are those of the bags, {', '.join(map(str, sorted(allowed)))}"
+                    f"are those of the bags, {', '.join(map(str, sorted(bag_labels)))}"
                 )
         return _dataset(
             self.path,
@@ -309,7 +311,10 @@ def _dataset(
     *,
     features: tuple[str, ...] | None = None,
 ) -> BagDataset:
-    """The data set of instances in any order, `bags` being the number of each one's bag."""
+    """Makes a data set of instances in any order.
+
+    `bags` has the number of each instance's bag.
+    """
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise UserError(f"all bags of {path} have the label {classes[0]!r}, but there must be two")

@@ -15,7 +15,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lossattn_jax.data.bags import columns, text_tables
@@ -45,13 +45,15 @@ ONE_LABEL = "networks for bags take one label for each bag, and several are not 
 
 _INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 _SEVERAL_LABELS = re.compile(r"(bag_)?labels?[ _.-].+")
-_WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?", re.ASCII)
+_WHOLE = re.compile(r"\+?\d{1,9}(\.0*)?", re.ASCII)
 _MOST_NAMED = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
-    """Names of the columns of a table; None: found by their usual names, see `NAMES`.
+    """Names of the columns of a table.
+
+    None: it is found by its usual names, see `NAMES`. Empty: there is none, whatever the names.
 
     Attributes:
       bag: of the bags' ids.
@@ -68,6 +70,9 @@ class TableColumns:
     split: str | None = None
     fold: str | None = None
     path: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in dataclasses.astuple(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +106,21 @@ class _Cells:
       place: of the table.
       header: names of the columns.
       lines: what messages call each row.
-      rows: of cells; an empty one is "".
+      column: reads the cells of a column by its place; an empty one is "".
     """
 
     place: str
     header: Sequence[str]
     lines: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    column: Callable[[int], list[str]]
 
 
 def read_table(
-    source: Any, names: TableColumns | None = None, *, labelled: bool = True
+    source: Any,
+    names: TableColumns | None = None,
+    *,
+    labelled: bool = True,
+    by_instance: bool = False,
 ) -> BagTable:
     """Reads a table of bags; the log says which columns it takes.
 
@@ -120,6 +129,7 @@ def read_table(
         `__arrow_c_stream__`, such as a DataFrame of pandas or polars or a table of pyarrow.
       names: of the columns.
       labelled: whether it must have labels.
+      by_instance: whether it has a row for each instance; those of a bag have to say the same.
 
     Raises:
       UserError: it cannot be read, a column is not there or there are several of labels, there is no bag, a
@@ -127,7 +137,7 @@ def read_table(
     """
     table = _read_cells(source)
     places = _find_columns(table, names or TableColumns(), labelled)
-    ids = _ids(table, places["bag"])
+    ids, table = _by_bag(table, places, by_instance)
     names_by_part = {part: table.header[place] for part, place in places.items()}
     others = [name for name in table.header if name and name not in names_by_part.values()]
     log.info(
@@ -157,7 +167,10 @@ def _read_cells(source: Any) -> _Cells:
     if hasattr(source, "__arrow_c_stream__"):
         import pyarrow  # where a table of its kind is read, not with the command
 
-        return _of_arrow(pyarrow.table(source), "the table")
+        whole = pyarrow.table(source)
+        return _of_arrow(
+            "the table", whole.column_names, whole.num_rows, lambda name: whole.column(name)
+        )
     if not isinstance(source, str | os.PathLike):
         raise UserError(
             f"the table of labels is a {type(source).__name__}, but must be the path of a file, or a table "
@@ -170,26 +183,32 @@ def _read_cells(source: Any) -> _Cells:
         with opening(path):
             check_regular(path)
             with parquet.ParquetFile(path) as file:
-                return _of_arrow(file.read(), path)
+                names, length = file.schema_arrow.names, file.metadata.num_rows
+
+        def read_column(name: str) -> Any:
+            with opening(path), parquet.ParquetFile(path) as file:
+                return file.read([name]).column(name)
+
+        return _of_arrow(path, names, length, read_column)
     table = text_tables.open_table(path)
     rows = list(table.rows)
     return _Cells(
         path,
         table.header,
         [f"line {line}" for line, _ in rows],
-        [[cell.strip() for cell in cells] for _, cells in rows],
+        lambda place: [cells[place].strip() for _, cells in rows],
     )
 
 
-def _of_arrow(table: Any, place: str) -> _Cells:
-    names = [name.strip() for name in table.column_names]
-    wanted = [place for place, name in enumerate(names) if not _INDEX.fullmatch(name)]
-    cells = [[_text(value) for value in table.column(place).to_pylist()] for place in wanted]
+def _of_arrow(
+    place: str, names: Sequence[str], length: int, read_column: Callable[[str], Any]
+) -> _Cells:
+    wanted = [name for name in names if not _INDEX.fullmatch(name)]
     return _Cells(
         place,
-        [names[place] for place in wanted],
-        [f"row {row + 1}" for row in range(table.num_rows)],
-        list(zip(*cells, strict=True)),
+        [name.strip() for name in wanted],
+        [f"row {row + 1}" for row in range(length)],
+        lambda column: [_text(value) for value in read_column(wanted[column]).to_pylist()],
     )
 
 
@@ -206,9 +225,9 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
     places = {}
     for part, usual in NAMES.items():
         wanted = getattr(names, part)
-        if wanted is not None:
+        if wanted:
             places[part] = _named(table, part, wanted)
-        else:
+        elif wanted is None:
             place = columns.find_first(table.place, table.header, usual)
             if place is not None:
                 places[part] = place
@@ -252,28 +271,56 @@ def _named(table: _Cells, part: str, name: Any) -> int:
     )
 
 
-def _ids(table: _Cells, place: int) -> tuple[str, ...]:
-    if not table.rows:
+def _by_bag(
+    table: _Cells, places: Mapping[str, int], by_instance: bool
+) -> tuple[tuple[str, ...], _Cells]:
+    """The bags' ids, and a table with the first row of each bag.
+
+    Raises:
+      UserError: there is no row, an id is missing, or two rows of a bag say different things, or without
+        `by_instance` there are two.
+    """
+    cells = table.column(places["bag"])
+    if not cells:
         raise UserError(f"{table.place} has no bag, but must have one in each line")
-    lines: dict[str, str] = {}
-    for line, cells in zip(table.lines, table.rows, strict=True):
-        bag_id = cells[place]
+    first: dict[str, int] = {}
+    repeats = []
+    for row, bag_id in enumerate(cells):
         if is_missing(bag_id):
             raise UserError(
-                f"{line} of {table.place} has the bag id {bag_id!r}, which stands for a missing one; give "
-                "the bag one or leave it out"
+                f"{table.lines[row]} of {table.place} has the bag id {bag_id!r}, which stands for a missing "
+                "one; give the bag one or leave it out"
             )
-        if lines.setdefault(bag_id, line) != line:
-            raise UserError(
-                f"{table.place} has the bag {bag_id!r} twice, in {lines[bag_id]} and in {line}, but must "
-                "have a line for each bag"
-            )
-    return tuple(lines)
+        if first.setdefault(bag_id, row) != row:
+            repeats.append(row)
+    if repeats and not by_instance:
+        bag_id = cells[repeats[0]]
+        raise UserError(
+            f"{table.place} has the bag {bag_id!r} twice, in {table.lines[first[bag_id]]} and in "
+            f"{table.lines[repeats[0]]}, but must have a line for each bag"
+        )
+    for part, place in places.items():
+        column = table.column(place) if repeats else []
+        for row in repeats:
+            before = first[cells[row]]
+            if column[row] != column[before]:
+                raise UserError(
+                    f"{table.lines[row]} of {table.place} has the {part} {column[row]!r} for bag "
+                    f"{cells[row]!r}, which had {column[before]!r} in {table.lines[before]}"
+                )
+    rows = list(first.values())
+    lines = [table.lines[row] for row in rows]
+
+    def column_of_bags(place: int) -> list[str]:
+        column = table.column(place)
+        return [column[row] for row in rows]
+
+    return tuple(first), _Cells(table.place, table.header, lines, column_of_bags)
 
 
 def _known(table: _Cells, part: str, place: int, ids: Sequence[str]) -> list[str]:
     """The cells of a column, none of which is missing."""
-    cells = [row[place] for row in table.rows]
+    cells = table.column(place)
     missing = [row for row, cell in enumerate(cells) if is_missing(cell)]
     if missing:
         first = missing[0]
@@ -302,7 +349,7 @@ def _folds(table: _Cells, place: int, ids: Sequence[str]) -> tuple[int, ...]:
         if not _WHOLE.fullmatch(cell):
             raise UserError(
                 f"{line} of {table.place} has the fold {cell!r} for bag {bag_id!r}, but must have a "
-                "whole number"
+                "whole number from 0"
             )
     return tuple(int(cell.split(".")[0]) for cell in cells)
 

@@ -1,4 +1,4 @@
-"""Bags of instances as one flat array, and their padding to a few lengths.
+"""Bags of instances as one flat array, padded to few lengths.
 
     dataset = BagDataset.from_bags([np.ones((3, 2)), np.zeros((5, 2))], labels=[1, 0])
     for bucket in dataset.buckets():
@@ -48,7 +48,7 @@ class Bucket:
 class BagDataset:
     """Bags, each with one label.
 
-    Any array that can be converted is taken; the attributes have the types below.
+    Any array that can be values_by_field is taken; the attributes have the types below.
 
     Attributes:
       instances: `[N, features...]`, the instances of all bags, one bag after the other: float32, or
@@ -64,6 +64,8 @@ class BagDataset:
       positive: the positive one of two classes: where None is given the one that `find_positive` knows;
         None where it knows none, and for more classes.
       features: names of the features of vectors, where they are known.
+      groups: of each bag what it shares with others, such as a patient; bags of a group are not divided
+        between training and test. None where bags have none.
 
     Raises:
       UserError: there is no bag, a bag is empty or holds a value that is not finite in float32, the
@@ -79,9 +81,10 @@ class BagDataset:
     name: str = "bags"
     positive: Any = None
     features: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        converted: dict[str, Any] = {
+        values_by_field: dict[str, Any] = {
             "instances": precision.narrow(np.asarray(self.instances)),
             "lengths": np.asarray(self.lengths, np.int64),
             "labels": np.asarray(self.labels, np.int32),
@@ -89,16 +92,18 @@ class BagDataset:
             "classes": tuple(self.classes),
         }
         if self.instance_labels is not None:
-            converted["instance_labels"] = np.asarray(self.instance_labels, np.int32)
+            values_by_field["instance_labels"] = np.asarray(self.instance_labels, np.int32)
         if self.features is not None:
-            converted["features"] = tuple(map(str, self.features))
-        for field, value in converted.items():
+            values_by_field["features"] = tuple(map(str, self.features))
+        if self.groups is not None:
+            values_by_field["groups"] = tuple(map(str, self.groups))
+        for field, value in values_by_field.items():
             object.__setattr__(self, field, value)
         _check(self)
         self._put_positive_last()
 
     def _put_positive_last(self) -> None:
-        """Finds the positive class, and swaps the two classes where it is the first."""
+        """Finds the positive class, and makes it the second."""
         words = () if self.positive is None else (self.positive,)
         if words and self.num_classes != 2:
             raise UserError(
@@ -127,7 +132,7 @@ class BagDataset:
         positive: Any = None,
         features: Sequence[str] | None = None,
     ) -> Self:
-        """Makes a data set of bags that are arrays of their own.
+        """Makes a data set of bags that are separate arrays.
 
         Args:
           bags: arrays `[n_i, features...]`.
@@ -149,10 +154,10 @@ class BagDataset:
         _check_counts(name, len(arrays), {"labels": np.shape(labels), "ids": (len(names),)})
         for array, bag_id in zip(arrays, names, strict=True):
             if array.ndim < 2 or array.shape[1:] != arrays[0].shape[1:]:
-                wanted = arrays[0].shape[1:] if arrays[0].ndim > 1 else "features..."
+                feature_shape = arrays[0].shape[1:] if arrays[0].ndim > 1 else "features..."
                 raise UserError(
                     f"bag {bag_id!r} of {name} has the shape {array.shape}, but must be "
-                    f"[instances, {str(wanted).strip('(),')}]"
+                    f"[instances, {str(feature_shape).strip('(),')}]"
                 )
         own = None
         if instance_labels is not None:
@@ -166,20 +171,20 @@ class BagDataset:
                     )
             own = np.concatenate(parts)
         values = _known_labels(labels, names, name)
-        known = tuple(sorted(set(values)) if classes is None else classes)
-        place = {value: number for number, value in enumerate(known)}
+        ordered_classes = tuple(sorted(set(values)) if classes is None else classes)
+        place = {value: number for number, value in enumerate(ordered_classes)}
         for value, bag_id in zip(values, names, strict=True):
             if value not in place:
                 raise UserError(
                     f"bag {bag_id!r} of {name} has the label {value!r}; allowed are "
-                    f"{', '.join(map(repr, known))}"
+                    f"{', '.join(map(repr, ordered_classes))}"
                 )
         return cls(
             instances=np.concatenate(arrays),
             lengths=np.array([len(array) for array in arrays]),
             labels=np.array([place[value] for value in values]),
             ids=names,
-            classes=known,
+            classes=ordered_classes,
             instance_labels=own,
             name=name,
             positive=positive,
@@ -191,7 +196,7 @@ class BagDataset:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.classes)
 
     @functools.cached_property
@@ -200,7 +205,7 @@ class BagDataset:
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     def feature_name(self, number: int) -> str:
-        """What messages call a feature, counted from 0."""
+        """Names a feature for messages, counted from 0."""
         return repr(self.features[number]) if self.features else f"number {number}"
 
     def bag(self, row: int) -> np.ndarray:
@@ -213,48 +218,54 @@ class BagDataset:
         return [self.bag(row) for row in range(len(self))]
 
     def select(self, rows: ArrayLike) -> Self:
-        """The bags at these positions (or where a boolean `[bags]` is True), with the same classes."""
-        chosen = self._rows(rows)
-        within = self._places(chosen)
+        """Takes the bags at some positions, with all classes.
+
+        `rows` are positions, or a boolean `[bags]`.
+        """
+        places = self._rows(rows)
+        within = self._places(places)
         own = self.instance_labels
         part = dataclasses.replace(
             self,
             instances=self.instances[within],
-            lengths=self.lengths[chosen],
-            labels=self.labels[chosen],
-            ids=tuple(self.ids[row] for row in chosen),
+            lengths=self.lengths[places],
+            labels=self.labels[places],
+            ids=tuple(self.ids[row] for row in places),
             instance_labels=None if own is None else own[within],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in places),
         )
         # Whether float32 will do is a matter of all bags, not of those that happen to be chosen.
         object.__setattr__(part, "instances", self.instances[within])
         return part
 
-    def padded(self, rows: ArrayLike, length: int) -> Bucket:
+    def pad(self, rows: ArrayLike, length: int) -> Bucket:
         """Pads the bags at these positions to one length.
 
         Raises:
           UserError: a bag is longer.
         """
-        chosen = self._rows(rows)
-        lengths = self.lengths[chosen]
-        if len(chosen) and lengths.max() > length:
-            row = chosen[np.argmax(lengths)]
+        places = self._rows(rows)
+        lengths = self.lengths[places]
+        if len(places) and lengths.max() > length:
+            row = places[np.argmax(lengths)]
             raise UserError(
                 f"bag {self.ids[row]!r} of {self.name} has {self.lengths[row]} instances, which do "
                 f"not fit into the length {length}"
             )
         mask = np.arange(length)[None, :] < lengths[:, None]
-        within = self._places(chosen)
+        within = self._places(places)
         instances = np.zeros((*mask.shape, *self.instances.shape[1:]), self.instances.dtype)
         instances[mask] = self.instances[within]
         own = None
         if self.instance_labels is not None:
             own = np.full(mask.shape, -1, np.int32)
             own[mask] = self.instance_labels[within]
-        return Bucket(instances, mask, self.labels[chosen], chosen, own)
+        return Bucket(instances, mask, self.labels[places], places, own)
 
     def buckets(self, max_waste: float = MAX_WASTE) -> tuple[Bucket, ...]:
-        """All bags, padded to as few lengths as `bucket_lengths` allows, from the shortest on.
+        """Pads all bags to as few lengths as `bucket_lengths` allows.
+
+        The shortest come first.
 
         Args:
           max_waste: in each bucket, slots (padding included) for each real instance; at least 1.
@@ -262,12 +273,11 @@ class BagDataset:
         tops = np.array(bucket_lengths(self.lengths, max_waste))
         number = np.searchsorted(tops, self.lengths)
         return tuple(
-            self.padded(np.flatnonzero(number == bucket), int(top))
-            for bucket, top in enumerate(tops)
+            self.pad(np.flatnonzero(number == bucket), int(top)) for bucket, top in enumerate(tops)
         )
 
     def in_order_of_appearance(self) -> Self:
-        """Numbers two classes of unknown meaning by the order of their bags.
+        """Orders two classes of unknown meaning by their first bags.
 
         So their order does not follow from the alphabet. Known and more classes stay as they are.
         """
@@ -282,20 +292,22 @@ class BagDataset:
         )
 
     def _rows(self, rows: ArrayLike) -> np.ndarray:
-        chosen = np.asarray(rows)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
-        return chosen.astype(np.int64)
+        places = np.asarray(rows)
+        if places.dtype == bool:
+            places = np.flatnonzero(places)
+        return places.astype(np.int64)
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
-        """Where the instances of these bags are."""
+        """Finds the places of these bags' instances."""
         lengths = self.lengths[rows]
         before = np.cumsum(lengths) - lengths
         return np.arange(lengths.sum()) + np.repeat(self.offsets[rows] - before, lengths)
 
 
 def bucket_lengths(lengths: ArrayLike, max_waste: float = MAX_WASTE) -> tuple[int, ...]:
-    """The fewest lengths to pad bags to, each bag to the first that it fits into.
+    """Finds the fewest lengths to pad bags to.
+
+    Each bag is padded to the first of them that it fits into.
 
     Among the ways to do with that many, it is one with the fewest slots in all. (By dynamic programming
     over the different lengths: the bags of a bucket follow each other in the order of their lengths.)
@@ -334,7 +346,9 @@ def bucket_lengths(lengths: ArrayLike, max_waste: float = MAX_WASTE) -> tuple[in
 
 
 def padding_waste(lengths: ArrayLike, tops: Sequence[int]) -> float:
-    """Slots for each instance where every bag is padded to the first of `tops` that it fits into.
+    """Counts padded slots per instance.
+
+    Every bag is padded to the first of `tops` that it fits into.
 
     Args:
       lengths: `[bags]` int.
@@ -361,7 +375,10 @@ def _check_counts(name: str, bags: int, shapes: dict[str, tuple[int, ...]]) -> N
 
 
 def _known_labels(labels: Any, ids: Sequence[str], name: str) -> list[Any]:
-    """Labels of bags as Python's own values; a `UserError` names a bag whose label is missing."""
+    """Turns labels of bags into Python's own values.
+
+    A `UserError` names a bag whose label is missing.
+    """
     # One by one: NumPy makes the text "nan" of a NaN among words.
     for label, bag_id in zip(labels, ids, strict=True):
         if is_missing(label):
@@ -376,6 +393,8 @@ def _check(dataset: BagDataset) -> None:
     """Raises the `UserError`s of `BagDataset`."""
     name, instances, lengths = dataset.name, dataset.instances, dataset.lengths
     shapes = {"labels": dataset.labels.shape, "ids": (len(dataset.ids),)}
+    if dataset.groups is not None:
+        shapes["groups"] = (len(dataset.groups),)
     _check_counts(name, len(dataset.ids), {"lengths": lengths.shape, **shapes})
     if lengths.min() < 1:
         bag_id = dataset.ids[int(np.argmin(lengths))]
@@ -424,6 +443,6 @@ def _check_features(dataset: BagDataset) -> None:
 
 
 def _owner(dataset: BagDataset, which: np.ndarray) -> str:
-    """The id of the bag that holds the first instance for which `which` is True."""
+    """Finds the bag of the first instance where `which` is True."""
     row = np.searchsorted(dataset.offsets, int(np.argmax(which)), side="right") - 1
     return dataset.ids[int(row)]

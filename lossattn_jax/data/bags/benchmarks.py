@@ -1,4 +1,4 @@
-"""The five classic benchmarks of multiple instance learning: MUSK1, MUSK2, Fox, Tiger and Elephant.
+"""The benchmarks MUSK1, MUSK2, Fox, Tiger and Elephant of multiple instance learning.
 
     dataset = load("musk1", "data/mil")                     # reads data/mil/musk1.csv.gz, or what UCI gives
     dataset = load("fox", "data/mil", download=True)        # fetches it if it is not there
@@ -36,7 +36,7 @@ _REPORT = 5.0  # seconds between lines of progress
 _TOLERANCE = 1e-4  # of `moments`: the features are published with six digits or more
 
 # What reading a damaged archive may raise; RuntimeError is for passwords and unknown compressions.
-_DAMAGED = (
+_DAMAGE_ERRORS = (
     *(OSError, EOFError, ValueError, RuntimeError),
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
 )
@@ -47,7 +47,7 @@ _ANDREWS = "http://www.cs.columbia.edu/~andrews/mil/data/MIL-Data-2002-Musk-Core
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What is known of a benchmark.
+    """A benchmark: sizes, source, and digests of its bags.
 
     Attributes:
       name: its name here.
@@ -147,13 +147,15 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def lengths_digest(dataset: BagDataset) -> str:
-    """SHA-256 of the sorted pairs of class and length of all bags."""
+    """Computes SHA-256 of the sorted pairs (class, length) of all bags."""
     pairs = sorted(zip(dataset.labels.tolist(), dataset.lengths.tolist(), strict=True))
     return hashlib.sha256(np.array(pairs, "<i4").tobytes()).hexdigest()
 
 
 def exact_digest(dataset: BagDataset) -> str | None:
-    """SHA-256 of all labels and features; None if these are not whole numbers.
+    """Computes SHA-256 of labels and features.
+
+    None where features are not whole numbers.
 
     It is the digest of the sorted digests of the bags, each being that of the class and of the instances
     as int32, smallest first.
@@ -163,13 +165,13 @@ def exact_digest(dataset: BagDataset) -> str | None:
         return None
     digests = []
     for label, bag in zip(dataset.labels, np.split(whole, dataset.offsets[1:-1]), strict=True):
-        ordered = bag[np.lexsort(bag.T[::-1])]
-        digests.append(hashlib.sha256(np.int32(label).tobytes() + ordered.tobytes()).digest())
+        sorted_bag = bag[np.lexsort(bag.T[::-1])]
+        digests.append(hashlib.sha256(np.int32(label).tobytes() + sorted_bag.tobytes()).digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def feature_moments(dataset: BagDataset) -> np.ndarray:
-    """`[12]` sums over all features x that hardly change where x are rounded.
+    """Computes `[12]` sums over features that rounding of features hardly changes.
 
     For the first class and for the others, of max(x, 0), |x| and x squared, the sum over features and
     the sum weighted by the feature's place (between 0 and 1), per instance.
@@ -178,15 +180,15 @@ def feature_moments(dataset: BagDataset) -> np.ndarray:
     positive = np.repeat(dataset.labels > 0, dataset.lengths)
     place = (1 + np.arange(instances.shape[1])) / instances.shape[1]
     moments = []
-    for chosen in (instances[~positive], instances[positive]):
-        for values in (np.maximum(chosen, 0), np.abs(chosen), chosen**2):
+    for part in (instances[~positive], instances[positive]):
+        for values in (np.maximum(part, 0), np.abs(part), part**2):
             sums = values.sum(axis=0) / len(instances)
             moments += [sums.sum(), sums @ place]
     return np.array(moments)
 
 
 def difference(dataset: BagDataset, benchmark: Benchmark) -> str | None:
-    """What differs between a data set and the benchmark, in words; None if it is the benchmark."""
+    """Names what differs between bags and a benchmark; None for nothing."""
     unlike = _unlike_bags(dataset, benchmark)
     if unlike is not None:
         return unlike
@@ -198,12 +200,15 @@ def difference(dataset: BagDataset, benchmark: Benchmark) -> str | None:
 
 
 def has_bags_of(dataset: BagDataset, benchmark: Benchmark) -> bool:
-    """Whether bags are those of a benchmark; their features may be a normalised copy's."""
+    """Whether bags are those of a benchmark.
+
+    Their features may be those of a normalised copy.
+    """
     return _unlike_bags(dataset, benchmark) is None
 
 
 def _unlike_bags(dataset: BagDataset, benchmark: Benchmark) -> str | None:
-    """What differs in numbers and lengths of the bags, in words; None if nothing does."""
+    """Names what differs in number and lengths of bags; None for nothing."""
     counts = {
         "bags": (len(dataset), benchmark.bags),
         "instances": (len(dataset.instances), benchmark.instances),
@@ -211,16 +216,16 @@ def _unlike_bags(dataset: BagDataset, benchmark: Benchmark) -> str | None:
         "classes": (dataset.num_classes, 2),
         "positive bags": (int(np.count_nonzero(dataset.labels)), benchmark.positive),
     }
-    for what, (found, expected) in counts.items():
-        if found != expected:
-            return f"{found} {what}, not {expected}"
+    for what, (count, right_count) in counts.items():
+        if count != right_count:
+            return f"{count} {what}, not {right_count}"
     if lengths_digest(dataset) != benchmark.lengths:
         return "bags of other lengths"
     return None
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Looks a benchmark up; an unknown name is a `UserError`."""
+    """Looks up a benchmark; an unknown name is a `UserError`."""
     if name not in BENCHMARKS:
         raise UserError(f"the benchmark {name!r} is unknown; there are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -243,23 +248,23 @@ def load(name: str, data_dir: str | os.PathLike[str], download: bool = False) ->
     benchmark = get_benchmark(name)
     folder = os.path.expanduser(data_dir)
     names = (f"{name}.csv.gz", f"{name}.csv", *benchmark.files)
-    found = [path for path in (os.path.join(folder, n) for n in names) if os.path.isfile(path)]
-    if not found and download:
+    paths = [path for path in (os.path.join(folder, n) for n in names) if os.path.isfile(path)]
+    if not paths and download:
         return _download(name, folder)
-    if not found:
+    if not paths:
         raise UserError(
             f"{name} is not in {folder}; put one of {', '.join(names)} there, or have it "
             f"downloaded from {benchmark.url} (--download, or download=True)"
         )
-    dataset = _with_positive(dataclasses.replace(bag_files.read(found[0]), name=name), benchmark)
+    dataset = _with_positive(dataclasses.replace(bag_files.read(paths[0]), name=name), benchmark)
     unlike = difference(dataset, benchmark)
     if unlike:
-        _LOG.warning("%s is not %s as published: it has %s", found[0], name, unlike)
+        _LOG.warning("%s is not %s as published: it has %s", paths[0], name, unlike)
     return dataset
 
 
 def _with_positive(dataset: BagDataset, benchmark: Benchmark) -> BagDataset:
-    """Finds the positive class of a benchmark whose classes have other words."""
+    """Finds the positive class of a benchmark with other class names."""
     if dataset.positive is None and dataset.num_classes == 2:
         for label in dataset.classes:
             candidate = dataclasses.replace(dataset, positive=label)
@@ -271,7 +276,7 @@ def _with_positive(dataset: BagDataset, benchmark: Benchmark) -> BagDataset:
 def download(
     name: str, data_dir: str | os.PathLike[str], benchmark: Benchmark | None = None
 ) -> BagDataset:
-    """Fetches a benchmark, checks it, and keeps the published file in a folder.
+    """Fetches a benchmark, checks it, and stores the published file.
 
     Nothing is left behind where that fails; a file of that name is replaced only by one that is right.
 
@@ -289,7 +294,7 @@ def download(
     """
     benchmark = benchmark or get_benchmark(name)
     folder = os.path.abspath(os.path.expanduser(data_dir))
-    made = not os.path.exists(folder)
+    is_new = not os.path.exists(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
@@ -308,7 +313,7 @@ def download(
     except OSError as error:
         raise UserError(f"{name} cannot be kept in {folder} ({error.strerror or error})") from error
     finally:
-        if made:
+        if is_new:
             with contextlib.suppress(OSError):  # it is not empty
                 os.rmdir(folder)
 
@@ -318,21 +323,23 @@ _download = download  # `load` has an argument of that name
 
 def _fetch(benchmark: Benchmark, path: str) -> None:
     _LOG.info("fetching %s from %s", benchmark.name, benchmark.url)
-    done, reported = 0, time.monotonic()
+    num_bytes, last_report = 0, time.monotonic()
     try:
         with urllib.request.urlopen(benchmark.url, timeout=_TIMEOUT) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
             with open(path, "wb") as file:
                 while chunk := answer.read(_CHUNK):
                     file.write(chunk)
-                    done += len(chunk)
-                    if done > MOST_BYTES:
+                    num_bytes += len(chunk)
+                    if num_bytes > MOST_BYTES:
                         raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
-                    if time.monotonic() - reported > _REPORT:
-                        reported = time.monotonic()
-                        _LOG.info("%.1f MB of %s", done / 1e6, f"{size / 1e6:.1f}" if size else "?")
-        if done < size:
-            raise ConnectionError(f"it ended after {done} of {size} bytes")
+                    if time.monotonic() - last_report > _REPORT:
+                        last_report = time.monotonic()
+                        _LOG.info(
+                            "%.1f MB of %s", num_bytes / 1e6, f"{size / 1e6:.1f}" if size else "?"
+                        )
+        if num_bytes < size:
+            raise ConnectionError(f"it ended after {num_bytes} of {size} bytes")
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = str(getattr(error, "reason", None) or error).rstrip(".") or type(error).__name__
         if isinstance(error, urllib.error.HTTPError):
@@ -344,37 +351,40 @@ def _fetch(benchmark: Benchmark, path: str) -> None:
 
 
 def _extract(benchmark: Benchmark, archive: str, folder: str) -> str:
-    """Takes the published file out of the archive, whatever folder of it it is in."""
+    """Takes the published file out of an archive, whatever its folder."""
     try:
-        found = _members(archive, benchmark.files[:2])
-    except _DAMAGED as error:
+        members = _members(archive, benchmark.files[:2])
+    except _DAMAGE_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise UserError(
             f"the archive from {benchmark.url} is damaged ({reason}); nothing was kept"
         ) from error
     for name in benchmark.files[:2]:
-        if name in found:
+        if name in members:
             path = os.path.join(folder, name)
             with open(path, "wb") as file:
-                file.write(found[name])
+                file.write(members[name])
             return path
     raise UserError(f"the archive from {benchmark.url} holds no {benchmark.files[0]}")
 
 
 def _members(archive: str, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Reads files into memory; nothing is unpacked to where an archive's paths say."""
-    found = {}
+    """Reads files of an archive into memory.
+
+    Nothing is written to where the archive's paths say.
+    """
+    contents = {}
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            for entry in packed.infolist():
+        with zipfile.ZipFile(archive) as archive_file:
+            for entry in archive_file.infolist():
                 if os.path.basename(entry.filename) in names:
-                    with packed.open(entry) as stream:
-                        found[os.path.basename(entry.filename)] = content(stream, entry.filename)
-        return found
-    with tarfile.open(archive) as packed:
-        for member in packed:
+                    with archive_file.open(entry) as stream:
+                        contents[os.path.basename(entry.filename)] = content(stream, entry.filename)
+        return contents
+    with tarfile.open(archive) as archive_file:
+        for member in archive_file:
             if member.isfile() and os.path.basename(member.name) in names:
-                unpacked = packed.extractfile(member)
-                assert unpacked is not None  # it is a file
-                found[os.path.basename(member.name)] = content(unpacked, member.name)
-    return found
+                reader = archive_file.extractfile(member)
+                assert reader is not None  # it is a file
+                contents[os.path.basename(member.name)] = content(reader, member.name)
+    return contents

@@ -1,4 +1,4 @@
-"""The cells of a table of bags that hold numbers, and which of its columns do."""
+"""The numeric cells of a table of bags."""
 
 import array
 import re
@@ -15,7 +15,7 @@ _COMMAS = re.compile(r"[+-]?[\d.' ]*(,\d+)+(\.\d*)?([eE][+-]?\d+)?")
 
 
 class Cells:
-    """Collects features row by row, and reports wrong cells by their lines.
+    """Collects features row by row, and reports wrong cells by line.
 
     A column is one of numbers, all of whose cells have to be, or one of text, none of whose cells may be: one
     wrong cell must not take a feature away unnoticed.
@@ -35,11 +35,11 @@ class Cells:
         self._text: dict[int, tuple[int, str]] = {}  # first line and cell of columns of text
         self._numeric = dict.fromkeys(
             columns.others, False
-        )  # whether a number was there; no text was
+        )  # whether a number was seen, in columns without text
         self._counts_from: dict[int, int | None] = {}
 
     def add(self, line: int, fields: Sequence[str]) -> None:
-        """Takes the next row.
+        """Adds the next row.
 
         Raises:
           UserError: a cell of a feature is no number, or a column without a name does not count the rows.
@@ -50,7 +50,7 @@ class Cells:
         try:
             cells = [fields[place] for place in self._features]
             self.values.extend(map(float, cells))
-            if "_" in "".join(cells):  # which Python's numbers may have
+            if "_" in "".join(cells):  # Python's numbers may have underscores
                 raise ValueError
         except ValueError:
             place = next(place for place in self._features if not is_number(fields[place]))
@@ -77,7 +77,7 @@ class Cells:
                 )
 
     def end(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """`[N, D]` float64 features, and their names.
+        """Returns `[N, D]` float64 features and their names.
 
         Raises:
           UserError: there is no row, no column of numbers, or a value that is not finite in float32.
@@ -99,7 +99,7 @@ class Cells:
         return values, names
 
     def describe(self) -> str:
-        """What the columns are, for the log; after `end`."""
+        """Describes the columns for the log; after `end`."""
         columns, names = self.columns, [self.header[place] for place in self._features]
         uses = f"labels in {self.header[columns.label]!r}, ids in {self.header[columns.bag_id]!r}"
         if columns.instance_label is not None:
@@ -120,11 +120,11 @@ class Cells:
         return "; ".join(parts)
 
     def _begin(self, line: int, fields: Sequence[str]) -> None:
-        """Tells the columns of text, and where an index starts, from the first row."""
+        """Finds columns of text and index columns by the first row."""
         self._text = {
             place: (line, fields[place])
             for place in self.columns.features
-            if place not in self.columns.required and not is_number(fields[place])
+            if place not in self.columns.exact and not is_number(fields[place])
         }
         for place, (_, text) in self._text.items():
             if _COMMAS.fullmatch(text.strip()):
@@ -153,7 +153,7 @@ class Cells:
 def check_finite(
     path: object, values: np.ndarray, lines: Sequence[int], names: Sequence[str] = ()
 ) -> None:
-    """Refuses features that are not finite in float32, with the line.
+    """Refuses non-finite features in float32, naming the line.
 
     Args:
       path: of the file, for the message.
@@ -179,7 +179,7 @@ def check_finite(
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is a number, be it infinite or NaN."""
+    """Whether a cell is a number, infinite and NaN included."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The columns of a table of bags: which one says what, and which are features.
+"""The columns of a table of bags: labels, ids and features.
 
     columns = find("mine.csv", header, Choice(features=("area", "colour_*")))
 
@@ -31,13 +31,13 @@ ROLES = frozenset(
 SEPARATORS = (",", ";", "\t")
 
 # What pandas calls columns without a name when it reads them.
-_UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)*)?")
+_PANDAS_INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")
 _MOST_NAMED = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which columns are to be features.
+    """Names and patterns of the columns that are features.
 
     Attributes:
       features: names and patterns (`fnmatch`) of the columns that are, whatever their role; empty: all
@@ -54,13 +54,13 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Places of the columns of a table, from 0.
+    """Places of a table's columns, from 0.
 
     Attributes:
       label, bag_id: of what each bag has.
       instance_label: of the instances' own labels; None where there is none.
       features: that are to be features, if they hold numbers.
-      required: of these, the ones that `Choice.features` names in full: they have to hold numbers.
+      exact: of these, the ones that `Choice.features` names in full: they have to hold numbers.
       indices: without a name, which may do no more than count the rows.
       others: all the rest.
     """
@@ -69,13 +69,13 @@ class Columns:
     bag_id: int
     instance_label: int | None
     features: tuple[int, ...]
-    required: frozenset[int]
+    exact: frozenset[int]
     indices: tuple[int, ...]
     others: tuple[int, ...]
 
 
 def separator(header: str) -> str:
-    """Finds which of `SEPARATORS` stands between the names of a header.
+    """Finds which of `SEPARATORS` separates the names of a header.
 
     Where none does, it is the one that there is most of, or a comma.
     """
@@ -84,14 +84,16 @@ def separator(header: str) -> str:
         return [name.strip().strip('"').strip().lower() for name in header.split(mark)]
 
     def rank(mark: str) -> tuple[int, int]:
-        known = names(mark)
-        return sum(not set(role).isdisjoint(known) for role in (LABELS, IDS)), len(known)
+        header_names = names(mark)
+        return sum(not set(role).isdisjoint(header_names) for role in (LABELS, IDS)), len(
+            header_names
+        )
 
     return max(SEPARATORS, key=rank)
 
 
 def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
-    """Finds out what the columns of a table are.
+    """Finds the role of each column of a table.
 
     Args:
       path: of the table, for messages.
@@ -118,19 +120,21 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
             raise UserError(f"{path} has two columns {name!r}, but names must differ")
         if not name and place:
             raise UserError(f"column {place + 1} of {path} has no name; name it, or take it out")
-    used = {label, bag_id} if own is None else {label, bag_id, own}
-    chosen, required = _places_of(path, header, "features", choice.features, used)
-    ignored, _ = _places_of(path, header, "ignore", choice.ignore, used)
+    with_role = {label, bag_id} if own is None else {label, bag_id, own}
+    matching, exact = _places_of(path, header, "features", choice.features, with_role)
+    without, _ = _places_of(path, header, "ignore", choice.ignore, with_role)
     indices = [
         place
         for place, name in enumerate(header)
-        if _UNNAMED.fullmatch(name) and place not in required | ignored
+        if _PANDAS_INDEX.fullmatch(name) and place not in exact | without
     ]
-    free = [place for place in range(len(header)) if place not in used | ignored | set(indices)]
+    free = [
+        place for place in range(len(header)) if place not in with_role | without | set(indices)
+    ]
     features = [
         place
         for place in free
-        if (place in chosen if choice.features else header[place].lower() not in ROLES)
+        if (place in matching if choice.features else header[place].lower() not in ROLES)
     ]
     if not features:
         raise UserError(
@@ -141,9 +145,11 @@ def find(path: object, header: Sequence[str], choice: Choice) -> Columns:
         bag_id,
         own,
         tuple(features),
-        frozenset(required),
+        frozenset(exact),
         tuple(indices),
-        tuple(place for place in range(len(header)) if place not in {*used, *indices, *features}),
+        tuple(
+            place for place in range(len(header)) if place not in {*with_role, *indices, *features}
+        ),
     )
 
 
@@ -158,36 +164,36 @@ def find_first(path: object, header: Sequence[str], names: Sequence[str]) -> int
     Raises:
       UserError: two columns have that name.
     """
-    lowered = [name.lower() for name in header]
+    lowercase = [name.lower() for name in header]
     for name in names:
-        if lowered.count(name) > 1:
+        if lowercase.count(name) > 1:
             raise UserError(f"{path} has two columns {name!r}, but names must differ")
-        if name in lowered:
-            return lowered.index(name)
+        if name in lowercase:
+            return lowercase.index(name)
     return None
 
 
 def _places_of(
-    path: object, header: Sequence[str], flag: str, patterns: Iterable[str], used: set[int]
+    path: object, header: Sequence[str], flag: str, patterns: Iterable[str], with_role: set[int]
 ) -> tuple[set[int], set[int]]:
-    """Places of the columns that patterns match, and of those that they name in full."""
+    """Finds the columns that patterns match, and those named in full."""
     places, exact_places = set[int](), set[int]()
     for pattern in patterns:
         exact = _among(header, lambda name, p=pattern: name == p)  # type: ignore[misc]
         own = exact or _among(header, lambda name, p=pattern: fnmatch.fnmatchcase(name, p))  # type: ignore[misc]
         if not own:
             near = difflib.get_close_matches(pattern, header, _MOST_NAMED, 0.5)
-            lowered = pattern.lower()
-            near = near or [name for name in header if name and lowered in name.lower()]
+            lowercase = pattern.lower()
+            near = near or [name for name in header if name and lowercase in name.lower()]
             raise UserError(
                 f"--{flag} has {pattern!r}, which is no column of {path}; "
                 f"{'near are' if near else 'its columns are'} {_some(near or header)}"
             )
-        if exact & used or not own - used:
+        if exact & with_role or not own - with_role:
             raise UserError(
                 f"--{flag} has {pattern!r}, but bags of {path} have their labels or ids from that column"
             )
-        places |= own - used
+        places |= own - with_role
         exact_places |= exact
     return places, exact_places
 
@@ -204,6 +210,6 @@ def _way_out(header: Sequence[str], free: Sequence[int]) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    known = [name for name in names if name]
-    more = len(known) - _MOST_NAMED
-    return ", ".join(known[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    nonempty = [name for name in names if name]
+    more = len(nonempty) - _MOST_NAMED
+    return ", ".join(nonempty[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -31,7 +31,7 @@ def warn(dataset: BagDataset) -> None:
         log.warning(
             "%s: %s alone separates the classes of all %d bags, and may be a label in disguise%s",
             dataset.name,
-            _named(dataset, separating, "the feature", "each of the features"),
+            _name_features(dataset, separating, "the feature", "each of the features"),
             len(dataset),
             "; --ignore leaves a column out" if dataset.features else "",
         )
@@ -40,16 +40,17 @@ def warn(dataset: BagDataset) -> None:
         log.warning(
             "%s: %s not vary by more than %s rounds, which is taken for constant; take an offset away before",
             dataset.name,
-            _named(dataset, equal, "the feature", "the features", (" does", " do")),
+            _name_features(dataset, equal, "the feature", "the features", (" does", " do")),
             dataset.instances.dtype,
         )
 
 
 def loss_in_float32(dataset: BagDataset) -> str:
-    """Says which features of bags of vectors networks lose that get them without standardisation."""
+    """Names features whose spread float32 loses without standardisation."""
     places = np.flatnonzero(precision.loses_spread(dataset.instances).ravel())
+    names = _name_features(dataset, places, "the feature", "the features")
     return (
-        f"{dataset.name}: the spread of {_named(dataset, places, 'the feature', 'the features')} does not "
+        f"{dataset.name}: the spread of {names} does not "
         "survive float32, in which networks compute; standardise features, or take their offset away before"
     )
 
@@ -87,8 +88,8 @@ def separates(dataset: BagDataset) -> np.ndarray:
         changes = np.flatnonzero(np.diff(dataset.labels[order]))
         if len(changes) != len(counts) - 1:
             continue
-        ordered = means[order]
-        if (ordered[changes] == ordered[changes + 1]).any():
+        sorted_means = means[order]
+        if (sorted_means[changes] == sorted_means[changes + 1]).any():
             continue
         separating[feature] = (constant and dataset.lengths.max() > 1) or chance <= _BY_CHANCE
     return separating
@@ -111,7 +112,7 @@ def varies_by_rounding(dataset: BagDataset) -> np.ndarray:
     return nearly | ((high == low) & (largest >= _NO_FRACTIONS))
 
 
-def _named(
+def _name_features(
     dataset: BagDataset,
     places: Iterable[int],
     one: str,

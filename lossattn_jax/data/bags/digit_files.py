@@ -1,4 +1,4 @@
-"""Handwritten digits in an `.npz` file, whose headers are looked at before its content."""
+"""Handwritten digits in `.npz` files; headers are checked before content is read."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS, open_regular
 from lossattn_jax.files.npz_headers import read_headers
 
-# Some kB can unpack to any number of blank ones; MNIST has 70,000.
+# A small file can unpack to any number of digits; MNIST has 70,000.
 _MOST_DIGITS = 1_000_000
 
 
@@ -30,8 +30,8 @@ def read(source: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
                 raise UserError(f"{source} must hold the arrays 'image' and 'label'")
             _refuse_other_arrays(source, headers)
             file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                return stored["image"], stored["label"]
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["image"], arrays["label"]
     except UserError:
         raise
     except FileNotFoundError as error:

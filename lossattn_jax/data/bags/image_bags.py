@@ -1,4 +1,4 @@
-"""Bags of images with a known label for every instance: MNIST-bags and CIFAR-bags.
+"""Bags of images with labelled instances: MNIST-bags and CIFAR-bags.
 
     images, labels = load_digits("mnist10k.npz", "train")
     train = mnist_bags(images, labels, num_bags=200, seed=0)                           # is there a 9?
@@ -48,7 +48,9 @@ def mnist_bags(
     std_length: float | None = None,
     balanced: bool | None = None,
 ) -> BagDataset:
-    """MNIST-bags of Ilse et al. 2018 (one target) or of the AAAI 2020 paper (several).
+    """Draws MNIST-bags.
+
+    As Ilse et al. 2018 make them (one target), or the AAAI 2020 paper (several).
 
     With one target, a bag has the label 1 if the target is among its digits, else 0, and so has each digit.
     With several, a bag is about one of them, and no other target is among its digits; its label is 1 + the
@@ -102,7 +104,9 @@ def cifar_bags(
     std_length: float | None = None,
     balanced: bool | None = None,
 ) -> BagDataset:
-    """Bags of CIFAR-10 images: `mnist_bags` with cats, dogs and trucks for the targets.
+    """Draws bags of CIFAR-10 images, as `mnist_bags` does.
+
+    Targets are cats, dogs and trucks.
 
     The AAAI 2020 paper's public code has no such bags, and what its text says of them was not at hand:
     they are made as its MNIST-bags are, and the targets have the same places in the order of classes.
@@ -137,7 +141,7 @@ def cifar_bags(
 def split_digits(
     labels: np.ndarray, test_share: float = _TEST_SHARE, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images into two parts without a common one, each with nearly the same share of every label.
+    """Splits images into two disjoint parts, stratified by label.
 
     Args:
       labels: int `[N]`.
@@ -163,7 +167,7 @@ def split_digits(
 
 
 def load_digits(source: str | os.PathLike[str] | None, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Handwritten digits for `mnist_bags`.
+    """Loads handwritten digits for `mnist_bags`.
 
     Args:
       source: an `.npz` file with the arrays `image` (uint8 `[N, 28, 28]`) and `label` (`[N]`), or the
@@ -205,7 +209,7 @@ def _draw_targets(
     others: int,
     balanced: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each bag, which target it is about and how many images of it there are in it.
+    """Draws each bag's target, and its number of target images.
 
     The counts are hypergeometric, as in drawing without replacement from `sizes[about]` images of the
     target and `others` of none; in a balanced draw, on the condition that there are some, or none.
@@ -218,9 +222,9 @@ def _draw_targets(
     hits = np.zeros(len(lengths), np.int64)
     open_rows = np.flatnonzero(labels)
     while len(open_rows):
-        drawn = generator.hypergeometric(sizes[about[open_rows]], others, lengths[open_rows])
-        hits[open_rows] = drawn
-        open_rows = open_rows[drawn == 0]
+        counts = generator.hypergeometric(sizes[about[open_rows]], others, lengths[open_rows])
+        hits[open_rows] = counts
+        open_rows = open_rows[counts == 0]
     return about, hits
 
 
@@ -272,12 +276,12 @@ def _image_bags(
     about, hits = _draw_targets(generator, lengths, sizes, len(others), balanced)
     rows, instance_labels = [], []
     for length, target, count in zip(lengths, about, hits, strict=True):
-        drawn = [
+        parts = [
             generator.choice(pools[target], count, replace=False),
             generator.choice(others, length - count, replace=False),
         ]
         order = generator.permutation(length)
-        rows.append(np.concatenate(drawn)[order])
+        rows.append(np.concatenate(parts)[order])
         instance_labels.append(np.where(order < count, 1 + target, 0))
     scale = 255 * np.array(spec.std, np.float32)
     instances = images[np.concatenate(rows)].astype(np.float32)

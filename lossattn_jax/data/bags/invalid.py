@@ -1,4 +1,4 @@
-"""Errors of the estimators for bags that are a user's mistake and, to scikit-learn, what it expects."""
+"""Errors of estimators for bags: a user's mistake and a scikit-learn error."""
 
 from sklearn.exceptions import NotFittedError
 
@@ -6,8 +6,8 @@ from lossattn_jax.errors import UserError
 
 
 class InvalidInput(UserError, ValueError, TypeError):
-    """Bags, labels or parameters that an estimator cannot take."""
+    """An estimator refuses bags, labels or parameters."""
 
 
 class NotFitted(UserError, NotFittedError):
-    """An estimator that is to predict has not been fitted."""
+    """An estimator predicts before it is fitted."""

@@ -1,4 +1,4 @@
-"""Labels of bags as `fit` takes them, and weights of classes."""
+"""Labels of bags for `fit`, and weights of classes."""
 
 import math
 import numbers
@@ -17,8 +17,10 @@ from lossattn_jax.errors import UserError
 _MOST_FLOATS = 20
 
 
-def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
-    """Labels of so many bags as an array `[bags]` of text, numbers or truth values.
+def check_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
+    """Checks labels of bags.
+
+    They are returned as an array `[bags]` of text, numbers or truth values.
 
     Raises:
       InvalidInput: there is not one label for each bag; a label is missing (masked, or as
@@ -75,7 +77,7 @@ def checked_labels(labels: ArrayLike | None, bags: int) -> np.ndarray:
 
 
 def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """How much the errors on bags of each class weigh.
+    """Computes each class' weight in the error.
 
     Args:
       value: None; "balanced", for weights `B / (K * bags of the class)`; or a dictionary with the weights of
@@ -106,14 +108,14 @@ def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.nda
             raise UserError(
                 f"class_weight of {label!r} is {weight!r}, but must be a number above 0"
             )
-    known = classes.tolist()
-    unknown = [label for label in value if label not in known]
-    if unknown and not all(label in value for label in known):
+    own_labels = classes.tolist()
+    unknown = [label for label in value if label not in own_labels]
+    if unknown and not all(label in value for label in own_labels):
         raise UserError(
             f"class_weight has a weight for {unknown[0]!r}, which is no label; labels are "
-            f"{', '.join(map(repr, known))}"
+            f"{', '.join(map(repr, own_labels))}"
         )
-    return np.array([value.get(label, 1.0) for label in known], np.float64)
+    return np.array([value.get(label, 1.0) for label in own_labels], np.float64)
 
 
 def _is_infinite(value: Any) -> bool:

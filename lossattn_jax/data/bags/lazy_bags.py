@@ -166,6 +166,7 @@ class Bags(Sequence[np.ndarray]):
             dataset.ids,
             dataset.labels,
             dataset.classes,
+            groups=dataset.groups,
             positive=dataset.positive,
             name=dataset.name,
             features=dataset.features,
@@ -239,6 +240,13 @@ class Bags(Sequence[np.ndarray]):
         fields = ("readers", "ids", "labels", "groups", "splits", "folds")
         return dataclasses.replace(self, **{name: pick(getattr(self, name)) for name in fields})
 
+    def in_order_of_appearance(self) -> Self:
+        """Numbers two classes of unknown meaning as `BagDataset.in_order_of_appearance` does."""
+        labels = self.labels
+        if labels is None or self.num_classes != 2 or self.positive is not None or not labels[0]:
+            return self
+        return dataclasses.replace(self, classes=self.classes[::-1], labels=1 - labels)
+
     def load(self) -> BagDataset:
         """All bags in memory.
 
@@ -257,6 +265,7 @@ class Bags(Sequence[np.ndarray]):
             name=self.name,
             positive=self.positive,
             features=self.features,
+            groups=self.groups,
         )
 
 

@@ -34,7 +34,7 @@ _COMPLEX = 0x800
 
 
 def read(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads matrices of numbers, sparse or not, as float64 arrays of two axes.
+    """Reads matrices of numbers, sparse or not, as 2D float64 arrays.
 
     Args:
       content: of the file.
@@ -58,30 +58,30 @@ def read(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     (version,) = struct.unpack(f"{order}H", content[_HEADER - 4 : _HEADER - 2])
     if version >> 8 == _OF_HDF5:
         raise NotImplementedError("version 7.3")
-    found = {}
+    matrices = {}
     for kind, data in _elements(content[_HEADER:], order):
         if kind == _COMPRESSED:
-            kind, data = next(_elements(_decompressed(data), order), (0, b""))
+            kind, data = next(_elements(_decompress(data), order), (0, b""))
         if kind != _MATRIX:
             raise ValueError(f"there is an element of type {kind} where a matrix should be")
         name, matrix = _matrix(data, order, names)
         if matrix is not None:
-            found[name] = matrix
-    return found
+            matrices[name] = matrix
+    return matrices
 
 
 def _version_4(content: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
-        found: Mapping[str, Any] = scipy.io.loadmat(
+        variables: Mapping[str, Any] = scipy.io.loadmat(
             io.BytesIO(content), variable_names=list(names), spmatrix=False
         )
-        return {name: _real(_dense(found[name]), name) for name in names if name in found}
+        return {name: _real(_dense(variables[name]), name) for name in names if name in variables}
     except Exception as error:  # SciPy's reader fails in many ways on a damaged file
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Types and contents of the elements in `data`, one after the other."""
+    """Yields the types and contents of the elements in `data`."""
     at = 0
     while at < len(data):
         if len(data) - at < 8:
@@ -101,7 +101,7 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         at = after
 
 
-def _decompressed(data: bytes) -> bytes:
+def _decompress(data: bytes) -> bytes:
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(data, _MOST_BYTES)
@@ -115,7 +115,10 @@ def _decompressed(data: bytes) -> bytes:
 
 
 def _matrix(data: bytes, order: str, names: Sequence[str]) -> tuple[str, np.ndarray | None]:
-    """Name and content of a matrix; without content where it is not wanted."""
+    """Reads a matrix's name and content.
+
+    Of a matrix that `names` lacks no content is read.
+    """
     parts = _elements(data, order)
     try:
         flags, shape = [_array(next(parts), order) for _ in range(2)]
@@ -130,7 +133,7 @@ def _matrix(data: bytes, order: str, names: Sequence[str]) -> tuple[str, np.ndar
         rows, columns = map(int, shape)
         if kind == _SPARSE:
             indices, starts, values = [_array(next(parts), order) for _ in range(3)]
-            return name, _filled(name, (rows, columns), indices, starts, values)
+            return name, _fill_sparse(name, (rows, columns), indices, starts, values)
         values = _array(next(parts), order)
     except (StopIteration, IndexError):
         raise ValueError("a matrix lacks a part") from None
@@ -148,22 +151,25 @@ def _array(element: tuple[int, bytes], order: str) -> np.ndarray:
     return np.frombuffer(data, np.dtype(order + _DTYPES[kind]))
 
 
-def _filled(
+def _fill_sparse(
     name: str, shape: tuple[int, int], indices: np.ndarray, starts: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
-    """The matrix whose column c has `values[starts[c]:starts[c + 1]]` in the rows `indices[...]`."""
+    """Makes a dense matrix of a sparse one.
+
+    Column c has `values[starts[c]:starts[c + 1]]` in the rows `indices[...]`.
+    """
     starts = starts.astype(np.int64)
     fits = len(starts) == shape[1] + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
     # There may be room for more than is used.
     if not fits or starts[-1] > min(len(indices), len(values)):
         raise ValueError(f"the columns of {name!r} do not fit")
-    used = int(starts[-1])
-    rows = indices[:used].astype(np.int64)
-    if used and not 0 <= rows.min() <= rows.max() < shape[0]:
+    size = int(starts[-1])
+    rows = indices[:size].astype(np.int64)
+    if size and not 0 <= rows.min() <= rows.max() < shape[0]:
         raise ValueError(f"{name!r} has an entry outside of it")
     matrix = np.zeros(shape)
     columns = np.repeat(np.arange(shape[1]), np.diff(starts))
-    np.add.at(matrix, (rows, columns), values[:used])
+    np.add.at(matrix, (rows, columns), values[:size])
     return matrix
 
 

@@ -1,4 +1,4 @@
-"""Whether features keep their spread in float32, and how networks get those that do not.
+"""Features whose spread float32 loses, and how networks get them.
 
 A float32 number has 24 significant bits: a Unix time, 1.7e9, is rounded to multiples of 128 seconds. So
 moments are computed in float64, and what is not exact enough in float32 is centred and scaled before that.
@@ -19,7 +19,7 @@ _FLOAT32 = np.finfo(np.float32)
 
 
 def survives(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Whether rounding to float32 is small against the spread of features.
+    """Whether float32 rounding is small against the spread of features.
 
     Values near a mean that is large against their spread are rounded by about `eps * |mean|`, eps being
     2**-23.
@@ -36,7 +36,7 @@ def survives(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of features, exact whatever their offset and their size.
+    """Computes mean and standard deviation of features, exact at any offset.
 
     Args:
       values: `[N, D]` of any real dtype, finite in float32.
@@ -60,7 +60,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def narrow(instances: np.ndarray) -> np.ndarray:
-    """Casts instances to float32 where their features survive it, else to float64.
+    """Casts instances to float32 where features survive it, else to float64.
 
     Args:
       instances: `[N, features...]` of any real dtype.
@@ -77,7 +77,7 @@ def narrow(instances: np.ndarray) -> np.ndarray:
 
 
 def loses_spread(instances: np.ndarray) -> np.ndarray:
-    """`[features...]` bool: whose spread would not survive float32.
+    """Finds features whose spread float32 loses, `[features...]` bool.
 
     Args:
       instances: `[N, features...]`, N > 0, finite.
@@ -88,7 +88,7 @@ def loses_spread(instances: np.ndarray) -> np.ndarray:
 def in_float32(
     instances: np.ndarray, mean: np.ndarray, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `(x - mean) / scale` can be computed of in float32.
+    """Casts instances and moments so that float32 can standardise.
 
     Features that would not survive get another origin and unit, the mean of the models' ones, before
     they are rounded; all others are rounded as they are. Without standardisation (mean 0, scale 1) nothing
@@ -121,7 +121,9 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def standardisation(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of each feature: `(x - mean) / scale` has mean 0 and variance 1.
+    """Computes mean and scale of each feature.
+
+    `(x - mean) / scale` has mean 0 and variance 1.
 
     A feature counts as constant where its standard deviation is no more than four units in the last place of
     its float64 values; an offset alone, such as that of a Unix time, does not make it so.

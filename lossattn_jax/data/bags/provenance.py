@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax.config import renamed as renamed_keys
+from lossattn_jax.config import former_keys
 from lossattn_jax.config.options import BagOptions, leaves
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
@@ -23,12 +23,12 @@ _WORDS = {
 }
 SPLIT = "training and test bags"
 CONFIG = "config."  # how the names of a config's values begin
-_MOST_LISTED = 10  # of a tuple's values, which more of are digested
+_MOST_LISTED = 10  # values of a tuple; longer ones are digested
 _FREE = ("repeats",)  # keys of a config that a fold does not depend on
 
 
 def of_bags(dataset: BagDataset) -> dict[str, Any]:
-    """Digests bags, field by field; their data set's name is none of them.
+    """Digests bags field by field, without their data set's name.
 
     Every array is read once. A field that is None is left out.
 
@@ -45,7 +45,7 @@ def of_bags(dataset: BagDataset) -> dict[str, Any]:
 
 
 def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, Any], ...]:
-    """What each fold's bags are, and which are trained on.
+    """Digests each fold's bags and split.
 
     Bags that a fold neither trains on nor tests are not looked at: with more repeats, generated data sets
     have more bags.
@@ -56,24 +56,27 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
     whole: dict[str, Any] = {}
     splits_parts = []
     for split in splits:
-        used = split.train | split.test
-        if used.all():
+        in_split = split.used
+        if in_split.all():
             whole = whole or of_bags(dataset)
             bags = whole
         else:
-            bags = of_bags(dataset.select(used))
-        rows = {"train": split.train[used], "test": split.test[used]}
+            bags = of_bags(dataset.select(in_split))
+        rows = {part: values[in_split] for part, values in split.parts.items()}
         splits_parts.append({**bags, SPLIT: digests.of_arrays(rows)})
     return tuple(splits_parts)
 
 
 def of_config(options: BagOptions) -> dict[str, Any]:
-    """The values that folds depend on, as JSON: all but `repeats`, each as `config.KEY`."""
+    """Returns the config values that folds depend on.
+
+    As JSON, each as `config.KEY`: all but `repeats`.
+    """
     return {f"{CONFIG}{key}": _plain(value) for key, value in leaves(options) if key not in _FREE}
 
 
-def renamed(made_from: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a record was made from, with the config's keys of today.
+def rename_keys(made_from: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Gives a record's config keys their names of today.
 
     Keys have their names of today, and those that came later than the record their defaults: with these the
     results are what they were.
@@ -83,8 +86,8 @@ def renamed(made_from: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """
     if made_from is None:
         return None
-    former = {f"{CONFIG}{old}": f"{CONFIG}{new}" for old, new in renamed_keys.BAGS.items()}
-    return {**of_config(BagOptions()), **renamed_keys.in_values(made_from, former)}
+    former = {f"{CONFIG}{old}": f"{CONFIG}{new}" for old, new in former_keys.BAGS.items()}
+    return {**of_config(BagOptions()), **former_keys.in_values(made_from, former)}
 
 
 def _plain_or_digest(value: Any) -> Any:

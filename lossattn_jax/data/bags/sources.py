@@ -1,4 +1,4 @@
-"""The bags of an experiment and their splits, by what the user names.
+"""Data sets of bags by name, and their experiments.
 
 A data set of bags is one entry of `SOURCES`, or of the user's own `package.module:attribute`: a `BagDataset`,
 a function that returns one, or a `Source`.
@@ -9,34 +9,41 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance
+from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits
+from lossattn_jax.data.bags.bag_folder import open_bags
+from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.positive import find_positive
-from lossattn_jax.data.bags.splits import Split, cross_validation
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.registry import Registry, is_reference
+from lossattn_jax.registry import Registry, is_reference, lookup
 
 log = logging.getLogger(__name__)
 
 # Ends of the names of files that are read as bags.
 _ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
+# Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
+SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
+    splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Bags, and how they are split into training and test.
+    """Bags and their splits into training and test.
 
     Attributes:
       dataset: the bags; its name is that of the experiment.
@@ -51,7 +58,10 @@ class Experiment:
 
     @functools.cached_property
     def made_from(self) -> tuple[dict[str, Any], ...]:
-        """For each split, of what its results are made, as JSON; see `provenance.of_splits`."""
+        """For each split the inputs of its results, as JSON.
+
+        See `provenance.of_splits`.
+        """
         return tuple(
             {**bags, "benchmark": self.benchmark}
             for bags in provenance.of_splits(self.dataset, self.splits)
@@ -59,18 +69,18 @@ class Experiment:
 
     @property
     def bags(self) -> dict[str, Any]:
-        """Describes the first split's bags, however they are split, as JSON."""
+        """Digests of the first split's bags without the split, as JSON."""
         return {key: value for key, value in self.made_from[0].items() if key != provenance.SPLIT}
 
     @property
     def digest(self) -> str:
-        """Of `bags`."""
+        """Digest of `bags`."""
         return digests.of_json(self.bags)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a command wants of a data set.
+    """What a command asks of a data set: folder, options, classes.
 
     Attributes:
       data_dir: folder of the benchmarks and of TFDS; for mnist_bags also an .npz file with image and label.
@@ -78,6 +88,10 @@ class Request:
       download: whether to fetch a benchmark that is not there.
       positive: classes that are positive, in this data set or others; empty: those that are known to be.
       choice: of features, for files whose columns have names.
+      labels: table of the bags of a folder, as `bag_table.read_table` takes it.
+      columns: of that table, and of files whose columns have names those of groups, splits and folds.
+      folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
+        None: nothing.
     """
 
     data_dir: str
@@ -85,22 +99,29 @@ class Request:
     download: bool = False
     positive: Sequence[str] = ()
     choice: Choice | None = None
+    labels: Any = None
+    columns: TableColumns | None = None
+    folds: int | str | None = None
 
 
 class Source(abc.ABC):
     """A data set of bags.
 
     Attributes:
-      generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
+      is_generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
       has_columns: whether its features are columns with names, among which --features and --ignore choose.
+      has_labels: whether its labels are in a table, which --labels names.
+      column_flags: of the flags `--PART_column` the parts that it knows.
     """
 
-    generated = False
+    is_generated = False
     has_columns = False
+    has_labels = False
+    column_flags: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
-        """The names of its experiments; nothing is read."""
+        """Names its experiments; reads nothing."""
 
     @abc.abstractmethod
     def experiments(self, request: Request) -> Sequence[Experiment] | Iterator[Experiment]:
@@ -114,7 +135,7 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class WholeBags(Source):
-    """Bags that are there as a whole, for cross-validation.
+    """A data set that is read as a whole, for cross-validation.
 
     Attributes:
       name: of the experiment.
@@ -133,20 +154,25 @@ class WholeBags(Source):
         if request.positive:
             word = _positive(dataset.classes, request.positive, dataset.name)
             dataset = dataclasses.replace(dataset, positive=word)
+        table = self.read_parts(request)
+        if table is not None:
+            dataset = dataclasses.replace(dataset, groups=table.groups)
         # Held-out bags and parameters are drawn class by class, so other words would give other results.
         dataset = dataset.in_order_of_appearance()
-        options = request.options
-        splits = cross_validation(dataset, options.folds, options.repeats, options.seed)
-        return (Experiment(dataset, splits, benchmark),)
+        return (Experiment(dataset, _split(dataset, table, request), benchmark),)
+
+    def read_parts(self, request: Request) -> BagTable | None:
+        """What a table says of groups, splits and folds of the bags; None where nothing does."""
+        return None
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
-        """The benchmark that these bags are; None for none."""
+        """Names the benchmark whose bags these are; None for others."""
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkBags(WholeBags):
-    """One of `benchmarks.BENCHMARKS`."""
+    """A data set of `benchmarks.BENCHMARKS`."""
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
         # Other bags of that name, of which `load` has warned, are not what the paper's figures are of.
@@ -157,14 +183,60 @@ class BenchmarkBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FileOfBags(WholeBags):
-    """A file of the user's."""
+    """A file of the user's.
+
+    Attributes:
+      path: of the file.
+    """
+
+    path: str
 
     has_columns = True
+    column_flags = ("group", "split", "fold")
+
+    def read_parts(self, request: Request) -> BagTable | None:
+        """Of the columns that are named; others have no such meaning here."""
+        if not request.columns:
+            return None
+        named = {part: getattr(request.columns, part) or "" for part in self.column_flags}
+        names = TableColumns(label="", path="", **named)
+        return read_table(self.path, names, labelled=False, by_instance=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderOfBags(Source):
+    """A folder with a feature file for each bag, for cross-validation in memory.
+
+    Attributes:
+      name: of the experiment.
+      path: of the folder.
+    """
+
+    name: str
+    path: str
+
+    has_labels = True
+    column_flags = tuple(field.name for field in dataclasses.fields(TableColumns))
+
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return (self.name,)
+
+    def experiments(self, request: Request) -> tuple[Experiment]:
+        if request.labels is None:
+            raise UserError(
+                f"the bags in the folder {self.path} need labels: --labels=TABLE names a table with a line "
+                "for each bag, its id and its label"
+            )
+        table = read_table(request.labels, request.columns)
+        bags = open_bags(self.path, table, name=self.name)
+        word = _positive(bags.classes, request.positive, self.name)
+        dataset = dataclasses.replace(bags.load(), positive=word).in_order_of_appearance()
+        return (Experiment(dataset, _split(dataset, table, request)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedBags(Source):
-    """Bags that are drawn from images with labels.
+    """A data set drawn from labelled images.
 
     Attributes:
       name: how those of its experiments begin; the number of training bags follows.
@@ -176,36 +248,41 @@ class GeneratedBags(Source):
     make: Callable[..., BagDataset]
     images: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
 
-    generated = True
+    is_generated = True
 
     def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
         return tuple(self._name(count) for count in options.train)
 
     def experiments(self, request: Request) -> Iterator[Experiment]:
         classes = tuple(range(1 + len(request.options.bags.targets)))
-        word = _positive(classes, request.positive, self.name)  # not when the first is drawn
-        return self._drawn(request.data_dir, request.options, word)
+        word = _positive(
+            classes, request.positive, self.name
+        )  # refused now, not when the first bag is drawn
+        return self._draw(request.data_dir, request.options, word)
 
     def _name(self, count: int) -> str:
         return f"{self.name}_{count}"
 
-    def _drawn(
+    def _draw(
         self, data_dir: str, options: BagOptions, positive: int | None
     ) -> Iterator[Experiment]:
-        """For each number of bags: `options.repeats` draws to train on, the same bags to test all on."""
+        """Yields an experiment for each number of bags.
+
+        Each has `options.repeats` draws to train on, and the same bags to test on.
+        """
         bags = options.bags
         pools = {split: self.images(data_dir, split) for split in ("train", "test")}
-        shared = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
-        tested = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **shared)
+        settings = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
+        test_bags = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **settings)
         for count in bags.train:
-            drawn = [
-                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **shared)
+            train_parts = [
+                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **settings)
                 for repeat in range(options.repeats)
             ]
-            first = np.cumsum([0, *(len(part) for part in drawn)])
-            rows = np.arange(first[-1] + len(tested))
+            first = np.cumsum([0, *(len(part) for part in train_parts)])
+            rows = np.arange(first[-1] + len(test_bags))
             yield Experiment(
-                _joined(self._name(count), [*drawn, tested], positive),
+                _join_bags(self._name(count), [*train_parts, test_bags], positive),
                 tuple(
                     Split(
                         repeat,
@@ -219,10 +296,11 @@ class GeneratedBags(Source):
 
 
 def find(name: str) -> Source:
-    """The data set of bags that a user names; nothing of it is read.
+    """Finds a data set of bags by name; reads nothing of it.
 
     Args:
-      name: of `SOURCES`, the path of a file of bags, or `package.module:attribute` of the user's own.
+      name: of `SOURCES`, the path of a file of bags or of a folder of feature files, or
+        `package.module:attribute` of the user's own.
 
     Raises:
       UserError: it is none.
@@ -233,17 +311,19 @@ def find(name: str) -> Source:
     ending = next((end for end in _ENDINGS if file.endswith(end)), None)
     if ending is not None:
         own = file.removesuffix(ending) or file  # a file may be called .csv
-        return FileOfBags(own, lambda request: _read_file(name, own, request.choice))
+        return FileOfBags(own, lambda request: _read_file(name, own, request.choice), name)
+    if os.path.isdir(name):
+        return FolderOfBags(os.path.basename(os.path.abspath(name)), name)
     if not is_reference(name):
         raise UserError(
             f"the data set {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends in "
-            f"{', '.join(_ENDINGS)}, or package.module:attribute of your own"
+            f"{', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
         )
     return SOURCES.find(name, "the data set")
 
 
 def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
-    """The names of a data set's experiments, by its own; nothing is read.
+    """Names a data set's experiments; reads nothing.
 
     Args:
       name: as `find` takes it.
@@ -263,22 +343,66 @@ def experiments(
     *,
     positive: Sequence[str] = (),
     choice: Choice | None = None,
+    labels: Any = None,
+    columns: TableColumns | None = None,
+    folds: int | str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
-    """Makes the experiments on a data set, several of generated bags.
+    """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds: see `Request`.
 
     Raises:
-      UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names.
+      UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
+        table or its columns are named where there is none.
     """
     source = find(name)
     if choice and not source.has_columns:
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    return source.experiments(Request(data_dir, options, download, positive, choice))
+    if labels is not None and not source.has_labels:
+        raise UserError(
+            f"--labels names the table of a folder of feature files, but {name} is none: leave it out"
+        )
+    for field in dataclasses.fields(TableColumns):
+        if columns and getattr(columns, field.name) and field.name not in source.column_flags:
+            raise UserError(
+                f"--{field.name}_column names a column of a table, but {name} has none for it: leave it out"
+            )
+    if isinstance(folds, str):
+        lookup("--folds", folds, SPLITTINGS)
+    return source.experiments(
+        Request(data_dir, options, download, positive, choice, labels, columns, folds)
+    )
+
+
+def _split(dataset: BagDataset, table: BagTable | None, request: Request) -> tuple[Split, ...]:
+    """The trainings and tests on whole bags: the table's own, or folds that are drawn.
+
+    Raises:
+      UserError: the table and the command both say how bags are split, or as of the functions of `splits`.
+    """
+    options = request.options
+    own: dict[str, Any] = {}
+    if table is not None:
+        parts = {"split": table.splits, "fold": table.folds}
+        own = {part: values for part, values in parts.items() if values is not None}
+    if table is not None and (len(own) == 2 or (own and request.folds is not None)):
+        other = "has folds too" if len(own) == 2 else f"--folds is {request.folds}"
+        part = next(iter(own))
+        raise UserError(
+            f"{table.place} says in its column of {part}s how bags are split, but {other}; leave one out "
+            f"(--{part}_column= takes no such column)"
+        )
+    if "split" in own:
+        return splits.own_split(dataset, own["split"], options.repeats)
+    if "fold" in own:
+        return splits.own_folds(dataset, np.array(own["fold"]), options.repeats)
+    if isinstance(request.folds, str):
+        return SPLITTINGS[request.folds](dataset, options.repeats)
+    return splits.cross_validation(dataset, options.folds, options.repeats, options.seed)
 
 
 def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
@@ -286,7 +410,7 @@ def _read_file(path: str, name: str, choice: Choice | None) -> BagDataset:
 
 
 def _own(reference: str, part: Any) -> Source:
-    """The user's bags of a reference, under the attribute's name."""
+    """Makes a data set of a user's reference, named by its attribute."""
     name = reference.rpartition(":")[2].rpartition(".")[2]
     return WholeBags(name, lambda request: _load_own(reference, part, name, request.data_dir))
 
@@ -305,7 +429,7 @@ def _load_own(reference: str, part: Any, name: str, data_dir: str) -> BagDataset
 
 
 def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
-    """As `find_positive`; warns where there are words, but not two classes."""
+    """Finds the positive class as `find_positive`; warns where it cannot."""
     if words and len(classes) > 2:
         log.warning(
             "%s: --positive names no class of it, for it has %d classes, and only one of two can be positive",
@@ -316,12 +440,12 @@ def _positive(classes: Sequence[Any], words: Sequence[str], name: str) -> Any:
 
 
 def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    loaded = load_images(get_spec("cifar10"), split, data_dir)
-    return loaded.images, loaded.labels
+    arrays = load_images(get_spec("cifar10"), split, data_dir)
+    return arrays.images, arrays.labels
 
 
-def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
-    """All bags of several data sets with the same classes; the last part is the test's."""
+def _join_bags(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
+    """Joins data sets with the same classes; the last is the test's."""
     groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
     return BagDataset(
         instances=np.concatenate([part.instances for part in parts]),
@@ -337,7 +461,7 @@ def _joined(name: str, parts: list[BagDataset], positive: int | None) -> BagData
     )
 
 
-_GENERATED = (
+_GENERATED_BAGS = (
     GeneratedBags("mnist_bags", image_bags.mnist_bags, image_bags.load_digits),
     GeneratedBags("cifar_bags", image_bags.cifar_bags, _load_cifar),
 )
@@ -354,7 +478,7 @@ SOURCES: Registry[Source] = Registry(
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
-        **{source.name: source for source in _GENERATED},
+        **{source.name: source for source in _GENERATED_BAGS},
     },
     adopt=_own,
 )

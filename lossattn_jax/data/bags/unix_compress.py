@@ -1,4 +1,4 @@
-"""Files that Unix' `compress` made (`.Z`), which Python's library cannot read.
+"""Files of Unix' `compress` (`.Z`), which Python's library cannot read.
 
 It stays beside the libraries for it, of which none bounds what comes out as closely. Of a hostile file of
 200 KB this module holds 2.1 GiB when it raises; uncompresspy 0.4.1 holds 5.3 GiB, since it could be asked
@@ -12,7 +12,7 @@ MAGIC = b"\x1f\x9d"  # how they begin
 
 
 def uncompress(content: bytes, most: int = 1 << 30) -> bytes:
-    """Undoes Unix' `compress`, which UCI's MUSK files (`.Z`) were made with in 1994.
+    """Decompresses a file of Unix' `compress`, such as UCI's MUSK files.
 
     It is LZW with codes of 9 to at most 16 bits, the lowest bits first. The codes of one width are
     filled up to a multiple of 8 where the width changes.
@@ -51,8 +51,8 @@ def uncompress(content: bytes, most: int = 1 << 30) -> bytes:
             if before and len(table) < 1 << largest:
                 table.append(before + word[:1])
             before = word
-        wanted = 9 if code == clear else width + (len(table) >= 1 << width and width < largest)
-        if wanted != width or code == clear:
+        new_width = 9 if code == clear else width + (len(table) >= 1 << width and width < largest)
+        if new_width != width or code == clear:
             at = start = at + (start - at) % (8 * width)
-            width = wanted
+            width = new_width
     return bytes(out)

@@ -1,4 +1,4 @@
-"""Explainers behind one interface: the network's own attention, and others to compare it with.
+"""Explainers behind one interface: attention, and others to compare.
 
 explain = explainers.make("attention", model, image_shape)
 relevance = explain(variables, images, classes, keys)    # Relevance: patches [B, P], pixels [B, H, W]
@@ -134,14 +134,14 @@ def make(
 
 
 def _check_relevance(name: str, relevance: Any, subject: Subject, count: int) -> None:
-    """Refuses what a user's explainer gives where it is no relevance of so many images."""
+    """Refuses a user's explanation of another form or number."""
     height, width, _ = subject.image_shape
     patches = subject.model.patch_grid(subject.image_shape).patches
-    needed = {"patches": (count, patches), "pixels": (count, height, width)}
-    for part, shape in needed.items():
-        given = getattr(getattr(relevance, part, None), "shape", None)
-        if given != shape:
+    shapes = {"patches": (count, patches), "pixels": (count, height, width)}
+    for part, shape in shapes.items():
+        actual_shape = getattr(getattr(relevance, part, None), "shape", None)
+        if actual_shape != shape:
             raise UserError(
-                f"the explainer {name!r} gives {part} of shape {given}, but must give a Relevance with "
-                f"{shape}, such as of subject.from_patches or subject.from_pixels"
+                f"the explainer {name!r} gives {part} of shape {actual_shape}, but must give a Relevance "
+                f"with {shape}, such as of subject.from_patches or subject.from_pixels"
             )

@@ -12,7 +12,9 @@ from lossattn_jax.explain.explainers.subject import Relevance, Subject
 def grad_cam(
     subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
 ) -> Relevance:
-    """`relu(sum_c w_c A_c)`, w_c being the mean over the map of d score / d A_c (Selvaraju et al. 2017).
+    """Computes Grad-CAM (Selvaraju et al. 2017).
+
+    `relu(sum_c w_c A_c)`, w_c being the mean over the map of d score / d A_c.
 
     A is the backbone's map, the last that has the image's layout in all of our networks; it is resized to
     the image's size bilinearly.

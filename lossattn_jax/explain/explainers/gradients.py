@@ -1,4 +1,4 @@
-"""Explanations by the gradient of a class's score with respect to the pixels."""
+"""Explanations by the gradient of a class's score by pixels."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from lossattn_jax.explain.explainers.subject import Relevance, Subject
 def gradient_x_input(
     subject: Subject, variables: Any, images: jax.Array, classes: jax.Array, keys: jax.Array
 ) -> Relevance:
-    """`sum_channels x * d score / dx` (Shrikumar et al. 2016); x is 0 at the data set's mean colour."""
+    """Computes gradient times input (Shrikumar et al. 2016).
+
+    `sum_channels x * d score / dx`; x is 0 at the data set's mean colour.
+    """
     del keys
     return subject.from_pixels(
         jnp.sum(images * _gradient(subject, variables, images, classes), axis=-1)
@@ -28,7 +31,9 @@ def integrated_gradients(
     keys: jax.Array,
     steps: int = 32,
 ) -> Relevance:
-    """Gradients along the line from the mean colour to the image, times the image.
+    """Integrates gradients from the mean colour to the image.
+
+    Times the image.
 
     Sundararajan et al. 2017, with the middle of each of `steps` equal parts of the line: the pixels sum to
     `score(image) - score(mean colour)`, up to the error of that sum.
@@ -40,7 +45,9 @@ def integrated_gradients(
         return total + _gradient(subject, variables, place * images, classes), None
 
     places = (jnp.arange(steps) + 0.5) / steps
-    total, _ = jax.lax.scan(step, jnp.zeros_like(images), places, unroll=devices.unrolled(steps))
+    total, _ = jax.lax.scan(
+        step, jnp.zeros_like(images), places, unroll=devices.unroll_length(steps)
+    )
     return subject.from_pixels(jnp.sum(images * total / steps, axis=-1))
 
 
@@ -54,7 +61,9 @@ def smooth_grad(
     *,
     noise: float = 0.15,
 ) -> Relevance:
-    """Mean over noisy images of the gradient's absolute value, the largest of the channels.
+    """Averages absolute gradients over noisy images.
+
+    Of the channels the largest.
 
     Smilkov et al. 2017, with their noise of 10% to 20% of the image's range as the deviation, and the
     absolute value that they take for images of natural colours.
@@ -65,16 +74,19 @@ def smooth_grad(
     deviation = noise * spread[:, None, None, None]
 
     def step(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
-        drawn = jax.vmap(
+        normal = jax.vmap(
             lambda k: jax.random.normal(
                 jax.random.fold_in(k, sample), images.shape[1:], images.dtype
             )
         )(keys)
-        gradient = _gradient(subject, variables, images + deviation * drawn, classes)
+        gradient = _gradient(subject, variables, images + deviation * normal, classes)
         return total + jnp.max(jnp.abs(gradient), axis=-1), None
 
     total, _ = jax.lax.scan(
-        step, jnp.zeros(images.shape[:3]), jnp.arange(samples), unroll=devices.unrolled(samples)
+        step,
+        jnp.zeros(images.shape[:3]),
+        jnp.arange(samples),
+        unroll=devices.unroll_length(samples),
     )
     return subject.from_pixels(total / samples)
 

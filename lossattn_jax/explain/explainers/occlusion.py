@@ -1,4 +1,4 @@
-"""Occlusion: how much a class's score falls when a part of the image is covered."""
+"""Occlusion: falls of a class's score when squares are covered."""
 
 from typing import Any
 
@@ -20,7 +20,9 @@ def occlusion(
     *,
     stride: int = 4,
 ) -> Relevance:
-    """Mean fall of the class's score over the squares that cover a pixel (Zeiler & Fergus 2014).
+    """Averages falls of the score over squares that cover a pixel.
+
+    Zeiler & Fergus 2014.
 
     Squares of the mean colour, `size` pixels wide and `stride` apart, also beyond the edges so that every
     pixel is covered as often as the others where `stride` divides `size`.
@@ -31,11 +33,11 @@ def occlusion(
     squares = jnp.asarray(_squares(images.shape[1:3], size, stride))
     score = subject.score(variables, images, classes)
 
-    def covered(square: jax.Array) -> jax.Array:
+    def score_covered(square: jax.Array) -> jax.Array:
         visible = jnp.where(square[None, :, :, None], 0.0, images)
         return score - subject.score(variables, visible, classes)
 
-    falls = jax.lax.map(covered, squares)
+    falls = jax.lax.map(score_covered, squares)
     total = jnp.einsum("sb,shw->bhw", falls, squares.astype(jnp.float32), precision="highest")
     return subject.from_pixels(total / jnp.sum(squares, axis=0).astype(jnp.float32)[None])
 

@@ -1,4 +1,4 @@
-"""A network under explanation: its scores, and how patches and pixels of its images correspond."""
+"""A network under explanation: scores, and patches' places in images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,9 @@ from lossattn_jax.models import ImageNetwork, Outputs
 
 @flax.struct.dataclass
 class Relevance:
-    """What matters in B images, for one class of each; higher is more, and negative speaks against.
+    """Relevance of patches and pixels of B images.
+
+    For one class of each; higher is more, and negative speaks against.
 
     Attributes:
       patches: `[B, P]` float32.
@@ -43,17 +45,22 @@ class Subject:
         return outputs
 
     def score(self, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-        """`[B]`: the image logit of a class (with dynamic routing, the class capsule's length).
+        """Computes the image logit of a class, `[B]`.
+
+        With dynamic routing the class capsule's length.
 
         Args:
           variables: of the network.
           images: `[B, H, W, C]` float, normalised.
           classes: `[B]` int.
         """
-        return picked(self.outputs(variables, images).logits, classes)
+        return pick_class(self.outputs(variables, images).logits, classes)
 
     def from_patches(self, patches: jax.Array) -> Relevance:
-        """Relevance of patches `[B, P]`; a pixel has the mean of the patches whose window holds it."""
+        """Makes relevance of patches `[B, P]`.
+
+        A pixel has the mean of the patches whose window holds it.
+        """
         patches = patches.astype(jnp.float32)
         covers = self._coverage()
         count = jnp.sum(covers, axis=0)
@@ -64,7 +71,10 @@ class Subject:
         return Relevance(patches, above + lowest[:, :, None] * (count > 0)[None])
 
     def from_pixels(self, pixels: jax.Array) -> Relevance:
-        """Relevance of pixels `[B, H, W]`; a patch has the mean over its window."""
+        """Makes relevance of pixels `[B, H, W]`.
+
+        A patch has the mean over its window.
+        """
         covers = self._coverage()
         share = covers / jnp.sum(covers, axis=(1, 2), keepdims=True)
         patches = jnp.einsum("bhw,phw->bp", pixels, share, precision="highest")
@@ -77,15 +87,15 @@ class Subject:
 
     def backbone_map(self, variables: Any, images: jax.Array) -> jax.Array:
         """The backbone's map `[B, H', W', C]`."""
-        seen: list[jax.Array] = []
+        maps: list[jax.Array] = []
 
         def look(backbone_map: jax.Array) -> jax.Array:
-            seen.append(backbone_map)
+            maps.append(backbone_map)
             return backbone_map
 
         with nn.intercept_methods(_at_backbone(look)):
             self.outputs(variables, images)
-        return seen[0]
+        return maps[0]
 
     def score_of_map(
         self, variables: Any, images: jax.Array, classes: jax.Array, backbone_map: jax.Array
@@ -95,7 +105,7 @@ class Subject:
             return self.score(variables, images, classes)
 
 
-def picked(scores: jax.Array, classes: jax.Array) -> jax.Array:
+def pick_class(scores: jax.Array, classes: jax.Array) -> jax.Array:
     """`scores[..., classes]`: of `[B, ..., K]` and `[B]` int makes `[B, ...]`."""
     index = classes.reshape(-1, *(1 for _ in scores.shape[1:]))
     return jnp.take_along_axis(scores, index, axis=-1)[..., 0]

@@ -1,4 +1,4 @@
-"""Every metric of an explainer on a batch, as one program over all devices that serves all explainers.
+"""All metrics of an explainer, as one program over all devices.
 
 Faithfulness and sanity are about the class that the network predicts: they ask whether the explanation tells
 what the network used, right or wrong. Localisation is about the labelled object's box; where an image has
@@ -36,27 +36,30 @@ ExplainStep = Callable[[Any, jax.Array, jax.Array, jax.Array], Relevance]
 
 
 @flax.struct.dataclass
-class Explained:
-    """What an explainer says of B images, and what it says when it should say something else.
+class Relevances:
+    """An explainer's relevance of B images, also shifted and randomised.
 
     Attributes:
-      found: of the images.
-      shifted: of the images moved by `Protocol.shift`.
-      randomised: of the images, by networks of `randomised_variables`.
+      relevance: of the images.
+      after_shift: of the images moved by `Protocol.shift`.
+      after_randomisation: of the images, by networks of `randomised_variables`.
     """
 
-    found: Relevance
-    shifted: Relevance
-    randomised: dict[str, Relevance]
+    relevance: Relevance
+    after_shift: Relevance
+    after_randomisation: dict[str, Relevance]
 
 
 MetricStep = Callable[
-    [Any, dict[str, jax.Array], jax.Array, Explained], tuple[Sums, dict[str, jax.Array]]
+    [Any, dict[str, jax.Array], jax.Array, Relevances], tuple[Sums, dict[str, jax.Array]]
 ]
 
 
 def image_keys(seed: int, index: jax.Array) -> jax.Array:
-    """Random keys `[B]` of images by their places `[B]` in the data set, whatever batch they are in."""
+    """Makes random keys of images by their places `[B]`.
+
+    Whatever batch they are in.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
 
 
@@ -72,18 +75,20 @@ def randomised_variables(variables: dict[str, Any], seed: int) -> dict[str, dict
       and "backbone" (also the backbone).
     """
     layers = map_agreement.cascade(variables["params"])
-    stages, chosen = {}, []
+    stages, layers_so_far = {}, []
     for parts in _STAGES:
-        chosen += [layer for layer in layers if layer.split("/")[0] in parts]
-        shuffled = map_agreement.randomised(variables["params"], jax.random.key(seed), chosen)
-        stages[parts[0]] = {**variables, "params": shuffled}
+        layers_so_far += [layer for layer in layers if layer.split("/")[0] in parts]
+        random_params = map_agreement.randomise(
+            variables["params"], jax.random.key(seed), layers_so_far
+        )
+        stages[parts[0]] = {**variables, "params": random_params}
     return stages
 
 
 def make_explain_step(
     subject: Subject, explain: Explainer, spec: data.DatasetSpec, seed: int
 ) -> ExplainStep:
-    """The pmapped explainer.
+    """Makes the pmapped explainer.
 
     Takes replicated variables, and sharded images `[devices, b, H, W, C]` uint8, classes and places in
     the data set `[devices, b]`; returns the sharded `Relevance`.
@@ -101,13 +106,13 @@ def make_metric_step(
     spec: data.DatasetSpec,
     kind: str,
     protocol: Protocol,
-    chosen: Mapping[str, Metric] = METRICS,
+    chosen_metrics: Mapping[str, Metric] = METRICS,
 ) -> MetricStep:
-    """The pmapped metrics of an explainer's maps over a batch.
+    """Makes the pmapped metrics of an explainer's maps.
 
     The step takes replicated variables, a sharded evaluation batch with `image`, `label`, `mask`, `index`
     and, where the data set has boxes, `box` (of several objects also `box_label`), the sharded predicted
-    classes and what was `Explained`. It returns replicated sums over all devices, for `metrics.merge` and
+    classes and `Relevances`. It returns replicated sums over all devices, for `metrics.merge` and
     `metrics_of`, and what is needed of each image, sharded: with boxes `localised` and `has_box`, for
     `mean_localisation_ap`.
 
@@ -116,7 +121,7 @@ def make_metric_step(
       spec: of the data set.
       kind: of image loss; see `losses`.
       protocol: how it is measured.
-      chosen: the metrics, as of `metric_registry.find`.
+      chosen_metrics: the metrics, as of `metric_registry.find`.
     """
     grid = subject.model.patch_grid(subject.image_shape)
     height, width, _ = subject.image_shape
@@ -124,7 +129,7 @@ def make_metric_step(
     centres, patch_boxes = jnp.asarray(grid.centres()), jnp.asarray(grid.boxes())
 
     def step(
-        variables: Any, batch: dict[str, jax.Array], classes: jax.Array, explained: Explained
+        variables: Any, batch: dict[str, jax.Array], classes: jax.Array, relevances: Relevances
     ) -> tuple[Sums, dict[str, jax.Array]]:
         images = data.normalise(batch["image"], spec.mean, spec.std, subject.model.dtype)
         images = images.astype(jnp.float32)
@@ -133,24 +138,24 @@ def make_metric_step(
         def predict(x: jax.Array) -> jax.Array:
             return losses.probabilities(kind, subject.outputs(variables, x).logits)
 
-        found, mask = explained.found, batch["mask"]
+        own_relevance, mask = relevances.relevance, batch["mask"]
         maps = Maps(
             predict=predict,
             images=images,
             classes=classes,
             keys=keys,
-            found=found,
-            shifted=explained.shifted,
-            randomised=explained.randomised,
+            relevance=own_relevance,
+            after_shift=relevances.after_shift,
+            after_randomisation=relevances.after_randomisation,
             protocol=protocol,
             cells=cells,
             centres=centres,
             patch_boxes=patch_boxes,
         )
-        values = metric_registry.measure(chosen, maps, boxes=False)
+        values = metric_registry.measure(chosen_metrics, maps, boxes=False)
         # Ranks and highest values are numbers whatever the outputs and the map hold.
         outputs = subject.outputs(variables, images)
-        right = metrics.outputs_finite(outputs) & finite_rows(found)
+        right = metrics.outputs_finite(outputs) & finite_rows(own_relevance)
         values = {name: _where(right, value) for name, value in values.items()}
         sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
         finite = metrics.rows_finite(*values.values()) if values else right
@@ -161,22 +166,22 @@ def make_metric_step(
             if "box_label" in batch:  # what was explained is one class of several
                 boxes = localisation.boxes_of_class(boxes, batch["box_label"], classes)
             maps.boxes = boxes
-            placed = metric_registry.measure(chosen, maps, boxes=True)
-            if any(metric.needs_curves for metric in chosen.values()):
-                placed |= _curves(maps)
-            placed = {name: _where(right, value) for name, value in placed.items()}
+            box_values = metric_registry.measure(chosen_metrics, maps, boxes=True)
+            if any(metric.needs_curves for metric in chosen_metrics.values()):
+                box_values |= _curves(maps)
+            box_values = {name: _where(right, value) for name, value in box_values.items()}
             has_box = metrics.has_box(boxes)
-            sums |= {name: _mean_of(value, mask * has_box) for name, value in placed.items()}
-            if any(metric.needs_ranking for metric in chosen.values()):
-                localised = _where(right, metric_registry.measure_localised(maps))
-                per_image = {"localised": localised, "has_box": has_box}
+            sums |= {name: _mean_of(value, mask * has_box) for name, value in box_values.items()}
+            if any(metric.needs_ranking for metric in chosen_metrics.values()):
+                is_localised = _where(right, metric_registry.measure_localised(maps))
+                per_image = {"localised": is_localised, "has_box": has_box}
         return jax.lax.psum(sums, devices.AXIS), per_image
 
     return devices.pmap(step)
 
 
 def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
-    """The metrics of an explainer from the sum of all batches' sums.
+    """Computes an explainer's metrics from the sum of all batches.
 
     Returns:
       deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
@@ -200,42 +205,48 @@ def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
     """
     scalars = {name: mean for name, mean in sums.items() if not name.startswith("curve_")}
     nonfinite = scalars.pop(metrics.NONFINITE, None)
-    measured: dict[str, Any] = metrics.compute(scalars)
+    measurements: dict[str, Any] = metrics.compute(scalars)
     if nonfinite is not None and int(nonfinite.total):
-        measured[metrics.NONFINITE] = int(nonfinite.total)
+        measurements[metrics.NONFINITE] = int(nonfinite.total)
     if "curve_f" in sums:
-        curves = {name: _divided(sums[f"curve_{name}"]) for name in _CURVES}
+        curves = {name: _divide(sums[f"curve_{name}"]) for name in _CURVES}
         best = int(np.argmax(curves["f"]))
-        measured["patch_f_best"] = curves["f"][best]
-        known = math.isfinite(curves["f"][best])
-        measured["patch_f_best_threshold"] = localisation.THRESHOLDS[best] if known else math.nan
-        measured["curves"] = {"threshold": list(localisation.THRESHOLDS), **curves}
-    return measured
+        measurements["patch_f_best"] = curves["f"][best]
+        is_known = math.isfinite(curves["f"][best])
+        measurements["patch_f_best_threshold"] = (
+            localisation.THRESHOLDS[best] if is_known else math.nan
+        )
+        measurements["curves"] = {"threshold": list(localisation.THRESHOLDS), **curves}
+    return measurements
 
 
 def mean_localisation_ap(
-    localised: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+    is_localised: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
 ) -> float:
-    """The AAAI 2020 paper's average precision of localisation, mean over the classes.
+    """Computes the AAAI 2020 paper's average precision of localisation.
+
+    The mean over the classes.
 
     For each class all images are ranked by its probability. An image is right if it shows the class and
     is localised; one that shows it and is not localised was not found.
 
     Args:
-      localised: `[N]` 0 or 1, of `localisation.localised`.
+      is_localised: `[N]` 0 or 1, of `localisation.is_localised`.
       probabilities: `[N, K]`.
       labels: `[N]` int in [0, K).
 
     Returns:
       Between 0 and 1, over the classes that an image shows; NaN without images, and where a probability or
-      `localised` is not finite.
+      `is_localised` is not finite.
     """
-    if not len(labels) or not (np.isfinite(probabilities).all() and np.isfinite(localised).all()):
+    if not len(labels) or not (
+        np.isfinite(probabilities).all() and np.isfinite(is_localised).all()
+    ):
         return math.nan
     of_classes = []
     for label in np.unique(labels):
         own = labels == label
-        right = np.where(own, localised, 0)
+        right = np.where(own, is_localised, 0)
         of_classes.append(
             localisation.localisation_average_precision(
                 right, probabilities[:, label], int(own.sum())
@@ -250,7 +261,7 @@ def _curves(maps: Maps) -> dict[str, jax.Array]:
 
 
 def _where(right: jax.Array, values: jax.Array) -> jax.Array:
-    """`values` `[B, ...]` with NaN in the rows that are not `right` `[B]`."""
+    """Sets rows `[B, ...]` to NaN that are not `right` `[B]`."""
     return jnp.where(right.reshape(-1, *(1 for _ in values.shape[1:])), values, jnp.nan)
 
 
@@ -261,5 +272,5 @@ def _mean_of(values: jax.Array, mask: jax.Array) -> metrics.Mean:
     return jax.vmap(metrics.mean_of, (1, None))(values, mask)
 
 
-def _divided(mean: metrics.Mean) -> list[float]:
+def _divide(mean: metrics.Mean) -> list[float]:
     return (np.asarray(mean.total) / np.maximum(np.asarray(mean.count), 1)).tolist()

@@ -1,4 +1,4 @@
-"""Whether an explanation names what the network used: parts of the image are removed, and it looks again.
+"""Faithfulness: the network's outputs while parts of images are removed.
 
 What the metrics take, under the same names:
 
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax.arguments import NUMBERS, WHOLE, check_arrays, check_number
-from lossattn_jax.explain.metrics.imputation import BLUR, blurred, linear_imputation
+from lossattn_jax.explain.metrics.imputation import BLUR, blur, linear_imputation
 from lossattn_jax.models import PatchGrid
 
 Predict = Callable[[jax.Array], jax.Array]
@@ -39,19 +39,21 @@ _SLACK = 1e-6
 
 
 class Road(NamedTuple):
-    """What a network still says of its class, each `[B, S]` float32.
+    """Results of ROAD, each `[B, S]` float32.
 
     Attributes:
       probability: of the class.
-      kept: 1 where the class is (still) the most probable one, else 0.
+      is_highest: 1 where the class is (still) the most probable one, else 0.
     """
 
     probability: jax.Array
-    kept: jax.Array
+    is_highest: jax.Array
 
 
 def cells(grid: PatchGrid, size: tuple[int, int]) -> np.ndarray:
-    """The patch that each pixel belongs to: the one with the nearest centre, of several the first.
+    """Finds the patch of each pixel: the nearest centre's.
+
+    Of several the first.
 
     Windows overlap or leave gaps; cells are a partition of the image. Where the grid is finer than the
     pixels, some patches have none.
@@ -68,7 +70,9 @@ def cells(grid: PatchGrid, size: tuple[int, int]) -> np.ndarray:
 
 
 def by_pixels(maps: jax.Array) -> jax.Array:
-    """Ranks of pixels by their values, highest first, equal ones in row-major order.
+    """Ranks pixels by value, highest first.
+
+    Equal ones are in row-major order.
 
     Args:
       maps: `[B, H, W]` float.
@@ -81,7 +85,9 @@ def by_pixels(maps: jax.Array) -> jax.Array:
 
 
 def by_patches(patches: jax.Array, cells: Cells) -> jax.Array:
-    """Ranks of pixels by the values of their patches, highest first, equal patches in their order.
+    """Ranks pixels by their patches' values, highest first.
+
+    Equal patches are in their order.
 
     Args:
       patches: `[B, P]` float.
@@ -96,7 +102,7 @@ def by_patches(patches: jax.Array, cells: Cells) -> jax.Array:
 
 
 def least_first(ranks: jax.Array) -> jax.Array:
-    """`ranks` `[B, H, W]` turned round: what would go last goes first."""
+    """Reverses `ranks` `[B, H, W]`."""
     check_arrays(ranks=(ranks, "B H W", WHOLE))
     return jnp.max(ranks, axis=(1, 2), keepdims=True) - ranks
 
@@ -104,7 +110,9 @@ def least_first(ranks: jax.Array) -> jax.Array:
 def deletion(
     predict: Predict, images: jax.Array, classes: jax.Array, ranks: jax.Array, steps: int
 ) -> jax.Array:
-    """The class's probability while pixels are replaced by the mean colour (Petsiuk et al. 2018, RISE).
+    """Computes the class's probability while pixels become mean colour.
+
+    RISE, Petsiuk et al. 2018.
 
     Returns:
       `[B, steps + 1]`: with the shares 0, 1 / steps, ..., 1 of the pixels removed, rounded half up. The
@@ -123,19 +131,24 @@ def insertion(
     steps: int,
     sigma: float = BLUR,
 ) -> jax.Array:
-    """The class's probability while pixels come into the blurred image (Petsiuk et al. 2018, RISE).
+    """Computes the class's probability while pixels enter a blurred image.
+
+    RISE, Petsiuk et al. 2018.
 
     Returns:
       `[B, steps + 1]`: with the shares 0, 1 / steps, ..., 1 of the pixels inserted, rounded half up. The
-      higher its `area`, the better the explanation. The blur is that of `blurred`.
+      higher its `area`, the better the explanation. The blur is that of `blur`.
     """
     _check(images, classes, ranks)
     images = images.astype(jnp.float32)
-    return _curve(predict, classes, ranks, steps, images, blurred(images, sigma))
+    return _curve(predict, classes, ranks, steps, images, blur(images, sigma))
 
 
 def area(curve: jax.Array) -> jax.Array:
-    """Area `[B]` under curves `[B, steps + 1]` over shares from 0 to 1, by trapezoids."""
+    """Computes the area `[B]` under curves `[B, steps + 1]`.
+
+    Over shares from 0 to 1, by trapezoids.
+    """
     check_arrays(curve=(curve, "B S", NUMBERS))
     if curve.shape[1] < 2:
         raise ValueError(f"curve has the shape {curve.shape}, but must be [B, steps + 1]")
@@ -152,7 +165,9 @@ def road(
     *,
     iterations: int | None = None,
 ) -> Road:
-    """ROAD (Rong et al. 2022): removed pixels are imputed, so that the shape of a hole tells little.
+    """Computes ROAD: probabilities while imputed pixels replace removed ones.
+
+    Rong et al. 2022: so the shape of a hole tells little.
 
     With `ranks` the most relevant pixels go first: the faster the probability falls, the better. With
     `least_first(ranks)` the least relevant ones: the slower, the better.
@@ -184,18 +199,18 @@ def road(
     def look(step: tuple[jax.Array, jax.Array]) -> Road:
         number, limit = step
         missing = middles <= limit
-        drawn = jax.vmap(
+        noise = jax.vmap(
             lambda k: jax.random.normal(jax.random.fold_in(k, number), images.shape[1:])
         )(keys)
-        filled = linear_imputation(images, missing, iterations)
-        filled += jnp.where(missing[..., None], NOISE * drawn, 0.0)
-        probabilities = predict(filled)
-        kept = jnp.argmax(probabilities, axis=-1) == classes
-        return Road(_of_class(probabilities, classes), kept.astype(jnp.float32))
+        imputed = linear_imputation(images, missing, iterations)
+        imputed += jnp.where(missing[..., None], NOISE * noise, 0.0)
+        probabilities = predict(imputed)
+        is_highest = jnp.argmax(probabilities, axis=-1) == classes
+        return Road(_of_class(probabilities, classes), is_highest.astype(jnp.float32))
 
     numbers = jnp.arange(len(limits))
     result = jax.lax.map(look, (numbers, jnp.asarray(limits, jnp.int32)))
-    return Road(result.probability.T, result.kept.T)
+    return Road(result.probability.T, result.is_highest.T)
 
 
 def comprehensiveness(
@@ -206,7 +221,9 @@ def comprehensiveness(
     cells: Cells,
     shares: Sequence[float] = PATCH_SHARES,
 ) -> jax.Array:
-    """How much the class's probability falls without the top patches (DeYoung et al. 2020, ERASER).
+    """Computes falls of the class's probability without top patches.
+
+    ERASER, DeYoung et al. 2020.
 
     Args:
       patches: `[B, P]` float; of equal ones the first is the higher.
@@ -227,7 +244,9 @@ def sufficiency(
     cells: Cells,
     shares: Sequence[float] = PATCH_SHARES,
 ) -> jax.Array:
-    """How much the class's probability falls with nothing but the top patches (DeYoung et al. 2020).
+    """Computes falls of the class's probability with top patches alone.
+
+    DeYoung et al. 2020.
 
     Arguments as for `comprehensiveness`.
 
@@ -247,7 +266,10 @@ def _drops(
     *,
     keep: bool,
 ) -> jax.Array:
-    """Falls `[B, S]` of the class's probability with (`keep`) or without the top patches of each of S."""
+    """Computes falls `[B, S]` of the class's probability.
+
+    With (`keep`) or without the top patches of each of S.
+    """
     check_arrays(
         images=(images, "B H W C", NUMBERS),
         classes=(classes, "B", WHOLE),
@@ -263,7 +285,7 @@ def _drops(
         visible = (ranks < top) == keep
         return _of_class(predict(jnp.where(visible[..., None], images, 0.0)), classes)
 
-    # The whole image goes the same way, so that nothing but the image makes a difference.
+    # The whole image goes through the same program, so that only pixels make a difference.
     whole = np.iinfo(np.int32).max if keep else 0
     probabilities = jax.lax.map(look, jnp.asarray([whole, *tops], jnp.int32)).T
     return probabilities[:, :1] - probabilities[:, 1:]
@@ -279,7 +301,7 @@ def _check(images: jax.Array, classes: jax.Array, ranks: jax.Array) -> None:
 
 
 def _tops(shares: Sequence[float], count: int) -> list[int]:
-    """How many of `count` patches each share is."""
+    """Counts the patches of each share, of `count`."""
     return [max(1, math.floor(share * count + 0.5 + _SLACK)) for share in shares]
 
 
@@ -288,49 +310,56 @@ def _curve(
     classes: jax.Array,
     ranks: jax.Array,
     steps: int,
-    changed: jax.Array,
+    end: jax.Array,
     start: jax.Array,
 ) -> jax.Array:
-    """Class probabilities while pixels of `start` are replaced by those of `changed` in order."""
+    """Computes probabilities while pixels of `end` replace those of `start`."""
     check_number("steps", steps, 1, whole=True, static=True)
     middles = _middles(ranks)
     pixels = ranks.shape[1] * ranks.shape[2]
     limits = [2 * pixels * step // steps for step in range(steps + 1)]
 
     def look(limit: jax.Array) -> jax.Array:
-        images = jnp.where((middles <= limit)[..., None], changed, start)
+        images = jnp.where((middles <= limit)[..., None], end, start)
         return _of_class(predict(images), classes)
 
     return jax.lax.map(look, jnp.asarray(limits, jnp.int32)).T
 
 
 def _middles(ranks: jax.Array) -> jax.Array:
-    """Twice the middle of each pixel's place in the order, `[B, H, W]` int32: 1, 3, 5, ... without ties.
+    """Computes twice the middle of each pixel's rank, `[B, H, W]`.
+
+    int32: 1, 3, 5, ... without ties.
 
     A share s of N pixels removes what has `middle <= 2 s N`: without ties s N pixels, rounded half up.
     """
     flat = ranks.reshape(ranks.shape[0], -1)
-    ordered = jnp.sort(flat, axis=1)
+    sorted_values = jnp.sort(flat, axis=1)
     before, upto = (
-        jax.vmap(functools.partial(jnp.searchsorted, side=side))(ordered, flat)
+        jax.vmap(functools.partial(jnp.searchsorted, side=side))(sorted_values, flat)
         for side in ("left", "right")
     )
     return (before + upto).astype(jnp.int32).reshape(ranks.shape)
 
 
 def _ranks(values: jax.Array) -> jax.Array:
-    """Places `[B, N]` int32 in descending order of `values`, equal ones in the order they come."""
+    """Ranks values in descending order, `[B, N]` int32.
+
+    Equal ones in the order they come.
+    """
     order = jnp.argsort(values, axis=1, stable=True, descending=True)
     return jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
 def _of_class(probabilities: jax.Array, classes: jax.Array) -> jax.Array:
-    picked = jnp.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
-    return picked.astype(jnp.float32)
+    own = jnp.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
+    return own.astype(jnp.float32)
 
 
 def _nearest(grid: PatchGrid, axis: int, pixels: int) -> np.ndarray:
-    """`[pixels]`: the row (axis 0) or column (1) of patches that is nearest to each row or column of pixels.
+    """Finds the nearest row or column of patches, `[pixels]`.
+
+    Rows for axis 0, columns for 1.
 
     In units of 1 / (2 * pixels * positions) everything is whole, so that ties are ties.
     """

@@ -1,4 +1,4 @@
-"""What takes the place of removed parts of an image: a blur, or what their surroundings suggest."""
+"""Imputation of removed pixels: a blur, or their neighbours' means."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ from lossattn_jax.arguments import FLAGS, NUMBERS, check_arrays, check_number
 BLUR = 5 / 32  # deviation, as a share of the image's side
 
 
-def blurred(images: jax.Array, sigma: float = BLUR) -> jax.Array:
-    """Gaussian blur; the image is reflected at its edges, whose pixels are not repeated.
+def blur(images: jax.Array, sigma: float = BLUR) -> jax.Array:
+    """Blurs images with a Gaussian, reflected at the edges.
+
+    The pixels at the edges are not repeated.
 
     Args:
       images: `[B, H, W, C]` float.
@@ -32,7 +34,9 @@ def blurred(images: jax.Array, sigma: float = BLUR) -> jax.Array:
 def linear_imputation(
     images: jax.Array, missing: jax.Array, iterations: int | None = None
 ) -> jax.Array:
-    """Missing pixels as weighted means of their neighbours, all at once (Rong et al. 2022).
+    """Imputes missing pixels as weighted means of their neighbours.
+
+    All at once (Rong et al. 2022).
 
     A direct neighbour has weight 1/6, a diagonal one 1/12; at the edge, the weights of those that exist
     are scaled to sum to 1. The equations of the missing pixels are symmetric and positive definite, and
@@ -66,31 +70,31 @@ def linear_imputation(
         return jnp.sum(x * y, axis=(1, 2), keepdims=True)
 
     def step(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        found, residual, direction, size = state
+        solution, residual, direction, size = state
         image = gap * (total * direction - _neighbours(direction))
         # What is solved stays as it is: quotients of ever smaller residuals would end in noise, or
         # anywhere.
-        running = size > solved
+        running = size > tolerance
         length = jnp.where(running, size / jnp.where(running, inner(direction, image), 1.0), 0.0)
-        found, residual = found + length * direction, residual - length * image
-        scaled = residual / total
-        new_size = inner(residual, scaled)
+        solution, residual = solution + length * direction, residual - length * image
+        direction_step = residual / total
+        new_size = inner(residual, direction_step)
         turn = jnp.where(running, new_size / jnp.where(running, size, 1.0), 0.0)
-        return found, residual, scaled + turn * direction, new_size
+        return solution, residual, direction_step + turn * direction, new_size
 
     # Around the mean of what is known: far from every known pixel that is about the solution.
-    known = jnp.sum(1 - gap, axis=(1, 2), keepdims=True)
-    mean = inner(1 - gap, jnp.where(gap > 0, 0.0, images)) / jnp.maximum(known, 1.0)
+    num_known = jnp.sum(1 - gap, axis=(1, 2), keepdims=True)
+    mean = inner(1 - gap, jnp.where(gap > 0, 0.0, images)) / jnp.maximum(num_known, 1.0)
     residual = gap * _neighbours(jnp.where(gap > 0, 0.0, images - mean))
     size = inner(residual, residual / total)
-    solved = 1e-16 * size + 1e-30  # residuals of 1e-8 of the first ones
+    tolerance = 1e-16 * size + 1e-30  # residuals of 1e-8 of the first ones
     start = (jnp.zeros_like(images), residual, residual / total, size)
-    found = jax.lax.fori_loop(0, iterations, step, start)[0]
-    return jnp.where(gap > 0, found + mean, images)
+    solution = jax.lax.fori_loop(0, iterations, step, start)[0]
+    return jnp.where(gap > 0, solution + mean, images)
 
 
 def _blur_matrix(side: int, sigma: float) -> np.ndarray:
-    """`[side, side]` float32: what each pixel takes of each pixel of its line."""
+    """Makes the matrix that blurs a line, `[side, side]` float32."""
     reach = int(4 * sigma + 0.5)
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * np.square(offsets / max(sigma, 1e-9)))
@@ -105,8 +109,11 @@ def _blur_matrix(side: int, sigma: float) -> np.ndarray:
 
 
 def _neighbours(images: jax.Array) -> jax.Array:
-    """Weighted sum of the eight neighbours in `[B, H, W, C]`, nothing being beyond the edge."""
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    """Sums the eight neighbours by weight in `[B, H, W, C]`.
+
+    Nothing is beyond the edge.
+    """
+    with_border = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = with_border[:, :-2] + 2 * with_border[:, 1:-1] + with_border[:, 2:]
     # One twelfth of (1, 2, 1) in both directions is the weights, and one third of the pixel itself.
     return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 12 - images / 3

@@ -1,4 +1,4 @@
-"""Whether an explanation points at the object: metrics of maps against the object's box or mask.
+"""Localisation: metrics of maps against the object's box or mask.
 
 An explanation of B images is `patches` `[B, P]` and `pixels` `[B, H, W]`, floats up to 1e37 in size and of
 any sign, higher where the image matters more. Boxes are `[B, 4]` (ymin, xmin, ymax, xmax), fractions of the
@@ -24,8 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, Kind, check_arrays, check_number
+from lossattn_jax.commands import imports
 from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.evaluate import metrics
+
+__getattr__ = imports.former_names(__name__, {"localised": "is_localised"})
 
 THRESHOLDS = tuple(tenths / 10 for tenths in range(1, 10))
 
@@ -35,7 +38,7 @@ _SLACK = 1e-5
 
 
 class PatchScores(NamedTuple):
-    """How well the patches that pass a threshold are the true ones, all `[B, T]` float32.
+    """Precision, recall and F of patches above thresholds, `[B, T]` float32.
 
     Attributes:
       precision: share of the passing patches that are true; 0 where none passes.
@@ -55,7 +58,7 @@ class PatchScores(NamedTuple):
 
 
 def boxes_of_class(boxes: jax.Array, box_labels: jax.Array, classes: jax.Array) -> jax.Array:
-    """Leaves of each image's boxes those of one class.
+    """Keeps each image's boxes of one class.
 
     Args:
       boxes: `[B, M, 4]`.
@@ -75,7 +78,9 @@ def boxes_of_class(boxes: jax.Array, box_labels: jax.Array, classes: jax.Array) 
 
 
 def pointing(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
-    """The pointing game (Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop").
+    """Plays the pointing game (Zhang et al. 2018).
+
+    "Top-Down Neural Attention by Excitation Backprop".
 
     Without that paper's margin of 15 pixels around the object.
 
@@ -87,12 +92,12 @@ def pointing(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
       `[B]` float32: 1 where the pixel of the highest value lies in the box, else 0. Of several pixels
       with the highest value the share that lies in it; so a flat map gets the box's share of the image.
     """
-    flat, inside = _flattened(pixels, boxes)
+    flat, inside = _flatten(pixels, boxes)
     return _share_inside(_highest(flat), inside)
 
 
 def patch_pointing(patches: jax.Array, centres: jax.Array, boxes: jax.Array) -> jax.Array:
-    """`pointing` with the patch of the highest value.
+    """Plays `pointing` with the highest patch.
 
     Args:
       patches: `[B, P]` float.
@@ -110,7 +115,9 @@ def patch_pointing(patches: jax.Array, centres: jax.Array, boxes: jax.Array) -> 
 
 
 def mass_in_box(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Share of a map's positive part in the box (Wang et al. 2020, "Score-CAM").
+    """Computes the share of a map's positive part in the box.
+
+    Wang et al. 2020, "Score-CAM".
 
     Args:
       pixels: `[B, H, W]` float; negative values count as 0.
@@ -119,7 +126,7 @@ def mass_in_box(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
     Returns:
       `[B]` float32 in [0, 1]; 0 where no value is positive.
     """
-    flat, inside = _flattened(pixels, boxes)
+    flat, inside = _flatten(pixels, boxes)
     # In units of the highest value no sum over- or underflows.
     highest = jnp.max(flat, axis=1, keepdims=True)
     mass = jnp.maximum(flat, 0.0) / jnp.where(highest > 0, highest, 1.0)
@@ -129,7 +136,9 @@ def mass_in_box(pixels: jax.Array, boxes: jax.Array) -> jax.Array:
 def patch_scores(
     patches: jax.Array, inside: jax.Array, thresholds: Sequence[float] | jax.Array = THRESHOLDS
 ) -> PatchScores:
-    """Precision, recall and F of the patches at or above a share of the image's highest value.
+    """Computes precision, recall and F of patches above thresholds.
+
+    The thresholds are shares of the image's highest value.
 
     Args:
       patches: `[B, P]` float. Where none is positive, none passes.
@@ -149,8 +158,8 @@ def patch_scores(
     patches = patches.astype(jnp.float32)
     levels = jnp.asarray(thresholds, jnp.float32)
     highest = jnp.max(patches, axis=1, keepdims=True)
-    needed = jnp.where(highest > 0, (1 - _SLACK) * highest * levels[None], jnp.inf)
-    passes = patches[:, None, :] >= needed[:, :, None]
+    lowest = jnp.where(highest > 0, (1 - _SLACK) * highest * levels[None], jnp.inf)
+    passes = patches[:, None, :] >= lowest[:, :, None]
     truth = jnp.broadcast_to(inside.astype(bool)[:, None, :], passes.shape)
     hits, passing, true = (
         jnp.sum(which, axis=-1, dtype=jnp.float32) for which in (passes & truth, passes, truth)
@@ -161,7 +170,7 @@ def patch_scores(
 def scores_of_counts(
     hits: jax.Array, passing: jax.Array, true: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Precision, recall and F, elementwise, with 0 for 0 / 0.
+    """Computes precision, recall and F elementwise; 0 for 0 / 0.
 
     Args:
       hits: number of true patches that pass, of any shape.
@@ -176,8 +185,10 @@ def scores_of_counts(
     return precision, recall, f
 
 
-def localised(patches: jax.Array, boxes: jax.Array, patch_boxes: jax.Array) -> jax.Array:
-    """The AAAI 2020 paper's criterion: at least half of the top patch's area lies in the object's box.
+def is_localised(patches: jax.Array, boxes: jax.Array, patch_boxes: jax.Array) -> jax.Array:
+    """Whether half of the top patch lies in the box.
+
+    The AAAI 2020 paper's criterion: at least half of its area.
 
     Args:
       patches: `[B, P]` float.
@@ -199,21 +210,23 @@ def localised(patches: jax.Array, boxes: jax.Array, patch_boxes: jax.Array) -> j
     common = jnp.prod(jnp.maximum(high - low, 0.0), axis=-1)
     areas = jnp.prod(patch_boxes[:, 2:] - patch_boxes[:, :2], axis=-1)
     top = _highest(patches.astype(jnp.float32))
-    needed = 0.5 * (1 - _SLACK) * jnp.sum(top * areas[None], axis=1)
-    held = jnp.sum(top[:, None] * common, axis=2)
-    return jnp.any(held >= needed[:, None], axis=1).astype(jnp.float32)
+    half = 0.5 * (1 - _SLACK) * jnp.sum(top * areas[None], axis=1)
+    common_area = jnp.sum(top[:, None] * common, axis=2)
+    return jnp.any(common_area >= half[:, None], axis=1).astype(jnp.float32)
 
 
 def localisation_average_precision(
-    localised: np.ndarray, scores: np.ndarray, objects: int | None = None
+    is_localised: np.ndarray, scores: np.ndarray, objects: int | None = None
 ) -> float:
-    """Average precision of localisation over a whole set: confident images are to be localised.
+    """Computes the average precision of localisation over a set.
+
+    Confident images are to be localised.
 
     The images are ranked by their scores; those of equal score are taken together. The precision at
     each localised image is averaged (no interpolation), as scikit-learn's `average_precision_score` does.
 
     Args:
-      localised: `[N]` 0 or 1, of every image; 0 also for an image without the object.
+      is_localised: `[N]` 0 or 1, of every image; 0 also for an image without the object.
       scores: `[N]` finite float, the network's probability of the object's class.
       objects: how many images show the object. An object that is not localised is then one that was
         not found, as in Oquab et al. 2015 ("Is Object Localization for Free?"), and the result is at
@@ -226,33 +239,41 @@ def localisation_average_precision(
       ValueError: shapes that differ, no image, scores that are not finite, values other than 0 and 1, or
         fewer objects than localised ones.
     """
-    right, scores = np.asarray(localised, np.float64), np.asarray(scores, np.float64)
+    right, scores = np.asarray(is_localised, np.float64), np.asarray(scores, np.float64)
     if right.ndim != 1 or right.shape != scores.shape or not right.size:
         raise ValueError(
             f"localised and scores have to be of one shape [N], not {right.shape} and {scores.shape}"
         )
     if not np.isfinite(scores).all() or not np.isin(right, (0, 1)).all():
         raise ValueError("scores have to be finite, and localised 0 or 1")
-    found = int(right.sum())
-    if objects is not None and objects < found:
-        raise ValueError(f"{objects} objects are fewer than the {found} localised ones")
-    if not found:
+    count = int(right.sum())
+    if objects is not None and objects < count:
+        raise ValueError(f"{objects} objects are fewer than the {count} localised ones")
+    if not count:
         return 0.0
     order = np.argsort(-scores)
-    ranked = scores[order]
-    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    sorted_scores = scores[order]
+    last = np.append(
+        np.flatnonzero(sorted_scores[1:] != sorted_scores[:-1]), len(sorted_scores) - 1
+    )
     hits = np.cumsum(right[order])[last]
     precision = hits / (last + 1)
-    return float(np.sum(np.diff(hits, prepend=0) * precision) / (objects or found))
+    return float(np.sum(np.diff(hits, prepend=0) * precision) / (objects or count))
 
 
 def _boxes(boxes: jax.Array) -> tuple[jax.Array, str, Kind]:
-    """Boxes for `check_arrays`: `[B, 4]`, or `[B, M, 4]` where there are three axes."""
+    """Returns boxes as `check_arrays` takes them.
+
+    `[B, 4]`, or `[B, M, 4]` where there are three axes.
+    """
     return boxes, "B M 4" if np.ndim(boxes) == 3 else "B 4", NUMBERS
 
 
-def _flattened(pixels: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maps as `[B, H * W]` float32, and which of the pixels lie in the box."""
+def _flatten(pixels: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Flattens maps to `[B, H * W]`, and finds pixels in boxes.
+
+    float32 and bool.
+    """
     check_arrays(pixels=(pixels, "B H W", NUMBERS), boxes=_boxes(boxes))
     batch, height, width = pixels.shape
     ys, xs = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
@@ -262,7 +283,7 @@ def _flattened(pixels: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _highest(values: jax.Array) -> jax.Array:
-    """1 for each of the row's highest values `[B, N]`, else 0."""
+    """Marks each row's highest values `[B, N]` by 1."""
     first = jnp.argmax(values, axis=1)[:, None]
     # The place of the highest value too: XLA may compute the values a second time for the comparison,
     # rounded otherwise, and then none would be equal.
@@ -272,7 +293,10 @@ def _highest(values: jax.Array) -> jax.Array:
 
 
 def _share_inside(weights: jax.Array, inside: jax.Array) -> jax.Array:
-    """Share of each row's weights `[B, N]`, none negative, that is inside; 0 where all are 0."""
+    """Computes the share of weights `[B, N]` inside.
+
+    None is negative; 0 where all are 0.
+    """
     total = jnp.sum(weights, axis=1)
     share = jnp.sum(weights * inside, axis=1) / jnp.where(total > 0, total, 1.0)
     return jnp.clip(share, 0.0, 1.0)

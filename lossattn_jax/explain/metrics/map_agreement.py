@@ -1,9 +1,9 @@
-"""How alike two explanations of the same images are, and what should or should not change them.
+"""Agreement of maps: similarity, and what should change them or not.
 
 Sanity checks (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"): a map that explains the network has
 to change when the network's weights are randomised, layer by layer from the classifier down (`cascade`,
-`randomised`). Stability: it should move with the image when the image is shifted (`shifted`,
-`shifted_back`). Either is measured by `spearman` or `top_overlap` of the maps before and after.
+`randomise`). Stability: it should move with the image when the image is shifted (`shift`,
+`shift_back`). Either is measured by `spearman` or `top_overlap` of the maps before and after.
 
 Maps are `[B, ...]`, such as patches `[B, P]` or pixels `[B, H, W]`: finite floats of which only the order
 counts. Both measures take each image by itself and can be traced; `valid`, of the maps' shape, says which
@@ -21,10 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax.arguments import MASK, NUMBERS, check_arrays, check_number
-from lossattn_jax.checkpoint.tree_names import named
+from lossattn_jax.checkpoint.tree_names import name_leaves
+from lossattn_jax.commands import imports
+
+__getattr__ = imports.former_names(
+    __name__, {"shifted": "shift", "shifted_back": "shift_back", "randomised": "randomise"}
+)
 
 # Parts of our networks from the prediction down; the last two are made of layers.
-_WHOLE, _LAYERED = ("classifier", "transform", "attention"), ("head", "backbone")
+_WHOLE, _PARTS_WITH_LAYERS = ("classifier", "transform", "attention"), ("head", "backbone")
 # Names of the layers of heads and backbones, in the order of the forward pass; numbers and letters in a
 # name order the layers of one line. Of equal ones a normalisation follows its convolution.
 _FORWARD = (
@@ -38,7 +43,9 @@ _KINDS = ("units", "b4", "dense", "layer", "conv", "bn")
 
 
 def spearman(first: jax.Array, second: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-    """Spearman's rank correlation of two maps, equal values having the mean of their ranks.
+    """Computes Spearman's rank correlation of two maps.
+
+    Equal values have the mean of their ranks.
 
     Args:
       first: `[B, ...]` float.
@@ -48,7 +55,7 @@ def spearman(first: jax.Array, second: jax.Array, valid: jax.Array | None = None
     Returns:
       `[B]` float32 in [-1, 1]; 0 where a map is constant or has no valid place.
     """
-    first, second, valid = _flattened(first, second, valid)
+    first, second, valid = _flatten(first, second, valid)
     count = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.float32)
     # Centred and in units of the count, so that sums of squares of many ranks stay exact enough.
     a, b = (
@@ -63,7 +70,7 @@ def spearman(first: jax.Array, second: jax.Array, valid: jax.Array | None = None
 def top_overlap(
     first: jax.Array, second: jax.Array, share: float, valid: jax.Array | None = None
 ) -> jax.Array:
-    """Share of the k highest places of one map that are among the k highest of the other.
+    """Computes the share of k highest places in common.
 
     The intersection of Ghorbani et al. 2019 ("Interpretation of Neural Networks Is Fragile"), with k as a
     share of the places, rounded half up, and at least 1. Places of equal value that cannot all be among
@@ -84,15 +91,17 @@ def top_overlap(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, but must be above 0 and at most 1")
-    first, second, valid = _flattened(first, second, valid)
+    first, second, valid = _flatten(first, second, valid)
     count = jnp.sum(valid, axis=1, keepdims=True)
-    wanted = jnp.maximum(jnp.floor(share * count + 0.5), 1.0)
-    common = jnp.minimum(_membership(first, valid, wanted), _membership(second, valid, wanted))
-    return jnp.sum(common, axis=1) / wanted[:, 0]
+    size = jnp.maximum(jnp.floor(share * count + 0.5), 1.0)
+    common = jnp.minimum(_membership(first, valid, size), _membership(second, valid, size))
+    return jnp.sum(common, axis=1) / size[:, 0]
 
 
-def shifted(images: jax.Array, dy: jax.Array | int, dx: jax.Array | int) -> jax.Array:
-    """Images moved down by `dy` and right by `dx` pixels, the edge repeated where nothing comes in.
+def shift(images: jax.Array, dy: jax.Array | int, dx: jax.Array | int) -> jax.Array:
+    """Shifts images down by `dy` and right by `dx` pixels.
+
+    The edge is repeated where nothing comes in.
 
     Args:
       images: `[B, H, W, ...]`: images or maps.
@@ -111,15 +120,15 @@ def shifted(images: jax.Array, dy: jax.Array | int, dx: jax.Array | int) -> jax.
     return images[:, rows][:, :, cols]
 
 
-def shifted_back(
+def shift_back(
     maps: jax.Array, dy: jax.Array | int, dx: jax.Array | int
 ) -> tuple[jax.Array, jax.Array]:
-    """Maps of images that were `shifted` by (`dy`, `dx`), where the images were before.
+    """Moves maps of images that `shift` moved back.
 
     Args:
       maps: `[B, H, W]` of the shifted images.
-      dy: as in `shifted`.
-      dx: as in `shifted`.
+      dy: as in `shift`.
+      dx: as in `shift`.
 
     Returns:
       `[B, H, W]` maps, and `[B, H, W]` bool: False for what the shift pushed out of the image, where the
@@ -131,35 +140,37 @@ def shifted_back(
     rows, cols = jnp.arange(height) + dy, jnp.arange(width) + dx
     in_rows, in_cols = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
     valid = in_rows[:, None] & in_cols[None, :]
-    return shifted(maps, -dy, -dx), jnp.broadcast_to(valid[None], maps.shape)
+    return shift(maps, -dy, -dx), jnp.broadcast_to(valid[None], maps.shape)
 
 
 def cascade(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Layers of one of our networks from the prediction down, in the order of cascading randomisation.
+    """Orders a network's layers from the prediction down.
+
+    As cascading randomisation goes.
 
     Args:
       params: `variables["params"]` of a network of `lossattn_jax.models`, or their shapes.
 
     Returns:
-      Names for `randomised`: the classifier (dynamic routing: the transform), learned attention, then
+      Names for `randomise`: the classifier (dynamic routing: the transform), learned attention, then
       convolutions, normalisations and blocks of the head and of the backbone, each from the last to the
       first. Together they hold every parameter once.
 
     Raises:
       ValueError: a name that our networks do not have.
     """
-    unknown = set(params) - set(_WHOLE) - set(_LAYERED)
+    unknown = set(params) - set(_WHOLE) - set(_PARTS_WITH_LAYERS)
     if unknown:
         raise ValueError(f"no network of this package has {sorted(unknown)}")
     names = [name for name in _WHOLE if name in params]
-    for part in _LAYERED:
+    for part in _PARTS_WITH_LAYERS:
         layers = sorted(params.get(part, {}), key=_forward_place, reverse=True)
         names += [f"{part}/{layer}" for layer in layers]
     return tuple(names)
 
 
-def randomised(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
-    """Parameters with the values of the named layers shuffled within each array.
+def randomise(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
+    """Shuffles the values of named layers within each array.
 
     Shuffling is a draw without replacement from an array's own values: it keeps their mean, deviation
     and signs to the bit, and destroys what they say. An array of equal values (a fresh bias) stays.
@@ -179,13 +190,13 @@ def randomised(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
       ValueError: a name that `params` does not have.
     """
     leaves, tree = jax.tree.flatten(params)
-    paths = [f"{name}/" for name, _ in named(params)]
+    paths = [f"{name}/" for name, _ in name_leaves(params)]
     for layer in layers:
         if not any(path.startswith(f"{layer}/") for path in paths):
             raise ValueError(f"there are no parameters {layer!r}")
     prefixes = tuple(f"{layer}/" for layer in layers)
     values = [
-        _shuffled(leaf, jax.random.fold_in(key, place)) if path.startswith(prefixes) else leaf
+        _shuffle(leaf, jax.random.fold_in(key, place)) if path.startswith(prefixes) else leaf
         for place, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
     ]
     return jax.tree.unflatten(tree, values)
@@ -196,7 +207,7 @@ def _check_shift(dy: Any, dx: Any) -> None:
         check_number(name, shift, -math.inf, whole=True)
 
 
-def _shuffled(leaf: jax.Array, key: jax.Array) -> jax.Array:
+def _shuffle(leaf: jax.Array, key: jax.Array) -> jax.Array:
     return jax.random.permutation(key, leaf.reshape(-1)).reshape(leaf.shape)
 
 
@@ -214,7 +225,7 @@ def _forward_place(name: str) -> tuple[int, int, str, int]:
     raise ValueError(f"no network of this package has a layer {name!r}")
 
 
-def _flattened(
+def _flatten(
     first: jax.Array, second: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     check_arrays(
@@ -231,22 +242,28 @@ def _flattened(
 
 
 def _ranks(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """Ranks from 0 among the valid values of a row `[B, N]`; equal ones have the mean of theirs."""
+    """Ranks the valid values of a row `[B, N]` from 0.
+
+    Equal ones have the mean of theirs.
+    """
     # What is not valid stands behind everything, where it takes no rank from the others.
-    ordered = jnp.sort(jnp.where(valid, values, jnp.inf), axis=1)
+    sorted_values = jnp.sort(jnp.where(valid, values, jnp.inf), axis=1)
     below, upto = (
-        jax.vmap(functools.partial(jnp.searchsorted, side=side))(ordered, values)
+        jax.vmap(functools.partial(jnp.searchsorted, side=side))(sorted_values, values)
         for side in ("left", "right")
     )
     return (below + upto - 1).astype(jnp.float32) / 2
 
 
-def _membership(values: jax.Array, valid: jax.Array, wanted: jax.Array) -> jax.Array:
-    """How much of each value `[B, N]` is among the `wanted` `[B, 1]` highest: 1, 0, or a part."""
+def _membership(values: jax.Array, valid: jax.Array, size: jax.Array) -> jax.Array:
+    """Computes each value's part in the `size` highest: 1, 0, between.
+
+    Values are `[B, N]`, `size` is `[B, 1]`.
+    """
     values = jnp.where(valid, values, -jnp.inf)
-    ordered = jnp.sort(values, axis=1, descending=True)
-    lowest = jnp.take_along_axis(ordered, wanted.astype(jnp.int32) - 1, axis=1)
-    above, tied = values > lowest, (values == lowest) & valid
-    left = wanted - jnp.sum(above, axis=1, keepdims=True)
-    part = left / jnp.maximum(jnp.sum(tied, axis=1, keepdims=True), 1)
-    return jnp.where(above, 1.0, jnp.where(tied, part, 0.0))
+    sorted_values = jnp.sort(values, axis=1, descending=True)
+    lowest = jnp.take_along_axis(sorted_values, size.astype(jnp.int32) - 1, axis=1)
+    above, is_tied = values > lowest, (values == lowest) & valid
+    rest = size - jnp.sum(above, axis=1, keepdims=True)
+    part = rest / jnp.maximum(jnp.sum(is_tied, axis=1, keepdims=True), 1)
+    return jnp.where(above, 1.0, jnp.where(is_tied, part, 0.0))

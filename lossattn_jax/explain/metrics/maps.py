@@ -1,4 +1,4 @@
-"""An explainer's maps of a batch, with all that metrics look at beside them."""
+"""An explainer's maps of a batch, and what metrics need."""
 
 import dataclasses
 import functools
@@ -47,16 +47,18 @@ class Scores(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Maps:
-    """Maps of B images under a trace, and what they are measured against; what is shared is made once.
+    """Maps of B images, and what they are measured against.
+
+    Under a trace; what is shared is made once.
 
     Attributes:
       predict: the class probabilities `[B, K]` of normalised images `[B, H, W, C]`.
       images: `[B, H, W, C]` float32, normalised.
       classes: `[B]` int: the predicted ones, which are explained.
       keys: random keys `[B]`.
-      found: the explainer's relevance of patches and pixels.
-      shifted: of the images moved by `protocol.shift`.
-      randomised: of the images, by networks whose parameters are shuffled.
+      relevance: the explainer's relevance of patches and pixels.
+      after_shift: of the images moved by `protocol.shift`.
+      after_randomisation: of the images, by networks whose parameters are shuffled.
       protocol: how it is measured.
       cells: the patches' cells of pixels; see `faithfulness.cells`.
       centres: `[P, 2]` of the patches, fractions of the image.
@@ -69,9 +71,9 @@ class Maps:
     images: jax.Array
     classes: jax.Array
     keys: jax.Array
-    found: Relevance
-    shifted: Relevance
-    randomised: Mapping[str, Relevance]
+    relevance: Relevance
+    after_shift: Relevance
+    after_randomisation: Mapping[str, Relevance]
     protocol: Protocol
     cells: Any
     centres: jax.Array
@@ -79,34 +81,39 @@ class Maps:
     boxes: Any = None
 
     @property
-    def classified(self) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array]:
-        """`predict`, `images` and `classes`, with which `faithfulness` begins."""
+    def class_inputs(self) -> tuple[Callable[[jax.Array], jax.Array], jax.Array, jax.Array]:
+        """Returns `predict`, `images` and `classes`, the first arguments of `faithfulness`."""
         return self.predict, self.images, self.classes
 
     @functools.cached_property
     def ranks(self) -> Any:
-        """The pixels from the most relevant on; see `faithfulness.by_pixels`."""
-        return faithfulness.by_pixels(self.found.pixels)
+        """Ranks pixels by relevance; see `faithfulness.by_pixels`."""
+        return faithfulness.by_pixels(self.relevance.pixels)
 
     @functools.cached_property
     def inside(self) -> jax.Array:
-        """`[B, P]` bool: which patches have their centre in a box."""
+        """Finds patches whose centre is in a box, `[B, P]` bool."""
         return metrics.centres_in_boxes(self.centres, self.boxes)
 
     @functools.cached_property
     def patch_scores(self) -> Any:
-        """`[B, T + 1]` scores of the patches that reach each of the thresholds, and `patch_threshold`."""
+        """Computes `[B, T + 1]` scores of patches above each threshold.
+
+        The last is `patch_threshold`.
+        """
         levels = (*localisation.THRESHOLDS, self.protocol.patch_threshold)
-        return localisation.patch_scores(self.found.patches, self.inside, levels)
+        return localisation.patch_scores(self.relevance.patches, self.inside, levels)
 
     @functools.cached_property
     def above_mean(self) -> Scores:
-        """Scores of the patches above the mean of the map."""
-        return Scores(*above_mean(self.found.patches, self.inside))
+        """Computes scores of the patches above the map's mean."""
+        return Scores(*above_mean(self.relevance.patches, self.inside))
 
 
 def above_mean(patches: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Precision, recall and F `[B]` of the patches above the mean of the map's positive part.
+    """Computes precision, recall and F `[B]` of patches above the mean.
+
+    The mean is that of the map's positive part.
 
     Args:
       patches: `[B, P]` float. Where none is positive, or all are equal, none passes.
@@ -122,5 +129,5 @@ def above_mean(patches: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def finite_rows(relevance: Relevance) -> jax.Array:
-    """`[B]` bool: which images have a finite map."""
+    """Finds images with a finite map, `[B]` bool."""
     return metrics.rows_finite(relevance.patches, relevance.pixels)

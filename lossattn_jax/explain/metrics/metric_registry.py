@@ -1,4 +1,4 @@
-"""Which metrics of explanations there are, and how each is written.
+"""The registry of metrics of explanations.
 
 A metric is one entry of `METRICS`, in the order of the tables' rows. Of the user's own,
 `package.module:attribute` is a `Metric`.
@@ -47,7 +47,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Where it is better, to stand behind its name."""
+        """Arrow to where the metric is better."""
         return arrow(self.higher)
 
 
@@ -57,54 +57,57 @@ def arrow(higher: bool | None) -> str:
 
 
 def _deletion(maps: Maps) -> jax.Array:
-    curve = faithfulness.deletion(*maps.classified, maps.ranks, maps.protocol.steps)
+    curve = faithfulness.deletion(*maps.class_inputs, maps.ranks, maps.protocol.steps)
     return faithfulness.area(curve)
 
 
 def _insertion(maps: Maps) -> jax.Array:
-    curve = faithfulness.insertion(*maps.classified, maps.ranks, maps.protocol.steps)
+    curve = faithfulness.insertion(*maps.class_inputs, maps.ranks, maps.protocol.steps)
     return faithfulness.area(curve)
 
 
 def _road(maps: Maps, *, least: bool) -> jax.Array:
     order = faithfulness.least_first(maps.ranks) if least else maps.ranks
-    road = faithfulness.road(*maps.classified, order, maps.protocol.road_shares, maps.keys)
+    road = faithfulness.road(*maps.class_inputs, order, maps.protocol.road_shares, maps.keys)
     return jnp.mean(road.probability, axis=1)
 
 
 def _comprehensiveness(maps: Maps) -> jax.Array:
-    parts = (maps.found.patches, maps.cells, maps.protocol.patch_shares)
-    return jnp.mean(faithfulness.comprehensiveness(*maps.classified, *parts), axis=1)
+    parts = (maps.relevance.patches, maps.cells, maps.protocol.patch_shares)
+    return jnp.mean(faithfulness.comprehensiveness(*maps.class_inputs, *parts), axis=1)
 
 
 def _sufficiency(maps: Maps) -> jax.Array:
-    parts = (maps.found.patches, maps.cells, maps.protocol.patch_shares)
-    return jnp.mean(faithfulness.sufficiency(*maps.classified, *parts), axis=1)
+    parts = (maps.relevance.patches, maps.cells, maps.protocol.patch_shares)
+    return jnp.mean(faithfulness.sufficiency(*maps.class_inputs, *parts), axis=1)
 
 
 def _similarity(maps: Maps, *, stage: str) -> jax.Array:
-    other = maps.randomised[stage]
-    alike = map_agreement.spearman(maps.found.pixels, other.pixels)
+    other = maps.after_randomisation[stage]
+    alike = map_agreement.spearman(maps.relevance.pixels, other.pixels)
     return jnp.where(finite_rows(other), alike, jnp.nan)
 
 
 def _stability(maps: Maps) -> jax.Array:
-    back, valid = map_agreement.shifted_back(maps.shifted.pixels, *maps.protocol.shift)
-    alike = map_agreement.spearman(maps.found.pixels, back, valid)
-    return jnp.where(finite_rows(maps.shifted), alike, jnp.nan)
+    back, valid = map_agreement.shift_back(maps.after_shift.pixels, *maps.protocol.shift)
+    alike = map_agreement.spearman(maps.relevance.pixels, back, valid)
+    return jnp.where(finite_rows(maps.after_shift), alike, jnp.nan)
 
 
 def _pointing(maps: Maps) -> jax.Array:
-    return localisation.patch_pointing(maps.found.patches, maps.centres, maps.boxes)
+    return localisation.patch_pointing(maps.relevance.patches, maps.centres, maps.boxes)
 
 
 def _mass_in_box(maps: Maps) -> jax.Array:
-    return localisation.mass_in_box(maps.found.pixels, maps.boxes)
+    return localisation.mass_in_box(maps.relevance.pixels, maps.boxes)
 
 
 def measure_localised(maps: Maps) -> jax.Array:
-    """`[B]`, 1 where the maps localise the object; see `localisation.localised`."""
-    return localisation.localised(maps.found.patches, maps.boxes, maps.patch_boxes)
+    """Whether the maps localise the object, `[B]`.
+
+    See `localisation.is_localised`.
+    """
+    return localisation.is_localised(maps.relevance.patches, maps.boxes, maps.patch_boxes)
 
 
 def _at_threshold(maps: Maps, *, score: str) -> jax.Array:
@@ -117,8 +120,13 @@ def _above_mean(maps: Maps, *, score: str) -> jax.Array:
     return scores
 
 
-def _placed(measure: Callable[..., jax.Array], *, in_words: bool = False, **options: str) -> Metric:
-    """A metric of where the maps are high, beside the labelled object's box; higher is better."""
+def _with_boxes(
+    measure: Callable[..., jax.Array], *, in_words: bool = False, **options: str
+) -> Metric:
+    """Makes a metric of maps beside the object's box.
+
+    Higher is better.
+    """
     return Metric(True, functools.partial(measure, **options), needs_boxes=True, in_words=in_words)
 
 
@@ -130,18 +138,18 @@ METRICS = Registry(
     "the metric",
     Metric,
     {
-        "pointing": _placed(_pointing),
-        "mass_in_box": _placed(_mass_in_box),
-        "patch_precision": _placed(_at_threshold, score="precision"),
-        "patch_recall": _placed(_at_threshold, score="recall", in_words=True),
-        "patch_f": _placed(_at_threshold, score="f"),
+        "pointing": _with_boxes(_pointing),
+        "mass_in_box": _with_boxes(_mass_in_box),
+        "patch_precision": _with_boxes(_at_threshold, score="precision"),
+        "patch_recall": _with_boxes(_at_threshold, score="recall", in_words=True),
+        "patch_f": _with_boxes(_at_threshold, score="f"),
         "patch_f_best": Metric(True, needs_boxes=True, needs_curves=True),
         "patch_f_best_threshold": Metric(
             None, needs_boxes=True, needs_curves=True, compares_systems=False
         ),
-        "precision_above_mean": _placed(_above_mean, score="precision"),
-        "recall_above_mean": _placed(_above_mean, score="recall", in_words=True),
-        "f_above_mean": _placed(_above_mean, score="f"),
+        "precision_above_mean": _with_boxes(_above_mean, score="precision"),
+        "recall_above_mean": _with_boxes(_above_mean, score="recall", in_words=True),
+        "f_above_mean": _with_boxes(_above_mean, score="f"),
         # In the table of systems it is in its average precision.
         "localised": Metric(True, measure_localised, needs_boxes=True, compares_systems=False),
         "localisation_ap": Metric(True, needs_boxes=True, needs_ranking=True),
@@ -164,7 +172,7 @@ NAMES = tuple(METRICS)
 
 
 def find(names: Sequence[str]) -> dict[str, Metric]:
-    """The metrics that a user names, in the order of the rows.
+    """Finds the metrics that a user names, in the registry's order.
 
     Args:
       names: of `METRICS`, "all" of them, or `package.module:attribute` of a `Metric` of the user's own.
@@ -177,23 +185,23 @@ def find(names: Sequence[str]) -> dict[str, Metric]:
     """
     if not names:
         raise UserError(f"metrics are none, but may be: {ALL}, {', '.join(NAMES)}")
-    chosen = {name: METRICS.find(name) for name in names if name != ALL}
-    for name, metric in chosen.items():
+    named_metrics = {name: METRICS.find(name) for name in names if name != ALL}
+    for name, metric in named_metrics.items():
         if name not in METRICS and metric.measure is None:
             raise UserError(f"the metric {name!r} has no measure, but must have one")
     package = {
         name: metric
         for name, metric in METRICS.items()
-        if ALL in names or name in chosen or metric.of_machine
+        if ALL in names or name in named_metrics or metric.of_machine
     }
-    return package | {name: metric for name, metric in chosen.items() if name not in METRICS}
+    return package | {name: metric for name, metric in named_metrics.items() if name not in METRICS}
 
 
-def measure(chosen: Mapping[str, Metric], maps: Maps, *, boxes: bool) -> dict[str, jax.Array]:
-    """The values of images, of the metrics that need boxes or of the others.
+def measure(metrics: Mapping[str, Metric], maps: Maps, *, boxes: bool) -> dict[str, jax.Array]:
+    """Measures images by the metrics with boxes, or by the others.
 
     Args:
-      chosen: as of `find`.
+      metrics: as of `find`.
       maps: of B images.
       boxes: whether of those that need boxes.
 
@@ -205,7 +213,7 @@ def measure(chosen: Mapping[str, Metric], maps: Maps, *, boxes: bool) -> dict[st
     """
     count = (len(maps.classes),)
     values = {}
-    for name, metric in chosen.items():
+    for name, metric in metrics.items():
         if metric.measure is None or metric.needs_boxes != boxes:
             continue
         values[name] = metric.measure(maps)

@@ -1,4 +1,4 @@
-"""The report on a checkpoint: one HTML page that needs no network, and its pictures as files.
+"""The report on a checkpoint: an offline HTML page, and its pictures.
 
 `page` is the page's content and its HTML, `pictures` and `summary` what it shows, `write` its folder.
 """

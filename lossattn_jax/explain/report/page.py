@@ -1,4 +1,6 @@
-"""The HTML page of a report: everything in one file, whatever names and labels hold.
+"""The HTML page of a report, all in one file.
+
+Whatever names and labels hold.
 
 `page.html` is its template, with `page.css` and `page.js` put in; here is what the template is given.
 """
@@ -26,7 +28,7 @@ _EXACT = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a page shows.
+    """The content of a page.
 
     Attributes:
       title: its heading.
@@ -61,7 +63,7 @@ class Content:
 
 
 def render(content: Content) -> str:
-    """The page as HTML 5 in UTF-8; loads nothing from anywhere."""
+    """Renders the page as HTML 5; it loads nothing."""
     e = content.explanations
     template = _environment().get_template("page.html")
     return template.render(
@@ -84,7 +86,7 @@ def render(content: Content) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Escapes what it puts into a template, and refuses a template that names what it is not given."""
+    """Makes templates that escape values and refuse unknown names."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -114,19 +116,22 @@ def _map_choices(content: Content) -> list[tuple[str, str]]:
 
 
 def _class_choices(content: Content) -> list[tuple[str, str]]:
-    known = [] if content.explanations.labels is None else [("label", "the label")]
+    label_choice = [] if content.explanations.labels is None else [("label", "the label")]
     classes = [(str(k), name) for k, name in enumerate(content.class_names)]
-    return [("predicted", "the predicted class"), *known, *classes]
+    return [("predicted", "the predicted class"), *label_choice, *classes]
 
 
 def is_exact(e: Explanations) -> bool:
-    """Whether the image's logits are the patches' logits, weighted: then a patch's part is no guess."""
-    summed = np.einsum("npk,np->nk", e.patch_logits.astype(np.float64), e.attention)
-    return bool(np.abs(summed - e.logits).max() <= _EXACT * np.abs(e.logits).max())
+    """Whether the image's logits are the weighted patches' logits.
+
+    Then a patch's part is no guess.
+    """
+    sums = np.einsum("npk,np->nk", e.patch_logits.astype(np.float64), e.attention)
+    return bool(np.abs(sums - e.logits).max() <= _EXACT * np.abs(e.logits).max())
 
 
 def _card(content: Content, image: int) -> dict[str, object]:
-    """What the page says of one image."""
+    """Makes the page's part on one image."""
     e, names = content.explanations, content.class_names
     attention, correct = e.attention[image], e.correct(image)
     highest = int(attention.argmax())
@@ -134,10 +139,12 @@ def _card(content: Content, image: int) -> dict[str, object]:
     return {
         "name": e.names[image],
         "verdict": "" if correct is None else ("right" if correct else "wrong"),
-        "picked": e.picked[image] if e.picked else "",
+        "picked": e.reasons[image] if e.reasons else "",
         "label": ", ".join(names[k] for k in e.classes(image)) or "nothing",
         "image": pictures.png(e.images[image]),
-        "overlay": pictures.png(pictures.attended(e.images[image], attention, content.fields)),
+        "overlay": pictures.png(
+            pictures.draw_attention(e.images[image], attention, content.fields)
+        ),
         "row": highest // content.grid.cols + 1,
         "column": highest % content.grid.cols + 1,
         "highest": attention[highest],
@@ -148,7 +155,7 @@ def _card(content: Content, image: int) -> dict[str, object]:
 
 
 def _bars(content: Content, image: int) -> list[dict[str, object]]:
-    """The most probable classes of one image."""
+    """Makes the bars of one image's most probable classes."""
     e = content.explanations
     right = e.classes(image)
     return [
@@ -163,7 +170,7 @@ def _bars(content: Content, image: int) -> list[dict[str, object]]:
 
 
 def _data(content: Content) -> dict[str, object]:
-    """What the page's script draws from."""
+    """Makes the data that the page's script draws."""
     e, grid = content.explanations, content.grid
     scales = content.fields.max(axis=(1, 2)) / 65535
     safe = np.where(scales > 0, scales, 1.0)
@@ -176,10 +183,10 @@ def _data(content: Content) -> dict[str, object]:
         "cols": grid.cols,
         "height": e.images.shape[1],
         "width": e.images.shape[2],
-        "fields": _packed(levels),
+        "fields": _encode(levels),
         "field_scales": scales.tolist(),
-        "inferno": _packed(pictures.colours("inferno")),
-        "diverging": _packed(pictures.colours("RdBu_r")),
+        "inferno": _encode(pictures.colours("inferno")),
+        "diverging": _encode(pictures.colours("RdBu_r")),
         "opacity": pictures.OPACITY,
         "images": [
             {
@@ -190,9 +197,9 @@ def _data(content: Content) -> dict[str, object]:
                 "correct": e.correct(image),
                 "certainty": float(confidence[image]),
                 "entropy": float(entropy[image]),
-                "patch_logits": _packed(e.patch_logits[image].astype("<f4")),
+                "patch_logits": _encode(e.patch_logits[image].astype("<f4")),
                 "attention": [
-                    _packed(attention[image].astype("<f4"))
+                    _encode(attention[image].astype("<f4"))
                     for attention in content.attentions.values()
                 ],
             }
@@ -201,5 +208,5 @@ def _data(content: Content) -> dict[str, object]:
     }
 
 
-def _packed(array: np.ndarray) -> str:
+def _encode(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

@@ -1,4 +1,4 @@
-"""Pictures of a report as arrays and PNG bytes: the image, and maps laid over it pixel by pixel."""
+"""Pictures of a report as arrays and PNG: images and overlays."""
 
 import functools
 import io
@@ -20,7 +20,7 @@ def colours(name: str) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A map over an image.
+    """Draws a map over an image.
 
     Args:
       image: `[H, W, 3]` uint8.
@@ -33,17 +33,23 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     highest = heat.max()
     level = (heat / highest if highest > 0 else heat * 0).clip(0, 1)
     colour = colours("inferno")[(level * 255).round().astype(int)].astype(np.float64)
-    mixed = (1 - OPACITY) * grey[..., None] + OPACITY * colour
-    return mixed.round().clip(0, 255).astype(np.uint8)
+    blend = (1 - OPACITY) * grey[..., None] + OPACITY * colour
+    return blend.round().clip(0, 255).astype(np.uint8)
 
 
-def attended(image: np.ndarray, attention: np.ndarray, fields: np.ndarray) -> np.ndarray:
-    """`overlay` of the attention `[P]` of patches that see `fields` `[P, H, W]` of the image."""
+def draw_attention(image: np.ndarray, attention: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """Overlays patches' attention `[P]` on the image.
+
+    The patches see `fields` `[P, H, W]` of it.
+    """
     return overlay(image, pixel_map(attention, fields))
 
 
 def png(image: np.ndarray, scale: int = 1) -> bytes:
-    """An image `[H, W, 3]` uint8 as a PNG file, each pixel made `scale` x `scale`."""
+    """Encodes an image `[H, W, 3]` uint8 as PNG, enlarged.
+
+    Each pixel becomes `scale` x `scale`.
+    """
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -53,7 +59,10 @@ def png(image: np.ndarray, scale: int = 1) -> bytes:
 
 
 def mosaic(parts: list[np.ndarray], places: list[tuple[int, int]], gap: int = 2) -> np.ndarray:
-    """Pictures `[H, W, 3]` of one size at their (row, column), white lines between them."""
+    """Joins pictures `[H, W, 3]` at their (row, column).
+
+    White lines are between them.
+    """
     height, width = parts[0].shape[:2]
     rows = max(row for row, _ in places) + 1
     columns = max(column for _, column in places) + 1

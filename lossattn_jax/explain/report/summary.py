@@ -1,4 +1,4 @@
-"""What a report says of a whole split: counts that are added up batch by batch, and their plots."""
+"""Counts over a whole split, and their plots, for a report."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ _NAMED_CLASSES = 30  # in the confusion matrix; more names would overlap
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A picture with what it shows in words, for those who do not see it.
+    """A picture, and a description for those who cannot see it.
 
     Attributes:
       name: of its file, without the suffix.
@@ -41,7 +41,7 @@ class Summary:
     """Counts over a split; `add` takes batches in any order and division."""
 
     def __init__(self, num_classes: int, kind: str, multi_label: bool):
-        """Starts with nothing.
+        """Starts with no example.
 
         Args:
           num_classes: K.
@@ -89,7 +89,7 @@ class Summary:
             np.add.at(self.confusion, (labels, rows["logits"].argmax(axis=-1)), 1)
 
     def plots(self, class_names: Sequence[str]) -> list[Plot]:
-        """All plots that the labels allow."""
+        """Draws all plots that the labels allow."""
         plots = [self._plot_entropy(), self._plot_patches()]
         if not self.multi_label:
             plots += [self._plot_confusion(class_names), self._plot_reliability()]
@@ -112,10 +112,10 @@ class Summary:
     def _plot_patches(self) -> Plot:
         figure, axis = _axes()
         names = weight_names()
-        filled = self.patches > 0
+        has_examples = self.patches > 0
         accuracy = self.right_patches / np.maximum(self.patches, 1)
         places = np.arange(len(names))
-        axis.bar(places[filled], accuracy[filled], color="#228833")
+        axis.bar(places[has_examples], accuracy[has_examples], color="#228833")
         axis.set_xticks(places, names, rotation=30, ha="right", fontsize=8)
         axis.set_ylim(0, 1)
         axis.set_xlabel("patch weight, as a multiple of the even weight 1 / P")
@@ -161,13 +161,15 @@ class Summary:
 
     def _plot_reliability(self) -> Plot:
         figure, axis = _axes()
-        filled = self.confidences > 0
+        has_examples = self.confidences > 0
         count = np.maximum(self.confidences, 1)
         confidence, accuracy = self.confidence_sum / count, self.right / count
         axis.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-        sizes = 20 + 180 * self.confidences[filled] / max(self.images, 1)
-        axis.scatter(confidence[filled], accuracy[filled], s=sizes, color="#aa3377", alpha=0.8)
-        axis.plot(confidence[filled], accuracy[filled], color="#aa3377", lw=1)
+        sizes = 20 + 180 * self.confidences[has_examples] / max(self.images, 1)
+        axis.scatter(
+            confidence[has_examples], accuracy[has_examples], s=sizes, color="#aa3377", alpha=0.8
+        )
+        axis.plot(confidence[has_examples], accuracy[has_examples], color="#aa3377", lw=1)
         axis.set_xlim(0, 1.02)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("probability of the predicted class")
@@ -187,7 +189,7 @@ class Summary:
 
 
 def weight_names() -> list[str]:
-    """A name for each bin of `WEIGHT_EDGES`."""
+    """Names the bins of `WEIGHT_EDGES`."""
     edges = [f"{edge:g}" for edge in WEIGHT_EDGES]
     inner = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
     return ["0 (cut)", *inner, f"above {edges[-1]}"]

@@ -70,17 +70,17 @@ def _write_pictures(content: page.Content, images: pathlib.Path) -> None:
     for image, name in enumerate(e.names):
         stem = f"{image:04d}_{_slug(name)}"
         files.write(images / f"{stem}_image.png", pictures.png(e.images[image], _SCALE))
-        overlay = pictures.attended(e.images[image], e.attention[image], content.fields)
+        overlay = pictures.draw_attention(e.images[image], e.attention[image], content.fields)
         files.write(images / f"{stem}_attention.png", pictures.png(overlay, _SCALE))
 
 
 def _slug(name: str) -> str:
-    """A name that any file system takes."""
+    """Makes a name that any file system takes."""
     return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:60]
 
 
 def _numbers(content: page.Content) -> dict[str, Any]:
-    """The numbers of the page; floats as they are, so that reading them back gives the same bits."""
+    """Returns the page's numbers, all with every digit."""
     e = content.explanations
     return {
         "title": content.title,
@@ -93,7 +93,7 @@ def _numbers(content: page.Content) -> dict[str, Any]:
                 "index": None if e.index is None else int(e.index[image]),
                 "label": None if e.labels is None else e.classes(image),
                 "predicted": int(e.logits[image].argmax()),
-                "picked": e.picked[image] if e.picked else None,
+                "picked": e.reasons[image] if e.reasons else None,
                 "logits": _finite(e.logits[image]),
                 "probabilities": _finite(e.probabilities[image]),
                 "attention": _finite(e.attention[image]),

@@ -1,4 +1,4 @@
-"""Training of networks for bags: all folds and repeats of a method in one compiled program.
+"""Training of networks for bags: all folds in one compiled program.
 
 `training` is the driver, `programs` what runs on the devices, `steps` and `gradients` one update of it.
 """

@@ -1,4 +1,4 @@
-"""Bags on a device: one flat array of instances, out of which compiled programs cut padded bags."""
+"""Bags on a device, as one flat array from which programs slice."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lossattn_jax.data.bags.bags import BagDataset
 
 @flax.struct.dataclass
 class Data:
-    """A data set on a device.
+    """A data set's arrays, for a device.
 
     Attributes:
       instances: `[N + longest, features...]` float32: zeros behind the last bag, so that a cut of any
@@ -27,8 +27,8 @@ class Data:
     bucket: Any
 
 
-def on_device(dataset: BagDataset, tops: tuple[int, ...]) -> Data:
-    """The arrays of a data set, still on the host.
+def pack(dataset: BagDataset, tops: tuple[int, ...]) -> Data:
+    """Makes the arrays of a data set, on the host.
 
     Args:
       dataset: of N instances.
@@ -44,19 +44,22 @@ def on_device(dataset: BagDataset, tops: tuple[int, ...]) -> Data:
     )
 
 
-def standardised(x: jax.Array, mean: jax.Array, inverse_scale: jax.Array) -> jax.Array:
-    """Bags `[b, length, features...]`, each feature on the scale of a model's training bags."""
+def standardise(x: jax.Array, mean: jax.Array, inverse_scale: jax.Array) -> jax.Array:
+    """Scales bags `[b, length, features...]` by a model's mean and scale."""
     return (x - mean[None, None]) * inverse_scale[None, None]
 
 
-def cut(data: Data, rows: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-    """Bags `[b, length, features...]` and their mask `[b, length]`; behind a bag are others' instances."""
+def cut_bags(data: Data, rows: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+    """Slices bags `[b, length, features...]` and their mask `[b, length]`.
+
+    Behind a bag are instances of others.
+    """
     mask = jnp.arange(length)[None, :] < data.lengths[rows][:, None]
     return cut_values(data.instances, data, rows, length), mask
 
 
 def cut_values(values: jax.Array, data: Data, rows: jax.Array, length: int) -> jax.Array:
-    """`[b, length, ...]` of values per instance `[N + longest, ...]`."""
+    """Slices `[b, length, ...]` of values per instance `[N + longest, ...]`."""
     # Slices one by one: as a gather over bags it is far slower on CPUs.
     return jnp.stack(
         [jax.lax.dynamic_slice_in_dim(values, data.offsets[row], length) for row in rows]
@@ -64,7 +67,10 @@ def cut_values(values: jax.Array, data: Data, rows: jax.Array, length: int) -> j
 
 
 def write(values: jax.Array, new: jax.Array, mask: jax.Array, place: jax.Array) -> jax.Array:
-    """Puts `new` `[G, length, ...]` at `place` of `[G, N + longest, ...]` where `mask` says so."""
+    """Writes `new` at `place` where `mask` is True.
+
+    `new` is `[G, length, ...]`, `values` `[G, N + longest, ...]`.
+    """
     old = jax.lax.dynamic_slice_in_dim(values, place, new.shape[1], axis=1)
     mask = jnp.broadcast_to(mask, new.shape[:2]).reshape(
         *new.shape[:2], *(1 for _ in new.shape[2:])

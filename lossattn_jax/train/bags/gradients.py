@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lossattn_jax.attention import losses, poolings
 from lossattn_jax.models.bag_networks import BagNetwork
-from lossattn_jax.train.bags.device_bags import standardised
+from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, where
@@ -18,7 +18,7 @@ from lossattn_jax.train.schedules import loss_weight_schedule
 
 @flax.struct.dataclass
 class StepBags:
-    """The b bags of a step, as one model takes them.
+    """The b bags of a step, for one model.
 
     Attributes:
       x: `[b, length, features...]` float32 as they are in the data set.
@@ -38,7 +38,7 @@ class StepBags:
 
 
 class BagGradients(NamedTuple):
-    """What the bags of a step say of a model.
+    """Loss, gradient and attention of a model on a step's bags.
 
     Attributes:
       loss: float32 scalar, mean over the visible bags.
@@ -55,7 +55,7 @@ class BagGradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Gradients:
-    """Loss and gradient of a training, as a traced function.
+    """Computes loss and gradient of a training, as a traced function.
 
     Attributes:
       network: of all models.
@@ -68,22 +68,22 @@ class Gradients:
     consistency: bool
 
     def __call__(
-        self, model: Models, params: Any, bags: StepBags, epoch: jax.Array, *, guarded: bool
+        self, model: Models, params: Any, bags: StepBags, epoch: jax.Array, *, guard_loss: bool
     ) -> BagGradients:
-        """Loss and gradient of one model.
+        """Computes loss and gradient of one model.
 
         Args:
           model: without the leading axis.
           params: its parameters.
           bags: of the step.
           epoch: int32 scalar, from 0.
-          guarded: whether a bag that is not visible must not make the gradient infinite either.
+          guard_loss: whether a bag that is not visible must not make the gradient infinite either.
         """
         settings = self.settings
         patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
 
-        instances = standardised(bags.x, model.mean, model.inverse_scale)
-        if guarded:
+        instances = standardise(bags.x, model.mean, model.inverse_scale)
+        if guard_loss:
             instances = where(bags.visible, instances, jnp.zeros_like(instances))
 
         def loss(params: Any) -> Any:
@@ -117,22 +117,25 @@ class Gradients:
     def _pull(
         self, model: Models, bags: StepBags, attention: jax.Array, epoch: jax.Array
     ) -> jax.Array:
-        """`[b]` loss of the attention's distance from its average over the epochs before."""
+        """Computes the consistency loss `[b]` of attention.
+
+        It is the distance from the average over the epochs before.
+        """
         mask = bags.mask
         weight = loss_weight_schedule(
             epoch, model.consistency_weight, self.settings.consistency_ramp_epochs
         )
         size = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-        corrected = self._corrected(bags.target, epoch)
-        distance = losses.consistency_loss(attention, jnp.where(mask, corrected, 0.0))
+        average = self._correct_average(bags.target, epoch)
+        distance = losses.consistency_loss(attention, jnp.where(mask, average, 0.0))
         return jnp.where(epoch > 0, weight, 0) * distance * mask.shape[1] / size
 
-    def _corrected(self, average: jax.Array, epoch: jax.Array) -> jax.Array:
-        """The average of attention over the epochs before, corrected for its start at 0."""
+    def _correct_average(self, average: jax.Array, epoch: jax.Array) -> jax.Array:
+        """Corrects the average of attention for its start at 0."""
         return average / jnp.maximum(1 - self.settings.consistency_decay**epoch, 1e-6)
 
     def attention_before(self, average: jax.Array, epoch: jax.Array, mask: jax.Array) -> jax.Array:
-        """Bags' attention before their visit: its average over epochs, or even attention at first.
+        """Returns bags' average attention of the epochs before, at first even.
 
         Args:
           average: `[G, b, length]` of `State.ensemble`.
@@ -140,10 +143,10 @@ class Gradients:
           mask: `[b, length]` bool.
         """
         even = mask / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
-        return jnp.where(epoch > 0, self._corrected(average, epoch), even[None])
+        return jnp.where(epoch > 0, self._correct_average(average, epoch), even[None])
 
 
 def with_decay(model: Models, params: Any, gradients: Any) -> Any:
-    """The gradients with their L2 term, whose squares have to be in float32."""
+    """Adds the L2 term to gradients, in float32."""
     decay = model.weight_decay
     return jax.tree.map(lambda g, p: g + decay * p, gradients, params)

@@ -1,4 +1,4 @@
-"""Non-finite updates of networks for bags: what a training reports of them, and where it ends.
+"""Non-finite updates of networks for bags: reports, dumps and the training's end.
 
 `steps.Steps.checked_epochs` skips them on the devices, and here the host looks at its result. A training that
 ends writes a dump (see `train.dumps`), of which `lossattn_jax.replay` computes the update again.
@@ -27,19 +27,21 @@ from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 from lossattn_jax.train import dumps
-from lossattn_jax.train.bags.device_bags import on_device
+from lossattn_jax.train.bags.device_bags import pack
 from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Steps
 from lossattn_jax.train.skips import Skips
 
-# What of a network a dump has; it computes in float32.
+# Fields of a network that a dump holds; it computes in float32.
 _NETWORK = ("num_classes", "method", "backbone", "hidden", "dropout")
 
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """An update of a model; as a text "of model 3 (fold3) after 12 updates in epoch 2 on the bag m7".
+    """An update of a model, with a text for messages.
+
+    The text is "of model 3 (fold3) after 12 updates in epoch 2 on the bag m7".
 
     Attributes:
       model: its number.
@@ -66,7 +68,7 @@ class Update:
 
 
 class BagSkips(Skips[Update]):
-    """The skipped updates of the models of a training of bags."""
+    """Counts the skipped updates of a training of bags."""
 
     def __init__(self, ids: Sequence[str], plans: Sequence[Plan], max_skipped: int, label: str):
         """Nothing is skipped yet.
@@ -81,11 +83,11 @@ class BagSkips(Skips[Update]):
         super().__init__(len(plans), max_skipped, self.label)
         self._ids, self._plans = ids, plans
 
-    def add_epochs(self, skipped: np.ndarray, order: np.ndarray, epochs: np.ndarray) -> None:
-        """Takes note of epochs, and warns of what was skipped in them.
+    def add_epochs(self, skip_mask: np.ndarray, order: np.ndarray, epochs: np.ndarray) -> None:
+        """Counts the skipped updates of some epochs, and warns of them.
 
         Args:
-          skipped: `[M, epochs, steps]` bool.
+          skip_mask: `[M, epochs, steps]` bool.
           order: `[epochs, steps, batch_size]` int, the bags of each step, -1 for none.
           epochs: `[epochs]` int, their numbers, from 0.
         """
@@ -93,17 +95,17 @@ class BagSkips(Skips[Update]):
         for model, plan in enumerate(self._plans):
             visible = plan.train[np.maximum(order, 0)] & (order >= 0)
             update = functools.partial(self._update, model, visible, order, epochs)
-            flat = skipped[model].ravel()
+            flat = skip_mask[model].ravel()
             self.add(model, flat, visible.any(axis=-1).ravel(), update)
             if flat.any():
                 step = int(flat.argmax())
                 firsts.setdefault(step, update(step))
         if firsts:
-            models = int(skipped.any(axis=(1, 2)).sum())
+            models = int(skip_mask.any(axis=(1, 2)).sum())
             span = sorted({int(epochs[0]) + 1, int(epochs[-1]) + 1})
             self.warn(
-                int(skipped.sum()),
-                f"updates of {models} of {len(skipped)} models",
+                int(skip_mask.sum()),
+                f"updates of {models} of {len(skip_mask)} models",
                 firsts[min(firsts)],
                 f" in epoch{'s' if len(epochs) > 1 else ''} {'-'.join(map(str, span))}",
             )
@@ -149,7 +151,7 @@ class DumpWriter(abc.ABC):
     def error(
         self, skips: BagSkips, model: int, models: Models, states: State, epochs: int
     ) -> UserError:
-        """What ends a training since a model has skipped so many updates in a row; the first is dumped.
+        """Makes the error that ends a training; dumps the first skipped update.
 
         Args:
           skips: what was skipped.
@@ -225,24 +227,24 @@ class DatasetDumpWriter(DumpWriter):
         """See `DumpWriter.batch`."""
         dataset, steps = self.dataset, self.steps
         rows = np.array(update.rows)
-        padded = dataset.padded(rows, int(dataset.lengths[rows].max()))
+        bucket = dataset.pad(rows, int(dataset.lengths[rows].max()))
 
-        def cut(values: Any) -> np.ndarray:
+        def cut_values(values: Any) -> np.ndarray:
             starts = dataset.offsets[rows]
-            length = padded.mask.shape[1]
+            length = bucket.mask.shape[1]
             return np.stack([np.asarray(values)[start : start + length] for start in starts])
 
-        data = jax.tree.map(jnp.asarray, on_device(dataset, steps.program.tops))
+        data = jax.tree.map(jnp.asarray, pack(dataset, steps.program.tops))
         target = np.zeros(0, np.float32)
         if steps.program.consistency:
-            # Since the update was skipped, no epoch has changed the average but in how much of it there is.
+            # A skipped update leaves the average but for its factor, 1 - decay**epochs.
             decay = steps.settings.consistency_decay
             share = (1 - decay**update.epoch) / (1 - decay**epochs)
-            target = cut(state.ensemble) * np.float32(share)
+            target = cut_values(state.ensemble) * np.float32(share)
         return {
-            "x": padded.instances,
-            "mask": padded.mask,
-            "labels": padded.labels,
-            "noise": cut(steps.noise(model, data, jnp.int32(update.epoch))),
+            "x": bucket.instances,
+            "mask": bucket.mask,
+            "labels": bucket.labels,
+            "noise": cut_values(steps.noise(model, data, jnp.int32(update.epoch))),
             "target": target,
         }

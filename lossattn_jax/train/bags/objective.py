@@ -1,4 +1,4 @@
-"""The training loss of the networks for bags: which of `lossattn_jax.attention.losses` each method has."""
+"""The training loss of networks for bags, by method."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ def bag_loss(
     patch_reduction: str,
     side_logits: jax.Array | None = None,
 ) -> jax.Array:
-    """`CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses.
+    """Computes the loss of each bag.
+
+    `CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses.
 
     Args:
       outputs: of the network in training.

@@ -1,4 +1,4 @@
-"""Plans: what each of the models that are trained together learns from, and what it is asked."""
+"""Plans: training and held-out bags of each model trained together."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from lossattn_jax.train.bags.states import Models
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one model learns from, and what it is asked.
+    """Training bags, held-out bags and settings of one model.
 
     Attributes:
       seed: of its parameters and dropout.
@@ -38,7 +38,7 @@ class Plan:
 
 
 def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple[bool, bool]:
-    """Whether a best epoch is to be found, and whether some epoch is to be kept.
+    """Whether plans select a best epoch, and whether they keep one.
 
     Args:
       plans: of a training.
@@ -71,7 +71,7 @@ def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple
 
 
 def uses_consistency(settings: Settings, plans: Sequence[Plan]) -> bool:
-    """Whether some model's attention is kept near its average over the epochs."""
+    """Whether some model has the consistency loss of attention."""
     name = "consistency_weight"
     return any(plan.overrides.get(name, settings.consistency_weight) > 0 for plan in plans)
 
@@ -79,7 +79,10 @@ def uses_consistency(settings: Settings, plans: Sequence[Plan]) -> bool:
 def standardisations(
     dataset: BagDataset, plans: Sequence[Plan], standardise: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[M, ...]` float64 mean and scale of each model's training bags; 0 and 1 without `standardise`."""
+    """Computes mean and scale of each model's training bags.
+
+    `[M, ...]` float64; 0 and 1 without `standardise`.
+    """
     if not standardise:
         ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])))
         return np.zeros_like(ones), ones
@@ -96,7 +99,7 @@ def standardisations(
 def models_of(
     settings: Settings, plans: Sequence[Plan], mean: np.ndarray, scale: np.ndarray
 ) -> Models:
-    """What the programs know of the models.
+    """Makes the arrays of `Models` from plans.
 
     Args:
       settings: of the training.

@@ -20,7 +20,7 @@ from lossattn_jax.train.dumps import ARRAYS_NAME, RECORD_NAME, Dump
 
 
 def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
-    """Computes loss and gradient of a dumped update again.
+    """Recomputes loss and gradient of a dumped update.
 
     Args:
       dump: of `train.bags.nonfinite`.
@@ -41,7 +41,7 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     try:
         compute = jax.jit(lambda state, batch: _compute_gradients(content, state, batch))
         per_bag, gradients = compute(state, batch)
-        given, taken = _largest_features(batch)
+        raw_size, input_size = _largest_features(batch)
         of_losses = nonfinite_values.of_losses(np.asarray(per_bag), content["ids"], "bags")
     except (KeyError, TypeError, ValueError, UserError, flax.errors.FlaxError) as error:
         raise UserError(
@@ -49,7 +49,7 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
         ) from None
     return [
         f"{content['training']}: the update {content['update']} was made again.",
-        f"The largest feature is {given:.3g} in size, and {taken:.3g} as the network gets it.",
+        f"The largest feature is {raw_size:.3g} in size, and {input_size:.3g} as the network gets it.",
         nonfinite_values.of_state(state, "parameters and the optimiser's state"),
         of_losses,
         nonfinite_values.of_gradient(jax.tree.map(np.asarray, gradients)),
@@ -57,13 +57,16 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
 
 
 def network_of(content: Mapping[str, Any]) -> BagNetwork:
-    """The network of a dump's record."""
+    """Makes the network of a dump's record."""
     hidden = content["network"]["hidden"]
     return BagNetwork(**{**content["network"], "hidden": None if hidden is None else tuple(hidden)})
 
 
 def settings_of(content: Mapping[str, Any]) -> Settings:
-    """The settings of a dump's record; those of the release before had no optimiser but Adam."""
+    """Makes the settings of a dump's record.
+
+    Records of the release before had no optimiser but Adam.
+    """
     values = dict(content["settings"])
     if "optimizer" in values:
         options: dict[str, Any] = {
@@ -75,7 +78,7 @@ def settings_of(content: Mapping[str, Any]) -> Settings:
 
 
 def _compute_gradients(content: Mapping[str, Any], state: Any, batch: Any) -> tuple[jax.Array, Any]:
-    """Loss of each bag, and the gradient with its L2 term."""
+    """Computes each bag's loss, and the gradient with its L2 term."""
     settings = settings_of(content)
     model = Models(
         seed=None,
@@ -98,13 +101,13 @@ def _compute_gradients(content: Mapping[str, Any], state: Any, batch: Any) -> tu
     )
     compute = Gradients(network_of(content), settings, bool(content["consistency"]))
     epoch = jnp.int32(content["epoch"])
-    of_bags: BagGradients = compute(model, state["params"], bags, epoch, guarded=True)
+    of_bags: BagGradients = compute(model, state["params"], bags, epoch, guard_loss=True)
     return of_bags.losses, with_decay(model, state["params"], of_bags.gradients)
 
 
 def _largest_features(batch: Any) -> tuple[float, float]:
-    """The largest feature in size, as it is in the data set and standardised."""
-    given = batch["x"][batch["mask"]]
+    """Finds the largest absolute feature, raw and standardised."""
+    raw = batch["x"][batch["mask"]]
     with np.errstate(over="ignore", invalid="ignore"):
-        taken = (given - batch["mean"]) * batch["inverse_scale"]
-    return float(np.abs(given).max()), float(np.abs(taken).max())
+        inputs = (raw - batch["mean"]) * batch["inverse_scale"]
+    return float(np.abs(raw).max()), float(np.abs(inputs).max())

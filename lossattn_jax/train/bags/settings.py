@@ -1,4 +1,4 @@
-"""How networks for bags are trained: every setting, with the AAAI 2020 paper's values as defaults."""
+"""Settings of training networks for bags, with the AAAI 2020 paper's defaults."""
 
 import dataclasses
 import numbers
@@ -14,7 +14,9 @@ PER_MODEL = ("learning_rate", "weight_decay", "patch_weight", "consistency_weigh
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Training of a network for bags (tables A2 to A4 of the AAAI 2020 paper's supplement).
+    """Settings of training a network for bags.
+
+    Tables A2 to A4 of the AAAI 2020 paper's supplement.
 
     Attributes:
       epochs: passes over the training bags.
@@ -56,11 +58,11 @@ class Settings:
     optimizer: OptimizerOptions = OptimizerOptions(name="adam", schedule="constant")
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for an impossible value; NumPy's numbers become Python's."""
+        """Refuses impossible values; NumPy's numbers become Python's."""
         for name, rule in _RULES.items():
             value = getattr(self, name)
             if not rule.accepts(value):
-                raise UserError(f"{name} is {value!r}, but must be {rule.allowed}")
+                raise UserError(f"{name} is {value!r}, but must be {rule.requirement}")
             # Searches draw them from arrays; whole ones count loops, and all are written as JSON.
             if isinstance(value, numbers.Integral) or rule.whole:
                 object.__setattr__(self, name, int(value))

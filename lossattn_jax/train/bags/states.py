@@ -1,4 +1,4 @@
-"""What models have while they are trained side by side; see `lossattn_jax.train.bags.steps`."""
+"""Constants and state of models trained together; see `lossattn_jax.train.bags.steps`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Models:
-    """What does not change while models train; every leaf with a leading axis of models.
+    """Constants of models; every leaf has a leading axis of models.
 
     Attributes:
       seed: `[]` uint32.
@@ -36,7 +36,9 @@ class Models:
 
 @flax.struct.dataclass
 class State:
-    """What changes while models train; every leaf with a leading axis of models. None: not in use.
+    """State of models; every leaf has a leading axis of models.
+
+    None: not in use.
 
     Attributes:
       params: of the network.
@@ -63,7 +65,7 @@ class State:
 
 
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
-    """For each model `[G]` the one or the other of two trees whose leaves have a leading axis of G."""
+    """Selects for each model `[G]` one of two trees."""
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(condition.reshape(-1, *(1 for _ in new.shape[1:])), new, old)

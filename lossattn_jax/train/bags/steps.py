@@ -1,4 +1,4 @@
-"""The steps of training networks for bags, as traced functions of explicit state.
+"""Training steps of networks for bags, as traced functions of explicit state.
 
 Everything here works on one group of G models at a time, whose arrays have a leading axis of G. The
 bag of a step is the same for all of them, so that the length it is padded to is one decision for the
@@ -22,13 +22,13 @@ from lossattn_jax.attention import losses
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train import update as update_lib
-from lossattn_jax.train.bags.device_bags import Data, cut, cut_values, standardised, write
+from lossattn_jax.train.bags.device_bags import Data, cut_bags, cut_values, standardise, write
 from lossattn_jax.train.bags.gradients import Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, where
 from lossattn_jax.train.optimizer import OPTIMIZERS, changes_betas, make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
-from lossattn_jax.train.update import Trained
+from lossattn_jax.train.update import ModelState
 
 # Of the sum of Adam's second moments at an epoch's end. A norm that overflowed has left 1e-3 of its square,
 # 3e35 or more, of which each update since has taken a thousandth: 3e4 updates later this is still there.
@@ -37,7 +37,7 @@ _SUSPICIOUS = 1e20
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the compiled programs of a training depend on, besides the data.
+    """What a training's compiled programs depend on, besides the data.
 
     Attributes:
       network: of all models.
@@ -61,7 +61,7 @@ class Program:
 
 
 class _Visit(NamedTuple):
-    """A step of an epoch, as all models of a group take it.
+    """A step of an epoch, for all models of a group.
 
     Attributes:
       epoch: int32 scalar, from 0.
@@ -79,17 +79,17 @@ class _Visit(NamedTuple):
 
 
 class Steps:
-    """A training's steps for one group of models."""
+    """Steps of a training, for one group of models."""
 
     def __init__(self, program: Program):
-        """Takes what the programs depend on."""
+        """Stores what the programs depend on."""
         self.program = program
         self.network, self.settings = program.network, program.settings
         self.gradients = Gradients(program.network, program.settings, program.consistency)
 
     def start(self, models: Models, data: Data) -> State:
         """The state of fresh models."""
-        x, mask = cut(data, jnp.zeros(1, jnp.int32), self.program.tops[0])
+        x, mask = cut_bags(data, jnp.zeros(1, jnp.int32), self.program.tops[0])
         per_instance = jnp.zeros(len(data.instances)) if self.program.consistency else None
         return jax.vmap(lambda model: self.fresh_state(model, x, mask, per_instance))(models)
 
@@ -120,7 +120,7 @@ class Steps:
         )
 
     def epochs(self, models: Models, state: State, data: Data, steps: Any) -> Any:
-        """Computes some epochs, with every update applied.
+        """Runs some epochs, and applies every update.
 
         Returns:
           The state, logits `[G, epochs, bags, K]`, and `[G]` bool: False where the loss or the norm of a
@@ -130,7 +130,9 @@ class Steps:
         def epoch(carry: Any, steps: Any) -> Any:
             state, finite = carry
             zero = jnp.zeros(self.program.group)
-            (state, total), _ = self._updates(models, (state, zero), data, steps, checked=False)
+            (state, total), _ = self._updates(
+                models, (state, zero), data, steps, skip_nonfinite=False
+            )
             finite &= jnp.isfinite(total)
             if self._keeps_squares:
                 finite &= _squares(state.opt_state) < _SUSPICIOUS
@@ -144,7 +146,9 @@ class Steps:
     def checked_epochs(
         self, models: Models, state: State, in_a_row: Any, data: Data, steps: Any
     ) -> Any:
-        """Computes the same epochs, without the updates whose loss or norm of the gradient is not finite.
+        """Runs the same epochs, and skips non-finite updates.
+
+        An update is non-finite where its loss or the norm of its gradient is.
 
         Such an update leaves parameters, the optimiser's state and the average of the bags' attention as
         they were. After `Settings.max_skipped` in a row a model applies no more.
@@ -161,19 +165,23 @@ class Steps:
         """
 
         def epoch(carry: Any, steps: Any) -> Any:
-            (state, in_a_row), skipped = self._updates(models, carry, data, steps, checked=True)
+            (state, in_a_row), skips = self._updates(
+                models, carry, data, steps, skip_nonfinite=True
+            )
             state, logits = self._end_epoch(models, state, data, steps)
-            return (state, in_a_row), (logits, skipped)
+            return (state, in_a_row), (logits, skips)
 
-        (state, _), (logits, skipped) = jax.lax.scan(epoch, (state, in_a_row), steps)
-        return state, logits.swapaxes(0, 1), jnp.moveaxis(skipped, 2, 0)
+        (state, _), (logits, skips) = jax.lax.scan(epoch, (state, in_a_row), steps)
+        return state, logits.swapaxes(0, 1), jnp.moveaxis(skips, 2, 0)
 
     def results(self, state: State) -> Any:
         """The last, best and kept parameters and the best epoch, from 0; None as of `State`."""
         return self.predicting_params(state), state.best, state.at_keep_epoch, state.best_epoch
 
-    def _updates(self, models: Models, carry: Any, data: Data, steps: Any, *, checked: bool) -> Any:
-        """An epoch's updates of what `_update` carries, and `[steps, G]` what it says of each."""
+    def _updates(
+        self, models: Models, carry: Any, data: Data, steps: Any, *, skip_nonfinite: bool
+    ) -> Any:
+        """Runs an epoch's updates; returns the carry and `[steps, G]` skips."""
         epoch, order = steps["epoch"], steps["order"]
         noise = jax.vmap(lambda model: self.noise(model, data, epoch))(models)
 
@@ -181,15 +189,17 @@ class Steps:
             rows, number = place
             visible = models.train[:, jnp.maximum(rows, 0)] & (rows >= 0)[None]
             visit = _Visit(epoch, number, rows, visible, noise)
-            update = functools.partial(self._update, models, data, visit, checked=checked)
-            nothing = jnp.zeros(self.program.group, bool) if checked else None
+            update = functools.partial(
+                self._update, models, data, visit, skip_nonfinite=skip_nonfinite
+            )
+            nothing = jnp.zeros(self.program.group, bool) if skip_nonfinite else None
             return jax.lax.cond(jnp.any(visible), update, lambda c: (c, nothing), carry)
 
         numbers = epoch * self.program.steps_per_epoch + jnp.arange(len(order), dtype=jnp.int32)
         return jax.lax.scan(step, carry, (order, numbers))
 
     def noise(self, model: Models, data: Data, epoch: jax.Array) -> jax.Array:
-        """`[N + longest, units]` uint8: what an epoch's dropout of every instance goes by.
+        """Draws an epoch's dropout of all instances, `[N + longest, units]` uint8.
 
         Drawn at once, since each draw costs a CPU about as much as a small matrix product.
         """
@@ -200,51 +210,59 @@ class Steps:
         return several.reshape(len(words), -1)[:, :units]
 
     def _update(
-        self, models: Models, data: Data, visit: _Visit, carry: Any, *, checked: bool
+        self, models: Models, data: Data, visit: _Visit, carry: Any, *, skip_nonfinite: bool
     ) -> Any:
-        """An update of (state, sum of the losses), or if `checked` of (state, skipped in a row).
+        """Runs one update of a group.
+
+        The carry is (state, sum of the losses), with `skip_nonfinite` (state, skipped in a row).
 
         Returns:
-          The carry, and `[G]` bool, which models skipped it; None if not `checked`.
+          The carry, and `[G]` bool, which models skipped it; None if not `skip_nonfinite`.
         """
-        state, carried = carry
+        state, tally = carry
         visit = visit._replace(rows=jnp.maximum(visit.rows, 0))
         active = jnp.any(visit.visible, axis=1)
         branches = [
-            functools.partial(self._gradients, models, data, visit, carry, length, checked)
+            functools.partial(self._gradients, models, data, visit, carry, length, skip_nonfinite)
             for length in self.program.tops
         ]
         bucket = data.bucket[visit.rows[0]]
-        values, gradients, attention, applied = jax.lax.switch(bucket, branches)
+        values, gradients, attention, applies = jax.lax.switch(bucket, branches)
 
-        def apply(model: Models, gradients: Any, before: Trained, applied: Any) -> Trained:
-            if self.program.group == 1 and not checked:  # of one model some bag is visible
-                applied = None
+        def apply(model: Models, gradients: Any, before: ModelState, applies: Any) -> ModelState:
+            if self.program.group == 1 and not skip_nonfinite:  # of one model some bag is visible
+                applies = None
             optimizer = self.optimizer(model)
-            return update_lib.apply_update(optimizer, gradients, before, visit.step, applied)
+            return update_lib.apply_update(optimizer, gradients, before, visit.step, applies)
 
-        before = Trained(state.params, state.opt_state)
-        after = jax.vmap(apply)(models, gradients, before, applied if checked else active)
+        before = ModelState(state.params, state.opt_state)
+        after = jax.vmap(apply)(models, gradients, before, applies if skip_nonfinite else active)
         state = dataclasses.replace(
             state, params=after.params, opt_state=after.opt_state, attention=attention
         )
-        if not checked:
-            return (state, carried + values), None
-        in_a_row = jnp.where(active, update_lib.count_skipped(applied, carried), carried)
-        return (state, in_a_row), active & ~applied
+        if not skip_nonfinite:
+            return (state, tally + values), None
+        in_a_row = jnp.where(active, update_lib.count_skipped(applies, tally), tally)
+        return (state, in_a_row), active & ~applies
 
     def _gradients(
-        self, models: Models, data: Data, visit: _Visit, carry: Any, length: int, checked: bool
+        self,
+        models: Models,
+        data: Data,
+        visit: _Visit,
+        carry: Any,
+        length: int,
+        skip_nonfinite: bool,
     ) -> Any:
-        """Gradients of a step's bags, padded to a length.
+        """Computes gradients of a step's bags, padded to a length.
 
         Returns:
           `[G]` what has to be finite, the gradients, the state's `attention` after the step, and `[G]` bool
-          whether the update is applied, or None if not `checked`.
+          whether the update is applied, or None if not `skip_nonfinite`.
         """
-        state, carried = carry
+        state, tally = carry
         rows, group = visit.rows, self.program.group
-        x, mask = cut(data, rows, length)
+        x, mask = cut_bags(data, rows, length)
         if self.program.consistency:
             target = jax.vmap(lambda e: cut_values(e, data, rows, length))(state.ensemble)
         else:
@@ -254,38 +272,38 @@ class Steps:
 
         def of_one(model: Models, params: Any, visible: Any, noise: Any, target: Any) -> Any:
             bags = StepBags(x, mask, labels, visible, noise, target)
-            return self.gradients(model, params, bags, visit.epoch, guarded=checked)
+            return self.gradients(model, params, bags, visit.epoch, guard_loss=skip_nonfinite)
 
         of_bags = jax.vmap(of_one)(models, state.params, visit.visible, noise, target)
-        values, applied = of_bags.loss, None
-        if checked or not self._keeps_squares:
-            decayed = jax.vmap(with_decay)(models, state.params, of_bags.gradients)
-            norms = jax.vmap(update_lib.gradient_norm)(decayed)
-            if checked:
-                applied = jnp.any(visit.visible, axis=1) & jax.vmap(
+        values, applies = of_bags.loss, None
+        if skip_nonfinite or not self._keeps_squares:
+            total_gradients = jax.vmap(with_decay)(models, state.params, of_bags.gradients)
+            norms = jax.vmap(update_lib.gradient_norm)(total_gradients)
+            if skip_nonfinite:
+                applies = jnp.any(visit.visible, axis=1) & jax.vmap(
                     lambda *of: update_lib.is_applied(of[:2], of[2], self.settings.max_skipped)
-                )(values, norms, carried)
+                )(values, norms, tally)
             else:
                 values += norms
-        remembered = state.attention
+        new_attention = state.attention
         if self.program.consistency:
             attention = of_bags.attention
-            if applied is not None:
-                # What leaves the corrected average as it is.
+            if applies is not None:
+                # A skipped bag gets its average as attention, which leaves the corrected average unchanged.
                 before = self.gradients.attention_before(target, visit.epoch, mask)
-                attention = where(applied, attention, before)
+                attention = where(applies, attention, before)
             for place, row in enumerate(rows):
                 here = mask[place][None] & visit.visible[:, place, None]
-                remembered = write(remembered, attention[:, place], here, data.offsets[row])
-        return values, of_bags.gradients, remembered, applied
+                new_attention = write(new_attention, attention[:, place], here, data.offsets[row])
+        return values, of_bags.gradients, new_attention, applies
 
     def _end_epoch(self, models: Models, state: State, data: Data, steps: Any) -> Any:
-        """The state at an epoch's end, and logits `[G, bags, K]` of the held bags."""
+        """Updates averages at an epoch's end; predicts held-out bags `[G, bags, K]`."""
         epoch = steps["epoch"]
         if self.program.consistency:
             decay = self.settings.consistency_decay
-            mixed = decay * state.ensemble + (1 - decay) * state.attention
-            state = dataclasses.replace(state, ensemble=mixed)
+            ensemble = decay * state.ensemble + (1 - decay) * state.attention
+            state = dataclasses.replace(state, ensemble=ensemble)
         state = self.average_epochs(state, epoch)
         params = self.predicting_params(state)
         logits = jax.lax.cond(
@@ -330,30 +348,30 @@ class Steps:
         return state
 
     def _predict(self, models: Models, params: Any, data: Data) -> jax.Array:
-        """`[bags, G, K]`, zeros for bags that no model of the group is to predict."""
+        """Predicts `[bags, G, K]`; zeros for bags that no model predicts."""
 
         def bag(_, row):
             def forward(length):
-                x, mask = cut(data, row[None], length)
+                x, mask = cut_bags(data, row[None], length)
 
                 def of_one(params, model):
-                    own = standardised(x, model.mean, model.inverse_scale)
+                    own = standardise(x, model.mean, model.inverse_scale)
                     return self.network.apply({"params": params}, own, mask).logits[0]
 
                 return jax.vmap(of_one)(params, models)
 
             branches = [functools.partial(forward, length) for length in self.program.tops]
-            predicted = jnp.any(models.held_out[:, row])
+            is_tested = jnp.any(models.held_out[:, row])
             nothing = jnp.zeros((self.program.group, self.network.num_classes))
             logits = jax.lax.cond(
-                predicted, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
+                is_tested, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
             )
             return None, logits
 
         return jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
 
     def _score(self, models: Models, logits: jax.Array, labels: jax.Array) -> Any:
-        """`[G]` accuracy and loss on the bags of `Models.selection`.
+        """Computes `[G]` accuracy and loss on the bags of `Models.selection`.
 
         A bag whose logits are not finite counts as wrong, and a loss that is not finite as the highest.
         """
@@ -367,7 +385,10 @@ class Steps:
 
     @functools.cached_property
     def _keeps_squares(self) -> bool:
-        """Whether the optimiser's state shows long after that a norm overflowed, as the default's does."""
+        """Whether the optimiser's state shows an overflow long after it.
+
+        As the default's does.
+        """
         options = self.settings.optimizer
         adam = "nu" in OPTIMIZERS.find(options.name).state
         return adam and options.beta2 >= 0.999 and not changes_betas(options)
@@ -383,7 +404,7 @@ class Steps:
         rate: Any = learning_rate_schedule(options, length)
         constant = options.schedule == "constant" and not options.warmup_epochs
         if constant and options.name in OPTIMIZERS:
-            rate = options.learning_rate  # optax takes it too, and then has no count to carry
+            rate = options.learning_rate  # optax takes a float too, and then carries no count
         return make_optimizer(options, rate, length)
 
 
@@ -410,6 +431,9 @@ def _keep_best(state: State, params: Any, scores: Any, epoch: jax.Array) -> Stat
 
 
 def _squares(opt_state: Any) -> jax.Array:
-    """`[G]` sum of Adam's second moments; not finite once a gradient's square was not."""
+    """Sums Adam's second moments, `[G]`.
+
+    The sum is not finite once a gradient's square was not.
+    """
     leaves = jax.tree.leaves(optax.tree.get(opt_state, "nu"))
     return sum((jnp.sum(leaf.reshape(len(leaf), -1), axis=1) for leaf in leaves), jnp.float32(0))

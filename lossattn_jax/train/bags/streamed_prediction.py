@@ -118,6 +118,7 @@ class StreamedPredictor:
         rows: Sequence[int],
         memory: int,
         convert: Callable[[np.ndarray], np.ndarray],
+        predict_mask: np.ndarray | None = None,
     ) -> Iterator[BagPrediction]:
         """Predicts for bags one after the other.
 
@@ -126,7 +127,11 @@ class StreamedPredictor:
           rows: which of them, in which order.
           memory: bytes that what is read ahead may take.
           convert: what is done with instances as they are stored.
+          predict_mask: `[M, bags]` bool, which models predict for which bags; of the others the outputs are
+            0. None: all do.
         """
+        if predict_mask is None:
+            predict_mask = np.ones((self._count, len(bags)), bool)
         if not len(rows):
             return
         lengths = bags.lengths[np.asarray(rows)]
@@ -141,33 +146,34 @@ class StreamedPredictor:
         layers: list[list[np.ndarray]] = []
         try:
             for piece in pieces:
+                predicts = devices.shard(padded_models(predict_mask[:, piece.row], self._group))
                 if piece.first and piece.last:
-                    yield self._finite(piece.row, *self._whole(piece))
+                    yield self._finite(piece.row, *self._whole(piece, predicts))
                     continue
                 layers = [] if piece.first else layers
-                layers.append(self._layers(piece))
+                layers.append(self._layers(piece, predicts))
                 if piece.last:
                     joined = [np.concatenate(parts, axis=1) for parts in zip(*layers, strict=True)]
                     layers = []
-                    yield self._finite(piece.row, *self._pool(joined))
+                    yield self._finite(piece.row, *self._pool(joined, predicts))
         finally:
             pieces.close()  # type: ignore[attr-defined]
 
-    def _whole(self, piece: Piece) -> Any:
+    def _whole(self, piece: Piece, predicts: Any) -> Any:
         program = streamed_steps.whole_bag(self._network, self._group)
         length = int(piece.mask.sum())
-        out = program(self._models, *devices.replicate((piece.x, piece.mask)))
+        out = program(self._models, predicts, *devices.replicate((piece.x, piece.mask)))
         logits, attention, instance_logits = self._gather(out)
         return logits, attention[:, :length], instance_logits[:, :length]
 
-    def _layers(self, piece: Piece) -> list[np.ndarray]:
+    def _layers(self, piece: Piece, predicts: Any) -> list[np.ndarray]:
         """`[M, n, width]` of each layer."""
         program = streamed_steps.bag_layers(self._network, self._group)
         length = int(piece.mask.sum())
-        out = self._gather(program(self._models, devices.replicate(piece.x)))
+        out = self._gather(program(self._models, predicts, devices.replicate(piece.x)))
         return [layer[:, :length] for layer in out]
 
-    def _pool(self, layers: list[np.ndarray]) -> Any:
+    def _pool(self, layers: list[np.ndarray], predicts: Any) -> Any:
         """Predictions of the layers `[M, N, width]` of a whole bag."""
         program = streamed_steps.bag_pooling(self._network)
         length = layers[0].shape[1]
@@ -177,7 +183,7 @@ class StreamedPredictor:
         behind = ((0, 0), (0, padded - length), (0, 0))
         wide = padded_models([np.pad(layer, behind) for layer in layers], self._group)
         mask = np.arange(padded) < length
-        out = program(self._models[0], devices.shard(wide), devices.replicate(mask))
+        out = program(self._models[0], predicts, devices.shard(wide), devices.replicate(mask))
         logits, attention, instance_logits = self._gather(out)
         return logits, attention[:, :length], instance_logits[:, :length]
 

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from lossattn_jax import devices
 from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, part_of
 from lossattn_jax.train import update as update_lib
-from lossattn_jax.train.bags.device_bags import standardised
+from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.gradients import StepBags, with_decay
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
-from lossattn_jax.train.update import Trained
+from lossattn_jax.train.update import ModelState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +117,14 @@ def _update(
             noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
             target = jnp.zeros(0, jnp.float32)
             bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
-            of_bags = steps.gradients(model, state.params, bags, epoch, guarded=True)
+            of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
             decayed = with_decay(model, state.params, of_bags.gradients)
             values = (of_bags.loss, update_lib.gradient_norm(decayed))
             applied = update_lib.is_applied(values, in_a_row, settings.max_skipped)
             after = update_lib.apply_update(
                 steps.optimizer(model),
                 of_bags.gradients,
-                Trained(state.params, state.opt_state),
+                ModelState(state.params, state.opt_state),
                 number,
                 applied,
             )
@@ -140,55 +140,55 @@ def _update(
 
 @functools.lru_cache(maxsize=8)
 def whole_bag(network: BagNetwork, group: int) -> Callable[..., Any]:
-    """The program that predicts for a bag as a whole: ((params, mean, inverse scale), x, mask).
+    """The program that predicts for a bag as a whole: ((params, mean, inverse scale), predicts, x, mask).
 
     Returns:
       Of x `[1, length, features...]`, for each model: logits `[K]`, attention `[length]` and instance logits
-      `[length, K]`.
+      `[length, K]`; zeros where `predicts` `[M]` is False.
     """
 
-    def predict(models: Any, x: jax.Array, mask: jax.Array) -> Any:
+    def predict(models: Any, predicts: jax.Array, x: jax.Array, mask: jax.Array) -> Any:
         def of_one(model: Any) -> Any:
             params, mean, inverse_scale = model
-            own = standardised(x.astype(jnp.float32), mean, inverse_scale)
+            own = standardise(x.astype(jnp.float32), mean, inverse_scale)
             out: Any = network.apply({"params": params}, own, mask)
             return out.logits[0], out.attention[0], out.patch_logits[0]
 
-        return jax.lax.map(of_one, models, batch_size=group if group > 1 else None)
+        return _map_where(of_one, predicts, models, group)
 
     return devices.pmap(predict)
 
 
 @functools.lru_cache(maxsize=8)
 def bag_layers(network: BagNetwork, group: int) -> Callable[..., Any]:
-    """The program of a piece of a bag: ((params, mean, inverse scale), x).
+    """The program of a piece of a bag: ((params, mean, inverse scale), predicts, x).
 
     Returns:
       Of x `[1, length, features...]`, for each model the layers that are pooled, `[length, width]`.
     """
     layers = part_of(network, BagLayers)
 
-    def compute(models: Any, x: jax.Array) -> Any:
+    def compute(models: Any, predicts: jax.Array, x: jax.Array) -> Any:
         def of_one(model: Any) -> Any:
             params, mean, inverse_scale = model
-            own = standardised(x.astype(jnp.float32), mean, inverse_scale)
+            own = standardise(x.astype(jnp.float32), mean, inverse_scale)
             of_bag: Any = layers.apply({"params": params}, own)
             return [layer[0] for layer in of_bag]
 
-        return jax.lax.map(of_one, models, batch_size=group if group > 1 else None)
+        return _map_where(of_one, predicts, models, group)
 
     return devices.pmap(compute)
 
 
 @functools.lru_cache(maxsize=8)
 def bag_pooling(network: BagNetwork) -> Callable[..., Any]:
-    """The program that predicts of the layers of all instances: (params, layers, mask), as `whole_bag`.
+    """The program that predicts of all instances' layers: (params, predicts, layers, mask), as `whole_bag`.
 
     The layers are `[N, width]` of each model, the mask is `[N]`.
     """
     pooling = part_of(network, BagPooling)
 
-    def predict(params: Any, layers: Any, mask: jax.Array) -> Any:
+    def predict(params: Any, predicts: jax.Array, layers: Any, mask: jax.Array) -> Any:
         def of_one(model: Any) -> Any:
             params, layers = model
             out: Any = pooling.apply(
@@ -196,9 +196,26 @@ def bag_pooling(network: BagNetwork) -> Callable[..., Any]:
             )
             return out.logits[0], out.attention[0], out.patch_logits[0]
 
-        return jax.lax.map(of_one, (params, layers))
+        return _map_where(of_one, predicts, (params, layers), 1)
 
     return devices.pmap(predict)
+
+
+def _map_where(function: Callable[[Any], Any], where: jax.Array, models: Any, group: int) -> Any:
+    """Applies `function` to each model where `where` `[M]` says so; elsewhere it gives zeros.
+
+    Several models are computed together, and then all of them, only where `group` is above 1.
+    """
+
+    def of_one(arguments: Any) -> Any:
+        here, model = arguments
+        shapes = jax.eval_shape(function, model)
+        zeros = functools.partial(
+            jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+        )
+        return jax.lax.cond(here, lambda: function(model), zeros)
+
+    return jax.lax.map(of_one, (where, models), batch_size=group if group > 1 else None)
 
 
 def forget() -> None:

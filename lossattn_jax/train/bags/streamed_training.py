@@ -34,7 +34,7 @@ from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, padded_models
-from lossattn_jax.train.bags.training import Trained, group_of, shared_settings
+from lossattn_jax.train.bags.training import TrainedModels, group_of, shared_settings
 from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def train(
     every_epoch: bool = True,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
-) -> Trained:
+) -> TrainedModels:
     """Trains one network for each plan.
 
     Updates that are not finite are skipped as in `training.train`.
@@ -152,12 +152,13 @@ def train(
         if settings.average_epochs:
             states = compiled.average(states, devices.replicate(np.int32(epoch)))
         if predicted[epoch] and len(wanted):
-            with progress.paused():
+            with progress.pause():
                 params = states.average if settings.average_epochs else states.params
                 predictor = StreamedPredictor(
                     network, _gathered(params, len(plans)), mean32, 1 / scale32, group
                 )
-                for bag in predictor.predict(bags, wanted.tolist(), memory, convert):
+                rows = wanted.tolist()
+                for bag in predictor.predict(bags, rows, memory, convert, held_out):
                     logits[:, epoch, bag.row] = bag.logits
         if selects or keeps:
             of_epoch = np.where(held_out[..., None], logits[:, epoch], 0)
@@ -170,7 +171,7 @@ def train(
             )
     last, best, at_keep_epoch, best_epochs = _gathered(compiled.results(states), len(plans))
     predicted_bags = held_out[:, None] & predicted[None, :, None]
-    return Trained(
+    return TrainedModels(
         last=last,
         best=best,
         at_keep_epoch=at_keep_epoch,
@@ -178,7 +179,7 @@ def train(
         logits=np.where(predicted_bags[..., None], logits, np.nan),
         mean=mean,
         scale=scale,
-        skipped=skips.total,
+        num_skipped=skips.total,
         seconds=time.monotonic() - began,
     )
 
@@ -193,6 +194,21 @@ def standardisations(
     pairs = [survey.standardisation(plan.train) for plan in plans]
     mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
     return mean.reshape(-1, *shape), scale.reshape(-1, *shape)
+
+
+def predictor_of(
+    network: BagNetwork, params: Any, mean: np.ndarray, scale: np.ndarray
+) -> tuple[StreamedPredictor, Callable[[np.ndarray], np.ndarray]]:
+    """Makes what predicts with trained networks, and what instances go through before.
+
+    Args:
+      network: of all models.
+      params: of M networks, every leaf with a leading axis of M.
+      mean, scale: `[M, features...]` float64, as `TrainedModels` has them.
+    """
+    shape = mean.shape[1:]
+    _, mean32, scale32 = precision.in_float32(np.zeros((1, *shape)), mean, scale)
+    return StreamedPredictor(network, params, mean32, 1 / scale32), converter(mean, scale)
 
 
 def converter(mean: np.ndarray, scale: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -301,6 +317,6 @@ class _StepLog:
                 self._progress.time_left(step),
             )
 
-    def paused(self) -> Any:
-        """See `Progress.paused`."""
-        return self._progress.paused()
+    def pause(self) -> Any:
+        """See `Progress.pause`."""
+        return self._progress.pause()

@@ -1,4 +1,4 @@
-"""Training of many networks for bags at once: all folds and repeats of a method in one compiled program.
+"""Trains many networks for bags at once, in one compiled program.
 
 The bags lie on the device as one flat array, and a step cuts its bags out of it, padded to the length of
 their bucket. Models are split over the devices; each device trains its models group by group
@@ -32,13 +32,13 @@ from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
-# Calls of the program in a run; the log tells how far it is after each.
+# Calls of the program in a run; progress is logged after each.
 _BLOCKS = 10
 _SECONDS_BETWEEN_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedModels:
     """Networks after training.
 
     Attributes:
@@ -50,7 +50,7 @@ class Trained:
       best_epochs: `[M]` int, from 1; None without `best`.
       logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
-      skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
+      num_skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
       seconds: wall time, compilation included.
     """
 
@@ -61,13 +61,15 @@ class Trained:
     logits: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
-    skipped: np.ndarray
+    num_skipped: np.ndarray
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What M networks say of B bags with N instances in all; NaN where a bag was not wanted.
+    """Outputs of M networks for B bags with N instances.
+
+    NaN where a bag was not to be predicted.
 
     Attributes:
       logits: `[M, B, K]` float32.
@@ -92,7 +94,7 @@ def train(
     every_epoch: bool = True,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
-) -> Trained:
+) -> TrainedModels:
     """Trains one network for each plan.
 
     An update whose loss or norm of the gradient is not finite is skipped: the model, its optimiser's
@@ -133,11 +135,11 @@ def train(
         keeps=keep,
         consistency=plans_lib.uses_consistency(settings, plans),
     )
-    compiled = programs.training(program)
-    data = devices.replicate(device_bags.on_device(bags, tops))
-    models = devices.shard(_padded(plans_lib.models_of(settings, plans, *moments), group))
-    states = compiled.start(models, data)
-    predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
+    compiled_training = programs.training(program)
+    data = devices.replicate(device_bags.pack(bags, tops))
+    models = devices.shard(_pad_groups(plans_lib.models_of(settings, plans, *moments), group))
+    states = compiled_training.start(models, data)
+    predicts = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     logits = []
     block = _block(settings.epochs)
     log_progress = _ProgressLog(label, settings.epochs, len(plans))
@@ -150,29 +152,31 @@ def train(
         steps = {
             "order": bucket_batches(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
             "epoch": epochs.astype(np.int32),
-            "predict": predicted[epochs],
+            "predict": predicts[epochs],
         }
         inputs = (data, devices.replicate(steps))
-        result = compiled.block(models, states, *inputs)
+        result = compiled_training.block(models, states, *inputs)
         block_logits, finite = devices.gather(result[1:])
         if finite.all():
             states = result[0]
             skips.clear_rows()
         else:
-            rows = devices.shard(_padded(skips.in_a_row, group))
-            states, *checked = compiled.checked(models, states, rows, *inputs, *result)
-            block_logits, skipped = devices.gather(checked)
-            skips.add_epochs(skipped[: len(plans)], steps["order"], epochs)
+            rows = devices.shard(_pad_groups(skips.in_a_row, group))
+            states, *outcome = compiled_training.checked_block(
+                models, states, rows, *inputs, *result
+            )
+            block_logits, skip_mask = devices.gather(outcome)
+            skips.add_epochs(skip_mask[: len(plans)], steps["order"], epochs)
             model = skips.stuck_model()
             if model is not None:
                 raise writer.error(skips, model, models, states, first + block)
         logits.append(block_logits[: len(plans)])
         log_progress.after(first + block)
-    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicted[None, :, None]
-    results = devices.gather(compiled.results(states))
+    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicts[None, :, None]
+    results = devices.gather(compiled_training.results(states))
     results = jax.tree.map(lambda x: x[: len(plans)], results)
     last, best, at_keep_epoch, best_epochs = results
-    return Trained(
+    return TrainedModels(
         last=last,
         best=best,
         at_keep_epoch=at_keep_epoch,
@@ -180,7 +184,7 @@ def train(
         logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
         mean=mean,
         scale=scale,
-        skipped=skips.total,
+        num_skipped=skips.total,
         seconds=time.monotonic() - began,
     )
 
@@ -193,54 +197,57 @@ def predict(
     mean: np.ndarray,
     scale: np.ndarray,
     *,
-    wanted: np.ndarray,
+    predict_mask: np.ndarray,
 ) -> Predictions:
-    """What trained networks say of bags.
+    """Predicts bags with trained networks.
 
     Args:
       dataset: the bags, not necessarily those of the training.
       network: of the training.
       settings: of the training.
       params: of M networks, every leaf with a leading axis of M.
-      mean, scale: `[M, ...]` float64, as `Trained` has them.
-      wanted: `[M, bags]` bool, the bags that each is to predict.
+      mean, scale: `[M, ...]` float64, as `TrainedModels` has them.
+      predict_mask: `[M, bags]` bool, the bags that each is to predict.
     """
-    count = len(wanted)
+    count = len(predict_mask)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
     group = group_of(settings, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
-    models = (params, mean32, 1 / scale32, wanted)
-    shards = devices.shard(_padded(jax.tree.map(_float32, models), group))
-    data = devices.replicate(device_bags.on_device(bags, tops))
+    models = (params, mean32, 1 / scale32, predict_mask)
+    shards = devices.shard(_pad_groups(jax.tree.map(_float32, models), group))
+    data = devices.replicate(device_bags.pack(bags, tops))
     outputs = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
     logits, attention, instance_logits = outputs
-    # Of instances whose loss is not finite pooling makes even weights, as if it had looked.
+    # Pooling turns non-finite logits into even weights, which are no attention.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
     fine = np.logical_and.reduceat(of_instances, starts, axis=1) & np.isfinite(logits).all(axis=-1)
-    of_wanted = np.repeat(wanted, dataset.lengths, axis=1)
-    with_weights = np.repeat(wanted & fine, dataset.lengths, axis=1)
+    of_wanted = np.repeat(predict_mask, dataset.lengths, axis=1)
+    with_weights = np.repeat(predict_mask & fine, dataset.lengths, axis=1)
     return Predictions(
-        logits=np.where(wanted[..., None], logits, np.nan),
+        logits=np.where(predict_mask[..., None], logits, np.nan),
         attention=np.where(with_weights, attention[:, :instances], np.nan),
         instance_logits=np.where(of_wanted[..., None], instance_logits[:, :instances], np.nan),
     )
 
 
 class _ProgressLog:
-    """Lines of the log that say how far a training is."""
+    """Logs the progress of a training."""
 
     def __init__(self, label: str, epochs: int, models: int):
-        """Starts the clock of a training of so many models, which the log calls `label`."""
+        """Starts the clock.
+
+        The log calls the training of so many models `label`.
+        """
         self._label, self._epochs, self._models = label, epochs, models
         self._progress = Progress(0, epochs, models)
         self._clock = LogClock(_SECONDS_BETWEEN_LINES)
         self._compiles = True
 
     def after(self, epoch: int) -> None:
-        """Logs, where there was no line for some seconds, that so many epochs are done."""
+        """Logs that so many epochs are done, every few seconds."""
         if self._compiles:  # the first call does: the rate is that of the others
             self._progress.restart(epoch)
             self._compiles = False
@@ -260,7 +267,7 @@ class _ProgressLog:
 def _in_float32(
     dataset: BagDataset, mean: np.ndarray, scale: np.ndarray
 ) -> tuple[BagDataset, np.ndarray, np.ndarray]:
-    """The bags as devices get them, and what they are standardised with there; see `precision.in_float32`."""
+    """Casts bags and moments to float32; see `precision.in_float32`."""
     instances, *moments = precision.in_float32(dataset.instances, mean, scale)
     bags = copy.copy(dataset)
     # Not by `replace`, which refuses what is not finite: a bag that is not trained on may be too large on the
@@ -287,8 +294,8 @@ def _float32(x: Any) -> np.ndarray:
     return x if x.dtype == bool else x.astype(np.float32)
 
 
-def _padded(tree: Any, group: int) -> Any:
-    """Repeats the first model until the devices can share whole groups equally."""
+def _pad_groups(tree: Any, group: int) -> Any:
+    """Repeats the first model until devices have equal whole groups."""
 
     def pad(leaf):
         count = len(leaf)
@@ -300,5 +307,8 @@ def _padded(tree: Any, group: int) -> Any:
 
 
 def _block(epochs: int) -> int:
-    """Epochs of one call: the most that divide the run into `_BLOCKS` equal calls, or more."""
+    """Chooses how many epochs one call runs.
+
+    The most that divide the run into `_BLOCKS` equal calls, or more.
+    """
     return max(d for d in range(1, max(1, epochs // _BLOCKS) + 1) if epochs % d == 0)

@@ -1,4 +1,4 @@
-"""Training on images: batches over all devices, from a config to checkpoints.
+"""Training on images, on all devices, from config to checkpoints.
 
 `loop` is the training that `train.py` calls; `step` and `gradients` are one update of it.
 """

@@ -1,4 +1,4 @@
-"""How updates get their examples: from the host, ahead of time, or from a training set on the devices.
+"""Examples for updates: prefetched from the host, or on devices.
 
 Either way the examples and their order are those of `data.order`, and so are the results.
 """
@@ -23,14 +23,19 @@ _SHARE_OF_MEMORY = 0.25
 
 
 def dispatches(job: Job, start_step: int) -> list[int]:
-    """How many updates each call of the compiled program makes, from `start_step` to the run's end."""
+    """Returns how many updates each call makes.
+
+    From `start_step` to the run's end.
+    """
     return dispatch_sizes(
         start_step, job.total_steps, job.steps_per_epoch, job.options.train.steps_per_dispatch
     )
 
 
 def dispatch_sizes(start: int, total: int, steps_per_epoch: int, most: int) -> list[int]:
-    """Cuts the updates after `start` until `total` into dispatches of `most`, or fewer at an epoch's end.
+    """Divides updates into dispatches of at most `most`.
+
+    Those after `start` until `total`; a dispatch ends with an epoch.
 
     No dispatch goes beyond its epoch. A start within an epoch first goes to that epoch's next multiple of
     `most`, so that all runs are cut at the same places.
@@ -45,7 +50,7 @@ def dispatch_sizes(start: int, total: int, steps_per_epoch: int, most: int) -> l
 
 
 def on_devices(job: Job) -> dict[str, jax.Array] | None:
-    """Puts the training set on every device of this process, if the config wants it there.
+    """Puts the training set on every device, if configured.
 
     Returns:
       `image` uint8 `[devices, N, H, W, C]` and `label` `[devices, N]` or `[devices, N, K]`; None where
@@ -66,18 +71,21 @@ def on_devices(job: Job) -> dict[str, jax.Array] | None:
 
 
 def _suits(images: np.ndarray) -> bool:
-    """Whether "auto" puts the images on the devices; all processes say the same."""
+    """Whether "auto" puts the images on the devices.
+
+    All processes say the same.
+    """
     if jax.default_backend() == "cpu":  # there they would lie twice in the same memory
         return False
-    left = memory.left()
-    fits = left is not None and images.nbytes <= _SHARE_OF_MEMORY * left
+    free_bytes = memory.free_bytes()
+    fits = free_bytes is not None and images.nbytes <= _SHARE_OF_MEMORY * free_bytes
     return bool(devices.concatenate_processes(np.array([fits])).all())
 
 
 def open_batches(
     job: Job, start_step: int, sizes: Sequence[int], places_only: bool
 ) -> data.Prefetcher:
-    """The batches of all dispatches, on the devices ahead of time.
+    """Opens the batches of all dispatches, prefetched to the devices.
 
     Args:
       job: the run.
@@ -96,11 +104,14 @@ def open_batches(
         process_count=jax.process_count(),
         places_only=places_only,
     )
-    return data.prefetch(_grouped(batches, sizes), devices.shard_steps)
+    return data.prefetch(_group_batches(batches, sizes), devices.shard_steps)
 
 
-def _grouped(batches: Iterator[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
-    """So many batches at a time as `sizes` say; closes `batches` in the end."""
+def _group_batches(batches: Iterator[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
+    """Yields as many batches at a time as `sizes` say.
+
+    It closes `batches` in the end.
+    """
     try:
         for size in sizes:
             yield list(itertools.islice(batches, size))

@@ -1,4 +1,4 @@
-"""Loss and gradients of one update: augmentation, forward pass, the losses, averages over the devices."""
+"""Loss and gradients of one update, averaged over devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.kernels import ordering
-from lossattn_jax.kernels.convolution import KEPT
+from lossattn_jax.kernels.convolution import RESULT_NAME
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train.schedules import loss_weight_schedule
 from lossattn_jax.train.state import TrainState
@@ -26,8 +26,10 @@ Batch = dict[str, jax.Array]
 _DROPOUT = 2  # folded into the step's key; augmentation folds 0 and 1
 
 
-class Found(NamedTuple):
-    """What a batch says; `b` are this device's examples.
+class BatchGradients(NamedTuple):
+    """Loss, gradients and attention of a batch.
+
+    `b` are this device's examples.
 
     Attributes:
       loss: float32 scalar, mean over the examples of all devices.
@@ -35,7 +37,7 @@ class Found(NamedTuple):
       batch_stats: running statistics after the batch, averaged over the devices.
       ensemble: as it is at the update's start, or None.
       attention: `[b, P]`.
-      seen: `[b]` float32 by name, what is told of each example; "loss" is one of them.
+      per_example: `[b]` float32 by name, what is told of each example; "loss" is one of them.
     """
 
     loss: jax.Array
@@ -43,13 +45,15 @@ class Found(NamedTuple):
     batch_stats: Any
     ensemble: Ensemble | None
     attention: jax.Array
-    seen: dict[str, jax.Array]
+    per_example: dict[str, jax.Array]
 
 
 def make_gradients(
     model: ImageNetwork, spec: data.DatasetSpec, options: ImageOptions, steps_per_epoch: int
-) -> Callable[[TrainState, Batch], Found]:
-    """The function from a state and a batch to `Found`, to be called inside `devices.pmap`.
+) -> Callable[[TrainState, Batch], BatchGradients]:
+    """Makes the function from state and batch to `BatchGradients`.
+
+    To be called inside `devices.pmap`.
 
     The batch holds this device's `image` uint8 `[b, H, W, C]`, `label` int32 `[b]` or multi-hot uint8
     `[b, K]`, and `index` int32 `[b]`. See `step.make_train_step` for the arguments, and for what is said of
@@ -62,11 +66,11 @@ def make_gradients(
     kind = runs.loss_kind(model, spec, loss_options.name)
     patch_weight = patch_weight_schedule(options.loss, options.model.pooling, model, spec)
     consistent = loss_options.uses_consistency
-    shared = options.model.shares_statistics
+    shares_statistics = options.model.shares_statistics
     parts = options.train.accumulate
     forward = make_forward(model, options.train.remat)
 
-    def find(state: TrainState, batch: Batch) -> Found:
+    def find(state: TrainState, batch: Batch) -> BatchGradients:
         labels = batch["label"]
         epoch = state.step // steps_per_epoch
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -81,7 +85,7 @@ def make_gradients(
             dtype=model.dtype,
         )
         dropout = jax.random.fold_in(key, _DROPOUT)
-        if not shared:  # else the network itself draws by the places in the global batch
+        if not shares_statistics:  # else the network itself draws by the places in the global batch
             dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
         examples = {"image": images, "label": labels}
         ensemble: Any = state.ensemble
@@ -90,14 +94,14 @@ def make_gradients(
             ensemble = ensemble_lib.begin_step(
                 ensemble, state.step, steps_per_epoch, decay, state.skipped
             )
-            target, known = ensemble_lib.targets(ensemble, batch["index"], decay)
-            examples |= {"target": target, "known": known}
+            target, has_target = ensemble_lib.targets(ensemble, batch["index"], decay)
+            examples |= {"target": target, "known": has_target}
             pull = loss_weight_schedule(
                 epoch, loss_options.consistency_weight, loss_options.consistency_ramp_epochs
             )
 
         def loss_fn(params: Any, batch_stats: Any, part: Batch, key: jax.Array) -> Any:
-            outputs, updated = forward(params, batch_stats, part["image"], key)
+            outputs, variables = forward(params, batch_stats, part["image"], key)
             terms = losses.loss_attention_loss(
                 outputs.logits,
                 outputs.patch_logits,
@@ -107,29 +111,33 @@ def make_gradients(
                 loss_options.label_smoothing,
                 kind=kind,
             )
-            seen = {"loss": terms.total, "image_loss": terms.image, "patch_loss": terms.patch}
+            per_example = {
+                "loss": terms.total,
+                "image_loss": terms.image,
+                "patch_loss": terms.patch,
+            }
             if consistent:
-                moved = losses.consistency_loss(outputs.attention, part["target"])
-                seen["consistency_loss"] = part["known"] * moved
-                seen["loss"] = terms.total + pull * seen["consistency_loss"]
-            loss = jnp.mean(seen["loss"])
-            seen["accuracy"] = metrics.hits(outputs.logits, part["label"])
-            seen["attention_entropy"] = metrics.attention_entropy(outputs.attention)
-            return loss, (updated.get("batch_stats", {}), outputs.attention, seen)
+                distance = losses.consistency_loss(outputs.attention, part["target"])
+                per_example["consistency_loss"] = part["known"] * distance
+                per_example["loss"] = terms.total + pull * per_example["consistency_loss"]
+            loss = jnp.mean(per_example["loss"])
+            per_example["accuracy"] = metrics.hits(outputs.logits, part["label"])
+            per_example["attention_entropy"] = metrics.attention_entropy(outputs.attention)
+            return loss, (variables.get("batch_stats", {}), outputs.attention, per_example)
 
         grad_fn = jax.grad(loss_fn, has_aux=True)
         if parts == 1:
             gradients, aux = grad_fn(state.params, state.batch_stats, examples, dropout)
-            batch_stats, attention, seen = aux
+            batch_stats, attention, per_example = aux
         else:
-            gradients, batch_stats, attention, seen = _accumulated(
+            gradients, batch_stats, attention, per_example = _accumulate(
                 grad_fn, state, examples, dropout, parts
             )
         # With local batch normalisation this averages the running statistics of the devices.
         loss, gradients, batch_stats = jax.lax.pmean(
-            (jnp.mean(seen["loss"]), gradients, batch_stats), devices.AXIS
+            (jnp.mean(per_example["loss"]), gradients, batch_stats), devices.AXIS
         )
-        return Found(loss, gradients, batch_stats, ensemble, attention, seen)
+        return BatchGradients(loss, gradients, batch_stats, ensemble, attention, per_example)
 
     return find
 
@@ -159,10 +167,13 @@ def make_forward(model: ImageNetwork, remat: bool) -> Callable[..., tuple[Any, A
     return jax.checkpoint(forward, policy=_keeps) if remat else forward
 
 
-def _accumulated(
+def _accumulate(
     grad_fn: Callable[..., Any], state: TrainState, examples: Batch, key: jax.Array, parts: int
 ) -> tuple[Any, Any, jax.Array, Batch]:
-    """Gradients, statistics, attention and what is seen of each example, of a batch in parts."""
+    """Sums gradients over parts of a batch.
+
+    Returns gradients, statistics, attention and metrics of each example.
+    """
     count = len(examples["label"])
     if count % parts:
         raise UserError(
@@ -185,20 +196,22 @@ def _accumulated(
             ordering.after(total, some),
             jax.random.fold_in(key, number),
         )
-        gradients, (batch_stats, attention, seen) = grad_fn(*inputs)
-        return (jax.tree.map(jnp.add, total, gradients), batch_stats), (attention, seen)
+        gradients, (batch_stats, attention, per_example) = grad_fn(*inputs)
+        return (jax.tree.map(jnp.add, total, gradients), batch_stats), (attention, per_example)
 
     zero = jax.tree.map(jnp.zeros_like, state.params)
-    numbered = (jnp.arange(parts), jax.tree.map(split, examples))
+    numbered_parts = (jnp.arange(parts), jax.tree.map(split, examples))
     start = (zero, state.batch_stats)
-    (total, batch_stats), told = jax.lax.scan(one, start, numbered, unroll=devices.unrolled(parts))
-    attention, seen = jax.tree.map(whole, told)
-    return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, seen
+    (total, batch_stats), results = jax.lax.scan(
+        one, start, numbered_parts, unroll=devices.unroll_length(parts)
+    )
+    attention, per_example = jax.tree.map(whole, results)
+    return jax.tree.map(lambda leaf: leaf / parts, total), batch_stats, attention, per_example
 
 
-# What is kept for the backward pass with `config.train.remat`: the results that are costly to have again.
+# Results kept for the backward pass with `config.train.remat`: those that are costly to recompute.
 _keeps = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.save_only_these_names(KEPT),
+    jax.checkpoint_policies.save_only_these_names(RESULT_NAME),
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 )
 
@@ -206,7 +219,10 @@ _keeps = jax.checkpoint_policies.save_from_both_policies(
 def patch_weight_schedule(
     options: LossOptions, pooling: str, model: ImageNetwork, spec: data.DatasetSpec
 ) -> Callable[[jax.Array | int], jax.Array]:
-    """lambda by epoch, as a factor of the sum over patches; 0 without a patch loss."""
+    """Makes lambda by epoch, as a factor of the sum.
+
+    Over patches; 0 without a patch loss.
+    """
     weight = options.patch_weight if config_lib.uses_patch_loss(options, pooling) else 0.0
     weight = losses.reduced_weight(
         options.patch_reduction, weight, lambda: model.patch_grid(spec.image_shape).patches

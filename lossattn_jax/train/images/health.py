@@ -1,4 +1,4 @@
-"""Whether attention still says something: a warning when it is alike everywhere, or on one patch only.
+"""Warnings of collapsed attention: even everywhere, or on one patch.
 
 What is advised is what moved the entropy that way on digit scenes (results/explain/README.md): a higher
 lambda or threshold lowers it, and the patch loss does so for learned attention too, which lies on fewer
@@ -17,7 +17,7 @@ _GRACE = 0.1
 
 
 class AttentionWatch:
-    """Watches a run's attention, and says once when it has collapsed, and again if it does so later."""
+    """Watches a run's attention, and warns each time it collapses."""
 
     def __init__(self, options: ImageOptions, patches: int, steps_per_epoch: int):
         """Starts to watch.
@@ -31,8 +31,8 @@ class AttentionWatch:
         self._highest = math.log(patches)
         self._grace = max(1.0, _GRACE * options.train.epochs) * steps_per_epoch
         self._pooling = poolings.POOLINGS.find(options.model.pooling)
-        # With the others attention has no parameters, or none that a loss term or a threshold reaches.
-        self._active = self._pooling.watched and patches > 1
+        # Other poolings' attention has no parameters, or none that a loss or a threshold reaches.
+        self._active = self._pooling.warns_of_collapse and patches > 1
         self._state = ""
 
     def look(self, entropy: float, step: int) -> str | None:
@@ -49,8 +49,8 @@ class AttentionWatch:
             return None
         share = entropy / self._highest
         state = "uniform" if share > UNIFORM else "one patch" if share < ONE_PATCH else ""
-        changed, self._state = state != self._state, state
-        if not state or not changed:
+        changes, self._state = state != self._state, state
+        if not state or not changes:
             return None
         what = "is nearly uniform" if state == "uniform" else "lies nearly on one patch"
         return (
@@ -61,7 +61,7 @@ class AttentionWatch:
     def _advice(self, state: str) -> str:
         loss, threshold = self._options.loss, self._options.model.threshold
         weight = loss.patch_weight
-        if self._pooling.learned and loss.patch != "on":
+        if self._pooling.learns_scores and loss.patch != "on":
             if state == "uniform":
                 return "try config.loss.patch=on, which makes attention choose patches that tell the label"
             return f"try config.model.pooling={poolings.DEFAULT}, which lies on more patches"

@@ -1,4 +1,4 @@
-"""A training run as its config describes it: what it is made of, where it starts, and that in words."""
+"""A training run's fixed parts: config, data, network, start."""
 
 import dataclasses
 import logging
@@ -64,7 +64,9 @@ class Job:
 
 
 def build_network(options: ModelOptions, spec: data.DatasetSpec) -> models.ImageNetwork:
-    """The network as it is trained: with the batch statistics that are shared over the devices.
+    """Builds the network for training, with shared batch statistics.
+
+    They are shared over the devices.
 
     Raises:
       UserError: there is no such network.
@@ -74,7 +76,7 @@ def build_network(options: ModelOptions, spec: data.DatasetSpec) -> models.Image
 
 
 def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
-    """Checks a config and opens what it names; makes the workdir.
+    """Checks a config, opens its parts, and makes the workdir.
 
     Raises:
       UserError: the config is impossible, the data set is absent, or the workdir cannot be made.
@@ -107,7 +109,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
         patch_weight=patch_weight_schedule(options.loss, options.model.pooling, model, spec),
         optimizer=make_optimizer(options.optimizer, learning_rate, length),
     )
-    span = options.profiled
+    span = options.profile_span
     if span is not None and span[1] > job.total_steps:
         raise UserError(
             f"config.profile is {options.profile!r}, but must end by the last update, {job.total_steps}"
@@ -120,7 +122,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
 def first_state(
     job: Job, checkpoints: checkpoint_lib.Checkpoints, trust_code: bool = False
 ) -> tuple[TrainState, Metrics]:
-    """Where a run begins: a checkpoint, another run's parameters, or nothing.
+    """Returns a run's first state: checkpoint, other run's parameters, or new.
 
     Args:
       job: the run.
@@ -136,14 +138,14 @@ def first_state(
         run to start from does not fit.
     """
     conversion_folder.refuse_unfinished(job.workdir)
-    if devices.anywhere(bool(checkpoints.named())):
+    if devices.anywhere(bool(checkpoints.steps_with_folder())):
         checkpoints.latest_step()  # the same for all processes, or an error
-        stored = _stored_options(job)
-        for difference in same_run.refuse_other_run(stored, job.options, job.workdir):
+        earlier = _stored_options(job)
+        for difference in same_run.refuse_other_run(earlier, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
         if start is not None:
-            warn_of_rise(job, stored, int(start[0].step))
+            warn_of_rise(job, earlier, int(start[0].step))
             return start
     if (job.workdir / checkpoint_lib.DAMAGED_NAME / "0").exists():
         raise UserError(
@@ -152,41 +154,43 @@ def first_state(
         )
     state = _fresh_state(job)
     if job.options.init_from:
-        trusted = trust_code or config_json.named_code(job.options)
-        state = _start_from(job.options.init_from, state, trusted)
+        trusted_references = trust_code or config_json.named_code(job.options)
+        state = _start_from(job.options.init_from, state, trusted_references)
     return state, zero_metrics(job.options.loss)
 
 
 def _stored_options(job: Job) -> ImageOptions:
-    """The options of the run to go on with; code that they name is as good as that of the job's.
+    """Reads the options of the run to resume.
+
+    Code that they name is trusted as that of the job's.
 
     Raises:
       UserError: they name other code, which is not imported, or they cannot be read.
     """
-    named = config_json.named_code(job.options)
+    references = config_json.named_code(job.options)
     try:
-        return config_lib.resolve(run_folder.stored_config(job.workdir, trust_code=named))
+        return config_lib.resolve(run_folder.stored_config(job.workdir, trust_code=references))
     except UntrustedCode as error:
         raise config_json.other_code(error, job.options, job.workdir) from None
 
 
-def warn_of_rise(job: Job, stored: ImageOptions, step: int) -> None:
+def warn_of_rise(job: Job, earlier: ImageOptions, step: int) -> None:
     """Warns where more epochs raise the learning rate of a run again.
 
     Args:
       job: the run.
-      stored: its options of before.
+      earlier: its options of before.
       step: updates done.
     """
-    epochs, more = stored.train.epochs, job.options.train.epochs
+    epochs, more = earlier.train.epochs, job.options.train.epochs
     if more <= epochs or not 0 < step < job.total_steps:
         return
     length = Length(epochs, job.steps_per_epoch)
-    before = learning_rate_schedule(stored.optimizer, length)
-    last, planned, now = (
+    before = learning_rate_schedule(earlier.optimizer, length)
+    last, next_planned, now = (
         float(rate) for rate in (before(step - 1), before(step), job.learning_rate(step))
     )
-    if now > max(last, planned) * (1 + _RATE_ROUNDING):
+    if now > max(last, next_planned) * (1 + _RATE_ROUNDING):
         reporting.warn(
             "warning: with config.train.epochs=%d instead of %d the learning rate goes up again, from %.4g "
             "in the last update to %.4g in the next: the network may get worse before it gets better; "
@@ -208,8 +212,8 @@ def _state_of(
         )
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
-        named = config_json.named_code(job.options)
-        state = _start_from(str(job.workdir), _fresh_state(job), named)
+        references = config_json.named_code(job.options)
+        state = _start_from(str(job.workdir), _fresh_state(job), references)
         return state, zero_metrics(job.options.loss)
     like = jax.eval_shape(lambda: _fresh_state(job))
     return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.options.loss))
@@ -222,7 +226,7 @@ def fresh_state(
     spec: data.DatasetSpec,
     examples: int,
 ) -> TrainState:
-    """The state that a run with so many training examples starts from."""
+    """Makes a run's initial state for so many examples."""
     attention = None
     if options.loss.uses_consistency:
         patches = model.patch_grid(spec.image_shape).patches
@@ -235,7 +239,10 @@ def _fresh_state(job: Job) -> TrainState:
 
 
 def _start_from(workdir: str, state: TrainState, trust_code: bool | Collection[str]) -> TrainState:
-    """`state` with the parameters and running statistics of another run's newest checkpoint."""
+    """Replaces parameters by another run's newest checkpoint.
+
+    Running statistics, too.
+    """
     try:
         run = runs.load(workdir, trust_code=trust_code)
     except UserError as error:

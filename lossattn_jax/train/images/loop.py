@@ -1,4 +1,4 @@
-"""Training from a config: the loop that `train.py` calls and that tests run."""
+"""The training loop of images, from a config."""
 
 import logging
 import math
@@ -45,7 +45,7 @@ def train(
     *,
     trust_code: bool = False,
 ) -> dict[str, float]:
-    """Trains a network, or goes on where an earlier call for the same workdir stopped.
+    """Trains a network, or resumes its run.
 
     Writes `config.json`, `data.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/` into `workdir`,
     and with `config.profile` also `profile/`. The result is a pure function of the config: an interrupted and
@@ -70,7 +70,7 @@ def train(
     job = open_job(config, workdir)
     stop = stop or preemption.Stop()
     with (
-        run_folder.alone(job.workdir),
+        run_folder.lock_workdir(job.workdir),
         checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
         saver = Saver(job, checkpoints)
@@ -85,22 +85,22 @@ def train(
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec, job.options.loss.name)
         step = int(state.step)
-        replicated, totals = devices.replicate((state, sums))
-        del state  # or the first device would hold it twice, all the time
+        device_state, totals = devices.replicate((state, sums))
+        del state  # else the first device would hold it twice
         if step == job.total_steps:
             log.info("the run is at its last step already")
-            test_metrics = _test(job, eval_step, replicated)
+            test_metrics = _test(job, eval_step, device_state)
             if jax.process_index() == 0:
                 reporting.remove_broken_lines(job.workdir, step)
-            if _untested(job, step):
+            if _lacks_test(job, step):
                 with reporting.Reporter(job.workdir, step, jax.process_index() == 0) as reporter:
                     reporter.scalars(
                         "test", step, {"epoch": job.options.train.epochs, **test_metrics}
                     )
         else:
             try:
-                test_metrics = _train_steps(job, eval_step, (replicated, totals), saver, stop)
-            except preemption.Ended:
+                test_metrics = _train_steps(job, eval_step, (device_state, totals), saver, stop)
+            except preemption.Preemption:
                 test_metrics = {}
         if test_metrics:
             checkpoints.wait()
@@ -119,15 +119,17 @@ def _train_steps(
     saver: Saver,
     stop: preemption.Stop,
 ) -> dict[str, float]:
-    """Runs the steps that are left, from a replicated state and metrics; returns the last test metrics.
+    """Runs the remaining steps; returns the last test metrics.
+
+    From a state and metrics on the devices.
 
     Raises:
-      Ended: the run was asked to stop.
+      Preemption: the run was asked to stop.
     """
-    options, (replicated, totals) = job.options, start
+    options, (device_state, totals) = job.options, start
     del start  # which is donated
     train_steps = make_train_step(job.model, job.optimizer, job.spec, options, job.steps_per_epoch)
-    step = int(devices.unreplicate(replicated.step))
+    step = int(devices.unreplicate(device_state.step))
     on_devices = feed.on_devices(job)
     examples = () if on_devices is None else (on_devices,)
     sizes = feed.dispatches(job, step)
@@ -139,44 +141,44 @@ def _train_steps(
     with (
         reporting.Reporter(job.workdir, step, first) as reporter,
         feed.open_batches(job, step, sizes, on_devices is not None) as batches,
-        tracing.Tracer(options.profiled, job.workdir, step, first) as tracer,
+        tracing.Tracer(options.profile_span, job.workdir, step, first) as tracer,
     ):
         logger = TrainLogger(job, reporter, progress, waiting)
         tester = _Tester(job, reporter, eval_step, stop)
 
         def dispatches() -> Iterator[tuple[int, Any]]:
-            """Sizes and batches; waits for a batch, and compiles the program before the first is given."""
-            unmeasured = max(sizes)
+            """Yields sizes and batches; compiles before the first."""
+            size_to_measure = max(sizes)
             for size in sizes:
                 batch = waiting.next(batches, totals)
-                if size == unmeasured:
-                    memory.describe(train_steps, replicated, totals, batch, *examples)
+                if size == size_to_measure:
+                    memory.describe(train_steps, device_state, totals, batch, *examples)
                     cpu.release_memory()  # what compiling took
-                    unmeasured = 0
+                    size_to_measure = 0
                 yield size, batch
 
-        if _untested(job, step):
-            with progress.paused(), stop.interruptible():
-                tester.test(step, replicated)
+        if _lacks_test(job, step):
+            with progress.pause(), stop.interruptible():
+                tester.test(step, device_state)
         for size, batch in stop.between(dispatches()):
             tracer.before(step, size, totals)
-            replicated, totals, history = train_steps(replicated, totals, batch, *examples)
+            device_state, totals, history = train_steps(device_state, totals, batch, *examples)
             ahead.limit(history)
             step += size
-            saver.hold(step, replicated, totals)
+            saver.hold(step, device_state, totals)
             tracer.after(step, history)
-            logger.log_dispatch(step, history, replicated)
+            logger.log_dispatch(step, history, device_state)
             evaluates, saves = job.evaluates(step), job.saves(step)
             if not (evaluates or saves):
                 continue
-            jax.block_until_ready(replicated)  # so that the pause holds no training
-            nonfinite.stop_if_stuck(job, replicated, logger.skips)
-            with progress.paused():
+            jax.block_until_ready(device_state)  # so that the pause holds no training
+            nonfinite.stop_if_stuck(job, device_state, logger.skips)
+            with progress.pause():
                 if evaluates:
                     with stop.interruptible():
-                        test_metrics = tester.test(step, replicated)
-                        saver.hold(step, replicated, totals, test_metrics)
-                        tester.draw(step, replicated)
+                        test_metrics = tester.test(step, device_state)
+                        saver.hold(step, device_state, totals, test_metrics)
+                        tester.draw(step, device_state)
                 if saves:
                     saver.save()
                 cpu.release_memory()
@@ -184,7 +186,7 @@ def _train_steps(
 
 
 class TrainLogger:
-    """Logs how the training goes, after every step at which the config wants it and after the last.
+    """Logs the training after the configured steps and the last.
 
     Attributes:
       skips: the skipped updates of the run.
@@ -205,15 +207,15 @@ class TrainLogger:
         patches = job.model.patch_grid(job.spec.image_shape).patches
         self._watch = health.AttentionWatch(job.options, patches, job.steps_per_epoch)
         # One program, where every operation of a schedule would be one by itself.
-        self._scheduled = jax.jit(
+        self._scheduled_values = jax.jit(
             lambda step: {
                 "learning_rate": job.learning_rate(step),
                 "patch_weight": job.patch_weight(step // job.steps_per_epoch),
             }
         )
 
-    def log_dispatch(self, step: int, history: Metrics, replicated: TrainState) -> None:
-        """Logs what is due of one dispatch, the last of whose updates was the `step`-th.
+    def log_dispatch(self, step: int, history: Metrics, device_state: TrainState) -> None:
+        """Logs what is due of a dispatch that ends at `step`.
 
         Raises:
           UserError: too many updates in a row were skipped, by the state after the dispatch.
@@ -227,15 +229,15 @@ class TrainLogger:
         ]
         if not due:
             return
-        fetched = devices.unreplicate(history)
+        totals_by_step = devices.unreplicate(history)
         # Steps of one dispatch cannot be timed apart.
-        shared = {"images_per_second": self._progress.measure(step)}
-        shared["input_wait"] = self._waiting.share(self._progress.seconds)
+        rates = {"images_per_second": self._progress.measure(step)}
+        rates["input_wait"] = self._waiting.share(self._progress.seconds)
         for place, at in due:
-            totals = jax.tree.map(lambda array, place=place: array[place], fetched)
-            means = nonfinite.compute_means(totals, at, self.skips) | shared
+            totals = jax.tree.map(lambda array, place=place: array[place], totals_by_step)
+            means = nonfinite.compute_means(totals, at, self.skips) | rates
             self._report(at, means, self._progress.time_left(step))
-        nonfinite.stop_if_stuck(job, replicated, self.skips)
+        nonfinite.stop_if_stuck(job, device_state, self.skips)
 
     def _report(self, step: int, means: dict[str, float], time_left: str) -> None:
         """Logs and records the means since the last report."""
@@ -243,7 +245,7 @@ class TrainLogger:
         values = {
             **means,
             "epoch": step / job.steps_per_epoch,
-            **jax.tree.map(float, self._scheduled(step - 1)),
+            **jax.tree.map(float, self._scheduled_values(step - 1)),
         }
         log.info(reporting.progress_line(step, job.total_steps, values, time_left))
         self._reporter.scalars("train", step, values)
@@ -251,8 +253,8 @@ class TrainLogger:
             reporting.warn("warning: %s", warning)
 
 
-def _untested(job: Job, step: int) -> bool:
-    """Whether the run goes on from where it was to be tested, and was ended before it was."""
+def _lacks_test(job: Job, step: int) -> bool:
+    """Whether a resumed run was ended before its due test."""
     if not step or not job.evaluates(step):
         return False
     first = jax.process_index() == 0
@@ -268,13 +270,13 @@ class _Tester:
         self._job, self._reporter, self._eval_step = job, reporter, eval_step
         self._stop = stop
 
-    def test(self, step: int, replicated: TrainState) -> dict[str, float]:
+    def test(self, step: int, device_state: TrainState) -> dict[str, float]:
         """Measures, logs and records the test metrics after so many updates.
 
         Raises:
-          Ended: the run was asked to stop.
+          Preemption: the run was asked to stop.
         """
-        test_metrics = _test(self._job, self._eval_step, replicated, self._stop.check)
+        test_metrics = _test(self._job, self._eval_step, device_state, self._stop.check)
         log.info("test  " + _summary(test_metrics))
         if count := test_metrics.get(metrics.NONFINITE):
             sentence = nonfinite_values.of_outputs(
@@ -285,14 +287,14 @@ class _Tester:
         self._reporter.scalars("test", step, values)
         return test_metrics
 
-    def draw(self, step: int, replicated: TrainState) -> None:
+    def draw(self, step: int, device_state: TrainState) -> None:
         """Draws attention of the first test images, for TensorBoard."""
         job, options = self._job, self._job.options
         if not options.log.pictures:
             return
-        explained = explanations.explain_dataset(
+        explained_images = explanations.explain_dataset(
             self._eval_step,
-            replicated.variables,
+            device_state.variables,
             job.test_set,
             options.log.pictures,
             options.eval.batch_size,
@@ -302,30 +304,30 @@ class _Tester:
         self._reporter.figure(
             "attention",
             step,
-            lambda: figures.draw_explanations(explained, grid, job.spec.class_names),
+            lambda: figures.draw_explanations(explained_images, grid, job.spec.class_names),
         )
 
 
 def _test(
     job: Job,
     eval_step: EvalStep,
-    replicated: TrainState,
+    device_state: TrainState,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     start = time.monotonic()
     batch_size = job.options.eval.batch_size
-    measured = evaluate(eval_step, replicated.variables, job.test_set, batch_size, between)
-    measured["seconds"] = time.monotonic() - start
-    return measured
+    measurements = evaluate(eval_step, device_state.variables, job.test_set, batch_size, between)
+    measurements["seconds"] = time.monotonic() - start
+    return measurements
 
 
 def _summary(test_metrics: dict[str, float]) -> str:
-    shown = [name for name, metric in EVALUATION_METRICS.items() if metric.in_log]
+    names = [name for name, metric in EVALUATION_METRICS.items() if metric.in_log]
     numbers = "  ".join(
         f"{name} {test_metrics[name]:.4f}"
         if math.isfinite(test_metrics[name])
         else f"{name} not finite"
-        for name in shown
+        for name in names
         if name in test_metrics
     )
     return f"{numbers}  ({test_metrics['seconds']:.1f} s)"

@@ -1,4 +1,4 @@
-"""Memory of a compiled program on each device, by XLA's own analysis, beside what a device has."""
+"""Memory of compiled programs, by XLA's analysis, and of devices."""
 
 import dataclasses
 import logging
@@ -31,7 +31,9 @@ class Usage:
 
 
 def analyse(function: Any, *arguments: Any) -> Usage | None:
-    """The memory of a pmapped function; compiles it, and calls with such arguments need not do so again.
+    """Analyses the memory of a pmapped function by compiling it.
+
+    Calls with such arguments need not compile again.
 
     Args:
       function: from `devices.pmap`.
@@ -40,19 +42,24 @@ def analyse(function: Any, *arguments: Any) -> Usage | None:
     Returns:
       None where the backend does not tell.
     """
-    compiled = function.lower(*arguments).compile()
+    compiled_program = function.lower(*arguments).compile()
     try:
-        told = compiled.memory_analysis()
+        analysis = compiled_program.memory_analysis()
         return Usage(
-            arguments=told.argument_size_in_bytes,
-            program=told.temp_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes,
+            arguments=analysis.argument_size_in_bytes,
+            program=analysis.temp_size_in_bytes
+            + analysis.output_size_in_bytes
+            - analysis.alias_size_in_bytes,
         )
     except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
 
 
 def limit() -> int | None:
-    """Bytes that each device has; on CPUs its share of the machine's memory; None if that is unknown."""
+    """Returns each device's bytes; None if unknown.
+
+    On CPUs its share of the machine's memory.
+    """
     stats = _stats()
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -65,8 +72,8 @@ def limit() -> int | None:
     return machine // jax.local_device_count()
 
 
-def left() -> int | None:
-    """Bytes of an accelerator's memory that nothing is in yet; None if that is unknown."""
+def free_bytes() -> int | None:
+    """Returns the free bytes of an accelerator; None if unknown."""
     stats = _stats()
     if "bytes_limit" not in stats:
         return None
@@ -74,7 +81,7 @@ def left() -> int | None:
 
 
 def describe(function: Any, *arguments: Any) -> None:
-    """Logs what a call of the training program takes, and warns if no device has so much.
+    """Logs the training program's memory; warns if it is too much.
 
     Args:
       function: from `step.make_train_step`.
@@ -95,17 +102,20 @@ def describe(function: Any, *arguments: Any) -> None:
 
 
 def sentence(usage: Usage, there: int | None) -> str:
-    """`usage` in words, of a device with `there` bytes (None: unknown)."""
+    """Describes `usage` of a device with `there` bytes.
+
+    None: unknown.
+    """
     parts = f"{size(usage.arguments)} of parameters, optimiser and images + {size(usage.program)} of the step"
-    known = "" if there is None else f" of each device's {size(there)}"
-    return f"{parts} = {size(usage.total)}{known}"
+    of_device = "" if there is None else f" of each device's {size(there)}"
+    return f"{parts} = {size(usage.total)}{of_device}"
 
 
 def size(count: int) -> str:
-    """So many bytes in words, such as "12.3 MiB"."""
+    """Formats a number of bytes, such as "12.3 MiB"."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.2f} MiB"
 
 
 def _stats() -> dict[str, int]:
-    """What the first local device tells of its memory; CPUs tell nothing."""
+    """Returns the first local device's memory statistics; empty on CPUs."""
     return jax.local_devices()[0].memory_stats() or {}

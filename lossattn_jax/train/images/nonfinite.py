@@ -1,4 +1,4 @@
-"""Non-finite updates of networks for images: what a run reports of them, and where it ends.
+"""Non-finite updates of networks for images: reports, dumps and the run's end.
 
 `step.make_train_step` skips and counts them on the devices. Here the host looks at the count, whenever it
 fetches metrics anyway or is about to evaluate or save. When it is full, the batch and the state of before
@@ -32,7 +32,7 @@ from lossattn_jax.train.state import TrainState
 
 
 def compute_means(totals: Metrics, step: int, skips: Skips[str]) -> dict[str, float]:
-    """The means of the updates since the last log line; warns if some of them were skipped.
+    """Computes the means since the last log line; warns of skips.
 
     Args:
       totals: on the host, of `step.make_train_step`.
@@ -43,40 +43,42 @@ def compute_means(totals: Metrics, step: int, skips: Skips[str]) -> dict[str, fl
       By name the means of the updates that were applied, NaN where none was, and as `skipped` how many were
       not.
     """
-    skipped, updates = int(totals["skipped"].total), int(totals["skipped"].count)
+    num_skipped, updates = int(totals["skipped"].total), int(totals["skipped"].count)
     means = metrics.compute(totals)
     first = step - updates + int(means.pop("first_skipped"))
-    if skipped == updates:
+    if num_skipped == updates:
         means = dict.fromkeys(means, math.nan)
-    if skipped:
-        skips.warn(skipped, f"of the last {updates} updates", f"after step {first}")
-    return {**means, "skipped": skipped}
+    if num_skipped:
+        skips.warn(num_skipped, f"of the last {updates} updates", f"after step {first}")
+    return {**means, "skipped": num_skipped}
 
 
-def stop_if_stuck(job: Job, replicated: TrainState, skips: Skips[str]) -> None:
-    """Ends a run whose last `config.train.max_skipped` updates, or more, were all skipped, with a dump.
+def stop_if_stuck(job: Job, device_state: TrainState, skips: Skips[str]) -> None:
+    """Ends a run after too many skipped updates, with a dump.
+
+    `config.train.max_skipped` in a row, or more.
 
     All processes have to come here with the same state; the first one writes.
 
     Args:
       job: the run.
-      replicated: its state on the devices.
+      device_state: its state on the devices.
       skips: of the run.
 
     Raises:
       UserError: the run has to end.
     """
     # A copy of this process alone, so that a run in which all is well waits for nothing but this scalar.
-    skipped = int(devices.unreplicate(replicated.skipped))
-    skips.set_row(0, skipped, "")
+    in_a_row = int(devices.unreplicate(device_state.skipped))
+    skips.set_row(0, in_a_row, "")
     if skips.stuck_model() is None:
         return
-    state = devices.unreplicate(replicated)
-    step = int(state.step) - skipped
+    state = devices.unreplicate(device_state)
+    step = int(state.step) - in_a_row
     options = job.options
     places = data.train_indices(options.seed, step, len(job.train_set), options.train.batch_size)
     images = f"on the images {list_first(places.tolist())} of the training set"
-    skips.set_row(0, skipped, f"after step {step} {images}")
+    skips.set_row(0, in_a_row, f"after step {step} {images}")
     raise skips.error(
         0,
         f"a lower config.optimizer.learning_rate than {options.optimizer.learning_rate} or a longer "

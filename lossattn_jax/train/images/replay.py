@@ -11,7 +11,7 @@ from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.train.dumps import RECORD_NAME, Dump
-from lossattn_jax.train.images.gradients import Found, make_gradients
+from lossattn_jax.train.images.gradients import BatchGradients, make_gradients
 from lossattn_jax.train.images.job import build_network, fresh_state
 from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
@@ -19,7 +19,7 @@ from lossattn_jax.train.state import TrainState
 
 
 def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
-    """Computes loss and gradient of a dumped update again, on all devices of this process.
+    """Recomputes loss and gradient of a dumped update.
 
     On another number of devices than the run's it is another one only with `config.model.batch_norm` local.
 
@@ -46,14 +46,14 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     like = jax.eval_shape(lambda: _fresh_state(options, examples).items())
     state = TrainState.from_items(dump.restore_state(like))
     compute_gradients = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
-    of_batch: Found = compute_gradients(devices.replicate(state), devices.shard(batch))
+    of_batch: BatchGradients = compute_gradients(devices.replicate(state), devices.shard(batch))
     return [
         f"The update after step {int(state.step)} was made again on {len(batch['index'])} images.",
         nonfinite_values.of_state(
             state.items(), "parameters, running statistics and the optimiser's state"
         ),
         nonfinite_values.of_losses(
-            devices.gather(of_batch.seen["loss"]),
+            devices.gather(of_batch.per_example["loss"]),
             batch["index"].tolist(),
             "images",
             ", by their places in the training set",

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: progress lines, `metrics.jsonl`, TensorBoard scalars and pictures."""
+"""Reports of a run: progress lines, `metrics.jsonl`, TensorBoard."""
 
 import contextlib
 import json
@@ -30,10 +30,10 @@ def warn(sentence: str, *values: object) -> None:
 
 
 class Reporter:
-    """Writes the metrics of one run. Use as a context manager."""
+    """Writes the metrics of one run, as a context manager."""
 
     def __init__(self, workdir: pathlib.Path, start_step: int, active: bool = True):
-        """Opens the files of a run, for a run's first time or to go on.
+        """Opens the files of a run, new or resumed.
 
         Lines from after `start_step`, which a killed run may have written before its checkpoint, are
         removed: their steps come again.
@@ -65,7 +65,9 @@ class Reporter:
 
     def __exit__(self, *exception: object) -> None:
         if self._active:
-            with contextlib.suppress(OSError):  # whatever matters is told where it is written
+            with contextlib.suppress(
+                OSError
+            ):  # errors that matter were raised where the file was written
                 self._jsonl.close()
             with contextlib.suppress(OSError):
                 self._tensorboard.close()
@@ -91,28 +93,30 @@ class Reporter:
             content.setdefault(records.NONFINITE, nonfinite)
         line = json.dumps(content) + "\n"
         with _writing(self._path):
-            left = line.encode()
-            while left:
-                left = left[self._jsonl.write(left) :]
+            rest = line.encode()
+            while rest:
+                rest = rest[self._jsonl.write(rest) :]
         # Of a value that is not finite tensorboardX warns each time.
-        told = {f"{kind}/{name}": v for name, v in values.items() if math.isfinite(v)}
+        points = {f"{kind}/{name}": v for name, v in values.items() if math.isfinite(v)}
         with _writing(self._folder):
-            self._tensorboard.scalars(step, told)
+            self._tensorboard.scalars(step, points)
 
     def figure(self, name: str, step: int, draw: Callable[[], Any]) -> None:
-        """Records the matplotlib figure that `draw` makes in TensorBoard.
+        """Records a matplotlib figure in TensorBoard.
+
+        `draw` makes it.
 
         Raises:
           UserError: the file cannot be written.
         """
         if self._active:
-            drawn = draw()
+            image = draw()
             with _writing(self._folder):
-                self._tensorboard.figure(name, step, drawn)
+                self._tensorboard.figure(name, step, image)
 
 
 def remove_broken_lines(workdir: pathlib.Path, step: int) -> None:
-    """Leaves the whole lines of `metrics.jsonl` up to `step`.
+    """Keeps the whole lines of `metrics.jsonl` up to `step`.
 
     An absent file becomes an empty one, and a symbolic link a file.
 
@@ -131,12 +135,12 @@ def remove_broken_lines(workdir: pathlib.Path, step: int) -> None:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` of a run that has ended by itself, in their order."""
+    """Reads the lines of a finished run's `metrics.jsonl`."""
     return [json.loads(line) for line in (workdir / METRICS_NAME).read_text().splitlines()]
 
 
 def tells_of(workdir: pathlib.Path, kind: str, step: int) -> bool:
-    """Whether the metrics of a run have a line of that kind and step."""
+    """Whether a run's metrics have a line of kind and step."""
     path = workdir / METRICS_NAME
     lines = (json.loads(line) for line in _lines_until(path, step))
     return any(line["step"] == step and line.get("kind") == kind for line in lines)
@@ -144,7 +148,7 @@ def tells_of(workdir: pathlib.Path, kind: str, step: int) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Tells in a sentence that a file cannot be written."""
+    """Turns errors of writing a file into a sentence."""
     try:
         yield
     except OSError as error:
@@ -155,7 +159,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
 
 
 class InputWait:
-    """How long devices had nothing to do because their next batch was not there yet.
+    """Measures how long devices waited for their next batch.
 
     While the host waits for a batch, the devices may still be at what they were given before. That is no
     waiting for input: a wait counts if, when it is over, the devices have nothing left to do.
@@ -180,30 +184,38 @@ class InputWait:
         return batch
 
     def share(self, seconds: float) -> float:
-        """What of the last `seconds`, in which `share` was not called, was waited for input; 0 ... 1."""
-        waited, self._seconds = self._seconds, 0.0
-        return min(waited / seconds, 1.0)
+        """Returns the share of time that waited for input, 0 ... 1.
+
+        Of the last `seconds`, in which `share` was not called.
+        """
+        wait, self._seconds = self._seconds, 0.0
+        return min(wait / seconds, 1.0)
 
 
-def progress_line(step: int, total_steps: int, values: Mapping[str, float], left: str) -> str:
-    """One line of a training log, from the values that are recorded with it."""
+def progress_line(step: int, total_steps: int, values: Mapping[str, float], time_left: str) -> str:
+    """Formats one line of a training log."""
     numbers = "  ".join(
         f"{name} {values[name]:.4f}" for name in ("loss", "accuracy", "patch_loss", "learning_rate")
     )
     return (
         f"step {step}/{total_steps}  epoch {values['epoch']:.2f}  {numbers}  "
         f"{values['images_per_second']:,.0f} images/s  input wait {100 * values['input_wait']:.1f} %  "
-        f"{left} left"
+        f"{time_left} left"
     )
 
 
 def _number(value: float) -> float:
-    """A number as JSON has it, with all its digits, also of NumPy's types."""
+    """Converts a number to JSON's, with all its digits.
+
+    Also of NumPy's types.
+    """
     return value if isinstance(value, int) else float(value)
 
 
 def _lines_until(path: pathlib.Path, step: int) -> list[bytes]:
-    """The whole lines of an earlier part of the run with at most `step` updates done.
+    """Reads whole lines with at most `step` updates.
+
+    Of an earlier part of the run.
 
     Nothing is computed with them: what is damaged is left out, with a warning.
     """

@@ -1,4 +1,4 @@
-"""Where a run goes on: at its newest checkpoint that is as it was saved."""
+"""Resuming a run at its newest intact checkpoint."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def newest_intact(checkpoints: Checkpoints, read: Callable[[int], T]) -> T | None:
-    """What `read` makes of the newest checkpoint that is intact; damaged ones are moved aside.
+    """Reads the newest intact checkpoint; moves damaged ones aside.
 
     All processes have to come here, and to see the same newest checkpoint (`Checkpoints.latest_step` says if
     not); one that is damaged for one of them is for all.
@@ -27,31 +27,34 @@ def newest_intact(checkpoints: Checkpoints, read: Callable[[int], T]) -> T | Non
     Raises:
       UserError: of `read`, or a damaged checkpoint cannot be moved.
     """
-    moved = False
+    any_damaged = False
     # Damage of older ones too, and folders that are no checkpoint, would be in the way of the next save.
-    for step in checkpoints.named():
-        moved |= _try(checkpoints, step, checkpoints.look)[1]
+    for step in checkpoints.steps_with_folder():
+        any_damaged |= _try(checkpoints, step, checkpoints.look)[1]
     while (newest := checkpoints.latest_step()) is not None:
-        found, damaged = _try(checkpoints, newest, read)
-        if not damaged:
-            if moved:
+        result, is_damaged = _try(checkpoints, newest, read)
+        if not is_damaged:
+            if any_damaged:
                 reporting.warn("warning: going on from the checkpoint of step %d", newest)
-            return found
-        moved = True
-    if moved:
+            return result
+        any_damaged = True
+    if any_damaged:
         reporting.warn("warning: no checkpoint is intact: the run starts from the beginning")
     return None
 
 
 def _try(checkpoints: Checkpoints, step: int, read: Callable[[int], T]) -> tuple[T | None, bool]:
-    """What was read, and whether the checkpoint was damaged; then it is moved aside."""
-    found, failure = None, None
+    """Reads a checkpoint, or moves a damaged one aside.
+
+    Returns what was read, and whether it was damaged.
+    """
+    result, failure = None, None
     try:
-        found = read(step)
+        result = read(step)
     except DamagedCheckpoint as error:
         failure = error
     if not devices.anywhere(failure is not None):
-        return found, False
+        return result, False
     target = checkpoints.move_aside(step)
     reason = failure or f"checkpoint {step} cannot be read by another process"
     reporting.warn("warning: %s; it was moved to %s", reason, target)

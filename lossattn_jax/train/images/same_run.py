@@ -1,4 +1,4 @@
-"""Whether a run may be continued with another config than it was started with."""
+"""Which config a run may resume with."""
 
 import pathlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from lossattn_jax.models.heads import HEADS
 from lossattn_jax.train.optimizer import changes_betas
 
 # What must agree for a run to be continued, and why.
-_FIXED = {
+_SAME_KEYS = {
     "model.": ", and it shapes the model",
     "data.name": ", and it shapes the model",
     "optimizer.name": ", and it shapes the optimiser's state",
@@ -24,7 +24,7 @@ _FIXED = {
 }
 # Keys whose values may be None or an old name, with the value that decides what the network is: of options
 # and a value.
-_RESOLVED: dict[str, Callable[[ImageOptions, Any], Any]] = {
+_RESOLVERS: dict[str, Callable[[ImageOptions, Any], Any]] = {
     "model.bottleneck_relu_before_add": lambda options, value: bool(value),
     "model.bottleneck_first_kernel": lambda options, value: resnet.first_kernel(
         value, HEADS.find(options.model.head).plain
@@ -40,12 +40,12 @@ _SWITCHES: dict[str, Callable[[ImageOptions], bool]] = {
 
 
 def refuse_other_run(
-    stored: ImageOptions, options: ImageOptions, workdir: pathlib.Path
+    earlier: ImageOptions, options: ImageOptions, workdir: pathlib.Path
 ) -> list[str]:
     """Stops a run that would continue the checkpoints of another one.
 
     Args:
-      stored: of the config beside the checkpoints.
+      earlier: of the config beside the checkpoints.
       options: of the run to continue with.
       workdir: for the message.
 
@@ -56,15 +56,15 @@ def refuse_other_run(
       UserError: they differ in something that shapes the model or the rest of the state, or that decides
         the order of the data.
     """
-    before, differences = dict(leaves(stored)), {}
+    before, differences = dict(leaves(earlier)), {}
     for key, value in leaves(options):
-        resolve = _RESOLVED.get(key, lambda options, value: value)
-        if resolve(stored, before[key]) != resolve(options, value):
+        resolve = _RESOLVERS.get(key, lambda options, value: value)
+        if resolve(earlier, before[key]) != resolve(options, value):
             differences[key] = value
-    # What is fixed first: then both name the same optimiser, which is all that is imported for switches.
+    # Fixed keys come first: then both runs name the same optimiser, and no other is imported.
     for find_reason in (_why_fixed, _why_state_depends):
         for key, value in differences.items():
-            why = find_reason(key, stored, options)
+            why = find_reason(key, earlier, options)
             if why is not None:
                 raise UserError(
                     f"config.{key} is {value!r}, but the run in {workdir} has {before[key]!r}{why}: use "
@@ -73,16 +73,22 @@ def refuse_other_run(
     return [f"config.{key}: {before[key]!r} -> {value!r}" for key, value in differences.items()]
 
 
-def _why_fixed(key: str, stored: ImageOptions, options: ImageOptions) -> str | None:
-    """Why a key that differs must not, as the end of a clause; None where it may."""
-    del stored, options
-    return next((why for fixed, why in _FIXED.items() if key.startswith(fixed)), None)
+def _why_fixed(key: str, earlier: ImageOptions, options: ImageOptions) -> str | None:
+    """Explains why a key must not differ; None where it may.
+
+    As the end of a clause.
+    """
+    del earlier, options
+    return next((why for prefix, why in _SAME_KEYS.items() if key.startswith(prefix)), None)
 
 
-def _why_state_depends(key: str, stored: ImageOptions, options: ImageOptions) -> str | None:
-    """Why a key must not differ where the state depends on it; None where it may."""
+def _why_state_depends(key: str, earlier: ImageOptions, options: ImageOptions) -> str | None:
+    """Explains why a key must not differ for the state's sake.
+
+    None where it may.
+    """
     switch = _SWITCHES.get(key)
-    if switch is not None and switch(stored) != switch(options):
+    if switch is not None and switch(earlier) != switch(options):
         return ", and what the state holds depends on it"
     if key == "loss.consistency_decay" and options.loss.uses_consistency:
         return ", with which its average was made"

@@ -1,4 +1,4 @@
-"""The state of a run of images, saved at the ends of epochs and where the run ends."""
+"""Saving of a run's state, after epochs and at the end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +15,14 @@ class Saver:
     """Saves the newest state of a run, on the devices until then."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints):
-        """Starts with a state that is saved already, or that nothing was done for."""
+        """Starts with a saved state, or none."""
         self._job, self._checkpoints = job, checkpoints
-        self._unsaved: Callable[[], None] | None = None
+        self._pending_save: Callable[[], None] | None = None
 
     def hold(
         self,
         step: int,
-        replicated: TrainState,
+        device_state: TrainState,
         totals: Metrics,
         test_metrics: dict[str, float] | None = None,
     ) -> None:
@@ -30,22 +30,22 @@ class Saver:
 
         Args:
           step: updates done.
-          replicated: the state on the devices.
+          device_state: the state on the devices.
           totals: the metrics since the last log line, on the devices.
           test_metrics: of the state, where it was tested.
         """
 
         def save() -> None:
-            items = _items(replicated, totals)
+            items = _items(device_state, totals)
             self._checkpoints.save(step, items, test_metrics)
 
-        self._unsaved = save
+        self._pending_save = save
 
     def save(self) -> None:
         """Starts to save the newest state, unless it is."""
-        if self._unsaved is not None:
-            self._unsaved()
-            self._unsaved = None
+        if self._pending_save is not None:
+            self._pending_save()
+            self._pending_save = None
 
     def save_and_describe(self) -> str:
         """Saves the newest state and says what there is of the run."""
@@ -53,13 +53,15 @@ class Saver:
         return self.describe()
 
     def describe(self) -> str:
-        """What there is of the run, once the save that is under way has ended."""
+        """Describes what is saved, once a pending save has ended."""
         self._checkpoints.wait()
         steps, total = self._checkpoints.steps(), self._job.total_steps
-        saved = f"step {steps[-1]} of {total} is saved in" if steps else "nothing is saved yet in"
-        return f"{saved} {self._job.workdir}; the same command goes on"
+        state_text = (
+            f"step {steps[-1]} of {total} is saved in" if steps else "nothing is saved yet in"
+        )
+        return f"{state_text} {self._job.workdir}; the same command goes on"
 
 
-def _items(replicated: TrainState, totals: Metrics) -> dict[str, Any]:
+def _items(device_state: TrainState, totals: Metrics) -> dict[str, Any]:
     """Items of a checkpoint from state and metrics on the devices."""
-    return checkpoint_items.of_training(*devices.unreplicate((replicated, totals)))
+    return checkpoint_items.of_training(*devices.unreplicate((device_state, totals)))

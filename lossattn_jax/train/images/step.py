@@ -1,4 +1,4 @@
-"""The update of a network for images, as a program for all devices, and its metrics."""
+"""The update of a network for images, on all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ from lossattn_jax.config.options import ImageOptions, LossOptions
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.models import ImageNetwork
 from lossattn_jax.train import update as update_lib
-from lossattn_jax.train.images.gradients import Batch, Found, make_gradients
+from lossattn_jax.train.images.gradients import Batch, BatchGradients, make_gradients
 from lossattn_jax.train.state import TrainState
-from lossattn_jax.train.update import Trained
+from lossattn_jax.train.update import ModelState
 
 Metrics = dict[str, metrics.Mean]
 
@@ -83,22 +83,22 @@ def make_train_step(
         of_batch = compute_gradients(state, batch)
         norm = update_lib.gradient_norm(of_batch.gradients)
         values = (of_batch.loss, norm, of_batch.batch_stats)
-        applied = update_lib.is_applied(values, state.skipped, max_skipped)
-        before = Trained(state.params, state.opt_state)
-        after = update_lib.apply_update(optimizer, of_batch.gradients, before, state.step, applied)
+        applies = update_lib.is_applied(values, state.skipped, max_skipped)
+        before = ModelState(state.params, state.opt_state)
+        after = update_lib.apply_update(optimizer, of_batch.gradients, before, state.step, applies)
         ensemble: Any = state.ensemble
         if ensemble is not None:
-            ensemble = update_lib.choose(applied, of_batch.ensemble, ensemble)
-            ensemble = ensemble_lib.record(ensemble, batch["index"], of_batch.attention, applied)
+            ensemble = update_lib.choose(applies, of_batch.ensemble, ensemble)
+            ensemble = ensemble_lib.record(ensemble, batch["index"], of_batch.attention, applies)
         new_state = TrainState(
             step=state.step + 1,
             params=after.params,
-            batch_stats=update_lib.choose(applied, of_batch.batch_stats, state.batch_stats),
+            batch_stats=update_lib.choose(applies, of_batch.batch_stats, state.batch_stats),
             opt_state=after.opt_state,
             ensemble=ensemble,
-            skipped=update_lib.count_skipped(applied, state.skipped),
+            skipped=update_lib.count_skipped(applies, state.skipped),
         )
-        return new_state, metrics.merge(totals, _measure(of_batch, norm, applied, totals))
+        return new_state, metrics.merge(totals, _measure(of_batch, norm, applies, totals))
 
     def train_steps(
         state: TrainState, totals: Metrics, batches: Batch, examples: Batch | None = None
@@ -115,23 +115,25 @@ def make_train_step(
             only = jax.tree.map(lambda array: array[0], batches)
             carry, history = one((state, totals), only)
             return *carry, jax.tree.map(lambda total: total[None], history)
-        unroll = devices.unrolled(steps)
+        unroll = devices.unroll_length(steps)
         carry, history = jax.lax.scan(one, (state, totals), batches, unroll=unroll)
         return *carry, history
 
     return devices.pmap(train_steps, donate=(0, 1))
 
 
-def _measure(of_batch: Found, norm: jax.Array, applied: jax.Array, before: Metrics) -> Metrics:
+def _measure(
+    of_batch: BatchGradients, norm: jax.Array, applies: jax.Array, before: Metrics
+) -> Metrics:
     """What an update adds to the metrics of those `before`."""
-    per_example = {**of_batch.seen, "grad_norm": norm[None]}
+    per_example = {**of_batch.per_example, "grad_norm": norm[None]}
     means = {
-        name: metrics.mean_of(values, jnp.broadcast_to(applied, values.shape).astype(jnp.float32))
+        name: metrics.mean_of(values, jnp.broadcast_to(applies, values.shape).astype(jnp.float32))
         for name, values in per_example.items()
     }
     totals = jax.lax.psum(means, devices.AXIS)
-    skipped = 1.0 - applied.astype(jnp.float32)
-    first = skipped * (before["skipped"].total == 0)
-    totals["skipped"] = metrics.Mean(skipped, jnp.ones((), jnp.float32))
+    is_skipped = 1.0 - applies.astype(jnp.float32)
+    first = is_skipped * (before["skipped"].total == 0)
+    totals["skipped"] = metrics.Mean(is_skipped, jnp.ones((), jnp.float32))
     totals["first_skipped"] = metrics.Mean(first * before["skipped"].count, first)
     return totals

@@ -16,7 +16,10 @@ from lossattn_jax import files
 
 
 class TensorBoard:
-    """A file of events in a folder. What cannot be written is an OSError of the call that finds it."""
+    """A file of TensorBoard's events.
+
+    What cannot be written is an OSError of the call that finds it.
+    """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
         """Starts a new file.
@@ -31,7 +34,7 @@ class TensorBoard:
 
         self._summary, self._utils, self._events = summary, utils, event_pb2
         files.make_folder(folder)
-        # Its name has but seconds and the host's: the rest keeps it from being there already.
+        # tensorboardX's name has only seconds and the host; the rest makes it unique.
         suffix = f".{secrets.token_hex(8)}"
         self._writer = event_file_writer.EventsWriter(str(folder / "events"), suffix)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

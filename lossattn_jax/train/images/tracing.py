@@ -12,7 +12,9 @@ FOLDER = "profile"
 
 
 class Tracer:
-    """Traces the updates that `config.profile` names into WORKDIR/profile. Use as a context manager.
+    """Traces the updates of `config.profile`, as a context manager.
+
+    Into WORKDIR/profile.
 
     Dispatches are traced as a whole, from the first that holds such an update to the last. An end of the
     run before that, by an error too, leaves a trace of what there was.
@@ -35,8 +37,8 @@ class Tracer:
         """
         self._folder = workdir / FOLDER
         self._span = span if active else None
-        self._begun: int | None = None
-        self._done = start_step
+        self._first_step: int | None = None
+        self._last_step = start_step
         self._last: Any = None
         if self._span is not None and start_step >= self._span[1]:
             log.info("profile: the updates %d:%d were made before", *self._span)
@@ -46,22 +48,24 @@ class Tracer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._begun is not None:
+        if self._first_step is not None:
             self._stop()
 
     def before(self, step: int, size: int, pending: Any) -> None:
-        """Begins, if that is due, before a dispatch of `size` updates after the `step`-th.
+        """Starts the trace before a dispatch, if due.
+
+        The dispatch has `size` updates after the `step`-th.
 
         Args:
           step: updates done.
           size: updates of the dispatch.
           pending: tree of arrays that the devices may still be computing, which are not to be traced.
         """
-        if self._span is None or self._begun is not None or step + size <= self._span[0]:
+        if self._span is None or self._first_step is not None or step + size <= self._span[0]:
             return
         jax.block_until_ready(pending)
         jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-        self._begun = self._done = step
+        self._first_step = self._last_step = step
 
     def after(self, step: int, results: Any) -> None:
         """Ends, if that is due, once the results are there.
@@ -70,14 +74,14 @@ class Tracer:
           step: updates done, with those of the dispatch.
           results: tree of arrays of the dispatch that are not donated later.
         """
-        if self._begun is None or self._span is None:
+        if self._first_step is None or self._span is None:
             return
-        self._done, self._last = step, results
+        self._last_step, self._last = step, results
         if step >= self._span[1]:
             self._stop()
 
     def _stop(self) -> None:
-        begun, self._begun, self._span = self._begun, None, None
+        first_step, self._first_step, self._span = self._first_step, None, None
         try:
             jax.block_until_ready(self._last)
         finally:
@@ -87,8 +91,8 @@ class Tracer:
         log.info(
             "profile of the updates after %d until %d: open %s at https://ui.perfetto.dev, or see all of it "
             "with tensorboard --logdir %s (and TensorBoard's profile plugin)",
-            begun,
-            self._done,
+            first_step,
+            self._last_step,
             newest,
             self._folder,
         )

@@ -25,7 +25,9 @@ def describe(train_set: data.Dataset, test_set: data.Dataset) -> dict[str, Any]:
 
 
 def refuse_other(workdir: pathlib.Path, images: dict[str, Any], folder: str) -> None:
-    """Refuses to resume a run with other images; all processes have to come here.
+    """Refuses to resume a run with other images.
+
+    All processes have to come here.
 
     Where the workdir does not say which these were, it warns.
 

@@ -1,4 +1,4 @@
-"""Keys under the names of the release before: they work, with a warning that has the new name."""
+"""Keys under their former names, which work with a warning."""
 
 import functools
 import logging
@@ -40,7 +40,7 @@ def in_args(args: Sequence[str], former_names: Mapping[str, str]) -> list[str]:
       args: such as `--config.training.epochs=3`, `--noconfig.network.standardise`.
       former_names: of keys: former name and name.
     """
-    renamed = list(args)
+    new_args = list(args)
     for place, arg in enumerate(args):
         if arg == "--":
             break
@@ -48,12 +48,12 @@ def in_args(args: Sequence[str], former_names: Mapping[str, str]) -> list[str]:
         dashes, negation, key = flag.rpartition(_FLAG)
         if dashes.strip("-") in ("", "no") and negation and key in former_names:
             warn(key, former_names[key])
-            renamed[place] = f"{dashes}{_FLAG}{former_names[key]}{equals}{value}"
-    return renamed
+            new_args[place] = f"{dashes}{_FLAG}{former_names[key]}{equals}{value}"
+    return new_args
 
 
 def in_values(values: Mapping[str, Any], former_names: Mapping[str, str]) -> dict[str, Any]:
-    """Gives keys of stored values their names, in the order that they have."""
+    """Gives keys of stored values their names, in their order."""
     return {former_names.get(key, key): value for key, value in values.items()}
 
 
@@ -76,7 +76,7 @@ _SECTIONS = {name.partition(".")[0] for name in BAGS}
 
 
 class _FormerSection(MutableMapping[str, Any]):
-    """A section that is none any more; every key of it is looked up where it is now."""
+    """A former section; its keys are looked up where they are now."""
 
     def __init__(self, config: ConfigDict, name: str):
         vars(self).update(_config=config, _name=name)

@@ -1,7 +1,14 @@
 """Which bags are read one by one, and how much memory that may take."""
 
+import dataclasses
+import functools
 import numbers
+from typing import Any
 
+import numpy as np
+
+from lossattn_jax.data.bags.bag_survey import Survey, survey_bags
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.errors import UserError
 from lossattn_jax.kernels import cpu
@@ -11,6 +18,50 @@ _SMALLEST_SET = 256 << 20  # bytes as float32
 _SMALLEST_BAG = 1 << 20  # of the mean
 _SHARE = 0.5  # of what is free
 _UNKNOWN = 4 << 30  # where it is not known what is free
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedBags(Bags):
+    """Labelled bags that networks are to read one by one.
+
+    Attributes:
+      labels: `[bags]` int32, which others may lack.
+      memory: bytes that what is read ahead may take.
+      max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+    """
+
+    labels: np.ndarray
+    memory: int = _UNKNOWN
+    max_instances: int = 0
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """Of all bags, which are read for it once."""
+        return survey_bags(self)
+
+
+def place_bags(
+    bags: Bags, max_instances: int, memory_gib: float | None
+) -> BagDataset | StreamedBags:
+    """Reads labelled bags into memory, or has networks read them one by one where that suits them.
+
+    Args:
+      bags: with labels.
+      max_instances: that an epoch sees of a bag; 0: all.
+      memory_gib: see `memory_bytes`.
+
+    Raises:
+      UserError: as of `Bags.load` and `memory_bytes`.
+    """
+    if bags.labels is None:
+        raise UserError(f"the bags of {bags.name} have no labels, but training needs them")
+    memory = memory_bytes(memory_gib)
+    if not is_streamed(bags, max_instances, memory):
+        return bags.load()
+    fields: dict[str, Any] = {
+        field.name: getattr(bags, field.name) for field in dataclasses.fields(Bags)
+    }
+    return StreamedBags(**fields, memory=memory, max_instances=max_instances)
 
 
 def is_streamed(bags: Bags, max_instances: int, memory: int) -> bool:
