@@ -16,10 +16,8 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
-from lossattn_jax.data.bags.bag_table import TableColumns
-from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.kernels import cpu
-from lossattn_jax.mil import experiment, methods, report, selection
+from lossattn_jax.mil import bag_flags, experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
     "dataset",
@@ -28,40 +26,11 @@ DATASET = flags.DEFINE_list(
     f"{', '.join(sources.SOURCES)}, or your own, package.module:attribute",
     required=True,
 )
-LABELS = flags.DEFINE_string("labels", None, "table of the bags of a folder (CSV, TSV, Parquet)")
-BAG_COLUMN = flags.DEFINE_string(
-    "bag_column", None, "of the table, ids of bags; bag_id, bag or slide_id where not given"
-)
-LABEL_COLUMN = flags.DEFINE_string(
-    "label_column", None, "of the table, labels; bag_label or label where not given"
-)
-GROUP_COLUMN = flags.DEFINE_string(
-    "group_column",
-    None,
-    "of the table, groups that are not divided between training and test, such as patients; of a folder's "
-    "table group, patient, patient_id or case_id where not given, empty for none",
-)
-SPLIT_COLUMN = flags.DEFINE_string(
-    "split_column",
-    None,
-    "of the table, train, validation or test; of a folder's table split where not given, empty for none",
-)
-FOLD_COLUMN = flags.DEFINE_string(
-    "fold_column",
-    None,
-    "of the table, numbers of the folds in which bags are tested; of a folder's table fold where not given, "
-    "empty for none",
-)
-PATH_COLUMN = flags.DEFINE_string(
-    "path_column", None, "of the table, feature files; path where not given, empty for none"
-)
+bag_flags.define_table()
 POSITIVE = flags.DEFINE_list(
     "positive", [], "the positive class of each data set of two, where its words do not say it"
 )
-FEATURES = flags.DEFINE_list(
-    "features", [], "names and patterns of columns that are features; all of numbers without a role"
-)
-IGNORE = flags.DEFINE_list("ignore", [], "names and patterns of columns that are no features")
+bag_flags.define_features()
 METHOD = flags.DEFINE_list(
     "method",
     [poolings.DEFAULT],
@@ -80,8 +49,7 @@ FOLDS = flags.DEFINE_string(
 )
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
-DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
-DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
+bag_flags.define_data()
 CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
 
@@ -98,19 +66,12 @@ def main() -> None:
         SELECT.value,
         config,
         WORKDIR.value,
-        DATA_DIR.value,
-        download=DOWNLOAD.value,
+        flags.FLAGS.data_dir,
+        download=flags.FLAGS.download,
         positive=POSITIVE.value,
-        choice=Choice(tuple(FEATURES.value), tuple(IGNORE.value)),
-        labels=LABELS.value,
-        columns=TableColumns(
-            bag=BAG_COLUMN.value,
-            label=LABEL_COLUMN.value,
-            group=GROUP_COLUMN.value,
-            split=SPLIT_COLUMN.value,
-            fold=FOLD_COLUMN.value,
-            path=PATH_COLUMN.value,
-        ),
+        choice=bag_flags.choice(),
+        labels=flags.FLAGS.labels,
+        columns=bag_flags.columns(),
         folds=folds,
     )
     print(report.table(summaries), end="")

@@ -146,12 +146,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _note_data(self, bag_digests: Iterable[str], encoded: np.ndarray) -> None:
         """Takes note of what is trained on: digests of the bags, and labels as the method numbers them."""
-        labels = self.classes_[self._order][encoded]
-        self.trained_on_ = {
-            "bags": digests.of_json(list(bag_digests)),
-            "labels": digests.of_json(labels.tolist()),
-            "count": len(labels),
-        }
+        self.trained_on_ = describe_data(bag_digests, self.classes_[self._order][encoded].tolist())
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes a fitted method into a folder; `lossattn_jax.mil.load` reads it, without pickle.
@@ -225,9 +220,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         Raises:
           UserError: the method was not fitted, instances have another width, or a bag cannot be read.
         """
-        self._refuse_unfitted()
-        bags = match_features(bags, self.feature_names_)
-        self._refuse_features(bags.shape)
+        bags = self.open_features(bags)
         for row in range(len(bags)):
             own = [bags.read(row)]
             yield InstancePredictions(
@@ -243,6 +236,30 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
         probabilities = self._probabilities(bags)
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
+
+    def label_of(self, probabilities: np.ndarray) -> Any:
+        """The most probable of `classes_`, as `predict` chooses it; None where one is not finite.
+
+        Args:
+          probabilities: `[K]` in the order of `classes_`.
+        """
+        if not np.isfinite(probabilities).all():
+            return None
+        return self.classes_[self._order[np.argmax(probabilities[self._order])]].item()
+
+    def open_features(self, bags: Bags) -> Bags:
+        """The bags with the features that were trained on; nothing of them is read.
+
+        Args:
+          bags: whose features are matched by name where both have names.
+
+        Raises:
+          UserError: the method was not fitted, or instances have another width.
+        """
+        self._refuse_unfitted()
+        bags = match_features(bags, self.feature_names_)
+        self._refuse_features(bags.shape)
+        return bags
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """Scores each bag's instances for the bag's label, `[n_i]` float64.
@@ -388,6 +405,20 @@ def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         if not np.isfinite(array).all():
             raise InvalidInput(f"bag {number} holds a value that is not finite (NaN or inf)")
     return arrays
+
+
+def describe_data(bag_digests: Iterable[str], labels: Sequence[Any]) -> dict[str, Any]:
+    """What a method was trained on, as `BagClassifier.trained_on_` has it.
+
+    Args:
+      bag_digests: of each bag, as `bag_survey.Survey` has it.
+      labels: of the bags, as the user knows them.
+    """
+    return {
+        "bags": digests.of_json(list(bag_digests)),
+        "labels": digests.of_json(list(labels)),
+        "count": len(labels),
+    }
 
 
 def _digest(bag: ArrayLike, checked_bag: np.ndarray) -> str:

@@ -15,7 +15,6 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
-from lossattn_jax.data.bags.feature_names import match_features
 from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import derive_seed
@@ -32,7 +31,7 @@ from lossattn_jax.train.bags.settings import Settings
 
 _SETTINGS_PREFIX = "settings__"
 # What of `training.TrainedModels` is stored, beside the parameters.
-_MOMENTS = ("mean", "scale", "skipped", "seconds")
+_MOMENTS = ("mean", "scale", "num_skipped", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -258,7 +257,7 @@ class NetworkClassifier(BagClassifier):
             logits=np.empty((self.ensemble, 0, 0, len(self.classes_)), np.float32),
             mean=state["mean"],
             scale=state["scale"],
-            skipped=state["skipped"],
+            num_skipped=state["num_skipped"],
             seconds=float(state["seconds"]),
         )
 
@@ -303,9 +302,7 @@ class NetworkClassifier(BagClassifier):
 
     def _read(self, bags: Bags) -> Iterator[_Predictions]:
         """Predictions for the classes as the method numbers them."""
-        self._refuse_unfitted()
-        bags = match_features(bags, self.feature_names_)
-        self._refuse_features(bags.shape)
+        bags = self.open_features(bags)
         mean = self.networks_.mean + np.asarray(self._mean)  # one of the two is 0, and one scale 1
         scale = self.networks_.scale * np.asarray(self._scale)
         mean, scale = (

@@ -45,8 +45,7 @@ _VERSIONS = ("jax", "numpy", "scikit-learn")
 def save(method: BagClassifier, folder: str | PathLike[str]) -> None:
     """Writes a fitted method; see `BagClassifier.save`."""
     path = pathlib.Path(folder)
-    name = name_of(method)
-    settings = _settings_to_json(method, name)
+    described = describe(method)
     arrays = method.state()
     try:
         files.make_folder(path)
@@ -59,9 +58,7 @@ def save(method: BagClassifier, folder: str | PathLike[str]) -> None:
             {
                 "kind": KIND,
                 "schema": SCHEMA,
-                "method": name,
-                "code": methods.code_digest(name),
-                "settings": settings,
+                **described,
                 "classes": method.classes_.tolist(),
                 "positive": method.positive_,
                 "instance_shape": arrays["shape"].tolist(),
@@ -140,6 +137,31 @@ def read(folder: str | PathLike[str]) -> records.Record:
             f"lossattn_jax {record.content.get('versions', {}).get('lossattn_jax')}"
         )
     return record
+
+
+def inputs_of(content: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model follows from, for `records.difference`: method, settings and data.
+
+    Args:
+      content: of its record.
+      trained_on: likewise what it was made from.
+    """
+    settings = {f"setting {key}": value for key, value in content["settings"].items()}
+    return {"method": content["method"], "code": content["code"], **settings, **trained_on}
+
+
+def describe(method: BagClassifier) -> dict[str, Any]:
+    """Name, code and settings of a method, fitted or not, as its record has them.
+
+    Raises:
+      UserError: as of `save`.
+    """
+    name = name_of(method)
+    return {
+        "method": name,
+        "code": methods.code_digest(name),
+        "settings": _settings_to_json(method, name),
+    }
 
 
 def name_of(method: BagClassifier) -> str:
