@@ -11,6 +11,7 @@ import numpy as np
 from lossattn_jax import devices
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config.options import BagOptions
+from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import digest_bag
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.errors import UserError
@@ -23,6 +24,7 @@ from lossattn_jax.mil import (
     selection,
     stored_models,
 )
+from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.ensemble import Ensemble
 from lossattn_jax.mil.estimator import BagClassifier, describe_data
 from lossattn_jax.mil.network_classifier import NetworkClassifier
@@ -80,7 +82,8 @@ def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scor
     with Workdir(workdir) as folder:
         log.info("devices: %s", devices.describe())
         _describe(train, test, methods.get(request.method).title)
-        if _has_model(folder.path):
+        is_there = _has_model(folder.path)
+        if is_there:
             _refuse_other(folder.path, train, method)
             log.info("%s has this model already: it is read, and left as it is", folder.path)
         else:
@@ -88,7 +91,7 @@ def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scor
             if not folder.writable:
                 raise UserError(f"the workdir {folder.path} cannot be written; use another one")
             _fit(method, train, folder, request)
-        scores = None if test is None else _test(folder, test, request)
+        scores = None if test is None else _test(folder, test, request, again=is_there)
         folder.refuse_moved()
         log.info("files: %s", folder.path)
     return scores
@@ -181,6 +184,10 @@ def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
     method_memory.refuse_large_parts(
         request.method, bags, [(bags.lengths, bags.labels)], "the model"
     )
+    streaming.memory_bytes(request.memory_gib)
+    if isinstance(method, NetworkClassifier):
+        check_whole("max_instances", request.max_instances, 0)
+        method.network(len(bags.classes))
     stored_models.describe(method)  # whether it can be saved, before hours of training
 
 
@@ -250,8 +257,8 @@ def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -
     method.save(folder.path)
 
 
-def _test(folder: Workdir, bags: Bags, request: Request) -> Scores:
-    """Tests the model of a folder, or reads what its test gave."""
+def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
+    """Tests the model of a folder; `again` reads what its test gave, where that is there."""
     path = folder.path / TEST_NAME
     ensemble = Ensemble.load(
         [str(folder.path)], memory_gib=request.memory_gib, trust_code=(request.method,)
@@ -262,7 +269,7 @@ def _test(folder: Workdir, bags: Bags, request: Request) -> Scores:
         "labels": digests.of_json(_labels(bags)),
         "ids": digests.of_json(list(bags.ids)),
     }
-    record = records.find(path, made_from)
+    record = records.find(path, made_from) if again else None
     if record is not None:
         return _scores(record.content)
     rows = [
