@@ -87,11 +87,11 @@ def run(
         "datasets": {},
     }
     for experiment in experiments:
-        log.info("%s: %s", experiment.dataset.name, devices.describe())
+        log.info("%s: %s", experiment.resident.name, devices.describe())
         own = _measure(experiment, epochs, repeats, torch_epochs, groups, group_epochs)
-        record["datasets"][experiment.dataset.name] = own
+        record["datasets"][experiment.resident.name] = own
         machine.write(record, path)
-        print(bag_table.table(experiment.dataset.name, own))
+        print(bag_table.table(experiment.resident.name, own))
         programs.forget()
     log.info("results: %s", path)
     return record
@@ -114,7 +114,7 @@ def _measure(
     from benchmarks import bag_agreement, torch_bags
     from benchmarks.torch_workers import Way, Workers
 
-    dataset, splits = experiment.dataset, experiment.splits
+    dataset, splits = experiment.resident, experiment.splits
     network, settings = BagNetwork(dataset.num_classes), Settings(epochs=epochs)
     features = dataset.instances.shape[1]
     recipe = torch_bags.Recipe(
@@ -216,7 +216,7 @@ def _vectors(name: str, data_dir: str, config: Any) -> sources.Experiment:
     if sources.find(name).is_generated:
         raise UserError(f"{name} has bags of images, but this measures networks for vectors")
     experiment = next(iter(sources.experiments(name, data_dir, config)))
-    if experiment.dataset.instances.ndim != 2:
+    if experiment.resident.instances.ndim != 2:
         raise UserError(f"{name} has bags of images, but this measures networks for vectors")
     return experiment
 

@@ -5,8 +5,11 @@ instance of a bag (Shi et al., AAAI 2020): one set of parameters gives the patch
 predictions and the image prediction.
 
 The folders, in the order in which data pass through them: `data`, `models` (with `attention` and `kernels`),
-`train`, `checkpoint`, `evaluate`, `explain`; and `mil` for experiments with bags. They are imported when they
-are first wanted.
+`train`, `checkpoint`, `evaluate`, `explain`; `mil` for experiments with bags; and for all of them `config`,
+`files` and `commands`. They are imported when they are first used.
+
+Each kind of part (poolings, backbones, data sets, methods, metrics, ...) is a `registry.Registry` by name,
+whose entries say all that the rest asks of a part; a search for `Registry(` finds them all.
 """
 
 import sys

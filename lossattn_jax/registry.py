@@ -30,7 +30,7 @@ class Registry(Mapping[str, T], Generic[T]):
     """The parts of one kind by name; a mapping.
 
     Attributes:
-      kind: what a part is, such as "pooling", for sentences.
+      kind: what a part is, such as "pooling", without an article, for sentences.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import pytest
 
 from lossattn_jax import models
 from lossattn_jax.attention import losses, pooling, routing
-from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate import metric_registry, metrics
 from lossattn_jax.explain.metrics import faithfulness, imputation, localisation, map_agreement
 from lossattn_jax.train import schedules
 
@@ -537,11 +537,13 @@ OUTPUTS = models.Outputs(floats(B, K), floats(B, P, K), weights(B, P))
         (lambda: metrics.centres_in_boxes(floats(P, 3), BOXES), r"centres has .* be \[P, 2\]"),
         (lambda: metrics.centres_in_boxes(floats(P, 2), BOXES[0]), r"boxes has the shape \(4,\)"),
         (
-            lambda: metrics.evaluation_sums(OUTPUTS, whole(B), weights(B, 1), floats(P, 2)),
+            lambda: metric_registry.evaluation_sums(OUTPUTS, whole(B), weights(B, 1), floats(P, 2)),
             r"mask has the shape \(2, 1\), but must be \[B\]",
         ),
         (
-            lambda: metrics.evaluation_sums(OUTPUTS, whole(B), weights(B), floats(4, 2), BOXES),
+            lambda: metric_registry.evaluation_sums(
+                OUTPUTS, whole(B), weights(B), floats(4, 2), BOXES
+            ),
             "centres has .* with P = 5 as in attention",
         ),
     ],

@@ -124,22 +124,20 @@ def test_the_mean_leaves_out_classes_without_positives():
     scores = rng.normal(size=(50, 4))
     positives = rng.random((50, 4)) < 0.2
     positives[:, 2] = False
-    means = mean_average_precision(scores, positives)
-    assert sorted(means) == ["map_11_point", "map_all_point"]
-    for name, points in (("map_11_point", "11"), ("map_all_point", "all")):
-        singles = [average_precision(scores[:, k], positives[:, k], points) for k in (0, 1, 3)]
-        assert isinstance(means[name], float)
-        assert means[name] == pytest.approx(np.mean(singles), abs=1e-15)
     without = np.delete(scores, 2, axis=1), np.delete(positives, 2, axis=1)
-    assert mean_average_precision(*without) == means
+    for points in ("11", "all"):
+        singles = [average_precision(scores[:, k], positives[:, k], points) for k in (0, 1, 3)]
+        mean = mean_average_precision(scores, positives, points)
+        assert isinstance(mean, float)
+        assert mean == pytest.approx(np.mean(singles), abs=1e-15)
+        assert mean_average_precision(*without, points) == mean
 
 
 def test_nothing_to_find_is_nan():
     assert math.isnan(average_precision(np.arange(3.0), np.zeros(3, bool)))
     assert math.isnan(average_precision(np.zeros(0), np.zeros(0, bool)))
     for shape in ((3, 2), (0, 2)):
-        means = mean_average_precision(np.zeros(shape), np.zeros(shape, bool))
-        assert all(math.isnan(value) for value in means.values())
+        assert math.isnan(mean_average_precision(np.zeros(shape), np.zeros(shape, bool)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

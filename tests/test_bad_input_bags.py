@@ -38,7 +38,7 @@ FILES = [
     ("bad.data", "line 2 of {w}/bad.data has 3 fields"),
     ("bad.data.Z", "{w}/bad.data.Z is damaged"),
     ("folder.csv", "the file {w}/folder.csv cannot be read"),
-    ("good.npz", "the data set '{w}/good.npz' is not known; allowed are musk1"),
+    ("good.npz", "the data set of bags '{w}/good.npz' is not known; allowed are musk1"),
 ]
 
 CASES = [

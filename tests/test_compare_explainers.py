@@ -229,7 +229,7 @@ def test_randomised_parts_of_the_network_add_up(run):
 
 
 def test_an_unknown_explainer_is_named(run, images):
-    with pytest.raises(UserError, match="the explainer is 'shap', but must be one of: attention"):
+    with pytest.raises(UserError, match="explainer is 'shap', but must be one of: attention"):
         comparison.compare(run, images, ["shap"])
 
 

@@ -189,6 +189,15 @@ def test_routing_has_no_patch_loss():
         config_lib.check(config)
 
 
+def test_a_patch_loss_is_refused_where_the_loss_has_none():
+    config = config_lib.default_config()
+    config.loss.patch = "on"
+    config_lib.check(config)
+    config.loss.name = "margin"
+    with pytest.raises(UserError, match="with config.loss.name margin, which has no loss of patch"):
+        config_lib.check(config)
+
+
 def test_unknown_and_missing_keys_are_named():
     config = config_lib.default_config()
     config.train.steps = 10

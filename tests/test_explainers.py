@@ -212,5 +212,5 @@ def test_the_noise_is_a_function_of_the_key(small_variables):
 
 
 def test_an_unknown_explainer_is_named():
-    with pytest.raises(UserError, match="the explainer is 'lime', but must be one of: attention"):
+    with pytest.raises(UserError, match="explainer is 'lime', but must be one of: attention"):
         explainers.make("lime", small(), SHAPE)

@@ -153,64 +153,41 @@ def shapes_of(**options):
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "beside", "with_parameters"),
     [
         (
             dict(backbone="small", head="conv", pooling="gated_attention"),
-            "classifier attention head/bn2 head/conv2 head/bn1 head/conv1 "
-            "backbone/bn4b backbone/conv4b backbone/bn4a backbone/conv4a backbone/bn3b backbone/conv3b "
-            "backbone/bn3a backbone/conv3a backbone/bn2 backbone/conv2 backbone/bn1 backbone/conv1",
+            ("attention", "classifier"),
+            True,
         ),
-        (
-            dict(backbone="small", head="capsule", pooling="loss_attention"),
-            "classifier head/bn head/conv head/b4 head/units backbone/bn4b ... backbone/conv1",
-        ),
+        (dict(backbone="small", head="capsule", pooling="loss_attention"), ("classifier",), True),
         (
             dict(backbone="capsnet", head="none", pooling="dynamic_routing"),
-            "transform head/conv backbone/conv1",
-        ),
-        (
-            dict(backbone="vgg16_bn", head="none", pooling="none"),
-            "classifier head/dense2 head/dense1 backbone/bn13 backbone/conv13 backbone/bn12 "
-            "backbone/conv12 ... backbone/conv1",
-        ),
-        (
-            dict(backbone="resnet50", head="conv", pooling="mean"),
-            "classifier head/bn2 head/conv2 head/bn1 head/conv1 backbone/reduce_bn "
-            "backbone/reduce_conv backbone/layer4_2 backbone/layer4_1 backbone/layer4_0 "
-            "backbone/layer3_5 ... backbone/layer1_0 backbone/conv1",
+            ("transform",),
+            True,
         ),
         (
             dict(backbone="resnet18", head="none", pooling="bag_loss_attention"),
-            "classifier backbone/layer4_1 ... backbone/layer1_0 backbone/bn1 backbone/conv1",
+            ("classifier",),
+            False,
         ),
     ],
 )
-def test_cascade_goes_from_the_prediction_down_over_everything(options, expected):
+def test_stages_go_from_the_prediction_down_over_all(options, beside, with_parameters):
     params = shapes_of(**options)
-    names = map_agreement.cascade(params)
-    start, _, end = expected.partition(" ... ")
-    assert names[: len(start.split())] == tuple(start.split())
-    assert names[len(names) - len(end.split()) :] == tuple(end.split())
-    if not end:
-        assert len(names) == len(start.split())
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    paths = ["/".join(step.key for step in path) for path, _ in leaves]
-    for path in paths:
-        assert sum(f"{path}/".startswith(f"{name}/") for name in names) == 1
+    stages = map_agreement.stages(params)
+    assert list(stages) == ["classifier", "head", "backbone"]
+    head = ("head",) if with_parameters else ()
+    assert tuple(sorted(stages["classifier"])) == beside
+    assert stages["head"] == stages["classifier"] + head
+    assert stages["backbone"] == stages["head"] + ("backbone",)
+    assert set(stages["backbone"]) == set(params)
 
 
-def test_blocks_of_deep_resnets_are_in_order():
-    blocks = {f"layer{stage}_{block}": {} for stage in (3, 1) for block in (10, 9, 35, 2)}
-    names = map_agreement.cascade({"backbone": {"conv1": {}, **blocks}})
-    numbers = [f"backbone/layer{stage}_{block}" for stage in (3, 1) for block in (35, 10, 9, 2)]
-    assert names == (*numbers, "backbone/conv1")
-
-
-@pytest.mark.parametrize("params", [{"decoder": {}}, {"head": {"conv1": {}, "norm": {}}}])
-def test_cascade_refuses_other_networks(params):
-    with pytest.raises(ValueError, match="no network of this package"):
-        map_agreement.cascade(params)
+def test_stages_know_no_names_of_layers():
+    params = {"own_scores": {}, "backbone": {"stem": {}}, "head": {"patch": {}}, "gate": {}}
+    assert map_agreement.stages(params)["classifier"] == ("own_scores", "gate")
+    assert map_agreement.stages(params)["backbone"] == ("own_scores", "gate", "head", "backbone")
 
 
 def random_params():
@@ -246,7 +223,7 @@ def test_randomised_shuffles_the_named_layers_only():
     assert abs(np.corrcoef(kernel, params["classifier"]["kernel"].ravel())[0, 1]) < 0.25
 
 
-def test_a_cascade_with_one_key_adds_layers_to_those_before():
+def test_stages_of_one_key_add_layers_to_those_before():
     params, key = random_params(), jax.random.key(1)
     names = ("classifier", "head/conv1", "backbone")
     whole = map_agreement.randomise(params, key, names)

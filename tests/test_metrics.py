@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lossattn_jax import data
-from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate import metric_registry, metrics
 from lossattn_jax.models import Outputs
+from lossattn_jax.registry import Registry
 
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
 
@@ -26,8 +27,8 @@ def hand_made():
 
 def test_metrics_by_hand():
     outputs, labels, boxes = hand_made()
-    sums = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, boxes)
-    measured = metrics.evaluation_metrics(sums)
+    sums = metric_registry.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, boxes)
+    measured = metric_registry.evaluation_metrics(sums)
     entropy = -(0.1 * np.log(0.1) + 0.2 * np.log(0.2) + 0.3 * np.log(0.3) + 0.4 * np.log(0.4))
     expected = {
         "accuracy": 0.5,
@@ -54,10 +55,40 @@ def test_calibration_error_of_separate_bins():
     confidence = np.array([0.9, 0.9, 0.6])
     logits = jnp.asarray(np.log(np.stack([confidence, 1 - confidence], axis=1)), jnp.float32)
     outputs = Outputs(logits, jnp.zeros((3, 4, 2)), jnp.full((3, 4), 0.25))
-    sums = metrics.evaluation_sums(outputs, jnp.array([0, 1, 0]), jnp.ones(3), CENTRES)
-    measured = metrics.evaluation_metrics(sums)
+    sums = metric_registry.evaluation_sums(outputs, jnp.array([0, 1, 0]), jnp.ones(3), CENTRES)
+    measured = metric_registry.evaluation_metrics(sums)
     assert measured["calibration_error"] == pytest.approx(1.2 / 3, rel=1e-5)
     assert "pointing_accuracy" not in measured
+
+
+def test_an_entry_is_all_that_a_metric_needs(monkeypatch):
+    outputs, labels, boxes = hand_made()
+    entries = {
+        "highest_attention": metric_registry.EvaluationMetric(
+            None, lambda predictions: predictions.outputs.attention.max(axis=-1)
+        ),
+        "box_height": metric_registry.EvaluationMetric(
+            None,
+            lambda predictions: predictions.boxes[:, 2] - predictions.boxes[:, 0],
+            needs_boxes=True,
+            divide=lambda mean: float(mean.total),
+        ),
+        "of_none": metric_registry.EvaluationMetric(None, lambda predictions: None),
+        "ranked": metric_registry.EvaluationMetric(
+            None, rank=lambda scores, positives: float(scores[positives].sum())
+        ),
+    }
+    own = Registry("metric", metric_registry.EvaluationMetric, entries)
+    monkeypatch.setattr(metric_registry, "EVALUATION_METRICS", own)
+    sums = metric_registry.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, boxes)
+    measured = metric_registry.evaluation_metrics(sums)
+    assert measured.pop("num_examples") == 2
+    assert measured == pytest.approx({"highest_attention": 0.45, "box_height": 1.0})
+    sums = metric_registry.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES)
+    assert metric_registry.evaluation_metrics(sums).keys() == {"highest_attention", "num_examples"}
+    scores, positives = np.array([[1.0, 2.0], [4.0, 8.0]]), np.array([[True, False], [True, True]])
+    assert metric_registry.ranking_metrics(scores, positives) == {"ranked": 13.0}
+    assert np.isnan(metric_registry.ranking_metrics(scores * np.nan, positives)["ranked"])
 
 
 def random_batch(count):
@@ -74,7 +105,7 @@ def random_batch(count):
 
 def test_padding_and_splitting_change_nothing():
     outputs, labels, boxes = random_batch(10)
-    whole = metrics.evaluation_sums(outputs, labels, jnp.ones(10), CENTRES, boxes)
+    whole = metric_registry.evaluation_sums(outputs, labels, jnp.ones(10), CENTRES, boxes)
 
     def part(start, stop, size):
         """Examples start to stop, padded to `size` with something that would be noticed."""
@@ -85,10 +116,13 @@ def test_padding_and_splitting_change_nothing():
 
         mask = jnp.array([1.0] * (stop - start) + [0.0] * lacking)
         padded = jax.tree.map(pad, (outputs, labels % 5, boxes))
-        return metrics.evaluation_sums(padded[0], padded[1] % 5, mask, CENTRES, padded[2])
+        return metric_registry.evaluation_sums(padded[0], padded[1] % 5, mask, CENTRES, padded[2])
 
     parts = metrics.merge(part(0, 6, 6), part(6, 10, 6))
-    expected, merged = metrics.evaluation_metrics(whole), metrics.evaluation_metrics(parts)
+    expected, merged = (
+        metric_registry.evaluation_metrics(whole),
+        metric_registry.evaluation_metrics(parts),
+    )
     for name, value in expected.items():
         assert merged[name] == pytest.approx(value, rel=1e-6), name
 
@@ -98,16 +132,16 @@ def test_images_without_a_box_do_not_count():
     absent = jnp.array([data.NO_BOX, data.NO_BOX])
     # The first image has a box among absent ones, the second none.
     several = jnp.stack([jnp.stack([absent[0], boxes[0], absent[0]]), jnp.stack([absent[0]] * 3)])
-    both = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, several)
-    measured = metrics.evaluation_metrics(both)
-    one = metrics.evaluation_sums(outputs, labels, jnp.array([1.0, 0.0]), CENTRES, boxes)
-    expected = metrics.evaluation_metrics(one)
+    both = metric_registry.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, several)
+    measured = metric_registry.evaluation_metrics(both)
+    one = metric_registry.evaluation_sums(outputs, labels, jnp.array([1.0, 0.0]), CENTRES, boxes)
+    expected = metric_registry.evaluation_metrics(one)
     for name in ("attention_in_box", "pointing_accuracy", "patches_in_box"):
         assert measured[name] == expected[name] > 0
         assert float(both[name].count) == 1
     assert measured["num_examples"] == 2
-    none = metrics.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, absent)
-    assert metrics.evaluation_metrics(none)["pointing_accuracy"] == 0
+    none = metric_registry.evaluation_sums(outputs, labels, jnp.ones(2), CENTRES, absent)
+    assert metric_registry.evaluation_metrics(none)["pointing_accuracy"] == 0
     assert float(none["attention_in_box"].count) == 0
     np.testing.assert_array_equal(metrics.has_box(several), [True, False])
 

@@ -17,7 +17,7 @@ from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config.images import default_config
 from lossattn_jax.errors import Incomplete, UserError
-from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate import metric_registry, metrics
 from lossattn_jax.evaluate.evaluation import evaluate, make_eval_step
 from lossattn_jax.explain import comparison, map_export
 from lossattn_jax.explain.metrics.maps import Protocol
@@ -29,7 +29,7 @@ from tests.support import shrunk
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
 COUNT, BAD = 11, (1, 6, 7)
-evaluation_sums = jax.jit(metrics.evaluation_sums)
+evaluation_sums = jax.jit(metric_registry.evaluation_sums)
 NOT_METRICS = {"num_examples", "nonfinite"}
 
 
@@ -94,7 +94,7 @@ def test_a_nonfinite_output_spoils_only_what_holds_it(part, value):
 
     def measured(outputs, mask, boxes=boxes):
         sums = evaluation_sums(outputs, labels, jnp.array(mask), CENTRES, boxes)
-        return metrics.evaluation_metrics(sums)
+        return metric_registry.evaluation_metrics(sums)
 
     whole = measured(bad, [1.0, 1.0, 1.0])
     assert (whole["nonfinite"], whole["num_examples"]) == (1, 3)
@@ -112,8 +112,8 @@ def test_a_nonfinite_output_spoils_only_what_holds_it(part, value):
 def test_finite_logits_whose_loss_has_no_sum_count_too():
     outputs = good_outputs()
     outputs = outputs.replace(logits=outputs.logits.at[:, 0].set(-3e38))
-    sums = metrics.evaluation_sums(outputs, jnp.array([0, 0, 1]), jnp.ones(3), CENTRES)
-    measured = metrics.evaluation_metrics(sums)
+    sums = metric_registry.evaluation_sums(outputs, jnp.array([0, 0, 1]), jnp.ones(3), CENTRES)
+    measured = metric_registry.evaluation_metrics(sums)
     assert measured["nonfinite"] == 2 and math.isnan(measured["loss"])
 
 

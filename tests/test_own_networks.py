@@ -74,6 +74,19 @@ def test_parts_from_a_file_outside_go_through_the_commands(folder, scenes_dir):
     assert 0 < measured["loss"] <= 2  # as Brier's score is
     succeeded(run("explain", "--num=2", "--out=report"))
     assert (folder / "report" / "index.html").exists()
+    succeeded(
+        run(
+            "compare_explainers",
+            "--num=4",
+            "--explainers=attention,grad_cam",
+            "--out=compared.json",
+        )
+    )
+    compared = json.loads((folder / "compared.json").read_text())["explainers"]
+    for explainer in ("attention", "grad_cam"):
+        for stage in ("classifier", "head", "backbone"):
+            assert -1 <= compared[explainer][f"similarity_{stage}"] <= 1
+        assert 0 < compared[explainer]["deletion"] < 1
     refused = run("convert", "--to=weights.npz")
     assert (
         refused.returncode == 2 and "Backbone is not a backbone of models.build" in refused.stderr
@@ -124,7 +137,7 @@ def test_a_function_pools_patches_and_instances_alike(folder):
 
 
 def test_a_pooling_that_takes_no_instances_is_no_method_for_bags():
-    method = "lossattn_jax.attention.poolings.loss:LOSS_ATTENTION"
+    method = "lossattn_jax.attention.poolings.loss_attention:LOSS_ATTENTION"
     with pytest.raises(
         UserError, match="must be a pooling that takes instances: this one takes patc"
     ):

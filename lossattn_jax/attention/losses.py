@@ -5,8 +5,11 @@ goes through log_softmax or softplus, finite for logits up to 1e37 in size.
 
 `LOSSES` has the kinds of loss, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
 image or bag, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths,
-`DEEP_SUPERVISION` for classifiers that are trained each by itself. Where one is named, one of the user's own
-may be too, a `Loss` as `package.module:attribute`.
+`DEEP_SUPERVISION` for classifiers that are trained each by itself.
+
+To add one, write its function and put a `Loss` into `LOSSES`: `config.loss.name` then chooses it for images
+whose labels it takes. One of your own, from any file, is named as `package.module:attribute`. Networks for
+bags have the loss that their pooling names, or the cross-entropy; no key chooses another one yet.
 
 Shapes, dtypes, names and numbers that do not fit raise a `ValueError` with a sentence, also while a program
 is traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
@@ -51,6 +54,8 @@ class Loss:
       several_labels: whether it takes labels `[B, K]`, 1 for each class that is there.
       smoothing: whether it allows label smoothing.
       axes: of the predictions: "B K", or "B S K" of S classifiers that are trained each by itself.
+      takes_logits: whether its predictions are logits, as most poolings give them; False: a pooling gives
+        what it takes, and names it as its `Pooling.loss`.
     """
 
     image: Callable[..., jax.Array]
@@ -60,6 +65,12 @@ class Loss:
     several_labels: bool = False
     smoothing: bool = False
     axes: str = "B K"
+    takes_logits: bool = True
+
+    def suits(self, *, several_labels: bool) -> bool:
+        """Whether it takes the logits `[B, K]` of any network, and labels of one class or of several."""
+        labels = self.several_labels if several_labels else self.one_label
+        return labels and self.takes_logits and self.axes == "B K"
 
 
 class LossTerms(NamedTuple):
@@ -421,8 +432,12 @@ LOSSES = Registry(
             one_label=False,
             several_labels=True,
         ),
-        MARGIN: Loss(margin_loss, None, lambda lengths: lengths, several_labels=True),
-        DEEP_SUPERVISION: Loss(deep_supervision_loss, None, jax.nn.softmax, axes="B S K"),
+        MARGIN: Loss(
+            margin_loss, None, lambda lengths: lengths, several_labels=True, takes_logits=False
+        ),
+        DEEP_SUPERVISION: Loss(
+            deep_supervision_loss, None, jax.nn.softmax, axes="B S K", takes_logits=False
+        ),
     },
 )
 _REDUCED_WEIGHTS = {

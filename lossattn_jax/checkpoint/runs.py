@@ -98,14 +98,20 @@ def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = lo
     if name in (losses.AUTO, kind):
         return kind
     loss = losses.LOSSES.find(name, "config.loss.name")
-    fits = loss.several_labels if spec.multi_label else loss.one_label
-    # Of the package's own losses there is one for each kind of predictions and labels.
-    if own or not fits or name in losses.LOSSES:
+    if own or not loss.suits(several_labels=spec.multi_label):
+        suitable = [kind] if own else _suitable_losses(spec)
         raise UserError(
-            f"config.loss.name is {name!r}, but must be auto or {kind} for the labels of {spec.name} and "
-            "the predictions of this network"
+            f"config.loss.name is {name!r}, but must be {losses.AUTO} or {' or '.join(suitable)} for the "
+            f"labels of {spec.name} and the predictions of this network"
         )
     return name
+
+
+def _suitable_losses(spec: data.DatasetSpec) -> list[str]:
+    """Names of the losses that take logits and a data set's labels."""
+    return [
+        name for name, loss in losses.LOSSES.items() if loss.suits(several_labels=spec.multi_label)
+    ]
 
 
 def load(

@@ -19,7 +19,7 @@ from flax import traverse_util
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import resnet
 from lossattn_jax.models.bag_networks import BagLeNet
-from lossattn_jax.models.network import ImageNetwork
+from lossattn_jax.models.network import BACKBONE, HEAD, ImageNetwork
 from lossattn_jax.models.parts import TorchModules, whole_modules
 from lossattn_jax.models.shapes import variable_shapes
 
@@ -198,8 +198,8 @@ def _modules(model: ImageNetwork) -> TorchModules:
     backbone, head = model.make_backbone(), model.make_head()
     classifier = getattr(head, "torch_classifier", "linear")
     return {
-        **_add_prefix("backbone/", _modules_of(backbone, "backbone")),
-        **_add_prefix("head/", _modules_of(head, "head")),
+        **_add_prefix(f"{BACKBONE}/", _modules_of(backbone, "backbone")),
+        **_add_prefix(f"{HEAD}/", _modules_of(head, "head")),
         **whole_modules({"classifier": classifier, **model.find_pooling().torch_names}),
     }
 

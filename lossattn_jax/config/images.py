@@ -69,10 +69,15 @@ def _refuse_uneven_parts(options: ImageOptions) -> None:
 
 def _refuse_patch_loss_without_logits(options: ImageOptions) -> None:
     name = options.model.pooling
-    if options.loss.patch == "on" and not _has_patch_logits(name):
+    if options.loss.patch == "on" and not _has_patch_loss(_find_pooling(name).loss):
         raise UserError(
             "config.loss.patch is 'on', but must be off or auto with config.model.pooling "
             f"{name}, whose patch predictions are not logits"
+        )
+    if options.loss.patch == "on" and not _has_patch_loss(options.loss.name):
+        raise UserError(
+            "config.loss.patch is 'on', but must be off or auto with config.loss.name "
+            f"{options.loss.name}, which has no loss of patches"
         )
 
 
@@ -82,11 +87,10 @@ def _find_pooling(name: str) -> "Pooling":
     return poolings.POOLINGS.find(name, "config.model.pooling")
 
 
-def _has_patch_logits(pooling: str) -> bool:
-    from lossattn_jax.attention.losses import LOSSES  # imported late, since it imports JAX
+def _has_patch_loss(name: str) -> bool:
+    from lossattn_jax.attention.losses import AUTO, LOSSES  # imported late, since it imports JAX
 
-    kind = _find_pooling(pooling).loss
-    return not kind or LOSSES.find(kind).patch is not None
+    return name in ("", AUTO) or LOSSES.find(name, "config.loss.name").patch is not None
 
 
 SCHEMA = Schema(

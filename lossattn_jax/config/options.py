@@ -90,7 +90,8 @@ class BagModelOptions:
 class LossOptions:
     """The loss of images or bags; their parts are patches or instances."""
 
-    # One of `lossattn_jax.attention.losses.LOSSES`; auto: as suits the network and the labels.
+    # One of `attention.losses.LOSSES` that takes the labels, or package.module:attribute. auto: as suits the
+    # network and the labels; of bags that is all there is, the pooling's loss or the cross-entropy.
     name: str = key("auto")
     patch: str = key("auto", rules.one_of("auto", "on", "off"))  # auto: on with loss attention
     patch_weight: float = key(0.1, rules.at_least(0))  # lambda at the end of its ramp
@@ -162,6 +163,8 @@ class BagTrainOptions(TrainOptions):
     # Predict with the mean of the parameters at the ends of so many last epochs; 0: with the last.
     average_epochs: int = key(0, rules.COUNT_FROM_ZERO)
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
+    # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
+    max_instances: int = key(0, rules.COUNT_FROM_ZERO)
     # Models that a device computes together; 0: one on CPUs, whose cache has its parameters, else all.
     models_at_once: int = key(0, rules.COUNT_FROM_ZERO)
 

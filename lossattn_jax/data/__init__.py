@@ -1,8 +1,11 @@
-"""Data sets, their preparation, and batches for training and evaluation.
+"""Data sets of images, their preparation, and batches for training and evaluation.
 
 A prepared split is opened with `open_dataset`, from memory or streamed from disk; both give the same batches.
-Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does. `specs` lists
-the data sets; `bags` is the folder of data that come in bags.
+Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does.
+
+`specs` has the data sets of images. To add one, put a `DatasetSpec` into `specs.DATASETS`; where TFDS has no
+builder of it, write one, as `digit_scenes` does, and name it as the spec's `builder_class`. `datasets` opens
+a prepared split. Data that come in bags are in the folder `bags`.
 """
 
 from typing import TYPE_CHECKING

@@ -33,8 +33,8 @@ class DatasetSpec:
       multi_label: whether an image may show any number of classes, or none. Its label is then the
         multi-hot row of the classes of its TFDS `objects`, and not a single number.
       builder: TFDS builder and config, such as 'coco/2017'; '' where that is `name`.
-      builder_class: `package.module:attribute` of the builder where it is none of TFDS' own; imported before
-        anything is prepared, and for nothing else. '' also where the module with this entry defines it.
+      builder_class: `package.module:attribute` of a builder that TFDS does not have. It is imported for
+        preparing alone. '' with TFDS' own builders, and where importing this entry's module defines it.
       resize: whether stored images have any size and may be grey; they are made RGB and resized to
         `image_shape` when they are decoded.
       preparation_package: what its builder needs besides TFDS, "" for nothing; TFDS' own need TensorFlow.
@@ -139,7 +139,6 @@ _COCO_NAMES = tuple(
     toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush""".split()
 )
 
-# A data set of images is one entry here; where TFDS has no builder of it, also a module with one beside.
 _SPECS = (
     DatasetSpec(
         name="digit_scenes",
@@ -239,7 +238,7 @@ _SPECS = (
     ),
 )
 
-DATASETS = Registry("data set", DatasetSpec, {spec.name: spec for spec in _SPECS})
+DATASETS = Registry("data set of images", DatasetSpec, {spec.name: spec for spec in _SPECS})
 
 EXTRA = "+extra"  # what a training split with the extra images ends in
 
@@ -259,7 +258,7 @@ def _refuse_contradiction(spec: DatasetSpec) -> None:
             )
 
 
-def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSpec:
+def get_spec(name: str, extra: bool = False, key: str = "") -> DatasetSpec:
     """Looks up a data set by name or reference.
 
     Args:
@@ -267,7 +266,7 @@ def get_spec(name: str, extra: bool = False, key: str = "data set") -> DatasetSp
       extra: train on the split `extra` as well (of svhn_cropped 604,388 images instead of 73,257, of
         svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that networks of
         both kinds can be compared.
-      key: what a sentence calls the name.
+      key: what a sentence calls the name; default: the kind.
 
     Returns:
       The specification.

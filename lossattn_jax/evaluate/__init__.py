@@ -1,7 +1,9 @@
 """Evaluation: exact metrics of a network, and files of measurements.
 
-`metric_registry` lists the metrics, `metrics` holds them, as sums that are added over devices and batches;
-`evaluation` goes over a split. `python -m lossattn_jax.evaluate` does it for a finished run.
+`metric_registry` has the metrics, each with its function, and sums them over a batch; `metrics` has what they
+are made of, and the sums that are added over devices and batches; `evaluation` goes over a split. To add a
+metric, write its function in `metric_registry` and put it into `EVALUATION_METRICS` there.
+`python -m lossattn_jax.evaluate` evaluates a finished run.
 """
 
 from typing import TYPE_CHECKING

@@ -40,31 +40,29 @@ def average_precision(scores: np.ndarray, positives: np.ndarray, points: Points 
     return curve.mean_at_eleven_recalls() if points == "11" else curve.area()
 
 
-def mean_average_precision(scores: np.ndarray, positives: np.ndarray) -> dict[str, float]:
+def mean_average_precision(
+    scores: np.ndarray, positives: np.ndarray, points: Points = "all"
+) -> float:
     """Computes the mean of the classes' average precisions.
 
     Args:
       scores: [N, K].
       positives: bool [N, K].
+      points: as of `average_precision`.
 
     Returns:
-      `map_11_point` and `map_all_point`; see `average_precision`. Classes without a positive example
-      are left out of the means, which are nan where no class has any.
+      Between 0 and 1. Classes without a positive example are left out of the mean, which is nan where no
+      class has any.
 
     Raises:
-      ValueError: scores that are not finite, or shapes that do not fit.
+      ValueError: scores that are not finite, shapes that do not fit, or unknown `points`.
     """
     scores, positives = _check(scores, positives, dimensions=2)
-    curves = [
-        _Curve.of(scores[:, label], positives[:, label])
+    of_classes = [
+        average_precision(scores[:, label], positives[:, label], points)
         for label in np.flatnonzero(positives.any(axis=0))
     ]
-    if not curves:
-        return {"map_11_point": float("nan"), "map_all_point": float("nan")}
-    return {
-        "map_11_point": float(np.mean([curve.mean_at_eleven_recalls() for curve in curves])),
-        "map_all_point": float(np.mean([curve.area() for curve in curves])),
-    }
+    return float(np.mean(of_classes)) if of_classes else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)

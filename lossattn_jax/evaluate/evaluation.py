@@ -14,7 +14,7 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, runs
 from lossattn_jax.errors import Incomplete
-from lossattn_jax.evaluate import average_precision, measurements, metrics, nonfinite_values
+from lossattn_jax.evaluate import measurements, metric_registry, metrics, nonfinite_values
 from lossattn_jax.files import records
 from lossattn_jax.models import ImageNetwork, Outputs
 
@@ -30,8 +30,8 @@ def make_eval_step(
 
     The step takes replicated variables and a sharded batch (`image` uint8 `[devices, b, H, W, C]`,
     `label` int32 or multi-hot, `mask` float32, and where there are boxes `box` `[devices, b, 4]` or
-    `[devices, b, M, 4]`), and returns the batch's replicated `metrics.evaluation_sums` over all devices,
-    and the sharded `Outputs`.
+    `[devices, b, M, 4]`), and returns the batch's replicated `metric_registry.evaluation_sums` over all
+    devices, and the sharded `Outputs`.
 
     Args:
       model: the network.
@@ -44,7 +44,7 @@ def make_eval_step(
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
         images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
         outputs: Any = model.apply(variables, images, train=False)
-        sums = metrics.evaluation_sums(
+        sums = metric_registry.evaluation_sums(
             outputs, batch["label"], batch["mask"], centres, batch.get("box"), kind
         )
         return jax.lax.psum(sums, devices.AXIS), outputs
@@ -70,8 +70,8 @@ def evaluate(
       between: called after each batch, equally often in all processes; what it raises ends the evaluation.
 
     Returns:
-      `metrics.evaluation_metrics`, and where images have several labels also
-      `average_precision.mean_average_precision`, NaN as every metric that holds a non-finite example.
+      `metric_registry.evaluation_metrics`, and where images have several labels also
+      `metric_registry.ranking_metrics`, NaN as every metric that holds a non-finite example.
     """
     totals: dict[str, metrics.Mean] | None = None
     pending = None
@@ -84,14 +84,14 @@ def evaluate(
         between()
     totals = add_sums(totals, pending)
     assert totals is not None
-    results = metrics.evaluation_metrics(totals)
+    results = metric_registry.evaluation_metrics(totals)
     if score_parts:
         parts = [np.concatenate(arrays) for arrays in zip(*score_parts, strict=True)]
         scores, positives, mask = devices.concatenate_processes(parts)
         scores, positives = scores[mask > 0], positives[mask > 0] > 0
-        if metrics.NONFINITE in results:  # such a network ranks nothing
-            scores, positives = np.zeros_like(scores), np.zeros_like(positives)
-        results.update(average_precision.mean_average_precision(scores, positives))
+        if metrics.NONFINITE in results:  # though all scores may be finite
+            scores = np.full_like(scores, np.nan)
+        results |= metric_registry.ranking_metrics(scores, positives)
     return results
 
 

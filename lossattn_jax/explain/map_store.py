@@ -1,4 +1,4 @@
-"""Zarr stores of maps: the only module that knows about TensorStore.
+"""Zarr stores of maps, written and read with TensorStore.
 
 A store is a Zarr v3 group with an array for each of `ARRAYS`. What it was made from is in the group's
 attributes, with digests of data and parameters, so that it is gone on with only by the same export. Each row

@@ -19,7 +19,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
-from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
+from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS, evaluation_metrics
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
@@ -308,7 +308,7 @@ class _Totals:
         return int(self._sums[metrics.NONFINITE].total)
 
     def threshold_metrics(self) -> dict[str, float]:
-        values = metrics.evaluation_metrics(self._sums)
+        values = evaluation_metrics(self._sums)
         return {name: values[name] for name in _THRESHOLD_METRICS if name in values}
 
 

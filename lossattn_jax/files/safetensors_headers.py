@@ -1,4 +1,4 @@
-"""Headers of files in the format safetensors: what tensors there are, and where."""
+"""Reads headers of safetensors: what tensors there are, and where."""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""PyTorch's files, where PyTorch is installed: nothing in them is run, or takes more than its size."""
+"""Reads PyTorch's files, where PyTorch is installed.
+
+Nothing in them is run, or takes more memory than their size."""
 
 import os
 import sys
@@ -27,7 +29,7 @@ def read(file: BinaryIO) -> Any:
 
 
 def read_mapped(path: str) -> Any:
-    """Reads what a file holds; tensors are mapped from it where its format allows that.
+    """Reads what a file holds; tensors are mapped where possible.
 
     Args:
       path: of a regular file.

@@ -1,7 +1,9 @@
 """Multiple instance learning: the AAAI 2020 paper's methods and experiments.
 
-A method belongs into the table of `methods`; `cross_validation` and `experiment` are the protocol, `report`,
-`paper_table` and `tables` what comes of it. `python -m lossattn_jax.mil` is the command.
+`cross_validation` and `experiment` are the protocol, `report`, `paper_table` and `tables` what comes of it.
+To add a method, write an `estimator.BagClassifier` and put it into `methods.METHODS`; a method that is a
+network is a pooling that takes instances, in `lossattn_jax.attention.poolings`. `python -m lossattn_jax.mil`
+is the command.
 """
 
 from typing import TYPE_CHECKING

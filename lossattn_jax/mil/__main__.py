@@ -22,11 +22,12 @@ from lossattn_jax.mil import bag_flags, experiment, methods, report, selection
 DATASET = flags.DEFINE_list(
     "dataset",
     None,
-    "files of bags (CSV), folders of feature files, some of "
+    "files of bags (CSV, TSV, Parquet), folders of feature files, some of "
     f"{', '.join(sources.SOURCES)}, or your own, package.module:attribute",
     required=True,
 )
 bag_flags.define_table()
+bag_flags.define_format()
 POSITIVE = flags.DEFINE_list(
     "positive", [], "the positive class of each data set of two, where its words do not say it"
 )
@@ -47,6 +48,8 @@ FOLDS = flags.DEFINE_string(
     None,
     f"of cross-validation, or {', '.join(sources.SPLITTINGS)}; the config's where not given",
 )
+bag_flags.define_instances()
+bag_flags.define_memory()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 bag_flags.define_data()
@@ -60,6 +63,7 @@ def main() -> None:
     folds = _number_of_folds(FOLDS.value)
     config.folds = folds if isinstance(folds, int) else config.folds
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
+    bag_flags.set_instances(config)
     summaries = experiment.run(
         DATASET.value,
         METHOD.value,
@@ -73,6 +77,8 @@ def main() -> None:
         labels=flags.FLAGS.labels,
         columns=bag_flags.columns(),
         folds=folds,
+        memory_gib=flags.FLAGS.memory,
+        file_format=flags.FLAGS.file_format,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

@@ -1,15 +1,18 @@
 """Flags that several commands for bags have: tables of bags, features, the positive class."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from lossattn_jax.commands import command
 from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat, find_formats
 
 LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
-DATA_DIR, DOWNLOAD, MEMORY = "data_dir", "download", "memory"
+DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
+MEMORY, MAX_INSTANCES = "memory", "max_instances"
 
 # What each column of a table has.
 _COLUMNS = {
@@ -53,12 +56,39 @@ def define_data() -> None:
         command.show_in_help(name)
 
 
+def define_format() -> None:
+    """Defines the flag --file_format."""
+    flags.DEFINE_string(
+        FILE_FORMAT,
+        None,
+        f"of a folder's feature files: {', '.join(FORMATS)}, or your own, package.module:attribute; what "
+        "their endings say where not given",
+    )
+    command.show_in_help(FILE_FORMAT)
+
+
 def define_memory() -> None:
     """Defines the flag --memory."""
     flags.DEFINE_float(
-        MEMORY, None, "GiB that what is read of bags may take; half of what is free where not given"
+        MEMORY, None, "GiB that bags which are read one by one may take; half of what is free"
     )
     command.show_in_help(MEMORY)
+
+
+def define_instances() -> None:
+    """Defines the flag --max_instances."""
+    flags.DEFINE_integer(
+        MAX_INSTANCES,
+        None,
+        "that an epoch sees of a bag, drawn anew; the config's where not given",
+    )
+    command.show_in_help(MAX_INSTANCES)
+
+
+def set_instances(config: ConfigDict) -> None:
+    """Puts the number of the flag --max_instances into a config."""
+    if flags.FLAGS.max_instances is not None:
+        config.train.max_instances = flags.FLAGS.max_instances
 
 
 def columns() -> TableColumns:
@@ -74,3 +104,12 @@ def choice() -> Choice:
     """The choice of features that the flags make."""
     values = flags.FLAGS
     return Choice(tuple(values.features), tuple(values.ignore))
+
+
+def formats() -> Mapping[str, FeatureFormat]:
+    """The formats that the flag --file_format allows.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    return find_formats(flags.FLAGS.file_format)

@@ -13,6 +13,7 @@ from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import provenance
 from lossattn_jax.data.bags.sources import Experiment
+from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.files.records import Record
 from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds
 from lossattn_jax.mil.fold_results import FoldResult
@@ -152,6 +153,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
         seed=options.seed,
         standardise=model.standardise,
         settings=config_lib.settings(options),
+        max_instances=options.train.max_instances,
     )
 
 
@@ -176,6 +178,8 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
 
 
 def _classical(dataset, splits, method, options, *, rules, label, write) -> None:
+    if isinstance(dataset, StreamedBags):  # these methods look at all instances at once
+        dataset = dataset.load()
     progress, clock = Progress(0, len(splits)), LogClock(_SECONDS_BETWEEN_LINES)
     for count, split in enumerate(splits, start=1):
         results = classical_folds.run(

@@ -10,16 +10,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions, BagTrainOptions
 from lossattn_jax.data.bags import data_warnings, sources
+from lossattn_jax.data.bags.bag_stream import step_lengths
 from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths, padding_waste
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.sources import Experiment
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
     config_record,
@@ -54,6 +57,8 @@ def run(
     labels: Any = None,
     columns: TableColumns | None = None,
     folds: int | str | None = None,
+    memory_gib: float | None = None,
+    file_format: str | None = None,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -71,7 +76,8 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice, labels, columns, folds: likewise, for each data set; see `sources.Request`.
+      choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
+        `sources.Request`.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -102,6 +108,8 @@ def run(
         labels=labels,
         columns=columns,
         folds=folds,
+        memory_gib=memory_gib,
+        file_format=file_format,
     )
     summaries: list[report.Summary] = []
     with Workdir(workdir) as folder:
@@ -115,7 +123,8 @@ def run(
                 # Written once there are bags, so that a misspelled name leaves no workdir behind.
                 config_record.write(options, folder)
             _describe(experiment, options.train)
-            data_warnings.warn(experiment.dataset)
+            if isinstance(experiment.dataset, BagDataset):
+                data_warnings.warn(experiment.dataset)
             for name in names:
                 summaries += _method(experiment, name, rules, options, folder)
                 if folder.writable:
@@ -149,7 +158,7 @@ def _check(
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
-        if not methods.get(name).takes_images and dataset.instances.ndim != 2:
+        if not methods.get(name).takes_images and len(dataset.shape) != 1:
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
@@ -168,7 +177,7 @@ def _check(
         data_record.refuse_other(experiment, folder.folder_of(experiment.dataset.name))
 
 
-def check_positive(datasets: Sequence[BagDataset], names: Sequence[str]) -> None:
+def check_positive(datasets: Sequence[PlacedBags], names: Sequence[str]) -> None:
     """Refuses methods that need a positive class where none is known.
 
     Args:
@@ -250,7 +259,13 @@ def _refuse_lost(experiment: Experiment, rules: Sequence[str], own: pathlib.Path
 
 def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
     dataset = experiment.dataset
-    tops = bucket_lengths(dataset.lengths, options.max_waste)
+    lengths = dataset.lengths
+    if isinstance(dataset, BagDataset):
+        tops = bucket_lengths(lengths, options.max_waste)
+    else:
+        lengths = np.minimum(lengths, dataset.max_instances or lengths.max())
+        tops = step_lengths(lengths, options.max_waste)
+        log.info("%s: bags are read one by one, for they are large", dataset.name)
     log.info(
         "%s: %d bags of %d to %d instances, %d in all, %d classes%s%s; padded to %s (%.2f slots an "
         "instance); %d trainings",
@@ -258,17 +273,17 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
         len(dataset),
         dataset.lengths.min(),
         dataset.lengths.max(),
-        len(dataset.instances),
+        dataset.lengths.sum(),
         dataset.num_classes,
         _positive_text(dataset),
         "" if dataset.groups is None else f", {len(set(dataset.groups))} groups",
         ", ".join(map(str, tops)) if len(tops) < 9 else f"{len(tops)} lengths",
-        padding_waste(dataset.lengths, tops),
+        padding_waste(lengths, tops),
         len(experiment.splits),
     )
 
 
-def _positive_text(dataset: BagDataset) -> str:
+def _positive_text(dataset: PlacedBags) -> str:
     if dataset.num_classes != 2:
         return ""
     if dataset.positive is None:

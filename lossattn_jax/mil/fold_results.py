@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax.data.bags import provenance
-from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.files import records
 from lossattn_jax.mil.selection import BEST_TEST
 
@@ -57,7 +57,7 @@ class FoldResult:
     seconds: float
 
 
-def accuracy(result: FoldResult, dataset: BagDataset) -> float:
+def accuracy(result: FoldResult, dataset: PlacedBags) -> float:
     """Computes the share of correct test bags; NaN with non-finite probabilities."""
     if not np.isfinite(result.probabilities).all():
         return math.nan
@@ -67,7 +67,7 @@ def accuracy(result: FoldResult, dataset: BagDataset) -> float:
 
 def write(
     result: FoldResult,
-    dataset: BagDataset,
+    dataset: PlacedBags,
     method: str,
     folder: pathlib.Path,
     made_from: Mapping[str, Any],
@@ -200,7 +200,7 @@ def read(path: pathlib.Path) -> records.Record:
 
 
 def _bag(
-    dataset: BagDataset, row: int, probabilities: np.ndarray, weights: np.ndarray
+    dataset: PlacedBags, row: int, probabilities: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
     is_finite = np.isfinite(probabilities).all()
     return {

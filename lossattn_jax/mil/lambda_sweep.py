@@ -166,7 +166,7 @@ def parse_lambdas(texts: Sequence[str]) -> tuple[float, ...]:
 def _measure(
     experiment: Experiment, options: BagOptions, lambdas: Sequence[float], folder: pathlib.Path
 ) -> dict[str, Any]:
-    dataset, splits = experiment.dataset, experiment.splits
+    dataset, splits = experiment.resident, experiment.splits
     truth = dataset.instance_labels
     assert truth is not None  # generated bags have them
     settings = config_lib.settings(options)
@@ -312,7 +312,7 @@ def _draw(
         "bag AUC": {value: summary["bag"]["auc"] for value, summary in summaries.items()},
     }
     instance_figures.save(instance_figures.lambda_figure(series), folder / "lambdas.png")
-    dataset, test = experiment.dataset, experiment.splits[0].test
+    dataset, test = experiment.resident, experiment.splits[0].test
     row = int(np.flatnonzero(test & (dataset.labels > 0))[0])
     within = slice(int(dataset.offsets[row]), int(dataset.offsets[row + 1]))
     labels = None if dataset.instance_labels is None else dataset.instance_labels[within]

@@ -11,6 +11,8 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.kernels import cpu
 from lossattn_jax.mil import methods
 
+_COPIES = 4
+
 
 def refuse_too_large(experiment: Experiment, method: str) -> None:
     """Refuses a method that takes more memory than is free.
@@ -47,8 +49,12 @@ def refuse_large_parts(
       UserError: as of `refuse_too_large`.
     """
     entry, free = methods.get(method), cpu.free_memory()
+    # Of those that networks read one by one, a classical method has copies in float64.
+    copies = 0
+    if isinstance(bags, Bags) and entry.network is None:
+        copies = _COPIES * 2 * bags.nbytes
     need, instances = max(
-        (entry.memory(lengths, labels), int(lengths.sum())) for lengths, labels in parts
+        (copies + entry.memory(lengths, labels), int(lengths.sum())) for lengths, labels in parts
     )
     if free is not None and need > free:
         largest = int(np.argmax(bags.lengths))

@@ -22,7 +22,8 @@ from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.svm import MISVM, MiSVM
 from lossattn_jax.registry import Registry, is_function, is_reference, source_digest
 
-DATASETS = ("musk1", "musk2", "fox", "tiger", "elephant")
+# The benchmarks that the paper prints accuracies of, in its order.
+PAPER_BENCHMARKS = ("musk1", "musk2", "fox", "tiger", "elephant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Method:
     Attributes:
       title: as the paper prints it.
       classical: makes the method, or None for a network.
-      paper: the paper's accuracy on each of `DATASETS`, in their order: mean of ten folds, five times. None
-        where it has none, as for what comes after the last; tables then have a dash.
+      paper: the paper's accuracy on each of `PAPER_BENCHMARKS`, in their order: mean of ten folds, five
+        times. None where it has none, as for what comes after the last; tables then have a dash.
       network: the method of `bag_networks.BagNetwork` that is trained; None for a classical one.
     """
 
@@ -46,15 +47,15 @@ class Method:
 
     def __post_init__(self) -> None:
         """Refuses more accuracies than data sets with a `ValueError`."""
-        if len(self.paper) > len(DATASETS):
+        if len(self.paper) > len(PAPER_BENCHMARKS):
             raise ValueError(
                 f"{self.title} has {len(self.paper)} accuracies of the paper, but may have one for each of "
-                f"{', '.join(DATASETS)}"
+                f"{', '.join(PAPER_BENCHMARKS)}"
             )
 
     def paper_accuracy(self, dataset: str) -> float | None:
         """The paper's accuracy on a data set; None where it has none."""
-        return dict(zip(DATASETS, self.paper, strict=False)).get(dataset)
+        return dict(zip(PAPER_BENCHMARKS, self.paper, strict=False)).get(dataset)
 
     def make(self, **settings: Any) -> BagClassifier:
         """Makes the method, ready for `fit`.
@@ -105,7 +106,7 @@ def _of_network(name: str, pooling: poolings.Pooling) -> Method:
 def _adopt(reference: str, part: Any) -> Method:
     """Makes a method of a user's class or pooling."""
     if isinstance(part, poolings.Pooling) or is_function(part):
-        return _of_network(reference, poolings.METHODS.find(reference))
+        return _of_network(reference, poolings.BAG_POOLINGS.find(reference))
     if not (isinstance(part, type) and issubclass(part, BagClassifier)):
         raise UserError(
             f"the method {reference!r} is a {type(part).__name__}, but must be a subclass of "
@@ -121,7 +122,7 @@ def _adopt(reference: str, part: Any) -> Method:
 
 
 METHODS = Registry(
-    "the method",
+    "method",
     Method,
     {
         "mi_svm": Method("mi-SVM", MiSVM, (0.874, 0.836, 0.582, 0.784, 0.822)),
@@ -131,7 +132,7 @@ METHODS = Registry(
         "mi_graph": Method("mi-Graph", MIGraph, (0.889, 0.903, 0.620, 0.860, 0.869)),
         "mi_vlad": Method("miVLAD", MiVLAD, (0.871, 0.872, 0.620, 0.811, 0.850)),
         "mi_fv": Method("miFV", MiFV, (0.909, 0.884, 0.621, 0.813, 0.852)),
-        **{name: _of_network(name, pooling) for name, pooling in poolings.METHODS.items()},
+        **{name: _of_network(name, pooling) for name, pooling in poolings.BAG_POOLINGS.items()},
     },
     adopt=_adopt,
 )

@@ -24,7 +24,6 @@ from lossattn_jax.mil import (
     selection,
     stored_models,
 )
-from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.ensemble import Ensemble
 from lossattn_jax.mil.estimator import BagClassifier, describe_data
 from lossattn_jax.mil.network_classifier import NetworkClassifier
@@ -46,14 +45,12 @@ class Request:
       method: as `methods.get` takes it.
       select: of `selection.RULES` the one by which epochs and settings are chosen.
       class_weight: None, or "balanced".
-      max_instances: that an epoch sees of a bag; 0: all.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
     """
 
     method: str
     select: str = selection.FINAL
     class_weight: str | None = None
-    max_instances: int = 0
     memory_gib: float | None = None
 
 
@@ -111,13 +108,12 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
     entry = methods.get(request.method)
     if entry.network is not None:
         network = cross_validation.classifier(request.method, options)
-        method: BagClassifier = network.set_params(
-            max_instances=request.max_instances, class_weight=request.class_weight
-        )
+        method: BagClassifier = network.set_params(class_weight=request.class_weight)
     else:
-        if request.max_instances:
+        most = options.train.max_instances
+        if most:
             raise UserError(
-                f"--max_instances is {request.max_instances}, but {request.method} sees all instances at "
+                f"config.train.max_instances is {most}, but {request.method} sees all instances at "
                 "once; leave it out, or take a network"
             )
         method = entry.make()
@@ -186,7 +182,6 @@ def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
     )
     streaming.memory_bytes(request.memory_gib)
     if isinstance(method, NetworkClassifier):
-        check_whole("max_instances", request.max_instances, 0)
         method.network(len(bags.classes))
     stored_models.describe(method)  # whether it can be saved, before hours of training
 

@@ -55,7 +55,7 @@ class NetworkClassifier(BagClassifier):
     those of an estimator within another are; they are there for `settings=None` as well.
 
     Attributes:
-      method: one of `poolings.METHODS`, or a pooling of one's own, as `package.module:attribute`.
+      method: one of `poolings.BAG_POOLINGS`, or a pooling of one's own, as `package.module:attribute`.
       backbone: "dense" for vectors, "lenet" for images, or one of one's own.
       hidden: widths of the layers; None: as published.
       dropout: share of features that is dropped in training.
@@ -106,7 +106,7 @@ class NetworkClassifier(BagClassifier):
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
         """Whether one of two classes has to be positive."""
-        return poolings.METHODS.find(self.method).unequal_classes
+        return poolings.BAG_POOLINGS.find(self.method).unequal_classes
 
     @property
     def _name(self) -> str:
@@ -349,7 +349,7 @@ class NetworkClassifier(BagClassifier):
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
         # Attention speaks for both.
-        by_attention = poolings.METHODS.find(self.method).scores_by_attention
+        by_attention = poolings.BAG_POOLINGS.find(self.method).scores_by_attention
         return scores if by_attention else 1 - scores
 
     def _predict_networks(self, bags: Sequence[np.ndarray]) -> training.Predictions:

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
-from lossattn_jax.data.bags.streaming import StreamedBags
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.mil import selection
 from lossattn_jax.mil.fold_results import FoldResult
@@ -32,7 +32,7 @@ class _Choice:
 
 
 def run(
-    dataset: BagDataset | StreamedBags,
+    dataset: PlacedBags,
     splits: Sequence[Split],
     network: BagNetwork,
     settings: Settings,
@@ -50,7 +50,7 @@ def run(
     Args:
       dataset: the bags.
       splits: the folds.
-      network: of one of `poolings.METHODS`.
+      network: of one of `poolings.BAG_POOLINGS`.
       settings: of the training.
       rules: of `selection.RULES`; those that need the same training share it.
       validation: of the rule `VALIDATION`; None: its defaults.
@@ -231,7 +231,7 @@ class _FoldPredictions:
 
 
 def _train(
-    dataset: BagDataset | StreamedBags,
+    dataset: PlacedBags,
     network: BagNetwork,
     settings: Settings,
     plans: Sequence[training.Plan],
@@ -253,7 +253,7 @@ def _train(
 
 
 def _predict(
-    dataset: BagDataset | StreamedBags,
+    dataset: PlacedBags,
     network: BagNetwork,
     settings: Settings,
     models: tuple[Any, np.ndarray, np.ndarray],
@@ -302,9 +302,7 @@ def _predict(
     return _FoldPredictions(logits, [[own[row] for row in sorted(own)] for own in by_row])
 
 
-def _curve(
-    dataset: BagDataset | StreamedBags, split: Split, logits: np.ndarray
-) -> np.ndarray | None:
+def _curve(dataset: PlacedBags, split: Split, logits: np.ndarray) -> np.ndarray | None:
     """Computes test accuracy after each epoch, `[epochs]`.
 
     It is averaged over an ensemble's members.

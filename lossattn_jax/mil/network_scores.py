@@ -17,7 +17,7 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
     With the others, the probability that the classifier gives the instance for any class but the first.
 
     Args:
-      method: one of `poolings.METHODS`, or a reference.
+      method: one of `poolings.BAG_POOLINGS`, or a reference.
       attention: `[..., N]`.
       instance_logits: `[..., N, K]`.
 
@@ -27,6 +27,6 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
     Raises:
       UnknownName: there is no such method.
     """
-    if poolings.METHODS.find(method).scores_by_attention:
+    if poolings.BAG_POOLINGS.find(method).scores_by_attention:
         return attention.astype(np.float64)
     return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]

@@ -207,7 +207,11 @@ def _datasets(summaries: Sequence[Summary]) -> list[str]:
 
     def place(name: str) -> tuple[int, list[Any]]:
         own = benchmark[name]
-        rank = methods.DATASETS.index(own) if own in methods.DATASETS else len(methods.DATASETS)
+        rank = (
+            methods.PAPER_BENCHMARKS.index(own)
+            if own in methods.PAPER_BENCHMARKS
+            else len(methods.PAPER_BENCHMARKS)
+        )
         parts = _digits_or_text(name)
         return rank, [(not p.isdigit(), int(p) if p.isdigit() else p) for p in parts]
 

@@ -26,7 +26,7 @@ def main() -> None:
         table = read_table(values.labels, bag_flags.columns())
         # One class alone is enough to predict for.
         labels, table = table.labels, dataclasses.replace(table, labels=None)
-    bags = open_bags(values.bags, table)
+    bags = open_bags(values.bags, table, formats=bag_flags.formats())
     scores = prediction_run.run(
         ensemble, bags, values.out, labels=labels, instances=values.instances
     )
@@ -43,6 +43,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "folder for the predictions", required=True)
     flags.DEFINE_bool("instances", False, "write what the models say of each instance, as HDF5")
     bag_flags.define_table(("bag", "label", "path"))
+    bag_flags.define_format()
     bag_flags.define_memory()
     command.define_trust_code()
     command.run(main)

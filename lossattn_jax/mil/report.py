@@ -164,7 +164,7 @@ def from_record(record: Mapping[str, Any]) -> Summary:
     """
     names = [field.name for field in dataclasses.fields(Summary)]
     name = record["dataset"]
-    old: dict[str, Any] = {"benchmark": name if name in methods.DATASETS else None}
+    old: dict[str, Any] = {"benchmark": name if name in methods.PAPER_BENCHMARKS else None}
     values: dict[str, Any] = {
         name: record[name] for name in names if name in record or name not in (*_LATER, "benchmark")
     }

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from lossattn_jax.data.bags import folds
-from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL
@@ -58,8 +58,8 @@ class Validation:
         combinations = [dict(zip(names, values, strict=True)) for values in product if values]
         return ({}, *combinations)
 
-    def parts(self, dataset: BagDataset, split: Split, seed: int) -> list[np.ndarray]:
-        """The bags that a fold's epochs and settings are chosen on, `[bags]` bool for each time.
+    def parts(self, dataset: PlacedBags, split: Split, seed: int) -> list[np.ndarray]:
+        """Finds the bags to choose on, `[bags]` bool for each time.
 
         Args:
           dataset: the bags.

@@ -20,12 +20,13 @@ from lossattn_jax.mil import bag_flags, methods, model_training, prediction_run,
 def main() -> None:
     """Runs the command; see the flags."""
     values = flags.FLAGS
-    options = config_lib.resolve(values.config)
+    config = values.config
+    bag_flags.set_instances(config)
+    options = config_lib.resolve(config)
     request = model_training.Request(
         method=values.method,
         select=values.select,
         class_weight=values.class_weight,
-        max_instances=values.max_instances,
         memory_gib=values.memory,
     )
     methods.get(request.method)
@@ -37,8 +38,9 @@ def main() -> None:
             values.download,
             values.positive,
             bag_flags.choice(),
-            values.labels,
-            bag_flags.columns(),
+            labels=values.labels,
+            columns=bag_flags.columns(),
+            file_format=values.file_format,
         ),
     )
     scores = model_training.run(bags, request, options, values.workdir)
@@ -68,6 +70,8 @@ if __name__ == "__main__":
     bag_flags.define_table()
     bag_flags.define_features()
     bag_flags.define_data()
+    bag_flags.define_format()
+    bag_flags.define_instances()
     bag_flags.define_memory()
     flags.DEFINE_list("positive", [], "the positive class of two, where its words do not say it")
     flags.DEFINE_string(
@@ -81,7 +85,6 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "class_weight", None, ["balanced"], "weigh classes in inverse proportion to their bags"
     )
-    flags.DEFINE_integer("max_instances", 0, "that an epoch sees of a bag, drawn anew; 0: all")
     flags.DEFINE_string("workdir", None, "folder for the model", required=True)
     command.define_config(config_lib.__file__, config_lib.SCHEMA)
     command.run(main, config_lib.SCHEMA)

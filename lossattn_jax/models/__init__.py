@@ -1,8 +1,12 @@
 """Networks: backbones, heads that make patches, networks for bags, and their sizes.
 
-`build` puts a network for images together by names; `bag_networks` holds those for bags. A new backbone
-belongs into `backbones`, a head into `heads`; poolings are in `lossattn_jax.attention.poolings`. `python -m
-lossattn_jax.models --list` prints the networks of the paper's tables, which `table` lists.
+`build` (in `factory`) puts a network for images together by names; `bag_networks` has those for bags.
+`parts` says what a part has to be: a `Backbone`, a `Head`, or for bags a `BagBackbone`, each made of what a
+`Build` holds. To add one, write its module in a file here and its entry in `backbones.BACKBONES`,
+`heads.HEADS` or `backbones.BAG_BACKBONES`. A module that is to be converted to and from PyTorch has a method
+`torch_modules`. Poolings are in `lossattn_jax.attention.poolings`.
+
+`python -m lossattn_jax.models --list` prints the networks of the paper's tables; they are `table.ROWS`.
 """
 
 from typing import TYPE_CHECKING

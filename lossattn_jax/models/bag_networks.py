@@ -27,15 +27,8 @@ from lossattn_jax.models.network import Network
 class BagNetwork(Network):
     """Layers over instances, a pooling, and one linear classifier.
 
-    With instance features h_p and the classifier z = W h + b:
-      loss_attention: a = softmax_p(logsumexp_k z_pk), bag logits W (sum_p a_p h_p) + b (AAAI 2020).
-      attention, gated_attention: a from layers of their own (Ilse et al. 2018), same bag logits.
-      mi_net_bag: max pooling of h, then the classifier (Wang et al. 2018, MI-Net).
-      mi_net_ds: the same after each of the layers, each with a classifier; the prediction is the mean
-        of their probabilities, the loss the sum of their losses (deep supervision).
-      mi_net_rc: the layers' pooled features are added before the classifier (residual connections).
-      mi_net: the bag's score of class k > 0 is its highest instance score; class 0 has score 0, so that
-        it is predicted where no instance speaks for another. With two classes that is mi-Net's sigmoid.
+    What each method makes of the instances' features and of the classifier stands with its function in
+    `attention.poolings`.
 
     Dropout, in training only, follows every layer with attention, and comes before each pooling with the
     others. On images only the dense layer of LeNet has it. It draws from the stream "dropout", or takes
@@ -46,7 +39,7 @@ class BagNetwork(Network):
 
     Attributes:
       num_classes: K.
-      method: one of `poolings.METHODS`, or a pooling of one's own, as `package.module:attribute`.
+      method: one of `poolings.BAG_POOLINGS`, or a pooling of one's own, as `package.module:attribute`.
       backbone: "dense" for vectors, "lenet" for images, or one of one's own.
       hidden: widths of the dense layers, or of LeNet's one; None: as published.
       dropout: share of features that is dropped in training.
@@ -75,7 +68,7 @@ class BagNetwork(Network):
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
         """
-        pooling = poolings.METHODS.find(self.method)
+        pooling = poolings.BAG_POOLINGS.find(self.method)
         if INSTANCES not in pooling.takes:
             raise UnknownName(
                 f"method is {self.method!r}, but must be a pooling that takes {INSTANCES}: this one takes "

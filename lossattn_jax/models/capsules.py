@@ -176,7 +176,7 @@ def _make_capsnet(build: Build) -> MakeModule:
 # Of Sabour et al. 2017, sections 4 and 7: primary capsules of 8 dimensions and 64 types.
 CAPSNET = Backbone(
     _make_capsnet,
-    plain=entry.UNITS,
+    plain_form=entry.UNITS,
     takes_heads=False,
     units=Units(dimension=8, channels=64, kernel=CAPSNET_KERNEL, stride=2, norm=False),
 )

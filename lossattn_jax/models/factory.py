@@ -43,7 +43,7 @@ def build(
         "resnet18_stride2", which halves it once, for 64x64 images (also without a head), and "small"
         (ours, for CPUs and demonstrations). Without one the VGGs pool and the ResNets stride, as
         usual. "capsnet" is that of Sabour et al. 2017.
-      head: "none" (the plain network), "conv" or "capsule".
+      head: one of `HEADS`; "none" is the plain network.
       pooling: one of `POOLINGS`. With head "none": "mean", also called "none", or the AAAI paper's loss
         attention over a ResNet's map, or routing with "capsnet".
       num_classes: K >= 2.

@@ -18,6 +18,10 @@ from lossattn_jax.errors import UnknownName
 from lossattn_jax.models.geometry import PatchGrid
 from lossattn_jax.models.layers import dense
 
+# What a network for images calls its backbone and its head among its parameters. Beside them are the
+# classifier and what layers the pooling has, under the names that the pooling gives them.
+BACKBONE, HEAD = "backbone", "head"
+
 # Whole numbers are the values of a file, which were not normalised.
 _IMAGE_VALUES = Kind("normalised values, which are floats", (jnp.floating,))
 
@@ -106,7 +110,7 @@ class ImageNetwork(Network):
         """
         self.find_pooling()
         backbone_map = self.make_map(images, train)
-        features = self.make_head(name="head")(backbone_map, train).astype(jnp.float32)
+        features = self.make_head(name=HEAD)(backbone_map, train).astype(jnp.float32)
         return self.predict(
             self.form,
             Patches(
@@ -160,7 +164,7 @@ class ImageNetwork(Network):
           ValueError: images of another shape, or that are not floats.
         """
         check_arrays(images=(images, "B H W C", _IMAGE_VALUES))
-        return self.make_backbone(name="backbone")(images.astype(self.dtype), train)
+        return self.make_backbone(name=BACKBONE)(images.astype(self.dtype), train)
 
 
 PatchNetwork = ImageNetwork  # its name when capsules had networks of their own

@@ -93,14 +93,15 @@ class Backbone:
     Attributes:
       make: makes of a `Build` what makes the module, from images `[B, H, W, 3]` and `train` to a map
         `[B, H', W', C]`.
-      plain: the form of features that it gives without a head; see `poolings.entry`.
+      plain_form: the form of features that poolings get of it in a network without a head that makes patches:
+        `MAP`, `ONE` or `UNITS` of `attention.poolings.entry`.
       takes_heads: whether it goes with heads that make patches.
       patches: how such a head cuts its map.
       units: of its primary capsules.
     """
 
     make: Callable[[Build], MakeModule]
-    plain: str = MAP
+    plain_form: str = MAP
     takes_heads: bool = True
     patches: PatchConvolution = PatchConvolution()
     units: Units = Units()
@@ -114,7 +115,8 @@ class Head:
       makes: by the form of features that a pooling takes, what makes of a `Build` and the backbone's entry
         what makes the module: from a map `[B, H, W, C]` and `train` to features of that form. It has a
         method `grid(map_size)`, see `geometry.PatchGrid`.
-      plain: whether the network is a plain one, whose head has the one form that suits its backbone.
+      plain: whether it makes no patches: it is that of a plain network, and of its forms makes only the
+        backbone's `plain_form`.
     """
 
     makes: Mapping[str, Callable[[Build, Backbone], Callable[..., Any]]]
@@ -123,7 +125,7 @@ class Head:
     def forms(self, backbone: Backbone) -> tuple[str, ...]:
         """The forms of features that it makes of a backbone's map."""
         if self.plain:
-            return (backbone.plain,) if backbone.plain in self.makes else ()
+            return (backbone.plain_form,) if backbone.plain_form in self.makes else ()
         return tuple(self.makes) if backbone.takes_heads else ()
 
 

@@ -85,7 +85,7 @@ def _make(name: str, build: Build) -> MakeModule:
 # Without a head the whole image is one patch. The paper's parameter counts say that a head has biases.
 BACKBONES = {
     name: Backbone(
-        functools.partial(_make, name), plain=ONE, patches=PatchConvolution(use_bias=True)
+        functools.partial(_make, name), plain_form=ONE, patches=PatchConvolution(use_bias=True)
     )
     for name in STAGES
 }

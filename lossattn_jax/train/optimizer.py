@@ -1,4 +1,8 @@
-"""Optimisers by name, all optax; a user's own too."""
+"""Optimisers by name, all optax; a user's own too.
+
+To add one, write a function as `_sgd` and put an `Optimizer` into `OPTIMIZERS`; a new hyper-parameter is a
+key of `config.options.OptimizerOptions`, which the entry names among its `parameters`.
+"""
 
 import dataclasses
 import functools

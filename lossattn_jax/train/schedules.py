@@ -1,4 +1,9 @@
-"""Schedules of learning rate, betas and loss weights."""
+"""Schedules of learning rate, betas and loss weights.
+
+To add a learning rate, write a function of the options and the training's `Length`, as `_cosine`, and put a
+`Schedule` into `SCHEDULES`; a new hyper-parameter is a key of `config.options.OptimizerOptions`, which the
+entry names among its `parameters`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -58,14 +63,8 @@ def learning_rate_schedule(options: OptimizerOptions, length: Length) -> optax.S
     """Learning rate by step.
 
     Args:
-      options: `schedule` is one of
-        "step": times `decay_factor` at each of `milestones` (the TIP paper: 0.1 at 100 and 150),
-        "cosine": half a cosine down to 0,
-        "one_cycle": linear up to the top over `warmup_epochs`, then linear down to 0,
-        "ramps": constant within an epoch, rising as exp(-5 (1 - epoch / ramp_up_epochs)^2) and falling
-        as `fall_schedule` (AAAI 2020, supplement),
-        "constant", or package.module:attribute, a function of these options and of a `Length`.
-        All are multiplied by a linear warm-up over `warmup_epochs`, where that is not 0.
+      options: `schedule` is one of `SCHEDULES`, or package.module:attribute, a function of these options and
+        of a `Length`. All are multiplied by a linear warm-up over `warmup_epochs`, where that is not 0.
       length: of the training.
 
     Returns:
@@ -93,25 +92,38 @@ def learning_rate_schedule(options: OptimizerOptions, length: Length) -> optax.S
 
 
 def _cosine(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    """Falls along half a cosine to 0."""
     return optax.cosine_decay_schedule(options.learning_rate, length.steps_after_warmup(options))
 
 
 def _one_cycle(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    """Falls linearly to 0, behind the linear rise of `warmup_epochs`."""
     after = length.steps_after_warmup(options)
     return optax.linear_schedule(options.learning_rate, 0.0, after)
 
 
 def _step(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    """Multiplies by `decay_factor` at each of `milestones`.
+
+    The TIP paper: by 0.1 at epochs 100 and 150.
+    """
     drops = {epoch * length.steps_per_epoch: options.decay_factor for epoch in options.milestones}
     return optax.piecewise_constant_schedule(options.learning_rate, drops)
 
 
 def _constant(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    """Stays as it is."""
     del length
     return optax.constant_schedule(options.learning_rate)
 
 
 def _ramps(options: OptimizerOptions, length: Length) -> optax.Schedule:
+    """Rises and falls by epochs (AAAI 2020, supplement).
+
+    Constant within an epoch, it rises as exp(-5 (1 - epoch / ramp_up_epochs)^2) and falls as
+    `fall_schedule`.
+    """
+
     def rate(step: Any) -> jax.Array:
         epoch = step // length.steps_per_epoch
         fall = fall_schedule(epoch, length.epochs, options.ramp_down_epochs)

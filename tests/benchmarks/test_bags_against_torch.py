@@ -190,7 +190,7 @@ def test_a_run_measures_and_writes(tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "out", "sentence"),
     [
-        ("musk3", "x.json", "the data set 'musk3' is not known"),
+        ("musk3", "x.json", "the data set of bags 'musk3' is not known"),
         ("musk2", "x.json", "musk2 is not in .*nowhere"),
         ("mnist_bags", "x.json", "mnist_bags has bags of images"),
         ("{own}", ".", "is a folder, but must be a file"),

@@ -299,6 +299,16 @@ def test_half_precision_is_checked():
         check_finite("a", "memory", np.array([[[1.0], [np.nan]]]))
 
 
+def test_types_of_half_precision_are_loaded_together(tmp_path):
+    for bag_id, dtype in {"s1": np.float16, "s2": written.BFLOAT16, "s3": np.float32}.items():
+        written.write_safetensors(tmp_path / f"{bag_id}.safetensors", features(bag_id, 1, dtype))
+    table = BagTable("t", ("s1", "s2", "s3"), (0, 1, 0))
+    dataset = open_bags(tmp_path, table).load()
+    assert dataset.instances.dtype == np.float32
+    wanted = [100, 101, 102, 200, 300, 301, 302, 303]  # bfloat16 has 200 exactly
+    np.testing.assert_array_equal(dataset.instances[:, 0], wanted)
+
+
 def test_bags_of_arrays_are_checked_when_they_are_read():
     bags = Bags.from_arrays([np.ones((2, 2)), np.full((1, 2), np.nan)], [0, 1])
     assert bags[0].shape == (2, 2)

@@ -176,8 +176,54 @@ def test_a_name_may_have_another_mark_in_it(tmp_path):
     assert read_csv(written(tmp_path, quoted)).features == ("area, in mm, or so",)
 
 
-def test_decimal_commas_are_refused_with_the_way_out(tmp_path):
-    text = "bag_label;bag_id;area\n1;a;0,5\n0;b;1,5\n"
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_decimal_commas_are_read(tmp_path, mark, caplog):
+    caplog.set_level(logging.INFO)
+    cells = ["0,5", "-1,25e2", "1,234", ",5", "7", "+3,", "1e3", "nothing"]
+    lines = [(n % 2, f"b{n}", cell, n, "a, b") for n, cell in enumerate(cells[:-1])]
+    text = table((*HEADER, "colour", "note"), lines, mark)
+    dataset = read_csv(written(tmp_path, text))
+    np.testing.assert_array_equal(
+        dataset.instances[:, 0], np.float32([0.5, -125, 1.234, 0.5, 7, 3, 1e3])
+    )
+    assert dataset.features == ("area", "colour")
+    assert "columns of text not taken: 'note'; decimals are written with a comma" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        # A comma that may be of thousands; the same beside a sure one is a decimal one.
+        (
+            "1,234 999 5",
+            "line 2 of .* has '1,234', which is not a number, in the column 'area'; write decim",
+        ),
+        (
+            "0,5 1.5 2",
+            "line 2 of .* has '0,5' and line 3 has '1.5': write decimals with a point or with a c",
+        ),
+        (
+            "1.5 2 1,234",
+            "line 4 of .* has '1,234' and line 2 has '1.5': write decimals with a point or with",
+        ),
+        (
+            "0,5 1,234,567 2",
+            "line 3 of .* has '1,234,567', which is not a number, in the column 'area'; wri",
+        ),
+        (
+            "0,5 1.234,5 2",
+            "line 3 of .* has '1.234,5', which is not a number, in the column 'area'; write d",
+        ),
+    ],
+)
+def test_other_commas_are_refused_with_the_way_out(tmp_path, cells, sentence):
+    lines = [(n % 2, f"b{n}", cell) for n, cell in enumerate(cells.split())]
+    with pytest.raises(UserError, match=sentence):
+        read_csv(written(tmp_path, table(HEADER, lines, ";")))
+
+
+def test_decimal_commas_between_commas_are_refused(tmp_path):
+    text = 'bag_label,bag_id,area\n1,a,"0,5"\n0,b,"1,5"\n'
     with pytest.raises(UserError, match="line 2 of .* '0,5', .* write decimals with a point"):
         read_csv(written(tmp_path, text))
 

@@ -95,9 +95,7 @@ def test_records_come_in_the_order_of_the_splits(tmp_path):
 
 
 def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(
-        UserError, match="the method is 'svm', but must be one of 14 names, .* mi_svm;"
-    ):
+    with pytest.raises(UserError, match="method is 'svm', but must be one of .* names, .* mi_svm;"):
         run(tmp_path / "run", method="svm")
     assert not (tmp_path / "run").exists()
 
@@ -105,7 +103,7 @@ def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
 def test_a_network_is_as_the_config_has_it():
     config = config_lib.default_config()
     config.seed = 4
-    config.train.epochs = 7
+    config.train.update(epochs=7, max_instances=9)
     config.model.update(hidden=(8, 4), dropout=0.25, ensemble=3, standardise=False)
     model = cross_validation.classifier("attention", config_lib.resolve(config))
     assert model.get_params(deep=False) == {
@@ -120,6 +118,8 @@ def test_a_network_is_as_the_config_has_it():
         "settings": Settings(epochs=7),
         "class_weight": None,
         "positive": None,
+        "max_instances": 9,
+        "memory_gib": None,
     }
     network = model.network(2)
     assert network.widths == (8, 4) and network.dropout == 0.25

@@ -132,8 +132,8 @@ def test_test_bags_choose_nothing_but_under_the_optimistic_rule():
 @pytest.mark.parametrize(
     ("dataset", "names", "rules", "sentence"),
     [
-        ("musk3", ["mi_kernel"], ["final"], "the data set 'musk3' is not known"),
-        ("musk1", ["svm"], ["final"], "the method is 'svm', but must be one of 14"),
+        ("musk3", ["mi_kernel"], ["final"], "the data set of bags 'musk3' is not known"),
+        ("musk1", ["svm"], ["final"], "method is 'svm', but must be one of"),
         ("musk1", ["mi_kernel"], ["best"], "the rule 'best' is not known"),
         ("musk1", ["mi_kernel"], ["final"], "musk1 is not in nowhere"),
     ],

@@ -1,10 +1,14 @@
 """Cross-validation on a folder of feature files: the numbers of a table of instances, and its own splits."""
 
+import gzip
 import json
 import pathlib
 
 import h5py
 import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from lossattn_jax.config import bags as config_lib
@@ -12,6 +16,8 @@ from lossattn_jax.data.bags import bag_files, sources
 from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import FeatureFormat
+from lossattn_jax.data.bags.lazy_bags import ArrayReader
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import experiment
 from reliability import in_process
@@ -266,6 +272,22 @@ def test_a_table_of_instances_has_groups_where_they_are_named(tmp_path):
         open_experiment(csv, columns=TableColumns(group="patient"))
 
 
+@pytest.mark.parametrize("ending", ["tsv", "tsv.gz", "parquet"])
+def test_tables_of_instances_in_other_forms(tmp_path, ending):
+    csv, _, _ = write(toy(), tmp_path)
+    plain = open_experiment(csv)
+    text, path = pathlib.Path(csv).read_text(), tmp_path / f"other.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(csv), path)
+    else:
+        content = text.replace(",", "\t").encode()
+        path.write_bytes(gzip.compress(content) if ending == "tsv.gz" else content)
+    other = open_experiment(str(path))
+    assert other.dataset.name == "other" and other.digest == plain.digest
+    grouped = open_experiment(str(path), columns=TableColumns(group="bag_id"))
+    assert grouped.dataset.groups == plain.dataset.ids
+
+
 def test_what_does_not_go_with_a_data_set_is_refused(tmp_path):
     csv, slides, labels = write(toy(), tmp_path)
     with pytest.raises(
@@ -273,7 +295,7 @@ def test_what_does_not_go_with_a_data_set_is_refused(tmp_path):
     ):
         open_experiment(slides)
     with pytest.raises(
-        UserError, match="--labels names the table of a folder of feature files, but .*csv is"
+        UserError, match="--labels is for a folder of feature files, but .*csv is none: leave"
     ):
         open_experiment(csv, labels)
     with pytest.raises(
@@ -289,9 +311,37 @@ def test_what_does_not_go_with_a_data_set_is_refused(tmp_path):
     ):
         open_experiment(slides, labels, choice=Choice(("f1",)))
     with pytest.raises(
-        UserError, match="data set '.*/none' is not known; .* a folder of feature files"
+        UserError, match="data set of bags '.*/none' is not known; .* a folder of feature files"
     ):
         open_experiment(str(tmp_path / "none"))
+
+
+def _open_text(path):
+    return ArrayReader(np.loadtxt(path, ndmin=2), place=path)
+
+
+TEXT = FeatureFormat((".txt",), _open_text)
+
+
+def test_files_of_one_format_are_taken(tmp_path):
+    dataset = toy()
+    _, slides, labels = write(dataset, tmp_path)
+    for bag_id, bag in zip(dataset.ids, dataset.bags, strict=True):
+        np.savetxt(f"{slides}/{bag_id}.txt", 2 * bag.astype(np.float64), "%.17g")
+        np.save(f"{slides}/{bag_id}.npy", 3 * bag)
+    for file_format, factor in (("hdf5", 1), (f"{__name__}:TEXT", 2), ("npy", 3)):
+        found = open_experiment(slides, labels, file_format=file_format)
+        np.testing.assert_array_equal(found.dataset.instances, factor * dataset.instances)
+    with pytest.raises(UserError, match="the bag 'bag..' has 2 feature files"):
+        open_experiment(slides, labels)
+    with pytest.raises(
+        UserError, match="--file_format is 'h5', but must be one of: hdf5, torch, npy"
+    ):
+        open_experiment(slides, labels, file_format="h5")
+    with pytest.raises(
+        UserError, match="--file_format is for a folder of feature files, but musk1 is none"
+    ):
+        open_experiment("musk1", file_format="npy")
 
 
 def test_the_command_reads_a_folder(tmp_path):

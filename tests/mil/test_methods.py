@@ -67,11 +67,12 @@ def test_every_method_learns_a_toy_and_keeps_to_the_interface(name):
 
 
 def test_the_table_is_the_papers():
-    assert len(methods.NAMES) == 14
+    printed = [name for name in methods.NAMES if methods.get(name).paper]
+    assert len(printed) == 14
     assert methods.get("loss_attention").paper == (0.917, 0.911, 0.712, 0.897, 0.900)
     assert methods.get("mi_graph").paper_accuracy("musk2") == 0.903
     assert methods.get("mi_graph").paper_accuracy("own") is None
-    networks = [name for name in methods.NAMES if methods.get(name).classical is None]
+    networks = [name for name in printed if methods.get(name).classical is None]
     assert len(networks) == 7
 
 
@@ -127,7 +128,7 @@ def test_four_methods_treat_classes_unequally():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(UserError, match="the method is 'svm', but must be one of 14 names"):
+    with pytest.raises(UserError, match=r"method is 'svm', but must be one of \d+ names"):
         methods.make("svm")
 
 

@@ -199,9 +199,12 @@ def test_a_workdir_of_other_data_is_refused(world):
         ),
         (
             (*SLIDES, "--method=mi_fv", "--max_instances=5", "--workdir=new"),
-            "--max_instances is 5, but mi_fv sees all instances at once",
+            "config.train.max_instances is 5, but mi_fv sees all instances at once",
         ),
-        ((*SLIDES, "--max_instances=-1", "--workdir=new"), "max_instances is -1, but must be"),
+        (
+            (*SLIDES, "--max_instances=-1", "--workdir=new"),
+            "config.train.max_instances is -1, but must be",
+        ),
         (
             (*SLIDES, "--select=validation", "--workdir=new"),
             "--select=validation is not for models",

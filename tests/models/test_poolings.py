@@ -12,14 +12,14 @@ import pytest
 import lossattn_jax
 from lossattn_jax import models
 from lossattn_jax.attention import poolings
-from lossattn_jax.attention.poolings import METHODS, POOLINGS, entry
+from lossattn_jax.attention.poolings import BAG_POOLINGS, POOLINGS, entry
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.models.layers import dense
 
 PACKAGE = pathlib.Path(lossattn_jax.__file__).parent
 # The registry, the paper's table, and the defaults of the configs.
 HOMES = ("attention/poolings/", "models/table.py", "config/options.py")
-NAMES = {*POOLINGS, *METHODS}
+NAMES = {*POOLINGS, *BAG_POOLINGS}
 # Words of their own that mean something else, too.
 AMBIGUOUS = {"mean", "max", "attention"}
 RANDOM = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def test_no_two_poolings_compute_the_same():
 def test_old_names_are_names_of_entries():
     assert POOLINGS.find("none") is POOLINGS["mean"] and "none" not in POOLINGS
     assert len({id(pooling) for pooling in POOLINGS.values()}) == len(POOLINGS)
-    assert set(METHODS.values()) <= set(POOLINGS.values())
+    assert set(BAG_POOLINGS.values()) <= set(POOLINGS.values())
 
 
 @pytest.mark.parametrize("name", POOLINGS)
@@ -171,8 +171,8 @@ def test_a_network_for_images_takes_a_mask_of_patches():
 
 def test_bags_and_images_return_the_same_outputs():
     bags = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)
-    for method in METHODS:
+    for method in BAG_POOLINGS:
         network = BagNetwork(method=method, hidden=(2, 2, 2))
         outputs, variables = network.init_with_output(jax.random.key(0), bags)
         assert type(outputs) is models.Outputs and set(variables) == {"params"}
-    assert poolings.DEFAULT in METHODS and poolings.DEFAULT in POOLINGS
+    assert poolings.DEFAULT in BAG_POOLINGS and poolings.DEFAULT in POOLINGS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax.attention import losses
-from lossattn_jax.evaluate import metrics
+from lossattn_jax.evaluate import metric_registry
 from lossattn_jax.explain.report.summary import WEIGHT_EDGES, Summary, weight_names
 
 LN = np.log
@@ -90,8 +90,10 @@ def test_calibration_is_that_of_evaluation():
     from lossattn_jax.models import Outputs
 
     outputs = Outputs(logits, logits[:, None], np.ones((500, 1), np.float32))
-    sums = metrics.evaluation_sums(outputs, labels, np.ones(500, np.float32), np.zeros((1, 2)))
-    expected = metrics.evaluation_metrics(sums)["calibration_error"]
+    sums = metric_registry.evaluation_sums(
+        outputs, labels, np.ones(500, np.float32), np.zeros((1, 2))
+    )
+    expected = metric_registry.evaluation_metrics(sums)["calibration_error"]
     assert counted(batch).calibration_error() == pytest.approx(expected, abs=1e-5)
 
 

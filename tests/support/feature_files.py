@@ -1,4 +1,4 @@
-"""Feature files in every format, and in the layouts of programs that extract features from slides."""
+"""Writes feature files in every format and layout."""
 
 import json
 
@@ -62,7 +62,7 @@ STAMP = {
 
 
 def write_stamp_h5(path, features, coords):
-    """As `stamp preprocess`: halves in `feats`, micrometres in `coords`, attributes of the file."""
+    """As `stamp preprocess`: halves, micrometres, attributes of the file."""
     with h5py.File(path, "w") as file:
         file["coords"] = coords.astype(np.float32)
         file["feats"] = features.astype(np.float16)

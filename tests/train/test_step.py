@@ -3,16 +3,18 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lossattn_jax import data, devices
-from lossattn_jax.attention import ensemble
+from lossattn_jax.attention import ensemble, losses
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ModelOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
+from lossattn_jax.registry import Registry
 from lossattn_jax.train.images.gradients import make_forward
 from lossattn_jax.train.images.step import make_train_step, zero_metrics
 from lossattn_jax.train.optimizer import make_optimizer
@@ -63,6 +65,38 @@ def updated(options, batch=BATCH, batch_stats=None):
     totals = devices.replicate(zero_metrics(options.loss))
     after, told, _ = step(devices.replicate(state), totals, devices.shard_steps([batch]))
     return state.params, devices.unreplicate(after), metrics.compute(devices.unreplicate(told))
+
+
+def squares(logits, labels):
+    """Brier's score: squares of what the probabilities lack."""
+    wrong = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.sum(jnp.square(wrong), axis=-1)
+
+
+def test_a_loss_of_the_registry_is_chosen_by_its_name(monkeypatch):
+    registered = {**losses.LOSSES, "brier": losses.Loss(squares, None, jax.nn.softmax)}
+    monkeypatch.setattr(losses, "LOSSES", Registry("loss", losses.Loss, registered))
+    options = settings(loss__name="brier", model__pooling="mean")
+    before, after, told = updated(options)
+
+    model = runs.build_model(options.model, SPEC)
+    pixels = (BATCH["image"] / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
+    variables = {"params": before, "batch_stats": start(options)[1].batch_stats}
+    images = jnp.asarray(pixels, jnp.float32)
+    outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    odds = np.exp(np.asarray(outputs.logits, np.float64))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    expected = np.square(probabilities - np.eye(3)[BATCH["label"]]).sum(axis=1).mean()
+    assert told["loss"] == pytest.approx(expected, rel=1e-4)
+    assert told["patch_loss"] == 0
+    # The classifier's bias moves against the gradient of that score through the softmax.
+    lacking = probabilities - np.eye(3)[BATCH["label"]]
+    along = (lacking * probabilities).sum(axis=1, keepdims=True)
+    gradient = (2 * probabilities * (lacking - along)).mean(axis=0)
+    moved = np.asarray(after.params["classifier"]["bias"] - before["classifier"]["bias"])
+    np.testing.assert_allclose(moved, -0.5 * gradient, rtol=1e-3, atol=1e-6)
+    with pytest.raises(UserError, match="name is 'margin', but must be auto or cross_entropy or b"):
+        runs.loss_kind(model, SPEC, "margin")
 
 
 def assert_close(first, second, rtol=2e-4, atol=2e-6):

@@ -176,7 +176,7 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     out = jax.jit(run.model.apply)(variables, pixels.astype(np.float32))
     assert out.patch_logits.shape == (3, 196, 80)
     expected = mean_average_precision(np.asarray(out.logits), batch["label"] > 0)
-    assert again["map_all_point"] == pytest.approx(expected["map_all_point"], rel=1e-6)
+    assert again["map_all_point"] == pytest.approx(expected, rel=1e-6)
     assert run_report.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
 
 

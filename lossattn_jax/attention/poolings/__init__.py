@@ -2,7 +2,7 @@
 
 A pooling makes of the features of an image's patches, or of a bag's instances, one prediction and the weight
 that each of them has in it. To add one, write a function of `Patches` and its `Pooling` in a file here, and
-put it into `POOLINGS`; nothing else lists poolings. One of your own, from any file, is named by reference:
+put it into `POOLINGS`; no other code lists poolings. One of your own, from any file, is named by reference:
 
     from lossattn_jax.attention.poolings import Outputs, Patches
 
@@ -19,7 +19,7 @@ from lossattn_jax.attention.outputs import Outputs as Outputs
 from lossattn_jax.attention.poolings import (
     entry,
     learned_attention,
-    loss,
+    loss_attention,
     maximum,
     routing,
     uniform,
@@ -27,10 +27,10 @@ from lossattn_jax.attention.poolings import (
 from lossattn_jax.attention.poolings.entry import INSTANCES, SUPERVISION, Patches, Pooling
 from lossattn_jax.registry import Registry
 
-__all__ = ["DEFAULT", "METHODS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
+__all__ = ["DEFAULT", "BAG_POOLINGS", "POOLINGS", "SUPERVISION", "Outputs", "Patches", "Pooling"]
 
-# Of networks for images; of networks for bags see `METHODS`. "none" is what configs call the mean over the
-# positions of a plain network's map.
+# All of them, under the names that networks for images know them by. "none" is what configs call the mean
+# over the positions of a plain network's map.
 POOLINGS = Registry(
     "pooling",
     Pooling,
@@ -42,9 +42,9 @@ POOLINGS = Registry(
         "mi_net_rc": maximum.MI_NET_RC,
         "attention": learned_attention.ATTENTION,
         "gated_attention": learned_attention.GATED_ATTENTION,
-        "loss_attention": loss.LOSS_ATTENTION,
+        "loss_attention": loss_attention.LOSS_ATTENTION,
         "dynamic_routing": routing.DYNAMIC_ROUTING,
-        "bag_loss_attention": loss.BAG_LOSS_ATTENTION,
+        "bag_loss_attention": loss_attention.BAG_LOSS_ATTENTION,
     },
     adopt=entry.adopt,
     old_names={"none": "mean"},
@@ -52,7 +52,7 @@ POOLINGS = Registry(
 
 # Those that work on bags, under the names that networks for bags know them by, in the order of the AAAI 2020
 # paper's table. Loss attention is each paper's own.
-METHODS = Registry(
+BAG_POOLINGS = Registry(
     "method",
     Pooling,
     {

@@ -1,4 +1,4 @@
-"""Reads and writes bags: CSV, UCI's MUSK files, MATLAB files.
+"""Reads and writes bags: CSV, Parquet, UCI's MUSK files, MATLAB files.
 
     dataset = read("mine.csv.gz")
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import files
-from lossattn_jax.data.bags import columns, matlab_files, precision, text_tables
+from lossattn_jax.data.bags import columns, matlab_files, parquet_table, precision, text_tables
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.cells import Cells, check_finite, is_number
 from lossattn_jax.data.bags.columns import Choice
@@ -44,16 +44,19 @@ BAG_LABEL, BAG_ID, INSTANCE_LABEL = "bag_label", "bag_id", "instance_label"
 def read(path: Path, choice: Choice | None = None) -> BagDataset:
     """Reads a file of bags, in the format that its ending names.
 
-    `.mat` is read with `read_matlab`, `.data` and `.data.Z` with `read_uci`, all else with `read_csv`.
+    `.mat` is read with `read_matlab`, `.data` and `.data.Z` with `read_uci`, `.parquet` with `read_parquet`,
+    all else with `read_csv`.
 
     Args:
       path: of the file.
-      choice: of features; only CSV files have names for them.
+      choice: of features; only CSV and Parquet files have names for them.
 
     Raises:
       UserError: as these do, or a choice is made where columns have no names.
     """
     name = os.path.basename(path).lower()
+    if name.endswith(".parquet"):
+        return read_parquet(path, choice)
     if not name.endswith((".mat", ".data", ".data.z")):
         return read_csv(path, choice)
     if choice:
@@ -66,9 +69,9 @@ def read(path: Path, choice: Choice | None = None) -> BagDataset:
 def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
     """Reads a CSV file as above, compressed or not.
 
-    The first line says whether commas, semicolons or tabs separate columns. Labels of bags are in the column
-    `bag_label`, else `label`, and their ids in `bag_id`, else `bag`, else `slide_id`. A column without a name
-    that counts the rows is left out.
+    The first line says whether commas, semicolons or tabs separate columns; where no commas do, decimals may
+    be written with one. Labels of bags are in the column `bag_label`, else `label`, and their ids in
+    `bag_id`, else `bag`, else `slide_id`. A column without a name that counts the rows is left out.
 
     Args:
       path: of the file.
@@ -81,7 +84,7 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
     table = text_tables.open_table(path)
     rows = _Rows(path)
     places = columns.find(path, table.header, choice or Choice())
-    cells = Cells(path, table.header, places)
+    cells = Cells(path, table.header, places, commas=table.separator != ",")
     own = places.instance_label
     for line, fields in table.rows:
         rows.add(
@@ -94,6 +97,24 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
     values, names = cells.end()
     log.info("%s: %s", path, cells.describe())
     return rows.dataset(values, names)
+
+
+def read_parquet(path: Path, choice: Choice | None = None) -> BagDataset:
+    """Reads a Parquet file with the columns of `read_csv`; those whose type is a number's are numbers.
+
+    Args:
+      path: of the file.
+      choice: of features; None: all columns of numbers whose names have no role.
+
+    Raises:
+      UserError: as of `read_csv`; the sentence names the row, counted from 1.
+    """
+    table = parquet_table.read(os.fspath(path), choice or Choice())
+    rows = _Rows(path, "row")
+    own: Sequence[str | None] = table.instance_labels or [None] * len(table.ids)
+    for row, cells in enumerate(zip(table.ids, table.labels, own, strict=True), start=1):
+        rows.add(row, *cells)
+    return rows.dataset(table.values, table.features)
 
 
 def write_csv(dataset: BagDataset, path: Path) -> None:
@@ -239,10 +260,11 @@ def read_matlab(path: Path) -> BagDataset:
 
 
 class _Rows:
-    """Collects labels and ids of rows, and reports mistakes by their lines."""
+    """Collects labels and ids of rows, and reports mistakes by their lines, or what `unit` calls them."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, unit: str = "line"):
         self.path = path
+        self.unit = unit
         self.numbers: dict[str, int] = {}  # of the bags, by their ids
         self.labels: list[str] = []  # one per bag
         self.bags: list[int] = []  # from here on one per row
@@ -260,7 +282,7 @@ class _Rows:
             self.labels[number]
         ):
             raise UserError(
-                f"line {line} of {self.path} has the label {label!r} for bag {bag_id!r}, which had "
+                f"{self.unit} {line} of {self.path} has the label {label!r} for bag {bag_id!r}, which had "
                 f"{self.labels[number]!r} before"
             )
         self.bags.append(number)
@@ -271,11 +293,11 @@ class _Rows:
 
     def _refuse_missing(self, line: int, what: str, value: str) -> None:
         if not value.strip():
-            raise UserError(f"line {line} of {self.path} has an empty {what}")
+            raise UserError(f"{self.unit} {line} of {self.path} has an empty {what}")
         if is_missing(value):
             raise UserError(
-                f"line {line} of {self.path} has the {what} {value.strip()!r}, which stands for a missing "
-                "one; leave such rows out, or rename it if it is none"
+                f"{self.unit} {line} of {self.path} has the {what} {value.strip()!r}, which stands for a "
+                "missing one; leave such rows out, or rename it if it is none"
             )
 
     def dataset(self, values: np.ndarray, features: tuple[str, ...] | None = None) -> BagDataset:
@@ -287,7 +309,7 @@ class _Rows:
         for line, label in zip(self.lines, own, strict=False):
             if label not in bag_labels:
                 raise UserError(
-                    f"line {line} of {self.path} has the {INSTANCE_LABEL} {str(label)!r}, but allowed "
+                    f"{self.unit} {line} of {self.path} has the {INSTANCE_LABEL} {str(label)!r}, but allowed "
                     f"are those of the bags, {', '.join(map(str, sorted(bag_labels)))}"
                 )
         return _dataset(

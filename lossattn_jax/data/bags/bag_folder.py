@@ -1,4 +1,4 @@
-"""Bags whose instances are in feature files of a folder, and their labels in a table.
+"""Opens bags: feature files in a folder, labels in a table.
 
     bags = open_bags("slides", "labels.csv")    # slides/s01.h5, slides/s02.h5, ...
     bags.ids, bags.labels, bags.lengths         # no instance has been read
@@ -40,9 +40,9 @@ def open_bags(
     formats: Mapping[str, FeatureFormat] = FORMATS,
     name: str = "",
 ) -> Bags:
-    """Opens the bags of a folder; reads shapes and types of their files, and no instance.
+    """Opens the bags of a folder without reading an instance.
 
-    Values that are not finite are found when a bag is read.
+    Shapes and types are read. Values that are not finite are found when a bag is read.
 
     Args:
       folder: with a feature file for each bag.
@@ -93,7 +93,7 @@ def open_bags(
 
 
 def check_all(bags: Bags) -> None:
-    """Reads all instances, a part of a bag at a time, and refuses values that are not finite.
+    """Reads all instances in parts, and refuses values that are not finite.
 
     Raises:
       UserError: there is one, or a file cannot be read.
@@ -105,7 +105,7 @@ def check_all(bags: Bags) -> None:
 
 
 def _find_files(folder: str, formats: Mapping[str, FeatureFormat]) -> dict[str, list[str]]:
-    """Paths of the feature files of a folder and of the folders in it, by the bag's id."""
+    """Finds feature files in a folder and its folders, by bag id."""
     files_by_id: dict[str, list[str]] = {}
     for path in _list(folder):
         if not _add(path, formats, files_by_id) and os.path.isdir(path):
@@ -120,7 +120,7 @@ def _find_files(folder: str, formats: Mapping[str, FeatureFormat]) -> dict[str, 
 
 
 def _list(folder: str) -> list[str]:
-    """Paths in a folder, but for hidden ones, in the order of their names."""
+    """Lists the paths in a folder by name, without hidden ones."""
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
@@ -133,7 +133,7 @@ def _list(folder: str) -> list[str]:
 def _add(
     path: str, formats: Mapping[str, FeatureFormat], files_by_id: dict[str, list[str]]
 ) -> bool:
-    """Adds a path where it is a feature file; returns whether it is."""
+    """Adds a path if it is a feature file, and says so."""
     parts = feature_files.split_name(path, formats)
     if parts is None or parts[1].is_folder != os.path.isdir(path):
         return False
@@ -207,7 +207,7 @@ def _open(bag_id: str, path: str, formats: Mapping[str, FeatureFormat]) -> BagRe
 def _classes(
     table: BagTable, positive: Sequence[str], name: str
 ) -> tuple[tuple[Any, ...], np.ndarray | None, Any]:
-    """Classes with the positive one last, labels as their places, and the positive one."""
+    """Numbers classes and labels, with the positive class last."""
     if table.labels is None:
         return (), None, None
     classes = tuple(sorted(set(table.labels)))

@@ -1,4 +1,4 @@
-"""Tables with a row for each bag: its id, label and group, and how bags are split.
+"""Reads tables of bags: ids, labels, groups, splits.
 
     table = read_table("labels.csv", TableColumns(label="subtype"))
 
@@ -22,6 +22,7 @@ from lossattn_jax.data.bags import columns, text_tables
 from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, opening
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.data.bags.parquet_table import INDEX, as_text
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ SPLITS: Mapping[str, str] = {
 }
 ONE_LABEL = "networks for bags take one label for each bag, and several are not supported yet"
 
-_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 _SEVERAL_LABELS = re.compile(r"(bag_)?labels?[ _.-].+")
 _WHOLE = re.compile(r"\+?\d{1,9}(\.0*)?", re.ASCII)
 _MOST_NAMED = 8
@@ -77,7 +77,9 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True)
 class BagTable:
-    """What a table says of bags; what it has no column for is None.
+    """What a table says of bags.
+
+    What it has no column for is None.
 
     Attributes:
       place: where it was, for messages.
@@ -203,23 +205,17 @@ def _read_cells(source: Any) -> _Cells:
 def _of_arrow(
     place: str, names: Sequence[str], length: int, read_column: Callable[[str], Any]
 ) -> _Cells:
-    wanted = [name for name in names if not _INDEX.fullmatch(name)]
+    wanted = [name for name in names if not INDEX.fullmatch(name)]
     return _Cells(
         place,
         [name.strip() for name in wanted],
         [f"row {row + 1}" for row in range(length)],
-        lambda column: [_text(value) for value in read_column(wanted[column]).to_pylist()],
+        lambda column: [as_text(value) for value in read_column(wanted[column]).to_pylist()],
     )
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value).strip()
-
-
 def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[str, int]:
-    """Places of the columns by the parts of a bag that they have."""
+    """Finds the columns of the parts of a bag."""
     if not any(table.header):
         raise UserError(f"{table.place} is empty or its first line is, but must be the header")
     places = {}
@@ -253,7 +249,7 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
 
 
 def _named(table: _Cells, part: str, name: Any) -> int:
-    """The place of a column by its name; of several labels there must be one."""
+    """Finds a column by its name; labels have one column."""
     header = list(table.header)
     if name in header:
         if header.count(name) > 1:
@@ -274,7 +270,7 @@ def _named(table: _Cells, part: str, name: Any) -> int:
 def _by_bag(
     table: _Cells, places: Mapping[str, int], by_instance: bool
 ) -> tuple[tuple[str, ...], _Cells]:
-    """The bags' ids, and a table with the first row of each bag.
+    """Finds the bags' ids and the first row of each.
 
     Raises:
       UserError: there is no row, an id is missing, or two rows of a bag say different things, or without

@@ -195,6 +195,11 @@ class BagDataset:
         return len(self.lengths)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an instance: `(features...)`."""
+        return self.instances.shape[1:]
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, K."""
         return len(self.classes)

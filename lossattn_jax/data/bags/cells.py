@@ -12,6 +12,9 @@ from lossattn_jax.errors import UserError
 
 # Numbers with a decimal comma, or with commas between thousands.
 _COMMAS = re.compile(r"[+-]?[\d.' ]*(,\d+)+(\.\d*)?([eE][+-]?\d+)?")
+# Those whose comma can be a decimal one, and of these the ones where it can be one of thousands too.
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
+_PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 
 class Cells:
@@ -25,7 +28,22 @@ class Cells:
       lines: of each row.
     """
 
-    def __init__(self, path: object, header: Sequence[str], columns: Columns):
+    def __init__(
+        self,
+        path: object,
+        header: Sequence[str],
+        columns: Columns,
+        *,
+        commas: bool = False,
+    ):
+        """Starts a table.
+
+        Args:
+          path: of the table, for messages.
+          header: names of its columns.
+          columns: what they are.
+          commas: whether decimals may be written with a comma, as no column is separated by one.
+        """
         self.path = path
         self.header = header
         self.columns = columns
@@ -37,6 +55,9 @@ class Cells:
             columns.others, False
         )  # whether a number was seen, in columns without text
         self._counts_from: dict[int, int | None] = {}
+        self._commas = commas
+        # Where a decimal comma, one that may be of thousands, and a decimal point was first.
+        self._first: dict[str, tuple[int, int, str]] = {}
 
     def add(self, line: int, fields: Sequence[str]) -> None:
         """Adds the next row.
@@ -44,6 +65,8 @@ class Cells:
         Raises:
           UserError: a cell of a feature is no number, or a column without a name does not count the rows.
         """
+        if self._commas:
+            fields = self._with_points(line, fields)
         if not self.lines:
             self._begin(line, fields)
         self.lines.append(line)
@@ -84,6 +107,8 @@ class Cells:
         """
         if not self.lines:
             raise UserError(f"{self.path} has no instance, but must have one in each line")
+        if "perhaps" in self._first and "comma" not in self._first:
+            raise self._no_number(*self._first["perhaps"])
         for place, (line, text) in self._text.items():
             if is_missing(text):
                 raise self._no_number(line, place, text)
@@ -100,24 +125,33 @@ class Cells:
 
     def describe(self) -> str:
         """Describes the columns for the log; after `end`."""
-        columns, names = self.columns, [self.header[place] for place in self._features]
-        uses = f"labels in {self.header[columns.label]!r}, ids in {self.header[columns.bag_id]!r}"
-        if columns.instance_label is not None:
-            uses += f", labels of instances in {self.header[columns.instance_label]!r}"
-        ends = repr(names[0]) if len(names) == 1 else f"from {names[0]!r} to {names[-1]!r}"
-        parts = [f"{len(names)} feature{'s'[: len(names) > 1]}, {ends}; {uses}"]
-        numeric = [self.header[place] for place, number in self._numeric.items() if number]
-        for what, others in (
-            ("columns of numbers not taken", numeric),
-            ("columns of text not taken", [self.header[place] for place in self._text]),
-            (
-                "index of the rows not taken",
-                [self.header[place] or f"column {place + 1}" for place in columns.indices],
-            ),
-        ):
-            if others:
-                parts.append(f"{what}: {', '.join(map(repr, others))}")
-        return "; ".join(parts)
+        numeric = [place for place, number in self._numeric.items() if number]
+        text = describe(self.header, self.columns, self._features, numeric, list(self._text))
+        return f"{text}; decimals are written with a comma" if "comma" in self._first else text
+
+    def _with_points(self, line: int, fields: Sequence[str]) -> Sequence[str]:
+        """The row with points in place of decimal commas.
+
+        Raises:
+          UserError: the table has both.
+        """
+        converted = list(fields)
+        for place in self.columns.features:
+            cell = fields[place].strip()
+            if "," in cell and _DECIMAL_COMMA.fullmatch(cell):
+                perhaps = _PERHAPS_THOUSANDS.fullmatch(cell) is not None
+                self._first.setdefault("perhaps" if perhaps else "comma", (line, place, cell))
+                converted[place] = cell.replace(",", ".")
+            elif "." in cell and "point" not in self._first and is_number(cell):
+                self._first["point"] = line, place, cell
+        commas = [self._first[kind] for kind in ("comma", "perhaps") if kind in self._first]
+        if commas and "point" in self._first:
+            (one, _, text), (other, _, pointed) = min(commas), self._first["point"]
+            raise UserError(
+                f"line {one} of {self.path} has {text!r} and line {other} has {pointed!r}: write decimals "
+                "with a point or with a comma, and thousands with neither (pandas: decimal='.')"
+            )
+        return converted
 
     def _begin(self, line: int, fields: Sequence[str]) -> None:
         """Finds columns of text and index columns by the first row."""
@@ -150,8 +184,45 @@ class Cells:
         )
 
 
+def describe(
+    header: Sequence[str],
+    columns: Columns,
+    features: Sequence[int],
+    numeric: Sequence[int],
+    text: Sequence[int],
+) -> str:
+    """Describes the columns of a table for the log.
+
+    Args:
+      header: their names.
+      columns: what they are by their names.
+      features: places of those that are taken.
+      numeric, text: of those of numbers and of text that are not.
+    """
+    names = [header[place] for place in features]
+    uses = f"labels in {header[columns.label]!r}, ids in {header[columns.bag_id]!r}"
+    if columns.instance_label is not None:
+        uses += f", labels of instances in {header[columns.instance_label]!r}"
+    ends = repr(names[0]) if len(names) == 1 else f"from {names[0]!r} to {names[-1]!r}"
+    parts = [f"{len(names)} feature{'s'[: len(names) > 1]}, {ends}; {uses}"]
+    for what, places in (
+        ("columns of numbers not taken", numeric),
+        ("columns of text not taken", text),
+        ("index of the rows not taken", columns.indices),
+    ):
+        if places:
+            others = [header[place] or f"column {place + 1}" for place in places]
+            parts.append(f"{what}: {', '.join(map(repr, others))}")
+    return "; ".join(parts)
+
+
 def check_finite(
-    path: object, values: np.ndarray, lines: Sequence[int], names: Sequence[str] = ()
+    path: object,
+    values: np.ndarray,
+    lines: Sequence[int],
+    names: Sequence[str] = (),
+    *,
+    unit: str = "line",
 ) -> None:
     """Refuses non-finite features in float32, naming the line.
 
@@ -160,6 +231,7 @@ def check_finite(
       values: `[N, D]` float64.
       lines: `[N]`.
       names: `[D]` of the features; empty where they have none.
+      unit: what the message calls a line.
     """
     with np.errstate(over="ignore"):
         finite = np.isfinite(values.astype(np.float32))
@@ -173,7 +245,7 @@ def check_finite(
             )
             column = f" in the column {names[place]!r}; {way_out}"
         raise UserError(
-            f"line {lines[row]} of {path} has the value {values[row, place]:g}, but values must be finite "
+            f"{unit} {lines[row]} of {path} has the value {values[row, place]:g}, but values must be finite "
             f"numbers (in float32){column}"
         )
 

@@ -1,4 +1,4 @@
-"""Feature files: the instances of one bag each, in any of the usual formats.
+"""Reads feature files: the instances of one bag each.
 
     reader = open_file("slides/s01.h5")
     reader.shape, reader.dtype      # (12034, 1024), float32; no instance is read
@@ -70,10 +70,22 @@ FORMATS: Registry[FeatureFormat] = Registry(
 )
 
 
+def find_formats(name: str | None) -> Mapping[str, FeatureFormat]:
+    """The formats among which the ending of a file's name chooses.
+
+    Args:
+      name: of the only one, or `package.module:attribute` of the user's own; None: all of `FORMATS`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    return FORMATS if name is None else {name: FORMATS.find(name, "--file_format")}
+
+
 def split_name(
     path: str | os.PathLike[str], formats: Mapping[str, FeatureFormat] = FORMATS
 ) -> tuple[str, FeatureFormat] | None:
-    """Splits the name of a feature file into the bag's id and the format.
+    """Splits a feature file's name into bag id and format.
 
     Args:
       path: of the file; only its name is looked at.
@@ -108,7 +120,7 @@ def open_file(
 def read_attributes(
     path: str | os.PathLike[str], formats: Mapping[str, FeatureFormat] = FORMATS
 ) -> Attributes:
-    """Reads what a feature file says of itself, such as the size of patches and the encoder.
+    """Reads the attributes of a feature file, such as the patch size.
 
     Args:
       path: of the file.

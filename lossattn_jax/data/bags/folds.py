@@ -59,7 +59,7 @@ def stratified_folds(labels: ArrayLike, folds: int, seed: int) -> np.ndarray:
 
 
 def grouped_folds(labels: ArrayLike, groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """Assigns each group's bags to one fold, with nearly the same share of each class.
+    """Assigns each group's bags to one fold, stratified by class.
 
     The folds are those of scikit-learn's `StratifiedGroupKFold` with shuffling. A fold may have no bag of a
     class that few groups have; every class has bags outside of each fold.
@@ -191,7 +191,7 @@ def held_out(
 def _held_out_groups(
     labels: np.ndarray, groups: Sequence[str], share: float, seed: int
 ) -> np.ndarray:
-    """The first of as many grouped folds as the share asks for, or of fewer where these cannot be had."""
+    """Draws one of `1 / share` grouped folds, or of fewer."""
     draw = int(np.random.SeedSequence([seed, _HELD_OUT_KEY]).generate_state(1)[0])
     most = min(max(2, round(1 / share)), len(set(groups)))
     for folds in range(most, 1, -1):

@@ -9,7 +9,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,4000}(\.0*)?", re.ASCII)
 
 
 def label_values(labels: Sequence[str]) -> list[Any]:
-    """Labels as whole numbers where all are written as such (1, -1, 2.0), otherwise as they are."""
+    """Turns labels into whole numbers where all are (1, -1, 2.0)."""
     if all(_INTEGER.fullmatch(label) for label in labels):
         return [label_value(label) for label in labels]
     return list(labels)

@@ -245,7 +245,12 @@ class Bags(Sequence[np.ndarray]):
         labels = self.labels
         if labels is None or self.num_classes != 2 or self.positive is not None or not labels[0]:
             return self
-        return dataclasses.replace(self, classes=self.classes[::-1], labels=1 - labels)
+        return self.swap_classes()
+
+    def swap_classes(self) -> Self:
+        """Swaps the two classes of labelled bags."""
+        assert self.labels is not None
+        return dataclasses.replace(self, classes=self.classes[::-1], labels=1 - self.labels)
 
     def load(self) -> BagDataset:
         """All bags in memory.
@@ -255,9 +260,9 @@ class Bags(Sequence[np.ndarray]):
         """
         if self.labels is None:
             raise UserError(f"the bags of {self.name} have no labels, but training needs them")
-        instances = np.concatenate([self.read(row) for row in range(len(self))])
+        instances = np.concatenate([_widened(self.read(row)) for row in range(len(self))])
         return BagDataset(
-            instances=instances.astype(np.float32) if instances.dtype.itemsize < 4 else instances,
+            instances=instances,
             lengths=self.lengths,
             labels=self.labels,
             ids=self.ids,
@@ -267,6 +272,11 @@ class Bags(Sequence[np.ndarray]):
             features=self.features,
             groups=self.groups,
         )
+
+
+def _widened(instances: np.ndarray) -> np.ndarray:
+    """Half precision as float32, which has all its values; types of half precision have no common one."""
+    return instances.astype(np.float32) if instances.dtype.itemsize < 4 else instances
 
 
 def check_finite(bag_id: str, place: str, instances: np.ndarray, start: int = 0) -> None:

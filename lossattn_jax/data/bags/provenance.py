@@ -8,8 +8,8 @@ import numpy as np
 
 from lossattn_jax.config import former_keys
 from lossattn_jax.config.options import BagOptions, leaves
-from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import PlacedBags, StreamedBags
 from lossattn_jax.files import digests
 
 # What a sentence calls the fields of `BagDataset`; a field without a word here has its own name.
@@ -27,15 +27,18 @@ _MOST_LISTED = 10  # values of a tuple; longer ones are digested
 _FREE = ("repeats",)  # keys of a config that a fold does not depend on
 
 
-def of_bags(dataset: BagDataset) -> dict[str, Any]:
+def of_bags(dataset: PlacedBags) -> dict[str, Any]:
     """Digests bags field by field, without their data set's name.
 
-    Every array is read once. A field that is None is left out.
+    Every array is read once. A field that is None is left out. Bags that are read one by one have their
+    survey's digests in the place of instances.
 
     Returns:
       JSON: by words that a reader understands, digests of arrays and of long tuples, and the values of
       short tuples, texts and numbers.
     """
+    if isinstance(dataset, StreamedBags):
+        return _of_streamed(dataset, np.ones(len(dataset), bool))
     parts = {}
     for field in dataclasses.fields(dataset):
         value = getattr(dataset, field.name)
@@ -44,7 +47,28 @@ def of_bags(dataset: BagDataset) -> dict[str, Any]:
     return parts
 
 
-def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, Any], ...]:
+def _of_streamed(dataset: StreamedBags, rows: np.ndarray) -> dict[str, Any]:
+    """Digests some bags that are read one by one, as `of_bags` does."""
+    instances = [digest for digest, row in zip(dataset.survey.digests, rows, strict=True) if row]
+    values = {
+        "instances": digests.of_json(instances),
+        "lengths": dataset.lengths[rows],
+        "labels": dataset.labels[rows],
+        "ids": tuple(bag_id for bag_id, row in zip(dataset.ids, rows, strict=True) if row),
+        "classes": dataset.classes,
+        "positive": dataset.positive,
+        "features": dataset.features,
+        "groups": dataset.select(rows).groups,
+        "read one by one": True,
+    }
+    return {
+        _WORDS.get(name, name): _plain_or_digest(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def of_splits(dataset: PlacedBags, splits: Sequence[Split]) -> tuple[dict[str, Any], ...]:
     """Digests each fold's bags and split.
 
     Bags that a fold neither trains on nor tests are not looked at: with more repeats, generated data sets
@@ -60,6 +84,8 @@ def of_splits(dataset: BagDataset, splits: Sequence[Split]) -> tuple[dict[str, A
         if in_split.all():
             whole = whole or of_bags(dataset)
             bags = whole
+        elif isinstance(dataset, StreamedBags):
+            bags = _of_streamed(dataset, in_split)
         else:
             bags = of_bags(dataset.select(in_split))
         rows = {part: values[in_split] for part, values in split.parts.items()}

@@ -18,14 +18,16 @@ import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits
+from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits, streaming
 from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
+from lossattn_jax.data.bags.feature_files import find_formats
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
@@ -35,9 +37,9 @@ from lossattn_jax.registry import Registry, is_reference, lookup
 log = logging.getLogger(__name__)
 
 # Ends of the names of files that are read as bags.
-_ENDINGS = (".csv.gz", ".csv", ".data", ".data.Z", ".mat")
+_ENDINGS = (".csv.gz", ".csv", ".tsv.gz", ".tsv", ".parquet", ".data", ".data.Z", ".mat")
 # Of `--folds`, beside a number: how bags are split, of the bags and the number of repeats.
-SPLITTINGS: Mapping[str, Callable[[BagDataset, int], tuple[Split, ...]]] = {
+SPLITTINGS: Mapping[str, Callable[[PlacedBags, int], tuple[Split, ...]]] = {
     splits.LEAVE_ONE_GROUP_OUT: splits.leave_one_group_out
 }
 
@@ -53,9 +55,23 @@ class Experiment:
         others.
     """
 
-    dataset: BagDataset
+    dataset: PlacedBags
     splits: tuple[Split, ...]
     benchmark: str | None = None
+
+    @property
+    def resident(self) -> BagDataset:
+        """The bags, where they are in memory.
+
+        Raises:
+          UserError: they are read one by one.
+        """
+        if isinstance(self.dataset, BagDataset):
+            return self.dataset
+        raise UserError(
+            f"the bags of {self.dataset.name} are large, so that they are read one by one, as only `mil` and "
+            "`mil train` do; take fewer or smaller ones"
+        )
 
     @functools.cached_property
     def made_from(self) -> tuple[dict[str, Any], ...]:
@@ -93,6 +109,8 @@ class Request:
       columns: of that table, and of files whose columns have names those of groups, splits and folds.
       folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
         None: nothing.
+      memory_gib: GiB that bags which are read one by one may take, see `streaming.memory_bytes`.
+      file_format: of a folder's feature files, as `FORMATS.find` takes it; None: any of `FORMATS`.
     """
 
     data_dir: str
@@ -103,6 +121,8 @@ class Request:
     labels: Any = None
     columns: TableColumns | None = None
     folds: int | str | None = None
+    memory_gib: float | None = None
+    file_format: str | None = None
 
 
 class Source(abc.ABC):
@@ -184,7 +204,7 @@ class WholeBags(Source):
         return dataset, table
 
     def read_parts(self, request: Request) -> BagTable | None:
-        """What a table says of groups, splits and folds of the bags; None where nothing does."""
+        """Reads groups, splits and folds of a table, where named."""
         return None
 
     def benchmark_of(self, dataset: BagDataset) -> str | None:
@@ -227,7 +247,7 @@ class FileOfBags(WholeBags):
 
 @dataclasses.dataclass(frozen=True)
 class FolderOfBags(Source):
-    """A folder with a feature file for each bag, for cross-validation in memory.
+    """A folder of feature files, for cross-validation.
 
     Attributes:
       name: of the experiment.
@@ -245,14 +265,18 @@ class FolderOfBags(Source):
 
     def experiments(self, request: Request) -> tuple[Experiment]:
         table = self._read_table(request)
-        bags = open_bags(self.path, table, name=self.name)
+        bags = self._open(table, request)
         word = _positive(bags.classes, request.positive, self.name)
-        dataset = dataclasses.replace(bags.load(), positive=word).in_order_of_appearance()
+        if word is not None and word != bags.classes[1]:
+            bags = bags.swap_classes()
+        bags = dataclasses.replace(bags, positive=word).in_order_of_appearance()
+        most = request.options.train.max_instances
+        dataset = streaming.place_bags(bags, most, request.memory_gib)
         return (Experiment(dataset, _split(dataset, table, request)),)
 
     def open(self, request: Request) -> Bags:
         table = self._read_table(request)
-        return open_bags(self.path, table, positive=request.positive, name=self.name)
+        return self._open(table, request, request.positive)
 
     def _read_table(self, request: Request) -> BagTable:
         if request.labels is None:
@@ -261,6 +285,10 @@ class FolderOfBags(Source):
                 "for each bag, its id and its label"
             )
         return read_table(request.labels, request.columns)
+
+    def _open(self, table: BagTable, request: Request, positive: Sequence[str] = ()) -> Bags:
+        formats = find_formats(request.file_format)
+        return open_bags(self.path, table, positive=positive, formats=formats, name=self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,10 +373,10 @@ def find(name: str) -> Source:
         return FolderOfBags(os.path.basename(os.path.abspath(name)), name)
     if not is_reference(name):
         raise UserError(
-            f"the data set {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends in "
-            f"{', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
+            f"the data set of bags {name!r} is not known; allowed are {', '.join(SOURCES)}, a file that ends "
+            f"in {', '.join(_ENDINGS)}, a folder of feature files, or package.module:attribute of your own"
         )
-    return SOURCES.find(name, "the data set")
+    return SOURCES.find(name)
 
 
 def names(name: str, options: GeneratedBagOptions) -> tuple[str, ...]:
@@ -375,19 +403,33 @@ def experiments(
     labels: Any = None,
     columns: TableColumns | None = None,
     folds: int | str | None = None,
+    memory_gib: float | None = None,
+    file_format: str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set; generated bags have several.
 
     Args:
       name: as `find` takes it.
-      data_dir, options, download, positive, choice, labels, columns, folds: see `Request`.
+      data_dir, options, download, positive, choice, labels, columns, folds, memory_gib,
+      file_format: see `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
         table or its columns are named where there is none.
     """
     source = find(name)
-    request = Request(data_dir, options, download, positive, choice, labels, columns, folds)
+    request = Request(
+        data_dir,
+        options,
+        download,
+        positive,
+        choice,
+        labels=labels,
+        columns=columns,
+        folds=folds,
+        memory_gib=memory_gib,
+        file_format=file_format,
+    )
     _refuse_unknown_parts(source, name, request)
     if isinstance(folds, str):
         lookup("--folds", folds, SPLITTINGS)
@@ -415,10 +457,11 @@ def _refuse_unknown_parts(source: Source, name: str, request: Request) -> None:
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    if request.labels is not None and not source.has_labels:
-        raise UserError(
-            f"--labels names the table of a folder of feature files, but {name} is none: leave it out"
-        )
+    for flag, value in (("labels", request.labels), ("file_format", request.file_format)):
+        if value is not None and not source.has_labels:
+            raise UserError(
+                f"--{flag} is for a folder of feature files, but {name} is none: leave it out"
+            )
     for field in dataclasses.fields(TableColumns):
         own = request.columns and getattr(request.columns, field.name)
         if own and field.name not in source.column_flags:
@@ -427,8 +470,8 @@ def _refuse_unknown_parts(source: Source, name: str, request: Request) -> None:
             )
 
 
-def _split(dataset: BagDataset, table: BagTable | None, request: Request) -> tuple[Split, ...]:
-    """The trainings and tests on whole bags: the table's own, or folds that are drawn.
+def _split(dataset: PlacedBags, table: BagTable | None, request: Request) -> tuple[Split, ...]:
+    """Splits bags as their table says, or into drawn folds.
 
     Raises:
       UserError: the table and the command both say how bags are split, or as of the functions of `splits`.
@@ -470,7 +513,7 @@ def _load_own(reference: str, part: Any, name: str, data_dir: str) -> BagDataset
         bags = part(data_dir) if inspect.signature(part).parameters else part()
     if not isinstance(bags, BagDataset):
         raise UserError(
-            f"the data set {reference!r} is a {type(bags).__name__}, but must be a "
+            f"the data set of bags {reference!r} is a {type(bags).__name__}, but must be a "
             "lossattn_jax.data.bags.bags.BagDataset, a function that returns one (of the data folder, if it "
             "takes an argument), or a Source"
         )
@@ -523,7 +566,7 @@ def _benchmark(name: str) -> BenchmarkBags:
 
 
 SOURCES: Registry[Source] = Registry(
-    "data set",
+    "data set of bags",
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},

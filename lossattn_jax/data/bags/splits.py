@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossattn_jax.data.bags import folds
-from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 
 LEAVE_ONE_GROUP_OUT = "leave_one_group_out"
@@ -47,9 +47,11 @@ class Split:
 
 
 def cross_validation(
-    dataset: BagDataset, num_folds: int, repeats: int, seed: int
+    dataset: PlacedBags, num_folds: int, repeats: int, seed: int
 ) -> tuple[Split, ...]:
-    """Stratified folds, drawn anew for each repeat; bags of a group are in one fold.
+    """Draws stratified folds for each repeat.
+
+    Bags of a group are in one fold.
 
     Args:
       dataset: the bags.
@@ -68,7 +70,7 @@ def cross_validation(
     )
 
 
-def leave_one_group_out(dataset: BagDataset, repeats: int) -> tuple[Split, ...]:
+def leave_one_group_out(dataset: PlacedBags, repeats: int) -> tuple[Split, ...]:
     """A fold for each group, in the order of their first bags.
 
     Args:
@@ -87,7 +89,7 @@ def leave_one_group_out(dataset: BagDataset, repeats: int) -> tuple[Split, ...]:
     return own_folds(dataset, np.array([place[group] for group in dataset.groups]), repeats)
 
 
-def own_folds(dataset: BagDataset, numbers: np.ndarray, repeats: int) -> tuple[Split, ...]:
+def own_folds(dataset: PlacedBags, numbers: np.ndarray, repeats: int) -> tuple[Split, ...]:
     """The folds that a user has assigned.
 
     Args:
@@ -111,7 +113,7 @@ def own_folds(dataset: BagDataset, numbers: np.ndarray, repeats: int) -> tuple[S
     return _checked(dataset, splits)
 
 
-def own_split(dataset: BagDataset, words: Sequence[str], repeats: int) -> tuple[Split, ...]:
+def own_split(dataset: PlacedBags, words: Sequence[str], repeats: int) -> tuple[Split, ...]:
     """The split that a user has made.
 
     Args:
@@ -137,7 +139,7 @@ def own_split(dataset: BagDataset, words: Sequence[str], repeats: int) -> tuple[
     return _checked(dataset, tuple(Split(repeat, 0, **parts) for repeat in range(repeats)))
 
 
-def _checked(dataset: BagDataset, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+def _checked(dataset: PlacedBags, splits: tuple[Split, ...]) -> tuple[Split, ...]:
     """Splits, none of which divides a group or trains without a class.
 
     Raises:

@@ -40,9 +40,10 @@ class StreamedBags(Bags):
         return survey_bags(self)
 
 
-def place_bags(
-    bags: Bags, max_instances: int, memory_gib: float | None
-) -> BagDataset | StreamedBags:
+PlacedBags = BagDataset | StreamedBags  # which networks are trained on
+
+
+def place_bags(bags: Bags, max_instances: int, memory_gib: float | None) -> PlacedBags:
     """Reads labelled bags into memory, or has networks read them one by one where that suits them.
 
     Args:

@@ -1,4 +1,6 @@
-"""Tables in text files: rows of cells, whatever separates them, as UTF-8 or UTF-16, compressed or not."""
+"""Reads tables in text files: rows of cells.
+
+Commas, semicolons or tabs separate them, in UTF-8 or UTF-16, compressed or not."""
 
 import codecs
 import csv
@@ -40,7 +42,7 @@ class TextTable:
 
 
 def open_table(path: Path) -> TextTable:
-    """Opens a table; its first line says whether commas, semicolons or tabs separate columns.
+    """Opens a table; its first line says what separates columns.
 
     Args:
       path: of the file.
@@ -78,7 +80,9 @@ def _no_csv(path: Path, line: int, error: csv.Error) -> UserError:
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file in UTF-8, or in UTF-16 with a byte-order mark; unpacks `.gz` and `.Z`.
+    """Reads a text file, compressed or not.
+
+    It is in UTF-8, or in UTF-16 with a byte-order mark; `.gz` and `.Z` are unpacked.
 
     Raises:
       UserError: it is missing, cannot be read, is damaged or in another encoding.

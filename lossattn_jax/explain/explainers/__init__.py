@@ -3,8 +3,12 @@
 explain = explainers.make("attention", model, image_shape)
 relevance = explain(variables, images, classes, keys)    # Relevance: patches [B, P], pixels [B, H, W]
 
-An explainer is one entry of `EXPLAINERS`. Of the user's own, `package.module:attribute` is a function like
-those of the entries, or an `ExplainerSpec`.
+To add one, write a function in a file here and put an `ExplainerSpec` into `EXPLAINERS`:
+
+    def explain(subject: Subject, variables, images, classes, keys) -> Relevance
+
+`occlusion` is one to copy. Of the user's own, `package.module:attribute` is such a function or an
+`ExplainerSpec`.
 """
 
 import dataclasses
@@ -43,7 +47,8 @@ class ExplainerSpec:
       title: what it is, in words.
       uses_gradients: whether it differentiates the network.
       uses_randomness: whether it draws with its keys.
-      of_patches: whether it scores patches, from which pixels have theirs; else the other way round.
+      of_patches: whether it scores patches, and pixels have the scores of their patches; otherwise it scores
+        pixels, and patches have the means over their windows.
       own_attention: whether it is the network's own attention, in units of whose time others are given.
     """
 
@@ -66,7 +71,7 @@ def _adopt(reference: str, part: Any) -> ExplainerSpec:
 
 
 EXPLAINERS = Registry(
-    "the explainer",
+    "explainer",
     ExplainerSpec,
     {
         "attention": ExplainerSpec(

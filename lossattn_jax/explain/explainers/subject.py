@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lossattn_jax.models import ImageNetwork, Outputs
+from lossattn_jax.models.network import BACKBONE
 
 
 @flax.struct.dataclass
@@ -114,7 +115,7 @@ def pick_class(scores: jax.Array, classes: jax.Array) -> jax.Array:
 def _at_backbone(replace: Callable[[jax.Array], jax.Array]) -> Any:
     def interceptor(call, args, kwargs, context):
         result = call(*args, **kwargs)
-        whole = context.module.name == "backbone" and context.method_name == "__call__"
+        whole = context.module.name == BACKBONE and context.method_name == "__call__"
         return replace(result) if whole else result
 
     return interceptor

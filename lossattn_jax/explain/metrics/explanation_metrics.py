@@ -27,8 +27,6 @@ from lossattn_jax.explain.metrics import (
 from lossattn_jax.explain.metrics.maps import Maps, Protocol, finite_rows
 from lossattn_jax.explain.metrics.metric_registry import METRICS, Metric
 
-# Parts of the network that are randomised together: each stage adds to those before it.
-_STAGES = (("classifier", "transform", "attention"), ("head",), ("backbone",))
 # What there is at each of `localisation.THRESHOLDS`.
 _CURVES = ("precision", "recall", "f")
 Sums = dict[str, metrics.Mean]
@@ -71,18 +69,14 @@ def randomised_variables(variables: dict[str, Any], seed: int) -> dict[str, dict
       seed: of the shuffles.
 
     Returns:
-      "classifier" (with learned attention or routing), "head" (also the head), where the network has one,
-      and "backbone" (also the backbone).
+      "classifier" (with the pooling's own parameters), "head" (also the head's, where it has some), and
+      "backbone" (also the backbone's).
     """
-    layers = map_agreement.cascade(variables["params"])
-    stages, layers_so_far = {}, []
-    for parts in _STAGES:
-        layers_so_far += [layer for layer in layers if layer.split("/")[0] in parts]
-        random_params = map_agreement.randomise(
-            variables["params"], jax.random.key(seed), layers_so_far
-        )
-        stages[parts[0]] = {**variables, "params": random_params}
-    return stages
+    params, key = variables["params"], jax.random.key(seed)
+    return {
+        stage: {**variables, "params": map_agreement.randomise(params, key, names)}
+        for stage, names in map_agreement.stages(params).items()
+    }
 
 
 def make_explain_step(
@@ -184,18 +178,7 @@ def metrics_of(sums: Mapping[str, metrics.Mean]) -> dict[str, Any]:
     """Computes an explainer's metrics from the sum of all batches.
 
     Returns:
-      deletion, insertion: areas under the curves. road_most, road_least: mean over the shares of the
-        class's probability when the most or the least relevant pixels are imputed.
-      comprehensiveness, sufficiency: mean over the shares of the patches.
-      similarity_classifier, similarity_head, similarity_backbone: Spearman's correlation of the pixels
-        with those when the classifier (with learned attention or routing), then also the head, then also
-        the backbone is randomised: near 0 is right.
-      stability: Spearman's correlation with the map of the shifted image, moved back.
-      With boxes only, and of the images that have one:
-      pointing, mass_in_box, localised: see `localisation`.
-      patch_precision, patch_recall, patch_f: of the patches that reach `Protocol.patch_threshold`.
-      precision_above_mean, recall_above_mean, f_above_mean: of the patches above the mean of the map's
-        positive part, which for weights that sum to 1 is 1 / P. A flat map finds no patch so.
+      By name the means of what the functions in `metric_registry` give. With boxes also:
       curves: `threshold`, a list of shares of the image's highest value, and the lists `precision`,
         `recall` and `f` of the patches that reach them, means over images.
       patch_f_best, patch_f_best_threshold: the highest F of the curve, and the first threshold with it.

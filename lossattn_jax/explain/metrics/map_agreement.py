@@ -1,7 +1,7 @@
 """Agreement of maps: similarity, and what should change them or not.
 
 Sanity checks (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"): a map that explains the network has
-to change when the network's weights are randomised, layer by layer from the classifier down (`cascade`,
+to change when the network's weights are randomised, part by part from the classifier down (`stages`,
 `randomise`). Stability: it should move with the image when the image is shifted (`shift`,
 `shift_back`). Either is measured by `spearman` or `top_overlap` of the maps before and after.
 
@@ -12,7 +12,6 @@ places are compared (None: all). Maps that do not fit together raise a `ValueErr
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,23 +22,11 @@ import numpy as np
 from lossattn_jax.arguments import MASK, NUMBERS, check_arrays, check_number
 from lossattn_jax.checkpoint.tree_names import name_leaves
 from lossattn_jax.commands import imports
+from lossattn_jax.models.network import BACKBONE, HEAD
 
 __getattr__ = imports.former_names(
     __name__, {"shifted": "shift", "shifted_back": "shift_back", "randomised": "randomise"}
 )
-
-# Parts of our networks from the prediction down; the last two are made of layers.
-_WHOLE, _PARTS_WITH_LAYERS = ("classifier", "transform", "attention"), ("head", "backbone")
-# Names of the layers of heads and backbones, in the order of the forward pass; numbers and letters in a
-# name order the layers of one line. Of equal ones a normalisation follows its convolution.
-_FORWARD = (
-    r"(units)",
-    r"(b4)",
-    r"(conv|bn|dense)(\d*)([a-z]?)",
-    r"(layer)(\d+)_(\d+)",
-    r"reduce_(conv|bn)",
-)
-_KINDS = ("units", "b4", "dense", "layer", "conv", "bn")
 
 
 def spearman(first: jax.Array, second: jax.Array, valid: jax.Array | None = None) -> jax.Array:
@@ -143,30 +130,27 @@ def shift_back(
     return shift(maps, -dy, -dx), jnp.broadcast_to(valid[None], maps.shape)
 
 
-def cascade(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Orders a network's layers from the prediction down.
+def stages(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Names the parts that are randomised together, prediction first.
 
-    As cascading randomisation goes.
+    Whatever names a pooling gives its layers, and head and backbone theirs: all that lies beside these two is
+    what predicts.
 
     Args:
-      params: `variables["params"]` of a network of `lossattn_jax.models`, or their shapes.
+      params: `variables["params"]` of a network, or their shapes.
 
     Returns:
-      Names for `randomise`: the classifier (dynamic routing: the transform), learned attention, then
-      convolutions, normalisations and blocks of the head and of the backbone, each from the last to the
-      first. Together they hold every parameter once.
-
-    Raises:
-      ValueError: a name that our networks do not have.
+      Names for `randomise`, each stage with those of the stages before: "classifier" (the classifier and
+      the pooling's own parameters), "head" and "backbone".
     """
-    unknown = set(params) - set(_WHOLE) - set(_PARTS_WITH_LAYERS)
-    if unknown:
-        raise ValueError(f"no network of this package has {sorted(unknown)}")
-    names = [name for name in _WHOLE if name in params]
-    for part in _PARTS_WITH_LAYERS:
-        layers = sorted(params.get(part, {}), key=_forward_place, reverse=True)
-        names += [f"{part}/{layer}" for layer in layers]
-    return tuple(names)
+    classifier = tuple(name for name in params if name not in (HEAD, BACKBONE))
+    # A head that makes patches of a map's positions has no parameters.
+    head, backbone = ((name,) if name in params else () for name in (HEAD, BACKBONE))
+    return {
+        "classifier": classifier,
+        "head": classifier + head,
+        "backbone": classifier + head + backbone,
+    }
 
 
 def randomise(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
@@ -179,7 +163,7 @@ def randomise(params: Any, key: jax.Array, layers: Sequence[str]) -> Any:
     Args:
       params: nested mappings of arrays.
       key: random; an array's shuffle depends on this and the array's place in `params` only, so that
-        going down a cascade with one key leaves alone what was shuffled before.
+        going down the stages with one key leaves alone what was shuffled before.
       layers: names of arrays or of mappings, with "/" between levels: "classifier",
         "backbone/layer4_1", "head/conv1/conv/kernel".
 
@@ -209,20 +193,6 @@ def _check_shift(dy: Any, dx: Any) -> None:
 
 def _shuffle(leaf: jax.Array, key: jax.Array) -> jax.Array:
     return jax.random.permutation(key, leaf.reshape(-1)).reshape(leaf.shape)
-
-
-def _forward_place(name: str) -> tuple[int, int, str, int]:
-    """Sorts names of layers in the order of the forward pass.
-
-    Raises:
-      ValueError: the name is unknown.
-    """
-    for line, pattern in enumerate(_FORWARD):
-        match = re.fullmatch(pattern, name)
-        if match:
-            kind, number, letter = (*match.groups(), "", "")[:3]
-            return line, int(number or 0), letter.zfill(4), _KINDS.index(kind)
-    raise ValueError(f"no network of this package has a layer {name!r}")
 
 
 def _flatten(

@@ -1,7 +1,7 @@
 """The registry of metrics of explanations.
 
-A metric is one entry of `METRICS`, in the order of the tables' rows. Of the user's own,
-`package.module:attribute` is a `Metric`.
+A metric is one entry of `METRICS`, in the order of the tables' rows, with its function of `Maps` here. Of the
+user's own, `package.module:attribute` is a `Metric`.
 """
 
 import dataclasses
@@ -26,12 +26,13 @@ class Metric:
     Attributes:
       higher: whether more is better; None: neither.
       measure: makes of `Maps` of B images a value for each, `[B]` float32, whose mean is the metric; it is
-        traced. None: it is made of others, after the last batch.
+        traced. None: it is made of others after the last batch, in `explanation_metrics` or `comparison`.
       needs_boxes: whether it is measured only where a data set has boxes, of images that have one.
-      needs_curves: of a `measure` of None: whether it is made of the curves over thresholds.
-      needs_ranking: of a `measure` of None: whether it is made of all images in the order of their
-        probabilities, and of whether each is localised.
-      of_machine: whether it is a time or made of times, which another machine has others of.
+      needs_curves: without `measure`: whether precision, recall and F at all thresholds have to be summed
+        for it.
+      needs_ranking: without `measure`: whether all images are ranked by their probabilities for it, with
+        whether each is localised.
+      of_machine: whether it is a time or made of times, which differ from machine to machine.
       compares_systems: whether it is a row of the table of several systems.
       in_words: whether that table says it in words where nothing else is asked for.
     """
@@ -57,48 +58,66 @@ def arrow(higher: bool | None) -> str:
 
 
 def _deletion(maps: Maps) -> jax.Array:
+    """Computes the area under the deletion curve."""
     curve = faithfulness.deletion(*maps.class_inputs, maps.ranks, maps.protocol.steps)
     return faithfulness.area(curve)
 
 
 def _insertion(maps: Maps) -> jax.Array:
+    """Computes the area under the insertion curve."""
     curve = faithfulness.insertion(*maps.class_inputs, maps.ranks, maps.protocol.steps)
     return faithfulness.area(curve)
 
 
 def _road(maps: Maps, *, least: bool) -> jax.Array:
+    """Computes the class's probability with imputed pixels, mean over the shares.
+
+    Of the most or the least relevant ones.
+    """
     order = faithfulness.least_first(maps.ranks) if least else maps.ranks
     road = faithfulness.road(*maps.class_inputs, order, maps.protocol.road_shares, maps.keys)
     return jnp.mean(road.probability, axis=1)
 
 
 def _comprehensiveness(maps: Maps) -> jax.Array:
+    """Computes comprehensiveness, mean over the shares of the patches."""
     parts = (maps.relevance.patches, maps.cells, maps.protocol.patch_shares)
     return jnp.mean(faithfulness.comprehensiveness(*maps.class_inputs, *parts), axis=1)
 
 
 def _sufficiency(maps: Maps) -> jax.Array:
+    """Computes sufficiency, mean over the shares of the patches."""
     parts = (maps.relevance.patches, maps.cells, maps.protocol.patch_shares)
     return jnp.mean(faithfulness.sufficiency(*maps.class_inputs, *parts), axis=1)
 
 
 def _similarity(maps: Maps, *, stage: str) -> jax.Array:
+    """Correlates pixels with those of a randomised network.
+
+    Spearman's correlation: near 0 is right. For the stages see `map_agreement.stages`.
+    """
     other = maps.after_randomisation[stage]
     alike = map_agreement.spearman(maps.relevance.pixels, other.pixels)
     return jnp.where(finite_rows(other), alike, jnp.nan)
 
 
 def _stability(maps: Maps) -> jax.Array:
+    """Correlates pixels with those of the shifted image, moved back.
+
+    Spearman's correlation.
+    """
     back, valid = map_agreement.shift_back(maps.after_shift.pixels, *maps.protocol.shift)
     alike = map_agreement.spearman(maps.relevance.pixels, back, valid)
     return jnp.where(finite_rows(maps.after_shift), alike, jnp.nan)
 
 
 def _pointing(maps: Maps) -> jax.Array:
+    """Computes `localisation.patch_pointing`."""
     return localisation.patch_pointing(maps.relevance.patches, maps.centres, maps.boxes)
 
 
 def _mass_in_box(maps: Maps) -> jax.Array:
+    """Computes `localisation.mass_in_box`."""
     return localisation.mass_in_box(maps.relevance.pixels, maps.boxes)
 
 
@@ -111,11 +130,16 @@ def measure_localised(maps: Maps) -> jax.Array:
 
 
 def _at_threshold(maps: Maps, *, score: str) -> jax.Array:
+    """Scores the patches that reach `Protocol.patch_threshold`."""
     scores: jax.Array = getattr(maps.patch_scores, score)
     return scores[:, -1]
 
 
 def _above_mean(maps: Maps, *, score: str) -> jax.Array:
+    """Scores the patches above the mean of the map's positive part.
+
+    For weights that sum to 1 that is 1 / P. A flat map finds no patch so.
+    """
     scores: jax.Array = getattr(maps.above_mean, score)
     return scores
 
@@ -135,7 +159,7 @@ def _time() -> Metric:
 
 
 METRICS = Registry(
-    "the metric",
+    "metric of explanations",
     Metric,
     {
         "pointing": _with_boxes(_pointing),

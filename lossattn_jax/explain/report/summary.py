@@ -10,7 +10,7 @@ import numpy as np
 
 from lossattn_jax.attention import losses
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.metrics import CALIBRATION_BINS
+from lossattn_jax.evaluate.metric_registry import CALIBRATION_BINS
 from lossattn_jax.explain.explanations import Rows, relative_entropy
 
 ENTROPY_BINS = 40
@@ -184,7 +184,7 @@ class Summary:
         return Plot("reliability", "Is confidence earned?", _png(figure), alt)
 
     def calibration_error(self) -> float:
-        """Expected calibration error, as `metrics.evaluation_metrics` has it."""
+        """Expected calibration error, as `metric_registry.evaluation_metrics` has it."""
         return float(np.abs(self.confidence_sum - self.right).sum() / max(self.images, 1))
 
 

@@ -84,11 +84,11 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     options = config_lib.resolve(config)
     spec = runs.spec_of(options.data)
     model = build_network(options.model, spec)
-    smooths = losses.LOSSES.find(runs.loss_kind(model, spec, options.loss.name)).smoothing
-    if options.loss.label_smoothing and not smooths:
+    kind = runs.loss_kind(model, spec, options.loss.name)
+    if options.loss.label_smoothing and not losses.LOSSES.find(kind).smoothing:
         raise UserError(
-            f"config.loss.label_smoothing is {options.loss.label_smoothing}, but must be 0 with "
-            "capsules that are routed to, and with images of several classes"
+            f"config.loss.label_smoothing is {options.loss.label_smoothing}, but must be 0 with the loss "
+            f"{kind}, which has none"
         )
     devices.per_device(options.train.batch_size, "config.train.batch_size")
     train_set, test_set = (

@@ -59,7 +59,7 @@ def train(
         config does not name it too.
 
     Returns:
-      The test metrics after the last step (see `metrics.evaluation_metrics`), and `seconds`, what
+      The test metrics after the last step (see `metric_registry.evaluation_metrics`), and `seconds`, what
       measuring them took. Empty where the run was asked to stop before.
 
     Raises:

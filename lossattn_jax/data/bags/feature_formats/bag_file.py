@@ -41,7 +41,7 @@ class StoredArray(Protocol):
     def dtype(self) -> Any: ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Reads what a slice of instances selects, after a 0 where the array is `[1, N, ...]`."""
+        """Reads a slice of instances; of `[1, N, ...]` after a 0."""
 
 
 # Opens the arrays of a file by name, and closes the file at the end of `with`.
@@ -50,7 +50,7 @@ Arrays = Callable[[str], AbstractContextManager[Mapping[str, StoredArray]]]
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where an array is in a file: its name, and the shape and dtype that it is stored with."""
+    """An array of a file: its name, stored shape and stored dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +59,9 @@ class _Place:
 
 @dataclasses.dataclass(frozen=True)
 class BagFile:
-    """Reads the instances of a bag's file, a `BagReader`; the file is open during reads only.
+    """Reads the instances of a bag's file, as a `BagReader`.
+
+    The file is open during reads only.
 
     Attributes:
       place: the file's path.
@@ -87,7 +89,9 @@ class BagFile:
         return _with_type(values).astype(self.dtype, copy=False)
 
     def read_coords(self) -> np.ndarray | None:
-        """`[N, 2]` float64 as they are stored, such as pixels or micrometres; None where there are none.
+        """Reads the coordinates `[N, 2]` float64; None where there are none.
+
+        Their unit is that of the file, such as pixels or micrometres.
 
         Raises:
           UserError: as of `read`.
@@ -170,7 +174,9 @@ def opening(path: str) -> Iterator[None]:
 
 
 def check_regular(path: str) -> None:
-    """Refuses what is no regular file before a library opens it, which may wait for ever.
+    """Refuses what is no regular file.
+
+    A library that opened it might wait for ever.
 
     Raises:
       FileNotFoundError: there is none.
@@ -213,7 +219,7 @@ def _without_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _type_read(path: str, instances: _Place) -> np.dtype:
-    """The type that instances are read with: whole numbers get one that has them all exactly."""
+    """Finds the type for reading; whole numbers stay exact in it."""
     dtype = instances.dtype
     if dtype == _NUMPYS_BFLOAT16:
         return _BFLOAT16
@@ -233,7 +239,7 @@ def _with_type(values: np.ndarray) -> np.ndarray:
 
 
 def contiguous_rows(shape: tuple[int, ...], index: Any) -> tuple[int, tuple[int, ...]]:
-    """Where in a C-ordered array the rows of an index begin, as numbers before them, and their shape.
+    """Finds rows in a C-ordered array: numbers before them, their shape.
 
     Args:
       shape: of the array.

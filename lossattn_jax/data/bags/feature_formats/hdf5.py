@@ -1,4 +1,4 @@
-"""HDF5, as CLAM, TRIDENT and STAMP write it: datasets of the file's root.
+"""Reads HDF5, as CLAM, TRIDENT and STAMP write it.
 
 Links to other files and datasets that are kept in them are not followed: a file says nothing of what is
 elsewhere on the reader's disks.
@@ -65,7 +65,9 @@ def open_file(path: str) -> BagFile:
 
 
 def read_attributes(path: str) -> dict[str, dict[str, Any]]:
-    """Attributes of the file, as "", and of its datasets, such as the patches' size.
+    """Reads the attributes of a file and its datasets.
+
+    The file's own are those of "".
 
     Raises:
       UserError: the file cannot be read.

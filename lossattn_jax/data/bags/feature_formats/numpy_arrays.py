@@ -1,6 +1,7 @@
-"""NumPy's `.npy`, memory-mapped, and `.npz`, of which no more than the rows is unpacked into memory.
+"""Reads NumPy's `.npy` and `.npz`.
 
-Neither is read where it holds Python objects.
+The first is memory-mapped; of the second no more than the rows is unpacked into memory. Neither is read where
+it holds Python objects.
 """
 
 import contextlib

@@ -28,8 +28,14 @@ _PANDAS_INDEX = "__index_level_"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Columns:
-    """Columns of an opened file, side by side."""
+class NumericColumns:
+    """Columns of numbers of an opened file, side by side.
+
+    Attributes:
+      file: of pyarrow.
+      names: of the columns, at least one where rows are read.
+      dtype: that values are read with; a missing one is NaN.
+    """
 
     file: Any
     names: tuple[str, ...]
@@ -59,7 +65,7 @@ class _Columns:
 def arrays(path: str) -> Iterator[Mapping[str, StoredArray]]:
     """Opens the features and the coordinates of a table."""
     with _open(path) as file:
-        types = _numeric(path, file.schema_arrow)
+        types = numeric_types(path, file.schema_arrow)
         lowered = {name.lower(): name for name in types}
         coords = next((pair for pair in _COORDS if set(pair) <= set(lowered)), None)
         stored = {FEATURES[0]: _side_by_side(file, types, _features(types))}
@@ -75,7 +81,7 @@ def open_file(path: str) -> BagFile:
       UserError: as of `open_bag`, or it has no column of features, or two of one name.
     """
     with opening(path), _open(path) as file:
-        names = _features(_numeric(path, file.schema_arrow))
+        names = _features(numeric_types(path, file.schema_arrow))
         if not names:
             raise UserError(
                 f"{path} has no column of numbers that is a feature, but "
@@ -93,8 +99,16 @@ def _open(path: str) -> Iterator[Any]:
         yield file
 
 
-def _numeric(path: str, schema: Any) -> dict[str, np.dtype]:
-    """Types of the columns of numbers, in the file's order."""
+def numeric_types(path: str, schema: Any) -> dict[str, np.dtype]:
+    """Types of the columns of numbers, in the file's order.
+
+    Args:
+      path: of the file, for messages.
+      schema: of pyarrow.
+
+    Raises:
+      UserError: two columns have the same name.
+    """
     import pyarrow
 
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
@@ -115,8 +129,10 @@ def _features(types: Mapping[str, np.dtype]) -> tuple[str, ...]:
     return tuple(name for name in types if name.lower() not in columns.ROLES)
 
 
-def _side_by_side(file: Any, types: Mapping[str, np.dtype], names: tuple[str, ...]) -> _Columns:
-    """Columns with one type that has the values of all exactly; a missing one is NaN."""
+def _side_by_side(
+    file: Any, types: Mapping[str, np.dtype], names: tuple[str, ...]
+) -> NumericColumns:
+    """Puts columns side by side, in a type that has all values."""
     wanted = {types[name] for name in names} or {np.dtype(np.float32)}
     floats = [dtype if dtype.kind == "f" else np.dtype(np.float64) for dtype in wanted]
-    return _Columns(file, names, np.result_type(*floats))
+    return NumericColumns(file, names, np.result_type(*floats))

@@ -40,7 +40,7 @@ class _Tensor:
 
 @contextlib.contextmanager
 def arrays(path: str) -> Iterator[Mapping[str, StoredArray]]:
-    """Opens the tensors of a file, those of types that NumPy and ml_dtypes have."""
+    """Opens the tensors of types that NumPy and ml_dtypes have."""
     with files.open_regular(path) as file:
         headers, _ = safetensors_headers.read_headers(file)
         yield {name: _Tensor(file, header) for name, header in headers.items()}

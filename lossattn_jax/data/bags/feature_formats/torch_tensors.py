@@ -1,4 +1,6 @@
-"""PyTorch's `.pt` and `.pth`: a tensor, or a dictionary of tensors; read where PyTorch is installed."""
+"""Reads PyTorch's `.pt` and `.pth`, where PyTorch is installed.
+
+They hold a tensor, or a dictionary of tensors."""
 
 import contextlib
 import dataclasses
@@ -21,7 +23,7 @@ from lossattn_jax.files import torch_files
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A tensor whose content is mapped from its file, as long as this object is there."""
+    """A tensor that is mapped from its file."""
 
     tensor: Any
 
@@ -45,7 +47,7 @@ class _Tensor:
 
 @contextlib.contextmanager
 def arrays(path: str) -> Iterator[Mapping[str, StoredArray]]:
-    """Opens the tensors of a file; one that is alone is called `features`."""
+    """Opens the tensors of a file; one alone is called `features`."""
     check_regular(path)
     try:
         content = torch_files.read_mapped(path)

@@ -1,4 +1,6 @@
-"""Zarr of versions 2 and 3: a folder that is an array, or a group with arrays, read by TensorStore."""
+"""Reads Zarr of versions 2 and 3 with TensorStore.
+
+A folder is an array, or a group with arrays."""
 
 import contextlib
 import dataclasses
@@ -26,7 +28,7 @@ _DRIVERS = {_OF_3: "zarr3", _ARRAY_OF_2: "zarr"}
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """An array of a store, open as long as this object is there."""
+    """An opened array of a store."""
 
     store: Any
 
@@ -43,7 +45,7 @@ class _Array:
 
 
 class _Group(Mapping[str, StoredArray]):
-    """The arrays of a group, by name; each is opened when it is wanted."""
+    """The arrays of a group by name, opened when wanted."""
 
     def __init__(self, drivers: Mapping[str, tuple[str, str]]):
         self._drivers = drivers
@@ -64,7 +66,7 @@ class _Group(Mapping[str, StoredArray]):
 
 @contextlib.contextmanager
 def arrays(path: str) -> Iterator[Mapping[str, StoredArray]]:
-    """Opens the arrays of a group, or the one that a folder is, as `features`."""
+    """Opens the arrays of a group; one alone is called `features`."""
     yield _Group({name: (_DRIVERS[kind], folder) for name, kind, folder in _find_arrays(path)})
 
 
@@ -79,7 +81,9 @@ def open_file(path: str) -> BagFile:
 
 
 def read_attributes(path: str) -> dict[str, dict[str, Any]]:
-    """Attributes of the group, as "", and of its arrays; of an array alone as `features`.
+    """Reads the attributes of a group and its arrays.
+
+    The group's own are those of ""; an array alone is called `features`.
 
     Raises:
       UserError: the store cannot be read.
@@ -93,7 +97,7 @@ def read_attributes(path: str) -> dict[str, dict[str, Any]]:
 
 
 def _find_arrays(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yields name, file of metadata and folder of the arrays of a store."""
+    """Yields name, metadata file and folder of each array."""
     kind = _kind(path)
     if kind:
         yield FEATURES[0], kind, path
@@ -112,7 +116,7 @@ def _find_arrays(path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _kind(folder: str) -> str:
-    """The file of metadata of a folder that is an array; else ""."""
+    """Finds the metadata file of an array's folder; else ""."""
     if os.path.isfile(os.path.join(folder, _OF_3)):
         return _OF_3 if _json(os.path.join(folder, _OF_3)).get("node_type") == "array" else ""
     return _ARRAY_OF_2 if os.path.isfile(os.path.join(folder, _ARRAY_OF_2)) else ""
