@@ -52,6 +52,11 @@ bag_flags.define_instances()
 bag_flags.define_memory()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
+KEEP_MODELS = flags.DEFINE_bool(
+    "keep_models",
+    False,
+    "keep the model of each fold, for mil predict, in a folder beside its file",
+)
 bag_flags.define_data()
 CONFIG = command.define_config(config_lib.__file__, config_lib.SCHEMA)
 
@@ -79,6 +84,7 @@ def main() -> None:
         folds=folds,
         memory_gib=flags.FLAGS.memory,
         file_format=flags.FLAGS.file_format,
+        keep_models=KEEP_MODELS.value,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

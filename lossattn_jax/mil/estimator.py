@@ -237,6 +237,20 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         probabilities = self._probabilities(bags)
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
+    def numbered_classes(self) -> list[Any]:
+        """The labels in the order in which the method numbers them."""
+        return self.classes_[self._order].tolist()
+
+    def name_classes(self, names: Sequence[Any], positive: Any) -> None:
+        """Calls the classes by names.
+
+        Args:
+          names: K different ones, in the order in which the method numbers the classes.
+          positive: the one of two that is positive; None where that is not known.
+        """
+        self.classes_, self._order = np.unique(np.array(list(names)), return_inverse=True)
+        self.positive_ = positive
+
     def label_of(self, probabilities: np.ndarray) -> Any:
         """The most probable of `classes_`, as `predict` chooses it; None where one is not finite.
 

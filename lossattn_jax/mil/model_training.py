@@ -183,7 +183,7 @@ def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
     streaming.memory_bytes(request.memory_gib)
     if isinstance(method, NetworkClassifier):
         method.network(len(bags.classes))
-    stored_models.describe(method)  # whether it can be saved, before hours of training
+    stored_models.refuse_unsaveable(method)
 
 
 def _describe(train: Bags, test: Bags | None, title: str) -> None:

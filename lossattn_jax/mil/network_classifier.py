@@ -261,6 +261,16 @@ class NetworkClassifier(BagClassifier):
             seconds=float(state["seconds"]),
         )
 
+    def adopt(self, networks: training.TrainedModels, shape: tuple[int, ...]) -> None:
+        """Takes networks that were trained elsewhere, standardisation included.
+
+        Args:
+          networks: `ensemble` of them.
+          shape: of an instance.
+        """
+        self._learn_features(shape, None)
+        self.networks_ = networks
+
     def set_parameters(self, parameters: Any) -> None:
         """Gives restored networks their parameters, a tree of `parameter_shapes`."""
         self.networks_ = dataclasses.replace(

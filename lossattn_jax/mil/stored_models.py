@@ -42,13 +42,18 @@ _LABELS = ("positive", "class_weight")  # settings that hold the user's words, a
 _VERSIONS = ("jax", "numpy", "scikit-learn")
 
 
-def save(method: BagClassifier, folder: str | PathLike[str]) -> None:
-    """Writes a fitted method; see `BagClassifier.save`."""
+def save(method: BagClassifier, folder: str | PathLike[str], *, replace: bool = False) -> None:
+    """Writes a fitted method; see `BagClassifier.save`.
+
+    `replace` writes over a model that is there.
+    """
     path = pathlib.Path(folder)
     described = describe(method)
     arrays = method.state()
     try:
         files.make_folder(path)
+        if replace:  # not half of one and half of the other
+            (path / RECORD_NAME).unlink(missing_ok=True)
         if (path / RECORD_NAME).exists():
             raise UserError(f"the folder {path} has a model already; use another one")
         records.write_arrays(path / ARRAYS_NAME, arrays)
@@ -95,7 +100,7 @@ def load(
     named = {key: value for key, value in content["settings"].items() if key not in _LABELS}
     refuse_untrusted({"method": content["method"], **named}.items(), path / RECORD_NAME, trust_code)
     arrays = _read_arrays(path, content["arrays"])
-    entry = methods.get(content["method"])
+    entry = methods.METHODS.find(content["method"], f"the method in {path / RECORD_NAME}")
     if content["code"] != methods.code_digest(content["method"]):
         log.warning(
             "the file of %s is not what it was when %s was written", content["method"], path
@@ -162,6 +167,17 @@ def describe(method: BagClassifier) -> dict[str, Any]:
         "code": methods.code_digest(name),
         "settings": _settings_to_json(method, name),
     }
+
+
+def refuse_unsaveable(method: BagClassifier) -> None:
+    """Refuses a method that could not be saved, before it is fitted.
+
+    Raises:
+      UserError: as of `save`.
+    """
+    describe(method)
+    if type(method)._state is BagClassifier._state:
+        method._state()  # which says so
 
 
 def name_of(method: BagClassifier) -> str:

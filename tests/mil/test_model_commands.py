@@ -187,8 +187,8 @@ def test_a_workdir_of_other_data_is_refused(world):
         (("--bags=slides", "--workdir=new"), "need labels: --labels=TABLE names a table"),
         (("--workdir=new",), "--bags=FOLDER or --dataset=NAME says what to train on"),
         ((*SLIDES, "--dataset=own.csv", "--workdir=new"), "name one of the two"),
-        (("--bags=absent", "--workdir=new"), "the data set 'absent' is not known"),
-        ((*SLIDES, "--method=magic", "--workdir=new"), "the method is 'magic'"),
+        (("--bags=absent", "--workdir=new"), "'absent'"),
+        ((*SLIDES, "--method=magic", "--workdir=new"), "method is 'magic'"),
         (
             (*SLIDES, "--method=mi_svm", "--workdir=new"),
             "which class of slides is positive is not known, 'normal' or 'tumour', but mi_svm treats",
@@ -214,7 +214,10 @@ def test_a_workdir_of_other_data_is_refused(world):
         ((*SLIDES, "--positive=cancer", "--workdir=new"), "positive"),
         ((*SLIDES, "--config.train.epochs=0", "--workdir=new"), "config.train.epochs is 0"),
         (("--dataset=mnist_bags", "--workdir=new"), "bags that are drawn are for cross-validation"),
-        (("--dataset=own.csv", "--labels=labels.csv", "--workdir=new"), "--labels names the table"),
+        (
+            ("--dataset=own.csv", "--labels=labels.csv", "--workdir=new"),
+            "--labels is for a folder of feature files",
+        ),
         ((*SLIDES, "--split_column=label", "--workdir=new"), "has the split 'normal'"),
         ((*SLIDES, "--workdir=cv"), "has a config.json, and so is another command's"),
     ],

@@ -220,7 +220,7 @@ DAMAGES = {
     ),
     "unknown method": (
         lambda m: change(m / "model.json", "method", "magic"),
-        "the method is 'magic'",
+        "the method in .*model.json is 'magic', but must be one of",
     ),
     "other settings": (
         lambda m: change(m / "model.json", "settings", {"depth": 3}),
