@@ -117,7 +117,7 @@ COMMANDS = (
         "lossattn_jax.mil.train",
         "trains a model for bags that stays",
         (
-            "--bags=slides --labels=labels.csv --positive=tumour --workdir=models/tumour",
+            "--bags=slides --labels=labels.csv --positive=tumor --workdir=models/tumor",
             "--dataset=own.csv --method=mi_svm --class_weight=balanced --workdir=models/own",
         ),
     ),
@@ -126,7 +126,7 @@ COMMANDS = (
         "lossattn_jax.mil.predict",
         "predicts for bags with models that stay",
         (
-            "--model=models/tumour --bags=slides --out=runs/slides",
+            "--model=models/tumor --bags=slides --out=runs/slides",
             "--model=models/a,models/b --bags=slides --labels=labels.csv --out=runs/slides --instances",
         ),
     ),

@@ -34,7 +34,7 @@ from lossattn_jax.train.bags.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RECORD_NAME, ARRAYS_NAME = "model.json", "arrays.npz"
+RECORD_NAME, ARRAYS_NAME, CHECKPOINTS_NAME = "model.json", "arrays.npz", "checkpoints"
 KIND, SCHEMA = "model of bags", 1
 
 _VARIABLES = "variables"  # the item of a checkpoint
@@ -56,6 +56,11 @@ def save(method: BagClassifier, folder: str | PathLike[str], *, replace: bool = 
             (path / RECORD_NAME).unlink(missing_ok=True)
         if (path / RECORD_NAME).exists():
             raise UserError(f"the folder {path} has a model already; use another one")
+        # Which are written after the arrays, and the older ones removed: another run's would be lost.
+        if (path / CHECKPOINTS_NAME).exists() and not (path / ARRAYS_NAME).exists():
+            raise UserError(
+                f"the folder {path} has {CHECKPOINTS_NAME} of something else; use another one"
+            )
         records.write_arrays(path / ARRAYS_NAME, arrays)
         parameters = _write_parameters(method, path)
         records.write(

@@ -1,6 +1,6 @@
 """Trains a model for bags that stays, with all that predicting needs.
 
-    python -m lossattn_jax.mil.train --bags=slides --labels=labels.csv --positive=tumour --workdir=M
+    python -m lossattn_jax.mil.train --bags=slides --labels=labels.csv --positive=tumor --workdir=M
     python -m lossattn_jax.mil.train --dataset=own.csv --method=mi_svm --workdir=M2
 
 Bags of a folder are read one by one where they are large. With a column `split` of the table the model is

@@ -279,6 +279,10 @@ def test_a_folder_with_a_model_is_not_written_over(fitted, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written"):
         fitted["mi_svm"].save(tmp_path / "file")
+    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
+    with pytest.raises(UserError, match="run has checkpoints of something else; use another one"):
+        fitted["loss_attention"].save(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoints", "7"]
     with pytest.raises(UserError, match="was not fitted"):
         methods.make("mi_svm").save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
