@@ -193,7 +193,7 @@ SUBJECTS = (
     Subject(
         "mil.train",
         MIL_TRAIN,
-        ("bag_files",),
+        ("bag_files", "bag_files.csv"),
         results=("model/arrays.npz", "model/predictions.csv"),
         damages=("model/**/*",),
         aims=("model/*", "model/checkpoints/*"),
