@@ -34,6 +34,7 @@ from lossattn_jax.mil import (
     methods,
     report,
     selection,
+    stored_models,
 )
 from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 
@@ -59,6 +60,7 @@ def run(
     folds: int | str | None = None,
     memory_gib: float | None = None,
     file_format: str | None = None,
+    keep_models: bool = False,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
@@ -78,6 +80,7 @@ def run(
       positive: likewise, for each data set.
       choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
         `sources.Request`.
+      keep_models: whether the model of each fold stays, in a folder beside the fold's file.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -115,7 +118,14 @@ def run(
     with Workdir(workdir) as folder:
         config_record.refuse_other(options, folder.path)
         log.info("devices: %s", devices.describe())
-        check = functools.partial(_check, names=names, rules=rules, options=options, folder=folder)
+        check = functools.partial(
+            _check,
+            names=names,
+            rules=rules,
+            options=options,
+            folder=folder,
+            keep_models=keep_models,
+        )
         for experiment in experiment_names.read(
             datasets, load, options.bags, folder.folder_of, check
         ):
@@ -126,7 +136,9 @@ def run(
             if isinstance(experiment.dataset, BagDataset):
                 data_warnings.warn(experiment.dataset)
             for name in names:
-                summaries += _method(experiment, name, rules, options, folder)
+                summaries += _method(
+                    experiment, name, rules, options, folder, keep_models=keep_models
+                )
                 if folder.writable:
                     with folder.writing():
                         files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
@@ -153,6 +165,8 @@ def _check(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    keep_models: bool,
 ) -> None:
     """Refuses experiments that cannot be run, before any runs."""
     check_positive([experiment.dataset for experiment in experiments], names)
@@ -164,7 +178,11 @@ def _check(
             )
         own = folder.folder_of(dataset.name) / files.safe_name(name)
         folder.refuse_links(*(own / rule for rule in rules))
-        missing = cross_validation.refuse_other(experiment, name, options, rules, own)
+        if keep_models:
+            stored_models.refuse_unsaveable(cross_validation.template(name, options))
+        missing = cross_validation.refuse_other(
+            experiment, name, options, rules, own, keep_models=keep_models
+        )
         if missing and not folder.writable:
             raise UserError(
                 f"the workdir {folder.path} cannot be written, and {missing} of "
@@ -208,6 +226,8 @@ def _method(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    keep_models: bool,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
@@ -215,7 +235,7 @@ def _method(
     if folder.writable:
         for rule in rules:
             folder.make_folder(own / rule)
-    results = cross_validation.run(experiment, name, options, rules, own)
+    results = cross_validation.run(experiment, name, options, rules, own, keep_models=keep_models)
     if folder.writable:
         with folder.writing():
             data_record.write(experiment, parent)

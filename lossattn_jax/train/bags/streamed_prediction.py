@@ -19,6 +19,9 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import streamed_steps
 
 PIECE = 4096  # instances
+# That shorter bags are padded to, whatever the others are, so that each has the same bits among any others.
+# Each is a program to compile.
+_LENGTHS = (64, 512, 2048, PIECE)
 _PIECES_KEPT = 4  # whose memory the C library may keep
 _GROWTH = 3  # of the lengths that layers are pooled at, from one to the next
 
@@ -65,13 +68,11 @@ class Pieces:
     Attributes:
       bags: the bags.
       places: of each piece the bag's position, its first instance and the one behind its last.
-      tops: rising lengths for bags of one piece; pieces of longer ones have `PIECE`.
       convert: what is done with instances before they are padded.
     """
 
     bags: Bags
     places: Sequence[tuple[int, int, int]]
-    tops: tuple[int, ...]
     convert: Callable[[np.ndarray], np.ndarray]
 
     def __len__(self) -> int:
@@ -82,9 +83,13 @@ class Pieces:
         row, start, stop = self.places[number]
         length = int(self.bags.lengths[row])
         part = self.convert(self.bags.read(row, start, stop))
-        tops = self.tops if length <= PIECE else (PIECE,)
-        padded = next(top for top in tops if top >= stop - start)
+        padded = _padded_length(min(length, PIECE))
         return Piece(row, start == 0, stop == length, *bag_stream.pad([part], 1, padded))
+
+
+def _padded_length(length: int) -> int:
+    """What a bag of so many instances, or a piece of a longer one, is padded to."""
+    return next(top for top in _LENGTHS if top >= length)
 
 
 class StreamedPredictor:
@@ -133,15 +138,14 @@ class StreamedPredictor:
         if not len(rows):
             return
         lengths = bags.lengths[np.asarray(rows)]
-        short = np.minimum(lengths, PIECE)
-        tops = bag_stream.step_lengths(short, 2.0)
         places = [
             (int(row), start, min(start + PIECE, int(length)))
             for row, length in zip(rows, lengths, strict=True)
             for start in range(0, int(length), PIECE)
         ]
-        step_bytes = int(max(tops) * np.prod(bags.shape)) * 4
-        pieces = bag_stream.read_ahead(Pieces(bags, places, tops, convert), step_bytes, memory)
+        longest = _padded_length(min(int(lengths.max()), PIECE))
+        step_bytes = longest * int(np.prod(bags.shape)) * 4
+        pieces = bag_stream.read_ahead(Pieces(bags, places, convert), step_bytes, memory)
         layers: list[np.ndarray] = []
         try:
             for piece in pieces:
