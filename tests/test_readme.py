@@ -151,7 +151,7 @@ def _flags(words: list[str]) -> set[str]:
     else:
         command, _ = table.find(words[1:])
     if command is not None:
-        return set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.stored(command), re.MULTILINE))
+        return set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.read_text(command), re.MULTILINE))
     path = ROOT / module.replace(".", "/")
     source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     return set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source.read_text()))
