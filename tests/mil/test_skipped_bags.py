@@ -98,7 +98,9 @@ def plain(seed, settings, left_out):
             out = NETWORK.apply({"params": params}, bag[None], mask[None])
             return bag_loss(out, label[None], mask[None], patch_weight, "sum")[0]
 
-        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+        gradients = jax.grad(loss)(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by floats
+            updates, moments = optimizer.update(gradients, moments, params)
         return optax.apply_updates(params, updates), moments
 
     for epoch in range(settings.epochs):
