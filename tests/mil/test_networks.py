@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from lossattn_jax.attention.poolings import METHODS, SUPERVISION
+from lossattn_jax.attention.poolings import BAG_POOLINGS, SUPERVISION
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_scores import instance_scores
@@ -27,7 +27,7 @@ def fitted(method, classes=3):
     return module, variables, jax.jit(module.apply, static_argnames="train")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BAG_POOLINGS)
 def test_padding_changes_nothing_whatever_it_holds(method):
     _, variables, apply = fitted(method)
     expected = apply(variables, BAGS, MASK)
@@ -41,7 +41,7 @@ def test_padding_changes_nothing_whatever_it_holds(method):
     np.testing.assert_allclose(expected.logits[1], alone.logits[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BAG_POOLINGS)
 def test_instance_order_does_not_matter_and_attention_sums_to_1(method):
     _, variables, apply = fitted(method)
     order = np.array([2, 0, 1])
@@ -51,7 +51,7 @@ def test_instance_order_does_not_matter_and_attention_sums_to_1(method):
     np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BAG_POOLINGS)
 def test_gradients_are_finite_also_for_a_bag_without_instances(method):
     module, variables, _ = fitted(method)
     mask = np.array([[True, True, True], [False, False, False]])
@@ -82,7 +82,7 @@ def linear(params, x):
 def test_each_method_is_its_published_formula():
     out = {}
     expected = {}
-    for method in METHODS:
+    for method in BAG_POOLINGS:
         _, variables, apply = fitted(method)
         out[method] = apply(variables, BAGS[:1])
         params = jax.tree.map(np.asarray, variables["params"])

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from lossattn_jax.attention import losses
-from lossattn_jax.attention.poolings import METHODS, SUPERVISION
+from lossattn_jax.attention.poolings import BAG_POOLINGS, SUPERVISION
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
 from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.models.bag_networks import BagNetwork
@@ -244,7 +244,7 @@ def test_the_best_epoch_is_found_by_accuracy_then_loss(everything, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BAG_POOLINGS)
 def test_every_network_trains_as_a_plain_loop_does(method, classes, monkeypatch):
     labels = DATASET.labels % classes
     dataset = BagDataset.from_bags(BAGS, labels)
