@@ -20,7 +20,7 @@ from lossattn_jax.data.bags.bag_table import TableColumns
 from lossattn_jax.data.bags.columns import Choice
 from lossattn_jax.data.bags.feature_files import FORMATS
 from lossattn_jax.kernels import cpu
-from lossattn_jax.mil import experiment, methods, report, selection
+from lossattn_jax.mil import bootstrap, experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
     "dataset",
@@ -92,6 +92,11 @@ MEMORY = flags.DEFINE_float(
     "memory", None, "GiB that bags which are read one by one may take; half of what is free"
 )
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
+BOOTSTRAP = flags.DEFINE_integer(
+    "bootstrap",
+    bootstrap.RESAMPLES,
+    "resamples of groups, or of bags that have none, for the intervals of metrics; 0 for none",
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data/mil", "folder of the benchmarks, or of TFDS")
 DOWNLOAD = flags.DEFINE_bool("download", False, "whether to fetch a benchmark that is not there")
@@ -129,6 +134,7 @@ def main() -> None:
         folds=folds,
         memory_gib=MEMORY.value,
         file_format=FILE_FORMAT.value,
+        resamples=BOOTSTRAP.value,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

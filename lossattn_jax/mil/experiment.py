@@ -3,6 +3,8 @@
 They are what `python -m lossattn_jax.mil` runs.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -25,6 +27,7 @@ from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
+    bootstrap,
     config_record,
     cross_validation,
     data_record,
@@ -32,6 +35,7 @@ from lossattn_jax.mil import (
     fold_results,
     method_memory,
     methods,
+    metric_files,
     report,
     selection,
 )
@@ -59,13 +63,14 @@ def run(
     folds: int | str | None = None,
     memory_gib: float | None = None,
     file_format: str | None = None,
+    resamples: int = bootstrap.RESAMPLES,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
-    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
-    and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
-    asked for. Data sets of one name are told apart, see `experiment_names.read`. A finished workdir that
-    cannot be written, such as one on a read-only mount, is only read.
+    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`,
+    `instance_weights.csv` and the files of `metric_files`, and in the workdir `config.json` and `table.md`
+    with everything that was asked for. Data sets of one name are told apart, see `experiment_names.read`. A
+    finished workdir that cannot be written, such as one on a read-only mount, is only read.
 
     Args:
       datasets: as `sources.experiments` takes them.
@@ -78,6 +83,7 @@ def run(
       positive: likewise, for each data set.
       choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
         `sources.Request`.
+      resamples: of the bootstrap, for intervals of metrics; 0: none.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -98,6 +104,7 @@ def run(
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
+    bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,
         data_dir=data_dir,
@@ -126,7 +133,7 @@ def run(
             if isinstance(experiment.dataset, BagDataset):
                 data_warnings.warn(experiment.dataset)
             for name in names:
-                summaries += _method(experiment, name, rules, options, folder)
+                summaries += _method(experiment, name, rules, options, folder, resamples=resamples)
                 if folder.writable:
                     with folder.writing():
                         files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
@@ -208,6 +215,8 @@ def _method(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    resamples: int,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
@@ -240,7 +249,18 @@ def _method(
             summary.folds,
             selection.RULES[rule],
         )
-        summaries.append(summary)
+        with folder.writing() if folder.writable else contextlib.nullcontext():
+            metrics = metric_files.measure(
+                experiment,
+                folds,
+                made_from,
+                own / rule,
+                title=f"{dataset.name}, {summary.title}, rule {rule}",
+                resamples=resamples,
+                seed=options.seed,
+                writable=folder.writable,
+            )
+        summaries.append(dataclasses.replace(summary, out_of_fold=metrics))
     return summaries
 
 
