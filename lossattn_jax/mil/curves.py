@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Distinct for all common kinds of colour vision (Okabe and Ito 2008), without the yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MOST_NAMED = len(_COLOURS)  # classes; of more, there are no names and no counts
-_LONGEST_NAME = 24
+_LONGEST_NAME, _LONGEST_TITLE = 24, 120  # characters
 
 
 def draw(
@@ -53,7 +53,7 @@ def draw(
     # A name with two dollar signs is no formula, and one that the font lacks is drawn as boxes.
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(_shorten(title, _LONGEST_TITLE), fontsize=10)
         axes = figure.subplots(1, 4)
         is_finite = all(np.isfinite(one.probabilities).all() for one in predictions)
         if is_finite and len(classes) > 1:
@@ -146,9 +146,10 @@ def _name_classes(figure: "Figure", classes: Sequence[str], drawn: Sequence[int]
         )
 
 
-def _shorten(name: str) -> str:
-    words = " ".join(name.split())
-    return words if len(words) <= _LONGEST_NAME else f"{words[: _LONGEST_NAME - 3]}..."
+def _shorten(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Makes one line of a text; what matplotlib cannot draw becomes an escape."""
+    words = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(name.split()))
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
 def _label(axis: "Axes", xlabel: str, ylabel: str) -> None:

@@ -211,8 +211,8 @@ def test_curves_are_drawn_for_any_classes(count, positive):
     labels = np.arange(45) % count
     bags = experiment_of(labels, folds=4)
     predictions = out_of_fold.gather(bags.splits, folds_of(bags, draw(labels)))
-    names = ["a$x$", "\u4e2d" * 40, *"cdefghi"][:count]
-    first, second = (curves.draw(predictions, names, positive, "own, $x$") for _ in range(2))
+    names = ["a$x$", "\u4e2d" * 40, "\udcff\n\0", *"defghi"][:count]
+    first, second = (curves.draw(predictions, names, positive, "\udcff, $x$") for _ in range(2))
     assert first == second and first.startswith(b"\x89PNG")
 
 
