@@ -38,6 +38,7 @@ from lossattn_jax.mil import (
     metric_files,
     report,
     selection,
+    stored_models,
 )
 from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 
@@ -63,6 +64,7 @@ def run(
     folds: int | str | None = None,
     memory_gib: float | None = None,
     file_format: str | None = None,
+    keep_models: bool = False,
     resamples: int = bootstrap.RESAMPLES,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
@@ -83,6 +85,7 @@ def run(
       positive: likewise, for each data set.
       choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
         `sources.Request`.
+      keep_models: whether the model of each fold stays, in a folder beside the fold's file.
       resamples: of the bootstrap, for intervals of metrics; 0: none.
 
     Returns:
@@ -122,7 +125,14 @@ def run(
     with Workdir(workdir) as folder:
         config_record.refuse_other(options, folder.path)
         log.info("devices: %s", devices.describe())
-        check = functools.partial(_check, names=names, rules=rules, options=options, folder=folder)
+        check = functools.partial(
+            _check,
+            names=names,
+            rules=rules,
+            options=options,
+            folder=folder,
+            keep_models=keep_models,
+        )
         for experiment in experiment_names.read(
             datasets, load, options.bags, folder.folder_of, check
         ):
@@ -133,7 +143,15 @@ def run(
             if isinstance(experiment.dataset, BagDataset):
                 data_warnings.warn(experiment.dataset)
             for name in names:
-                summaries += _method(experiment, name, rules, options, folder, resamples=resamples)
+                summaries += _method(
+                    experiment,
+                    name,
+                    rules,
+                    options,
+                    folder,
+                    keep_models=keep_models,
+                    resamples=resamples,
+                )
                 if folder.writable:
                     with folder.writing():
                         files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
@@ -160,6 +178,8 @@ def _check(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    keep_models: bool,
 ) -> None:
     """Refuses experiments that cannot be run, before any runs."""
     check_positive([experiment.dataset for experiment in experiments], names)
@@ -171,7 +191,11 @@ def _check(
             )
         own = folder.folder_of(dataset.name) / files.safe_name(name)
         folder.refuse_links(*(own / rule for rule in rules))
-        missing = cross_validation.refuse_other(experiment, name, options, rules, own)
+        if keep_models:
+            stored_models.refuse_unsaveable(cross_validation.template(name, options))
+        missing = cross_validation.refuse_other(
+            experiment, name, options, rules, own, keep_models=keep_models
+        )
         if missing and not folder.writable:
             raise UserError(
                 f"the workdir {folder.path} cannot be written, and {missing} of "
@@ -216,6 +240,7 @@ def _method(
     options: BagOptions,
     folder: Workdir,
     *,
+    keep_models: bool,
     resamples: int,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
@@ -224,7 +249,7 @@ def _method(
     if folder.writable:
         for rule in rules:
             folder.make_folder(own / rule)
-    results = cross_validation.run(experiment, name, options, rules, own)
+    results = cross_validation.run(experiment, name, options, rules, own, keep_models=keep_models)
     if folder.writable:
         with folder.writing():
             data_record.write(experiment, parent)

@@ -14,10 +14,10 @@ from typing import Any
 from lossattn_jax import files
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.files import records
-from lossattn_jax.mil import curves, out_of_fold, prediction_table
+from lossattn_jax.mil import curves, out_of_fold, prediction_files
 from lossattn_jax.mil.bag_metrics import BAG_METRICS
 from lossattn_jax.mil.out_of_fold import Folds
-from lossattn_jax.mil.prediction_table import BagRow
+from lossattn_jax.mil.prediction_files import BagRow
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def measure(
     if earlier is not None and not writable:
         return earlier
     if writable:
-        write_predictions(experiment, folds, folder / prediction_table.TABLE_NAME)
+        write_predictions(experiment, folds, folder / prediction_files.TABLE_NAME)
     if earlier is not None and earlier.get(_CURVES) == _digest_of(folder / CURVES_NAME):
         return earlier
     content = out_of_fold.measure(experiment, folds, resamples, seed)
@@ -113,7 +113,7 @@ def write_predictions(experiment: Experiment, folds: Folds, path: pathlib.Path) 
                     fold=fold["fold"],
                 )
             )
-    prediction_table.write(path, rows, folds[0]["classes"])
+    prediction_files.write_table(path, rows, folds[0]["classes"])
 
 
 def _find(folder: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,7 +20,6 @@ from lossattn_jax.mil import (
     out_of_fold,
     report,
 )
-from lossattn_jax.mil.prediction_table import BagRow, write
 from tests.support import damages
 from tests.support.predicted_bags import draw, experiment_of, folds_of
 
@@ -190,20 +189,6 @@ def test_predictions_that_are_not_finite_are_empty_and_counted(world, tmp_path, 
     assert len(rows) == 3 and {row["p_no"] for row in rows} == {""}
     assert "| own | MI-Kernel | - | - | - | - |" in report.table(summaries)
     assert PIL.Image.open(tmp_path / FOLDER / "curves.png").size == (1300, 360)
-
-
-def test_cells_have_all_digits_and_no_formulas(tmp_path):
-    number = 0.1 + 0.2
-    rows = [
-        BagRow("@b", "-x", None, (number, 1e-300), 3),
-        BagRow("c,d", "1", "1", (None, 0.5), 2, 1, 0),
-    ]
-    write(tmp_path / "p.csv", rows, ["=a", "1"])
-    assert (tmp_path / "p.csv").read_text().splitlines() == [
-        "bag,label,predicted,p_=a,p_1,n_instances,repeat,fold",
-        "'@b,'-x,,0.30000000000000004,1e-300,3,,",
-        '"c,d",1,1,,0.5,2,1,0',
-    ]
 
 
 @pytest.mark.parametrize(("count", "positive"), [(2, 1), (2, None), (3, None), (9, None)])
