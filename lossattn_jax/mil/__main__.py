@@ -17,7 +17,7 @@ from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.data.bags import sources
 from lossattn_jax.kernels import cpu
-from lossattn_jax.mil import bag_flags, experiment, methods, report, selection
+from lossattn_jax.mil import bag_flags, bootstrap, experiment, methods, report, selection
 
 DATASET = flags.DEFINE_list(
     "dataset",
@@ -51,6 +51,11 @@ FOLDS = flags.DEFINE_string(
 bag_flags.define_instances()
 bag_flags.define_memory()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
+BOOTSTRAP = flags.DEFINE_integer(
+    "bootstrap",
+    bootstrap.RESAMPLES,
+    "resamples of groups, or of bags that have none, for the intervals of metrics; 0 for none",
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the results", required=True)
 KEEP_MODELS = flags.DEFINE_bool(
     "keep_models",
@@ -85,6 +90,7 @@ def main() -> None:
         memory_gib=flags.FLAGS.memory,
         file_format=flags.FLAGS.file_format,
         keep_models=KEEP_MODELS.value,
+        resamples=BOOTSTRAP.value,
     )
     print(report.table(summaries), end="")
     report.refuse_nonfinite(summaries)

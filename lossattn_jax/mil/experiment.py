@@ -3,6 +3,8 @@
 They are what `python -m lossattn_jax.mil` runs.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -25,6 +27,7 @@ from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
+    bootstrap,
     config_record,
     cross_validation,
     data_record,
@@ -32,6 +35,7 @@ from lossattn_jax.mil import (
     fold_results,
     method_memory,
     methods,
+    metric_files,
     report,
     selection,
     stored_models,
@@ -61,13 +65,14 @@ def run(
     memory_gib: float | None = None,
     file_format: str | None = None,
     keep_models: bool = False,
+    resamples: int = bootstrap.RESAMPLES,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
-    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
-    and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
-    asked for. Data sets of one name are told apart, see `experiment_names.read`. A finished workdir that
-    cannot be written, such as one on a read-only mount, is only read.
+    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`,
+    `instance_weights.csv` and the files of `metric_files`, and in the workdir `config.json` and `table.md`
+    with everything that was asked for. Data sets of one name are told apart, see `experiment_names.read`. A
+    finished workdir that cannot be written, such as one on a read-only mount, is only read.
 
     Args:
       datasets: as `sources.experiments` takes them.
@@ -81,6 +86,7 @@ def run(
       choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
         `sources.Request`.
       keep_models: whether the model of each fold stays, in a folder beside the fold's file.
+      resamples: of the bootstrap, for intervals of metrics; 0: none.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -101,6 +107,7 @@ def run(
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
+    bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,
         data_dir=data_dir,
@@ -137,7 +144,13 @@ def run(
                 data_warnings.warn(experiment.dataset)
             for name in names:
                 summaries += _method(
-                    experiment, name, rules, options, folder, keep_models=keep_models
+                    experiment,
+                    name,
+                    rules,
+                    options,
+                    folder,
+                    keep_models=keep_models,
+                    resamples=resamples,
                 )
                 if folder.writable:
                     with folder.writing():
@@ -228,6 +241,7 @@ def _method(
     folder: Workdir,
     *,
     keep_models: bool,
+    resamples: int,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
@@ -260,7 +274,18 @@ def _method(
             summary.folds,
             selection.RULES[rule],
         )
-        summaries.append(summary)
+        with folder.writing() if folder.writable else contextlib.nullcontext():
+            metrics = metric_files.measure(
+                experiment,
+                folds,
+                made_from,
+                own / rule,
+                title=f"{dataset.name}, {summary.title}, rule {rule}",
+                resamples=resamples,
+                seed=options.seed,
+                writable=folder.writable,
+            )
+        summaries.append(dataclasses.replace(summary, out_of_fold=metrics))
     return summaries
 
 
