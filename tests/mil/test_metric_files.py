@@ -188,8 +188,8 @@ def test_predictions_that_are_not_finite_are_empty_and_counted(world, tmp_path, 
         rows = [row for row in csv.DictReader(file) if row["predicted"] == ""]
     assert len(rows) == 3 and {row["p_no"] for row in rows} == {""}
     assert "| own | MI-Kernel | - | - | - | - |" in report.table(summaries)
-    with PIL.Image.open(tmp_path / FOLDER / "curves.png") as picture:
-        assert picture.size == (1300, 360)
+    with PIL.Image.open(tmp_path / FOLDER / "curves.png") as curves:
+        assert curves.size == (1300, 360)
 
 
 @pytest.mark.parametrize(("count", "positive"), [(2, 1), (2, None), (3, None), (9, None)])
