@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from reliability import damage
 
 METHODS = ("mi_kernel", "mi_graph")
 NAMES = ("own", "two")
+_SECONDS = re.compile(rb"(?<=\| )\d+ s(?= \|)")  # the column of times of a table
 
 
 def write_bags(path, seed=0, words=("0", "1"), id_of="b{:02d}".format):
@@ -39,7 +41,7 @@ def run(paths, workdir, methods=METHODS, **changes):
 
 
 def contents(folder):
-    """For each file of a folder its content; of JSON without what depends on how long a fold took."""
+    """For each file of a folder its content, without what depends on how long a fold took."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != LOCK_NAME:
@@ -47,6 +49,8 @@ def contents(folder):
             if path.suffix == ".json":
                 with contextlib.suppress(ValueError):
                     content = _timeless(json.loads(content))
+            if path.suffix == ".md":
+                content = _SECONDS.sub(b"", content)
             files[str(path.relative_to(folder))] = content
     return files
 
