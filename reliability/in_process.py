@@ -47,7 +47,8 @@ def run(arguments: Sequence[str], folder: str | os.PathLike[str], collect: bool 
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy, about a module imported before
+        # Of runpy, about a module imported before.
+        warnings.filterwarnings("ignore", "'[a-z_.]+' found in sys.modules after", RuntimeWarning)
         sys.argv = [name, *rest]
         try:
             if module:

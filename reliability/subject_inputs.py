@@ -22,6 +22,12 @@ MIL = ("-m", "lossattn_jax.mil", "--folds=3", "--repeats=1", "--config.train.epo
 THREE_METHODS = "--method=loss_attention,mi_svm,mi_kernel"
 
 
+MIL_TRAIN = (
+    *("-m", "lossattn_jax.mil.train", "--bags=bag_files", "--labels=bag_files.csv"),
+    *("--config.train.epochs=2", "--config.model.hidden=(4,)", "--workdir=model"),
+)
+
+
 def train(workdir: str, **overrides: object) -> tuple[str, ...]:
     """What Python gets to train the small network; see `small_training`."""
     return tuple(small_training.arguments(workdir, "data", {**_OVERRIDES, **overrides}))
@@ -50,6 +56,17 @@ def _write_bags(world: pathlib.Path) -> None:
         (world / f"{name}.csv").write_text("\n".join(rows) + "\n")
 
 
+def _write_bag_files(world: pathlib.Path) -> None:
+    draw = np.random.default_rng(0)
+    (world / "bag_files").mkdir()
+    rows = ["bag_id,label,split"]
+    for bag in range(9):
+        features = draw.normal(bag % 2, 1.0, (3 + bag % 3, 4)).astype(np.float32)
+        np.save(world / "bag_files" / f"b{bag}.npy", features)
+        rows.append(f"b{bag},{bag % 2},{('train', 'train', 'test')[bag % 3]}")
+    (world / "bag_files.csv").write_text("\n".join(rows) + "\n")
+
+
 def _write_digits(world: pathlib.Path) -> None:
     draw = np.random.default_rng(0)
     images = draw.integers(0, 255, (200, 28, 28)).astype(np.uint8)
@@ -70,6 +87,9 @@ INPUTS: Mapping[str, Callable[[pathlib.Path], None] | tuple[Command, int]] = {
     "bags.csv": _write_bags,
     "other_bags.csv": lambda world: None,  # made with the other
     "digits.npz": _write_digits,
+    "bag_files": _write_bag_files,
+    "bag_files.csv": lambda world: None,  # made with the other
+    "model": (MIL_TRAIN, 0),
     "mil": ((*MIL, THREE_METHODS, "--dataset=bags.csv", "--workdir=mil"), 0),
     "other_mil": (
         (*MIL, "--method=mi_svm,mi_kernel", "--dataset=other_bags.csv", "--workdir=other_mil"),
@@ -91,6 +111,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("weights.npz", "weights.safetensors"), ("data", "run")),
     **dict.fromkeys(("mil", "mil_dump"), ("bags.csv",)),
     "other_mil": ("bags.csv", "other_bags.csv"),
+    "bag_files": ("bag_files.csv",),
+    "model": ("bag_files", "bag_files.csv"),
 }
 
 

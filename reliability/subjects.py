@@ -2,7 +2,7 @@
 
 from reliability.processes import ROOT
 from reliability.subject import DAMAGE, FULL, KILL, PAIR, READ_ONLY, Subject, Unseen
-from reliability.subject_inputs import MIL, THREE_METHODS, Command, module, train
+from reliability.subject_inputs import MIL, MIL_TRAIN, THREE_METHODS, Command, module, train
 
 _USERS = "a user's choice of files and values, which has another result by right"
 _EVALUATE = module("evaluate", "--workdir=run")
@@ -189,6 +189,23 @@ SUBJECTS = (
         damages=("mil/**/*",),
         aims=("mil/config.json", "mil/bags/data.json", "mil/bags/*/final/*", "mil/table.md"),
         prints=True,
+    ),
+    Subject(
+        "mil.train",
+        MIL_TRAIN,
+        ("bag_files", "bag_files.csv"),
+        results=("model/arrays.npz", "model/predictions.csv"),
+        damages=("model/**/*",),
+        aims=("model/*", "model/checkpoints/*"),
+        prints=True,
+    ),
+    Subject(
+        "mil.predict",
+        module("mil.predict", "--model=model", "--bags=bag_files", "--out=said", "--instances"),
+        ("bag_files", "model"),
+        results=("said/**/*",),
+        damages=("said/**/*", "model/**/*"),
+        aims=("said/*", "said/*/*"),
     ),
     Subject(
         "mil.tables",

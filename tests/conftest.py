@@ -35,6 +35,8 @@ cpu.tune()
 
 # A shape that fits by accident is a bug waiting for a batch of another size.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# An array of another dtype than meant, which JAX would make of two that differ, is a bug that no value shows.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # For mutation tests: the same examples every time, and none made smaller once a mutant is found out.
 hypothesis.settings.register_profile(

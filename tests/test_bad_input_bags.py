@@ -10,6 +10,8 @@ BAGS = (*MIL, "--dataset={w}/good.csv", "--folds=2", "--repeats=1")
 DIGITS = (*MIL, "--dataset=mnist_bags", "--data_dir={w}/right_digits.npz")
 LAMBDAS = ("-m", "lossattn_jax.mil.lambdas", "--workdir={w}/new")
 TABLES = ("-m", "lossattn_jax.mil.tables")
+ONE = ("-m", "lossattn_jax.mil.train", "--workdir={w}/new")
+PREDICT = ("-m", "lossattn_jax.mil.predict", "--out={w}/new")
 REPLAY = ("-m", "lossattn_jax.replay")
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 
@@ -92,6 +94,23 @@ CASES = [
         "config.folds is 3, but the run in {w}/other_bags",
     ),
     ((*BAGS, "--workdir={w}/cut_bags"), "{w}/cut_bags/config.json cannot be read as a config"),
+    # train
+    ((*ONE, "--dataset={w}/absent.csv"), "the file {w}/absent.csv does not exist"),
+    ((*ONE, "--dataset={w}/nan.csv"), "line 10 of {w}/nan.csv has the value nan"),
+    ((*ONE, "--dataset={w}/good.csv", "--method=magic"), "'magic'"),
+    (
+        (*ONE, "--dataset={w}/good.csv", "--memory=-1"),
+        "memory is -1.0, but must be a number of GiB",
+    ),
+    (
+        (*ONE, "--dataset={w}/good.csv", "--max_instances=-1"),
+        "config.train.max_instances is -1, but must be",
+    ),
+    # predict
+    ((*PREDICT, "--bags={w}"), "--model"),
+    ((*PREDICT, "--model={w}/nowhere", "--bags={w}"), "{w}/nowhere"),
+    ((*PREDICT, "--model={w}/good.csv", "--bags={w}"), "{w}/good.csv"),
+    ((*PREDICT, "--model={w}/run", "--bags={w}/nowhere"), "{w}/"),
     # lambdas
     (LAMBDAS, "--data_dir"),
     ((*LAMBDAS, "--data_dir={w}/absent.npz"), "the file {w}/absent.npz does not exist"),

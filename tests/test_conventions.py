@@ -3,6 +3,12 @@
 import ast
 import pathlib
 import re
+import tomllib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import pytest
 
 TESTS = pathlib.Path(__file__).parent
 LONGEST = 60
@@ -29,3 +35,23 @@ def test_nothing_changes_pythons_path():
     assert not changing
     for change in (".insert(0, x)", "[:0] = [x]", " += [x]"):
         assert CHANGES_THE_PATH.search(f"sys.path{change}")
+
+
+def test_warnings_are_errors():
+    with pytest.raises(ResourceWarning):
+        warnings.warn("a file is open", ResourceWarning, stacklevel=1)
+
+
+def test_every_ignored_warning_has_its_reason():
+    text = (TESTS.parent / "pyproject.toml").read_text()
+    first, *ignored = tomllib.loads(text)["tool"]["pytest"]["ini_options"]["filterwarnings"]
+    lines = [line.strip() for line in text.splitlines()]
+    places = [number for number, line in enumerate(lines) if line.startswith('"ignore:')]
+    assert first == "error" and len(places) == len(ignored)
+    assert all(lines[place - 1].startswith("# ") for place in places)
+
+
+def test_jax_mixes_no_dtypes():
+    for one, other in ((jnp.ones(2), jnp.arange(2)), (jnp.ones(2), jnp.ones(2, jnp.bfloat16))):
+        with pytest.raises(jax.dtypes.TypePromotionError):
+            one + other

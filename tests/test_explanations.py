@@ -98,8 +98,9 @@ def test_images_of_ones_own_are_explained_as_those_of_a_split(network, images, e
     names = [f"n{place}" for place in range(7)]
     own = explanations.explain_images(*network, images.images[:7], names, batch_size=4, spec=SPEC)
     assert own.names == tuple(names) and own.labels is None and own.index is None
-    np.testing.assert_array_equal(own.logits, everything.logits[:7])
-    np.testing.assert_array_equal(own.attention, everything.attention[:7])
+    # To rounding: the split's program computes metrics too.
+    np.testing.assert_allclose(own.logits, everything.logits[:7], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(own.attention, everything.attention[:7], rtol=1e-5, atol=1e-6)
     assert own.correct(0) is None and own.classes(0) == []
 
 

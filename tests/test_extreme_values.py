@@ -130,13 +130,11 @@ ATTENTIONS = {
         lambda z, m: ref_loss_attention(z, m, z.shape[1], 1.0),
     ),
     "capsules": (
-        lambda z, m: pooling.capsule_loss_attention(z[:, :, None] * PAIR, 9, 1.0, m)[1],
+        lambda z, m: pooling.capsule_loss_attention(paired(z), 9, 1.0, m)[1],
         lambda z, m: ref_capsule_attention(z[:, :, None] * PAIR, m, 9, 1.0)[0],
     ),
     "each capsule": (
-        lambda z, m: pooling.capsule_loss_attention(z[:, :, None] * PAIR, 9, 1.0, m)[0].reshape(
-            ROWS, -1
-        ),
+        lambda z, m: pooling.capsule_loss_attention(paired(z), 9, 1.0, m)[0].reshape(ROWS, -1),
         lambda z, m: ref_capsule_attention(z[:, :, None] * PAIR, m, 9, 1.0)[1],
     ),
     "bag": (
@@ -166,6 +164,10 @@ PAIR = np.array([[1.0], [-0.5]], np.float32)[
 ]  # the second of two capsules is half the first
 
 
+def paired(z):
+    return z[:, :, None] * jnp.asarray(PAIR, z.dtype)
+
+
 def tolerances(name, z, mask):
     """Relative by attention, and absolute by row, `[B, 1]`."""
     absolute = np.full((len(z), 1), 1e-6)
@@ -185,7 +187,8 @@ def all_attentions(z, mask, masked):
     def one(ours, z):
         def some(z):
             weights = ours(z, mask if masked else None)
-            return jnp.sum(weights * jnp.cos(jnp.arange(weights.shape[1]))[None]), weights
+            factors = jnp.cos(jnp.arange(weights.shape[1], dtype=weights.dtype))
+            return jnp.sum(weights * factors[None]), weights
 
         (_, weights), gradient = jax.value_and_grad(some, has_aux=True)(z)
         return weights, gradient

@@ -144,7 +144,8 @@ def test_a_text_that_unpacks_to_gigabytes_is_refused(tmp_path):
 def test_of_several_frames_the_first_is_read(tmp_path, name):
     first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "red"))
     first.save(tmp_path / name, save_all=True, append_images=others)
-    assert Image.open(tmp_path / name).n_frames == 3
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 3
     np.testing.assert_array_equal(own_images.read_image(tmp_path / name, SHAPE), 0)
 
 

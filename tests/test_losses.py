@@ -93,6 +93,22 @@ def test_patch_loss_by_hand():
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
 
 
+def test_attention_of_bfloat16_counts_as_that_of_float32():
+    patch_logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0], [1.0, 3.0]]]))
+    attention = jnp.array([[0.5, 0.25, 0.25]])  # what bfloat16 holds too
+    narrow = attention.astype(jnp.bfloat16)
+    for loss, labels in (
+        (patch_cross_entropy, jnp.array([0])),
+        (patch_sigmoid_loss, jnp.array([[1, 0]])),
+    ):
+        expected = loss(patch_logits, labels, attention)
+        np.testing.assert_array_equal(loss(patch_logits, labels, narrow), expected, strict=True)
+    target = jnp.array([[0.3, 0.3, 0.4]])
+    moved = consistency_loss(narrow, target)
+    np.testing.assert_array_equal(moved, consistency_loss(attention, target), strict=True)
+    np.testing.assert_allclose(moved, [(0.2**2 + 0.05**2 + 0.15**2) / 3], rtol=1e-6)
+
+
 def test_total_is_image_plus_weighted_patch_loss():
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((4, 3)), np.array([0, 1, 2, 0])

@@ -301,6 +301,14 @@ def test_uniform_attention_pools_to_the_mean():
     np.testing.assert_allclose(pooled, features.mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
+def test_attention_of_bfloat16_weighs_as_that_of_float32():
+    features = np.random.default_rng(4).standard_normal((2, 2, 5)).astype(np.float32)
+    attention = jnp.array([[0.25, 0.75], [0.5, 0.5]])  # what bfloat16 holds too
+    expected = weighted_sum(jnp.asarray(features), attention)
+    pooled = weighted_sum(jnp.asarray(features), attention.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(pooled, expected, strict=True)
+
+
 @pytest.mark.parametrize(
     "weigh",
     [

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from lossattn_jax.attention import pooling
-from lossattn_jax.commands import table
+from lossattn_jax.commands import help_text, table
 from lossattn_jax.config import bags as bag_config_lib
 from lossattn_jax.config import config_file
 from lossattn_jax.config import images as config_lib
@@ -143,15 +143,18 @@ def _commands(text: str) -> list[list[str]]:
 _SHOWN = [(name, words) for name, text in PAGES.items() for words in _commands(text)]
 
 
-def _source(words: list[str]) -> pathlib.Path:
-    """The file of the module that a command is."""
+def _flags(words: list[str]) -> set[str]:
+    """The names of the flags of a command, as its help has them, or the source of a module without one."""
     if words[0] == "python":
         module = words[2]
+        command = next((one for one in table.COMMANDS if one.module == module), None)
     else:
         command, _ = table.find(words[1:])
-        module = command.module
+    if command is not None:
+        return set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text.read_text(command), re.MULTILINE))
     path = ROOT / module.replace(".", "/")
-    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    return set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -161,10 +164,7 @@ def test_a_command_has_the_flags_that_are_shown(words):
     options = [word for word in words if word.startswith("--")]
     if words[1] == "COMMAND" or options == ["--version"]:
         return
-    text = _source(words).read_text()
-    known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
-    if "define_config(" in text:
-        known.add("config")
+    known = _flags(words)
     for flag in options:
         name, _, value = flag[2:].partition("=")
         assert name.partition(".")[0] in known, flag

@@ -23,6 +23,7 @@ from lossattn_jax.explain.explainers import EXPLAINERS, Relevance
 from lossattn_jax.explain.metrics import faithfulness, metric_registry
 from lossattn_jax.explain.metrics.maps import Maps, Protocol
 from lossattn_jax.explain.metrics.metric_registry import METRICS
+from lossattn_jax.mil.bag_metrics import BAG_METRICS
 from lossattn_jax.mil.methods import METHODS
 from lossattn_jax.models.bag_networks import BagNetwork
 from tests.support import tiny_bags
@@ -193,3 +194,14 @@ def test_no_two_metrics_of_evaluations_measure_the_same():
         assert measured.keys() <= EVALUATION_METRICS.keys()
         refuse_same(measured)
     assert single.keys() | multiple.keys() == EVALUATION_METRICS.keys()
+
+
+def test_no_two_metrics_of_bags_measure_the_same():
+    random = np.random.default_rng(4)
+    labels, probabilities = random.integers(0, 3, 50), random.dirichlet(np.ones(3), 50)
+    refuse_same(
+        {
+            name: metric.compute(labels, probabilities, None)[:1]
+            for name, metric in BAG_METRICS.items()
+        }
+    )

@@ -69,7 +69,7 @@ def begin_step(
         ensemble,
         average=jnp.where(finished_epoch[:, None], new_average, ensemble.average),
         visited=~begins & ensemble.visited,
-        epochs=ensemble.epochs + finished_epoch,
+        epochs=ensemble.epochs + finished_epoch.astype(jnp.int32),
     )
 
 

@@ -231,7 +231,7 @@ def patch_cross_entropy(
     )
     patch_labels = jnp.broadcast_to(labels[:, None], attention.shape)
     per_patch = cross_entropy(_with_weight(patch_logits, attention), patch_labels, label_smoothing)
-    return jnp.sum(attention * per_patch, axis=-1)
+    return jnp.sum(attention.astype(jnp.float32) * per_patch, axis=-1)
 
 
 def patch_sigmoid_loss(
@@ -263,7 +263,7 @@ def patch_sigmoid_loss(
     others = jnp.where(present[:, None], per_class, jnp.inf)
     some = jnp.any(present, axis=-1)[:, None]
     per_patch = jnp.where(some, jnp.min(jnp.where(some[..., None], others, 0.0), axis=-1), 0.0)
-    return jnp.sum(attention * per_patch, axis=-1)
+    return jnp.sum(attention.astype(jnp.float32) * per_patch, axis=-1)
 
 
 def patch_loss(
@@ -379,6 +379,8 @@ def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
       `[B]` float32.
     """
     check_arrays(attention=(attention, "B P", NUMBERS), target=(target, "B P", NUMBERS))
+    if attention.dtype != target.dtype:
+        attention, target = attention.astype(jnp.float32), target.astype(jnp.float32)
     difference = attention - jax.lax.stop_gradient(target)
     return jnp.mean(jnp.square(difference.astype(jnp.float32)), axis=-1)
 

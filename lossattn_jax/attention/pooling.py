@@ -260,6 +260,7 @@ def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
     check_arrays(features=(features, "B P D", NUMBERS), attention=(attention, "B P", NUMBERS))
     # A masked patch may hold anything, and 0 * inf is not 0.
     features = jnp.where(attention[:, :, None] != 0, features.astype(jnp.float32), 0.0)
+    attention = attention.astype(jnp.float32)
     return jnp.einsum("bpd,bp->bd", features, attention, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -338,6 +339,6 @@ def _normalise(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
     zero = total == 0
     return jnp.where(
         zero,
-        real / jnp.maximum(count, 1.0),
+        real.astype(weights.dtype) / jnp.maximum(count, 1.0),
         jnp.where(real, weights / jnp.where(zero, 1.0, total), 0.0),
     )

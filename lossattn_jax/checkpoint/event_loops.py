@@ -20,14 +20,15 @@ class EventLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         """Opens it, which fails where the process may open no more files."""
-        self._is_open = False
-        super().__init__()
-        self._is_open = True
+        try:
+            super().__init__()
+        except OSError:
+            # Else this garbage warns that it was never closed, and closes what it never opened.
+            asyncio.BaseEventLoop.close(self)
+            raise
 
     def close(self) -> None:
         """Ends the tasks, whose errors nobody awaits any more, then the loop."""
-        if not self._is_open:  # it failed to open, and is garbage
-            return
         if not self.is_closed() and not self.is_running():
             self.run_until_complete(_end(asyncio.all_tasks(self)))
         super().close()

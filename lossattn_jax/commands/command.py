@@ -123,7 +123,7 @@ def define_config(path: str, schema: Schema) -> flags.FlagHolder:
     except UserError as error:
         sys.exit(_complain(error))
     flag = config_flags.DEFINE_config_file("config", path, CONFIG_HELP, lock_config=True)
-    _show_in_help("config")
+    show_in_help("config")
     return flag
 
 
@@ -137,7 +137,7 @@ def define_trust_code() -> None:
     flags.DEFINE_bool(
         "trust_code", False, "import code that the run names by reference, package.module:attribute"
     )
-    _show_in_help("trust_code")
+    show_in_help("trust_code")
 
 
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
@@ -207,10 +207,10 @@ def _define_process_flags() -> None:
     )
     flags.DEFINE_integer("join_timeout", 300, "seconds until all have to be there", lower_bound=1)
     for name in set(flags.FLAGS) - before:
-        _show_in_help(name)
+        show_in_help(name)
 
 
-def _show_in_help(name: str) -> None:
+def show_in_help(name: str) -> None:
     """Counts a flag that is defined here among the command's own."""
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 

@@ -113,6 +113,24 @@ COMMANDS = (
         ),
     ),
     Command(
+        "mil train",
+        "lossattn_jax.mil.train",
+        "trains a model for bags that stays",
+        (
+            "--bags=slides --labels=labels.csv --positive=tumor --workdir=models/tumor",
+            "--dataset=own.csv --method=mi_svm --class_weight=balanced --workdir=models/own",
+        ),
+    ),
+    Command(
+        "mil predict",
+        "lossattn_jax.mil.predict",
+        "predicts for bags with models that stay",
+        (
+            "--model=models/tumor --bags=slides --out=runs/slides",
+            "--model=models/a,models/b --bags=slides --labels=labels.csv --out=runs/slides --instances",
+        ),
+    ),
+    Command(
         "mil replay",
         "lossattn_jax.mil.replay",
         "the former name of replay, which works until the next release",

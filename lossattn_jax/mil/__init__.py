@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from lossattn_jax.commands import imports
 
-__all__ = ["BagLeNet", "BagNetwork"]
+__all__ = ["BagLeNet", "BagNetwork", "load"]
 
 if TYPE_CHECKING:
     from lossattn_jax.mil import methods as methods
+    from lossattn_jax.mil.stored_models import load
     from lossattn_jax.models.bag_networks import BagLeNet, BagNetwork
 else:
     __getattr__, __dir__ = imports.attach(__name__)

@@ -16,6 +16,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
 from lossattn_jax.mil.estimator import BagClassifier
+from lossattn_jax.mil.pairwise_svm import PairwiseSVM
 from lossattn_jax.mil.svm import (
     BLOCK,
     bandwidth,
@@ -185,13 +186,26 @@ class _BagKernelSVM(BagClassifier):
         self._gamma = bandwidth(np.concatenate(bags), self.gamma_factor)
         self._training = weigh_instances(bags, self._weights, self._gamma)
         weights = None if self._class_weights is None else dict(enumerate(self._class_weights))
-        self._svc = SVC(C=self.C, kernel="precomputed", class_weight=weights)
-        self._svc.fit(set_kernel(self._training, self._training, self._gamma), labels)
+        svc = SVC(C=self.C, kernel="precomputed", class_weight=weights)
+        svc.fit(set_kernel(self._training, self._training, self._gamma), labels)
+        self._svm = PairwiseSVM.of(svc)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {
+            "gamma": np.array(self._gamma),
+            **self._training._asdict(),
+            **self._svm._asdict(),
+        }
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._gamma = float(state["gamma"])
+        self._training = WeightedBags(*(state[name] for name in WeightedBags._fields))
+        self._svm = PairwiseSVM(*(state[name] for name in PairwiseSVM._fields))
 
     def _decisions(self, bags: WeightedBags) -> np.ndarray:
         """Decision values, `[B, 1]` or, for more than two classes, `[B, K]`."""
         kernel = set_kernel(bags, self._training, self._gamma)
-        return self._svc.decision_function(kernel).reshape(len(kernel), -1)
+        return self._svm.decisions(kernel)
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
         return probabilities(

@@ -85,6 +85,7 @@ def run(
                 epoch=None,
                 accuracies=None,
                 seconds=seconds + own_seconds,
+                model=model,
             )
         )
     return results

@@ -15,7 +15,8 @@ from lossattn_jax.data.bags import provenance
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.data.bags.streaming import StreamedBags
 from lossattn_jax.files.records import Record
-from lossattn_jax.mil import classical_folds, fold_results, methods, network_folds
+from lossattn_jax.mil import classical_folds, fold_models, fold_results, methods, network_folds
+from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.train import dumps
@@ -33,6 +34,8 @@ def run(
     options: BagOptions,
     rules: Sequence[str],
     folder: pathlib.Path,
+    *,
+    keep_models: bool = False,
 ) -> dict[str, list[Record]]:
     """Trains and tests a method on the folds without results.
 
@@ -43,6 +46,7 @@ def run(
       rules: of `selection.RULES`.
       folder: gets a folder for each rule, where it is absent, with a file for each fold, and where a
         training ends in updates that are not finite the folder `train.dumps.FOLDER_NAME`.
+      keep_models: whether the folder of a rule gets a folder for each fold, with its model.
 
     Returns:
       For each rule the folds' records, in the order of the splits.
@@ -59,7 +63,18 @@ def run(
         for rule in rules
         for split in splits
     }
-    missing = [s for s in splits if any(earlier[rule, s.name] is None for rule in rules)]
+    without_model = {
+        (rule, split.name)
+        for rule in rules
+        for split in splits
+        if keep_models and not fold_models.is_there(folder / rule, split)
+    }
+    missing = [
+        s
+        for s in splits
+        if any(earlier[rule, s.name] is None or (rule, s.name) in without_model for rule in rules)
+    ]
+    models = fold_models.FoldModels(dataset, template(method, options)) if keep_models else None
     if len(missing) < len(splits):
         log.info("%s: %d of %d folds are there", label, len(splits) - len(missing), len(splits))
 
@@ -69,8 +84,10 @@ def run(
         Of a fold that lacks one rule, the others' files stay as they are.
         """
         key = result.rule, result.split.name
+        own = folder / result.rule
+        if models is not None and (earlier[key] is None or key in without_model):
+            models.save(result.model, result.split, result.settings, own)
         if earlier[key] is None:
-            own = folder / result.rule
             with run_folder.writing(own):
                 earlier[key] = fold_results.write(
                     result, dataset, method, own, inputs[key], benchmark=experiment.benchmark
@@ -96,11 +113,13 @@ def refuse_other(
     options: BagOptions,
     rules: Sequence[str],
     folder: pathlib.Path,
+    *,
+    keep_models: bool = False,
 ) -> int:
     """Refuses to resume with folds made from other inputs; writes nothing.
 
     Args:
-      experiment, method, options, rules, folder: as for `run`.
+      experiment, method, options, rules, folder, keep_models: as for `run`.
 
     Returns:
       How many folds `run` has to make, of all rules.
@@ -111,6 +130,7 @@ def refuse_other(
     inputs = _inputs(experiment, method, options, rules)
     usable = [
         fold_results.refuse_other(folder / rule, split, inputs[rule, split.name])
+        and (not keep_models or fold_models.is_there(folder / rule, split))
         for split in experiment.splits
         for rule in rules
     ]
@@ -134,6 +154,12 @@ def _inputs(
 def _there(record: Record | None) -> Record:
     assert record is not None  # every fold was there or is written
     return record
+
+
+def template(method: str, options: BagOptions) -> BagClassifier:
+    """The method with the settings of the options, as models of folds have them."""
+    entry = methods.get(method)
+    return entry.make() if entry.network is None else classifier(method, options)
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:

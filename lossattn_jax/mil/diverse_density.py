@@ -243,6 +243,24 @@ class EMDD(BagClassifier):
                 concepts = [min(concepts, key=lambda concept: concept.nldd[-1])]
             self.concepts_.append([c._replace(point=c.point + mean) for c in concepts])
 
+    def _state(self) -> dict[str, np.ndarray]:
+        concepts = [concept for of_class in self.concepts_ for concept in of_class]
+        return {
+            "concepts": np.array([len(of_class) for of_class in self.concepts_], np.int64),
+            "points": np.stack([concept.point for concept in concepts]),
+            "scales": np.stack([concept.scales for concept in concepts]),
+            "rounds": np.array([len(concept.nldd) for concept in concepts], np.int64),
+            "nldd": np.concatenate([concept.nldd for concept in concepts]),
+        }
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        traces = np.split(state["nldd"], np.cumsum(state["rounds"])[:-1])
+        concepts = iter(
+            Concept(point, scales, tuple(trace.tolist()))
+            for point, scales, trace in zip(state["points"], state["scales"], traces, strict=True)
+        )
+        self.concepts_ = [[next(concepts) for _ in range(count)] for count in state["concepts"]]
+
     def _starts(self, bags: Bags, lengths: np.ndarray) -> np.ndarray:
         generator = np.random.default_rng(self.seed)
         start_bags = generator.permutation(np.flatnonzero(bags.positive))[: self.start_bags]

@@ -29,6 +29,9 @@ from lossattn_jax.mil.svm import check_positive, flat, probabilities, scores
 
 # Elements of vectors of length 1 that vary by less than this are constant, up to rounding and its root.
 _CONSTANT = 1e-6
+# What of fitted ones their predictions are made of.
+_MIXTURE = ("weights_", "means_", "covariances_", "precisions_cholesky_")
+_PCA = ("components_", "mean_", "explained_variance_")
 
 
 def vlad_vectors(instances: np.ndarray, lengths: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -133,9 +136,22 @@ class _BagVectorSVM(BagClassifier):
             varies = spread > _CONSTANT
             self._slope = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
         # The primal problem has one solution, whatever the order of the bags.
-        self._svc = LinearSVC(C=self.C, dual=False, tol=1e-6, max_iter=10_000)
+        svc = LinearSVC(C=self.C, dual=False, tol=1e-6, max_iter=10_000)
         weights = None if self._class_weights is None else self._class_weights[labels]
-        self._svc.fit(self._rescale(vectors), labels, sample_weight=weights)
+        svc.fit(self._rescale(vectors), labels, sample_weight=weights)
+        self._weights, self._biases = np.ascontiguousarray(svc.coef_), np.array(svc.intercept_)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {
+            "low": self._low,
+            "slope": self._slope,
+            "weights": self._weights,
+            "biases": self._biases,
+        }
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._low, self._slope = state["low"], state["slope"]
+        self._weights, self._biases = state["weights"], state["biases"]
 
     def _bag_vectors(self, bags: list[np.ndarray]) -> np.ndarray:
         return normalise(self._vectors(np.concatenate(bags), np.array([len(bag) for bag in bags])))
@@ -145,7 +161,7 @@ class _BagVectorSVM(BagClassifier):
 
     def _decisions(self, vectors: np.ndarray) -> np.ndarray:
         """Decision values, `[B, 1]` or, for more than two classes, `[B, K]`."""
-        return self._svc.decision_function(self._rescale(vectors)).reshape(len(vectors), -1)
+        return self._rescale(vectors) @ self._weights.T + self._biases
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
         return probabilities(self._decisions(self._bag_vectors(flat(bags))))
@@ -217,6 +233,13 @@ class MiVLAD(_BagVectorSVM):
         _check_enough("centres", self.centres, len(instances))
         means = KMeans(self.centres, n_init=10, random_state=self.seed)
         self._centres = means.fit(np.repeat(instances, counts, axis=0)).cluster_centers_
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {**super()._state(), "centres": self._centres}
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        super()._restore(state)
+        self._centres = state["centres"]
 
     def _vectors(self, instances: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return vlad_vectors(instances, lengths, self._centres)
@@ -299,6 +322,29 @@ class MiFV(_BagVectorSVM):
             # The likelihood may still grow a little: any mixture will do to describe bags by.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._mixture.fit(self._project(all_instances))
+
+    def _state(self) -> dict[str, np.ndarray]:
+        parts = {"mixture": (self._mixture, _MIXTURE), "pca": (self._pca, _PCA)}
+        return {
+            **super()._state(),
+            **{
+                f"{part}.{name}": np.asarray(getattr(fitted, name))
+                for part, (fitted, names) in parts.items()
+                if fitted is not None
+                for name in names
+            },
+        }
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        super()._restore(state)
+        self._mixture = GaussianMixture(len(state["mixture.weights_"]), covariance_type="diag")
+        for name in _MIXTURE:
+            setattr(self._mixture, name, state[f"mixture.{name}"])
+        self._pca = None
+        if "pca.components_" in state:
+            self._pca = PCA(float(self.pca_energy), svd_solver="full")
+            for name in _PCA:
+                setattr(self._pca, name, state[f"pca.{name}"])
 
     def _vectors(self, instances: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return fisher_vectors(self._project(instances), lengths, self._mixture)

@@ -11,10 +11,12 @@ constructor, what `fit` learns ends in an underscore), so that its tools work on
     cross_val_score(methods.make("mi_kernel"), bags, labels, cv=5, scoring="roc_auc")
     methods.make("mi_svm", positive="cancer").fit(bags, ["healthy", "cancer", ...])
     GridSearchCV(methods.make("attention"), {"settings__learning_rate": [1e-4, 1e-3]}).fit(bags, labels)
+    method.save("models/mi_kernel")                         # lossattn_jax.mil.load reads it
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -23,12 +25,19 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 
+from lossattn_jax.data.bags.feature_names import match_features
 from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
 from lossattn_jax.data.bags.labels import check_labels, class_weights
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests
+from lossattn_jax.mil.bag_predictions import InstancePredictions
+
+_FITTED = (
+    "fitted."  # how names of what a class' own `_fit` has learned begin, among those of all methods
+)
 
 
 class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
@@ -51,6 +60,9 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
       classes_: `[K]` the labels seen in `fit`, sorted.
       positive_: the one of `classes_` that is positive; None where that is not known.
       n_features_in_: values of an instance.
+      feature_names_: of vectors; None where `fit` had no `Bags` with names. `Bags` that have them as well are
+        matched by them.
+      trained_on_: digests of the bags and of the labels of `fit`, and how many bags there were.
     """
 
     standardise: bool
@@ -60,6 +72,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     classes_: np.ndarray
     positive_: Any
     n_features_in_: int
+    feature_names_: tuple[str, ...] | None
+    trained_on_: dict[str, Any]
     _mean: Any
     _scale: Any
 
@@ -97,9 +111,12 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """
         if labels is None and isinstance(bags, Bags) and bags.labels is not None:
             labels = [bags.classes[label] for label in bags.labels]
-        arrays = check_bags(bags)
+        originals = list(bags)  # those of files are read once
+        arrays = check_bags(originals)
         encoded = self._learn_classes(labels, len(arrays))
-        self._learn_features(arrays[0].shape[1:])
+        self._learn_features(arrays[0].shape[1:], bags.features if isinstance(bags, Bags) else None)
+        self._note_data(map(_digest, originals, arrays), encoded)
+        del originals
         if self.standardise:
             self._mean, self._scale = standardisation(np.concatenate(arrays))
         self._fit(self._standardise(arrays), encoded)
@@ -120,11 +137,95 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         self._class_weights = None if weights is None else weights[self._order]
         return np.argsort(self._order)[class_places].astype(np.int64)
 
-    def _learn_features(self, shape: tuple[int, ...]) -> None:
+    def _learn_features(self, shape: tuple[int, ...], names: Sequence[str] | None) -> None:
         """Takes note of the shape of an instance; features are not standardised yet."""
-        self._features = shape
+        self._features = tuple(shape)
+        self.feature_names_ = None if names is None else tuple(names)
         self.n_features_in_ = int(np.prod(shape))
         self._mean, self._scale = 0.0, 1.0
+
+    def _note_data(self, bag_digests: Iterable[str], encoded: np.ndarray) -> None:
+        """Takes note of what is trained on: digests of the bags, and labels as the method numbers them."""
+        self.trained_on_ = describe_data(bag_digests, self.classes_[self._order][encoded].tolist())
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a fitted method into a folder; `lossattn_jax.mil.load` reads it, without pickle.
+
+        Args:
+          folder: made where it is absent.
+
+        Raises:
+          NotFitted: it was not fitted.
+          UserError: the folder has a model already or cannot be written, or a method of the user's own cannot
+            be saved.
+        """
+        from lossattn_jax.mil import (
+            stored_models,  # which makes methods, and so imports this module
+        )
+
+        stored_models.save(self, folder)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `fit` has learned, but for the parameters of networks, as arrays by name.
+
+        Raises:
+          NotFitted: it was not fitted.
+          UserError: a class of the user's own has no `_state`.
+        """
+        self._refuse_unfitted()
+        positive = [] if self.positive_ is None else self.classes_.tolist().index(self.positive_)
+        names = {} if self.feature_names_ is None else {"feature_names": self.feature_names_}
+        return {
+            "classes": self.classes_,
+            "order": np.asarray(self._order, np.int64),
+            "positive": np.array(positive, np.int64),
+            "shape": np.array(self._features, np.int64),
+            "mean": np.asarray(self._mean),
+            "scale": np.asarray(self._scale),
+            **{name: np.array(value) for name, value in names.items()},
+            **{f"{_FITTED}{name}": value for name, value in self._state().items()},
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray], trained_on: Mapping[str, Any]) -> None:
+        """Makes a method what it was when `state` was called.
+
+        Args:
+          state: of a method of the same class and settings.
+          trained_on: its `trained_on_`.
+        """
+        names = state.get("feature_names")
+        shape = tuple(state["shape"].tolist())
+        self._learn_features(shape, None if names is None else names.tolist())
+        self.trained_on_ = dict(trained_on)
+        self.classes_, self._order = state["classes"], state["order"]
+        positive = state["positive"]
+        self.positive_ = self.classes_.tolist()[int(positive)] if positive.ndim == 0 else None
+        self._mean, self._scale = state["mean"], state["scale"]
+        own = {
+            name.removeprefix(_FITTED): value
+            for name, value in state.items()
+            if name.startswith(_FITTED)
+        }
+        self._restore(own)
+
+    def predict_bags(self, bags: Bags) -> Iterator[InstancePredictions]:
+        """Predicts for bags one after the other; what it says of one does not depend on the others.
+
+        Args:
+          bags: which need no labels.
+
+        Yields:
+          What the method says of each bag, for the classes in the order of `classes_`.
+
+        Raises:
+          UserError: the method was not fitted, instances have another width, or a bag cannot be read.
+        """
+        bags = self.open_features(bags)
+        for row in range(len(bags)):
+            own = [bags.read(row)]
+            yield InstancePredictions(
+                row, self.predict_proba(own)[0], None, None, self.instance_scores(own)[0]
+            )
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
@@ -135,6 +236,44 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
         probabilities = self._probabilities(bags)
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
+
+    def numbered_classes(self) -> list[Any]:
+        """The labels in the order in which the method numbers them."""
+        return self.classes_[self._order].tolist()
+
+    def name_classes(self, names: Sequence[Any], positive: Any) -> None:
+        """Calls the classes by names.
+
+        Args:
+          names: K different ones, in the order in which the method numbers the classes.
+          positive: the one of two that is positive; None where that is not known.
+        """
+        self.classes_, self._order = np.unique(np.array(list(names)), return_inverse=True)
+        self.positive_ = positive
+
+    def label_of(self, probabilities: np.ndarray) -> Any:
+        """The most probable of `classes_`, as `predict` chooses it; None where one is not finite.
+
+        Args:
+          probabilities: `[K]` in the order of `classes_`.
+        """
+        if not np.isfinite(probabilities).all():
+            return None
+        return self.classes_[self._order[np.argmax(probabilities[self._order])]].item()
+
+    def open_features(self, bags: Bags) -> Bags:
+        """The bags with the features that were trained on; nothing of them is read.
+
+        Args:
+          bags: whose features are matched by name where both have names.
+
+        Raises:
+          UserError: the method was not fitted, or instances have another width.
+        """
+        self._refuse_unfitted()
+        bags = match_features(bags, self.feature_names_)
+        self._refuse_features(bags.shape)
+        return bags
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         """Scores each bag's instances for the bag's label, `[n_i]` float64.
@@ -173,6 +312,19 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     @abc.abstractmethod
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]: ...
+
+    def _state(self) -> dict[str, np.ndarray]:
+        """What `_fit` has learned, as arrays by name."""
+        raise UserError(
+            f"{type(self).__name__} cannot be saved: it has no _state and _restore, by which a "
+            "BagClassifier says what it has learned"
+        )
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Makes what `_fit` has learned of what `_state` gave; settings and classes are there already."""
+        raise UserError(
+            f"{type(self).__name__} cannot be loaded: it has no _restore for what it has learned"
+        )
 
     def _for_the_other_class(self, scores: np.ndarray) -> np.ndarray:
         """Turns instance scores for class 0 into scores for class 1.
@@ -215,6 +367,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _check_bags(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         self._refuse_unfitted()
+        if isinstance(bags, Bags):
+            bags = match_features(bags, self.feature_names_)
         arrays = check_bags(bags)
         self._refuse_features(arrays[0].shape[1:])
         return arrays
@@ -267,13 +421,33 @@ def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
     return arrays
 
 
+def describe_data(bag_digests: Iterable[str], labels: Sequence[Any]) -> dict[str, Any]:
+    """What a method was trained on, as `BagClassifier.trained_on_` has it.
+
+    Args:
+      bag_digests: of each bag, as `bag_survey.Survey` has it.
+      labels: of the bags, as the user knows them.
+    """
+    return {
+        "bags": digests.of_json(list(bag_digests)),
+        "labels": digests.of_json(list(labels)),
+        "count": len(labels),
+    }
+
+
+def _digest(bag: ArrayLike, checked_bag: np.ndarray) -> str:
+    """The digest of a bag as its user has it, if its bytes say what it is."""
+    array = np.asarray(bag)
+    return digests.of_arrays({"": array if array.dtype.kind in "biuf" else checked_bag})
+
+
 def _real_array(bag: ArrayLike, number: int) -> np.ndarray:
     if scipy.sparse.issparse(bag):
         raise InvalidInput(f"bag {number} is a sparse array, but must be dense: take its toarray()")
     try:
         array = np.asarray(bag)
         if not np.iscomplexobj(array):
-            return np.asarray(array, np.float64)
+            return np.asarray(array, np.float64, order="C")  # in which sums are added by rows
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"bag {number} is no array of numbers: {error}") from None
     raise InvalidInput(

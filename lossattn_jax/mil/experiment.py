@@ -3,6 +3,8 @@
 They are what `python -m lossattn_jax.mil` runs.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -25,6 +27,7 @@ from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import (
+    bootstrap,
     config_record,
     cross_validation,
     data_record,
@@ -32,8 +35,10 @@ from lossattn_jax.mil import (
     fold_results,
     method_memory,
     methods,
+    metric_files,
     report,
     selection,
+    stored_models,
 )
 from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 
@@ -59,13 +64,15 @@ def run(
     folds: int | str | None = None,
     memory_gib: float | None = None,
     file_format: str | None = None,
+    keep_models: bool = False,
+    resamples: int = bootstrap.RESAMPLES,
 ) -> list[report.Summary]:
     """Runs methods on data sets, and reuses results of the same inputs.
 
-    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`
-    and `instance_weights.csv`, and in the workdir `config.json` and `table.md` with everything that was
-    asked for. Data sets of one name are told apart, see `experiment_names.read`. A finished workdir that
-    cannot be written, such as one on a read-only mount, is only read.
+    Writes for each data set, method and rule a folder with a JSON file for each fold, `summary.json`,
+    `instance_weights.csv` and the files of `metric_files`, and in the workdir `config.json` and `table.md`
+    with everything that was asked for. Data sets of one name are told apart, see `experiment_names.read`. A
+    finished workdir that cannot be written, such as one on a read-only mount, is only read.
 
     Args:
       datasets: as `sources.experiments` takes them.
@@ -78,6 +85,8 @@ def run(
       positive: likewise, for each data set.
       choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
         `sources.Request`.
+      keep_models: whether the model of each fold stays, in a folder beside the fold's file.
+      resamples: of the bootstrap, for intervals of metrics; 0: none.
 
     Returns:
       A summary for each data set, method and rule. Some may lack numbers, see `report.refuse_nonfinite`.
@@ -98,6 +107,7 @@ def run(
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
+    bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,
         data_dir=data_dir,
@@ -115,7 +125,14 @@ def run(
     with Workdir(workdir) as folder:
         config_record.refuse_other(options, folder.path)
         log.info("devices: %s", devices.describe())
-        check = functools.partial(_check, names=names, rules=rules, options=options, folder=folder)
+        check = functools.partial(
+            _check,
+            names=names,
+            rules=rules,
+            options=options,
+            folder=folder,
+            keep_models=keep_models,
+        )
         for experiment in experiment_names.read(
             datasets, load, options.bags, folder.folder_of, check
         ):
@@ -126,7 +143,15 @@ def run(
             if isinstance(experiment.dataset, BagDataset):
                 data_warnings.warn(experiment.dataset)
             for name in names:
-                summaries += _method(experiment, name, rules, options, folder)
+                summaries += _method(
+                    experiment,
+                    name,
+                    rules,
+                    options,
+                    folder,
+                    keep_models=keep_models,
+                    resamples=resamples,
+                )
                 if folder.writable:
                     with folder.writing():
                         files.write(folder.path / TABLE_NAME, report.table(summaries).encode())
@@ -153,6 +178,8 @@ def _check(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    keep_models: bool,
 ) -> None:
     """Refuses experiments that cannot be run, before any runs."""
     check_positive([experiment.dataset for experiment in experiments], names)
@@ -164,7 +191,11 @@ def _check(
             )
         own = folder.folder_of(dataset.name) / files.safe_name(name)
         folder.refuse_links(*(own / rule for rule in rules))
-        missing = cross_validation.refuse_other(experiment, name, options, rules, own)
+        if keep_models:
+            stored_models.refuse_unsaveable(cross_validation.template(name, options))
+        missing = cross_validation.refuse_other(
+            experiment, name, options, rules, own, keep_models=keep_models
+        )
         if missing and not folder.writable:
             raise UserError(
                 f"the workdir {folder.path} cannot be written, and {missing} of "
@@ -208,6 +239,9 @@ def _method(
     rules: Sequence[str],
     options: BagOptions,
     folder: Workdir,
+    *,
+    keep_models: bool,
+    resamples: int,
 ) -> list[report.Summary]:
     dataset = experiment.dataset
     parent = folder.folder_of(dataset.name)
@@ -215,7 +249,7 @@ def _method(
     if folder.writable:
         for rule in rules:
             folder.make_folder(own / rule)
-    results = cross_validation.run(experiment, name, options, rules, own)
+    results = cross_validation.run(experiment, name, options, rules, own, keep_models=keep_models)
     if folder.writable:
         with folder.writing():
             data_record.write(experiment, parent)
@@ -240,7 +274,18 @@ def _method(
             summary.folds,
             selection.RULES[rule],
         )
-        summaries.append(summary)
+        with folder.writing() if folder.writable else contextlib.nullcontext():
+            metrics = metric_files.measure(
+                experiment,
+                folds,
+                made_from,
+                own / rule,
+                title=f"{dataset.name}, {summary.title}, rule {rule}",
+                resamples=resamples,
+                seed=options.seed,
+                writable=folder.writable,
+            )
+        summaries.append(dataclasses.replace(summary, out_of_fold=metrics))
     return summaries
 
 

@@ -45,6 +45,8 @@ class FoldResult:
       accuracies: `[epochs]` float64 of the test bags after each epoch, for looking at afterwards; None
         where they are not known.
       seconds: of wall time that the fold took, or its share of a training of many.
+      model: a classifier fitted on the numbers of classes, or networks, `training.TrainedModels`; None where
+        it is not wanted.
     """
 
     rule: str
@@ -55,6 +57,7 @@ class FoldResult:
     epoch: int | None
     accuracies: np.ndarray | None
     seconds: float
+    model: Any = None
 
 
 def accuracy(result: FoldResult, dataset: PlacedBags) -> float:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
@@ -18,28 +19,24 @@ from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil.bag_predictions import InstancePredictions
 from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
+from lossattn_jax.models.shapes import variable_shapes
 from lossattn_jax.train.bags import streamed_training, training
 from lossattn_jax.train.bags.settings import Settings
 
 _SETTINGS_PREFIX = "settings__"
+# What of `training.TrainedModels` is stored, beside the parameters.
+_MOMENTS = ("mean", "scale", "num_skipped", "seconds")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InstancePredictions:
-    """What networks say of one bag of n instances, averaged over an ensemble.
-
-    Attributes:
-      row: the bag's position.
-      probabilities: `[K]` float64 of the bag.
-      attention: `[n]` float32 weights; NaN where outputs are not finite.
-      logits: `[n, K]` float32 of the instances.
-      scores: `[n]` float64, see `BagClassifier.instance_scores`.
-    """
+class _Predictions:
+    """As `InstancePredictions`, for the classes as the method numbers them."""
 
     row: int
     probabilities: np.ndarray
@@ -179,13 +176,15 @@ class NetworkClassifier(BagClassifier):
         encoded = self._learn_classes(labels, len(lazy))
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
-        self._learn_features(lazy.shape)
+        self._learn_features(lazy.shape, lazy.features)
+        survey = survey_bags(lazy)
+        self._note_data(survey.digests, encoded)
         lazy = dataclasses.replace(
             lazy, labels=encoded, classes=tuple(self.classes_[self._order].tolist()), positive=None
         )
         self.networks_ = streamed_training.train(
             lazy,
-            survey_bags(lazy),
+            survey,
             network,
             _settings(self.settings),
             self._plans(len(lazy)),
@@ -233,6 +232,51 @@ class NetworkClassifier(BagClassifier):
             for member in range(self.ensemble)
         ]
 
+    def parameter_shapes(self) -> Any:
+        """Shapes and dtypes of `networks_.last`; nothing is computed.
+
+        Raises:
+          UserError: a setting is impossible.
+        """
+        network = self.network(len(self.classes_))
+        shapes = variable_shapes(network, (1, *self._features))["params"]
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((self.ensemble, *leaf.shape), leaf.dtype), shapes
+        )
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(getattr(self.networks_, name)) for name in _MOMENTS}
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Makes networks whose parameters are still to be put in place by `set_parameters`."""
+        self.networks_ = training.TrainedModels(
+            last=None,
+            best=None,
+            at_keep_epoch=None,
+            best_epochs=None,
+            logits=np.empty((self.ensemble, 0, 0, len(self.classes_)), np.float32),
+            mean=state["mean"],
+            scale=state["scale"],
+            num_skipped=state["num_skipped"],
+            seconds=float(state["seconds"]),
+        )
+
+    def adopt(self, networks: training.TrainedModels, shape: tuple[int, ...]) -> None:
+        """Takes networks that were trained elsewhere, standardisation included.
+
+        Args:
+          networks: `ensemble` of them.
+          shape: of an instance.
+        """
+        self._learn_features(shape, None)
+        self.networks_ = networks
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Gives restored networks their parameters, a tree of `parameter_shapes`."""
+        self.networks_ = dataclasses.replace(
+            self.networks_, last=jax.tree.map(np.asarray, parameters)
+        )
+
     def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         lazy = self._streamed(bags)
         if lazy is None:
@@ -266,10 +310,9 @@ class NetworkClassifier(BagClassifier):
                 bag.row, bag.probabilities[order], bag.attention, bag.logits[:, order], scores
             )
 
-    def _read(self, bags: Bags) -> Iterator[InstancePredictions]:
+    def _read(self, bags: Bags) -> Iterator[_Predictions]:
         """Predictions for the classes as the method numbers them."""
-        self._refuse_unfitted()
-        self._refuse_features(bags.shape)
+        bags = self.open_features(bags)
         mean = self.networks_.mean + np.asarray(self._mean)  # one of the two is 0, and one scale 1
         scale = self.networks_.scale * np.asarray(self._scale)
         mean, scale = (
@@ -284,7 +327,7 @@ class NetworkClassifier(BagClassifier):
             with np.errstate(invalid="ignore"):  # of infinite logits
                 probabilities = softmax(bag.logits.astype(np.float64), axis=-1).mean(axis=0)
             own = instance_scores(self.method, bag.attention, bag.instance_logits)
-            yield InstancePredictions(
+            yield _Predictions(
                 bag.row,
                 probabilities,
                 bag.attention.mean(axis=0),

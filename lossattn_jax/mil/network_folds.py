@@ -132,9 +132,27 @@ def run(
                     epoch=epochs[rule],
                     accuracies=_curve(dataset, split, models.logits[own[place]]),
                     seconds=(models.seconds + seconds[rule]) / len(splits),
+                    model=_models_of(models, _PARAMS[rule], own[place]),
                 )
             )
     return results
+
+
+def _models_of(
+    models: training.TrainedModels, params: str, members: np.ndarray
+) -> training.TrainedModels:
+    """Some of the networks, with the parameters that a rule takes."""
+    return training.TrainedModels(
+        last=jax.tree.map(lambda leaf: leaf[members], getattr(models, params)),
+        best=None,
+        at_keep_epoch=None,
+        best_epochs=None,
+        logits=models.logits[members, :0],
+        mean=models.mean[members],
+        scale=models.scale[members],
+        num_skipped=models.num_skipped[members],
+        seconds=models.seconds,
+    )
 
 
 def _choose(

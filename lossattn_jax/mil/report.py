@@ -18,6 +18,7 @@ from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_markdown, for_spreadsheet
 from lossattn_jax.mil import methods
+from lossattn_jax.mil.bag_metrics import BAG_METRICS
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 from lossattn_jax.registry import is_reference
 
@@ -48,6 +49,8 @@ class Summary:
       nonfinite_folds: the folds with such a bag, by `Split.name`.
       title: of the method, as tables have it; of those of the package it is known.
       paper: the paper's accuracy; None where the bags are no benchmark of it. Likewise.
+      out_of_fold: what `metric_files.measure` gives; empty where that is not known. It is not in the record,
+        and not compared.
     """
 
     dataset: str
@@ -68,6 +71,9 @@ class Summary:
     nonfinite_folds: tuple[str, ...] = ()
     title: str = ""
     paper: float | None = None
+    out_of_fold: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Looks up title and paper's accuracy of the package's methods.
@@ -140,7 +146,8 @@ def write_summary(summary: Summary, path: pathlib.Path, made_from: Mapping[str, 
 
 def as_record(summary: Summary) -> dict[str, Any]:
     """Turns a summary into a record for JSON; NaN becomes None."""
-    values = dataclasses.asdict(summary)
+    values = dataclasses.asdict(dataclasses.replace(summary, out_of_fold={}))
+    del values["out_of_fold"]  # has a file of its own
     values["standard_error"] = summary.standard_error
     values["optimistic"] = summary.rule == BEST_TEST
     content: dict[str, Any] = records.without_nonfinite(values)[0]
@@ -149,7 +156,7 @@ def as_record(summary: Summary) -> dict[str, Any]:
 
 # Of a summary, what may be NaN; and what summaries of before these had digests lack.
 _NUMBERS = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
-_LATER = ("positive", "nonfinite", "nonfinite_folds", "title", "paper")
+_LATER = ("positive", "nonfinite", "nonfinite_folds", "title", "paper", "out_of_fold")
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:
@@ -197,9 +204,10 @@ def refuse_nonfinite(summaries: Sequence[Summary]) -> None:
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """Formats a Markdown table for each rule.
+    """Formats Markdown tables for each rule.
 
-    It has a row for each method and data set, and what the rule does.
+    They have a row for each method and data set, and what the rule does; the second one, of metrics of
+    out-of-fold predictions, is there where these are known.
     """
     lines = []
     for rule in RULES:
@@ -214,6 +222,7 @@ def table(summaries: Sequence[Summary]) -> str:
             *(_row(summary) for summary in own),
             "",
             *_positive_lines(own),
+            *_out_of_fold_lines([one for one in own if one.out_of_fold]),
         ]
     return "\n".join(lines)
 
@@ -262,6 +271,52 @@ def _row(summary: Summary) -> str:
         f"{summary.seconds:.0f} s",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _out_of_fold_lines(summaries: Sequence[Summary]) -> list[str]:
+    """Formats the table of metrics of out-of-fold predictions."""
+    if not summaries:
+        return []
+    columns = [name for name, metric in BAG_METRICS.items() if metric.in_table]
+    mark = " (OPTIMISTIC)" if summaries[0].rule == BEST_TEST else ""
+    resamples = max(one.out_of_fold["bootstrap"]["resamples"] for one in summaries)
+    drawn = " or ".join(sorted({one.out_of_fold["bootstrap"]["of"] for one in summaries}))
+    intervals = (
+        f", with 95 % intervals from {resamples:,} resamples of {drawn}" if resamples else ""
+    )
+    return [
+        f"Out-of-fold{mark}: all predictions of a repeat together, mean over repeats{intervals}.",
+        "",
+        f"| data set | method | {' | '.join(BAG_METRICS[name].title for name in columns)} |",
+        f"| --- | --- |{' --- |' * len(columns)}",
+        *(_out_of_fold_row(summary, columns) for summary in summaries),
+        "",
+        *_left_out_lines(summaries, columns),
+    ]
+
+
+def _out_of_fold_row(summary: Summary, columns: Sequence[str]) -> str:
+    cells = [for_markdown(summary.dataset), for_markdown(summary.title)]
+    for name in columns:
+        metric = summary.out_of_fold["metrics"][name]
+        text = as_text(metric["value"])
+        if metric["interval"] is not None:
+            low, high = map(as_text, metric["interval"])
+            text = f"{text} ({low} to {high})"
+        cells.append(text)
+    return f"| {' | '.join(cells)} |"
+
+
+def _left_out_lines(summaries: Sequence[Summary], columns: Sequence[str]) -> list[str]:
+    """Says of how many resamples intervals are made without, for each data set."""
+    most: dict[str, int] = {}
+    for one in summaries:
+        counts = [one.out_of_fold["metrics"][name]["left_out"] or 0 for name in columns]
+        most[one.dataset] = max(most.get(one.dataset, 0), *counts)
+    parts = [f"up to {count:,} of {for_markdown(name)}" for name, count in most.items() if count]
+    if not parts:
+        return []
+    return [f"Resamples left out, in which a metric is not defined: {', '.join(parts)}.", ""]
 
 
 def as_text(value: float | None) -> str:

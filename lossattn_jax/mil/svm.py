@@ -116,6 +116,21 @@ class _InstanceSVM(BagClassifier):
         self._points, self._coefficients = points[is_support], coefficients[is_support]
         self._biases = np.array([machine.bias for machine in machines])
 
+    def _state(self) -> dict[str, np.ndarray]:
+        return {
+            "gamma": np.array(self._gamma),
+            "points": self._points,
+            "coefficients": self._coefficients,
+            "biases": self._biases,
+            "rounds": np.array(self.rounds_, np.int64),
+        }
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._gamma = float(state["gamma"])
+        self._points, self._coefficients = state["points"], state["coefficients"]
+        self._biases = state["biases"]
+        self.rounds_ = state["rounds"].tolist()
+
     @abc.abstractmethod
     def _points_of(self, instances: np.ndarray, bags: list[np.ndarray]) -> np.ndarray:
         """Returns all points that an SVM may be trained on, `[P, D]`.

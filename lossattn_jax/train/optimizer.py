@@ -15,6 +15,7 @@ import optax
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.registry import Registry, lookup, wrong_part
+from lossattn_jax.train.promotion import with_usual_promotion
 from lossattn_jax.train.schedules import SCHEDULES, Betas, Length, beta_schedules
 
 Mask = Callable[[Any], Any]  # parameters to a tree of bools: which of them decay
@@ -66,7 +67,10 @@ def make_optimizer(
             f"config.optimizer.name is {options.name!r}, which makes a {type(transformation).__name__}, "
             "but must make an optax.GradientTransformation"
         )
-    return transformation
+    return transformation._replace(
+        init=with_usual_promotion(transformation.init),
+        update=with_usual_promotion(transformation.update),
+    )
 
 
 def describe_optimizer(options: OptimizerOptions) -> str:

@@ -17,6 +17,7 @@ from lossattn_jax.arguments import check_number
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.registry import Registry, wrong_part
+from lossattn_jax.train.promotion import with_usual_promotion
 
 Betas = tuple[optax.Schedule, optax.Schedule]  # Adam's beta 1 and beta 2 by step
 
@@ -93,13 +94,14 @@ def learning_rate_schedule(options: OptimizerOptions, length: Length) -> optax.S
 
 def _cosine(options: OptimizerOptions, length: Length) -> optax.Schedule:
     """Falls along half a cosine to 0."""
-    return optax.cosine_decay_schedule(options.learning_rate, length.steps_after_warmup(options))
+    steps = length.steps_after_warmup(options)
+    return with_usual_promotion(optax.cosine_decay_schedule(options.learning_rate, steps))
 
 
 def _one_cycle(options: OptimizerOptions, length: Length) -> optax.Schedule:
     """Falls linearly to 0, behind the linear rise of `warmup_epochs`."""
     after = length.steps_after_warmup(options)
-    return optax.linear_schedule(options.learning_rate, 0.0, after)
+    return with_usual_promotion(optax.linear_schedule(options.learning_rate, 0.0, after))
 
 
 def _step(options: OptimizerOptions, length: Length) -> optax.Schedule:
@@ -108,7 +110,7 @@ def _step(options: OptimizerOptions, length: Length) -> optax.Schedule:
     The TIP paper: by 0.1 at epochs 100 and 150.
     """
     drops = {epoch * length.steps_per_epoch: options.decay_factor for epoch in options.milestones}
-    return optax.piecewise_constant_schedule(options.learning_rate, drops)
+    return with_usual_promotion(optax.piecewise_constant_schedule(options.learning_rate, drops))
 
 
 def _constant(options: OptimizerOptions, length: Length) -> optax.Schedule:
@@ -236,7 +238,8 @@ def beta_schedules(options: OptimizerOptions, length: Length) -> Betas | None:
         return start * options.momentum + (1 - start) * end1
 
     def beta2(step: Any) -> jax.Array:
-        early = step // length.steps_per_epoch <= options.ramp_up_epochs
+        epoch = jnp.asarray(step // length.steps_per_epoch, jnp.float32)
+        early = epoch <= options.ramp_up_epochs
         return jnp.where(early, options.beta2, end2)
 
     return beta1, beta2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -24,7 +25,7 @@ def digest(tmp_path):
 
         def examples(place):
             read.append(place)
-            return f"examples of {open(shards[place].path).read()}"
+            return f"examples of {pathlib.Path(shards[place].path).read_text()}"
 
         return of_shards(str(tmp_path), shards, examples), read
 

@@ -70,7 +70,14 @@ def test_steps_are_read_ahead_in_order_and_end():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    assert bag_stream.steps_ahead(10, 1000) == 2 and bag_stream.steps_ahead(10, 10) == 1
+    expected = {
+        (10, 1000): 4,
+        (10, 40): 3,
+        (10, 10): 1,
+        (1 << 24, 1 << 40): 2,
+        (1 << 30, 1 << 40): 1,
+    }
+    assert {sizes: bag_stream.steps_ahead(*sizes) for sizes in expected} == expected
     with pytest.raises(UserError, match="takes 2.00 GiB, but there are only 1.00"):
         bag_stream.steps_ahead(2 << 30, 1 << 30)
 

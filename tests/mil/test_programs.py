@@ -46,6 +46,7 @@ def gradient_of(network, reduction):
         out, sown = network.apply(
             {"params": params}, bag[None], mask[None], True, noise[None], mutable=[SUPERVISION]
         )
+        count = jnp.sum(mask, dtype=jnp.float32)
         value = losses.cross_entropy(out.logits, label[None])[0]
         if network.method == "mi_net_ds":
             side_logits = sown[SUPERVISION]["logits"][0]
@@ -54,8 +55,8 @@ def gradient_of(network, reduction):
             labels = jnp.broadcast_to(label, bag.shape[:1])
             each = out.attention[0] * losses.cross_entropy(out.patch_logits[0], labels)
             each = jnp.where(mask, each, 0.0)
-            value += patch_weight * jnp.sum(each) / (jnp.sum(mask) if reduction == "mean" else 1)
-        distance = jnp.sum(jnp.square(out.attention[0] - target)) / jnp.sum(mask)
+            value += patch_weight * jnp.sum(each) / (count if reduction == "mean" else 1)
+        distance = jnp.sum(jnp.square(out.attention[0] - target)) / count
         return value + consistency_weight * distance, out.attention[0]
 
     return gradient

@@ -150,7 +150,7 @@ def test_a_summary_alone_says_which_bags_a_folder_is_of(own, tmp_path):
 def test_bags_may_change_where_a_run_stopped_before_any_fold(tmp_path, monkeypatch):
     first, workdir = write_bags(tmp_path / "a" / "own.csv"), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.cross_validation, "run", lambda *_: 1 / 0)
+        patch.setattr(experiment.cross_validation, "run", lambda *_, **options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run([first], workdir)
     assert run([write_bags(tmp_path / "own.csv", seed=1)], workdir)[0].folds == 3

@@ -98,7 +98,9 @@ def plain(seed, settings, left_out):
             out = NETWORK.apply({"params": params}, bag[None], mask[None])
             return bag_loss(out, label[None], mask[None], patch_weight, "sum")[0]
 
-        updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+        gradients = jax.grad(loss)(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by floats
+            updates, moments = optimizer.update(gradients, moments, params)
         return optax.apply_updates(params, updates), moments
 
     for epoch in range(settings.epochs):
@@ -148,8 +150,8 @@ def with_norm(monkeypatch, scale):
     """Makes the gradient of the bag whose first feature is 7 finite, but its norm not."""
     call = Gradients.__call__
 
-    def steep(self, model, params, bags, epoch, *, guarded):
-        of_bags = call(self, model, params, bags, epoch, guard_loss=guarded)
+    def steep(self, model, params, bags, epoch, *, guard_loss):
+        of_bags = call(self, model, params, bags, epoch, guard_loss=guard_loss)
         factor = jnp.where(bags.x[0, 0, 0] == 7, scale, 0.0)
         gradients = jax.tree.map(lambda leaf: leaf + factor, of_bags.gradients)
         return of_bags._replace(gradients=gradients)

@@ -93,7 +93,8 @@ def plain(network, settings, seed=7, consistency=None):
                 params, bag, label, settings.patch_weight, jnp.asarray(target), weight
             )
             seen[row] = np.asarray(attention)
-            updates, moments = optimizer.update(found, moments, params)
+            with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts by floats
+                updates, moments = optimizer.update(found, moments, params)
             params = optax.apply_updates(params, updates)
         averages = [0.6 * old + 0.4 * new for old, new in zip(averages, seen, strict=True)]
         ends.append(params)
@@ -238,7 +239,8 @@ def test_a_batch_is_the_mean_over_the_models_own_bags():
         each.append(gradient_of(NETWORK)(params, bag, label, 0.7, nothing, 0.0)[0])
     mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each)
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(0.01))
-    updates, _ = optimizer.update(mean, optimizer.init(params), params)
+    with jax.numpy_dtype_promotion("standard"):  # as above
+        updates, _ = optimizer.update(mean, optimizer.init(params), params)
     close(model(result.last), optax.apply_updates(params, updates), rtol=1e-3, atol=1e-4)
 
 

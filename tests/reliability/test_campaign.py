@@ -125,13 +125,13 @@ def test_results_are_compared_without_times_and_folders(tmp_path):
 
 
 TRUSTING = """
-import json
-value = json.load(open("fold.json"))["accuracy"]
-json.dump({"mean": value}, open("mean.json", "w"))
+import json, pathlib
+value = json.loads(pathlib.Path("fold.json").read_text())["accuracy"]
+pathlib.Path("mean.json").write_text(json.dumps({"mean": value}))
 """
 CAREFUL = """
-import hashlib, sys
-if hashlib.sha256(open("fold.json", "rb").read()).hexdigest() != DIGEST:
+import hashlib, pathlib, sys
+if hashlib.sha256(pathlib.Path("fold.json").read_bytes()).hexdigest() != DIGEST:
     print("error: fold.json is damaged.", file=sys.stderr)
     sys.exit(2)
 """

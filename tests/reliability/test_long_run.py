@@ -99,14 +99,15 @@ def test_a_workdir_is_measured_by_kind(tmp_path):
 
 
 def test_tensorboard_forgets_what_comes_again(tmp_path, monkeypatch):
+    boards = []
     for start, steps in ((1, (2, 4, 6)), (5, (6, 8))):
         monkeypatch.setattr("time.time", lambda now=start: 1_700_000_000.0 + now)
-        board = TensorBoard(tmp_path, start)
+        boards.append(board := TensorBoard(tmp_path, start))
         for step in steps:
             board.scalars(step, {"train/loss": 0.5})
             assert event_files.points(tmp_path)["train/loss"][-1][0] == step  # whatever ends it now
-        if start == 5:
-            board.close()
+    for board in boards:
+        board.close()
     last = max(tmp_path.iterdir())
     last.write_bytes(last.read_bytes()[:-3])  # killed in the middle of an event
     shown = event_files.points(tmp_path)

@@ -33,7 +33,8 @@ NUMBER = 3
 def corner(subject, variables, images, classes, keys):
     """Only the upper left quarter matters."""
     rows = jnp.arange(images.shape[1]) < 16
-    return subject.from_pixels(jnp.tile((rows[:, None] & rows[None]) * 1.0, (len(images), 1, 1)))
+    quarter = (rows[:, None] & rows[None]).astype(jnp.float32)
+    return subject.from_pixels(jnp.tile(quarter, (len(images), 1, 1)))
 
 
 def flat(subject, variables, images, classes, keys):

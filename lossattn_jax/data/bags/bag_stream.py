@@ -6,6 +6,7 @@ and `draw_instances` which instances of one that is longer than a step may be.
 
 import dataclasses
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from lossattn_jax.errors import UserError
 
 # Each length that bags are padded to is a program to compile.
 _MOST_LENGTHS = 4
-_MOST_AHEAD = 2  # steps
+_MOST_AHEAD = 4  # steps
+_AHEAD_BYTES = 1 << 25  # of several steps
+_SMALLEST_MAP = 1 << 20  # bytes
 _READ_AT_ONCE = 1 << 24  # bytes, of bags of which only some instances are wanted
 # Keeps the draw of instances apart from others of the same seed.
 _DRAW_KEY = 0xD4A3
@@ -150,15 +153,24 @@ def pad(parts: Sequence[np.ndarray], count: int, length: int) -> tuple[np.ndarra
     Returns:
       `[b, length, features...]` of the bags' type, and its mask `[b, length]`, as `StepBags` has them.
     """
-    x = np.empty((count, length, *parts[0].shape[1:]), parts[0].dtype)
+    x = _zeros((count, length, *parts[0].shape[1:]), parts[0].dtype)
     mask = np.zeros((count, length), bool)
     mask[:, 0] = True
     for place, part in enumerate(parts):
         x[place, : len(part)] = part
-        x[place, len(part) :] = 0
         mask[place, : len(part)] = True
-    x[len(parts) :] = 0
     return x, mask
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros, of which large ones go back to the system when they are let go of.
+
+    The C library would keep them for the thread that has read them, several for each thread.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    if size < _SMALLEST_MAP:
+        return np.zeros(shape, dtype)
+    return np.ndarray(shape, dtype, mmap.mmap(-1, size))
 
 
 def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
@@ -199,4 +211,5 @@ def steps_ahead(step_bytes: int, memory: int) -> int:
             f"{memory / 2**30:.2f} for what is read: give more by --memory, or take fewer instances of a bag "
             "by --max_instances"
         )
-    return int(min(_MOST_AHEAD, max(1, memory // step_bytes - 1)))
+    several = min(memory - step_bytes, _AHEAD_BYTES) // step_bytes
+    return int(min(_MOST_AHEAD, max(1, several)))

@@ -9,6 +9,7 @@ computing the sample variance"), so that any choice of bags can be standardised 
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterator
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _ROWS = 1024  # instances that are looked at together
 _BAGS_BETWEEN_LINES = 100
+_DIGESTED_AT_ONCE = 1 << 22  # numbers
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -85,6 +87,25 @@ def survey_bags(bags: Bags) -> Survey:
     columns = list(zip(*parts, strict=True))
     mean, squares, low, high = map(np.stack, columns[:4])
     return Survey(bags.lengths, mean, squares, low, high, tuple(columns[4]))
+
+
+def digest_bag(bags: Bags, row: int) -> str:
+    """The digest of a bag as `Survey` has it, of which only a part is in memory at once.
+
+    Args:
+      bags: the bags.
+      row: the bag's position.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    reader = bags.readers[row]
+    rows = max(1, _DIGESTED_AT_ONCE // max(1, int(np.prod(reader.shape[1:]))))
+    content = hashlib.sha256()
+    for start in range(0, reader.shape[0], rows):
+        part = np.ascontiguousarray(reader.read(start, min(start + rows, reader.shape[0])))
+        content.update(part.reshape(-1).view(np.uint8).data)
+    return digests.of_json({"": [part.dtype.str, list(reader.shape), content.hexdigest()]})
 
 
 def _in_order(pool: concurrent.futures.Executor, bags: Bags) -> Iterator[tuple]:

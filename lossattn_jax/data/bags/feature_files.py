@@ -70,6 +70,18 @@ FORMATS: Registry[FeatureFormat] = Registry(
 )
 
 
+def find_formats(name: str | None) -> Mapping[str, FeatureFormat]:
+    """The formats among which the ending of a file's name chooses.
+
+    Args:
+      name: of the only one, or `package.module:attribute` of the user's own; None: all of `FORMATS`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    return FORMATS if name is None else {name: FORMATS.find(name, "--file_format")}
+
+
 def split_name(
     path: str | os.PathLike[str], formats: Mapping[str, FeatureFormat] = FORMATS
 ) -> tuple[str, FeatureFormat] | None:

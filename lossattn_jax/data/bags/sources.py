@@ -31,7 +31,8 @@ from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.columns import Choice
-from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
+from lossattn_jax.data.bags.feature_files import find_formats
+from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
@@ -160,6 +161,17 @@ class Source(abc.ABC):
             exactly one of them is among `request.positive`.
         """
 
+    def open(self, request: Request) -> Bags:
+        """Opens all bags, with the split that a table gives them.
+
+        Raises:
+          UserError: they cannot be read, or are drawn anew for each experiment.
+        """
+        raise UserError(
+            "bags that are drawn are for cross-validation: to train a model that stays, name a file, a "
+            "folder of feature files or a benchmark"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class WholeBags(Source):
@@ -177,17 +189,27 @@ class WholeBags(Source):
         return (self.name,)
 
     def experiments(self, request: Request) -> tuple[Experiment]:
-        dataset = self.load(request)
+        dataset, table = self._read(request)
         benchmark = self.benchmark_of(dataset)
+        # Held-out bags and parameters are drawn class by class, so other words would give other results.
+        dataset = dataset.in_order_of_appearance()
+        return (Experiment(dataset, _split(dataset, table, request), benchmark),)
+
+    def open(self, request: Request) -> Bags:
+        dataset, table = self._read(request)
+        splits = None if table is None else table.splits
+        return dataclasses.replace(Bags.from_dataset(dataset), splits=splits)
+
+    def _read(self, request: Request) -> tuple[BagDataset, BagTable | None]:
+        """Reads the bags and what a table says of them."""
+        dataset = self.load(request)
         if request.positive:
             word = _positive(dataset.classes, request.positive, dataset.name)
             dataset = dataclasses.replace(dataset, positive=word)
         table = self.read_parts(request)
         if table is not None:
             dataset = dataclasses.replace(dataset, groups=table.groups)
-        # Held-out bags and parameters are drawn class by class, so other words would give other results.
-        dataset = dataset.in_order_of_appearance()
-        return (Experiment(dataset, _split(dataset, table, request), benchmark),)
+        return dataset, table
 
     def read_parts(self, request: Request) -> BagTable | None:
         """Reads groups, splits and folds of a table, where named."""
@@ -250,16 +272,8 @@ class FolderOfBags(Source):
         return (self.name,)
 
     def experiments(self, request: Request) -> tuple[Experiment]:
-        if request.labels is None:
-            raise UserError(
-                f"the bags in the folder {self.path} need labels: --labels=TABLE names a table with a line "
-                "for each bag, its id and its label"
-            )
-        table = read_table(request.labels, request.columns)
-        formats: Mapping[str, FeatureFormat] = FORMATS
-        if request.file_format is not None:
-            formats = {request.file_format: FORMATS.find(request.file_format, "--file_format")}
-        bags = open_bags(self.path, table, formats=formats, name=self.name)
+        table = self._read_table(request)
+        bags = self._open(table, request)
         word = _positive(bags.classes, request.positive, self.name)
         if word is not None and word != bags.classes[1]:
             bags = bags.swap_classes()
@@ -267,6 +281,22 @@ class FolderOfBags(Source):
         most = request.options.train.max_instances
         dataset = streaming.place_bags(bags, most, request.memory_gib)
         return (Experiment(dataset, _split(dataset, table, request)),)
+
+    def open(self, request: Request) -> Bags:
+        table = self._read_table(request)
+        return self._open(table, request, request.positive)
+
+    def _read_table(self, request: Request) -> BagTable:
+        if request.labels is None:
+            raise UserError(
+                f"the bags in the folder {self.path} need labels: --labels=TABLE names a table with a line "
+                "for each bag, its id and its label"
+            )
+        return read_table(request.labels, request.columns)
+
+    def _open(self, table: BagTable, request: Request, positive: Sequence[str] = ()) -> Bags:
+        formats = find_formats(request.file_format)
+        return open_bags(self.path, table, positive=positive, formats=formats, name=self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,36 +426,56 @@ def experiments(
         table or its columns are named where there is none.
     """
     source = find(name)
-    if choice and not source.has_columns:
+    request = Request(
+        data_dir,
+        options,
+        download,
+        positive,
+        choice,
+        labels=labels,
+        columns=columns,
+        folds=folds,
+        memory_gib=memory_gib,
+        file_format=file_format,
+    )
+    _refuse_unknown_parts(source, name, request)
+    if isinstance(folds, str):
+        lookup("--folds", folds, SPLITTINGS)
+    return source.experiments(request)
+
+
+def open_all(name: str, request: Request) -> Bags:
+    """Opens all bags of a data set, for one training.
+
+    Args:
+      name: as `find` takes it.
+      request: what is asked of it; its folds are not looked at.
+
+    Raises:
+      UserError: as of `experiments`, or the bags are drawn.
+    """
+    source = find(name)
+    _refuse_unknown_parts(source, name, request)
+    return source.open(request)
+
+
+def _refuse_unknown_parts(source: Source, name: str, request: Request) -> None:
+    """Refuses features, a table or columns of it where a data set has none."""
+    if request.choice and not source.has_columns:
         raise UserError(
             f"--features and --ignore choose columns of files of bags, but {name} is none: leave it out"
         )
-    for flag, value in (("labels", labels), ("file_format", file_format)):
+    for flag, value in (("labels", request.labels), ("file_format", request.file_format)):
         if value is not None and not source.has_labels:
             raise UserError(
                 f"--{flag} is for a folder of feature files, but {name} is none: leave it out"
             )
     for field in dataclasses.fields(TableColumns):
-        if columns and getattr(columns, field.name) and field.name not in source.column_flags:
+        own = request.columns and getattr(request.columns, field.name)
+        if own and field.name not in source.column_flags:
             raise UserError(
                 f"--{field.name}_column names a column of a table, but {name} has none for it: leave it out"
             )
-    if isinstance(folds, str):
-        lookup("--folds", folds, SPLITTINGS)
-    return source.experiments(
-        Request(
-            data_dir,
-            options,
-            download,
-            positive,
-            choice,
-            labels=labels,
-            columns=columns,
-            folds=folds,
-            memory_gib=memory_gib,
-            file_format=file_format,
-        )
-    )
 
 
 def _split(dataset: PlacedBags, table: BagTable | None, request: Request) -> tuple[Split, ...]:

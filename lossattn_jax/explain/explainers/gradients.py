@@ -44,7 +44,7 @@ def integrated_gradients(
     def step(total: jax.Array, place: jax.Array) -> tuple[jax.Array, None]:
         return total + _gradient(subject, variables, place * images, classes), None
 
-    places = (jnp.arange(steps) + 0.5) / steps
+    places = ((jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps).astype(images.dtype)
     total, _ = jax.lax.scan(
         step, jnp.zeros_like(images), places, unroll=devices.unroll_length(steps)
     )
@@ -80,7 +80,7 @@ def smooth_grad(
             )
         )(keys)
         gradient = _gradient(subject, variables, images + deviation * normal, classes)
-        return total + jnp.max(jnp.abs(gradient), axis=-1), None
+        return total + jnp.max(jnp.abs(gradient), axis=-1).astype(jnp.float32), None
 
     total, _ = jax.lax.scan(
         step,

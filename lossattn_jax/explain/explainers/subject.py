@@ -69,17 +69,19 @@ class Subject:
         # From the lowest up, so that a flat map is flat to the bit, and ranks no rounding.
         lowest = jnp.min(patches, axis=1, keepdims=True)
         above = jnp.einsum("bp,phw->bhw", patches - lowest, share, precision="highest")
-        return Relevance(patches, above + lowest[:, :, None] * (count > 0)[None])
+        is_covered = (count > 0).astype(jnp.float32)
+        return Relevance(patches, above + lowest[:, :, None] * is_covered[None])
 
     def from_pixels(self, pixels: jax.Array) -> Relevance:
         """Makes relevance of pixels `[B, H, W]`.
 
         A patch has the mean over its window.
         """
+        pixels = pixels.astype(jnp.float32)
         covers = self._coverage()
         share = covers / jnp.sum(covers, axis=(1, 2), keepdims=True)
         patches = jnp.einsum("bhw,phw->bp", pixels, share, precision="highest")
-        return Relevance(patches, pixels.astype(jnp.float32))
+        return Relevance(patches, pixels)
 
     def _coverage(self) -> jax.Array:
         grid = self.model.patch_grid(self.image_shape)

@@ -153,7 +153,7 @@ def make_metric_step(
         values = {name: _where(right, value) for name, value in values.items()}
         sums = {name: metrics.mean_of(value, mask) for name, value in values.items()}
         finite = metrics.rows_finite(*values.values()) if values else right
-        sums[metrics.NONFINITE] = metrics.mean_of(1.0 - finite, mask)
+        sums[metrics.NONFINITE] = metrics.mean_of((~finite).astype(jnp.float32), mask)
         per_image = {}
         if "box" in batch:
             boxes = batch["box"]
@@ -165,7 +165,8 @@ def make_metric_step(
                 box_values |= _curves(maps)
             box_values = {name: _where(right, value) for name, value in box_values.items()}
             has_box = metrics.has_box(boxes)
-            sums |= {name: _mean_of(value, mask * has_box) for name, value in box_values.items()}
+            with_box = jnp.where(has_box, mask, jnp.zeros_like(mask))
+            sums |= {name: _mean_of(value, with_box) for name, value in box_values.items()}
             if any(metric.needs_ranking for metric in chosen_metrics.values()):
                 is_localised = _where(right, metric_registry.measure_localised(maps))
                 per_image = {"localised": is_localised, "has_box": has_box}

@@ -298,5 +298,6 @@ def _share_inside(weights: jax.Array, inside: jax.Array) -> jax.Array:
     None is negative; 0 where all are 0.
     """
     total = jnp.sum(weights, axis=1)
-    share = jnp.sum(weights * inside, axis=1) / jnp.where(total > 0, total, 1.0)
+    mass = jnp.sum(weights * inside.astype(weights.dtype), axis=1)
+    share = mass / jnp.where(total > 0, total, 1.0)
     return jnp.clip(share, 0.0, 1.0)

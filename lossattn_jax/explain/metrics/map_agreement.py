@@ -79,7 +79,7 @@ def top_overlap(
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, but must be above 0 and at most 1")
     first, second, valid = _flatten(first, second, valid)
-    count = jnp.sum(valid, axis=1, keepdims=True)
+    count = jnp.sum(valid, axis=1, keepdims=True).astype(jnp.float32)
     size = jnp.maximum(jnp.floor(share * count + 0.5), 1.0)
     common = jnp.minimum(_membership(first, valid, size), _membership(second, valid, size))
     return jnp.sum(common, axis=1) / size[:, 0]
@@ -234,6 +234,8 @@ def _membership(values: jax.Array, valid: jax.Array, size: jax.Array) -> jax.Arr
     sorted_values = jnp.sort(values, axis=1, descending=True)
     lowest = jnp.take_along_axis(sorted_values, size.astype(jnp.int32) - 1, axis=1)
     above, is_tied = values > lowest, (values == lowest) & valid
-    rest = size - jnp.sum(above, axis=1, keepdims=True)
-    part = rest / jnp.maximum(jnp.sum(is_tied, axis=1, keepdims=True), 1)
+    num_above, num_tied = (
+        jnp.sum(which, axis=1, keepdims=True).astype(jnp.float32) for which in (above, is_tied)
+    )
+    part = (size - num_above) / jnp.maximum(num_tied, 1.0)
     return jnp.where(above, 1.0, jnp.where(is_tied, part, 0.0))

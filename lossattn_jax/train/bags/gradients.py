@@ -107,7 +107,7 @@ class Gradients:
                 per_bag *= model.class_weights[bags.labels]
             if self.consistency:
                 per_bag += self._pull(model, bags, out.attention, epoch)
-            count = jnp.maximum(jnp.sum(bags.visible), 1)
+            count = jnp.maximum(jnp.sum(bags.visible), 1).astype(jnp.float32)
             mean = jnp.sum(jnp.where(bags.visible, per_bag, 0.0)) / count
             return mean, (out.attention, per_bag)
 
@@ -125,14 +125,15 @@ class Gradients:
         weight = loss_weight_schedule(
             epoch, model.consistency_weight, self.settings.consistency_ramp_epochs
         )
-        size = jnp.maximum(jnp.sum(mask, axis=-1), 1)
+        size = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(jnp.float32)
         average = self._correct_average(bags.target, epoch)
         distance = losses.consistency_loss(attention, jnp.where(mask, average, 0.0))
         return jnp.where(epoch > 0, weight, 0) * distance * mask.shape[1] / size
 
     def _correct_average(self, average: jax.Array, epoch: jax.Array) -> jax.Array:
         """Corrects the average of attention for its start at 0."""
-        return average / jnp.maximum(1 - self.settings.consistency_decay**epoch, 1e-6)
+        decay = self.settings.consistency_decay
+        return average / jnp.maximum(1 - decay ** epoch.astype(jnp.float32), 1e-6)
 
     def attention_before(self, average: jax.Array, epoch: jax.Array, mask: jax.Array) -> jax.Array:
         """Returns bags' average attention of the epochs before, at first even.
@@ -142,7 +143,8 @@ class Gradients:
           epoch: int32 scalar.
           mask: `[b, length]` bool.
         """
-        even = mask / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+        size = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(jnp.float32)
+        even = mask.astype(jnp.float32) / size
         return jnp.where(epoch > 0, self._correct_average(average, epoch), even[None])
 
 

@@ -37,7 +37,9 @@ def bag_loss(
     if patch_weight is None:
         return losses.cross_entropy(outputs.logits, labels)
     patch_weight = losses.reduced_weight(
-        patch_reduction, patch_weight, lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1)
+        patch_reduction,
+        patch_weight,
+        lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(jnp.float32),
     )
     return losses.loss_attention_loss(
         outputs.logits, outputs.patch_logits, outputs.attention, labels, patch_weight

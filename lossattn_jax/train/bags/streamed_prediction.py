@@ -14,11 +14,16 @@ import numpy as np
 from lossattn_jax import devices
 from lossattn_jax.data.bags import bag_stream
 from lossattn_jax.data.bags.lazy_bags import Bags
+from lossattn_jax.kernels import cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import streamed_steps
 
 PIECE = 4096  # instances
-_GROWTH = 4  # of the lengths that layers are pooled at, from one to the next
+# That shorter bags are padded to, whatever the others are, so that each has the same bits among any others.
+# Each is a program to compile.
+_LENGTHS = (64, 512, 2048, PIECE)
+_PIECES_KEPT = 4  # whose memory the C library may keep
+_GROWTH = 3  # of the lengths that layers are pooled at, from one to the next
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,13 +68,11 @@ class Pieces:
     Attributes:
       bags: the bags.
       places: of each piece the bag's position, its first instance and the one behind its last.
-      tops: rising lengths for bags of one piece; pieces of longer ones have `PIECE`.
       convert: what is done with instances before they are padded.
     """
 
     bags: Bags
     places: Sequence[tuple[int, int, int]]
-    tops: tuple[int, ...]
     convert: Callable[[np.ndarray], np.ndarray]
 
     def __len__(self) -> int:
@@ -80,9 +83,13 @@ class Pieces:
         row, start, stop = self.places[number]
         length = int(self.bags.lengths[row])
         part = self.convert(self.bags.read(row, start, stop))
-        tops = self.tops if length <= PIECE else (PIECE,)
-        padded = next(top for top in tops if top >= stop - start)
+        padded = _padded_length(min(length, PIECE))
         return Piece(row, start == 0, stop == length, *bag_stream.pad([part], 1, padded))
+
+
+def _padded_length(length: int) -> int:
+    """What a bag of so many instances, or a piece of a longer one, is padded to."""
+    return next(top for top in _LENGTHS if top >= length)
 
 
 class StreamedPredictor:
@@ -131,28 +138,34 @@ class StreamedPredictor:
         if not len(rows):
             return
         lengths = bags.lengths[np.asarray(rows)]
-        short = np.minimum(lengths, PIECE)
-        tops = bag_stream.step_lengths(short, 2.0)
         places = [
             (int(row), start, min(start + PIECE, int(length)))
             for row, length in zip(rows, lengths, strict=True)
             for start in range(0, int(length), PIECE)
         ]
-        step_bytes = int(max(tops) * np.prod(bags.shape)) * 4
-        pieces = bag_stream.read_ahead(Pieces(bags, places, tops, convert), step_bytes, memory)
-        layers: list[list[np.ndarray]] = []
+        longest = _padded_length(min(int(lengths.max()), PIECE))
+        step_bytes = longest * int(np.prod(bags.shape)) * 4
+        pieces = bag_stream.read_ahead(Pieces(bags, places, convert), step_bytes, memory)
+        layers: list[np.ndarray] = []
         try:
             for piece in pieces:
                 predicts = devices.shard(padded_models(predict_mask[:, piece.row], self._group))
                 if piece.first and piece.last:
                     yield self._finite(piece.row, *self._whole(piece, predicts))
                     continue
-                layers = [] if piece.first else layers
-                layers.append(self._layers(piece, predicts))
+                length = int(bags.lengths[piece.row])
+                of_piece = self._layers(piece, predicts)
+                if piece.first:
+                    layers = [_room_for(part, length) for part in of_piece]
+                    stop = 0
+                start, stop = stop, stop + of_piece[0].shape[1]
+                for layer, part in zip(layers, of_piece, strict=True):
+                    layer[:, start:stop] = part
+                if piece.last or start % (_PIECES_KEPT * PIECE) == 0:
+                    cpu.release_memory()  # or what pieces have taken stays in pieces of its own
                 if piece.last:
-                    joined = [np.concatenate(parts, axis=1) for parts in zip(*layers, strict=True)]
+                    yield self._finite(piece.row, *self._pool(layers, length, predicts))
                     layers = []
-                    yield self._finite(piece.row, *self._pool(joined, predicts))
         finally:
             pieces.close()  # type: ignore[attr-defined]
 
@@ -170,17 +183,12 @@ class StreamedPredictor:
         out = self._gather(program(self._models, predicts, devices.replicate(piece.x)))
         return [layer[:, :length] for layer in out]
 
-    def _pool(self, layers: list[np.ndarray], predicts: Any) -> Any:
-        """Predictions of the layers `[M, N, width]` of a whole bag."""
+    def _pool(self, layers: list[np.ndarray], length: int, predicts: Any) -> Any:
+        """Predictions of the layers of a whole bag, as `_room_for` has them."""
         program = streamed_steps.bag_pooling(self._network)
-        length = layers[0].shape[1]
-        padded = PIECE
-        while padded < length:
-            padded *= _GROWTH
-        behind = ((0, 0), (0, padded - length), (0, 0))
-        wide = padded_models([np.pad(layer, behind) for layer in layers], self._group)
-        mask = np.arange(padded) < length
-        out = program(self._models[0], predicts, devices.shard(wide), devices.replicate(mask))
+        shards = devices.shard(padded_models(layers, self._group))
+        mask = np.arange(layers[0].shape[1]) < length
+        out = program(self._models[0], predicts, shards, devices.replicate(mask))
         logits, attention, instance_logits = self._gather(out)
         return logits, attention[:, :length], instance_logits[:, :length]
 
@@ -195,6 +203,19 @@ class StreamedPredictor:
         return BagPrediction(
             row, logits, np.where(fine[:, None], attention, np.nan), instance_logits
         )
+
+
+def _room_for(part: np.ndarray, length: int) -> np.ndarray:
+    """Zeros `[M, N, width]` for a layer of a whole bag, N being one of few lengths.
+
+    Args:
+      part: `[M, n, width]` of a piece.
+      length: of the bag.
+    """
+    padded = PIECE
+    while padded < length:
+        padded *= _GROWTH
+    return np.zeros((part.shape[0], padded, part.shape[2]), part.dtype)
 
 
 def padded_models(tree: Any, group: int) -> Any:

@@ -9,7 +9,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ from lossattn_jax.train.progress import LogClock, Progress
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10
+_STEPS_KEPT = 4  # whose memory the C library may keep
 _STEPS_IN_FLIGHT = 1  # on the devices, beside the one that they compute
 
 
@@ -127,7 +128,8 @@ def train(
         )
         skipped = []
         first = epoch * program.steps_per_epoch
-        for place, batch in enumerate(bag_stream.read_ahead(steps, step_bytes, memory)):
+        batches = progress.time_waits(bag_stream.read_ahead(steps, step_bytes, memory))
+        for place, batch in enumerate(batches):
             visible = padded.train[:, np.maximum(batch.rows, 0)] & (batch.rows >= 0)
             clock = (np.int32(epoch), np.int32(first + place))
             (states, in_a_row), now = compiled.update(
@@ -141,7 +143,7 @@ def train(
             if len(skipped) > _STEPS_IN_FLIGHT:  # or the bags of all steps would wait in memory
                 skipped[-1 - _STEPS_IN_FLIGHT].block_until_ready()
             progress.after(first + place + 1, epoch)
-            if not place:  # what compiling has taken, and what the epoch before has left in pieces
+            if place % _STEPS_KEPT == 0:  # or what compiling and earlier steps have taken stays
                 cpu.release_memory()
         of_steps = np.stack(devices.gather(skipped), axis=-1)[: len(plans), None]
         skips.add_epochs(of_steps, order, np.array([epoch]))
@@ -297,16 +299,29 @@ class _StepLog:
         self._progress = Progress(0, self._total)
         self._clock = LogClock(_SECONDS_BETWEEN_LINES)
         self._compiles = True
+        self._waited = 0.0
+
+    def time_waits(self, batches: Iterator[StepBags]) -> Iterator[StepBags]:
+        """Passes batches on, and adds up the time until each is there."""
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
     def after(self, step: int, epoch: int) -> None:
         """Logs, where there was no line for some seconds, that so many steps are done."""
         if self._compiles:  # the first call does: the rate is that of the others
             self._progress.restart(step)
             self._compiles = False
+            self._waited = 0.0
         elif self._clock.is_due() or step == self._total:
             rate = self._progress.measure(step)
             log.info(
-                "%s: epoch %d of %d, step %d of %d, %d models at once, %.1f steps a second, %s left",
+                "%s: epoch %d of %d, step %d of %d, %d models at once, %.1f steps a second, %.0f %% of the "
+                "time waiting for bags, %s left",
                 self._label,
                 epoch + 1,
                 self._epochs,
@@ -314,8 +329,10 @@ class _StepLog:
                 self._total,
                 self._models,
                 rate,
+                min(100 * self._waited / self._progress.seconds, 100),
                 self._progress.time_left(step),
             )
+            self._waited = 0.0
 
     def pause(self) -> Any:
         """See `Progress.pause`."""

@@ -133,7 +133,7 @@ def _measure(
     }
     totals = jax.lax.psum(means, devices.AXIS)
     is_skipped = 1.0 - applies.astype(jnp.float32)
-    first = is_skipped * (before["skipped"].total == 0)
+    first = is_skipped * (before["skipped"].total == 0).astype(jnp.float32)
     totals["skipped"] = metrics.Mean(is_skipped, jnp.ones((), jnp.float32))
     totals["first_skipped"] = metrics.Mean(first * before["skipped"].count, first)
     return totals

@@ -1,0 +1,295 @@
+"""What `python -m lossattn_jax.mil.train` does: a method is fitted on bags, and stays in a folder."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lossattn_jax import devices
+from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config.options import BagOptions
+from lossattn_jax.data.bags import streaming
+from lossattn_jax.data.bags.bag_survey import digest_bag
+from lossattn_jax.data.bags.lazy_bags import Bags
+from lossattn_jax.errors import UserError
+from lossattn_jax.files import digests, records
+from lossattn_jax.mil import (
+    cross_validation,
+    method_memory,
+    methods,
+    prediction_files,
+    selection,
+    stored_models,
+)
+from lossattn_jax.mil.ensemble import Ensemble
+from lossattn_jax.mil.estimator import BagClassifier, describe_data
+from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.mil.prediction_files import BagRow, Scores
+from lossattn_jax.mil.workdir import Workdir
+from lossattn_jax.train import dumps
+
+log = logging.getLogger(__name__)
+
+TEST_NAME = "test.json"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """How a model is trained, besides the config.
+
+    Attributes:
+      method: as `methods.get` takes it.
+      select: of `selection.RULES` the one by which epochs and settings are chosen.
+      class_weight: None, or "balanced".
+      memory_gib: GiB that what is read of bags may take; None: half of what is free.
+    """
+
+    method: str
+    select: str = selection.FINAL
+    class_weight: str | None = None
+    memory_gib: float | None = None
+
+
+def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scores | None:
+    """Trains a model, or reads the one that is there already.
+
+    With splits it is trained on the bags of "train" and tested on those of "test".
+
+    Args:
+      bags: with labels.
+      request: how it is trained.
+      options: of the config.
+      workdir: gets the model as `stored_models.save` writes it, and of a test `test.json` and
+        `predictions.csv`.
+
+    Returns:
+      What the test gave; None without bags to test.
+
+    Raises:
+      UserError: a setting is impossible, the method does not take such bags, or the workdir has a model of
+        other data or settings, or something else, or cannot be written. Nothing was computed then.
+    """
+    train, test = _parts(bags, request)
+    method = make(request, options, bags)
+    _refuse(train, method, request)
+    with Workdir(workdir) as folder:
+        log.info("devices: %s", devices.describe())
+        _describe(train, test, methods.get(request.method).title)
+        is_there = _has_model(folder.path)
+        if is_there:
+            _refuse_other(folder.path, train, method)
+            log.info("%s has this model already: it is read, and left as it is", folder.path)
+        else:
+            folder.make()
+            if not folder.writable:
+                raise UserError(f"the workdir {folder.path} cannot be written; use another one")
+            _fit(method, train, folder, request)
+        scores = None if test is None else _test(folder, test, request, again=is_there)
+        folder.refuse_moved()
+        log.info("files: %s", folder.path)
+    return scores
+
+
+def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
+    """The method, ready for `fit`, with all settings that its class has.
+
+    Args:
+      request: how it is trained.
+      options: of the config.
+      bags: to be trained on, for the positive class.
+
+    Raises:
+      UserError: it has no such setting, or needs to know the positive class.
+    """
+    entry = methods.get(request.method)
+    if entry.network is not None:
+        network = cross_validation.classifier(request.method, options)
+        method: BagClassifier = network.set_params(class_weight=request.class_weight)
+    else:
+        most = options.train.max_instances
+        if most:
+            raise UserError(
+                f"config.train.max_instances is {most}, but {request.method} sees all instances at "
+                "once; leave it out, or take a network"
+            )
+        method = entry.make()
+        own = method.get_params(deep=False)
+        if request.class_weight is not None and "class_weight" not in own:
+            raise UserError(
+                f"--class_weight is {request.class_weight}, but {request.method} weighs no classes; leave it "
+                "out"
+            )
+        wanted: dict[str, Any] = {"seed": options.seed, "standardise": options.model.standardise}
+        if request.class_weight is not None:
+            wanted["class_weight"] = request.class_weight
+        method.set_params(**{name: value for name, value in wanted.items() if name in own})
+    if len(bags.classes) == 2 and bags.positive is not None:
+        method.set_params(positive=bags.positive)
+    return method
+
+
+def _parts(bags: Bags, request: Request) -> tuple[Bags, Bags | None]:
+    """The bags to train on, and those to test."""
+    selection.check_rules((request.select,))
+    if request.select != selection.FINAL:
+        raise UserError(
+            f"--select={request.select} is not for models that stay: they are trained to the last epoch "
+            f"({selection.FINAL}); choose epochs by cross-validation, lossattn mil cv, and set "
+            "config.train.epochs"
+        )
+    if bags.labels is None:
+        raise UserError(f"the bags of {bags.name} have no labels, but training needs them")
+    if bags.splits is None:
+        return bags, None
+    rows = {part: np.array(bags.splits) == part for part in (TRAIN, VALIDATION, TEST)}
+    if not rows[TRAIN].any():
+        raise UserError(f"no bag of {bags.name} has the split {TRAIN}, but some must be trained on")
+    if rows[VALIDATION].any():
+        log.info(
+            "%s: %d bags with the split %s are neither trained on nor tested",
+            bags.name,
+            np.count_nonzero(rows[VALIDATION]),
+            VALIDATION,
+        )
+    return bags.select(rows[TRAIN]), bags.select(rows[TEST]) if rows[TEST].any() else None
+
+
+def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
+    """Raises the `UserError`s that can be known before instances are read."""
+    entry = methods.get(request.method)
+    if not entry.takes_images and len(bags.shape) > 1:
+        raise UserError(
+            f"the method {request.method} takes vectors, but the instances of {bags.name} are images"
+        )
+    assert bags.labels is not None
+    if len(np.unique(bags.labels)) < 2:
+        raise UserError(
+            f"all bags of {bags.name} that are trained on have the label "
+            f"{bags.classes[bags.labels[0]]!r}, but there must be two"
+        )
+    if entry.unequal_classes and len(bags.classes) == 2 and bags.positive is None:
+        raise UserError(
+            f"which class of {bags.name} is positive is not known, {bags.classes[0]!r} or "
+            f"{bags.classes[1]!r}, but {request.method} treats the positive class unlike the other; name it "
+            "with --positive=WORD"
+        )
+    method_memory.refuse_large_parts(
+        request.method, bags, [(bags.lengths, bags.labels)], "the model"
+    )
+    streaming.memory_bytes(request.memory_gib)
+    if isinstance(method, NetworkClassifier):
+        method.network(len(bags.classes))
+    stored_models.refuse_unsaveable(method)
+
+
+def _describe(train: Bags, test: Bags | None, title: str) -> None:
+    width = " x ".join(map(str, train.shape))
+    names = "" if train.features is None else f" ({train.features[0]} to {train.features[-1]})"
+    positive = "" if len(train.classes) != 2 else f" (positive: {_positive_text(train)})"
+    log.info(
+        "%s on %s: %d bags of %d to %d instances, %d in all, %s features%s; classes %s%s; %s",
+        title,
+        train.name,
+        len(train),
+        train.lengths.min(),
+        train.lengths.max(),
+        train.lengths.sum(),
+        width,
+        names,
+        ", ".join(map(str, train.classes)),
+        positive,
+        "none tested" if test is None else f"{len(test)} tested",
+    )
+
+
+def _positive_text(bags: Bags) -> str:
+    return "not known" if bags.positive is None else str(bags.positive)
+
+
+def _has_model(folder: pathlib.Path) -> bool:
+    """Whether there is a model; refuses folders of other commands."""
+    if (folder / run_folder.CONFIG_NAME).exists():
+        raise UserError(
+            f"the workdir {folder} has a {run_folder.CONFIG_NAME}, and so is another command's; use another "
+            "one"
+        )
+    return (folder / stored_models.RECORD_NAME).exists()
+
+
+def _refuse_other(folder: pathlib.Path, bags: Bags, method: BagClassifier) -> None:
+    """Refuses a workdir whose model follows from something else.
+
+    Raises:
+      UserError: the sentence says what differs, or the model is damaged.
+    """
+    record = stored_models.read(folder)
+    now = describe_data((digest_bag(bags, row) for row in range(len(bags))), _labels(bags))
+    expected = stored_models.inputs_of(stored_models.describe(method), now)
+    before = stored_models.inputs_of(record.content, record.made_from or {})
+    records.refuse_other(folder / stored_models.RECORD_NAME, before, expected)
+
+
+def _labels(bags: Bags) -> list[Any]:
+    assert bags.labels is not None
+    return [bags.classes[label] for label in bags.labels]
+
+
+def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -> None:
+    """Fits the method, and writes it."""
+    of_place: Mapping[str, Any] = {"memory_gib": None, "dump_dir": None}
+    if isinstance(method, NetworkClassifier):
+        method.set_params(
+            memory_gib=request.memory_gib, dump_dir=str(folder.path / dumps.FOLDER_NAME)
+        )
+    method.fit(bags)
+    if isinstance(method, NetworkClassifier):
+        method.set_params(**of_place)  # which say nothing of the model
+    folder.refuse_moved()
+    method.save(folder.path)
+
+
+def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
+    """Tests the model of a folder; `again` reads what its test gave, where that is there."""
+    path = folder.path / TEST_NAME
+    ensemble = Ensemble.load(
+        [str(folder.path)], memory_gib=request.memory_gib, trust_code=(request.method,)
+    )
+    made_from = {
+        "model": ensemble.digests[0],
+        "bags": digests.of_json([digest_bag(bags, row) for row in range(len(bags))]),
+        "labels": digests.of_json(_labels(bags)),
+        "ids": digests.of_json(list(bags.ids)),
+    }
+    record = records.find(path, made_from) if again else None
+    if record is not None:
+        return _scores(record.content)
+    rows = [
+        BagRow(
+            bags.ids[prediction.row],
+            label,
+            ensemble.label_of(prediction.probabilities),
+            records.without_nonfinite(prediction.probabilities.tolist())[0],
+            len(prediction.scores),
+        )
+        for prediction, label in zip(ensemble.predict(bags), _labels(bags), strict=True)
+    ]
+    scores = prediction_files.score(rows, ensemble.classes)
+    if folder.writable:
+        with folder.writing():
+            prediction_files.write_table(
+                folder.path / prediction_files.TABLE_NAME, rows, ensemble.classes
+            )
+            records.write(path, dataclasses.asdict(scores), made_from, indent=1)
+    return scores
+
+
+def _scores(content: Mapping[str, Any]) -> Scores:
+    numbers = {
+        name: float("nan" if content[name] is None else content[name])
+        for name in ("accuracy", "auc")
+    }
+    return Scores(bags=content["bags"], nonfinite=tuple(content["nonfinite"]), **numbers)
