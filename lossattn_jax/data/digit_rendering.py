@@ -142,7 +142,7 @@ def background(rng: np.random.Generator, pieces: list[Glyph]) -> np.ndarray:
     scene += rng.standard_normal(scene.shape, np.float32) * np.float32(0.025)
 
     # Distractors are brighter or darker than the ground as well, but by less than the digit.
-    strokes = _strokes(rng, int(rng.integers(3, 6)))
+    strokes = draw_strokes(rng, int(rng.integers(3, 6)))
     count = len(strokes) + len(pieces)
     levels = brightness + rng.choice([-1, 1], count) * rng.uniform(0.06, 0.22, count)
     colours = _colours(rng, levels)
@@ -202,10 +202,11 @@ def _colours(rng: np.random.Generator, brightness: np.ndarray) -> np.ndarray:
     return result.astype(np.float32)
 
 
-def _strokes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draws lines and arcs: coverage float32 [count, SIZE, SIZE].
+def draw_strokes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draws lines and arcs.
 
-    A straight stroke in the open would read as a 1, so lines are short or run across the image.
+    Returns their coverage, float32 [count, SIZE, SIZE]. A straight stroke in the open would read as a 1, so
+    lines are short or run across the image.
     """
     shape = (count, 1, 1)
     width = rng.uniform(0.7, 1.5, shape)  # half of the stroke's

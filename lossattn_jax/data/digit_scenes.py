@@ -7,7 +7,6 @@ to read), so it needs no download, and every image has the box of its digit: whe
 can be checked. Training and test images are drawn from different digits.
 """
 
-import dataclasses
 import functools
 import io
 from collections.abc import Iterator
@@ -17,11 +16,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from lossattn_jax.data.digit_rendering import DIGIT_SIZE, Glyph, render
+from lossattn_jax.data.digit_rendering import render
+from lossattn_jax.data.legible_digits import ORIGINALS, Digits, load_legible
 
 _TEST_SHARE = 5  # every fifth digit of a class is a test digit
-_NEIGHBOURS, _AGREEING = 5, 4  # of a digit's nearest neighbours, so many have to share its label
-_MAX_THICKNESS = 0.385  # of a stroke, as a fraction of the digit's height
 _PIECES = 4  # of other digits in a scene, each 3 or 4 original pixels square
 _SPLIT_KEYS = {"train": 0, "test": 1}
 
@@ -29,45 +27,6 @@ _DESCRIPTION = """Scenes of 32x32 pixels, each with one whole handwritten digit 
 random place, size, colour and slant, over a cluttered ground with lines, arcs and pieces of other
 digits. Made from the digits of scikit-learn (UCI optical recognition of handwritten digits);
 training and test scenes use different digits."""
-
-
-def legible(images: np.ndarray, labels: np.ndarray, glyphs: list[Glyph]) -> np.ndarray:
-    """Finds digits that can be read without doubt.
-
-    Some 7 % of the originals are blotted or ambiguous.
-
-    Args:
-      images: float64 [n, 8, 8] in 0 ... 16.
-      labels: int64 [n].
-      glyphs: the same digits, made ready for drawing.
-
-    Returns:
-      bool [n]. False for a digit that most of its nearest neighbours contradict, and for one whose
-      strokes are so thick that they fill its shape.
-    """
-    flat = images.reshape(len(images), -1)
-    squares = (flat * flat).sum(1)
-    distances = squares[:, None] - 2 * flat @ flat.T + squares
-    np.fill_diagonal(distances, np.inf)
-    nearest = np.argpartition(distances, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
-    agreeing = (labels[nearest] == labels[:, None]).sum(1)
-    thickness = np.array([glyph.thickness() for glyph in glyphs])
-    return (agreeing >= _AGREEING) & (thickness < _MAX_THICKNESS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Digits:
-    """The original digits of one split.
-
-    Attributes:
-      glyphs: the digits, made ready for drawing.
-      labels: int64 [n].
-      sources: int64 [n], their places in scikit-learn's data set.
-    """
-
-    glyphs: list[Glyph]
-    labels: np.ndarray
-    sources: np.ndarray
 
 
 @functools.lru_cache(maxsize=1)  # both splits ask for it, and it takes a second
@@ -80,20 +39,15 @@ def split_digits(seed: int) -> dict[str, Digits]:
     Returns:
       The digits of either split.
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    images = images.reshape(-1, DIGIT_SIZE, DIGIT_SIZE)
-    glyphs = [Glyph.of(image) for image in images]
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
-    order = order[legible(images, labels, glyphs)[order]]
-    is_test = np.zeros(len(order), bool)
+    digits = load_legible()
+    order = np.random.Generator(np.random.Philox(seed)).permutation(ORIGINALS)
+    rows = np.searchsorted(digits.sources, order[np.isin(order, digits.sources)])
+    is_test = np.zeros(len(rows), bool)
     for label in range(10):
-        is_test[np.flatnonzero(labels[order] == label)[::_TEST_SHARE]] = True
-    choice = {"train": np.sort(order[~is_test]), "test": np.sort(order[is_test])}
+        is_test[np.flatnonzero(digits.labels[rows] == label)[::_TEST_SHARE]] = True
     return {
-        split: Digits([glyphs[source] for source in sources], labels[sources], sources)
-        for split, sources in choice.items()
+        "train": digits.select(np.sort(rows[~is_test])),
+        "test": digits.select(np.sort(rows[is_test])),
     }
 
 

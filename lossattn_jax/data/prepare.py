@@ -24,6 +24,8 @@ from absl import flags
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.data import damage, memory
+from lossattn_jax.data.bags import prepared_bags
+from lossattn_jax.data.bags.prepared_bags import PREPARED_BAGS
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
     open_source,
@@ -57,11 +59,12 @@ def prepare(
     A second call finds both and returns at once. TFDS shows the progress on stderr.
 
     Args:
-      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`.
+      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`; or of bags one of
+        `PREPARED_BAGS`, which are made on the spot.
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
-      builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one. A data set
-        that is there has to be made with the same, where any are given.
+      builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one; of bags
+        such as `slides`. A data set that is there has to be made with the same, where any are given.
       archives: a folder with published archives under their own names; what it has is not downloaded.
 
     Returns:
@@ -72,6 +75,8 @@ def prepare(
         that cannot be used, a data set that is there and is damaged or was made with other settings, or that
         another process prepares.
     """
+    if name in PREPARED_BAGS:
+        return _prepare_bags(name, data_dir, builder_kwargs or {})
     spec = get_spec(name, extra, "dataset")
     if archives is not None and not os.path.isdir(archives):
         raise UserError(
@@ -93,6 +98,23 @@ def prepare(
     for split in ("train", "test"):
         memory.load(spec, split, data_dir)
     return folder
+
+
+def _prepare_bags(name: str, data_dir: str | None, settings: Mapping[str, Any]) -> str:
+    """Makes bags on the spot; see `prepare`."""
+    folder = prepared_bags.folder_of(name, data_dir)
+    if "://" in resolve_data_dir(data_dir):
+        raise UserError(f"--data_dir is {data_dir}, but {name} is made in a folder of this machine")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with run_folder.lock_workdir(folder, beside=True):
+            return str(prepared_bags.prepare(name, data_dir, settings))
+    except OSError as error:
+        damage.refuse_lack(error, str(folder))
+        raise UserError(
+            f"data set {name} could not be prepared in {folder} ({error.strerror or error}); make room or "
+            "name another folder as --data_dir, and try again"
+        ) from error
 
 
 def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) -> str:
@@ -302,12 +324,16 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def _names() -> list[str]:
+    return sorted([*DATASETS, *PREPARED_BAGS])
+
+
 def main() -> None:
     """Runs the command: `--dataset`, `--data_dir`, `--extra` and `--archives`."""
     values = flags.FLAGS
     if values.dataset is None:
         raise UserError(
-            f"--dataset is missing; allowed are: {', '.join(sorted(DATASETS))}; or "
+            f"--dataset is missing; allowed are: {', '.join(_names())}; or "
             "package.module:attribute of your own"
         )
     folder = prepare(values.dataset, values.data_dir, values.extra, archives=values.archives)
@@ -319,7 +345,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "dataset",
         None,
-        f"which data set (needed): {', '.join(sorted(DATASETS))}; or your own, package.module:attribute",
+        f"which data set (needed): {', '.join(_names())}; or your own, package.module:attribute",
     )
     flags.DEFINE_string("data_dir", None, "folder for data sets; default: that of TFDS")
     flags.DEFINE_bool("extra", False, "train on SVHN's extra images as well")

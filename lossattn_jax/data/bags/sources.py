@@ -18,7 +18,15 @@ import numpy as np
 
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
-from lossattn_jax.data.bags import bag_files, benchmarks, image_bags, provenance, splits, streaming
+from lossattn_jax.data.bags import (
+    bag_files,
+    benchmarks,
+    image_bags,
+    prepared_bags,
+    provenance,
+    splits,
+    streaming,
+)
 from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.bags import BagDataset
@@ -565,12 +573,17 @@ def _benchmark(name: str) -> BenchmarkBags:
     )
 
 
+def _prepared(name: str) -> WholeBags:
+    return WholeBags(name, lambda request: prepared_bags.load(name, request.data_dir))
+
+
 SOURCES: Registry[Source] = Registry(
     "data set of bags",
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
         **{source.name: source for source in _GENERATED_BAGS},
+        **{name: _prepared(name) for name in prepared_bags.PREPARED_BAGS},
     },
     adopt=_own,
 )
