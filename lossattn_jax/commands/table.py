@@ -131,6 +131,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "mil explain",
+        "lossattn_jax.mil.explain",
+        "writes a report of where the instances of bags are that count",
+        (
+            "--model=models/tumour --bags=slides --out=runs/report",
+            "--model=models/tumour --bags=slides --labels=labels.csv --thumbnails=pictures --out=runs/r",
+        ),
+    ),
+    Command(
         "mil replay",
         "lossattn_jax.mil.replay",
         "the former name of replay, which works until the next release",

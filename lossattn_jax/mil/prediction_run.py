@@ -48,9 +48,9 @@ def run(
         has predictions of other models or bags or cannot be written.
     """
     ensemble.check(bags)
-    words = _words(ensemble, bags, labels)
+    words = match_labels(ensemble, bags, labels)
     folder = pathlib.Path(out)
-    with _writing(folder), run_folder.make_and_lock(folder):
+    with writing(folder), run_folder.make_and_lock(folder):
         names = (
             prediction_files.BAGS_NAME,
             *((prediction_files.INSTANCES_NAME,) if instances else ()),
@@ -84,8 +84,12 @@ def refuse_nonfinite(scores: Scores) -> None:
         )
 
 
-def _words(ensemble: Ensemble, bags: Bags, labels: Sequence[Any] | None) -> list[Any]:
-    """The labels as the models know them."""
+def match_labels(ensemble: Ensemble, bags: Bags, labels: Sequence[Any] | None) -> list[Any]:
+    """The labels as the models know them; None for each where they are not known.
+
+    Raises:
+      UserError: one is none of the classes.
+    """
     if labels is None:
         return [None] * len(bags)
     by_text = {str(label): label for label in ensemble.classes}
@@ -172,7 +176,7 @@ def _row(bag: str, label: Any, content: dict[str, Any]) -> BagRow:
 
 
 @contextlib.contextmanager
-def _writing(folder: pathlib.Path) -> Iterator[None]:
+def writing(folder: pathlib.Path) -> Iterator[None]:
     """Turns errors of writing in a folder into a sentence."""
     try:
         yield

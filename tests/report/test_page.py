@@ -14,7 +14,7 @@ import pytest
 
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import pixel_map
-from lossattn_jax.explain.report import page, pictures
+from lossattn_jax.explain.report import page, pictures, templates
 from lossattn_jax.explain.report.write import write
 from tests.support.report_content import NAMES, NASTY, content
 
@@ -68,7 +68,7 @@ def test_style_and_script_are_the_files_themselves(rendered):
 
 def test_a_value_that_the_page_is_not_given_is_an_error():
     with pytest.raises(jinja2.UndefinedError, match="'title' is undefined"):
-        page._environment().get_template("page.html").render()
+        templates.environment().get_template("page.html").render()
 
 
 def test_it_loads_nothing_from_anywhere(rendered):

@@ -4,7 +4,7 @@ import numpy as np
 
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.report import page, pictures
-from lossattn_jax.explain.report.summary import Plot
+from lossattn_jax.explain.report.plots import Plot
 from lossattn_jax.models import PatchGrid
 
 NASTY = '</script><img src=x onerror="alert(1)">&{{data}}{% include "page.js" %}{#$\\x$\'"'

@@ -7,18 +7,15 @@ Whatever names and labels hold.
 
 import base64
 import dataclasses
-import functools
 import itertools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from lossattn_jax.explain.explanations import Explanations
-from lossattn_jax.explain.report import pictures
-from lossattn_jax.explain.report.summary import Plot
+from lossattn_jax.explain.report import pictures, templates
+from lossattn_jax.explain.report.plots import Plot
 from lossattn_jax.models import PatchGrid
 
 _TOP = 5  # image predictions shown
@@ -65,7 +62,7 @@ class Content:
 def render(content: Content) -> str:
     """Renders the page as HTML 5; it loads nothing."""
     e = content.explanations
-    template = _environment().get_template("page.html")
+    template = templates.environment().get_template("page.html")
     return template.render(
         title=content.title,
         facts=content.facts,
@@ -82,25 +79,6 @@ def render(content: Content) -> str:
         cards=[_card(content, image) for image in range(len(e.names))],
         data=_data(content),
     )
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    """Makes templates that escape values and refuse unknown names."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["uri"] = _uri
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _map_choices(content: Content) -> list[tuple[str, str]]:

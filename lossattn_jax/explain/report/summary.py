@@ -1,9 +1,6 @@
 """Counts over a whole split, and their plots, for a report."""
 
-import dataclasses
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,29 +9,14 @@ from lossattn_jax.attention import losses
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.metric_registry import CALIBRATION_BINS
 from lossattn_jax.explain.explanations import Rows, relative_entropy
+from lossattn_jax.explain.report import plots
+from lossattn_jax.explain.report.plots import Plot
 
 ENTROPY_BINS = 40
 # Edges of a patch's weight as a multiple of the even weight 1 / P. Weight 0, what the threshold cut away,
 # has the first bin to itself.
 WEIGHT_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _NAMED_CLASSES = 30  # in the confusion matrix; more names would overlap
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A picture, and a description for those who cannot see it.
-
-    Attributes:
-      name: of its file, without the suffix.
-      title: a heading.
-      png: the file's bytes.
-      alt: what it shows, numbers included.
-    """
-
-    name: str
-    title: str
-    png: bytes
-    alt: str
 
 
 class Summary:
@@ -90,13 +72,13 @@ class Summary:
 
     def plots(self, class_names: Sequence[str]) -> list[Plot]:
         """Draws all plots that the labels allow."""
-        plots = [self._plot_entropy(), self._plot_patches()]
+        own = [self._plot_entropy(), self._plot_patches()]
         if not self.multi_label:
-            plots += [self._plot_confusion(class_names), self._plot_reliability()]
-        return plots
+            own += [self._plot_confusion(class_names), self._plot_reliability()]
+        return own
 
     def _plot_entropy(self) -> Plot:
-        figure, axis = _axes()
+        figure, axis = plots.axes()
         edges = np.linspace(0, 1, ENTROPY_BINS + 1)
         axis.bar(edges[:-1], self.entropy, width=1 / ENTROPY_BINS, align="edge", color="#4477aa")
         axis.set_xlim(0, 1)
@@ -107,10 +89,10 @@ class Summary:
             f"Histogram of the attention's entropy over log P in {self.images} images: mean {mean:.3f}; "
             f"{self.entropy[0]} images below {edges[1]:.3f}, {self.entropy[-1]} above {edges[-2]:.3f}."
         )
-        return Plot("entropy", "How spread out attention is", _png(figure), alt)
+        return Plot("entropy", "How spread out attention is", plots.png(figure), alt)
 
     def _plot_patches(self) -> Plot:
-        figure, axis = _axes()
+        figure, axis = plots.axes()
         names = weight_names()
         has_examples = self.patches > 0
         accuracy = self.right_patches / np.maximum(self.patches, 1)
@@ -128,10 +110,10 @@ class Summary:
             if count
         )
         alt = f"Share of patches that predict the image's label, by weight. {sentence}."
-        return Plot("patches", "Are heavy patches right?", _png(figure), alt)
+        return Plot("patches", "Are heavy patches right?", plots.png(figure), alt)
 
     def _plot_confusion(self, class_names: Sequence[str]) -> Plot:
-        figure, axis = _axes(5.2, 4.6)
+        figure, axis = plots.axes(5.2, 4.6)
         totals = np.maximum(self.confusion.sum(axis=1, keepdims=True), 1)
         shares = self.confusion / totals
         picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -157,10 +139,10 @@ class Summary:
         )
         right = int(np.trace(self.confusion))
         alt = f"Confusion matrix: {right} of {self.images} images on the diagonal. {sentence or 'No other'}."
-        return Plot("confusion", "What is taken for what", _png(figure), alt)
+        return Plot("confusion", "What is taken for what", plots.png(figure), alt)
 
     def _plot_reliability(self) -> Plot:
-        figure, axis = _axes()
+        figure, axis = plots.axes()
         has_examples = self.confidences > 0
         count = np.maximum(self.confidences, 1)
         confidence, accuracy = self.confidence_sum / count, self.right / count
@@ -181,7 +163,7 @@ class Summary:
         )
         error = self.calibration_error()
         alt = f"Reliability diagram, expected calibration error {error:.4f}. {sentence}."
-        return Plot("reliability", "Is confidence earned?", _png(figure), alt)
+        return Plot("reliability", "Is confidence earned?", plots.png(figure), alt)
 
     def calibration_error(self) -> float:
         """Expected calibration error, as `metric_registry.evaluation_metrics` has it."""
@@ -198,18 +180,3 @@ def weight_names() -> list[str]:
 def _hits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """`metrics.hits` as bool on the host."""
     return np.asarray(metrics.hits(jnp.asarray(logits), jnp.asarray(labels))) > 0
-
-
-def _axes(width: float = 5.2, height: float = 3.4) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
