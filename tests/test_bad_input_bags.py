@@ -12,6 +12,7 @@ LAMBDAS = ("-m", "lossattn_jax.mil.lambdas", "--workdir={w}/new")
 TABLES = ("-m", "lossattn_jax.mil.tables")
 ONE = ("-m", "lossattn_jax.mil.train", "--workdir={w}/new")
 PREDICT = ("-m", "lossattn_jax.mil.predict", "--out={w}/new")
+REPORT = ("-m", "lossattn_jax.mil.explain", "--out={w}/new")
 REPLAY = ("-m", "lossattn_jax.replay")
 TO_TABLE = ("--table={w}/t.md", "--record={w}/t.json")
 
@@ -111,6 +112,10 @@ CASES = [
     ((*PREDICT, "--model={w}/nowhere", "--bags={w}"), "{w}/nowhere"),
     ((*PREDICT, "--model={w}/good.csv", "--bags={w}"), "{w}/good.csv"),
     ((*PREDICT, "--model={w}/run", "--bags={w}/nowhere"), "{w}/"),
+    # explain
+    ((*REPORT, "--bags={w}"), "--model"),
+    ((*REPORT, "--model={w}/nowhere", "--bags={w}"), "{w}/nowhere"),
+    ((*REPORT, "--model={w}/good.csv", "--bags={w}"), "{w}/good.csv"),
     # lambdas
     (LAMBDAS, "--data_dir"),
     ((*LAMBDAS, "--data_dir={w}/absent.npz"), "the file {w}/absent.npz does not exist"),
