@@ -123,6 +123,32 @@ def draw_map(raster: np.ndarray, signed: bool) -> bytes:
     return buffer.getvalue()
 
 
+def lay_over(raster: np.ndarray, picture: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Lays a map of values that are not negative over a picture.
+
+    Args:
+      raster: `[rows, columns]`, NaN where no instance is.
+      picture: uint8 `[H, W, 3]`.
+      box: left, top, right and bottom of the map on it, in pixels; may reach beyond it.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    left, top, right, bottom = box
+    y = np.arange(max(top, 0), min(bottom, picture.shape[0]))
+    x = np.arange(max(left, 0), min(right, picture.shape[1]))
+    row = (y - top) * raster.shape[0] // (bottom - top)
+    column = (x - left) * raster.shape[1] // (right - left)
+    values = raster[row[:, None], column]
+    share = np.nan_to_num(values) / (highest(raster) or 1.0)
+    colour = palette(False)[np.rint(np.clip(share, 0, 1) * (_EMPTY - 1)).astype(int)]
+    opacity = np.where(np.isnan(values), 0.0, pictures.OPACITY)[..., None]
+    result = picture.copy()
+    under = picture[y[:, None], x]
+    result[y[:, None], x] = np.rint((1 - opacity) * under + opacity * colour).astype(np.uint8)
+    return result
+
+
 def palette(signed: bool) -> np.ndarray:
     """Colours of a map, uint8 `[256, 3]`; the last is that of no instance."""
     table = pictures.colours("RdBu_r" if signed else "inferno")

@@ -20,6 +20,7 @@ TOP = 20  # instances of the list
 _LONGEST_SIDE = 1000  # pixels of a thumbnail in the page
 _TILE_SIDE = 128  # likewise of a tile
 _ASPECT = 0.03  # how much a thumbnail's shape may differ from its slide's, as a share
+_LEAST_SIDE = 400  # pixels of a map without a thumbnail
 _STAGE = 900  # pixels that a map is wide at most
 _EDGES = 2.0 ** np.arange(-6, 11)  # of the histogram, as multiples of the even weight
 
@@ -129,6 +130,28 @@ def render(bag: Bag, classes: Sequence[Any], index: str, top: int = TOP) -> str:
     if stage is not None:
         context |= stage.as_context() | _map_data(bag, kinds, names)
     return templates.environment().get_template("bag.html").render(context)
+
+
+def draw_overview(bag: Bag) -> bytes | None:
+    """Draws the map of attention, or of scores, as one PNG: over the thumbnail where there is one.
+
+    Returns:
+      None where there is no map.
+    """
+    kinds, stage = _draw_where(bag, [])
+    if stage is None or kinds[0].signed:
+        return None
+    grid = stage.grid
+    base = None if stage.thumbnail is None else bag.thumbnail
+    if base is None:
+        share = max(1, _LEAST_SIDE // max(grid.shape))
+        base = np.full((grid.shape[0] * share, grid.shape[1] * share, 3), 255, np.uint8)
+    across, down = base.shape[1] / stage.width, base.shape[0] / stage.height
+    left, top = (grid.left - stage.left) * across, (grid.top - stage.top) * down
+    box = (left, top, left + grid.width * across, top + grid.height * down)
+    sides = (round(box[0]), round(box[1]), max(round(box[2]), round(box[0]) + 1), round(box[3]))
+    sides = (*sides[:3], max(sides[3], sides[1] + 1))
+    return _png_of(bag_maps.lay_over(kinds[0].rasters[0], base, sides), _LONGEST_SIDE)
 
 
 def place_thumbnail(bag: Bag) -> tuple[float, float] | str:

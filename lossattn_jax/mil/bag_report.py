@@ -2,6 +2,7 @@
 
 out/index.html          the bags, with what is predicted
 out/bags/BAG.html       where a bag's instances are that count
+out/maps/BAG.png        the map of attention, over the thumbnail where there is one
 out/report.json         the numbers, a record of `lossattn_jax.files.records`
 """
 
@@ -31,7 +32,7 @@ from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 
-INDEX_NAME, BAGS_NAME, NUMBERS_NAME = "index.html", "bags", "report.json"
+INDEX_NAME, BAGS_NAME, MAPS_NAME, NUMBERS_NAME = "index.html", "bags", "maps", "report.json"
 
 _SECONDS_BETWEEN_LINES = 10
 _SUFFIX = ".png"
@@ -79,8 +80,9 @@ def run(
     words = prediction_run.match_labels(ensemble, bags, labels)
     folder = pathlib.Path(out)
     with prediction_run.writing(folder), run_folder.make_and_lock(folder):
-        files.make_folder(folder / BAGS_NAME)
-        files.remove_temporaries(folder / BAGS_NAME)
+        for own in (BAGS_NAME, MAPS_NAME):
+            files.make_folder(folder / own)
+            files.remove_temporaries(folder / own)
         numbers, nonfinite = {}, []
         progress, clock = Progress(0, len(bags)), LogClock(_SECONDS_BETWEEN_LINES)
         for prediction in ensemble.predict(bags):
@@ -99,6 +101,9 @@ def run(
             )
             html = bag_page.render(bag, ensemble.classes, f"../{INDEX_NAME}", top)
             files.write(folder / BAGS_NAME / _page_name(name), html.encode())
+            picture = bag_page.draw_overview(bag)
+            if picture is not None:
+                files.write(folder / MAPS_NAME / f"{files.safe_name(name)}{_SUFFIX}", picture)
             numbers[name] = _numbers(bag)
             if not bag.finite:
                 nonfinite.append(name)

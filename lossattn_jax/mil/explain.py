@@ -5,6 +5,8 @@ python -m lossattn_jax.mil.explain --model=M1,M2 --bags=slides --labels=labels.c
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -21,7 +23,8 @@ def main() -> None:
     """Runs the command; see the flags."""
     values = flags.FLAGS
     ensemble = Ensemble.load(values.model, memory_gib=values.memory, trust_code=values.trust_code)
-    table, labels = None, None
+    table = None
+    labels: Sequence[Any] | None = None
     if values.labels is not None:
         table = read_table(values.labels, bag_flags.columns())
         # One class alone is enough to predict for.
