@@ -1,12 +1,10 @@
 """Plans: training and held-out bags of each model trained together."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lossattn_jax.data.bags.bags import BagDataset
-from lossattn_jax.data.bags.precision import standardisation
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
@@ -77,22 +75,30 @@ def uses_consistency(settings: Settings, plans: Sequence[Plan]) -> bool:
 
 
 def standardisations(
-    dataset: BagDataset, plans: Sequence[Plan], standardise: bool
+    plans: Sequence[Plan],
+    shape: tuple[int, ...],
+    standardise: bool,
+    of_bags: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes mean and scale of each model's training bags.
 
     `[M, ...]` float64; 0 and 1 without `standardise`.
+
+    Args:
+      plans: M of them.
+      shape: of an instance.
+      standardise: whether features are.
+      of_bags: computes both of the bags where a mask `[bags]` is True; once for plans with the same bags.
     """
     if not standardise:
-        ones = np.ones((len(plans), *(1 for _ in dataset.instances.shape[1:])))
+        ones = np.ones((len(plans), *(1 for _ in shape)))
         return np.zeros_like(ones), ones
     by_bags: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     for plan in plans:
         if plan.train.tobytes() not in by_bags:
-            instances = dataset.instances[np.repeat(plan.train, dataset.lengths)]
-            by_bags[plan.train.tobytes()] = standardisation(instances)
+            by_bags[plan.train.tobytes()] = of_bags(plan.train)
     pairs = [by_bags[plan.train.tobytes()] for plan in plans]
-    mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
+    mean, scale = (np.stack([pair[i] for pair in pairs]).reshape(-1, *shape) for i in range(2))
     return mean, scale
 
 

@@ -5,6 +5,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lossattn_jax import devices
 
 
 @flax.struct.dataclass
@@ -71,3 +74,29 @@ def where(condition: jax.Array, new: Any, old: Any) -> Any:
         return jnp.where(condition.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
 
     return jax.tree.map(choose, new, old)
+
+
+def pad_groups(tree: Any, group: int) -> Any:
+    """Repeats the first model until devices have equal whole groups.
+
+    Args:
+      tree: on the host; every leaf with a leading axis of models.
+      group: models that a device computes together.
+    """
+
+    def pad(leaf: Any) -> Any:
+        unit = group * jax.local_device_count()
+        more = np.zeros(-len(leaf) % unit, np.int64)
+        return np.concatenate([leaf, leaf[more]]) if len(more) else leaf
+
+    return jax.tree.map(pad, tree)
+
+
+def gather_models(tree: Any, count: int) -> Any:
+    """Fetches the first models from the devices, without those that `pad_groups` has added.
+
+    Args:
+      tree: `[devices, models of a device, ...]`.
+      count: how many models there are.
+    """
+    return jax.tree.map(lambda leaf: leaf[:count], devices.gather(tree))

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lossattn_jax import devices
@@ -17,6 +16,7 @@ from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.kernels import cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import streamed_steps
+from lossattn_jax.train.bags.states import gather_models, pad_groups
 
 PIECE = 4096  # instances
 # That shorter bags are padded to, whatever the others are, so that each has the same bits among any others.
@@ -113,7 +113,7 @@ class StreamedPredictor:
         """
         self._network, self._group = network, group
         self._count = len(mean)
-        self._models = devices.shard(padded_models((params, mean, inverse_scale), group))
+        self._models = devices.shard(pad_groups((params, mean, inverse_scale), group))
 
     def predict(
         self,
@@ -149,7 +149,7 @@ class StreamedPredictor:
         layers: list[np.ndarray] = []
         try:
             for piece in pieces:
-                predicts = devices.shard(padded_models(predict_mask[:, piece.row], self._group))
+                predicts = devices.shard(pad_groups(predict_mask[:, piece.row], self._group))
                 if piece.first and piece.last:
                     yield self._finite(piece.row, *self._whole(piece, predicts))
                     continue
@@ -186,14 +186,14 @@ class StreamedPredictor:
     def _pool(self, layers: list[np.ndarray], length: int, predicts: Any) -> Any:
         """Predictions of the layers of a whole bag, as `_room_for` has them."""
         program = streamed_steps.bag_pooling(self._network)
-        shards = devices.shard(padded_models(layers, self._group))
+        shards = devices.shard(pad_groups(layers, self._group))
         mask = np.arange(layers[0].shape[1]) < length
         out = program(self._models[0], predicts, shards, devices.replicate(mask))
         logits, attention, instance_logits = self._gather(out)
         return logits, attention[:, :length], instance_logits[:, :length]
 
     def _gather(self, outputs: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[: self._count], devices.gather(outputs))
+        return gather_models(outputs, self._count)
 
     def _finite(
         self, row: int, logits: np.ndarray, attention: np.ndarray, instance_logits: np.ndarray
@@ -216,15 +216,3 @@ def _room_for(part: np.ndarray, length: int) -> np.ndarray:
     while padded < length:
         padded *= _GROWTH
     return np.zeros((part.shape[0], padded, part.shape[2]), part.dtype)
-
-
-def padded_models(tree: Any, group: int) -> Any:
-    """Repeats the first model until the devices can share whole groups equally."""
-
-    def pad(leaf: Any) -> np.ndarray:
-        leaf = np.asarray(leaf)
-        unit = group * jax.local_device_count()
-        more = np.zeros(-len(leaf) % unit, np.int64)
-        return np.concatenate([leaf, leaf[more]]) if len(more) else leaf
-
-    return jax.tree.map(pad, tree)

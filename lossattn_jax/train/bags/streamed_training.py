@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +20,7 @@ from lossattn_jax.data.bags import bag_stream, precision
 from lossattn_jax.data.bags.bag_stream import StepBags
 from lossattn_jax.data.bags.bag_survey import Survey
 from lossattn_jax.data.bags.lazy_bags import Bags
-from lossattn_jax.data.order import bucket_batches, bucket_steps
+from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 from lossattn_jax.kernels import cpu
@@ -31,10 +30,10 @@ from lossattn_jax.train.bags import streamed_steps
 from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
 from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.states import Models, State
-from lossattn_jax.train.bags.steps import Program, Steps
-from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, padded_models
-from lossattn_jax.train.bags.training import TrainedModels, group_of, shared_settings
+from lossattn_jax.train.bags.states import Models, State, gather_models, pad_groups
+from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
+from lossattn_jax.train.bags.training import TrainedModels, make_program
 from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
@@ -82,43 +81,32 @@ def train(
         `memory`.
     """
     began = time.monotonic()
-    selects, keeps = plans_lib.check(plans, settings, every_epoch)
-    if plans_lib.uses_consistency(settings, plans):
+    assert bags.labels is not None
+    lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
+    tops = bag_stream.step_lengths(lengths, settings.max_waste)
+    bucket_of = np.searchsorted(tops, lengths)
+    program = make_program(network, settings, plans, tops, bucket_of, every_epoch=every_epoch)
+    if program.consistency:
         raise UserError(
             "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
             "epochs is kept; set it to 0"
         )
-    assert bags.labels is not None
-    most = max_instances or int(bags.lengths.max())
-    tops = bag_stream.step_lengths(np.minimum(bags.lengths, most), settings.max_waste)
-    bucket_of = np.searchsorted(tops, np.minimum(bags.lengths, most))
     step_bytes = settings.batch_size * tops[-1] * int(np.prod(bags.shape)) * 4
     bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
-    group = group_of(settings, len(plans))
-    program = Program(
-        network=network,
-        settings=shared_settings(settings),
-        tops=tops,
-        group=group,
-        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
-        selects=selects,
-        keeps=keeps,
-        consistency=False,
-    )
     compiled = streamed_steps.training(program)
-    mean, scale = standardisations(survey, plans, bags.shape, standardise)
+    mean, scale = plans_lib.standardisations(plans, bags.shape, standardise, survey.standardisation)
     convert = converter(mean, scale)
     _, mean32, scale32 = precision.in_float32(np.zeros((1, *bags.shape)), mean, scale)
-    padded = padded_models(plans_lib.models_of(settings, plans, mean32, scale32), group)
+    padded = pad_groups(plans_lib.models_of(settings, plans, mean32, scale32), program.group)
     models = devices.shard(padded)
     start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
     states = compiled.start(models, *devices.replicate(start))
     in_a_row = devices.shard(np.zeros(len(padded.seed), np.int32))
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     held_out = np.stack([plan.held_out for plan in plans])
-    wanted = np.flatnonzero(held_out.any(axis=0))
-    logits = np.full((len(plans), settings.epochs, len(bags), network.num_classes), np.nan)
-    logits = logits.astype(np.float32)
+    rows = np.flatnonzero(held_out.any(axis=0)).tolist()
+    shape = (len(plans), settings.epochs, len(bags), network.num_classes)
+    logits = np.full(shape, np.nan, np.float32)
     skips = BagSkips(bags.ids, plans, settings.max_skipped, label)
     progress = _StepLog(label, settings.epochs, program.steps_per_epoch, len(plans))
     for epoch in range(settings.epochs):
@@ -149,53 +137,40 @@ def train(
         skips.add_epochs(of_steps, order, np.array([epoch]))
         model = skips.stuck_model()
         if model is not None:
-            writer = _StreamedDumpWriter(steps, survey, plans, _steps(program, settings), dump_dir)
+            whole = Steps(dataclasses.replace(program, settings=settings))
+            writer = _StreamedDumpWriter(steps, survey, plans, whole, dump_dir)
             raise writer.error(skips, model, models, states, epoch + 1)
         if settings.average_epochs:
             states = compiled.average(states, devices.replicate(np.int32(epoch)))
-        if predicted[epoch] and len(wanted):
+        if predicted[epoch] and rows:
             with progress.pause():
                 params = states.average if settings.average_epochs else states.params
                 predictor = StreamedPredictor(
-                    network, _gathered(params, len(plans)), mean32, 1 / scale32, group
+                    network, gather_models(params, len(plans)), mean32, 1 / scale32, program.group
                 )
-                rows = wanted.tolist()
                 for bag in predictor.predict(bags, rows, memory, convert, held_out):
-                    logits[:, epoch, bag.row] = bag.logits
-        if selects or keeps:
-            of_epoch = np.where(held_out[..., None], logits[:, epoch], 0)
-            of_epoch = padded_models(of_epoch.astype(np.float32), group)
+                    own = held_out[:, bag.row]
+                    logits[own, epoch, bag.row] = bag.logits[own]
+        if program.selects or program.keeps:
+            of_epoch = np.where(held_out[..., None], logits[:, epoch], np.float32(0))
             states = compiled.keep(
                 models,
                 states,
-                devices.shard(of_epoch),
+                devices.shard(pad_groups(of_epoch, program.group)),
                 *devices.replicate((bags.labels, np.int32(epoch))),
             )
-    last, best, at_keep_epoch, best_epochs = _gathered(compiled.results(states), len(plans))
-    predicted_bags = held_out[:, None] & predicted[None, :, None]
+    last, best, at_keep_epoch, best_epochs = gather_models(compiled.results(states), len(plans))
     return TrainedModels(
         last=last,
         best=best,
         at_keep_epoch=at_keep_epoch,
-        best_epochs=best_epochs + 1 if selects else None,
-        logits=np.where(predicted_bags[..., None], logits, np.nan),
+        best_epochs=best_epochs + 1 if program.selects else None,
+        logits=logits,
         mean=mean,
         scale=scale,
         num_skipped=skips.total,
         seconds=time.monotonic() - began,
     )
-
-
-def standardisations(
-    survey: Survey, plans: Sequence[Plan], shape: tuple[int, ...], standardise: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """`[M, features...]` float64 mean and scale of each model's training bags; 0 and 1 without."""
-    if not standardise:
-        ones = np.ones((len(plans), *(1 for _ in shape)))
-        return np.zeros_like(ones), ones
-    pairs = [survey.standardisation(plan.train) for plan in plans]
-    mean, scale = (np.stack([pair[i] for pair in pairs]) for i in range(2))
-    return mean.reshape(-1, *shape), scale.reshape(-1, *shape)
 
 
 def predictor_of(
@@ -230,14 +205,6 @@ def converter(mean: np.ndarray, scale: np.ndarray) -> Callable[[np.ndarray], np.
         return instances
 
     return convert
-
-
-def _gathered(tree: Any, count: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:count], devices.gather(tree))
-
-
-def _steps(program: Program, settings: Settings) -> Steps:
-    return Steps(dataclasses.replace(program, settings=settings))
 
 
 class _StreamedDumpWriter(DumpWriter):

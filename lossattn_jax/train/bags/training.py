@@ -27,6 +27,7 @@ from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags.nonfinite import BagSkips, DatasetDumpWriter
 from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.states import gather_models, pad_groups
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.progress import LogClock, Progress
 
@@ -117,27 +118,22 @@ def train(
         an override is unknown, or a model has skipped `settings.max_skipped` updates in a row.
     """
     began = time.monotonic()
-    select, keep = plans_lib.check(plans, settings, every_epoch)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = group_of(settings, len(plans))
-    mean, scale = plans_lib.standardisations(dataset, plans, standardise)
+    bucket_of = np.searchsorted(tops, dataset.lengths)
+    program = make_program(network, settings, plans, tops, bucket_of, every_epoch=every_epoch)
+
+    def standardise_bags(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return precision.standardisation(dataset.instances[np.repeat(rows, dataset.lengths)])
+
+    mean, scale = plans_lib.standardisations(plans, dataset.shape, standardise, standardise_bags)
     if not standardise and dataset.instances.dtype != np.float32:
         log.warning("%s", data_warnings.loss_in_float32(dataset))
     bags, *moments = _in_float32(dataset, mean, scale)
-    bucket_of = np.searchsorted(tops, dataset.lengths)
-    program = Program(
-        network=network,
-        settings=shared_settings(settings),
-        tops=tops,
-        group=group,
-        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
-        selects=select,
-        keeps=keep,
-        consistency=plans_lib.uses_consistency(settings, plans),
-    )
     compiled_training = programs.training(program)
     data = devices.replicate(device_bags.pack(bags, tops))
-    models = devices.shard(_pad_groups(plans_lib.models_of(settings, plans, *moments), group))
+    models = devices.shard(
+        pad_groups(plans_lib.models_of(settings, plans, *moments), program.group)
+    )
     states = compiled_training.start(models, data)
     predicts = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     logits = []
@@ -161,7 +157,7 @@ def train(
             states = result[0]
             skips.clear_rows()
         else:
-            rows = devices.shard(_pad_groups(skips.in_a_row, group))
+            rows = devices.shard(pad_groups(skips.in_a_row, program.group))
             states, *outcome = compiled_training.checked_block(
                 models, states, rows, *inputs, *result
             )
@@ -173,14 +169,13 @@ def train(
         logits.append(block_logits[: len(plans)])
         log_progress.after(first + block)
     predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicts[None, :, None]
-    results = devices.gather(compiled_training.results(states))
-    results = jax.tree.map(lambda x: x[: len(plans)], results)
+    results = gather_models(compiled_training.results(states), len(plans))
     last, best, at_keep_epoch, best_epochs = results
     return TrainedModels(
         last=last,
         best=best,
         at_keep_epoch=at_keep_epoch,
-        best_epochs=best_epochs + 1 if select else None,
+        best_epochs=best_epochs + 1 if program.selects else None,
         logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
         mean=mean,
         scale=scale,
@@ -211,15 +206,14 @@ def predict(
     """
     count = len(predict_mask)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = group_of(settings, count)
+    group = _group(settings, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
     models = (params, mean32, 1 / scale32, predict_mask)
-    shards = devices.shard(_pad_groups(jax.tree.map(_float32, models), group))
+    shards = devices.shard(pad_groups(jax.tree.map(_float32, models), group))
     data = devices.replicate(device_bags.pack(bags, tops))
-    outputs = jax.tree.map(lambda x: x[:count], devices.gather(program(shards, data)))
     instances = len(dataset.instances)
-    logits, attention, instance_logits = outputs
+    logits, attention, instance_logits = gather_models(program(shards, data), count)
     # Pooling turns non-finite logits into even weights, which are no attention.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
@@ -276,14 +270,48 @@ def _in_float32(
     return bags, moments[0], moments[1]
 
 
-def shared_settings(settings: Settings) -> Settings:
-    """Settings without what models have of their own, so that those do not compile a program anew."""
-    return dataclasses.replace(
-        settings, learning_rate=1.0, weight_decay=0.0, patch_weight=0.0, consistency_weight=0.0
+def make_program(
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    tops: tuple[int, ...],
+    bucket_of: np.ndarray,
+    *,
+    every_epoch: bool,
+) -> Program:
+    """Says what the compiled programs of a training depend on.
+
+    Args:
+      network: of all models.
+      settings: of all models; what each has of its own does not compile a program anew.
+      plans: of the models.
+      tops: rising lengths of the buckets.
+      bucket_of: `[bags]` int, the bucket of each bag.
+      every_epoch: whether the held bags are predicted after every epoch.
+
+    Raises:
+      UserError: as of `plans.check`.
+    """
+    selects, keeps = plans_lib.check(plans, settings, every_epoch)
+    return Program(
+        network=network,
+        settings=dataclasses.replace(
+            settings,
+            learning_rate=1.0,
+            weight_decay=0.0,
+            patch_weight=0.0,
+            consistency_weight=0.0,
+        ),
+        tops=tops,
+        group=_group(settings, len(plans)),
+        steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
+        selects=selects,
+        keeps=keeps,
+        consistency=plans_lib.uses_consistency(settings, plans),
     )
 
 
-def group_of(settings: Settings, models: int) -> int:
+def _group(settings: Settings, models: int) -> int:
     """How many of a device's models are computed at once."""
     group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else models)
     return min(group, -(-models // jax.local_device_count()))
@@ -292,18 +320,6 @@ def group_of(settings: Settings, models: int) -> int:
 def _float32(x: Any) -> np.ndarray:
     x = np.asarray(x)
     return x if x.dtype == bool else x.astype(np.float32)
-
-
-def _pad_groups(tree: Any, group: int) -> Any:
-    """Repeats the first model until devices have equal whole groups."""
-
-    def pad(leaf):
-        count = len(leaf)
-        unit = group * jax.local_device_count()
-        more = np.zeros(-count % unit, np.int64)
-        return np.concatenate([leaf, leaf[more]]) if len(more) else leaf
-
-    return jax.tree.map(pad, tree)
 
 
 def _block(epochs: int) -> int:
