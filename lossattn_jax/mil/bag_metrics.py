@@ -10,6 +10,7 @@ neither is known to be positive, it is the mean over classes.
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -307,6 +308,25 @@ def _f1(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def _f1_of_resamples(resamples: Resamples) -> np.ndarray:
     either = resamples.labelled + resamples.counts @ resamples.predicted
     return _divide(2 * resamples.hits, either)
+
+
+def mean_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Computes the AUROC that tables and summaries have: of two classes that of the second.
+
+    Args:
+      labels: `[B]` int in [0, K).
+      probabilities: `[B, K]`.
+
+    Returns:
+      Of more classes the mean over them, one against the rest; NaN where a class has no bag, or where a
+      probability is not finite.
+    """
+    classes = probabilities.shape[1]
+    if len(np.unique(labels)) < classes or not np.isfinite(probabilities).all():
+        return math.nan
+    if classes == 2:
+        return float(sklearn.metrics.roc_auc_score(labels, probabilities[:, 1]))
+    return float(sklearn.metrics.roc_auc_score(labels, probabilities, multi_class="ovr"))
 
 
 def _auroc(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -67,8 +67,13 @@ class Bag:
     @property
     def finite(self) -> bool:
         """Whether all that is said of the bag is finite."""
-        said = self.prediction
-        parts = (said.probabilities, said.attention, said.logits, said.scores)
+        prediction = self.prediction
+        parts = (
+            prediction.probabilities,
+            prediction.attention,
+            prediction.logits,
+            prediction.scores,
+        )
         return all(np.isfinite(part).all() for part in parts if part is not None)
 
 
@@ -243,12 +248,12 @@ def _draw_where(bag: Bag, notes: list[str]) -> tuple[list[_Kind], _Stage | None]
 
 
 def _kinds(bag: Bag, grid: Grid) -> list[_Kind]:
-    said = bag.prediction
-    if said.attention is None or said.logits is None:
-        raster = bag_maps.rasterise(grid, said.scores)
-        return [_Kind("instance scores", False, [raster], bool((said.scores < 0).any()))]
-    attention = said.attention.astype(np.float64)
-    logits = _above_mean(said.logits)
+    prediction = bag.prediction
+    if prediction.attention is None or prediction.logits is None:
+        raster = bag_maps.rasterise(grid, prediction.scores)
+        return [_Kind("instance scores", False, [raster], bool((prediction.scores < 0).any()))]
+    attention = prediction.attention.astype(np.float64)
+    logits = _above_mean(prediction.logits)
     return [
         _Kind("attention", False, [bag_maps.rasterise(grid, attention)], False),
         _Kind(
@@ -297,13 +302,13 @@ def _map_data(bag: Bag, kinds: Sequence[_Kind], names: Sequence[str]) -> dict[st
 
 
 def _facts(bag: Bag, names: Sequence[str]) -> dict[str, str]:
-    numbers, said = measure(bag), bag.prediction
+    numbers, prediction = measure(bag), bag.prediction
     facts = {"predicted": "nothing: outputs are not finite"}
     if bag.predicted is not None:
         facts["predicted"] = str(bag.predicted)
     if bag.label is not None:
         facts["label"] = str(bag.label)
-    for name, probability in zip(names, said.probabilities.tolist(), strict=True):
+    for name, probability in zip(names, prediction.probabilities.tolist(), strict=True):
         facts[f"probability of {name}"] = _short(probability)
     facts["instances"] = f"{numbers['instances']:,}"
     if numbers.get("n50") is not None:
@@ -314,12 +319,12 @@ def _facts(bag: Bag, names: Sequence[str]) -> dict[str, str]:
 
 def _list_highest(bag: Bag, names: Sequence[str], top: int, stage: _Stage | None) -> dict[str, Any]:
     """Makes the list of the instances with the highest weights."""
-    said, coords = bag.prediction, bag.coords
-    attended = said.attention is not None
+    prediction, coords = bag.prediction, bag.coords
+    attended = prediction.attention is not None
     weights = np.asarray(bag.weights, np.float64)
     rows = np.argsort(-weights, kind="stable")[:top] if bag.finite else np.array([], np.int64)
     tiles = [_tile(bag, row) for row in rows]
-    logits = None if said.logits is None or not bag.finite else _above_mean(said.logits)
+    logits = None if prediction.logits is None or not bag.finite else _above_mean(prediction.logits)
     listed = []
     for row, tile in zip(rows.tolist(), tiles, strict=True):
         entry: dict[str, Any] = {

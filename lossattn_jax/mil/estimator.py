@@ -282,10 +282,16 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         other than the first (of two classes: for the positive one, or where that is not known, for the
         last of `classes_`). Each method's docstring says which.
         """
-        parts = self._scores(bags)
+        return [self._orient_scores(part) for part in self._scores(bags)]
+
+    def _orient_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Turns scores for the last class by the method's numbers into those for the last of `classes_`.
+
+        They differ where neither of two classes is known to be positive.
+        """
         if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
-            return [self._for_the_other_class(part) for part in parts]
-        return parts
+            return self._for_the_other_class(scores)
+        return scores
 
     def _probabilities(self, bags: Sequence[ArrayLike]) -> np.ndarray:
         """`[B, K]` of the classes as the method numbers them."""

@@ -34,17 +34,6 @@ _SETTINGS_PREFIX = "settings__"
 _MOMENTS = ("mean", "scale", "num_skipped", "seconds")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Predictions:
-    """As `InstancePredictions`, for the classes as the method numbers them."""
-
-    row: int
-    probabilities: np.ndarray
-    attention: np.ndarray
-    logits: np.ndarray
-    scores: np.ndarray
-
-
 class NetworkClassifier(BagClassifier):
     """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
 
@@ -303,14 +292,15 @@ class NetworkClassifier(BagClassifier):
         """
         order = np.argsort(self._order)
         for bag in self._read(bags):
-            scores = bag.scores
-            if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
-                scores = self._for_the_other_class(scores)
-            yield InstancePredictions(
-                bag.row, bag.probabilities[order], bag.attention, bag.logits[:, order], scores
+            assert bag.logits is not None  # of a network
+            yield dataclasses.replace(
+                bag,
+                probabilities=bag.probabilities[order],
+                logits=bag.logits[:, order],
+                scores=self._orient_scores(bag.scores),
             )
 
-    def _read(self, bags: Bags) -> Iterator[_Predictions]:
+    def _read(self, bags: Bags) -> Iterator[InstancePredictions]:
         """Predictions for the classes as the method numbers them."""
         bags = self.open_features(bags)
         mean = self.networks_.mean + np.asarray(self._mean)  # one of the two is 0, and one scale 1
@@ -327,7 +317,7 @@ class NetworkClassifier(BagClassifier):
             with np.errstate(invalid="ignore"):  # of infinite logits
                 probabilities = softmax(bag.logits.astype(np.float64), axis=-1).mean(axis=0)
             own = instance_scores(self.method, bag.attention, bag.instance_logits)
-            yield _Predictions(
+            yield InstancePredictions(
                 bag.row,
                 probabilities,
                 bag.attention.mean(axis=0),

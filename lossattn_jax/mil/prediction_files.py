@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_spreadsheet
+from lossattn_jax.mil.bag_metrics import mean_auroc
 from lossattn_jax.mil.bag_predictions import InstancePredictions
 
 BAGS_NAME, INSTANCES_NAME, TABLE_NAME = "bags", "instances", "predictions.csv"
@@ -227,12 +227,7 @@ def score(rows: Sequence[BagRow], classes: Sequence[Any]) -> Scores:
     right = [row.label == row.predicted for row in labelled]
     labels = np.array([classes.index(row.label) for row in labelled])
     probabilities = np.array([row.probabilities for row in labelled], np.float64)
-    auc = math.nan
-    if len(np.unique(labels)) == len(classes):
-        several = {} if len(classes) == 2 else {"multi_class": "ovr"}
-        auc = float(
-            roc_auc_score(labels, probabilities[:, 1] if not several else probabilities, **several)
-        )
+    auc = mean_auroc(labels, probabilities)
     return Scores(len(labelled), float(np.mean(right)), auc, nonfinite)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from lossattn_jax import files
 from lossattn_jax.errors import Incomplete
@@ -18,7 +17,7 @@ from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_markdown, for_spreadsheet
 from lossattn_jax.mil import methods
-from lossattn_jax.mil.bag_metrics import BAG_METRICS
+from lossattn_jax.mil.bag_metrics import BAG_METRICS, mean_auroc
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 from lossattn_jax.registry import is_reference
 
@@ -348,11 +347,7 @@ def _auc(folds: Folds) -> float:
     bags = [bag for fold in folds for bag in fold["bags"]]
     labels = np.array([bag["label"] for bag in bags])
     probabilities = np.array([bag["probabilities"] for bag in bags], np.float64)  # None is NaN
-    if len(np.unique(labels)) < probabilities.shape[1] or not np.isfinite(probabilities).all():
-        return math.nan
-    if probabilities.shape[1] == 2:
-        return float(roc_auc_score(labels, probabilities[:, 1]))
-    return float(roc_auc_score(labels, probabilities, multi_class="ovr"))
+    return mean_auroc(labels, probabilities)
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -205,12 +205,12 @@ def _read_cells(source: Any) -> _Cells:
 def _of_arrow(
     place: str, names: Sequence[str], length: int, read_column: Callable[[str], Any]
 ) -> _Cells:
-    wanted = [name for name in names if not INDEX.fullmatch(name)]
+    header = [name for name in names if not INDEX.fullmatch(name)]
     return _Cells(
         place,
-        [name.strip() for name in wanted],
+        [name.strip() for name in header],
         [f"row {row + 1}" for row in range(length)],
-        lambda column: [as_text(value) for value in read_column(wanted[column]).to_pylist()],
+        lambda column: [as_text(value) for value in read_column(header[column]).to_pylist()],
     )
 
 
@@ -220,10 +220,10 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
         raise UserError(f"{table.place} is empty or its first line is, but must be the header")
     places = {}
     for part, usual in NAMES.items():
-        wanted = getattr(names, part)
-        if wanted:
-            places[part] = _named(table, part, wanted)
-        elif wanted is None:
+        name = getattr(names, part)
+        if name:
+            places[part] = _named(table, part, name)
+        elif name is None:
             place = columns.find_first(table.place, table.header, usual)
             if place is not None:
                 places[part] = place

@@ -133,6 +133,6 @@ def _side_by_side(
     file: Any, types: Mapping[str, np.dtype], names: tuple[str, ...]
 ) -> NumericColumns:
     """Puts columns side by side, in a type that has all values."""
-    wanted = {types[name] for name in names} or {np.dtype(np.float32)}
-    floats = [dtype if dtype.kind == "f" else np.dtype(np.float64) for dtype in wanted]
+    dtypes = {types[name] for name in names} or {np.dtype(np.float32)}
+    floats = [dtype if dtype.kind == "f" else np.dtype(np.float64) for dtype in dtypes]
     return NumericColumns(file, names, np.result_type(*floats))
