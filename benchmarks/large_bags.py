@@ -1,4 +1,4 @@
-"""Time and memory of large bags, beside a plain PyTorch loop of the same network in the same run.
+"""Time and memory of large bags, beside a plain PyTorch loop.
 
     python -m benchmarks.large_bags --out=results/benchmarks/large_bags_cpu.json
 
@@ -191,7 +191,7 @@ def measure_memory() -> dict[str, Any]:
 
 
 def measure_files() -> dict[str, Any]:
-    """Two epochs on bags in HDF5 files of float16, of which more and more do not fit."""
+    """Trains two epochs on bags in HDF5 files of float16."""
     results = {}
     for count in map(int, FILES.value):
         with tempfile.TemporaryDirectory() as folder:

@@ -123,10 +123,10 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
                 f"--class_weight is {request.class_weight}, but {request.method} weighs no classes; leave it "
                 "out"
             )
-        wanted: dict[str, Any] = {"seed": options.seed, "standardise": options.model.standardise}
+        settings: dict[str, Any] = {"seed": options.seed, "standardise": options.model.standardise}
         if request.class_weight is not None:
-            wanted["class_weight"] = request.class_weight
-        method.set_params(**{name: value for name, value in wanted.items() if name in own})
+            settings["class_weight"] = request.class_weight
+        method.set_params(**{name: value for name, value in settings.items() if name in own})
     if len(bags.classes) == 2 and bags.positive is not None:
         method.set_params(positive=bags.positive)
     return method

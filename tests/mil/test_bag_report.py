@@ -1,7 +1,6 @@
 """`mil explain`: pages of bags, their numbers, and what they say where something is not known."""
 
 import base64
-import html.parser
 import io
 import json
 import re
@@ -22,6 +21,7 @@ from lossattn_jax.mil.bag_predictions import InstancePredictions
 from lossattn_jax.mil.ensemble import Ensemble
 from reliability import in_process
 from tests.support import stored_model
+from tests.support.page_reader import Reader
 
 NASTY = '<img src=x onerror="alert(1)">{{ data }}'
 SIDE = 10
@@ -55,26 +55,6 @@ def bag_of(count=60, **fields):
 
 def render(bag, **settings):
     return bag_page.render(bag, ["healthy", "tumour"], "../index.html", **settings)
-
-
-class Reader(html.parser.HTMLParser):
-    """Collects elements with their attributes, and the text of scripts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.scripts, self._inside = [], [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag == "script"
-
-    def handle_data(self, data):
-        if self._inside:
-            self.scripts.append(data)
-
-    def handle_endtag(self, tag):
-        self._inside = False
 
 
 def data_of(page):

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import html.parser
 import json
 import pathlib
 import re
@@ -16,27 +15,8 @@ from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import pixel_map
 from lossattn_jax.explain.report import page, pictures, templates
 from lossattn_jax.explain.report.write import write
+from tests.support.page_reader import Reader
 from tests.support.report_content import NAMES, NASTY, content
-
-
-class Reader(html.parser.HTMLParser):
-    """Collects elements with their attributes, and the text of scripts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.scripts, self._inside = [], [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag == "script"
-
-    def handle_data(self, data):
-        if self._inside:
-            self.scripts.append(data)
-
-    def handle_endtag(self, tag):
-        self._inside = False
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,9 @@ def read_csv(path: Path, choice: Choice | None = None) -> BagDataset:
 
 
 def read_parquet(path: Path, choice: Choice | None = None) -> BagDataset:
-    """Reads a Parquet file with the columns of `read_csv`; those whose type is a number's are numbers.
+    """Reads a Parquet file with the columns of `read_csv`.
+
+    Those whose type is a number's are numbers.
 
     Args:
       path: of the file.
@@ -260,7 +262,10 @@ def read_matlab(path: Path) -> BagDataset:
 
 
 class _Rows:
-    """Collects labels and ids of rows, and reports mistakes by their lines, or what `unit` calls them."""
+    """Collects labels and ids of rows, and reports mistakes by their lines.
+
+    Or by what `unit` calls them.
+    """
 
     def __init__(self, path: Path, unit: str = "line"):
         self.path = path

@@ -86,7 +86,10 @@ def step_lengths(
 
 
 def read_instances(bags: Bags, row: int, places: np.ndarray) -> np.ndarray:
-    """Instances of a bag at rising places, `[n, features...]`; the others are in memory only for a while."""
+    """Reads instances of a bag at rising places, `[n, features...]`.
+
+    The others are in memory only for a while.
+    """
     reader = bags.readers[row]
     length = reader.shape[0]
     if len(places) == length:

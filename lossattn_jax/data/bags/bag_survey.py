@@ -1,4 +1,4 @@
-"""One look at every instance of bags that are read one by one: moments of features, and digests.
+"""Surveys bags that are read one by one: moments of features, and digests.
 
     survey = survey_bags(bags)
     mean, scale = survey.standardisation(rows)      # of the bags at these positions
@@ -90,7 +90,7 @@ def survey_bags(bags: Bags) -> Survey:
 
 
 def digest_bag(bags: Bags, row: int) -> str:
-    """The digest of a bag as `Survey` has it, of which only a part is in memory at once.
+    """Digests a bag as `Survey` does, with a part in memory at once.
 
     Args:
       bags: the bags.
