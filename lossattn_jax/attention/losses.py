@@ -68,7 +68,7 @@ class Loss:
     takes_logits: bool = True
 
     def suits(self, *, several_labels: bool) -> bool:
-        """Whether it takes logits `[B, K]` and labels of any network."""
+        """Whether it takes the logits `[B, K]` of any network, and such labels."""
         labels = self.several_labels if several_labels else self.one_label
         return labels and self.takes_logits and self.axes == "B K"
 
