@@ -10,6 +10,7 @@ put together again with right checksums, since a reader would otherwise see litt
 import gzip
 import io
 import json
+import pathlib
 import random
 import re
 import struct
@@ -64,6 +65,13 @@ CSV = b"""bag_label,bag_id,area,colour,instance_label
 "two",c,7,8,0
 """
 WHOLE_CSV = b"bag_label,bag_id,area\n1,a,0.5\n-1,b,1.5\n1.0,a,2\n"
+LABELS = b"""slide_id,label,patient,split,fold,path
+s1,tumor,p1,train,0,a/s1.h5
+s2,normal,p2,test,1,s2.h5
+s3,"tumor",p1,train,0,s3.h5
+s4,normal,p3,validation,1,s4.h5
+"""
+IN_STORE = "@"
 UCI = b"m1,m1_1,42,-198,1.\nm1,m1_2,3,4,1.\nm2,m2_1,5,6,0.\n"
 
 
@@ -81,6 +89,9 @@ def bag_files() -> dict[str, bytes]:
         "plain.csv": CSV,
         "whole.csv": WHOLE_CSV,
         "packed.csv.gz": gzip.compress(CSV, mtime=0),
+        "wide.csv": CSV.decode().encode("utf-16"),
+        "commas.csv": CSV.replace(b",", b";").replace(b".", b","),
+        "rows.parquet": _instances_as_parquet(),
         "musk.data": UCI,
         "musk.data.Z": _compress(UCI),
     }
@@ -103,6 +114,114 @@ def bag_files() -> dict[str, bytes]:
     stream = io.BytesIO()
     np.savez_compressed(stream, image=np.zeros((14, 28, 28), np.uint8), label=np.arange(14) % 2)
     return {**files, "digits.npz": stream.getvalue()}
+
+
+def _instances_as_parquet() -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {
+        "bag_label": ["no", "yes", "no", "two"],
+        "bag_id": ["a", "b", "a", "c"],
+        "area": [0.5, 1.5, -0.25, 7.0],
+        "colour": [3, 2, 1, 8],
+        "instance_label": [1, 0, 0, 0],
+    }
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), stream, row_group_size=2)
+    return stream.getvalue()
+
+
+def feature_files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Valid feature files of bags by name, with coordinates.
+
+    A Zarr store is a folder: its files have `IN_STORE` in their names, in the place of slashes.
+
+    Args:
+      folder: an empty one, to write in.
+    """
+    import h5py
+    import pyarrow
+    import safetensors.numpy
+    from pyarrow import parquet
+
+    features = np.arange(24, dtype=np.float32).reshape(6, 4) / 8
+    coords = np.arange(12).reshape(6, 2)
+    arrays = {"features": features, "coords": coords}
+    for name, options in (
+        ("plain.h5", {}),
+        ("chunks.h5", {"chunks": True, "compression": "gzip", "shuffle": True}),
+    ):
+        with h5py.File(folder / name, "w", track_order=True) as file:
+            for key, array in arrays.items():
+                file.create_dataset(key, data=array, track_times=False, **options)
+            file["coords"].attrs["patch_size"] = 256
+    np.save(folder / "array.npy", features.astype(np.float16))
+    np.savez(folder / "plain.npz", features=features, coords=coords)
+    np.savez_compressed(folder / "packed.npz", feats=features[None], coords=coords)
+    safetensors.numpy.save_file(arrays, folder / "arrays.safetensors", {"extractor": "x"})
+    columns = {f"f{place}": features[:, place] for place in range(4)}
+    table = pyarrow.table({"x": coords[:, 0], "y": coords[:, 1], **columns})
+    parquet.write_table(table, folder / "rows.parquet", row_group_size=4)
+    _write_stores(folder, arrays)
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        torch.save(tensors, folder / "tensors.pt")
+        torch.save(tensors["features"], folder / "old.pth", _use_new_zipfile_serialization=False)
+    return {
+        path.relative_to(folder).as_posix().replace("/", IN_STORE): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _write_stores(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes Zarr stores of both versions."""
+    import tensorstore
+
+    for version in (2, 3):
+        store = folder / f"version{version}.zarr"
+        store.mkdir()
+        group = {2: ".zgroup", 3: "zarr.json"}[version]
+        kind = {} if version == 2 else {"node_type": "group", "attributes": {"extractor": "x"}}
+        (store / group).write_text(json.dumps({"zarr_format": version, **kind}))
+        for name, array in arrays.items():
+            chunks = [4, 2]
+            metadata: dict[str, Any] = {"shape": array.shape}
+            if version == 2:
+                metadata |= {"chunks": chunks, "dtype": array.dtype.str}
+            else:
+                grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+                metadata |= {"data_type": str(array.dtype), "chunk_grid": grid}
+            spec = {
+                "driver": {2: "zarr", 3: "zarr3"}[version],
+                "kvstore": {"driver": "file", "path": str((store / name).absolute())},
+                "metadata": metadata,
+            }
+            tensorstore.open(spec, create=True).result().write(array).result()
+
+
+def label_tables() -> dict[str, bytes]:
+    """Valid tables of bags by name, with groups, splits and paths."""
+    import pyarrow
+    from pyarrow import parquet
+
+    text = LABELS.decode()
+    names, *rows = [line.split(",") for line in text.splitlines()]
+    stream = io.BytesIO()
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    parquet.write_table(pyarrow.table(columns), stream)
+    return {
+        "labels.csv": LABELS,
+        "tabs.tsv": LABELS.replace(b",", b"\t"),
+        "semicolons.csv": LABELS.replace(b",", b";"),
+        "wide.csv": text.encode("utf-16"),
+        "labels.parquet": stream.getvalue(),
+    }
 
 
 def image_files() -> dict[str, bytes]:

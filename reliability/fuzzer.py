@@ -39,7 +39,7 @@ _MEMORY = (
 _SECONDS = 5.0  # of computing, for one file of a few kB
 _MOST_FILES = 20  # files of findings of one kind
 _FINE = ("result", "refused")
-_PACKAGES = ("numpy", "scipy", "pillow", "safetensors", "jax")
+_PACKAGES = ("numpy", "scipy", "pillow", "safetensors", "h5py", "pyarrow", "tensorstore", "jax")
 
 Reader = Callable[[pathlib.Path], Any]
 
@@ -55,6 +55,89 @@ def bags() -> tuple[dict[str, bytes], Reader]:
             bag_files.read(path)
 
     return fuzz_inputs.bag_files(), read
+
+
+def features() -> tuple[dict[str, bytes], Reader]:
+    """Valid feature files, and what reads all that they have."""
+    from lossattn_jax.data.bags import feature_files
+
+    with tempfile.TemporaryDirectory() as place:
+        files = fuzz_inputs.feature_files(pathlib.Path(place))
+
+    def read(path: pathlib.Path) -> None:
+        with _store_of(path, files) as whole:
+            reader = feature_files.open_file(whole)
+            length = reader.shape[0]
+            reader.read(0, min(length, 3))
+            reader.read(max(length - 3, 0), length)
+            reader.read_coords()
+            feature_files.read_attributes(whole)
+
+    return files, read
+
+
+@contextlib.contextmanager
+def _store_of(path: pathlib.Path, files: Mapping[str, bytes]) -> Iterator[pathlib.Path]:
+    """Gives a file its place in a store beside the others; other files are as they are."""
+    store, mark, _ = path.name.partition(fuzz_inputs.IN_STORE)
+    if not mark:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if name.startswith(store + mark):
+                place = pathlib.Path(folder, *name.split(fuzz_inputs.IN_STORE))
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(path.read_bytes() if name == path.name else content)
+        yield pathlib.Path(folder, store)
+
+
+def labels() -> tuple[dict[str, bytes], Reader]:
+    """Valid tables of bags, and their reader."""
+    from lossattn_jax.data.bags import bag_table
+
+    def read(path: pathlib.Path) -> None:
+        bag_table.read_table(path)
+
+    return fuzz_inputs.label_tables(), read
+
+
+def bag_models() -> tuple[dict[str, bytes], Reader]:
+    """Files of a stored method for bags, and what reads the model and applies it.
+
+    Digests are made right again of what is JSON, as one would who edits a model.
+    """
+    import json
+
+    import numpy as np
+
+    from lossattn_jax import mil
+    from lossattn_jax.files import records
+    from lossattn_jax.mil import methods, stored_models
+
+    draw = np.random.default_rng(0)
+    bags = [draw.normal(size=(size, 3)) for size in (2, 3, 2, 4, 3, 2)]
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("mi_kernel", "mi_svm"):
+            folder = pathlib.Path(place, name)
+            methods.make(name).fit(bags, np.arange(6) % 2).save(folder)
+            for path in (folder / stored_models.RECORD_NAME, folder / stored_models.ARRAYS_NAME):
+                files[f"{name}{fuzz_inputs.IN_STORE}{path.name}"] = path.read_bytes()
+
+    def read(path: pathlib.Path) -> None:
+        with _store_of(path, files) as folder:
+            record = folder / stored_models.RECORD_NAME
+            with contextlib.suppress(
+                ValueError, RecursionError, TypeError, AttributeError, KeyError
+            ):
+                content = json.loads(record.read_bytes())
+                made_from = content.pop(records.MADE_FROM)
+                content.pop(records.DIGEST)
+                records.write(record, content, made_from)
+            mil.load(folder).predict_proba(bags[:2])
+
+    return files, read
 
 
 def images() -> tuple[dict[str, bytes], Reader]:
@@ -91,8 +174,11 @@ def state_dicts() -> tuple[dict[str, bytes], Reader]:
 
 
 READERS: Mapping[str, Callable[[], tuple[dict[str, bytes], Reader]]] = {
+    "bag_model": bag_models,
     "csv": bags,
+    "features": features,
     "image": images,
+    "labels": labels,
     "state_dict": state_dicts,
 }
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import npz_headers, torch_files
+from lossattn_jax.files import npz, torch_files
 from lossattn_jax.files.safetensors_headers import DTYPES
 
 _MOST_BYTES = 1 << 33  # of arrays in a compressed file; some kB can hold any number of zeros
@@ -104,14 +104,12 @@ def _ending(path: pathlib.Path, endings: Mapping[str, Any]) -> Any:
 
 
 def _read_npz(file: BinaryIO, check: Check) -> Mapping[str, Any]:
-    headers = npz_headers.read_headers(file)
+    headers = npz.read_headers(file)
     check({name: _stand_in(shape, dtype) for name, (shape, dtype) in headers.items()})
     size = sum(_stand_in(*header).nbytes for header in headers.values())
     if size > _MOST_BYTES:
         raise UserError(f"it has {size} bytes uncompressed, but at most {_MOST_BYTES} are read")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return npz.read_arrays(file, _MOST_BYTES)
 
 
 def _read_safetensors(file: BinaryIO, check: Check) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from lossattn_jax.data.datasets import ImageSource, open_source
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
 from lossattn_jax.data.subset import digest_of_part
-from lossattn_jax.files import digests, npz_headers, sole_writer
+from lossattn_jax.files import digests, npz, sole_writer
 
 _LOG = logging.getLogger(__name__)
 _READ_AT_ONCE = 1000
@@ -188,7 +188,7 @@ def _read_cache(path: str, made_from: str, layout: _Layout) -> dict[str, np.ndar
     """
     try:
         with files.open_regular(path) as file:
-            headers = npz_headers.read_headers(file)
+            headers = npz.read_headers(file)
             if not set(_OF_CACHE) <= set(headers):
                 _LOG.warning("%s was written before caches carried digests; rebuilding it", path)
                 return None

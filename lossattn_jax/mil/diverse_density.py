@@ -254,6 +254,7 @@ class EMDD(BagClassifier):
         }
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._check()
         traces = np.split(state["nldd"], np.cumsum(state["rounds"])[:-1])
         concepts = iter(
             Concept(point, scales, tuple(trace.tolist()))

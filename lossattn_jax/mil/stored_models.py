@@ -13,7 +13,6 @@ import dataclasses
 import logging
 import pathlib
 import platform
-import zipfile
 from collections.abc import Collection, Mapping
 from importlib import metadata
 from os import PathLike
@@ -25,7 +24,7 @@ import lossattn_jax
 from lossattn_jax import files
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import digests, records
+from lossattn_jax.files import digests, npz, records
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_classifier import NetworkClassifier
@@ -37,6 +36,17 @@ log = logging.getLogger(__name__)
 RECORD_NAME, ARRAYS_NAME, CHECKPOINTS_NAME = "model.json", "arrays.npz", "checkpoints"
 KIND, SCHEMA = "model of bags", 1
 
+# What a record has, and of which type.
+_CONTENT = {
+    "method": str,
+    "code": str | None,
+    "settings": dict,
+    "classes": list,
+    "arrays": str,
+    "checkpoint": int | None,
+    "parameters": str | None,
+    "versions": dict,
+}
 _VARIABLES = "variables"  # the item of a checkpoint
 _LABELS = ("positive", "class_weight")  # settings that hold the user's words, and never name code
 _VERSIONS = ("jax", "numpy", "scikit-learn")
@@ -142,10 +152,17 @@ def read(folder: str | PathLike[str]) -> records.Record:
     if kind != KIND or record.made_from is None:
         raise UserError(f"{path} is a record of {kind!r}, but must be one of {KIND!r}")
     if schema != SCHEMA:
+        versions = record.content.get("versions")
+        writer = versions.get("lossattn_jax") if isinstance(versions, dict) else None
         raise UserError(
             f"{path} has the schema {schema!r}, but this version reads {SCHEMA}: it was written by "
-            f"lossattn_jax {record.content.get('versions', {}).get('lossattn_jax')}"
+            f"lossattn_jax {writer}"
         )
+    for key, kind in _CONTENT.items():
+        if key not in record.content or not isinstance(record.content[key], kind):
+            raise UserError(
+                f"{path} does not say as it must what its {key!r} is; train the model again"
+            )
     return record
 
 
@@ -244,11 +261,10 @@ def _read_parameters(method: BagClassifier, path: pathlib.Path, content: Mapping
 def _read_arrays(path: pathlib.Path, digest: str) -> dict[str, np.ndarray]:
     place = path / ARRAYS_NAME
     try:
-        with files.open_regular(place) as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = npz.read_arrays(place)
     except FileNotFoundError:
         raise UserError(f"{path} has lost its {ARRAYS_NAME}; train the model again") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in files.LACKS:
             raise
         reason = getattr(error, "strerror", None) or error

@@ -126,6 +126,7 @@ class _InstanceSVM(BagClassifier):
         }
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._check()
         self._gamma = float(state["gamma"])
         self._points, self._coefficients = state["points"], state["coefficients"]
         self._biases = state["biases"]

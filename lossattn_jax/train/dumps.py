@@ -8,11 +8,9 @@ arrays' digest, so that arrays of another update are not taken for those of this
 """
 
 import dataclasses
-import math
-import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +18,7 @@ import numpy as np
 from lossattn_jax import files
 from lossattn_jax.checkpoint.tree_names import name_leaves
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import digests, npz_headers, records
+from lossattn_jax.files import digests, npz, records
 
 RECORD_NAME, ARRAYS_NAME = "dump.json", "arrays.npz"
 FOLDER_NAME = "nonfinite"  # of a run, with its dumps
@@ -161,28 +159,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with files.open_regular(path) as file:
-            _refuse_packed(file)
-            with np.load(file, allow_pickle=False) as arrays_file:
-                return {name: arrays_file[name] for name in arrays_file.files}
+            return npz.read_arrays(file)
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a dump of a skipped update: it has no {path.name}"
         ) from None
-    except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as arrays of a skipped update: {error}; {REMEDY}"
         ) from None
-
-
-def _refuse_packed(file: BinaryIO) -> None:
-    """Refuses a compressed archive: a dump is not.
-
-    Raises:
-      ValueError: it is one, or it is damaged.
-    """
-    headers = npz_headers.read_headers(file).values()
-    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
-    size = os.fstat(file.fileno()).st_size
-    if total > size:
-        raise ValueError(f"it has {size} bytes and would unpack to {total}")
-    file.seek(0)

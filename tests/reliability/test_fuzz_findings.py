@@ -7,15 +7,21 @@ import warnings
 import zipfile
 
 import numpy as np
+import pyarrow
 import pytest
 import scipy.io
 import scipy.sparse
 from PIL import Image
+from pyarrow import parquet
 
+from lossattn_jax import mil
 from lossattn_jax.data import own_images
-from lossattn_jax.data.bags import bag_files, image_bags, matlab_files
+from lossattn_jax.data.bags import bag_files, bag_table, feature_files, image_bags, matlab_files
 from lossattn_jax.errors import UserError
+from lossattn_jax.files import records
+from lossattn_jax.mil import methods
 from reliability import fuzz_inputs, fuzzer
+from tests.support.feature_files import write_zarr_2
 
 MATRIX = np.array([[0, 1.5, 0], [2, 0, -3]])
 
@@ -103,6 +109,65 @@ def test_a_narrow_image_of_many_rows_is_not_cut_into_tiles(tmp_path, monkeypatch
         own_images.read([tmp_path / "narrow.png"], (32, 32, 3), "tile")
 
 
+def test_a_chunk_far_larger_than_its_array(tmp_path):
+    """TensorStore would end the process."""
+    write_zarr_2(tmp_path / "s1.zarr", np.zeros((6, 4), np.float32))
+    array = tmp_path / "s1.zarr" / "features" / ".zarray"
+    metadata = json.loads(array.read_text())
+    array.write_text(json.dumps(metadata | {"chunks": [4, 2**31]}))
+    sentence = "a chunk of 'features' has 34359738368 bytes, but the array has 96"
+    with pytest.raises(UserError, match=sentence):
+        feature_files.open_file(tmp_path / "s1.zarr").read(0, 1)
+
+
+def test_a_parquet_file_whose_text_is_none(tmp_path):
+    table = pyarrow.table({"slide_id": ["s1", "s2"], "label": ["tumour", "normal"]})
+    parquet.write_table(table, tmp_path / "t.parquet", use_dictionary=False, compression="none")
+    content = (tmp_path / "t.parquet").read_bytes().replace(b"tumour", b"tum\xffur", 1)
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(UserError, match="t.parquet cannot be read"):
+        bag_table.read_table(tmp_path / "t.parquet")
+
+
+def store_model(folder):
+    """Stores mi-SVM on a few bags; returns its record without digest, and its inputs."""
+    bags = [np.full((2, 3), place, float) for place in range(6)]
+    methods.make("mi_svm").fit(bags, np.arange(6) % 2).save(folder)
+    record = records.read(folder / "model.json")
+    return record.content, record.made_from
+
+
+@pytest.mark.parametrize("key", ["method", "settings", "classes", "arrays", "checkpoint"])
+def test_a_model_without_a_part_of_its_record(tmp_path, key):
+    content, made_from = store_model(tmp_path / "m")
+    del content[key]
+    records.write(tmp_path / "m" / "model.json", content, made_from)
+    sentence = f"model.json does not say as it must what its '{key}' is; train the model again"
+    with pytest.raises(UserError, match=sentence):
+        mil.load(tmp_path / "m")
+
+
+def test_a_model_with_a_kernel_that_there_is_not(tmp_path):
+    content, made_from = store_model(tmp_path / "m")
+    content["settings"]["kernel"] = "rbg"
+    records.write(tmp_path / "m" / "model.json", content, made_from)
+    with pytest.raises(UserError, match="kernel is 'rbg', but must be one of linear, rbf"):
+        mil.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f8'", b"{'descr': '<f8',\n 'shape': (((", b"\n ("]
+)
+def test_arrays_of_a_model_with_a_damaged_header(tmp_path, header):
+    store_model(tmp_path / "m")
+    with zipfile.ZipFile(tmp_path / "m" / "arrays.npz", "w") as archive:
+        archive.writestr(
+            "gamma.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 64) + header.ljust(64)
+        )
+    with pytest.raises(UserError, match="arrays.npz cannot be read .*train the model again"):
+        mil.load(tmp_path / "m")
+
+
 def test_a_change_is_a_function_of_its_numbers():
     files = fuzz_inputs.bag_files()
     assert files == fuzz_inputs.bag_files()
@@ -113,11 +178,20 @@ def test_a_change_is_a_function_of_its_numbers():
     assert sum(content != files[name] for name, content in first) > 40
 
 
-@pytest.mark.parametrize("reader", ["csv", "image"])
-def test_some_changed_files_are_read_or_refused(tmp_path, reader):
+@pytest.mark.parametrize(
+    ("reader", "count"),
+    [
+        ("csv", 300),
+        ("image", 300),
+        ("labels", 300),
+        ("features", 60),
+        pytest.param("bag_model", 200, marks=pytest.mark.slow),
+    ],
+)
+def test_some_changed_files_are_read_or_refused(tmp_path, reader, count):
     files, read = fuzzer.READERS[reader]()
     kinds = set()
-    for number in range(300):
+    for number in range(count):
         name, content = fuzz_inputs.change_file(files, 7, number)
         (tmp_path / name).write_bytes(content)
         kinds.add(fuzzer.outcome(read, tmp_path / name))
@@ -134,7 +208,8 @@ def test_what_is_a_finding(tmp_path):
     assert fuzzer.outcome(broken, tmp_path).startswith("KeyError below broken")
     assert fuzzer.outcome(warned, tmp_path) == "result"
     with pytest.raises(
-        UserError, match="reader is 'x', but must be one of: csv, image, state_dict"
+        UserError,
+        match="reader is 'x', but must be one of: bag_model, csv, features, image, labels, state_dict",
     ):
         fuzzer.run("x", 1, str(tmp_path / "out.json"))
 

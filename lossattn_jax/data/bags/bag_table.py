@@ -171,7 +171,10 @@ def _read_cells(source: Any) -> _Cells:
 
         whole = pyarrow.table(source)
         return _of_arrow(
-            "the table", whole.column_names, whole.num_rows, lambda name: whole.column(name)
+            "the table",
+            whole.column_names,
+            whole.num_rows,
+            lambda name: whole.column(name).to_pylist(),
         )
     if not isinstance(source, str | os.PathLike):
         raise UserError(
@@ -187,9 +190,9 @@ def _read_cells(source: Any) -> _Cells:
             with parquet.ParquetFile(path) as file:
                 names, length = file.schema_arrow.names, file.metadata.num_rows
 
-        def read_column(name: str) -> Any:
+        def read_column(name: str) -> list[Any]:
             with opening(path), parquet.ParquetFile(path) as file:
-                return file.read([name]).column(name)
+                return file.read([name]).column(name).to_pylist()  # where text is decoded
 
         return _of_arrow(path, names, length, read_column)
     table = text_tables.open_table(path)
@@ -203,14 +206,14 @@ def _read_cells(source: Any) -> _Cells:
 
 
 def _of_arrow(
-    place: str, names: Sequence[str], length: int, read_column: Callable[[str], Any]
+    place: str, names: Sequence[str], length: int, read_column: Callable[[str], list[Any]]
 ) -> _Cells:
     header = [name for name in names if not INDEX.fullmatch(name)]
     return _Cells(
         place,
         [name.strip() for name in header],
         [f"row {row + 1}" for row in range(length)],
-        lambda column: [as_text(value) for value in read_column(header[column]).to_pylist()],
+        lambda column: [as_text(value) for value in read_column(header[column])],
     )
 
 

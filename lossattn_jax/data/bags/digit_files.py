@@ -7,7 +7,7 @@ import numpy as np
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS, open_regular
-from lossattn_jax.files.npz_headers import read_headers
+from lossattn_jax.files.npz import read_headers
 
 # A small file can unpack to any number of digits; MNIST has 70,000.
 _MOST_DIGITS = 1_000_000

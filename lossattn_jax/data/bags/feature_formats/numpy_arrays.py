@@ -21,7 +21,7 @@ from lossattn_jax.data.bags.feature_formats.bag_file import (
     contiguous_rows,
     open_bag,
 )
-from lossattn_jax.files import npz_headers
+from lossattn_jax.files import npz
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ class _Member:
 def npz_arrays(path: str) -> Iterator[Mapping[str, StoredArray]]:
     """Opens the arrays of an `.npz` file."""
     with files.open_regular(path) as file:
-        headers = npz_headers.read_headers(file)
+        headers = npz.read_headers(file)
         with zipfile.ZipFile(file) as archive:
             yield {
                 name: _Member(archive, name, shape, dtype)

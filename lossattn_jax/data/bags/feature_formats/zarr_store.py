@@ -5,6 +5,7 @@ A folder is an array, or a group with arrays."""
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from lossattn_jax.errors import UserError
 
 # Files of metadata: of version 3, of an array of version 2, and of a group of version 2.
 _OF_3, _ARRAY_OF_2, _GROUP_OF_2, _ATTRIBUTES_OF_2 = "zarr.json", ".zarray", ".zgroup", ".zattrs"
+_LARGE_CHUNK = 1 << 28  # bytes that a chunk may have however small its array is
 _DRIVERS = {_OF_3: "zarr3", _ARRAY_OF_2: "zarr"}
 
 
@@ -55,13 +57,28 @@ class _Group(Mapping[str, StoredArray]):
 
         driver, folder = self._drivers[name]
         spec = {"driver": driver, "kvstore": {"driver": "file", "path": os.path.abspath(folder)}}
-        return _Array(tensorstore.open(spec, open=True, read=True).result())
+        store = tensorstore.open(spec, open=True, read=True).result()
+        _refuse_large_chunks(name, store)
+        return _Array(store)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._drivers)
 
     def __len__(self) -> int:
         return len(self._drivers)
+
+
+def _refuse_large_chunks(name: str, store: Any) -> None:
+    """Refuses chunks that are far larger than their array.
+
+    A chunk is unpacked whole, and TensorStore ends the process where there is no memory for it.
+    """
+    size = store.dtype.numpy_dtype.itemsize
+    chunk, whole = (
+        size * math.prod(shape) for shape in (store.chunk_layout.read_chunk.shape, store.shape)
+    )
+    if chunk > max(_LARGE_CHUNK, 2 * whole):
+        raise ValueError(f"a chunk of {name!r} has {chunk} bytes, but the array has {whole}")
 
 
 @contextlib.contextmanager

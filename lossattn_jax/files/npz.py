@@ -1,4 +1,4 @@
-"""Headers of NumPy's `.npz` files, read before their content.
+"""NumPy's `.npz` files: headers, which are read before the content, and arrays.
 
 Some kB of such a file can unpack to any number of zeros, so that shapes have to be seen first.
 """
@@ -45,6 +45,40 @@ def read_headers(
     except (OSError, ValueError):
         raise
     except Exception as error:  # zipfile fails in many ways on a damaged file
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def read_arrays(
+    source: files.Path | BinaryIO, most_bytes: int | None = None
+) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz` file, whose headers are checked before.
+
+    Args:
+      source: as of `read_headers`.
+      most_bytes: that the arrays may have; None: those of the file, so that a compressed one is refused.
+
+    Returns:
+      Arrays by name, without the ending `.npy`.
+
+    Raises:
+      OSError: as of `read_headers`.
+      ValueError: likewise, or the arrays have more bytes.
+    """
+    if isinstance(source, str | os.PathLike):
+        with files.open_regular(source) as file:
+            return read_arrays(file, most_bytes)
+    headers = read_headers(source)
+    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+    size = os.fstat(source.fileno()).st_size
+    if total > (size if most_bytes is None else most_bytes):
+        raise ValueError(f"it has {size} bytes and would unpack to {total}")
+    source.seek(0)
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in headers}
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file
         raise ValueError(str(error) or type(error).__name__) from None
 
 

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lossattn_jax.files import npz_headers
+from lossattn_jax.files import npz
 
 
 def npy(array, allow_pickle=False) -> bytes:
@@ -33,9 +33,9 @@ def test_headers_are_those_of_the_arrays(tmp_path, save):
     }
     save(tmp_path / "a.npz", **arrays)
     expected = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    assert npz_headers.read_headers(tmp_path / "a.npz") == expected
+    assert npz.read_headers(tmp_path / "a.npz") == expected
     with (tmp_path / "a.npz").open("rb") as file:
-        assert npz_headers.read_headers(file) == expected
+        assert npz.read_headers(file) == expected
 
 
 def test_content_is_not_read(tmp_path):
@@ -44,7 +44,7 @@ def test_content_is_not_read(tmp_path):
     content = bytearray(path.read_bytes())
     content[500] ^= 1  # within the compressed zeros
     path.write_bytes(content)
-    assert npz_headers.read_headers(path) == {"a": ((1 << 20,), np.dtype(np.uint8))}
+    assert npz.read_headers(path) == {"a": ((1 << 20,), np.dtype(np.uint8))}
     with pytest.raises(Exception, match="CRC|decompress"), np.load(path) as arrays:
         arrays["a"]
 
@@ -65,19 +65,19 @@ def test_content_is_not_read(tmp_path):
 )
 def test_what_is_not_as_it_says_is_a_value_error(tmp_path, members, sentence):
     with pytest.raises(ValueError, match=sentence):
-        npz_headers.read_headers(write_zip(tmp_path / "a.npz", members))
+        npz.read_headers(write_zip(tmp_path / "a.npz", members))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file" * 40])
 def test_no_archive_is_a_value_error(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(ValueError, match="zip"):
-        npz_headers.read_headers(tmp_path / "a.npz")
+        npz.read_headers(tmp_path / "a.npz")
 
 
 def test_only_a_regular_file_is_opened(tmp_path):
     os.mkfifo(tmp_path / "fifo.npz")
     with pytest.raises(OSError, match="not a regular file"):
-        npz_headers.read_headers(tmp_path / "fifo.npz")
+        npz.read_headers(tmp_path / "fifo.npz")
     with pytest.raises(FileNotFoundError):
-        npz_headers.read_headers(tmp_path / "absent.npz")
+        npz.read_headers(tmp_path / "absent.npz")
