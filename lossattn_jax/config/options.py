@@ -84,6 +84,17 @@ class BagModelOptions:
     dropout: float = key(0.5, rules.BELOW_ONE)
     ensemble: int = key(1, rules.COUNT)  # networks of each fold whose probabilities are averaged
     standardise: bool = key(True, rules.BOOLEAN)  # features, on the training fold
+    # Of methods that have options (`Pooling.options`), as "METHOD.OPTION=NUMBER,..."; empty: as published.
+    method_options: str = key("", rules.ASSIGNMENTS)
+
+    def options_of(self, method: str) -> dict[str, float]:
+        """Returns the options of a method that are not as published."""
+        return (rules.parse_assignments(self.method_options) or {}).get(method, {})
+
+    @property
+    def methods_with_options(self) -> tuple[str, ...]:
+        """Returns the methods that `method_options` names."""
+        return tuple(rules.parse_assignments(self.method_options) or {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,8 @@ bag_flags.define_features()
 METHOD = flags.DEFINE_list(
     "method",
     [poolings.DEFAULT],
-    f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
+    f"all, paper for those of the AAAI paper's table, or some of {', '.join(methods.NAMES)}; or your own, "
+    "package.module:attribute",
 )
 SELECT = flags.DEFINE_list(
     "select",

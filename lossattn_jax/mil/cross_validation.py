@@ -19,6 +19,7 @@ from lossattn_jax.mil import classical_folds, fold_models, fold_results, methods
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.registry import is_reference
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import programs
 from lossattn_jax.train.progress import LogClock, Progress
@@ -156,6 +157,20 @@ def _there(record: Record | None) -> Record:
     return record
 
 
+def check_options(options: BagOptions) -> None:
+    """Refuses options of methods that these have not.
+
+    Those of a user's own code are looked at where it is used.
+
+    Raises:
+      UserError: there is no such method or option, or a value is not allowed.
+    """
+    for name in options.model.methods_with_options:
+        if not is_reference(name):
+            entry = methods.METHODS.find(name, "the method in config.model.method_options")
+            entry.check_options(options.model.options_of(name), name)
+
+
 def template(method: str, options: BagOptions) -> BagClassifier:
     """The method with the settings of the options, as models of folds have them."""
     entry = methods.get(method)
@@ -180,6 +195,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
         standardise=model.standardise,
         settings=config_lib.settings(options),
         max_instances=options.train.max_instances,
+        options=model.options_of(method) or None,
     )
 
 

@@ -45,7 +45,9 @@ from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 log = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "instance_weights.csv"
-ALL = "all"
+# Words for several methods at once.
+ALL, PAPER = "all", "paper"
+_GROUPS = {ALL: methods.NAMES, PAPER: methods.PAPER_NAMES}
 
 
 def run(
@@ -76,7 +78,8 @@ def run(
 
     Args:
       datasets: as `sources.experiments` takes them.
-      names: as `methods.get` takes them, or "all" for those of the package.
+      names: as `methods.get` takes them, or "all" for those of the package, or "paper" for those of
+        the AAAI 2020 paper's table.
       rules: of `selection.RULES`, or "all".
       config: of the experiments.
       workdir: folder for the files.
@@ -106,6 +109,7 @@ def run(
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
+    cross_validation.check_options(options)
     selection.check_rules(rules)
     bootstrap.check_resamples(resamples)
     load = functools.partial(
@@ -167,8 +171,8 @@ def run(
 
 
 def _expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Expands "all" among names of methods, and drops repeated names."""
-    every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
+    """Expands words for several methods, and drops repeated names."""
+    every = (other for name in names for other in _GROUPS.get(name, (name,)))
     return tuple(dict.fromkeys(every))
 
 

@@ -1,13 +1,13 @@
 """The methods for bags.
 
-They are the fourteen of the AAAI 2020 paper's Table 1, and a user's own.
+They are the fourteen of the AAAI 2020 paper's Table 1 (`PAPER_NAMES`), baselines of others, and a user's own.
 
 A method is one entry of `METHODS`. Of the user's own, `package.module:attribute` is a `BagClassifier` or a
 `Method`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Method:
     It is a classifier that is fitted fold by fold, or a network that is trained on all folds at once.
 
     Attributes:
-      title: as the paper prints it.
+      title: as tables have it; of the paper's as it prints it.
       classical: makes the method, or None for a network.
       paper: the paper's accuracy on each of `PAPER_BENCHMARKS`, in their order: mean of ten folds, five
         times. None where it has none, as for what comes after the last; tables then have a dash.
@@ -88,6 +88,23 @@ class Method:
         """Whether instances may be images, and not only vectors."""
         return self.network is not None
 
+    def check_options(self, values: Mapping[str, float], name: str) -> None:
+        """Refuses options that the method has not.
+
+        Args:
+          values: by name.
+          name: of the method, for the sentence.
+
+        Raises:
+          UserError: there is no such option, or a value is not allowed.
+        """
+        if self.network is not None:
+            poolings.BAG_POOLINGS.find(self.network).complete_options(values, name)
+        elif values:
+            raise UserError(
+                f"the option {next(iter(values))!r} of {name} must be left out: it has none"
+            )
+
     def memory(self, lengths: np.ndarray, labels: np.ndarray) -> int:
         """Estimates the bytes that fitting takes; 0 for networks.
 
@@ -99,7 +116,7 @@ class Method:
 def _of_network(name: str, pooling: poolings.Pooling) -> Method:
     paper = pooling.paper
     if paper is None:
-        return Method(name, None, network=name)
+        return Method(pooling.title or name, None, network=name)
     return Method(paper.title, None, paper.accuracy, network=name)
 
 
@@ -137,6 +154,9 @@ METHODS = Registry(
     adopt=_adopt,
 )
 NAMES = tuple(METHODS)
+PAPER_NAMES = tuple(
+    name for name, method in METHODS.items() if method.paper
+)  # the rows of its table
 
 
 def get(name: str) -> Method:

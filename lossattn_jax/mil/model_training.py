@@ -106,6 +106,7 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
       UserError: it has no such setting, or needs to know the positive class.
     """
     entry = methods.get(request.method)
+    cross_validation.check_options(options)
     if entry.network is not None:
         network = cross_validation.classifier(request.method, options)
         method: BagClassifier = network.set_params(class_weight=request.class_weight)

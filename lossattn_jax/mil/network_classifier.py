@@ -35,7 +35,7 @@ _MOMENTS = ("mean", "scale", "num_skipped", "seconds")
 
 
 class NetworkClassifier(BagClassifier):
-    """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
+    """A network for bags; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -55,6 +55,8 @@ class NetworkClassifier(BagClassifier):
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
       max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      options: of the method's own by name, beyond those that were published; None: none. See
+        `poolings.Pooling.options`.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
@@ -77,6 +79,7 @@ class NetworkClassifier(BagClassifier):
         positive: Any = None,
         max_instances: int = 0,
         memory_gib: float | None = None,
+        options: Mapping[str, float] | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -91,6 +94,7 @@ class NetworkClassifier(BagClassifier):
         self.positive = positive
         self.max_instances = max_instances
         self.memory_gib = memory_gib
+        self.options = options
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
@@ -145,10 +149,19 @@ class NetworkClassifier(BagClassifier):
             isinstance(width, int) and width > 0 for width in hidden
         ):
             raise UserError(f"hidden is {self.hidden}, but must be widths of 1 or more")
+        if self.options is not None and not isinstance(self.options, Mapping):
+            raise UserError(
+                f"options is {self.options!r}, but must be None or a dictionary of numbers by name"
+            )
         network = BagNetwork(
-            num_classes, self.method, self.backbone, tuple(hidden) or None, self.dropout
+            num_classes,
+            self.method,
+            self.backbone,
+            tuple(hidden) or None,
+            self.dropout,
+            options=tuple(sorted((self.options or {}).items())),
         )
-        network.find_pooling()
+        network.find_pooling().complete_options(dict(network.options), self.method)
         return network
 
     def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:

@@ -156,7 +156,10 @@ def inputs_of(content: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict
       content: of its record.
       trained_on: likewise what it was made from.
     """
-    settings = {f"setting {key}": value for key, value in content["settings"].items()}
+    # Settings of later versions are None where they are not used, and earlier models lack them.
+    settings = {
+        f"setting {key}": value for key, value in content["settings"].items() if value is not None
+    }
     return {"method": content["method"], "code": content["code"], **settings, **trained_on}
 
 

@@ -1,4 +1,4 @@
-"""Networks for bags of the AAAI 2020 paper's Table 1.
+"""Networks for bags: the AAAI 2020 paper's, and later ones to compare with.
 
 All share the layers over instances and one classifier, and differ in how a bag is pooled; an instance is a
 patch to `lossattn_jax.attention.poolings`.
@@ -34,8 +34,8 @@ class BagNetwork(Network):
     others. On images only the dense layer of LeNet has it. It draws from the stream "dropout", or takes
     random bytes that the caller has drawn for many steps at once, which on CPUs is far quicker.
 
-    The log-probabilities of classifiers that are trained each by itself are put into the collection
-    `poolings.SUPERVISION`, where a call makes that mutable.
+    The log-probabilities of classifiers that are trained each by itself, or losses of the method's own, are
+    put into the collection `poolings.SUPERVISION`, where a call makes that mutable.
 
     Attributes:
       num_classes: K.
@@ -45,6 +45,8 @@ class BagNetwork(Network):
       dropout: share of features that is dropped in training.
       axis_name: pmap axis that training batches are split over, or None; see `ExampleDropout`.
       dtype: compute dtype of the features; classifiers and attention are float32.
+      options: of the method's own, as pairs of name and number; the others are as published. See
+        `poolings.Pooling.options`.
     """
 
     num_classes: int = 2
@@ -54,6 +56,7 @@ class BagNetwork(Network):
     dropout: float = 0.5
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
+    options: tuple[tuple[str, float], ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -132,6 +135,7 @@ class BagNetwork(Network):
                 hidden=BAG_BACKBONES.find(self.backbone).attention_hidden,
                 dense=dense,
                 network=self,
+                options=dict(self.options),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Max pooling, and MI-Net and mi-Net of Wang et al. 2018."""
+"""Max pooling of features and of logits, MI-Net and mi-Net (Wang et al. 2018)."""
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,17 @@ def _pool_by_maximum(patches: Patches) -> Outputs:
     return Outputs(logits, patch_logits, pooling.max_attention(scores, patches.mask))
 
 
+def _highest_logits(patches: Patches) -> Outputs:
+    """Scores each class by its highest instance.
+
+    `z_k = max_n w_k^T h_n + b_k`: the classical max pooling of instances' predictions. MI-Net pools features
+    before they are classified, and mi-Net keeps the score of class 0 at 0.
+    """
+    patch_logits = patches.patch_logits
+    attention = pooling.max_attention(patch_logits, patches.mask)
+    return Outputs(pooling.max_pool(patch_logits, patches.mask), patch_logits, attention)
+
+
 def _side_by_side(layers: list[jax.Array]) -> jax.Array:
     return layers[0] if len(layers) == 1 else jnp.concatenate(layers, axis=-1)
 
@@ -72,6 +83,12 @@ MAX = Pooling(
     dropout_at_pooling=True,
     scores_by_attention=False,
     paper=PaperRow("mi_net_bag", "MI-Net", (0.887, 0.859, 0.622, 0.830, 0.862)),
+)
+INSTANCE_MAX = Pooling(
+    _highest_logits,
+    takes=(INSTANCES,),
+    scores_by_attention=False,
+    title="Max pooling of instances",
 )
 MI_NET = Pooling(
     _pool_by_maximum,

@@ -1,8 +1,19 @@
-"""Mean pooling: every patch weighs the same."""
+"""Mean pooling: every patch weighs the same.
+
+Of bags it is the mean of the instances' features, which are then classified (Ilse et al. 2018);
+with a linear classifier that is the mean of the instances' own logits.
+"""
 
 from lossattn_jax.attention import pooling
 from lossattn_jax.attention.outputs import Outputs
-from lossattn_jax.attention.poolings.entry import MAP, ONE, PATCHES, Patches, Pooling
+from lossattn_jax.attention.poolings.entry import (
+    INSTANCES,
+    MAP,
+    ONE,
+    PATCHES,
+    Patches,
+    Pooling,
+)
 
 
 def _mean(patches: Patches) -> Outputs:
@@ -10,4 +21,9 @@ def _mean(patches: Patches) -> Outputs:
     return patches.weigh(attention)
 
 
-MEAN = Pooling(_mean, takes=(ONE, MAP, PATCHES))
+MEAN = Pooling(
+    _mean,
+    takes=(ONE, MAP, PATCHES, INSTANCES),
+    scores_by_attention=False,
+    title="Mean pooling",
+)

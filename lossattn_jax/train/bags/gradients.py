@@ -95,13 +95,15 @@ class Gradients:
                 noise=bags.noise,
                 mutable=[poolings.SUPERVISION],
             )
+            supervision = sown.get(poolings.SUPERVISION, {})
             per_bag = bag_loss(
                 out,
                 bags.labels,
                 bags.mask,
                 patch_weight if self.network.find_pooling().patch_loss else None,
                 settings.patch_reduction,
-                sown.get(poolings.SUPERVISION, {}).get("logits"),
+                supervision.get("logits"),
+                label_losses=supervision.get("losses"),
             )
             if model.class_weights is not None:
                 per_bag *= model.class_weights[bags.labels]

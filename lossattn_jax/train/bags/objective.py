@@ -14,10 +14,13 @@ def bag_loss(
     patch_weight: jax.Array | float | None,
     patch_reduction: str,
     side_logits: jax.Array | None = None,
+    *,
+    label_losses: jax.Array | None = None,
 ) -> jax.Array:
     """Computes the loss of each bag.
 
-    `CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses.
+    `CE(prediction, y) + lambda * sum_n a_n CE(z_n, y)` (AAAI 2020), or the sum of side losses, or what the
+    method computes itself.
 
     Args:
       outputs: of the network in training.
@@ -28,10 +31,13 @@ def bag_loss(
         public code has it.
       side_logits: `[B, S, K]` log-probabilities of classifiers that are trained each by itself, whose losses
         then are all; None where there are none.
+      label_losses: `[B, K]`, the method's own loss for each label; None where it has none.
 
     Returns:
       `[B]` float32.
     """
+    if label_losses is not None:
+        return losses.loss_of_label(label_losses, labels)
     if side_logits is not None:
         return losses.image_loss(losses.DEEP_SUPERVISION, side_logits, labels)
     if patch_weight is None:
