@@ -140,6 +140,8 @@ def smooth_svm_losses(scores: jax.Array, margin: float, temperature: float) -> j
     check_arrays(scores=(scores, "... K", NUMBERS))
     check_number("margin", margin, 0)
     check_number("temperature", temperature, 0)
+    if is_zero(temperature):
+        raise ValueError(f"temperature is {temperature!r}, but must be above 0")
     scores = scores.astype(jnp.float32)
     margins = margin * (1 - jnp.eye(scores.shape[-1], dtype=jnp.float32))
     # [..., y, j]; the label's own score is taken away before the exponentials, which keeps its digits.
