@@ -1,7 +1,7 @@
 """Gated attention whose instances are clustered in training (CLAM, Lu et al. 2021).
 
 "Data-efficient and weakly supervised computational pathology on whole-slide images", Nature Biomedical
-Engineering 5, 555-570; equations are those of its Methods.
+Engineering 5, 555-570.
 """
 
 from typing import NamedTuple
@@ -89,7 +89,7 @@ def _clam(patches: Patches) -> Outputs:
     """Weighs instances by gated attention, and clusters some of them in training.
 
     The single attention branch, CLAM-SB. With features h_n of a layer over instances:
-    `a_n = softmax_n(W_a (tanh(V h_n) * sigmoid(U h_n)))` (equation 1), `h = sum_n a_n h_n` (2), of which the
+    `a_n = softmax_n(W_a (tanh(V h_n) * sigmoid(U h_n)))`, `h = sum_n a_n h_n`, of which the
     classifier predicts. Each class has a cluster, `p_kn = W_inst,k h_n`, two scores. The loss is
     `c1 CE(z, y) + c2 L_patch`, with c2 = 1 - c1 and L_patch as of `clustering_losses`.
     """

@@ -1,7 +1,7 @@
 """Two streams: the highest instance, and attention to it (DSMIL, Li et al. 2021).
 
 "Dual-stream multiple instance learning network for whole slide image classification with self-supervised
-contrastive learning", CVPR 2021; equations are those of its section 3.2.
+contrastive learning", CVPR 2021.
 """
 
 import jax
@@ -20,7 +20,7 @@ def critical_attention(
 ) -> jax.Array:
     """Computes each class' attention by queries' products with its critical instance's.
 
-    `U(h_n, h_m) = softmax_n(<q_n, q_m>)` (equation 5), where m is the instance of the class' highest logit.
+    `U(h_n, h_m) = softmax_n(<q_n, q_m>)`, where m is the instance of the class' highest logit.
 
     Args:
       queries: `[B, N, Q]` q, any float dtype.
@@ -47,9 +47,9 @@ def _two_streams(patches: Patches) -> Outputs:
     """Averages the scores of the highest instance and of a weighted bag.
 
     With features h_n of a layer over instances, for each class: the first stream is `max_n W_0 h_n`
-    (equation 3), whose instance m is the critical one; the second has `q_n = W_q h_n`, `v_n = W_v h_n` (4),
-    and `W_b b`, `b = sum_n U(h_n, h_m) v_n` (5, 6; see `critical_attention`). Predicted is the mean of both
-    (7). The paper has one class and its score; here each class has its own critical instance, b and row of
+    whose instance m is the critical one; the second has `q_n = W_q h_n`, `v_n = W_v h_n`,
+    and `W_b b`, `b = sum_n U(h_n, h_m) v_n` (see `critical_attention`). Predicted is the mean of both
+    The paper has one class and its score; here each class has its own critical instance, b and row of
     W_b, and the attention is that of the predicted class.
 
     The authors' code divides the products of queries by the root of their width, and trains each stream by a
@@ -74,7 +74,7 @@ def _two_streams(patches: Patches) -> Outputs:
     return Outputs(logits, patch_logits, attention)
 
 
-# The paper's features are ResNet18's, 512 numbers; its published code has queries of 128.
+# Queries are as wide as in the published code.
 DSMIL = Pooling(
     _two_streams,
     takes=(INSTANCES,),
