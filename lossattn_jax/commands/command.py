@@ -140,6 +140,21 @@ def define_trust_code() -> None:
     show_in_help("trust_code")
 
 
+def define_text_or_empty(name: str, meaning: str) -> None:
+    """Defines a flag for a text that may be empty, where other flags for a text need a value."""
+    flags.DEFINE(_TextOrEmpty(), name, None, meaning)  # type: ignore[no-untyped-call]
+
+
+class _TextOrEmpty(flags.ArgumentParser[str]):
+    """Takes any text."""
+
+    syntactic_help = "a text, or nothing"
+
+    def flag_type(self) -> str:
+        """Returns the type of the flag."""
+        return help_text.TEXT_OR_EMPTY
+
+
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
     cpu.tune()

@@ -14,6 +14,8 @@ LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
 DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
 MEMORY, MAX_INSTANCES = "memory", "max_instances"
 
+# Columns that a table may be read without, though it has them.
+_OPTIONAL = ("group", "split", "fold", "path")
 # What each column of a table has.
 _COLUMNS = {
     "bag": "ids of bags; bag_id, bag or slide_id where not given",
@@ -32,8 +34,12 @@ def define_table(parts: Collection[str] = tuple(_COLUMNS)) -> None:
     flags.DEFINE_string(LABELS, None, "table of the bags of a folder (CSV, TSV, Parquet)")
     command.show_in_help(LABELS)
     for part in parts:
-        flags.DEFINE_string(f"{part}_column", None, f"of the table, {_COLUMNS[part]}")
-        command.show_in_help(f"{part}_column")
+        name, meaning = f"{part}_column", f"of the table, {_COLUMNS[part]}"
+        if part in _OPTIONAL:
+            command.define_text_or_empty(name, meaning)
+        else:
+            flags.DEFINE_string(name, None, meaning)
+        command.show_in_help(name)
 
 
 def define_features() -> None:
