@@ -165,6 +165,9 @@ class BagTrainOptions(TrainOptions):
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
     # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
     max_instances: int = key(0, rules.COUNT_FROM_ZERO)
+    # Of the losses or errors of bags by their labels; None: all are 1. balanced: in inverse proportion to the
+    # bags of a class, of those that a model is trained on. Classical methods have it too.
+    class_weight: str | None = key(None, rules.one_of(None, "balanced"))
     # Models that a device computes together; 0: one on CPUs, whose cache has its parameters, else all.
     models_at_once: int = key(0, rules.COUNT_FROM_ZERO)
 

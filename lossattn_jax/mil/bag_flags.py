@@ -12,7 +12,7 @@ from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat, find_fo
 
 LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
 DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
-MEMORY, MAX_INSTANCES = "memory", "max_instances"
+MEMORY, MAX_INSTANCES, CLASS_WEIGHT = "memory", "max_instances", "class_weight"
 
 # What each column of a table has.
 _COLUMNS = {
@@ -85,10 +85,23 @@ def define_instances() -> None:
     command.show_in_help(MAX_INSTANCES)
 
 
-def set_instances(config: ConfigDict) -> None:
-    """Puts the number of the flag --max_instances into a config."""
-    if flags.FLAGS.max_instances is not None:
-        config.train.max_instances = flags.FLAGS.max_instances
+def define_class_weight() -> None:
+    """Defines the flag --class_weight."""
+    flags.DEFINE_string(
+        CLASS_WEIGHT,
+        None,
+        "balanced: weigh classes in inverse proportion to their bags in training; the config's where not "
+        "given",
+    )
+    command.show_in_help(CLASS_WEIGHT)
+
+
+def set_training(config: ConfigDict) -> None:
+    """Puts the values of the flags --max_instances and --class_weight into a config."""
+    for name in (MAX_INSTANCES, CLASS_WEIGHT):
+        value = flags.FLAGS[name].value
+        if value is not None:
+            config.train[name] = value
 
 
 def columns() -> TableColumns:

@@ -76,6 +76,7 @@ def write(
     made_from: Mapping[str, Any],
     *,
     benchmark: str | None = None,
+    class_weight: str | None = None,
 ) -> records.Record:
     """Writes a fold's JSON file whole, or none.
 
@@ -90,6 +91,7 @@ def write(
       folder: of the file, which exists.
       made_from: as `of_inputs` gives it.
       benchmark: as `sources.Experiment` has it.
+      class_weight: of the training, see `BagTrainOptions`.
 
     Returns:
       What `read` gives.
@@ -119,6 +121,7 @@ def write(
         "seconds": result.seconds,
         "classes": [str(name) for name in dataset.classes],
         "positive": None if positive is None else str(positive),
+        "class_weight": class_weight,
         "bags": bags,
         "test_accuracies": None if result.accuracies is None else result.accuracies.tolist(),
     }

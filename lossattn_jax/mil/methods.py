@@ -7,7 +7,7 @@ A method is one entry of `METHODS`. Of the user's own, `package.module:attribute
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,11 @@ class Method:
     def unequal_classes(self) -> bool:
         """Whether one of two classes has to be positive."""
         return self.make().unequal_classes
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the losses or errors of bags may be weighed by class."""
+        return "class_weight" in self.make().get_params(deep=False)
 
     @property
     def takes_images(self) -> bool:
@@ -162,6 +167,24 @@ def make(name: str, **settings: Any) -> BagClassifier:
       UserError: there is no such method.
     """
     return get(name).make(**settings)
+
+
+def refuse_weights(names: Sequence[str], class_weight: str | None) -> None:
+    """Refuses weights of classes for methods that have none.
+
+    Args:
+      names: as `get` takes them.
+      class_weight: of `BagTrainOptions`; None: none are wanted.
+
+    Raises:
+      UserError: one sentence for all methods.
+    """
+    without = [] if class_weight is None else [n for n in names if not get(n).weighs_classes]
+    if without:
+        weigh = "weighs" if len(without) == 1 else "weigh"
+        raise UserError(
+            f"--class_weight is {class_weight}, but {', '.join(without)} {weigh} no classes; leave it out"
+        )
 
 
 def code_digest(name: str) -> str | None:

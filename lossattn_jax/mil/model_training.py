@@ -44,13 +44,11 @@ class Request:
     Attributes:
       method: as `methods.get` takes it.
       select: of `selection.RULES` the one by which epochs and settings are chosen.
-      class_weight: None, or "balanced".
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
     """
 
     method: str
     select: str = selection.FINAL
-    class_weight: str | None = None
     memory_gib: float | None = None
 
 
@@ -106,26 +104,17 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
       UserError: it has no such setting, or needs to know the positive class.
     """
     entry = methods.get(request.method)
-    if entry.network is not None:
-        network = cross_validation.classifier(request.method, options)
-        method: BagClassifier = network.set_params(class_weight=request.class_weight)
-    else:
+    methods.refuse_weights([request.method], options.train.class_weight)
+    method = cross_validation.template(request.method, options)
+    if entry.network is None:
         most = options.train.max_instances
         if most:
             raise UserError(
                 f"config.train.max_instances is {most}, but {request.method} sees all instances at "
                 "once; leave it out, or take a network"
             )
-        method = entry.make()
         own = method.get_params(deep=False)
-        if request.class_weight is not None and "class_weight" not in own:
-            raise UserError(
-                f"--class_weight is {request.class_weight}, but {request.method} weighs no classes; leave it "
-                "out"
-            )
         settings: dict[str, Any] = {"seed": options.seed, "standardise": options.model.standardise}
-        if request.class_weight is not None:
-            settings["class_weight"] = request.class_weight
         method.set_params(**{name: value for name, value in settings.items() if name in own})
     if len(bags.classes) == 2 and bags.positive is not None:
         method.set_params(positive=bags.positive)

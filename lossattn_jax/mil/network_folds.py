@@ -19,6 +19,7 @@ from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import streamed_training, training
+from lossattn_jax.train.bags.plans import weigh_classes
 from lossattn_jax.train.bags.settings import Settings
 
 # The parameters that each rule takes; see `training.TrainedModels`.
@@ -42,6 +43,7 @@ def run(
     ensemble: int = 1,
     standardise: bool = True,
     seed: int = 0,
+    class_weight: str | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
 ) -> list[FoldResult]:
@@ -57,6 +59,7 @@ def run(
       ensemble: networks of each fold, from different seeds, whose probabilities are averaged.
       standardise: whether features are standardised on the training folds.
       seed: of the order of the bags; with repeat and fold, of parameters and dropout.
+      class_weight: None, or "balanced", by the labels of the bags that a network is trained on.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with; see `training.train`.
 
@@ -84,9 +87,11 @@ def run(
             validation or Validation(),
             seed,
             label=label,
+            class_weight=class_weight,
             keywords=keywords,
         )
     plans, members = _plans(splits, rules, choices, ensemble, seed)
+    plans = weigh_classes(plans, dataset.labels, dataset.num_classes, class_weight)
     models = _train(
         dataset,
         network,
@@ -156,7 +161,7 @@ def _models_of(
 
 
 def _choose(
-    dataset, splits, network, settings, validation, seed, *, label, keywords
+    dataset, splits, network, settings, validation, seed, *, label, class_weight, keywords
 ) -> tuple[list[_Choice], float]:
     """Chooses settings and epoch of each split by held-out bags."""
     grid = _grid(validation, network)
@@ -175,6 +180,7 @@ def _choose(
                         name=split.name,
                     )
                 )
+    plans = weigh_classes(plans, dataset.labels, dataset.num_classes, class_weight)
     models = _train(dataset, network, settings, plans, label=f"{label}, validation", **keywords)
     scores = [
         selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lossattn_jax.data.bags.labels import weights_of_part
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
@@ -33,6 +34,25 @@ class Plan:
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
     class_weights: np.ndarray | None = None
     name: str = ""
+
+
+def weigh_classes(
+    plans: Sequence[Plan], labels: np.ndarray, classes: int, class_weight: str | None
+) -> list[Plan]:
+    """Gives plans weights of classes, by the labels of their own training bags.
+
+    Args:
+      plans: of a training.
+      labels: `[bags]` int in [0, K).
+      classes: K.
+      class_weight: see `labels.weights_of_part`.
+    """
+    return [
+        dataclasses.replace(
+            plan, class_weights=weights_of_part(class_weight, classes, labels[plan.train])
+        )
+        for plan in plans
+    ]
 
 
 def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple[bool, bool]:
