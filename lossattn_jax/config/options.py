@@ -202,6 +202,10 @@ class ValidationOptions:
 
     share: float = key(0.2, rules.SHARE)  # of the training fold's bags that are held out
     splits: int = key(1, rules.COUNT)  # how many times
+    # Of networks: epochs without a better one after which a training on the other bags ends; 0: all epochs.
+    patience: int = key(0, rules.COUNT_FROM_ZERO)
+    # By which the epoch is chosen; None: loss with patience, else accuracy (of equal ones the lower loss).
+    metric: str | None = key(None, rules.one_of(None, "loss", "accuracy"))
     # Values that are tried besides those of the training; () for none. Networks only.
     learning_rate: tuple[float, ...] = key((), rules.every(rules.POSITIVE))
     weight_decay: tuple[float, ...] = key((), rules.every(rules.at_least(0)))

@@ -50,6 +50,7 @@ FOLDS = flags.DEFINE_string(
 )
 bag_flags.define_instances()
 bag_flags.define_class_weight()
+bag_flags.define_patience()
 bag_flags.define_memory()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 BOOTSTRAP = flags.DEFINE_integer(

@@ -13,6 +13,7 @@ from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat, find_fo
 LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
 DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
 MEMORY, MAX_INSTANCES, CLASS_WEIGHT = "memory", "max_instances", "class_weight"
+PATIENCE = "patience"
 
 # What each column of a table has.
 _COLUMNS = {
@@ -96,8 +97,21 @@ def define_class_weight() -> None:
     command.show_in_help(CLASS_WEIGHT)
 
 
+def define_patience() -> None:
+    """Defines the flag --patience."""
+    flags.DEFINE_integer(
+        PATIENCE,
+        None,
+        "with --select=validation: epochs of networks without a better one on the held-out bags, after which "
+        "a training ends; the config's where not given, 0 for none",
+    )
+    command.show_in_help(PATIENCE)
+
+
 def set_training(config: ConfigDict) -> None:
-    """Puts the values of the flags --max_instances and --class_weight into a config."""
+    """Puts the values of the flags --max_instances, --class_weight and --patience into a config."""
+    if flags.FLAGS.patience is not None:
+        config.validation.patience = flags.FLAGS.patience
     for name in (MAX_INSTANCES, CLASS_WEIGHT):
         value = flags.FLAGS[name].value
         if value is not None:

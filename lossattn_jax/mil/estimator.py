@@ -63,6 +63,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
       feature_names_: of vectors; None where `fit` had no `Bags` with names. `Bags` that have them as well are
         matched by them.
       trained_on_: digests of the bags and of the labels of `fit`, and how many bags there were.
+      chosen_: what held-out bags have chosen in `fit`; None where nothing was.
     """
 
     standardise: bool
@@ -74,6 +75,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     n_features_in_: int
     feature_names_: tuple[str, ...] | None
     trained_on_: dict[str, Any]
+    chosen_: dict[str, Any] | None = None
     _mean: Any
     _scale: Any
 
@@ -425,6 +427,18 @@ def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         if not np.isfinite(array).all():
             raise InvalidInput(f"bag {number} holds a value that is not finite (NaN or inf)")
     return arrays
+
+
+def describe_parts(bags: Bags) -> dict[str, Any]:
+    """What of bags, beside themselves and their labels, says which of them are held out.
+
+    For `BagClassifier.trained_on_` of methods that choose on held-out bags.
+    """
+    values = {"groups": bags.groups, "splits": bags.splits}
+    return {
+        name: None if value is None else digests.of_json(list(value))
+        for name, value in values.items()
+    }
 
 
 def describe_data(bag_digests: Iterable[str], labels: Sequence[Any]) -> dict[str, Any]:

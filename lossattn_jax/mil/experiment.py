@@ -107,6 +107,7 @@ def run(
     for name in names:
         methods.get(name)
     selection.check_rules(rules)
+    selection.refuse_patience(rules, options.validation.patience)
     methods.refuse_weights(names, options.train.class_weight)
     bootstrap.check_resamples(resamples)
     load = functools.partial(

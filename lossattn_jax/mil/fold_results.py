@@ -45,6 +45,8 @@ class FoldResult:
       accuracies: `[epochs]` float64 of the test bags after each epoch, for looking at afterwards; None
         where they are not known.
       seconds: of wall time that the fold took, or its share of a training of many.
+      validation: what held-out bags said after each epoch, see `network_folds.Choice.history`; None of other
+        rules and methods.
       model: a classifier fitted on the numbers of classes, or networks, `training.TrainedModels`; None where
         it is not wanted.
     """
@@ -58,6 +60,7 @@ class FoldResult:
     accuracies: np.ndarray | None
     seconds: float
     model: Any = None
+    validation: Mapping[str, Any] | None = None
 
 
 def accuracy(result: FoldResult, dataset: PlacedBags) -> float:
@@ -122,6 +125,7 @@ def write(
         "classes": [str(name) for name in dataset.classes],
         "positive": None if positive is None else str(positive),
         "class_weight": class_weight,
+        "validation": None if result.validation is None else dict(result.validation),
         "bags": bags,
         "test_accuracies": None if result.accuracies is None else result.accuracies.tolist(),
     }

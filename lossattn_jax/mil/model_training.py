@@ -10,6 +10,7 @@ import numpy as np
 
 from lossattn_jax import devices
 from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import digest_bag
@@ -25,7 +26,7 @@ from lossattn_jax.mil import (
     stored_models,
 )
 from lossattn_jax.mil.ensemble import Ensemble
-from lossattn_jax.mil.estimator import BagClassifier, describe_data
+from lossattn_jax.mil.estimator import BagClassifier, describe_data, describe_parts
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.mil.prediction_files import BagRow, Scores
 from lossattn_jax.mil.workdir import Workdir
@@ -71,6 +72,7 @@ def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scor
       UserError: a setting is impossible, the method does not take such bags, or the workdir has a model of
         other data or settings, or something else, or cannot be written. Nothing was computed then.
     """
+    _refuse_selection(request, options)
     train, test = _parts(bags, request)
     method = make(request, options, bags)
     _refuse(train, method, request)
@@ -106,6 +108,8 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
     entry = methods.get(request.method)
     methods.refuse_weights([request.method], options.train.class_weight)
     method = cross_validation.template(request.method, options)
+    if request.select == selection.VALIDATION:
+        method.set_params(validation=config_lib.validation(options.validation))
     if entry.network is None:
         most = options.train.max_instances
         if most:
@@ -121,15 +125,24 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
     return method
 
 
+def _refuse_selection(request: Request, options: BagOptions) -> None:
+    """Refuses rules that are not for models that stay."""
+    selection.check_rules((request.select,))
+    if request.select == selection.BEST_TEST:
+        raise UserError(
+            f"--select={request.select} is not for models that stay, whose test chooses nothing; take "
+            f"{selection.FINAL} or {selection.VALIDATION}"
+        )
+    selection.refuse_patience((request.select,), options.validation.patience)
+    if request.select == selection.VALIDATION and methods.get(request.method).network is None:
+        raise UserError(
+            f"--select={request.select} chooses epochs of networks, but {request.method} has none; leave it "
+            "out, and choose settings by cross-validation, lossattn mil cv"
+        )
+
+
 def _parts(bags: Bags, request: Request) -> tuple[Bags, Bags | None]:
     """The bags to train on, and those to test."""
-    selection.check_rules((request.select,))
-    if request.select != selection.FINAL:
-        raise UserError(
-            f"--select={request.select} is not for models that stay: they are trained to the last epoch "
-            f"({selection.FINAL}); choose epochs by cross-validation, lossattn mil cv, and set "
-            "config.train.epochs"
-        )
     if bags.labels is None:
         raise UserError(f"the bags of {bags.name} have no labels, but training needs them")
     if bags.splits is None:
@@ -137,7 +150,9 @@ def _parts(bags: Bags, request: Request) -> tuple[Bags, Bags | None]:
     rows = {part: np.array(bags.splits) == part for part in (TRAIN, VALIDATION, TEST)}
     if not rows[TRAIN].any():
         raise UserError(f"no bag of {bags.name} has the split {TRAIN}, but some must be trained on")
-    if rows[VALIDATION].any():
+    if request.select == selection.VALIDATION:
+        rows[TRAIN] |= rows[VALIDATION]
+    elif rows[VALIDATION].any():
         log.info(
             "%s: %d bags with the split %s are neither trained on nor tested",
             bags.name,
@@ -217,6 +232,8 @@ def _refuse_other(folder: pathlib.Path, bags: Bags, method: BagClassifier) -> No
     """
     record = stored_models.read(folder)
     now = describe_data((digest_bag(bags, row) for row in range(len(bags))), _labels(bags))
+    if method.get_params(deep=False).get("validation") is not None:
+        now |= describe_parts(bags)
     expected = stored_models.inputs_of(stored_models.describe(method), now)
     before = stored_models.inputs_of(record.content, record.made_from or {})
     records.refuse_other(folder / stored_models.RECORD_NAME, before, expected)
@@ -235,6 +252,14 @@ def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -
             memory_gib=request.memory_gib, dump_dir=str(folder.path / dumps.FOLDER_NAME)
         )
     method.fit(bags)
+    if method.chosen_ is not None:
+        log.info(
+            "epoch %d of %d was chosen by the %s of %s held-out bags",
+            method.chosen_["epoch"],
+            len(method.chosen_["loss"]),
+            method.chosen_["metric"],
+            " and ".join(map(str, method.chosen_["bags"])),
+        )
     if isinstance(method, NetworkClassifier):
         method.set_params(**of_place)  # which say nothing of the model
     folder.refuse_moved()

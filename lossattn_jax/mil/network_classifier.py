@@ -13,16 +13,19 @@ from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags import streaming
-from lossattn_jax.data.bags.bag_survey import survey_bags
+from lossattn_jax.data.bags.bag_survey import digest_bag, survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import network_folds
 from lossattn_jax.mil.bag_predictions import InstancePredictions
 from lossattn_jax.mil.embeddings import check_whole
-from lossattn_jax.mil.estimator import BagClassifier
+from lossattn_jax.mil.estimator import BagClassifier, check_bags, describe_parts
 from lossattn_jax.mil.network_scores import instance_scores
+from lossattn_jax.mil.selection import Validation
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.models.shapes import variable_shapes
@@ -54,6 +57,9 @@ class NetworkClassifier(BagClassifier):
       class_weight: None, or "balanced" for losses of bags in inverse proportion to the number of their
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
+      validation: how epoch and settings are chosen on held-out bags; None: the last epoch, and `settings`.
+        Of `Bags` those with the split "validation" are held out, and never trained on. Of others part of the
+        bags is drawn, which divides no group, and after the choice all are trained on.
       max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
@@ -77,6 +83,7 @@ class NetworkClassifier(BagClassifier):
         positive: Any = None,
         max_instances: int = 0,
         memory_gib: float | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -91,6 +98,7 @@ class NetworkClassifier(BagClassifier):
         self.positive = positive
         self.max_instances = max_instances
         self.memory_gib = memory_gib
+        self.validation = validation
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
@@ -157,6 +165,8 @@ class NetworkClassifier(BagClassifier):
         Large ones (`streaming.is_streamed`) are not copied, and `Bags` of files are read as they are needed.
         """
         check_whole("max_instances", self.max_instances, 0)
+        if self.validation is not None:
+            return self._fit_validated(bags, labels, self.validation)
         lazy = self._streamed(bags, self.max_instances)
         if lazy is None:
             return super().fit(bags, labels)
@@ -183,6 +193,61 @@ class NetworkClassifier(BagClassifier):
             **self._training,
         )
         return self
+
+    def _fit_validated(
+        self, bags: Sequence[ArrayLike], labels: ArrayLike | None, validation: Validation
+    ) -> Self:
+        """Chooses on held-out bags, and trains; as a fold of cross-validation does."""
+        lazy = bags if isinstance(bags, Bags) else Bags.from_arrays(check_bags(list(bags)))
+        if labels is None and lazy.labels is not None:
+            labels = [lazy.classes[label] for label in lazy.labels]
+        encoded = self._learn_classes(labels, len(lazy))
+        network = self.network(len(self.classes_))
+        check_whole("seed", self.seed, 0)
+        self._learn_features(lazy.shape, lazy.features)
+        self._note_data((digest_bag(lazy, row) for row in range(len(lazy))), encoded)
+        self.trained_on_ |= describe_parts(lazy)
+        parts = np.full(len(lazy), "train") if lazy.splits is None else np.array(lazy.splits)
+        own = parts == "validation"
+        split = Split(0, 0, parts == "train", parts == "test", own if own.any() else None)
+        lacking = np.setdiff1d(encoded, encoded[split.train])
+        if len(lacking):
+            raise UserError(
+                f"no bag of {lazy.name} that is trained on has the label "
+                f"{self.numbered_classes()[lacking[0]]!r}, but every label must be among them"
+            )
+        # Numbers for classes, of which the last is the positive one whatever words say.
+        numbered = dataclasses.replace(
+            lazy, labels=encoded, classes=tuple(range(len(self.classes_))), positive=None
+        )
+        self.networks_, choice = network_folds.fit(
+            streaming.place_bags(numbered, self.max_instances, self.memory_gib),
+            split,
+            network,
+            _settings(self.settings),
+            validation,
+            ensemble=self.ensemble,
+            standardise=self.standardise,
+            seed=self.seed,
+            class_weight=self._numbered_weights(),
+            label=self.method,
+            dump_dir=self._training["dump_dir"],
+        )
+        self.chosen_ = {
+            "epoch": choice.epoch,
+            "settings": dict(choice.overrides),
+            **dict(choice.history or {}),
+        }
+        return self
+
+    def _numbered_weights(self) -> str | dict[int, float] | None:
+        """`class_weight` with the method's numbers in the place of labels."""
+        if not isinstance(self.class_weight, Mapping):
+            return self.class_weight
+        return {
+            number: float(self.class_weight.get(label, 1))
+            for number, label in enumerate(self.numbered_classes())
+        }
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         network = self.network(len(self.classes_))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
+from lossattn_jax.registry import lookup
 from lossattn_jax.train.bags.settings import PER_MODEL
 
 FINAL, VALIDATION, BEST_TEST = "final", "validation", "best_test_epoch"
@@ -35,11 +36,15 @@ class Validation:
         set aside for validation are taken once instead.
       grid: values to try for settings of networks, of those that `settings.PER_MODEL` names; every
         combination is tried, besides the default.
+      patience: epochs without a better one after which a training ends; 0: it has all epochs.
+      metric: of `METRICS` the one by which epochs are compared; None: "loss" with patience, else "accuracy".
     """
 
     share: float = 0.2
     splits: int = 1
     grid: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    patience: int = 0
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses impossible values with a `UserError`."""
@@ -47,9 +52,49 @@ class Validation:
             raise UserError(f"validation share is {self.share}, but must be between 0 and 1")
         if self.splits < 1:
             raise UserError(f"validation splits is {self.splits}, but must be 1 or more")
+        if self.patience < 0:
+            raise UserError(f"validation patience is {self.patience}, but must be 0 or more")
+        lookup("validation metric", self.compared_by, METRICS)
         for name in self.grid:
             if name not in PER_MODEL:
                 raise UserError(f"validation cannot try {name}; it can: {', '.join(PER_MODEL)}")
+
+    @property
+    def compared_by(self) -> str:
+        """The one of `METRICS` by which epochs are compared."""
+        return self.metric or ("loss" if self.patience else "accuracy")
+
+    def end_of(self, accuracy: np.ndarray, loss: np.ndarray) -> int | None:
+        """The epoch, from 1, after which a training ends: `patience` epochs after its best one.
+
+        Args:
+          accuracy, loss: `[epochs]` of the held-out bags after each epoch, as far as they are known.
+
+        Returns:
+          None where it has not ended yet.
+        """
+        if not self.patience:
+            return None
+        best = 0
+        ranks = METRICS[self.compared_by](accuracy, loss)
+        for epoch, rank in enumerate(ranks):
+            if rank < ranks[best]:
+                best = epoch
+            elif epoch - best >= self.patience:
+                return epoch + 1
+        return None
+
+    def best(self, accuracy: np.ndarray, loss: np.ndarray) -> tuple[Any, ...]:
+        """The index of the best of several settings and epochs.
+
+        Args:
+          accuracy, loss: `[settings, epochs]`; what comes after a training's end does not count.
+        """
+        ranks = METRICS[self.compared_by](accuracy, loss).astype(np.float64)
+        for number in range(len(ranks)):
+            end = self.end_of(accuracy[number], loss[number])
+            ranks[number, ranks.shape[1] if end is None else end :] = np.inf
+        return np.unravel_index(np.argmin(ranks), ranks.shape)
 
     def overrides(self) -> tuple[dict[str, float], ...]:
         """Returns the settings to try; the default, {}, comes first."""
@@ -97,6 +142,15 @@ class Validation:
         return mask
 
 
+def refuse_patience(names: Sequence[str], patience: int) -> None:
+    """Refuses patience without the rule that it is for, with a `UserError`."""
+    if patience and VALIDATION not in names:
+        raise UserError(
+            f"--patience is {patience}, but only held-out bags can say when a training is to end: add "
+            f"--select={VALIDATION}, or leave it out"
+        )
+
+
 def check_rules(names: tuple[str, ...]) -> None:
     """Refuses an unknown rule with a `UserError`."""
     for name in names:
@@ -122,6 +176,26 @@ def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
     )
     right = (np.argmax(logits, axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
     return right.mean(axis=-1), -own_logs[..., 0].mean(axis=-1)
+
+
+def _rank(*keys: np.ndarray) -> np.ndarray:
+    """Ranks values by several keys, the first of which counts most; equal ones have the same rank.
+
+    Args:
+      keys: arrays of one shape; what is not a number is as if it were infinite.
+
+    Returns:
+      Of that shape int64, 0 for the lowest.
+    """
+    rows = np.stack([np.nan_to_num(key, nan=np.inf, posinf=np.inf).ravel() for key in keys], axis=1)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(keys[0].shape)
+
+
+# By which epochs are compared: of accuracies and losses of one shape their ranks, the best one's is 0.
+METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "loss": lambda accuracy, loss: _rank(loss, -accuracy),
+    "accuracy": lambda accuracy, loss: _rank(-accuracy, loss),
+}
 
 
 def best(accuracy: np.ndarray, loss: np.ndarray) -> tuple[Any, ...]:

@@ -72,6 +72,7 @@ if __name__ == "__main__":
     bag_flags.define_format()
     bag_flags.define_instances()
     bag_flags.define_class_weight()
+    bag_flags.define_patience()
     bag_flags.define_memory()
     flags.DEFINE_list("positive", [], "the positive class of two, where its words do not say it")
     flags.DEFINE_string(
@@ -80,7 +81,9 @@ if __name__ == "__main__":
         f"one of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
     )
     flags.DEFINE_string(
-        "select", selection.FINAL, "how epochs and settings are chosen: final, the last epoch"
+        "select",
+        selection.FINAL,
+        "how epochs and settings are chosen: final, the last epoch; or validation, on part of the bags",
     )
     flags.DEFINE_string("workdir", None, "folder for the model", required=True)
     command.define_config(config_lib.__file__, config_lib.SCHEMA)

@@ -206,8 +206,16 @@ def test_a_workdir_of_other_data_is_refused(world):
             "config.train.max_instances is -1, but must be",
         ),
         (
-            (*SLIDES, "--select=validation", "--workdir=new"),
-            "--select=validation is not for models",
+            (*SLIDES, "--select=best_test_epoch", "--workdir=new"),
+            "--select=best_test_epoch is not for models",
+        ),
+        (
+            (*SLIDES, "--method=mi_fv", "--select=validation", "--workdir=new"),
+            "--select=validation chooses epochs of networks, but mi_fv has none",
+        ),
+        (
+            (*SLIDES, "--patience=3", "--workdir=new"),
+            "--patience is 3, but only held-out bags can say when a training is to end",
         ),
         ((*SLIDES, "--select=luck", "--workdir=new"), "'luck'"),
         ((*SLIDES, "--memory=0", "--workdir=new"), "memory is 0.0, but must be a number of GiB"),

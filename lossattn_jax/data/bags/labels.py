@@ -118,11 +118,11 @@ def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.nda
     return np.array([value.get(label, 1.0) for label in own_labels], np.float64)
 
 
-def weights_of_part(value: str | None, classes: int, labels: np.ndarray) -> np.ndarray | None:
+def weights_of_part(value: Any, classes: int, labels: np.ndarray) -> np.ndarray | None:
     """Computes weights of classes from the bags of one training.
 
     Args:
-      value: as `class_weights` takes it, but no dictionary.
+      value: as `class_weights` takes it, a dictionary by numbers.
       classes: K.
       labels: `[B]` int in [0, K), of the bags that are trained on.
 
