@@ -18,7 +18,7 @@ PATIENCE = "patience"
 # What each column of a table has.
 _COLUMNS = {
     "bag": "ids of bags; bag_id, bag or slide_id where not given",
-    "label": "labels; bag_label or label where not given",
+    "label": "labels; bag_label or label where not given; A,B,C for columns of several labels of a bag",
     "group": "groups that are not divided between training and test, such as patients; of a folder's table "
     "group, patient, patient_id or case_id where not given, empty for none",
     "split": "train, validation or test; of a folder's table split where not given, empty for none",

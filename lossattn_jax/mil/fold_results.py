@@ -63,11 +63,31 @@ class FoldResult:
     validation: Mapping[str, Any] | None = None
 
 
+def predict(probabilities: np.ndarray, *, several_labels: bool) -> np.ndarray:
+    """Predicts of probabilities `[..., K]`.
+
+    Args:
+      probabilities: finite.
+      several_labels: whether a bag may have any number of labels.
+
+    Returns:
+      `[...]` int64, the most probable class; of several labels `[..., K]`, 1 for each above one half.
+    """
+    if several_labels:
+        return (probabilities > 0.5).astype(np.int64)
+    return np.argmax(probabilities, axis=-1)
+
+
 def accuracy(result: FoldResult, dataset: PlacedBags) -> float:
-    """Computes the share of correct test bags; NaN with non-finite probabilities."""
+    """Computes the share of correct test bags; NaN with non-finite probabilities.
+
+    Of bags with several labels it is the share of their labels.
+    """
     if not np.isfinite(result.probabilities).all():
         return math.nan
     labels = dataset.labels[result.split.test]
+    if dataset.several_labels:
+        return float(np.mean(predict(result.probabilities, several_labels=True) == labels))
     return float(np.mean(np.argmax(result.probabilities, axis=1) == labels))
 
 
@@ -82,6 +102,8 @@ def write(
     class_weight: str | None = None,
 ) -> records.Record:
     """Writes a fold's JSON file whole, or none.
+
+    Labels and predictions are places of classes, and of bags with several labels 1 or 0 for each.
 
     The file has the bags' ids, labels, probabilities and predictions, the instances' weights, what was
     chosen, and times, all numbers with all their digits. What is not finite is null; `nonfinite` is the
@@ -213,10 +235,11 @@ def _bag(
     dataset: PlacedBags, row: int, probabilities: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
     is_finite = np.isfinite(probabilities).all()
+    prediction = predict(probabilities, several_labels=dataset.several_labels)
     return {
         "id": dataset.ids[row],
-        "label": int(dataset.labels[row]),
-        "prediction": int(np.argmax(probabilities)) if is_finite else None,
+        "label": dataset.labels[row].tolist(),
+        "prediction": prediction.tolist() if is_finite else None,
         "probabilities": np.asarray(probabilities, np.float64).tolist(),
         "weights": np.asarray(weights, np.float64).tolist(),
     }

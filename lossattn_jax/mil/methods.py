@@ -93,6 +93,13 @@ class Method:
         """Whether instances may be images, and not only vectors."""
         return self.network is not None
 
+    @property
+    def takes_several_labels(self) -> bool:
+        """Whether bags may have any number of labels."""
+        if self.network is None:
+            return False
+        return poolings.BAG_POOLINGS.find(self.network).several_labels
+
     def memory(self, lengths: np.ndarray, labels: np.ndarray) -> int:
         """Estimates the bytes that fitting takes; 0 for networks.
 
@@ -184,6 +191,31 @@ def refuse_weights(names: Sequence[str], class_weight: str | None) -> None:
         weigh = "weighs" if len(without) == 1 else "weigh"
         raise UserError(
             f"--class_weight is {class_weight}, but {', '.join(without)} {weigh} no classes; leave it out"
+        )
+
+
+def refuse_several_labels(names: Sequence[str], bags: str, class_weight: str | None) -> None:
+    """Refuses methods that take one label of a bag, where bags have several.
+
+    Args:
+      names: as `get` takes them.
+      bags: name of the data set.
+      class_weight: of `BagTrainOptions`; None: none are wanted.
+
+    Raises:
+      UserError: one sentence for all methods, or classes are to be weighed.
+    """
+    without = [name for name in names if not get(name).takes_several_labels]
+    if without:
+        able = ", ".join(name for name in NAMES if get(name).takes_several_labels)
+        raise UserError(
+            f"the bags of {bags} have several labels each, but {', '.join(without)} "
+            f"{'takes' if len(without) == 1 else 'take'} one; take {able}, or one column of labels"
+        )
+    if class_weight is not None:
+        raise UserError(
+            f"--class_weight is {class_weight}, but the bags of {bags} have several labels each, whose "
+            "losses are not weighed; leave it out"
         )
 
 

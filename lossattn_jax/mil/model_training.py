@@ -12,7 +12,7 @@ from lossattn_jax import devices
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
-from lossattn_jax.data.bags import streaming
+from lossattn_jax.data.bags import label_sets, streaming
 from lossattn_jax.data.bags.bag_survey import digest_bag
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.errors import UserError
@@ -170,12 +170,25 @@ def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
             f"the method {request.method} takes vectors, but the instances of {bags.name} are images"
         )
     assert bags.labels is not None
-    if len(np.unique(bags.labels)) < 2:
+    if bags.several_labels:
+        methods.refuse_several_labels([request.method], bags.name, method.class_weight)
+        absent = np.flatnonzero(~bags.labels.any(axis=0))
+        if len(absent):
+            raise UserError(
+                f"no bag of {bags.name} that is trained on has the label {bags.classes[absent[0]]!r}; leave "
+                "it out"
+            )
+    elif len(np.unique(bags.labels)) < 2:
         raise UserError(
             f"all bags of {bags.name} that are trained on have the label "
             f"{bags.classes[bags.labels[0]]!r}, but there must be two"
         )
-    if entry.unequal_classes and len(bags.classes) == 2 and bags.positive is None:
+    if (
+        not bags.several_labels
+        and entry.unequal_classes
+        and len(bags.classes) == 2
+        and bags.positive is None
+    ):
         raise UserError(
             f"which class of {bags.name} is positive is not known, {bags.classes[0]!r} or "
             f"{bags.classes[1]!r}, but {request.method} treats the positive class unlike the other; name it "
@@ -194,6 +207,8 @@ def _describe(train: Bags, test: Bags | None, title: str) -> None:
     width = " x ".join(map(str, train.shape))
     names = "" if train.features is None else f" ({train.features[0]} to {train.features[-1]})"
     positive = "" if len(train.classes) != 2 else f" (positive: {_positive_text(train)})"
+    if train.several_labels:
+        positive = ", of which a bag may have several"
     log.info(
         "%s on %s: %d bags of %d to %d instances, %d in all, %s features%s; classes %s%s; %s",
         title,
@@ -240,8 +255,9 @@ def _refuse_other(folder: pathlib.Path, bags: Bags, method: BagClassifier) -> No
 
 
 def _labels(bags: Bags) -> list[Any]:
+    """As the user knows them; of several their text."""
     assert bags.labels is not None
-    return [bags.classes[label] for label in bags.labels]
+    return [label_sets.name(label, bags.classes) for label in bags.labels]
 
 
 def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -> None:
@@ -291,7 +307,8 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
         )
         for prediction, label in zip(ensemble.predict(bags), _labels(bags), strict=True)
     ]
-    scores = prediction_files.score(rows, ensemble.classes)
+    several = ensemble.several_labels
+    scores = prediction_files.score(rows, ensemble.classes, several_labels=several)
     if folder.writable:
         with folder.writing():
             prediction_files.write_table(

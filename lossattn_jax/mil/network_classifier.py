@@ -9,7 +9,6 @@ from typing import Any, Self
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags import streaming
@@ -20,7 +19,7 @@ from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import network_folds
+from lossattn_jax.mil import network_folds, network_scores
 from lossattn_jax.mil.bag_predictions import InstancePredictions
 from lossattn_jax.mil.embeddings import check_whole
 from lossattn_jax.mil.estimator import BagClassifier, check_bags, describe_parts
@@ -106,6 +105,11 @@ class NetworkClassifier(BagClassifier):
         return poolings.BAG_POOLINGS.find(self.method).unequal_classes
 
     @property
+    def takes_several_labels(self) -> bool:  # type: ignore[override]
+        """Whether bags may have any number of labels."""
+        return poolings.BAG_POOLINGS.find(self.method).several_labels
+
+    @property
     def _name(self) -> str:
         return f"{type(self).__name__}(method={self.method!r})"
 
@@ -170,8 +174,7 @@ class NetworkClassifier(BagClassifier):
         lazy = self._streamed(bags, self.max_instances)
         if lazy is None:
             return super().fit(bags, labels)
-        if labels is None and lazy.labels is not None:
-            labels = [lazy.classes[label] for label in lazy.labels]
+        labels = lazy.named_labels() if labels is None else labels
         encoded = self._learn_classes(labels, len(lazy))
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
@@ -199,8 +202,7 @@ class NetworkClassifier(BagClassifier):
     ) -> Self:
         """Chooses on held-out bags, and trains; as a fold of cross-validation does."""
         lazy = bags if isinstance(bags, Bags) else Bags.from_arrays(check_bags(list(bags)))
-        if labels is None and lazy.labels is not None:
-            labels = [lazy.classes[label] for label in lazy.labels]
+        labels = lazy.named_labels() if labels is None else labels
         encoded = self._learn_classes(labels, len(lazy))
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
@@ -210,7 +212,10 @@ class NetworkClassifier(BagClassifier):
         parts = np.full(len(lazy), "train") if lazy.splits is None else np.array(lazy.splits)
         own = parts == "validation"
         split = Split(0, 0, parts == "train", parts == "test", own if own.any() else None)
-        lacking = np.setdiff1d(encoded, encoded[split.train])
+        if self.several_labels_:
+            lacking = np.flatnonzero(~encoded[split.train].any(axis=0))
+        else:
+            lacking = np.setdiff1d(encoded, encoded[split.train])
         if len(lacking):
             raise UserError(
                 f"no bag of {lazy.name} that is trained on has the label "
@@ -254,7 +259,16 @@ class NetworkClassifier(BagClassifier):
         check_whole("seed", self.seed, 0)
         if self.standardise:  # in float64, after which float32 will do
             bags = _float32(bags)
-        dataset = BagDataset.from_bags(bags, labels)
+        if self.several_labels_:
+            dataset = BagDataset(
+                instances=np.concatenate(bags),
+                lengths=np.array([len(bag) for bag in bags]),
+                labels=labels,
+                ids=tuple(map(str, range(len(bags)))),
+                classes=tuple(range(labels.shape[1])),
+            )
+        else:
+            dataset = BagDataset.from_bags(bags, labels)
         self.networks_ = training.train(
             dataset,
             network,
@@ -379,9 +393,9 @@ class NetworkClassifier(BagClassifier):
         )
         rows = range(len(bags))
         for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):
-            with np.errstate(invalid="ignore"):  # of infinite logits
-                probabilities = softmax(bag.logits.astype(np.float64), axis=-1).mean(axis=0)
-            own = instance_scores(self.method, bag.attention, bag.instance_logits)
+            several = {"several_labels": self.several_labels_}
+            probabilities = network_scores.probabilities(bag.logits, **several).mean(axis=0)
+            own = instance_scores(self.method, bag.attention, bag.instance_logits, **several)
             yield InstancePredictions(
                 bag.row,
                 probabilities,
@@ -402,13 +416,17 @@ class NetworkClassifier(BagClassifier):
         return lazy if streaming.is_streamed(lazy, max_instances, memory) else None
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        logits = self._predict_networks(bags).logits.astype(np.float64)
-        return softmax(logits, axis=-1).mean(axis=0)
+        logits = self._predict_networks(bags).logits
+        several = self.several_labels_
+        return network_scores.probabilities(logits, several_labels=several).mean(axis=0)
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         predictions = self._predict_networks(bags)
         scores = instance_scores(
-            self.method, predictions.attention, predictions.instance_logits
+            self.method,
+            predictions.attention,
+            predictions.instance_logits,
+            several_labels=self.several_labels_,
         ).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
-from lossattn_jax.mil import selection
+from lossattn_jax.mil import network_scores, selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
@@ -145,10 +144,9 @@ def run(
             epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
             if models.best_epochs is not None:
                 epochs[BEST_TEST] = int(models.best_epochs[first])
-            with np.errstate(invalid="ignore"):  # of infinite logits
-                probabilities = softmax(
-                    predictions.logits[among][:, split.test].astype(np.float64), axis=-1
-                ).mean(axis=0)
+            probabilities = network_scores.probabilities(
+                predictions.logits[among][:, split.test], several_labels=dataset.several_labels
+            ).mean(axis=0)
             results.append(
                 FoldResult(
                     rule=rule,
@@ -303,8 +301,8 @@ def _choose(
             "metric": validation.compared_by,
             "patience": validation.patience,
             "bags": [int(np.count_nonzero(plan.held_out)) for plan in own_parts],
-            "accuracy": curves[0][:count].tolist(),
-            "loss": curves[1][:count].tolist(),
+            selection.ACCURACY: curves[0][:count].tolist(),
+            selection.LOSS: curves[1][:count].tolist(),
         }
         choices.append(Choice(grid[number], int(epoch) + 1, history))
     return choices, models.seconds
@@ -409,7 +407,12 @@ def _predict(
         predictions = training.predict(
             dataset, network, settings, *models, predict_mask=predict_mask
         )
-        scores = instance_scores(network.method, predictions.attention, predictions.instance_logits)
+        scores = instance_scores(
+            network.method,
+            predictions.attention,
+            predictions.instance_logits,
+            several_labels=dataset.several_labels,
+        )
         offsets = dataset.offsets
         weights = []
         for place, split in enumerate(splits):
@@ -432,7 +435,10 @@ def _predict(
             if split.test[bag.row]:
                 among = slice(place * ensemble, (place + 1) * ensemble)
                 scores = instance_scores(
-                    network.method, bag.attention[among], bag.instance_logits[among]
+                    network.method,
+                    bag.attention[among],
+                    bag.instance_logits[among],
+                    several_labels=dataset.several_labels,
                 )
                 by_row[place][bag.row] = scores.mean(axis=0).astype(np.float64)
     return _FoldPredictions(logits, [[own[row] for row in sorted(own)] for own in by_row])

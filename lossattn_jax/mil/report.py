@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import files
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.files import records
@@ -255,11 +256,14 @@ def write_weights(folds: Folds, path: pathlib.Path) -> None:
     with files.replacing(path) as file:
         file.write(_csv([header]))
         for fold in folds:
-            names = [for_spreadsheet(name) for name in fold["classes"]]
+            classes = fold["classes"]
             for bag in fold["bags"]:
-                prediction = "" if bag["prediction"] is None else names[bag["prediction"]]
+                label, prediction = (
+                    "" if own is None else for_spreadsheet(label_sets.name(own, classes))
+                    for own in (bag["label"], bag["prediction"])
+                )
                 bag_id = for_spreadsheet(bag["id"])
-                fields = (fold["repeat"], fold["fold"], bag_id, names[bag["label"]], prediction)
+                fields = (fold["repeat"], fold["fold"], bag_id, label, prediction)
                 file.write(_csv([(*fields, place, w) for place, w in enumerate(bag["weights"])]))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 
 from lossattn_jax.data.bags import folds
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
@@ -17,6 +18,9 @@ from lossattn_jax.registry import lookup
 from lossattn_jax.train.bags.settings import PER_MODEL
 
 FINAL, VALIDATION, BEST_TEST = "final", "validation", "best_test_epoch"
+
+LOSS = "loss"  # by which epochs are compared, as
+ACCURACY = "accuracy"
 
 # Rule: what it does, for the log and for tables.
 RULES = {
@@ -62,7 +66,7 @@ class Validation:
     @property
     def compared_by(self) -> str:
         """The one of `METRICS` by which epochs are compared."""
-        return self.metric or ("loss" if self.patience else "accuracy")
+        return self.metric or (LOSS if self.patience else ACCURACY)
 
     def end_of(self, accuracy: np.ndarray, loss: np.ndarray) -> int | None:
         """The epoch, from 1, after which a training ends: `patience` epochs after its best one.
@@ -163,18 +167,24 @@ def accuracy_and_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
 
     Args:
       logits: `[..., bags, K]`.
-      labels: `[bags]` int.
+      labels: `[bags]` int; or `[bags, K]`, 1 for each label that a bag has.
 
     Returns:
-      Two float64 arrays `[...]`; the loss is the cross-entropy in nats. A bag whose logits are not finite
-      counts as wrong, and its loss may be NaN, which is never the lowest.
+      Two float64 arrays `[...]`; the loss is the cross-entropy in nats. Of several labels the accuracy is the
+      share of labels that are predicted rightly, and the loss the sum of the labels' own. A bag whose logits
+      are not finite counts as wrong, and its loss may be NaN, which is never the lowest.
     """
+    finite = np.isfinite(logits).all(axis=-1)
+    if has_several(labels):
+        signs = np.where(labels > 0, 1.0, -1.0)
+        own = (((logits > 0) == (labels > 0)).mean(axis=-1) * finite).mean(axis=-1)
+        return own, -log_expit(signs * logits.astype(np.float64)).sum(axis=-1).mean(axis=-1)
     with np.errstate(invalid="ignore"):  # of infinite logits
         logs = log_softmax(logits.astype(np.float64), axis=-1)
     own_logs = np.take_along_axis(
         logs, np.broadcast_to(labels, logs.shape[:-1])[..., None], axis=-1
     )
-    right = (np.argmax(logits, axis=-1) == labels) & np.isfinite(logits).all(axis=-1)
+    right = (np.argmax(logits, axis=-1) == labels) & finite
     return right.mean(axis=-1), -own_logs[..., 0].mean(axis=-1)
 
 
@@ -193,8 +203,8 @@ def _rank(*keys: np.ndarray) -> np.ndarray:
 
 # By which epochs are compared: of accuracies and losses of one shape their ranks, the best one's is 0.
 METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "loss": lambda accuracy, loss: _rank(loss, -accuracy),
-    "accuracy": lambda accuracy, loss: _rank(-accuracy, loss),
+    LOSS: lambda accuracy, loss: _rank(loss, -accuracy),
+    ACCURACY: lambda accuracy, loss: _rank(-accuracy, loss),
 }
 
 

@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 
 from lossattn_jax.attention import pooling
+from lossattn_jax.attention.losses import LOSSES
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.registry import is_function, name_entry, wrong_part
 
@@ -145,6 +146,13 @@ class Pooling:
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
     paper: PaperRow | None = None
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether its predictions may be logits of labels of which an example has any number."""
+        if self.unequal_classes:  # of which one says that nothing is there
+            return False
+        return not self.loss or LOSSES.find(self.loss).several_labels
 
     def forms(self) -> tuple[str, ...]:
         """Returns the forms of features that the pooling takes."""
