@@ -28,6 +28,7 @@ EXIT_INTERRUPTED = 130
 
 CONFIG_HELP = "the config: a file, or the name of one in configs/; NAME:ARGUMENT where it takes one"
 
+_EMPTY_FOR_NONE: set[str] = set()  # text flags whose empty value says that there is none
 _LONGEST = 4000  # characters of a sentence
 
 _PLACE = ("coordinator", "num_processes", "process_id")
@@ -210,6 +211,11 @@ def _define_process_flags() -> None:
         show_in_help(name)
 
 
+def allow_empty(name: str) -> None:
+    """Lets a text flag have no value after its sign of equality, where that says that there is none."""
+    _EMPTY_FOR_NONE.add(name)
+
+
 def show_in_help(name: str) -> None:
     """Counts a flag that is defined here among the command's own."""
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
@@ -331,6 +337,8 @@ def _refuse_empty_flags(args: Sequence[str]) -> None:
         name, equals, value = arg.lstrip("-").partition("=")
         if not arg.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
             continue  # the config's check covers empty keys
+        if equals and not value and name in _EMPTY_FOR_NONE:
+            continue
         if flags.FLAGS[name].flag_type() == "string" and not (value if equals else after):
             raise _empty(name)
 

@@ -26,6 +26,7 @@ _COLUMNS = {
     "for none",
     "path": "feature files; path where not given, empty for none",
 }
+_MAY_BE_NONE = frozenset({"group", "split", "fold", "path"})
 
 
 def define_table(parts: Collection[str] = tuple(_COLUMNS)) -> None:
@@ -33,8 +34,11 @@ def define_table(parts: Collection[str] = tuple(_COLUMNS)) -> None:
     flags.DEFINE_string(LABELS, None, "table of the bags of a folder (CSV, TSV, Parquet)")
     command.show_in_help(LABELS)
     for part in parts:
-        flags.DEFINE_string(f"{part}_column", None, f"of the table, {_COLUMNS[part]}")
-        command.show_in_help(f"{part}_column")
+        name = f"{part}_column"
+        flags.DEFINE_string(name, None, f"of the table, {_COLUMNS[part]}")
+        command.show_in_help(name)
+        if part in _MAY_BE_NONE:
+            command.allow_empty(name)
 
 
 def define_features() -> None:

@@ -449,3 +449,19 @@ def test_outputs_that_are_not_finite_are_named(trained, tmp_path):
     scores = prediction_run.run(ensemble, bags, str(tmp_path / "p"))
     table = read_table(tmp_path / "p" / "predictions.csv")
     assert "0" in scores.nonfinite and (table["0"]["predicted"], table["0"]["p_tumour"]) == ("", "")
+
+
+def test_a_column_that_is_not_to_be_taken_is_named_empty(world):
+    """`--split_column=` takes no column of splits, whatever the table has: all bags are trained on."""
+    end = train(world, *SLIDES, "--method=mi_kernel", "--split_column=", "--workdir=no_split")
+    assert end.returncode == 0 and "none tested" in end.stderr, end
+    assert mil.load(world / "no_split").trained_on_["count"] == 12
+    assert_refused(train(world, *SLIDES, "--bag_column=", "--workdir=x"), "--bag_column is empty")
+
+
+def test_a_patient_training_keeps_its_choice(world):
+    flags = (*SLIDES, *SMALL, "--select=validation", "--patience=1", "--workdir=patient")
+    end = train(world, *flags)
+    assert end.returncode == 0 and "was chosen by the loss of" in end.stderr, end
+    chosen = json.loads((world / "patient" / "model.json").read_text())["chosen"]
+    assert chosen["patience"] == 1 and 1 <= chosen["epoch"] <= len(chosen["loss"]) <= 2

@@ -133,7 +133,7 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(said, 1 / (1 + np.exp(-logits)))
 
 
-def test_folds_have_their_share_of_every_label_and_divide_no_group():
+def test_folds_have_a_share_of_every_label_and_whole_groups():
     random = np.random.default_rng(1)
     labels = (random.random((120, 4)) < [0.5, 0.3, 0.1, 0.05]).astype(np.int32)
     numbers = draw_repeats(labels, 5, 2, seed=3)

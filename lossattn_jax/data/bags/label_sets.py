@@ -62,8 +62,8 @@ def find_sets(labels: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
     """Understands labels that a user gives `fit`, where they are several for each bag.
 
     Args:
-      labels: for each bag a tuple or a set of its labels; or an array `[bags, K]` of 0 and 1, whose labels
-        then are the numbers of its columns.
+      labels: a list with a tuple or a set of its labels for each bag; or an array `[bags, K]` of 0 and 1, whose
+        labels then are the numbers of its columns.
 
     Returns:
       The K labels, sorted, and `[bags, K]` int32; None for labels of one class each.
@@ -79,9 +79,8 @@ def find_sets(labels: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
         classes: tuple[Any, ...] = tuple(range(labels.shape[1]))
         encoded = labels.astype(np.int32)
     elif (
-        not isinstance(labels, np.ndarray)
-        and labels is not None
-        and len(labels)
+        isinstance(labels, list | tuple)
+        and labels
         and all(isinstance(own, tuple | set | frozenset) for own in labels)
     ):
         classes = tuple(sorted({label for own in labels for label in own}))
