@@ -62,8 +62,8 @@ def find_sets(labels: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
     """Understands labels that a user gives `fit`, where they are several for each bag.
 
     Args:
-      labels: a list with a tuple or a set of its labels for each bag; or an array `[bags, K]` of 0 and 1, whose
-        labels then are the numbers of its columns.
+      labels: a list with a tuple or a set of its labels for each bag; or an array `[bags, K]` of 0 and 1,
+        whose labels then are the numbers of its columns.
 
     Returns:
       The K labels, sorted, and `[bags, K]` int32; None for labels of one class each.
