@@ -50,11 +50,12 @@ def test_a_block_of_python_runs_as_pasted(code, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
-def test_readme_has_a_model_of_each_kind_with_loss_and_gradient(kind):
-    (code,) = (code for language, code in _FENCE.findall(README) if language == "python")
+def test_docs_have_a_model_of_each_kind_with_loss_and_gradient(kind):
+    page = PAGES["docs/own_model.md"]
+    (code,) = (code for language, code in _FENCE.findall(page) if language == "python")
     names = _run(code)
     features, labels = names["features"], names["labels"]
-    assert features.shape == (8, 196, 768)  # of a ViT, of whose grid README speaks
+    assert features.shape == (8, 196, 768)  # of a ViT, of whose grid the page speaks
     sizes = [float(abs(leaf).max()) for leaf in jax.tree.leaves(names[f"{kind}_gradients"])]
     assert len(sizes) == 2 and min(sizes) > 0  # kernel and bias
     outputs = {
@@ -75,7 +76,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def test_what_readme_says_of_grid_is_so():
+def test_what_pages_say_of_grid_is_so():
     """`threshold / grid` off every weight, and none for patches with no more than that."""
     patch_logits = jax.random.normal(jax.random.key(0), (2, 196, 10)) ** 5
     before = pooling.loss_attention(patch_logits, grid=196, threshold=0.0)
@@ -83,7 +84,8 @@ def test_what_readme_says_of_grid_is_so():
     excess = np.maximum(np.asarray(before) - 0.1 / 196, 0)
     assert (excess == 0).any()
     np.testing.assert_allclose(attention, excess / excess.sum(axis=1, keepdims=True), rtol=1e-4)
-    assert "196 patch tokens" in " ".join(README.replace("**", "").split())
+    for page in ("README.md", "docs/own_model.md"):
+        assert "196 patch tokens" in " ".join(PAGES[page].replace("**", "").split())
 
 
 def test_the_two_functions_for_weights_undo_each_other():

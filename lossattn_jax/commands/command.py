@@ -28,7 +28,6 @@ EXIT_INTERRUPTED = 130
 
 CONFIG_HELP = "the config: a file, or the name of one in configs/; NAME:ARGUMENT where it takes one"
 
-_EMPTY_FOR_NONE: set[str] = set()  # text flags whose empty value says that there is none
 _LONGEST = 4000  # characters of a sentence
 
 _PLACE = ("coordinator", "num_processes", "process_id")
@@ -141,6 +140,21 @@ def define_trust_code() -> None:
     show_in_help("trust_code")
 
 
+def define_text_or_empty(name: str, meaning: str) -> None:
+    """Defines a flag for a text that may be empty, where other flags for a text need a value."""
+    flags.DEFINE(_TextOrEmpty(), name, None, meaning)  # type: ignore[no-untyped-call]
+
+
+class _TextOrEmpty(flags.ArgumentParser[str]):
+    """Takes any text."""
+
+    syntactic_help = "a text, or nothing"
+
+    def flag_type(self) -> str:
+        """Returns the type of the flag."""
+        return help_text.TEXT_OR_EMPTY
+
+
 def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
     _log_to_stderr()
     cpu.tune()
@@ -209,11 +223,6 @@ def _define_process_flags() -> None:
     flags.DEFINE_integer("join_timeout", 300, "seconds until all have to be there", lower_bound=1)
     for name in set(flags.FLAGS) - before:
         show_in_help(name)
-
-
-def allow_empty(name: str) -> None:
-    """Lets a text flag have no value after its sign of equality, where that says that there is none."""
-    _EMPTY_FOR_NONE.add(name)
 
 
 def show_in_help(name: str) -> None:
@@ -337,8 +346,6 @@ def _refuse_empty_flags(args: Sequence[str]) -> None:
         name, equals, value = arg.lstrip("-").partition("=")
         if not arg.startswith("-") or name not in flags.FLAGS or name.startswith("config."):
             continue  # the config's check covers empty keys
-        if equals and not value and name in _EMPTY_FOR_NONE:
-            continue
         if flags.FLAGS[name].flag_type() == "string" and not (value if equals else after):
             raise _empty(name)
 

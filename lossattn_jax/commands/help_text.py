@@ -18,10 +18,13 @@ _INDENT = "      "
 WORDS = ("--help", "-help", "-h", "-?")  # that ask for help
 MISSING = "must have a value other than None"  # what absl says of a needed flag
 # What a flag's value is called, by the name that absl or ml_collections has for its kind.
+# Type of a flag for a text that may be empty; those of type "string" need a value.
+TEXT_OR_EMPTY = "string or empty"
 _VALUES = {
     "int": "NUMBER",
     "float": "NUMBER",
     "string": "TEXT",
+    TEXT_OR_EMPTY: "TEXT",
     "comma separated list of strings": "A,B,...",
     "config object": "CONFIG",
 }

@@ -15,6 +15,8 @@ DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
 MEMORY, MAX_INSTANCES, CLASS_WEIGHT = "memory", "max_instances", "class_weight"
 PATIENCE = "patience"
 
+# Columns that a table may be read without, though it has them.
+_OPTIONAL = ("group", "split", "fold", "path")
 # What each column of a table has.
 _COLUMNS = {
     "bag": "ids of bags; bag_id, bag or slide_id where not given",
@@ -26,7 +28,6 @@ _COLUMNS = {
     "for none",
     "path": "feature files; path where not given, empty for none",
 }
-_MAY_BE_NONE = frozenset({"group", "split", "fold", "path"})
 
 
 def define_table(parts: Collection[str] = tuple(_COLUMNS)) -> None:
@@ -34,11 +35,12 @@ def define_table(parts: Collection[str] = tuple(_COLUMNS)) -> None:
     flags.DEFINE_string(LABELS, None, "table of the bags of a folder (CSV, TSV, Parquet)")
     command.show_in_help(LABELS)
     for part in parts:
-        name = f"{part}_column"
-        flags.DEFINE_string(name, None, f"of the table, {_COLUMNS[part]}")
+        name, meaning = f"{part}_column", f"of the table, {_COLUMNS[part]}"
+        if part in _OPTIONAL:
+            command.define_text_or_empty(name, meaning)
+        else:
+            flags.DEFINE_string(name, None, meaning)
         command.show_in_help(name)
-        if part in _MAY_BE_NONE:
-            command.allow_empty(name)
 
 
 def define_features() -> None:

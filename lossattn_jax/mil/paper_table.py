@@ -15,6 +15,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_markdown
 from lossattn_jax.mil import methods, report
+from lossattn_jax.mil.metric_files import METRICS_NAME
 from lossattn_jax.mil.report import SUMMARY_NAME, Summary
 from lossattn_jax.mil.selection import BEST_TEST, RULES
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Key of summaries from before there were digests: probabilities were rounded to 6 decimals before their AUC.
 AUC_ROUNDED = "auc_of_rounded_probabilities"
+_OUT_OF_FOLD = "out_of_fold"
 # Standard errors by which an accuracy has to differ from the paper's to be listed.
 ERRORS = 2.0
 
@@ -133,35 +135,50 @@ def _names(entries: Sequence[_Entry]) -> list[str]:
 def markdown(summaries: Sequence[Summary]) -> str:
     """Formats a table for each rule, and differences from the paper.
 
-    A table has a row for each method and a column for each data set.
+    A table has a row for each method and a column for each data set. Areas of out-of-fold predictions have a
+    second one, where any are known.
     """
     parts = []
     for rule, meaning in RULES.items():
         own = [summary for summary in summaries if summary.rule == rule]
         if own:
-            parts += [f"## Rule `{rule}`: {meaning}\n", _table(own), _differences(own, summaries)]
+            parts += [f"## Rule `{rule}`: {meaning}\n", _table(own), *_areas(own)]
+            parts.append(_differences(own, summaries))
     return "\n".join(parts)
 
 
 def _as_json(entry: _Entry) -> dict[str, Any]:
     content = report.as_record(entry.summary)
+    if entry.summary.out_of_fold:
+        content[_OUT_OF_FOLD] = _shorten(entry.summary.out_of_fold)
     # A record without a digest gets none now, which would vouch for what nobody checked.
     if entry.made_from is None:
         return {**content, AUC_ROUNDED: True}
     return records.complete(content, entry.made_from)
 
 
+def _shorten(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves repeats and classes of metrics to their own file."""
+    return {
+        "bootstrap": metrics["bootstrap"],
+        "metrics": {
+            name: {key: metric[key] for key in ("value", "undefined", "interval", "left_out")}
+            for name, metric in metrics["metrics"].items()
+        },
+    }
+
+
 def _of_run(path: pathlib.Path) -> list[_Entry]:
     try:
         if path.is_dir():
             _warn_of_missing(path)
-            there = [records.read(file) for file in sorted(path.rglob(SUMMARY_NAME))]
+            entries = [_of_folder(file.parent) for file in sorted(path.rglob(SUMMARY_NAME))]
         else:
             there = [
                 records.from_json(value, f"a summary in {path}")
                 for value in json.loads(files.read(path))
             ]
-        entries = [_Entry(report.from_record(one.content), one.made_from) for one in there]
+            entries = [_Entry(report.from_record(one.content), one.made_from) for one in there]
     except records.DamagedRecord as error:
         raise UserError(
             f"{error}, so that its numbers cannot be relied on; run lossattn_jax.mil again, which makes it "
@@ -183,6 +200,32 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
             len(entries),
         )
     return entries
+
+
+def _of_folder(folder: pathlib.Path) -> _Entry:
+    """Reads a summary, with the metrics beside it where they are of the same folds."""
+    found = records.read(folder / SUMMARY_NAME)
+    summary = report.from_record(found.content)
+    try:
+        metrics = records.read(folder / METRICS_NAME)
+    except FileNotFoundError:
+        return _Entry(summary, found.made_from)  # of a release before there were any
+    except records.DamagedRecord as error:
+        log.warning(
+            "warning: %s; the table has no intervals of it: run lossattn_jax.mil again, which makes it again",
+            error,
+        )
+        return _Entry(summary, found.made_from)
+    own, others = found.made_from or {}, metrics.made_from or {}
+    if not own or any(others.get(key) != value for key, value in own.items()):
+        log.warning(
+            "warning: %s is of other folds than %s beside it; the table has no intervals of it: run "
+            "lossattn_jax.mil again, which makes it again",
+            folder / METRICS_NAME,
+            SUMMARY_NAME,
+        )
+        return _Entry(summary, found.made_from)
+    return _Entry(dataclasses.replace(summary, out_of_fold=metrics.content), found.made_from)
 
 
 def _warn_of_missing(workdir: pathlib.Path) -> None:
@@ -249,6 +292,34 @@ def _table(summaries: Sequence[Summary]) -> str:
             ]
             lines.append(f"| {for_markdown(title)} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
+
+
+def _areas(summaries: Sequence[Summary]) -> list[str]:
+    """Formats the areas under the ROC curve of out-of-fold predictions, with intervals."""
+    known = [summary for summary in summaries if summary.out_of_fold]
+    if not known:
+        return []
+    datasets = _datasets(known)
+    cells = {(one.method, one.dataset): one for one in known}
+    drawn = " or ".join(sorted({one.out_of_fold["bootstrap"]["of"] for one in known}))
+    lines = [
+        f"AUROC of out-of-fold predictions, mean over repeats (95 % interval of a bootstrap over {drawn}):\n",
+        f"| method | {' | '.join(for_markdown(name.upper()) for name in datasets)} |",
+        f"| --- |{' --- |' * len(datasets)}",
+    ]
+    for name in _methods(known):
+        row = [cells.get((name, dataset)) for dataset in datasets]
+        title = next(cell.title for cell in row if cell)
+        texts = ["-" if one is None else _area(one.out_of_fold["metrics"]["auroc"]) for one in row]
+        lines.append(f"| {for_markdown(title)} | {' | '.join(texts)} |")
+    return ["\n".join(lines) + "\n"]
+
+
+def _area(metric: Mapping[str, Any]) -> str:
+    if metric["interval"] is None:
+        return report.as_text(metric["value"])
+    low, high = map(report.as_text, metric["interval"])
+    return f"{report.as_text(metric['value'])} ({low} to {high})"
 
 
 def _paper_accuracy(method: str, summary: Summary | None, benchmark: str | None) -> float | None:

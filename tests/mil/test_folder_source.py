@@ -373,6 +373,26 @@ def test_the_command_reads_a_folder(tmp_path):
     )
 
 
+def test_an_empty_name_takes_no_column(tmp_path):
+    _, _, labels = write(toy(), tmp_path)
+    lines = pathlib.Path(labels).read_text().splitlines()
+    parts = ["split", *("train" if row % 3 else "test" for row in range(len(lines) - 1))]
+    split = [f"{line},{part}" for line, part in zip(lines, parts, strict=True)]
+    (tmp_path / "split.csv").write_text("\n".join(split) + "\n")
+    shared = ("--dataset=own/", "--labels=split.csv", "--method=mi_kernel", "--repeats=1")
+    arguments = ("-m", "lossattn_jax.mil", *shared, "--split_column=", "--folds=3", "--workdir=run")
+    done = in_process.run(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path / "run", "mi_kernel")) == 3
+    # With the column there is one test; and a bag's id cannot be left out.
+    with_split = ("-m", "lossattn_jax.mil", *shared, "--workdir=split")
+    assert in_process.run(with_split, tmp_path).returncode == 0
+    assert len(results(tmp_path / "split", "mi_kernel")) == 1
+    wrong = in_process.run((*arguments, "--bag_column="), tmp_path)
+    assert wrong.returncode == 2
+    assert "--bag_column is empty, but must have a value" in wrong.stderr
+
+
 def test_positive_words_for_a_folder(tmp_path):
     _, slides, labels = write(toy(), tmp_path)
     found = open_experiment(slides, labels, positive=["no", "other"])

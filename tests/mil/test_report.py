@@ -250,6 +250,53 @@ def test_runs_are_put_together_in_the_papers_order(tmp_path):
         paper_table.collect([runs[1], str(stored)])
 
 
+def area(value, interval):
+    """What `metrics.json` has of areas under the ROC curve."""
+    metric = {
+        "value": value,
+        "undefined": None,
+        "interval": interval,
+        "left_out": 0,
+        "title": "AUROC",
+    }
+    return {
+        "bootstrap": {"resamples": 20, "of": "groups", "groups": 9},
+        "metrics": {"auroc": metric | {"per_repeat": [value]}},
+    }
+
+
+def test_tables_have_intervals_of_areas(tmp_path, caplog):
+    inputs = {"bags": "b", "repeat0_fold0": "f"}
+    for method, inputs_of_metrics in (
+        ("attention", {**inputs, "resamples": 20}),
+        ("mi_net", {"bags": "b", "repeat0_fold0": "another"}),
+    ):
+        folder = tmp_path / "run" / method
+        folder.mkdir(parents=True)
+        report.write_summary(summary("fox", method), folder / "summary.json", inputs)
+        records.write(folder / "metrics.json", area(0.9, [0.8, 0.95]), inputs_of_metrics)
+    table, stored = tmp_path / "t.md", tmp_path / "t.json"
+    paper_table.write([str(tmp_path / "run")], str(table), str(stored))
+    # Metrics of other folds are left out, with a warning.
+    assert "mi_net/metrics.json is of other folds than summary.json" in caplog.text
+    text = table.read_text()
+    assert "(95 % interval of a bootstrap over groups)" in text
+    assert text.count("| Attention | 0.900 (0.800 to 0.950) |") == 1
+    assert text.count("| mi-Net |") == 1
+    # The record has them without repeats, and gives the same table again.
+    of_attention = json.loads(stored.read_text())[1]["out_of_fold"]["metrics"]["auroc"]
+    assert of_attention == {"value": 0.9, "undefined": None, "interval": [0.8, 0.95], "left_out": 0}
+    again = tmp_path / "again.json"
+    paper_table.write([str(stored)], str(tmp_path / "again.md"), str(again))
+    assert (tmp_path / "again.md").read_text() == text
+    assert again.read_text() == stored.read_text()
+    # A damaged file is named, and the summary stays.
+    (tmp_path / "run" / "attention" / "metrics.json").write_text("{")
+    caplog.clear()
+    found = paper_table.collect([str(tmp_path / "run")])
+    assert "attention/metrics.json" in caplog.text and not any(one.out_of_fold for one in found)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
