@@ -176,6 +176,9 @@ class BagTrainOptions(TrainOptions):
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
     # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
     max_instances: int = key(0, rules.COUNT_FROM_ZERO)
+    # Of the losses or errors of bags by their labels; None: all are 1. balanced: in inverse proportion to the
+    # bags of a class, of those that a model is trained on. Classical methods have it too.
+    class_weight: str | None = key(None, rules.one_of(None, "balanced"))
     # Models that a device computes together; 0: one on CPUs, whose cache has its parameters, else all.
     models_at_once: int = key(0, rules.COUNT_FROM_ZERO)
 
@@ -210,6 +213,10 @@ class ValidationOptions:
 
     share: float = key(0.2, rules.SHARE)  # of the training fold's bags that are held out
     splits: int = key(1, rules.COUNT)  # how many times
+    # Of networks: epochs without a better one after which a training on the other bags ends; 0: all epochs.
+    patience: int = key(0, rules.COUNT_FROM_ZERO)
+    # By which the epoch is chosen; None: loss with patience, else accuracy (of equal ones the lower loss).
+    metric: str | None = key(None, rules.one_of(None, "loss", "accuracy"))
     # Values that are tried besides those of the training; () for none. Networks only.
     learning_rate: tuple[float, ...] = key((), rules.every(rules.POSITIVE))
     weight_decay: tuple[float, ...] = key((), rules.every(rules.at_least(0)))

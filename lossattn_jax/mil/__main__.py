@@ -50,6 +50,8 @@ FOLDS = flags.DEFINE_string(
     f"of cross-validation, or {', '.join(sources.SPLITTINGS)}; the config's where not given",
 )
 bag_flags.define_instances()
+bag_flags.define_class_weight()
+bag_flags.define_patience()
 bag_flags.define_memory()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 BOOTSTRAP = flags.DEFINE_integer(
@@ -74,7 +76,7 @@ def main() -> None:
     folds = _number_of_folds(FOLDS.value)
     config.folds = folds if isinstance(folds, int) else config.folds
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
-    bag_flags.set_instances(config)
+    bag_flags.set_training(config)
     summaries = experiment.run(
         DATASET.value,
         METHOD.value,

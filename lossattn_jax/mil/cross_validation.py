@@ -91,7 +91,13 @@ def run(
         if earlier[key] is None:
             with run_folder.writing(own):
                 earlier[key] = fold_results.write(
-                    result, dataset, method, own, inputs[key], benchmark=experiment.benchmark
+                    result,
+                    dataset,
+                    method,
+                    own,
+                    inputs[key],
+                    benchmark=experiment.benchmark,
+                    class_weight=options.train.class_weight,
                 )
 
     if missing:
@@ -174,7 +180,10 @@ def check_options(options: BagOptions) -> None:
 def template(method: str, options: BagOptions) -> BagClassifier:
     """The method with the settings of the options, as models of folds have them."""
     entry = methods.get(method)
-    return entry.make() if entry.network is None else classifier(method, options)
+    if entry.network is not None:
+        return classifier(method, options)
+    weight = options.train.class_weight
+    return entry.make() if weight is None else entry.make(class_weight=weight)
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:
@@ -196,6 +205,7 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
         settings=config_lib.settings(options),
         max_instances=options.train.max_instances,
         options=model.options_of(method) or None,
+        class_weight=options.train.class_weight,
     )
 
 
@@ -211,6 +221,7 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
         ensemble=model.ensemble,
         standardise=model.standardise,
         seed=options.seed,
+        class_weight=options.train.class_weight,
         label=label,
         dump_dir=dump_dir,
     )
@@ -227,7 +238,7 @@ def _classical(dataset, splits, method, options, *, rules, label, write) -> None
         results = classical_folds.run(
             dataset,
             split,
-            methods.make(method),
+            template(method, options),
             rules=rules,
             validation=config_lib.validation(options.validation),
             seed=options.seed,

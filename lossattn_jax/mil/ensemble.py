@@ -53,7 +53,7 @@ class Ensemble:
         digests = tuple(stored_models.read(folder).digest for folder in folders)
         first = fitted[0]
         for folder, method in zip(folders, fitted, strict=True):
-            for what in ("classes", "positive"):
+            for what in _classes(first):
                 one, other = _classes(first)[what], _classes(method)[what]
                 if one != other:
                     raise UserError(
@@ -75,6 +75,11 @@ class Ensemble:
     def positive(self) -> Any:
         """The positive one; None where it is not known."""
         return self.methods[0].positive_
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a bag may have any number of the labels."""
+        return self.methods[0].several_labels_
 
     def label_of(self, probabilities: np.ndarray) -> Any:
         """The predicted label; see `BagClassifier.label_of`."""
@@ -111,7 +116,11 @@ class Ensemble:
 
 def _classes(method: BagClassifier) -> dict[str, Any]:
     classes = ", ".join(repr(label) for label in method.classes_.tolist())
-    return {"classes": classes, "positive": repr(method.positive_)}
+    return {
+        "classes": classes,
+        "positive": repr(method.positive_),
+        "several labels of a bag": str(method.several_labels_),
+    }
 
 
 def _mean(parts: list[np.ndarray | None]) -> np.ndarray | None:

@@ -111,6 +111,8 @@ def run(
         methods.get(name)
     cross_validation.check_options(options)
     selection.check_rules(rules)
+    selection.refuse_patience(rules, options.validation.patience)
+    methods.refuse_weights(names, options.train.class_weight)
     bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,
@@ -186,6 +188,10 @@ def _check(
     keep_models: bool,
 ) -> None:
     """Refuses experiments that cannot be run, before any runs."""
+    for experiment in experiments:
+        if experiment.dataset.several_labels:
+            own = experiment.dataset.name
+            methods.refuse_several_labels(names, own, options.train.class_weight)
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
@@ -193,12 +199,12 @@ def _check(
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        own = folder.folder_of(dataset.name) / files.safe_name(name)
-        folder.refuse_links(*(own / rule for rule in rules))
+        own_folder = folder.folder_of(dataset.name) / files.safe_name(name)
+        folder.refuse_links(*(own_folder / rule for rule in rules))
         if keep_models:
             stored_models.refuse_unsaveable(cross_validation.template(name, options))
         missing = cross_validation.refuse_other(
-            experiment, name, options, rules, own, keep_models=keep_models
+            experiment, name, options, rules, own_folder, keep_models=keep_models
         )
         if missing and not folder.writable:
             raise UserError(
@@ -226,7 +232,7 @@ def check_positive(datasets: Sequence[PlacedBags], names: Sequence[str]) -> None
     unknown = [
         f"{dataset.name} ({' or '.join(sorted(repr(str(label)) for label in dataset.classes))})"
         for dataset in datasets
-        if dataset.num_classes == 2 and dataset.positive is None
+        if dataset.num_classes == 2 and dataset.positive is None and not dataset.several_labels
     ]
     if unequal and unknown:
         raise UserError(
@@ -333,6 +339,8 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
 
 
 def _positive_text(dataset: PlacedBags) -> str:
+    if dataset.several_labels:
+        return ", of which a bag may have several"
     if dataset.num_classes != 2:
         return ""
     if dataset.positive is None:

@@ -28,7 +28,7 @@ def main() -> None:
     if values.labels is not None:
         table = read_table(values.labels, bag_flags.columns())
         # One class alone is enough to predict for.
-        labels, table = table.labels, dataclasses.replace(table, labels=None)
+        labels, table = table.labels, dataclasses.replace(table, labels=None, label_names=None)
     bags = open_bags(values.bags, table, formats=bag_flags.formats())
     if values.split is not None:
         rows = _rows_of(values.split, bags)

@@ -25,7 +25,7 @@ def main() -> None:
     if values.labels is not None:
         table = read_table(values.labels, bag_flags.columns())
         # One class alone is enough to predict for.
-        labels, table = table.labels, dataclasses.replace(table, labels=None)
+        labels, table = table.labels, dataclasses.replace(table, labels=None, label_names=None)
     bags = open_bags(values.bags, table, formats=bag_flags.formats())
     scores = prediction_run.run(
         ensemble, bags, values.out, labels=labels, instances=values.instances

@@ -24,7 +24,7 @@ CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "label_names"
         (np.arange(60.0), "labels of 60 bags are 60 different floats, which look like numbers"),
         (
             np.eye(2)[np.arange(60) % 2],
-            r"labels have the shape \(60, 2\), but must be one for each",
+            "bags have several labels each, but .* takes one",
         ),
         ([[0], [1]] * 30, r"labels have the shape \(60, 1\), but must be one for each of 60 bags"),
         ([[0, 1], [1]] * 30, r"the label of bag 0 is \[0, 1\], but must be text, a whole number"),

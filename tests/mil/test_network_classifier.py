@@ -80,6 +80,7 @@ def test_a_copy_learns_the_same_and_another_seed_something_else(fitted):
         "class_weight": None,
         "positive": None,
         "max_instances": 0,
+        "validation": None,
         "memory_gib": None,
     }
     with pytest.raises(NotFittedError):

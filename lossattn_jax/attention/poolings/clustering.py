@@ -122,6 +122,7 @@ CLAM = Pooling(
     warns_of_collapse=True,
     learns_scores=True,
     widths=(512,),
+    one_label=True,
     title="CLAM-SB",
     options={
         "attention_hidden": Option(256, least=1, whole=True),  # outputs of V and U

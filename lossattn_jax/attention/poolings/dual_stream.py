@@ -81,6 +81,7 @@ DSMIL = Pooling(
     warns_of_collapse=True,
     learns_scores=True,
     widths=(512,),
+    one_label=True,
     title="DSMIL",
     options={
         "query": Option(128, least=1, whole=True),  # width of q

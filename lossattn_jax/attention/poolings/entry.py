@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from lossattn_jax.attention import pooling
+from lossattn_jax.attention.losses import LOSSES
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.errors import UserError
 from lossattn_jax.registry import is_function, name_entry, wrong_part
@@ -175,6 +176,7 @@ class Pooling:
         classifier gives it for another class than 0.
       widths: of the layers over instances, in networks for bags.
       paper: as a network for bags of the paper's table; None: it is none.
+      one_label: whether its own loss (`Patches.replace_loss`) is of one label of an example.
       title: of a method for bags that is not in the paper's table, for tables; empty: its name.
       options: its own, by name, with the values that were published.
     """
@@ -195,6 +197,7 @@ class Pooling:
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
     paper: PaperRow | None = None
+    one_label: bool = False
     title: str = ""
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
 
@@ -226,6 +229,14 @@ class Pooling:
                 )
         defaults = {key: option.default for key, option in self.options.items()}
         return {key: float(value) for key, value in {**defaults, **values}.items()}
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether its predictions may be logits of labels of which an example has any number."""
+        # Of unequal classes one says that nothing is there.
+        if self.unequal_classes or self.one_label:
+            return False
+        return not self.loss or LOSSES.find(self.loss).several_labels
 
     def forms(self) -> tuple[str, ...]:
         """Returns the forms of features that the pooling takes."""

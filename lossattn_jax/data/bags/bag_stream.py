@@ -34,7 +34,7 @@ class StepBags:
       x: `[b, length, features...]` as stored, zeros at padding.
       mask: `[b, length]` bool, True for a real instance; of a place without a bag for the first alone, since
         attention has to be somewhere.
-      labels: `[b]` int32.
+      labels: `[b]` int32, or `[b, K]`.
       rows: `[b]` int32, positions of the bags; -1 for none.
     """
 
@@ -141,7 +141,8 @@ class TrainingSteps:
         longest = max(map(len, parts))
         length = next(top for top in self.tops if top >= longest)
         assert self.bags.labels is not None
-        labels = np.where(rows >= 0, self.bags.labels[np.maximum(rows, 0)], 0)
+        own = self.bags.labels[np.maximum(rows, 0)]
+        labels = np.where((rows >= 0).reshape(-1, *(1 for _ in own.shape[1:])), own, 0)
         return StepBags(*pad(parts, len(rows), length), labels.astype(np.int32), rows)
 
 

@@ -274,7 +274,9 @@ class FolderOfBags(Source):
     def experiments(self, request: Request) -> tuple[Experiment]:
         table = self._read_table(request)
         bags = self._open(table, request)
-        word = _positive(bags.classes, request.positive, self.name)
+        word = None
+        if not bags.several_labels:
+            word = _positive(bags.classes, request.positive, self.name)
         if word is not None and word != bags.classes[1]:
             bags = bags.swap_classes()
         bags = dataclasses.replace(bags, positive=word).in_order_of_appearance()

@@ -23,7 +23,7 @@ class StepBags:
     Attributes:
       x: `[b, length, features...]` float32 as they are in the data set.
       mask: `[b, length]` bool, True for a real instance.
-      labels: `[b]` int32.
+      labels: `[b]` int32, or `[b, K]`; see `objective.bag_loss`.
       visible: `[b]` bool, the bags that the model is trained on.
       noise: `[b, length, units]` uint8 of the dropout.
       target: `[b, length]` float32, a part of `State.ensemble`; without consistency `[0]`.

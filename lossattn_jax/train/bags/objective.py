@@ -24,7 +24,9 @@ def bag_loss(
 
     Args:
       outputs: of the network in training.
-      labels: `[B]` int, in `[0, K)`.
+      labels: `[B]` int, in `[0, K)`; or `[B, K]`, 1 for each label that a bag has: CE is the sum over labels
+        of the binary cross-entropy then, and that of an instance is of the bag's label that is most probable
+        for it, as of images with several labels (TIP 2021; `losses.patch_sigmoid_loss`).
       mask: `[B, N]` bool, True for a real instance.
       patch_weight: lambda; None for the methods without a loss of instances.
       patch_reduction: "sum" over a bag's instances, as in the formula, or their "mean", as the paper's
@@ -40,13 +42,19 @@ def bag_loss(
         return losses.loss_of_label(label_losses, labels)
     if side_logits is not None:
         return losses.image_loss(losses.DEEP_SUPERVISION, side_logits, labels)
+    kind = losses.SIGMOID if labels.ndim == 2 else losses.CROSS_ENTROPY
     if patch_weight is None:
-        return losses.cross_entropy(outputs.logits, labels)
+        return losses.image_loss(kind, outputs.logits, labels)
     patch_weight = losses.reduced_weight(
         patch_reduction,
         patch_weight,
         lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(jnp.float32),
     )
     return losses.loss_attention_loss(
-        outputs.logits, outputs.patch_logits, outputs.attention, labels, patch_weight
+        outputs.logits,
+        outputs.patch_logits,
+        outputs.attention,
+        labels,
+        patch_weight,
+        kind=kind,
     ).total

@@ -377,10 +377,18 @@ class Steps:
         """
         share = models.selection.astype(jnp.float32)
         count = jnp.maximum(jnp.sum(share, axis=1), 1.0)
-        right = (jnp.argmax(logits, axis=-1) == labels[None]) & jnp.isfinite(logits).all(axis=-1)
-        accuracy = jnp.sum(right.astype(jnp.float32) * share, axis=1) / count
-        everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
-        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * share, axis=1) / count
+        finite = jnp.isfinite(logits).all(axis=-1)
+        if labels.ndim == 2:  # the share of a bag's labels
+            everywhere = jnp.broadcast_to(labels[None], logits.shape)
+            right = jnp.mean(((logits > 0) == (everywhere > 0)).astype(jnp.float32), axis=-1)
+            right = jnp.where(finite, right, 0.0)
+            per_bag = losses.sigmoid_cross_entropy(logits, everywhere)
+        else:
+            everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
+            right = ((jnp.argmax(logits, axis=-1) == everywhere) & finite).astype(jnp.float32)
+            per_bag = losses.cross_entropy(logits, everywhere)
+        accuracy = jnp.sum(right * share, axis=1) / count
+        loss = jnp.sum(per_bag * share, axis=1) / count
         return accuracy, jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
     @functools.cached_property

@@ -28,7 +28,7 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags import streamed_steps
 from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
-from lossattn_jax.train.bags.plans import Plan
+from lossattn_jax.train.bags.plans import HasEnded, Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, gather_models, pad_groups
 from lossattn_jax.train.bags.steps import Steps
@@ -55,6 +55,7 @@ def train(
     standardise: bool = True,
     order_seed: int = 0,
     every_epoch: bool = True,
+    has_ended: HasEnded | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
 ) -> TrainedModels:
@@ -73,6 +74,7 @@ def train(
       standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
       order_seed: of the order of the bags and of the draw of instances, which all models share.
       every_epoch: False predicts after the last epoch only.
+      has_ended: says after each epoch which models need no further ones; see `plans.HasEnded`.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with; None: nothing.
 
@@ -97,13 +99,15 @@ def train(
     mean, scale = plans_lib.standardisations(plans, bags.shape, standardise, survey.standardisation)
     convert = converter(mean, scale)
     _, mean32, scale32 = precision.in_float32(np.zeros((1, *bags.shape)), mean, scale)
-    padded = pad_groups(plans_lib.models_of(settings, plans, mean32, scale32), program.group)
+    of_plans = plans_lib.models_of(settings, plans, mean32, scale32)
+    padded = pad_groups(of_plans, program.group)
     models = devices.shard(padded)
     start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
     states = compiled.start(models, *devices.replicate(start))
     in_a_row = devices.shard(np.zeros(len(padded.seed), np.int32))
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
-    held_out = np.stack([plan.held_out for plan in plans])
+    ends = plans_lib.Ends(has_ended, plans, settings.epochs)
+    held_out = ends.held_out
     rows = np.flatnonzero(held_out.any(axis=0)).tolist()
     shape = (len(plans), settings.epochs, len(bags), network.num_classes)
     logits = np.full(shape, np.nan, np.float32)
@@ -159,6 +163,13 @@ def train(
                 devices.shard(pad_groups(of_epoch, program.group)),
                 *devices.replicate((bags.labels, np.int32(epoch))),
             )
+        if ends.update(logits[:, : epoch + 1]):
+            if ends.all:
+                break
+            padded = pad_groups(ends.apply(of_plans), program.group)
+            models = devices.shard(padded)
+            held_out = ends.held_out
+            rows = np.flatnonzero(held_out.any(axis=0)).tolist()
     last, best, at_keep_epoch, best_epochs = gather_models(compiled.results(states), len(plans))
     return TrainedModels(
         last=last,

@@ -25,7 +25,7 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags.nonfinite import BagSkips, DatasetDumpWriter
-from lossattn_jax.train.bags.plans import Plan
+from lossattn_jax.train.bags.plans import HasEnded, Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import gather_models, pad_groups
 from lossattn_jax.train.bags.steps import Program, Steps
@@ -49,7 +49,8 @@ class TrainedModels:
         None where no plan has such bags.
       at_keep_epoch: those of the plans' `keep_epoch`; None where no plan has one.
       best_epochs: `[M]` int, from 1; None without `best`.
-      logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
+      logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted, as after a
+        model's end.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
       num_skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
       seconds: wall time, compilation included.
@@ -93,6 +94,7 @@ def train(
     standardise: bool = True,
     order_seed: int = 0,
     every_epoch: bool = True,
+    has_ended: HasEnded | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
 ) -> TrainedModels:
@@ -110,6 +112,7 @@ def train(
         Without it a warning names features whose spread does not survive float32.
       order_seed: of the order of the bags, which all models share.
       every_epoch: False predicts after the last epoch only.
+      has_ended: says after some epochs which models need no further ones; see `plans.HasEnded`.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with, see `train.dumps`; None: nothing.
 
@@ -131,12 +134,13 @@ def train(
     bags, *moments = _in_float32(dataset, mean, scale)
     compiled_training = programs.training(program)
     data = devices.replicate(device_bags.pack(bags, tops))
-    models = devices.shard(
-        pad_groups(plans_lib.models_of(settings, plans, *moments), program.group)
-    )
+    of_plans = plans_lib.models_of(settings, plans, *moments)
+    models = devices.shard(pad_groups(of_plans, program.group))
     states = compiled_training.start(models, data)
     predicts = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
-    logits = []
+    ends = plans_lib.Ends(has_ended, plans, settings.epochs)
+    shape = (len(plans), settings.epochs, len(dataset), network.num_classes)
+    logits = np.full(shape, np.nan, np.float32)
     block = _block(settings.epochs)
     log_progress = _ProgressLog(label, settings.epochs, len(plans))
     skips = BagSkips(dataset.ids, plans, settings.max_skipped, label)
@@ -166,9 +170,13 @@ def train(
             model = skips.stuck_model()
             if model is not None:
                 raise writer.error(skips, model, models, states, first + block)
-        logits.append(block_logits[: len(plans)])
+        predicted_bags = ends.held_out[:, None] & predicts[None, epochs, None]
+        logits[:, epochs] = np.where(predicted_bags[..., None], block_logits[: len(plans)], np.nan)
         log_progress.after(first + block)
-    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicts[None, :, None]
+        if ends.update(logits[:, : first + block]):
+            if ends.all:
+                break
+            models = devices.shard(pad_groups(ends.apply(of_plans), program.group))
     results = gather_models(compiled_training.results(states), len(plans))
     last, best, at_keep_epoch, best_epochs = results
     return TrainedModels(
@@ -176,7 +184,7 @@ def train(
         best=best,
         at_keep_epoch=at_keep_epoch,
         best_epochs=best_epochs + 1 if program.selects else None,
-        logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
+        logits=logits,
         mean=mean,
         scale=scale,
         num_skipped=skips.total,
