@@ -6,8 +6,8 @@ from lossattn_jax.attention.poolings.entry import MAP, ONE, PATCHES, Patches, Po
 
 
 def _mean(patches: Patches) -> Outputs:
-    attention = pooling.uniform_attention(patches.patch_logits, patches.mask)
+    attention = pooling.uniform_attention(patches.patch_logits, patches.mask, patches.axis_name)
     return patches.weigh(attention)
 
 
-MEAN = Pooling(_mean, takes=(ONE, MAP, PATCHES))
+MEAN = Pooling(_mean, takes=(ONE, MAP, PATCHES), splits_patches=True)
