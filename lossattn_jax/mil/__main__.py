@@ -50,6 +50,7 @@ FOLDS = flags.DEFINE_string(
 )
 bag_flags.define_instances()
 bag_flags.define_memory()
+bag_flags.define_devices()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap",
@@ -88,6 +89,7 @@ def main() -> None:
         columns=bag_flags.columns(),
         folds=folds,
         memory_gib=flags.FLAGS.memory,
+        instances_per_device=flags.FLAGS.instances_per_device,
         file_format=flags.FLAGS.file_format,
         keep_models=KEEP_MODELS.value,
         resamples=BOOTSTRAP.value,

@@ -263,6 +263,7 @@ def _settings_to_json(method: BagClassifier, name: str) -> dict[str, Any]:
     return {
         key: _to_json(value, f"{name} has the setting {key}")
         for key, value in method.get_params(deep=False).items()
+        if key not in method.not_stored
     }
 
 

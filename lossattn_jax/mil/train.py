@@ -28,6 +28,7 @@ def main() -> None:
         select=values.select,
         class_weight=values.class_weight,
         memory_gib=values.memory,
+        instances_per_device=values.instances_per_device,
     )
     methods.get(request.method)
     bags = sources.open_all(
@@ -73,6 +74,7 @@ if __name__ == "__main__":
     bag_flags.define_format()
     bag_flags.define_instances()
     bag_flags.define_memory()
+    bag_flags.define_devices()
     flags.DEFINE_list("positive", [], "the positive class of two, where its words do not say it")
     flags.DEFINE_string(
         "method",

@@ -15,7 +15,6 @@ import numpy as np
 
 from lossattn_jax import devices
 from lossattn_jax.attention import collectives
-from lossattn_jax.errors import UserError
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.states import gather_models, pad_groups
 
@@ -244,16 +243,3 @@ def is_split(network: BagNetwork, longest: int, instance_bytes: int, most: int |
         return False
     INSTANCES.network(network).find_pooling()  # which refuses what cannot be split
     return True
-
-
-def check_most(most: Any) -> None:
-    """Refuses a number of instances for each device that is none.
-
-    Raises:
-      UserError: it is no whole number above 0, or None.
-    """
-    whole = isinstance(most, int | np.integer) and not isinstance(most, bool)
-    if most is not None and not (whole and most > 0):
-        raise UserError(
-            f"instances_per_device is {most!r}, but must be a whole number above 0, or be left out"
-        )
