@@ -269,7 +269,14 @@ def shard_axis(batch: Any, axis: int) -> Any:
         more = [(0, 0)] * leaf.ndim
         more[axis] = (0, -leaf.shape[axis] % count)
         whole = np.pad(leaf, more) if more[axis][1] else leaf
-        return jax.device_put(np.stack(np.split(whole, count, axis=axis)), sharding)
+        # Part by part: all of them beside one another would be a second copy on the host.
+        parts = [part[None] for part in np.split(whole, count, axis=axis)]
+        arrays = [
+            jax.device_put(part, device)
+            for part, device in zip(parts, jax.local_devices(), strict=True)
+        ]
+        shape = (count, *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
     return jax.tree.map(put, batch)
 

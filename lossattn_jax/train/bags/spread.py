@@ -133,11 +133,13 @@ class Spread:
             return (*devices.shard_axis((x, mask), 1), *devices.replicate((labels, rows)))
         return devices.replicate((x, mask, labels, rows))
 
+    def pad_size(self, batch_size: int) -> int:
+        """Places of a step of so many bags: a multiple of the devices that share them."""
+        return batch_size if self.bag_axis is None else devices.round_up(batch_size)
+
     def pad_order(self, order: np.ndarray) -> np.ndarray:
-        """Adds places without a bag (-1) to steps `[..., b]`, up to a multiple of the devices."""
-        if self.bag_axis is None:
-            return order
-        more = devices.round_up(order.shape[-1]) - order.shape[-1]
+        """Adds places without a bag (-1) to steps `[..., b]`, see `pad_size`."""
+        more = self.pad_size(order.shape[-1]) - order.shape[-1]
         return np.pad(order, [(0, 0)] * (order.ndim - 1) + [(0, more)], constant_values=-1)
 
     def own_bags(self, *of_bags: jax.Array) -> tuple[jax.Array, ...]:

@@ -96,6 +96,21 @@ def _padded_length(length: int) -> int:
     return next(top for top in _LENGTHS if top >= length)
 
 
+def is_split(network: BagNetwork, length: int, most: int | None) -> bool:
+    """Whether a bag's layers are pooled by all devices together.
+
+    Args:
+      network: of the models.
+      length: instances of the bag; one piece is never split.
+      most: instances that a device pools; see `spread.is_split`.
+
+    Raises:
+      UserError: they would have to be, but the network's pooling is not for that.
+    """
+    bytes_of_instance = _LAYER_COPIES * 4 * (sum(network.widths) + network.num_classes)
+    return length > PIECE and spread_lib.is_split(network, length, bytes_of_instance, most)
+
+
 class StreamedPredictor:
     """Predicts for bags with M networks whose parameters stay on the devices."""
 
@@ -156,7 +171,7 @@ class StreamedPredictor:
             for start in range(0, int(length), PIECE)
         ]
         # Models that each device has a part of cannot pool a bag together: then all have all.
-        some_split = self._is_split(int(lengths.max()))
+        some_split = is_split(self._network, int(lengths.max()), self._most)
         spread = spread_lib.BAGS if some_split else spread_lib.of_prediction(self._count)
         longest = _padded_length(min(int(lengths.max()), PIECE))
         step_bytes = longest * int(np.prod(bags.shape)) * 4
@@ -178,20 +193,13 @@ class StreamedPredictor:
                 if piece.last or start % (_PIECES_KEPT * PIECE) == 0:
                     cpu.release_memory()  # or what pieces have taken stays in pieces of its own
                 if piece.last:
-                    pool = self._pool_split if self._is_split(length) else self._pool
+                    split = is_split(self._network, length, self._most)
+                    pool = self._pool_split if split else self._pool
                     predicts = predict_mask[:, piece.row]
                     yield self._finite(piece.row, *pool(layers, length, predicts, spread))
                     layers = []
         finally:
             pieces.close()  # type: ignore[attr-defined]
-
-    def _is_split(self, length: int) -> bool:
-        """Whether the layers of a bag of so many instances are pooled by all devices together."""
-        width = sum(self._network.widths) + self._network.num_classes
-        bytes_of_instance = _LAYER_COPIES * 4 * width
-        return length > PIECE and spread_lib.is_split(
-            self._network, length, bytes_of_instance, self._most
-        )
 
     def _place(self, spread: Spread) -> Any:
         """The models on the devices."""

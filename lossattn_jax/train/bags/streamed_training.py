@@ -33,7 +33,7 @@ from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, gather_models
 from lossattn_jax.train.bags.steps import Steps
-from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
+from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, is_split
 from lossattn_jax.train.bags.training import TrainedModels, make_program
 from lossattn_jax.train.progress import LogClock, Progress
 
@@ -90,7 +90,9 @@ def train(
     tops = bag_stream.step_lengths(lengths, settings.max_waste)
     bucket_of = np.searchsorted(tops, lengths)
     instance_bytes = settings.batch_size * _bytes_of_instance(network, bags)
-    split = spread_lib.is_split(network, tops[-1], instance_bytes, instances_per_device)
+    split = spread_lib.is_split(network, int(lengths.max()), instance_bytes, instances_per_device)
+    # Whether a bag can be predicted after the training, which then takes all of its instances.
+    is_split(network, int(bags.lengths.max()), instances_per_device)
     spread = spread_lib.INSTANCES if split else None
     program = make_program(
         network, settings, plans, tops, bucket_of, every_epoch=every_epoch, spread=spread
@@ -101,7 +103,7 @@ def train(
             "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
             "epochs is kept; set it to 0"
         )
-    step_bytes = settings.batch_size * tops[-1] * int(np.prod(bags.shape)) * 4
+    step_bytes = spread.pad_size(settings.batch_size) * tops[-1] * int(np.prod(bags.shape)) * 4
     bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
     compiled = streamed_steps.training(program)
     mean, scale = plans_lib.standardisations(plans, bags.shape, standardise, survey.standardisation)
