@@ -295,10 +295,13 @@ def _alike(pieces: Iterator[Piece], most: int) -> Iterator[list[Piece]]:
     """Puts pieces together that follow one another and are computed by the same program."""
     several: list[Piece] = []
     for piece in pieces:
-        if several and (len(several) == most or _kind(several[0]) != _kind(piece)):
+        if several and _kind(several[0]) != _kind(piece):
             yield several
             several = []
         several.append(piece)
+        if len(several) == most:  # without waiting for the next one
+            yield several
+            several = []
     if several:
         yield several
 
