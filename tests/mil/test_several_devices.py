@@ -25,7 +25,11 @@ from tests.mil import test_streamed_training as streams
 
 RANDOM = np.random.default_rng(3)
 PARTS, LENGTH, REAL = 4, 12, 7  # so that a device has a single instance, and one has none
-METHODS = list(poolings.BAG_POOLINGS)
+QUICK = ("loss_attention", "mi_net_ds")
+METHODS = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in poolings.BAG_POOLINGS
+]
 AXIS = devices.AXIS
 
 
@@ -194,7 +198,8 @@ def test_impossible_instances_per_device_are_refused(number):
         streams.NetworkClassifier(instances_per_device=number).fit(streams.ARRAYS, streams.LABELS)
 
 
-SETTINGS = {"epochs": 2, "patch_reduction": "mean"}
+# Few lengths are few programs to compile.
+SETTINGS = {"epochs": 2, "patch_reduction": "mean", "max_waste": 6.0}
 
 
 def trained(result, name):
@@ -329,7 +334,8 @@ def table(path):
 @pytest.mark.parametrize("split", [(), ("--instances_per_device=10",)], ids=["bags", "instances"])
 def test_commands_give_the_same_on_four_devices(split, slides, run_python, tmp_path):
     labels = f"--labels={slides / 'labels.csv'}"
-    config = ("--config.train.epochs=2", "--config.train.batch_size=3")
+    settings = ("epochs=2", "batch_size=3", "max_waste=6")
+    config = tuple(f"--config.train.{setting}" for setting in settings)
     tables = {}
     for count in (1, 4):
         folder = tmp_path / str(count)
