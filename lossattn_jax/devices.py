@@ -252,6 +252,41 @@ def shard_steps(batches: Sequence[Any]) -> Any:
     return jax.tree.map(put, *batches)
 
 
+def shard_axis(batch: Any, axis: int) -> Any:
+    """Splits arrays over this process' devices along an axis that need not be the first.
+
+    Args:
+      batch: arrays on the host; zeros (False) are added behind the axis' end, up to a multiple of devices.
+      axis: from 0.
+
+    Returns:
+      Arrays of one axis more, `[devices, ...]`. The copy may still be under way.
+    """
+    sharding = _leading_axis_sharding()
+    count = jax.local_device_count()
+
+    def put(leaf):
+        more = [(0, 0)] * leaf.ndim
+        more[axis] = (0, -leaf.shape[axis] % count)
+        whole = np.pad(leaf, more) if more[axis][1] else leaf
+        # Part by part: all of them beside one another would be a second copy on the host.
+        parts = [part[None] for part in np.split(whole, count, axis=axis)]
+        arrays = [
+            jax.device_put(part, device)
+            for part, device in zip(parts, jax.local_devices(), strict=True)
+        ]
+        shape = (count, *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+    return jax.tree.map(put, batch)
+
+
+def memory_bytes() -> int | None:
+    """Memory of a device; None where it has none of its own, or does not say."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit")
+
+
 def gather(tree: Any) -> Any:
     """Undoes `shard`: NumPy arrays `[b, ...]` of this process."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)

@@ -53,6 +53,7 @@ bag_flags.define_instances()
 bag_flags.define_class_weight()
 bag_flags.define_patience()
 bag_flags.define_memory()
+bag_flags.define_devices()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap",
@@ -91,6 +92,7 @@ def main() -> None:
         columns=bag_flags.columns(),
         folds=folds,
         memory_gib=flags.FLAGS.memory,
+        instances_per_device=flags.FLAGS.instances_per_device,
         file_format=flags.FLAGS.file_format,
         keep_models=KEEP_MODELS.value,
         resamples=BOOTSTRAP.value,

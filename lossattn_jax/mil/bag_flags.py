@@ -14,6 +14,7 @@ LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
 DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
 MEMORY, MAX_INSTANCES, CLASS_WEIGHT = "memory", "max_instances", "class_weight"
 PATIENCE = "patience"
+INSTANCES_PER_DEVICE = "instances_per_device"
 
 # Columns that a table may be read without, though it has them.
 _OPTIONAL = ("group", "split", "fold", "path")
@@ -80,6 +81,17 @@ def define_memory() -> None:
         MEMORY, None, "GiB that bags which are read one by one may take; half of what is free"
     )
     command.show_in_help(MEMORY)
+
+
+def define_devices() -> None:
+    """Defines the flag --instances_per_device."""
+    flags.DEFINE_integer(
+        INSTANCES_PER_DEVICE,
+        None,
+        "instances of a bag above which it is split over all devices; where not given, what fits into a "
+        "quarter of a device's memory, and on CPUs no bag is split",
+    )
+    command.show_in_help(INSTANCES_PER_DEVICE)
 
 
 def define_instances() -> None:

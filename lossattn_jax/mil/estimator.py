@@ -58,6 +58,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
       positive: the label that is positive; None: found by the words. Of two classes only.
       class_weight: of methods that have it: None, "balanced" or weights by label, see `labels.class_weights`.
       unequal_classes: whether the method treats two classes unequally, so that one has to be positive.
+      not_stored: settings that say nothing of the method, only of the machine.
       classes_: `[K]` the labels seen in `fit`, sorted.
       positive_: the one of `classes_` that is positive; None where that is not known.
       n_features_in_: values of an instance.
@@ -73,6 +74,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     positive: Any = None
     class_weight: Any = None
     unequal_classes: bool = False
+    not_stored: tuple[str, ...] = ()
     classes_: np.ndarray
     positive_: Any
     n_features_in_: int

@@ -65,6 +65,7 @@ def run(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     memory_gib: float | None = None,
+    instances_per_device: int | None = None,
     file_format: str | None = None,
     keep_models: bool = False,
     resamples: int = bootstrap.RESAMPLES,
@@ -86,8 +87,8 @@ def run(
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
-        `sources.Request`.
+      choice, labels, columns, folds, memory_gib, instances_per_device, file_format: likewise, for each data
+        set; see `sources.Request`.
       keep_models: whether the model of each fold stays, in a folder beside the fold's file.
       resamples: of the bootstrap, for intervals of metrics; 0: none.
 
@@ -125,6 +126,7 @@ def run(
         columns=columns,
         folds=folds,
         memory_gib=memory_gib,
+        instances_per_device=instances_per_device,
         file_format=file_format,
     )
     summaries: list[report.Summary] = []

@@ -46,11 +46,13 @@ class Request:
       method: as `methods.get` takes it.
       select: of `selection.RULES` the one by which epochs and settings are chosen.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
+      instances_per_device: of a bag; longer ones lie on all devices. None: as many as a device holds.
     """
 
     method: str
     select: str = selection.FINAL
     memory_gib: float | None = None
+    instances_per_device: int | None = None
 
 
 def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scores | None:
@@ -199,6 +201,7 @@ def _refuse(bags: Bags, method: BagClassifier, request: Request) -> None:
         request.method, bags, [(bags.lengths, bags.labels)], "the model"
     )
     streaming.memory_bytes(request.memory_gib)
+    streaming.check_instances(request.instances_per_device)
     if isinstance(method, NetworkClassifier):
         method.network(len(bags.classes))
     stored_models.refuse_unsaveable(method)
@@ -263,10 +266,16 @@ def _labels(bags: Bags) -> list[Any]:
 
 def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -> None:
     """Fits the method, and writes it."""
-    of_place: Mapping[str, Any] = {"memory_gib": None, "dump_dir": None}
+    of_place: Mapping[str, Any] = {
+        "memory_gib": None,
+        "instances_per_device": None,
+        "dump_dir": None,
+    }
     if isinstance(method, NetworkClassifier):
         method.set_params(
-            memory_gib=request.memory_gib, dump_dir=str(folder.path / dumps.FOLDER_NAME)
+            memory_gib=request.memory_gib,
+            instances_per_device=request.instances_per_device,
+            dump_dir=str(folder.path / dumps.FOLDER_NAME),
         )
     method.fit(bags)
     if method.chosen_ is not None:
@@ -287,7 +296,10 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
     """Tests the model of a folder; `again` reads what its test gave, where that is there."""
     path = folder.path / TEST_NAME
     ensemble = Ensemble.load(
-        [str(folder.path)], memory_gib=request.memory_gib, trust_code=(request.method,)
+        [str(folder.path)],
+        memory_gib=request.memory_gib,
+        instances_per_device=request.instances_per_device,
+        trust_code=(request.method,),
     )
     made_from = {
         "model": ensemble.digests[0],

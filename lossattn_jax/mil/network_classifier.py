@@ -63,10 +63,14 @@ class NetworkClassifier(BagClassifier):
       options: of the method's own by name, beyond those that were published; None: none. See
         `poolings.Pooling.options`.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
+      instances_per_device: of a bag; longer ones lie on all devices, each with a part of the instances. None:
+        as many as a device holds. Of this machine: it is not stored with the method.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
       networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
+
+    not_stored = ("instances_per_device",)
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class NetworkClassifier(BagClassifier):
         memory_gib: float | None = None,
         options: Mapping[str, float] | None = None,
         validation: Validation | None = None,
+        instances_per_device: int | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -102,6 +107,7 @@ class NetworkClassifier(BagClassifier):
         self.memory_gib = memory_gib
         self.options = options
         self.validation = validation
+        self.instances_per_device = instances_per_device
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
@@ -205,6 +211,7 @@ class NetworkClassifier(BagClassifier):
             self._plans(len(lazy)),
             memory=streaming.memory_bytes(self.memory_gib),
             max_instances=self.max_instances,
+            instances_per_device=self.instances_per_device,
             standardise=self.standardise,
             **self._training,
         )
@@ -402,7 +409,11 @@ class NetworkClassifier(BagClassifier):
             for x in (mean, scale)
         )
         predictor, convert = streamed_training.predictor_of(
-            self.network(len(self.classes_)), self.networks_.last, mean, scale
+            self.network(len(self.classes_)),
+            self.networks_.last,
+            mean,
+            scale,
+            instances_per_device=self.instances_per_device,
         )
         rows = range(len(bags))
         for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):
@@ -425,8 +436,9 @@ class NetworkClassifier(BagClassifier):
             lazy = Bags.from_arrays(bags)
         else:  # which the base class looks at more closely
             return None
-        memory = streaming.memory_bytes(self.memory_gib)
-        return lazy if streaming.is_streamed(lazy, max_instances, memory) else None
+        memory, most = streaming.memory_bytes(self.memory_gib), self.instances_per_device
+        streaming.check_instances(most)
+        return lazy if streaming.is_streamed(lazy, max_instances, memory, most) else None
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
         logits = self._predict_networks(bags).logits

@@ -382,6 +382,7 @@ def _train(
         plans,
         memory=dataset.memory,
         max_instances=dataset.max_instances,
+        instances_per_device=dataset.instances_per_device,
         **keywords,
     )
 
@@ -427,7 +428,9 @@ def _predict(
     logits = np.full((len(predict_mask), len(dataset), network.num_classes), np.nan, np.float32)
     by_row: list[dict[int, np.ndarray]] = [{} for _ in splits]
     rows = np.flatnonzero(predict_mask.any(axis=0)).tolist()
-    predictor, convert = streamed_training.predictor_of(network, *models)
+    predictor, convert = streamed_training.predictor_of(
+        network, *models, instances_per_device=dataset.instances_per_device
+    )
     for bag in predictor.predict(dataset, rows, dataset.memory, convert, predict_mask):
         of_bag = predict_mask[:, bag.row]
         logits[of_bag, bag.row] = bag.logits[of_bag]

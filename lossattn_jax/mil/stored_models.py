@@ -270,7 +270,11 @@ def _settings_to_json(method: BagClassifier, name: str) -> dict[str, Any]:
     params = method.get_params(deep=False)
     if params.get(_VALIDATION) is None:  # as of models that were written before there was any
         params.pop(_VALIDATION, None)
-    return {key: _to_json(value, f"{name} has the setting {key}") for key, value in params.items()}
+    return {
+        key: _to_json(value, f"{name} has the setting {key}")
+        for key, value in params.items()
+        if key not in method.not_stored
+    }
 
 
 def _to_json(value: Any, what: str) -> Any:

@@ -27,6 +27,7 @@ def main() -> None:
         method=values.method,
         select=values.select,
         memory_gib=values.memory,
+        instances_per_device=values.instances_per_device,
     )
     methods.get(request.method)
     bags = sources.open_all(
@@ -74,6 +75,7 @@ if __name__ == "__main__":
     bag_flags.define_class_weight()
     bag_flags.define_patience()
     bag_flags.define_memory()
+    bag_flags.define_devices()
     flags.DEFINE_list("positive", [], "the positive class of two, where its words do not say it")
     flags.DEFINE_string(
         "method",

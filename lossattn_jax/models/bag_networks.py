@@ -16,7 +16,7 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.pooling import DEFAULT_THRESHOLD
 from lossattn_jax.attention.poolings.entry import INSTANCES, Patches
-from lossattn_jax.errors import UnknownName
+from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
@@ -47,6 +47,8 @@ class BagNetwork(Network):
       dtype: compute dtype of the features; classifiers and attention are float32.
       options: of the method's own, as pairs of name and number; the others are as published. See
         `poolings.Pooling.options`.
+      instance_axis: pmap axis that the instances of each bag are split over; None: each device has whole
+        bags. Parameters are the same, and `Outputs.logits` those of the whole bag.
     """
 
     num_classes: int = 2
@@ -57,6 +59,7 @@ class BagNetwork(Network):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
     options: tuple[tuple[str, float], ...] = ()
+    instance_axis: str | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -70,12 +73,18 @@ class BagNetwork(Network):
 
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
+          UserError: instances are split over devices, and it is not for that.
         """
         pooling = poolings.BAG_POOLINGS.find(self.method)
         if INSTANCES not in pooling.takes:
             raise UnknownName(
                 f"method is {self.method!r}, but must be a pooling that takes {INSTANCES}: this one takes "
                 f"{', '.join(pooling.forms())}"
+            )
+        if self.instance_axis is not None and not pooling.splits_patches:
+            raise UserError(
+                f"method is {self.method!r}, which does not pool instances that are split over devices: let "
+                "each device have whole bags, by a larger --instances_per_device"
             )
         return pooling
 
@@ -136,6 +145,7 @@ class BagNetwork(Network):
                 dense=dense,
                 network=self,
                 options=dict(self.options),
+                axis_name=self.instance_axis,
             ),
         )
 

@@ -47,6 +47,8 @@ class Patches:
       dense: makes a `flax.linen.Dense` of (outputs, inputs, name), initialised as PyTorch's.
       network: the Flax module, for parameters (`network.param`) and collections.
       options: of the pooling's own, by name; `Network.predict` fills in those that are not given.
+      axis_name: pmap axis that the patches are split over, with `Pooling.splits_patches` alone; None: all
+        are here.
     """
 
     layers: list[jax.Array]
@@ -58,6 +60,7 @@ class Patches:
     dense: Callable[[int, int, str], nn.Dense]
     network: nn.Module
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    axis_name: str | None = None
 
     @property
     def features(self) -> jax.Array:
@@ -77,7 +80,7 @@ class Patches:
     def weigh(self, attention: jax.Array) -> Outputs:
         """Predicts the features' sum, weighted by `attention` `[B, P]`."""
         patch_logits = self.patch_logits
-        summary = pooling.weighted_sum(self.features, attention)
+        summary = pooling.weighted_sum(self.features, attention, self.axis_name)
         return Outputs(self.classifier(summary), patch_logits, attention)
 
     def supervise(self, logits: jax.Array) -> None:
@@ -175,6 +178,9 @@ class Pooling:
       scores_by_attention: whether an instance's score is its attention, or the probability that the
         classifier gives it for another class than 0.
       widths: of the layers over instances, in networks for bags.
+      splits_patches: whether it computes the same where the patches of an example are split over devices: all
+        that it computes of several patches goes by `Patches.axis_name`, as `Patches.weigh` and the functions
+        of `attention.pooling` do.
       paper: as a network for bags of the paper's table; None: it is none.
       one_label: whether its own loss (`Patches.replace_loss`) is of one label of an example.
       title: of a method for bags that is not in the paper's table, for tables; empty: its name.
@@ -196,6 +202,7 @@ class Pooling:
     unequal_classes: bool = False
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
+    splits_patches: bool = False
     paper: PaperRow | None = None
     one_label: bool = False
     title: str = ""

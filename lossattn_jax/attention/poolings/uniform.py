@@ -17,7 +17,7 @@ from lossattn_jax.attention.poolings.entry import (
 
 
 def _mean(patches: Patches) -> Outputs:
-    attention = pooling.uniform_attention(patches.patch_logits, patches.mask)
+    attention = pooling.uniform_attention(patches.patch_logits, patches.mask, patches.axis_name)
     return patches.weigh(attention)
 
 
@@ -25,5 +25,6 @@ MEAN = Pooling(
     _mean,
     takes=(ONE, MAP, PATCHES, INSTANCES),
     scores_by_attention=False,
+    splits_patches=True,
     title="Mean pooling",
 )

@@ -12,6 +12,7 @@ from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.spread import MODELS, Spread
 from lossattn_jax.train.bags.states import Models, where
 from lossattn_jax.train.schedules import loss_weight_schedule
 
@@ -41,7 +42,7 @@ class BagGradients(NamedTuple):
     """Loss, gradient and attention of a model on a step's bags.
 
     Attributes:
-      loss: float32 scalar, mean over the visible bags.
+      loss: float32 scalar, mean over the visible bags, of all devices that share them.
       gradients: of it, as the parameters.
       attention: `[b, length]` float32.
       losses: `[b]` float32, of each bag.
@@ -61,11 +62,14 @@ class Gradients:
       network: of all models.
       settings: of all models, but for what `Models` holds.
       consistency: whether attention is kept near its average over the epochs.
+      spread: what devices share; loss and gradients are of all bags, the rest is of the bags or instances
+        that a device has.
     """
 
     network: BagNetwork
     settings: Settings
     consistency: bool
+    spread: Spread = MODELS
 
     def __call__(
         self, model: Models, params: Any, bags: StepBags, epoch: jax.Array, *, guard_loss: bool
@@ -79,7 +83,8 @@ class Gradients:
           epoch: int32 scalar, from 0.
           guard_loss: whether a bag that is not visible must not make the gradient infinite either.
         """
-        settings = self.settings
+        settings, spread = self.settings, self.spread
+        network = spread.network(self.network)
         patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
 
         instances = standardise(bags.x, model.mean, model.inverse_scale)
@@ -87,7 +92,7 @@ class Gradients:
             instances = where(bags.visible, instances, jnp.zeros_like(instances))
 
         def loss(params: Any) -> Any:
-            out, sown = self.network.apply(
+            out, sown = network.apply(
                 {"params": params},
                 instances,
                 bags.mask,
@@ -100,20 +105,22 @@ class Gradients:
                 out,
                 bags.labels,
                 bags.mask,
-                patch_weight if self.network.find_pooling().patch_loss else None,
+                patch_weight if network.find_pooling().patch_loss else None,
                 settings.patch_reduction,
                 supervision.get("logits"),
                 label_losses=supervision.get("losses"),
+                axis_name=spread.instance_axis,
             )
             if model.class_weights is not None:
                 per_bag *= model.class_weights[bags.labels]
             if self.consistency:
                 per_bag += self._pull(model, bags, out.attention, epoch)
-            count = jnp.maximum(jnp.sum(bags.visible), 1).astype(jnp.float32)
+            count = jnp.maximum(spread.count_visible(bags.visible), 1).astype(jnp.float32)
             mean = jnp.sum(jnp.where(bags.visible, per_bag, 0.0)) / count
-            return mean, (out.attention, per_bag)
+            return mean * spread.share() if spread.axis else mean, (out.attention, per_bag)
 
         (value, (attention, per_bag)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        value, gradients = spread.sum_shares((value, gradients))
         return BagGradients(value, gradients, attention, per_bag)
 
     def _pull(

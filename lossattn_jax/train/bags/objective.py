@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lossattn_jax.attention import losses
+from lossattn_jax.attention import collectives, losses
 from lossattn_jax.attention.outputs import Outputs
 
 
@@ -16,6 +16,7 @@ def bag_loss(
     side_logits: jax.Array | None = None,
     *,
     label_losses: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Computes the loss of each bag.
 
@@ -34,6 +35,7 @@ def bag_loss(
       side_logits: `[B, S, K]` log-probabilities of classifiers that are trained each by itself, whose losses
         then are all; None where there are none.
       label_losses: `[B, K]`, the method's own loss for each label; None where it has none.
+      axis_name: pmap axis that instances are split over; None: all are here.
 
     Returns:
       `[B]` float32.
@@ -48,13 +50,13 @@ def bag_loss(
     patch_weight = losses.reduced_weight(
         patch_reduction,
         patch_weight,
-        lambda: jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(jnp.float32),
+        lambda: jnp.maximum(collectives.total(jnp.sum(mask, axis=-1), axis_name), 1).astype(
+            jnp.float32
+        ),
     )
-    return losses.loss_attention_loss(
-        outputs.logits,
-        outputs.patch_logits,
-        outputs.attention,
-        labels,
-        patch_weight,
-        kind=kind,
-    ).total
+    terms = losses.loss_attention_loss(
+        outputs.logits, outputs.patch_logits, outputs.attention, labels, patch_weight, kind=kind
+    )
+    if axis_name is None:
+        return terms.total
+    return terms.image + patch_weight * collectives.total(terms.patch, axis_name)

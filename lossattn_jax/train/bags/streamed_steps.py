@@ -1,7 +1,7 @@
 """The compiled programs of networks for bags that are read one by one, as `programs` has them for others.
 
-A call is one step: its bags come with it, the same for all M models, which are split over the devices. Of a
-device's models `Program.group` are computed together.
+A call is one step: its bags come with it, the same for all M models. What devices share, models, bags or
+instances, `Program.spread` says. Of a device's models `Program.group` are computed together.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, 
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.gradients import StepBags, with_decay
+from lossattn_jax.train.bags.spread import Spread
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.update import ModelState
@@ -100,7 +101,7 @@ def _update(
 
     Args:
       steps: of the training.
-      models: of one device.
+      models: of one device; so are the following, see `spread`.
       carry: their states, and `[M]` int32, how many updates were skipped in a row before.
       visible: `[M, b]` bool, the bags that each model is trained on.
       batch: x, mask, labels and rows, as `bag_stream.StepBags` has them.
@@ -108,13 +109,15 @@ def _update(
     """
     x, mask, labels, rows = batch
     epoch, number = clock
-    settings = steps.settings
+    settings, spread = steps.settings, steps.program.spread
 
     def of_one(arguments: Any) -> Any:
         model, (state, in_a_row), visible = arguments
 
         def compute() -> Any:
-            noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
+            length = spread.whole_length(x.shape[1])
+            noise = draw_noise(steps.network, model.seed, epoch, rows, length)
+            noise = spread.own_instances(noise)
             target = jnp.zeros(0, jnp.float32)
             bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
             of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
@@ -132,7 +135,9 @@ def _update(
             return (changed, update_lib.count_skipped(applied, in_a_row)), ~applied
 
         nothing = jnp.zeros((), bool)
-        return jax.lax.cond(jnp.any(visible), compute, lambda: ((state, in_a_row), nothing))
+        return jax.lax.cond(
+            spread.any_visible(visible), compute, lambda: ((state, in_a_row), nothing)
+        )
 
     several = steps.program.group if steps.program.group > 1 else None
     return jax.lax.map(of_one, (models, carry, visible), batch_size=several)
@@ -181,12 +186,13 @@ def bag_layers(network: BagNetwork, group: int) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def bag_pooling(network: BagNetwork) -> Callable[..., Any]:
+def bag_pooling(network: BagNetwork, spread: Spread) -> Callable[..., Any]:
     """The program that predicts of all instances' layers: (params, predicts, layers, mask), as `whole_bag`.
 
-    The layers are `[N, width]` of each model, the mask is `[N]`.
+    The layers are `[N, width]` of each model, the mask is `[N]`; of the instances that a device has, where
+    these are split.
     """
-    pooling = part_of(network, BagPooling)
+    pooling = part_of(spread.network(network), BagPooling)
 
     def predict(params: Any, predicts: jax.Array, layers: Any, mask: jax.Array) -> Any:
         def of_one(model: Any) -> Any:

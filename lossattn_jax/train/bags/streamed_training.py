@@ -26,13 +26,14 @@ from lossattn_jax.files import digests
 from lossattn_jax.kernels import cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags import spread as spread_lib
 from lossattn_jax.train.bags import streamed_steps
 from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
 from lossattn_jax.train.bags.plans import HasEnded, Plan
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.states import Models, State, gather_models, pad_groups
+from lossattn_jax.train.bags.states import Models, State, gather_models
 from lossattn_jax.train.bags.steps import Steps
-from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
+from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, is_split
 from lossattn_jax.train.bags.training import TrainedModels, make_program
 from lossattn_jax.train.progress import LogClock, Progress
 
@@ -52,6 +53,7 @@ def train(
     *,
     memory: int,
     max_instances: int = 0,
+    instances_per_device: int | None = None,
     standardise: bool = True,
     order_seed: int = 0,
     every_epoch: bool = True,
@@ -71,6 +73,8 @@ def train(
       plans: M of them, all with `selection` or all without.
       memory: bytes that what is read ahead may take.
       max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      instances_per_device: of a bag; longer ones lie on all devices, each with a part of the instances. See
+        `spread.is_split`.
       standardise: whether each feature is scaled to mean 0 and variance 1 of the model's training bags.
       order_seed: of the order of the bags and of the draw of instances, which all models share.
       every_epoch: False predicts after the last epoch only.
@@ -87,24 +91,32 @@ def train(
     lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
     tops = bag_stream.step_lengths(lengths, settings.max_waste)
     bucket_of = np.searchsorted(tops, lengths)
-    program = make_program(network, settings, plans, tops, bucket_of, every_epoch=every_epoch)
+    instance_bytes = settings.batch_size * _bytes_of_instance(network, bags)
+    split = spread_lib.is_split(network, int(lengths.max()), instance_bytes, instances_per_device)
+    # Whether a bag can be predicted after the training, which then takes all of its instances.
+    is_split(network, int(bags.lengths.max()), instances_per_device)
+    spread = spread_lib.INSTANCES if split else None
+    program = make_program(
+        network, settings, plans, tops, bucket_of, every_epoch=every_epoch, spread=spread
+    )
+    spread = program.spread
     if program.consistency:
         raise UserError(
             "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
             "epochs is kept; set it to 0"
         )
-    step_bytes = settings.batch_size * tops[-1] * int(np.prod(bags.shape)) * 4
+    step_bytes = spread.pad_size(settings.batch_size) * tops[-1] * int(np.prod(bags.shape)) * 4
     bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
     compiled = streamed_steps.training(program)
     mean, scale = plans_lib.standardisations(plans, bags.shape, standardise, survey.standardisation)
     convert = converter(mean, scale)
     _, mean32, scale32 = precision.in_float32(np.zeros((1, *bags.shape)), mean, scale)
     of_plans = plans_lib.models_of(settings, plans, mean32, scale32)
-    padded = pad_groups(of_plans, program.group)
-    models = devices.shard(padded)
+    of_models = of_plans
+    models = spread.place_models(of_models, program.group)
     start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
     states = compiled.start(models, *devices.replicate(start))
-    in_a_row = devices.shard(np.zeros(len(padded.seed), np.int32))
+    in_a_row = spread.place_models(np.zeros(len(plans), np.int32), program.group)
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     ends = plans_lib.Ends(has_ended, plans, settings.epochs)
     held_out = ends.held_out
@@ -114,7 +126,9 @@ def train(
     skips = BagSkips(bags.ids, plans, settings.max_skipped, label)
     progress = _StepLog(label, settings.epochs, program.steps_per_epoch, len(plans))
     for epoch in range(settings.epochs):
-        order = bucket_batches(bucket_of, settings.batch_size, order_seed, [epoch])
+        order = spread.pad_order(
+            bucket_batches(bucket_of, settings.batch_size, order_seed, [epoch])
+        )
         steps = bag_stream.TrainingSteps(
             bags, order[0], tops, order_seed, epoch, max_instances, convert
         )
@@ -122,13 +136,13 @@ def train(
         first = epoch * program.steps_per_epoch
         batches = progress.time_waits(bag_stream.read_ahead(steps, step_bytes, memory))
         for place, batch in enumerate(batches):
-            visible = padded.train[:, np.maximum(batch.rows, 0)] & (batch.rows >= 0)
+            visible = of_models.train[:, np.maximum(batch.rows, 0)] & (batch.rows >= 0)
             clock = (np.int32(epoch), np.int32(first + place))
             (states, in_a_row), now = compiled.update(
                 models,
                 (states, in_a_row),
-                devices.shard(visible),
-                devices.replicate((batch.x, batch.mask, batch.labels, batch.rows)),
+                spread.place_visible(visible, program.group),
+                spread.place_bags(batch.x, batch.mask, batch.labels, batch.rows),
                 devices.replicate(clock),
             )
             skipped.append(now)
@@ -141,7 +155,7 @@ def train(
         skips.add_epochs(of_steps, order, np.array([epoch]))
         model = skips.stuck_model()
         if model is not None:
-            whole = Steps(dataclasses.replace(program, settings=settings))
+            whole = Steps(dataclasses.replace(program, settings=settings, spread=spread_lib.MODELS))
             writer = _StreamedDumpWriter(steps, survey, plans, whole, dump_dir)
             raise writer.error(skips, model, models, states, epoch + 1)
         if settings.average_epochs:
@@ -150,7 +164,12 @@ def train(
             with progress.pause():
                 params = states.average if settings.average_epochs else states.params
                 predictor = StreamedPredictor(
-                    network, gather_models(params, len(plans)), mean32, 1 / scale32, program.group
+                    network,
+                    gather_models(params, len(plans)),
+                    mean32,
+                    1 / scale32,
+                    program.group,
+                    instances_per_device=instances_per_device,
                 )
                 for bag in predictor.predict(bags, rows, memory, convert, held_out):
                     own = held_out[:, bag.row]
@@ -160,14 +179,14 @@ def train(
             states = compiled.keep(
                 models,
                 states,
-                devices.shard(pad_groups(of_epoch, program.group)),
+                spread.place_models(of_epoch, program.group),
                 *devices.replicate((bags.labels, np.int32(epoch))),
             )
         if ends.update(logits[:, : epoch + 1]):
             if ends.all:
                 break
-            padded = pad_groups(ends.apply(of_plans), program.group)
-            models = devices.shard(padded)
+            of_models = ends.apply(of_plans)
+            models = spread.place_models(of_models, program.group)
             held_out = ends.held_out
             rows = np.flatnonzero(held_out.any(axis=0)).tolist()
     last, best, at_keep_epoch, best_epochs = gather_models(compiled.results(states), len(plans))
@@ -185,7 +204,12 @@ def train(
 
 
 def predictor_of(
-    network: BagNetwork, params: Any, mean: np.ndarray, scale: np.ndarray
+    network: BagNetwork,
+    params: Any,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    *,
+    instances_per_device: int | None = None,
 ) -> tuple[StreamedPredictor, Callable[[np.ndarray], np.ndarray]]:
     """Makes what predicts with trained networks, and what instances go through before.
 
@@ -193,10 +217,19 @@ def predictor_of(
       network: of all models.
       params: of M networks, every leaf with a leading axis of M.
       mean, scale: `[M, features...]` float64, as `TrainedModels` has them.
+      instances_per_device: of a bag; see `spread.is_split`.
     """
     shape = mean.shape[1:]
     _, mean32, scale32 = precision.in_float32(np.zeros((1, *shape)), mean, scale)
-    return StreamedPredictor(network, params, mean32, 1 / scale32), converter(mean, scale)
+    predictor = StreamedPredictor(
+        network, params, mean32, 1 / scale32, instances_per_device=instances_per_device
+    )
+    return predictor, converter(mean, scale)
+
+
+def _bytes_of_instance(network: BagNetwork, bags: Bags) -> int:
+    """Of an instance in an update, about: its features, and its layers with their gradients."""
+    return 4 * (int(np.prod(bags.shape)) + 3 * sum(network.widths))
 
 
 def converter(mean: np.ndarray, scale: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
