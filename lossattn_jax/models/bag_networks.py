@@ -17,6 +17,7 @@ from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.pooling import DEFAULT_THRESHOLD
 from lossattn_jax.attention.poolings.entry import INSTANCES, Patches
 from lossattn_jax.errors import UnknownName
+from lossattn_jax.kernels.bag_products import BagRows
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
@@ -79,7 +80,7 @@ class BagNetwork(Network):
     @nn.compact
     def __call__(
         self,
-        instances: jax.Array,
+        instances: jax.Array | BagRows,
         mask: jax.Array | None = None,
         train: bool = False,
         noise: jax.Array | None = None,
@@ -87,7 +88,8 @@ class BagNetwork(Network):
         """Predicts for a batch of bags.
 
         Args:
-          instances: `[B, N, D]` float vectors, or `[B, N, H, W, C]` images.
+          instances: `[B, N, D]` float vectors, or `[B, N, H, W, C]` images; `BagRows` where the backbone
+            `takes_rows`.
           mask: `[B, N]`, True or 1 for a real instance; the others may hold anything. None: all are
             real.
           train: True applies dropout.
@@ -107,13 +109,13 @@ class BagNetwork(Network):
     @nn.nowrap
     def _layers(
         self,
-        instances: jax.Array,
+        instances: jax.Array | BagRows,
         mask: jax.Array | None,
         train: bool,
         noise: jax.Array | None,
     ) -> list[jax.Array]:
         """The layers that are pooled, each `[B, N, width]` float32."""
-        if mask is not None:
+        if mask is not None and not isinstance(instances, BagRows):
             real = mask.astype(bool).reshape(*mask.shape, *(1 for _ in instances.shape[2:]))
             instances = jnp.where(real, instances, 0)
         return BAG_BACKBONES.find(self.backbone).layers(self, instances, train, noise)

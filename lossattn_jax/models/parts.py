@@ -139,11 +139,13 @@ class BagBackbone:
         Its layers become the network's.
       widths: of its layers, as published; None: as each pooling was.
       attention_hidden: outputs of the layers that score instances, where a pooling has them.
+      takes_rows: whether `layers` takes `bag_products.BagRows` too, in place of instances.
     """
 
-    layers: Callable[[Any, jax.Array, bool, jax.Array | None], list[jax.Array]]
+    layers: Callable[[Any, Any, bool, jax.Array | None], list[jax.Array]]
     widths: tuple[int, ...] | None = None
     attention_hidden: int = 64
+    takes_rows: bool = False
 
 
 def adopt_backbone(reference: str, part: Any) -> Backbone:

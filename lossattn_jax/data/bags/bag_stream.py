@@ -4,6 +4,7 @@ What a step takes is a pure function of (seed, epoch) and the bags: `order.bucke
 and `draw_instances` which instances of one that is longer than a step may be.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import mmap
@@ -173,7 +174,10 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     if size < _SMALLEST_MAP:
         return np.zeros(shape, dtype)
-    return np.ndarray(shape, dtype, mmap.mmap(-1, size))
+    memory = mmap.mmap(-1, size)
+    with contextlib.suppress(AttributeError, OSError):  # of systems without: pages come one by one
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.ndarray(shape, dtype, memory)
 
 
 def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax.attention import losses, poolings
+from lossattn_jax.kernels.bag_products import BagRows
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.objective import bag_loss
@@ -68,7 +69,14 @@ class Gradients:
     consistency: bool
 
     def __call__(
-        self, model: Models, params: Any, bags: StepBags, epoch: jax.Array, *, guard_loss: bool
+        self,
+        model: Models,
+        params: Any,
+        bags: StepBags,
+        epoch: jax.Array,
+        *,
+        guard_loss: bool,
+        in_pieces: bool = False,
     ) -> BagGradients:
         """Computes loss and gradient of one model.
 
@@ -78,13 +86,21 @@ class Gradients:
           bags: of the step.
           epoch: int32 scalar, from 0.
           guard_loss: whether a bag that is not visible must not make the gradient infinite either.
+          in_pieces: whether long bags go through the layers piece by piece; then `bags.x` may be of any float
+            type.
         """
         settings = self.settings
         patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
 
-        instances = standardise(bags.x, model.mean, model.inverse_scale)
-        if guard_loss:
-            instances = where(bags.visible, instances, jnp.zeros_like(instances))
+        instances: Any
+        if in_pieces:
+            longest = jnp.max(jnp.sum(bags.mask, axis=1, dtype=jnp.int32))
+            real = bags.mask & bags.visible[:, None] if guard_loss else bags.mask
+            instances = BagRows(bags.x, model.mean, model.inverse_scale, real, longest)
+        else:
+            instances = standardise(bags.x, model.mean, model.inverse_scale)
+            if guard_loss:
+                instances = where(bags.visible, instances, jnp.zeros_like(instances))
 
         def loss(params: Any) -> Any:
             out, sown = self.network.apply(

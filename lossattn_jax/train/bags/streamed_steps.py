@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax import devices
+from lossattn_jax.kernels import random_words
+from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, part_of
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import standardise
@@ -62,8 +64,19 @@ def training(program: Program) -> StreamedTraining:
     )
 
 
+def computes_in_pieces(network: BagNetwork) -> bool:
+    """Whether bags go through a network's layers in pieces: on CPUs, where that is quicker."""
+    takes_rows = BAG_BACKBONES.find(network.backbone).takes_rows
+    return takes_rows and network.dtype == jnp.float32 and jax.default_backend() == "cpu"
+
+
 def draw_noise(
-    network: BagNetwork, seed: jax.Array, epoch: jax.Array, rows: jax.Array, length: int
+    network: BagNetwork,
+    seed: jax.Array,
+    epoch: jax.Array,
+    rows: jax.Array,
+    length: int,
+    longest: jax.Array | None = None,
 ) -> jax.Array:
     """`[b, length, units]` uint8: what the dropout of a step's bags goes by.
 
@@ -75,13 +88,17 @@ def draw_noise(
       epoch: int32 scalar, from 0.
       rows: `[b]` int32, positions of the bags in the data set.
       length: that bags are padded to.
+      longest: int32 scalar, instances of the longest of them, behind which there may be zeros; None: not known.
     """
     units = sum(network.widths)
     key = jax.random.fold_in(jax.random.key(seed), epoch)
 
     def of_bag(row: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, jnp.maximum(row, 0))
-        words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        if longest is None:
+            words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        else:
+            words = random_words.draw_rows(own, (length, -(-units // 4)), longest)
         several = jax.lax.bitcast_convert_type(words, jnp.uint8)
         return several.reshape(length, -1)[:, :units]
 
@@ -114,10 +131,15 @@ def _update(
         model, (state, in_a_row), visible = arguments
 
         def compute() -> Any:
-            noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
+            in_pieces = computes_in_pieces(steps.network)
+            longest = jnp.max(jnp.sum(mask, axis=1, dtype=jnp.int32)) if in_pieces else None
+            noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1], longest)
             target = jnp.zeros(0, jnp.float32)
-            bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
-            of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
+            stored = x if in_pieces else x.astype(jnp.float32)
+            bags = StepBags(stored, mask, labels, visible, noise, target)
+            of_bags = steps.gradients(
+                model, state.params, bags, epoch, guard_loss=True, in_pieces=in_pieces
+            )
             decayed = with_decay(model, state.params, of_bags.gradients)
             values = (of_bags.loss, update_lib.gradient_norm(decayed))
             applied = update_lib.is_applied(values, in_a_row, settings.max_skipped)

@@ -4,6 +4,8 @@ All models visit the bags in the same order, each bag is read once an epoch for 
 to the devices as they are stored. `training.train` gives the same but for its draws of dropout.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +26,7 @@ from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.kernels import cpu
+from lossattn_jax.kernels import bag_products, cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags import streamed_steps
@@ -31,7 +34,7 @@ from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
 from lossattn_jax.train.bags.plans import Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, gather_models, pad_groups
-from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
 from lossattn_jax.train.bags.training import TrainedModels, make_program
 from lossattn_jax.train.progress import LogClock, Progress
@@ -39,10 +42,12 @@ from lossattn_jax.train.progress import LogClock, Progress
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10
-_STEPS_KEPT = 4  # whose memory the C library may keep
+# Padded slots for each instance, where most of the padding is not computed: a length less to compile.
+_PIECES_WASTE = 1.6
 _STEPS_IN_FLIGHT = 1  # on the devices, beside the one that they compute
 
 
+@cpu.kept_memory()
 def train(
     bags: Bags,
     survey: Survey,
@@ -82,15 +87,9 @@ def train(
     """
     began = time.monotonic()
     assert bags.labels is not None
-    lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
-    tops = bag_stream.step_lengths(lengths, settings.max_waste)
-    bucket_of = np.searchsorted(tops, lengths)
-    program = make_program(network, settings, plans, tops, bucket_of, every_epoch=every_epoch)
-    if program.consistency:
-        raise UserError(
-            "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
-            "epochs is kept; set it to 0"
-        )
+    program, tops, bucket_of = _plan_programs(
+        bags, network, settings, plans, max_instances=max_instances, every_epoch=every_epoch
+    )
     step_bytes = settings.batch_size * tops[-1] * int(np.prod(bags.shape)) * 4
     bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
     compiled = streamed_steps.training(program)
@@ -99,8 +98,7 @@ def train(
     _, mean32, scale32 = precision.in_float32(np.zeros((1, *bags.shape)), mean, scale)
     padded = pad_groups(plans_lib.models_of(settings, plans, mean32, scale32), program.group)
     models = devices.shard(padded)
-    start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
-    states = compiled.start(models, *devices.replicate(start))
+    states = compiled.start(models, *_some_bag(bags.shape, tops[0]))
     in_a_row = devices.shard(np.zeros(len(padded.seed), np.int32))
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     held_out = np.stack([plan.held_out for plan in plans])
@@ -131,7 +129,8 @@ def train(
             if len(skipped) > _STEPS_IN_FLIGHT:  # or the bags of all steps would wait in memory
                 skipped[-1 - _STEPS_IN_FLIGHT].block_until_ready()
             progress.after(first + place + 1, epoch)
-            if place % _STEPS_KEPT == 0:  # or what compiling and earlier steps have taken stays
+            if place == 0:  # or what compiling and what came after the last epoch has taken stays
+                now.block_until_ready()
                 cpu.release_memory()
         of_steps = np.stack(devices.gather(skipped), axis=-1)[: len(plans), None]
         skips.add_epochs(of_steps, order, np.array([epoch]))
@@ -171,6 +170,93 @@ def train(
         num_skipped=skips.total,
         seconds=time.monotonic() - began,
     )
+
+
+@contextlib.contextmanager
+def compiled_ahead(
+    bags: Bags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    max_instances: int = 0,
+    standardise: bool = True,
+    every_epoch: bool = True,
+) -> Iterator[None]:
+    """Compiles what `train` runs, in other threads, while the context is at something else.
+
+    Args:
+      bags, network, settings, plans, max_instances, standardise, every_epoch: as `train` gets them.
+
+    Raises:
+      UserError: as of `train`.
+    """
+    program, tops, _ = _plan_programs(
+        bags, network, settings, plans, max_instances=max_instances, every_epoch=every_epoch
+    )
+    shape = bags.shape if standardise else tuple(1 for _ in bags.shape)
+    ones = np.ones((len(plans), *shape), np.float32)
+    padded = pad_groups(plans_lib.models_of(settings, plans, ones, ones), program.group)
+    models, count = devices.shard(padded), len(padded.seed)
+    compiled = streamed_steps.training(program)
+    some_bag = _some_bag(bags.shape, tops[0])
+
+    def update(top: int) -> None:
+        states = jax.eval_shape(compiled.start, models, *some_bag)
+        states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), states)
+        rows = np.full(settings.batch_size, -1, np.int32)
+        part = converter(np.float64(ones), np.float64(ones))(bags.readers[0].read(0, 1))
+        batch = (*bag_stream.pad([part], len(rows), top), np.zeros_like(rows), rows)
+        in_a_row = np.zeros(count, np.int32)
+        compiled.update(
+            models,
+            (devices.shard(jax.tree.map(np.concatenate, states)), devices.shard(in_a_row)),
+            devices.shard(np.zeros((count, len(rows)), bool)),  # no model sees it: nothing is computed
+            devices.replicate(batch),
+            devices.replicate((np.int32(0), np.int32(0))),
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(1 + len(tops)) as pool:
+        jobs = [pool.submit(compiled.start, models, *some_bag)]
+        jobs += [pool.submit(update, top) for top in tops]
+        yield
+        for job in jobs:
+            job.result()
+
+
+def _some_bag(shape: tuple[int, ...], length: int) -> tuple[Any, Any]:
+    """A bag of which only the shape matters, on the devices, and its mask."""
+    return devices.replicate(bag_stream.pad([np.zeros((1, *shape), np.float32)], 1, length))
+
+
+def _plan_programs(
+    bags: Bags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    max_instances: int,
+    every_epoch: bool,
+) -> tuple[Program, tuple[int, ...], np.ndarray]:
+    """Says what is compiled for a training.
+
+    Returns:
+      What the programs depend on, the rising lengths that steps are padded to, and `[bags]` the bucket of each
+      bag. Bags of a step are of one bucket, and their order goes by these.
+    """
+    lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
+    tops = bag_stream.step_lengths(lengths, settings.max_waste)
+    bucket_of = np.searchsorted(tops, lengths)
+    program = make_program(network, settings, plans, tops, bucket_of, every_epoch=every_epoch)
+    if program.consistency:
+        raise UserError(
+            "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
+            "epochs is kept; set it to 0"
+        )
+    if streamed_steps.computes_in_pieces(network):
+        tops = bag_stream.step_lengths(lengths, max(settings.max_waste, _PIECES_WASTE))
+        tops = tuple(sorted(set(map(bag_products.pad_length, tops))))
+    return program, tops, bucket_of
 
 
 def predictor_of(
