@@ -5,7 +5,6 @@ import ctypes
 import os
 import pathlib
 import platform
-from collections.abc import Iterator
 
 import jaxlib
 
@@ -43,7 +42,11 @@ def tune() -> None:
             _add_flag(flag, value)
     # XLA takes its large temporaries from malloc in every step. Kept by the process rather than
     # mapped and unmapped each time, they do not have to be filled with zeros by the kernel again.
-    _memory.keep()
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 2**26)
 
 
 def release_memory() -> None:
@@ -56,22 +59,6 @@ def release_memory() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
-    """Lets the process keep large temporaries within the context, as `tune` does for good.
-
-    For what users call from processes of their own, which get back how it was.
-    """
-    if _memory.is_kept:
-        yield
-        return
-    _memory.keep()
-    try:
-        yield
-    finally:
-        _memory.let_go()
 
 
 def one_device_per_core() -> None:
@@ -105,39 +92,6 @@ def free_memory() -> int | None:
         with contextlib.suppress(AttributeError, OSError, ValueError):
             counts.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return max(0, min(counts)) if counts else None
-
-
-class _Memory:
-    """Settings of the C library's memory.
-
-    Attributes:
-      is_kept: whether what is free stays with the process.
-    """
-
-    def __init__(self) -> None:
-        """Changes nothing."""
-        self.is_kept = False
-
-    def keep(self) -> None:
-        """Has large temporaries stay with the process when they are free."""
-        self._set(0, 2**31 - 1, 2**26)
-        self.is_kept = True
-
-    def let_go(self) -> None:
-        """Undoes `keep`."""
-        self._set(2**16, 2**17, 2**17)  # glibc's own, by `man mallopt`
-        self.is_kept = False
-        release_memory()
-
-    def _set(self, most_maps: int, trim_threshold: int, top_pad: int) -> None:
-        libc = _glibc()
-        if libc is not None:
-            libc.mallopt(_M_MMAP_MAX, most_maps)
-            libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
-            libc.mallopt(_M_TOP_PAD, top_pad)
-
-
-_memory = _Memory()
 
 
 def _add_flag(flag: str, value: str) -> None:

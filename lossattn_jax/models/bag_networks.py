@@ -17,12 +17,12 @@ from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.pooling import DEFAULT_THRESHOLD
 from lossattn_jax.attention.poolings.entry import INSTANCES, Patches
 from lossattn_jax.errors import UnknownName
-from lossattn_jax.kernels.bag_products import BagRows
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
 from lossattn_jax.models.lenet import HIDDEN
 from lossattn_jax.models.network import Network
+from lossattn_jax.models.parts import FirstProduct
 
 
 class BagNetwork(Network):
@@ -80,7 +80,7 @@ class BagNetwork(Network):
     @nn.compact
     def __call__(
         self,
-        instances: jax.Array | BagRows,
+        instances: jax.Array,
         mask: jax.Array | None = None,
         train: bool = False,
         noise: jax.Array | None = None,
@@ -88,8 +88,7 @@ class BagNetwork(Network):
         """Predicts for a batch of bags.
 
         Args:
-          instances: `[B, N, D]` float vectors, or `[B, N, H, W, C]` images; `BagRows` where the backbone
-            `takes_rows`.
+          instances: `[B, N, D]` float vectors, or `[B, N, H, W, C]` images.
           mask: `[B, N]`, True or 1 for a real instance; the others may hold anything. None: all are
             real.
           train: True applies dropout.
@@ -109,13 +108,13 @@ class BagNetwork(Network):
     @nn.nowrap
     def _layers(
         self,
-        instances: jax.Array | BagRows,
+        instances: jax.Array,
         mask: jax.Array | None,
         train: bool,
         noise: jax.Array | None,
     ) -> list[jax.Array]:
         """The layers that are pooled, each `[B, N, width]` float32."""
-        if mask is not None and not isinstance(instances, BagRows):
+        if mask is not None:
             real = mask.astype(bool).reshape(*mask.shape, *(1 for _ in instances.shape[2:]))
             instances = jnp.where(real, instances, 0)
         return BAG_BACKBONES.find(self.backbone).layers(self, instances, train, noise)
@@ -172,6 +171,15 @@ class BagLayers(BagNetwork):
         return self._layers(instances, None, False, None)
 
 
+class TrainedLayers(BagNetwork):
+    """What a `BagNetwork` in training computes of each instance, behind the product of its first layer."""
+
+    @nn.compact
+    def __call__(self, product: FirstProduct, noise: jax.Array) -> list[jax.Array]:  # type: ignore[override]
+        """The layers that are pooled, each `[B, N, width]` float32; see `BagNetwork` for the noise."""
+        return BAG_BACKBONES.find(self.backbone).layers(self, product, True, noise)
+
+
 class BagPooling(BagNetwork):
     """What a `BagNetwork` computes of the layers of all instances together, with the same parameters."""
 
@@ -186,11 +194,11 @@ class BagPooling(BagNetwork):
         return self._pool(layers, mask)
 
 
-Part = TypeVar("Part", BagLayers, BagPooling)
+Part = TypeVar("Part", BagLayers, TrainedLayers, BagPooling)
 
 
 def part_of(network: BagNetwork, part: type[Part]) -> Part:
-    """`BagLayers` or `BagPooling` of a network, which take its parameters."""
+    """A part of a network, which takes its parameters."""
     names = [field.name for field in dataclasses.fields(BagNetwork) if field.init]
     own = {name: getattr(network, name) for name in names if name not in ("parent", "name")}
     return part(**own)

@@ -174,7 +174,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     if size < _SMALLEST_MAP:
         return np.zeros(shape, dtype)
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(AttributeError, OSError):  # of systems without: pages come one by one
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.ndarray(shape, dtype, memory)
@@ -191,8 +191,7 @@ def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
     Returns:
       An iterator; closing it ends its threads.
     """
-    import grain
-
+    grain = import_grain()
     ahead = steps_ahead(step_bytes, memory)
     options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
     iterator: Any = iter(grain.MapDataset.source(steps).to_iter_dataset(options))
@@ -200,6 +199,13 @@ def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
         yield from iterator
     finally:
         iterator.close()  # grain's own iterator would leave its threads running
+
+
+def import_grain() -> Any:
+    """Imports grain, which takes half a second, where it is needed first."""
+    import grain
+
+    return grain
 
 
 def steps_ahead(step_bytes: int, memory: int) -> int:

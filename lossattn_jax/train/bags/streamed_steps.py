@@ -37,7 +37,7 @@ class StreamedTraining:
       results: see `steps.Steps.results`.
     """
 
-    start: Callable[..., Any]
+    start: devices.BriefProgram
     update: Callable[..., Any]
     average: Callable[..., Any]
     keep: Callable[..., Any]
@@ -56,7 +56,7 @@ def training(program: Program) -> StreamedTraining:
         return steps.keep_epochs(models, states, logits, labels, epoch)
 
     return StreamedTraining(
-        start=devices.pmap(start),
+        start=devices.BriefProgram(start),
         update=devices.pmap(functools.partial(_update, steps), donate=(1,)),
         average=devices.pmap(steps.average_epochs, donate=(0,)),
         keep=devices.pmap(keep, donate=(1,)),
@@ -66,8 +66,8 @@ def training(program: Program) -> StreamedTraining:
 
 def computes_in_pieces(network: BagNetwork) -> bool:
     """Whether bags go through a network's layers in pieces: on CPUs, where that is quicker."""
-    takes_rows = BAG_BACKBONES.find(network.backbone).takes_rows
-    return takes_rows and network.dtype == jnp.float32 and jax.default_backend() == "cpu"
+    can_be = BAG_BACKBONES.find(network.backbone).first_layer is not None
+    return can_be and network.dtype == jnp.float32 and jax.default_backend() == "cpu"
 
 
 def draw_noise(

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import gc
 import logging
 import pathlib
 import time
@@ -26,7 +27,7 @@ from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.kernels import bag_products, cpu
+from lossattn_jax.kernels import bag_pieces, cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags import streamed_steps
@@ -44,10 +45,9 @@ log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10
 # Padded slots for each instance, where most of the padding is not computed: a length less to compile.
 _PIECES_WASTE = 1.6
-_STEPS_IN_FLIGHT = 1  # on the devices, beside the one that they compute
+_STEPS_KEPT = 16  # whose memory the C library may keep
 
 
-@cpu.kept_memory()
 def train(
     bags: Bags,
     survey: Survey,
@@ -126,11 +126,12 @@ def train(
                 devices.replicate(clock),
             )
             skipped.append(now)
-            if len(skipped) > _STEPS_IN_FLIGHT:  # or the bags of all steps would wait in memory
-                skipped[-1 - _STEPS_IN_FLIGHT].block_until_ready()
+            # Else the bags of several steps would be in memory. JAX lets go of those of a step that is done when
+            # it is called next, or by Python's collector.
+            now.block_until_ready()
+            gc.collect(0)
             progress.after(first + place + 1, epoch)
-            if place == 0:  # or what compiling and what came after the last epoch has taken stays
-                now.block_until_ready()
+            if place % _STEPS_KEPT == 0:  # or what compiling and steps have taken stays
                 cpu.release_memory()
         of_steps = np.stack(devices.gather(skipped), axis=-1)[: len(plans), None]
         skips.add_epochs(of_steps, order, np.array([epoch]))
@@ -169,6 +170,8 @@ def train(
         scale=scale,
         num_skipped=skips.total,
         seconds=time.monotonic() - began,
+        epoch_seconds=np.array(progress.epoch_seconds),
+        waiting_seconds=np.array(progress.waiting_seconds),
     )
 
 
@@ -200,28 +203,39 @@ def compiled_ahead(
     models, count = devices.shard(padded), len(padded.seed)
     compiled = streamed_steps.training(program)
     some_bag = _some_bag(bags.shape, tops[0])
+    states = jax.tree.map(
+        lambda leaf: np.zeros((count, *leaf.shape[2:]), leaf.dtype),
+        compiled.start.shapes(models, *some_bag),
+    )
+    rows = np.full(settings.batch_size, -1, np.int32)
+    part = converter(np.float64(ones), np.float64(ones))(bags.readers[0].read(0, 1))
 
-    def update(top: int) -> None:
-        states = jax.eval_shape(compiled.start, models, *some_bag)
-        states = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), states)
-        rows = np.full(settings.batch_size, -1, np.int32)
-        part = converter(np.float64(ones), np.float64(ones))(bags.readers[0].read(0, 1))
+    def arguments_of(top: int) -> tuple[Any, ...]:
         batch = (*bag_stream.pad([part], len(rows), top), np.zeros_like(rows), rows)
-        in_a_row = np.zeros(count, np.int32)
-        compiled.update(
+        return (
             models,
-            (devices.shard(jax.tree.map(np.concatenate, states)), devices.shard(in_a_row)),
-            devices.shard(np.zeros((count, len(rows)), bool)),  # no model sees it: nothing is computed
+            (devices.shard(states), devices.shard(np.zeros(count, np.int32))),
+            devices.shard(np.zeros((count, len(rows)), bool)),  # seen by none: nothing is computed
             devices.replicate(batch),
             devices.replicate((np.int32(0), np.int32(0))),
         )
 
-    with concurrent.futures.ThreadPoolExecutor(1 + len(tops)) as pool:
-        jobs = [pool.submit(compiled.start, models, *some_bag)]
-        jobs += [pool.submit(update, top) for top in tops]
+    for top in tops:  # which is Python's, and would be slow beside what is done within the context
+        compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
+    def compile_all() -> None:  # one by one, since compiling takes some memory for a while
+        for top in tops:
+            compiled.update(*arguments_of(top))
+            cpu.release_memory()
+        compiled.start(models, *some_bag)
+        bag_stream.import_grain()
+
+    cpu.release_memory()  # what was before, so that less is added to it
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compile_all)
         yield
-        for job in jobs:
-            job.result()
+        cpu.release_memory()
+        job.result()
+    cpu.release_memory()
 
 
 def _some_bag(shape: tuple[int, ...], length: int) -> tuple[Any, Any]:
@@ -241,8 +255,8 @@ def _plan_programs(
     """Says what is compiled for a training.
 
     Returns:
-      What the programs depend on, the rising lengths that steps are padded to, and `[bags]` the bucket of each
-      bag. Bags of a step are of one bucket, and their order goes by these.
+      What the programs depend on, the rising lengths that steps are padded to, and `[bags]` the bucket of
+      each bag. Bags of a step are of one bucket, and their order goes by these.
     """
     lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
     tops = bag_stream.step_lengths(lengths, settings.max_waste)
@@ -255,7 +269,7 @@ def _plan_programs(
         )
     if streamed_steps.computes_in_pieces(network):
         tops = bag_stream.step_lengths(lengths, max(settings.max_waste, _PIECES_WASTE))
-        tops = tuple(sorted(set(map(bag_products.pad_length, tops))))
+        tops = tuple(sorted(set(map(bag_pieces.pad_length, tops))))
     return program, tops, bucket_of
 
 
@@ -336,7 +350,11 @@ class _StreamedDumpWriter(DumpWriter):
 
 
 class _StepLog:
-    """Lines of the log that say how far a training is."""
+    """Lines of the log that say how far a training is.
+
+    Attributes:
+      epoch_seconds, waiting_seconds: of the epochs so far; see `TrainedModels`.
+    """
 
     def __init__(self, label: str, epochs: int, steps: int, models: int):
         """Starts the clock.
@@ -353,14 +371,21 @@ class _StepLog:
         self._clock = LogClock(_SECONDS_BETWEEN_LINES)
         self._compiles = True
         self._waited = 0.0
+        self.epoch_seconds: list[float] = []
+        self.waiting_seconds: list[float] = []
 
     def time_waits(self, batches: Iterator[StepBags]) -> Iterator[StepBags]:
-        """Passes batches on, and adds up the time until each is there."""
+        """Passes an epoch's batches on, and adds up the time until each is there."""
+        start, of_epoch = time.monotonic(), 0.0
         while True:
             began = time.monotonic()
             batch = next(batches, None)
-            self._waited += time.monotonic() - began
+            waited = time.monotonic() - began
+            self._waited += waited
+            of_epoch += waited
             if batch is None:
+                self.epoch_seconds.append(time.monotonic() - start)
+                self.waiting_seconds.append(of_epoch)
                 return
             yield batch
 
