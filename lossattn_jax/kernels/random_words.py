@@ -1,8 +1,10 @@
 """Random words of which only the first rows are wanted, drawn in pieces that stay in a CPU's cache.
 
-Threefry goes over all of its words several times. For the dropout of bags of 8,192 instances and 448 units that
-took 8.1 ms on one core in one go; in pieces, 5,600 of them take 3.0.
+Threefry goes over all of its words several times. For the dropout of 8,192 instances and 448 units that took
+8.1 ms on one core in one go; in pieces, 5,600 of them take 3.0.
 """
+
+from typing import Any
 
 import jax
 import jax.extend.random as threefry
@@ -22,7 +24,8 @@ def draw_rows(key: jax.Array, shape: tuple[int, int], rows: jax.Array) -> jax.Ar
     length, width = shape
     size = max(1, _WORDS // width)
     # Each word follows from its place alone, in 32 bits.
-    counted = jax.config.jax_threefry_partitionable and length * width < 2**32
+    config: Any = jax.config  # its options are not known to type checkers
+    counted = config.jax_threefry_partitionable and length * width < 2**32
     if jax.random.key_impl(key) != "threefry2x32" or not counted or length <= size:
         return jax.random.bits(key, shape, jnp.uint32)
     pair = jax.random.key_data(key)

@@ -167,7 +167,10 @@ class NetworkClassifier(BagClassifier):
         check_whole("seed", self.seed, 0)
         self._learn_features(lazy.shape, lazy.features)
         settings, plans = _settings(self.settings), self._plans(len(lazy))
-        options = {"max_instances": self.max_instances, "standardise": self.standardise}
+        options: dict[str, Any] = {
+            "max_instances": self.max_instances,
+            "standardise": self.standardise,
+        }
         ahead = {**options, "every_epoch": self._training["every_epoch"]}
         with streamed_training.compiled_ahead(lazy, network, settings, plans, **ahead):
             survey = survey_bags(lazy)

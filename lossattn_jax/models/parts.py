@@ -139,8 +139,8 @@ class BagBackbone:
         Its layers become the network's.
       widths: of its layers, as published; None: as each pooling was.
       attention_hidden: outputs of the layers that score instances, where a pooling has them.
-      first_layer: name of the dense layer that comes first, where `layers` takes its `FirstProduct` in place of
-        instances too, and computes each instance by itself; None: it does not.
+      first_layer: name of the dense layer that comes first, where `layers` takes its `FirstProduct` in place
+        of instances too, and computes each instance by itself; None: it does not.
     """
 
     layers: Callable[[Any, Any, bool, jax.Array | None], list[jax.Array]]

@@ -96,7 +96,7 @@ class Gradients:
         patch_weight = loss_weight_schedule(epoch, model.patch_weight, settings.patch_ramp_epochs)
 
         apply = self._apply_in_pieces if in_pieces else self._apply
-        visible = bags.visible if guard_loss else jnp.ones_like(bags.visible)
+        visible = bags.visible if guard_loss else None
 
         def loss(params: Any) -> Any:
             out, sown = apply(model, params, bags, visible)
@@ -119,12 +119,14 @@ class Gradients:
         (value, (attention, per_bag)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         return BagGradients(value, gradients, attention, per_bag)
 
-    def _apply(self, model: Models, params: Any, bags: StepBags, visible: jax.Array) -> Any:
-        """The network's outputs, of bags that are not visible those of zeros, and what it sows."""
+    def _apply(self, model: Models, params: Any, bags: StepBags, visible: jax.Array | None) -> Any:
+        """The network's outputs, of bags that are not `visible` those of zeros, and what it sows."""
         instances = standardise(bags.x, model.mean, model.inverse_scale)
+        if visible is not None:
+            instances = where(visible, instances, jnp.zeros_like(instances))
         return self.network.apply(
             {"params": params},
-            where(visible, instances, jnp.zeros_like(instances)),
+            instances,
             bags.mask,
             train=True,
             noise=bags.noise,
@@ -132,7 +134,7 @@ class Gradients:
         )
 
     def _apply_in_pieces(
-        self, model: Models, params: Any, bags: StepBags, visible: jax.Array
+        self, model: Models, params: Any, bags: StepBags, visible: jax.Array | None
     ) -> Any:
         """The same as `_apply`."""
         layer = BAG_BACKBONES.find(self.network.backbone).first_layer
@@ -146,10 +148,11 @@ class Gradients:
             in_place = jnp.zeros(shape)  # of the weights, which are multiplied already
             own = {**others, layer: {**others[layer], "kernel": in_place}}
             product = FirstProduct(values, shape[0])
-            return trained.apply({"params": own}, product, noise)
+            of_instances: Any = trained.apply({"params": own}, product, noise)
+            return of_instances
 
         longest = jnp.max(jnp.sum(bags.mask, axis=1, dtype=jnp.int32))
-        real = bags.mask & visible[:, None]
+        real = bags.mask if visible is None else bags.mask & visible[:, None]
         rows = BagRows(bags.x, model.mean, model.inverse_scale, real, longest)
         others = {**params, layer: first}
         outputs = bag_pieces.apply_layers(layers, weights, others, rows, bags.noise)

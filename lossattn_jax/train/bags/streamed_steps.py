@@ -88,7 +88,8 @@ def draw_noise(
       epoch: int32 scalar, from 0.
       rows: `[b]` int32, positions of the bags in the data set.
       length: that bags are padded to.
-      longest: int32 scalar, instances of the longest of them, behind which there may be zeros; None: not known.
+      longest: int32 scalar, instances of the longest of them, behind which there may be zeros; None: all are
+        drawn.
     """
     units = sum(network.widths)
     key = jax.random.fold_in(jax.random.key(seed), epoch)

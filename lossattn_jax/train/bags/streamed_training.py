@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10
 # Padded slots for each instance, where most of the padding is not computed: a length less to compile.
 _PIECES_WASTE = 1.6
-_STEPS_KEPT = 16  # whose memory the C library may keep
+_STEPS_KEPT = 8  # whose memory the C library may keep
 
 
 def train(
@@ -106,11 +106,12 @@ def train(
     shape = (len(plans), settings.epochs, len(bags), network.num_classes)
     logits = np.full(shape, np.nan, np.float32)
     skips = BagSkips(bags.ids, plans, settings.max_skipped, label)
+    buffers = bag_stream.Buffers()
     progress = _StepLog(label, settings.epochs, program.steps_per_epoch, len(plans))
     for epoch in range(settings.epochs):
         order = bucket_batches(bucket_of, settings.batch_size, order_seed, [epoch])
         steps = bag_stream.TrainingSteps(
-            bags, order[0], tops, order_seed, epoch, max_instances, convert
+            bags, order[0], tops, order_seed, epoch, max_instances, convert, buffers
         )
         skipped = []
         first = epoch * program.steps_per_epoch
@@ -126,8 +127,8 @@ def train(
                 devices.replicate(clock),
             )
             skipped.append(now)
-            # Else the bags of several steps would be in memory. JAX lets go of those of a step that is done when
-            # it is called next, or by Python's collector.
+            # Else the bags of several steps would be in memory. JAX lets go of those of a step that is done
+            # when it is called next, or by Python's collector.
             now.block_until_ready()
             gc.collect(0)
             progress.after(first + place + 1, epoch)
@@ -208,7 +209,8 @@ def compiled_ahead(
         compiled.start.shapes(models, *some_bag),
     )
     rows = np.full(settings.batch_size, -1, np.int32)
-    part = converter(np.float64(ones), np.float64(ones))(bags.readers[0].read(0, 1))
+    as_float64 = ones.astype(np.float64)
+    part = converter(as_float64, as_float64)(bags.readers[0].read(0, 1))
 
     def arguments_of(top: int) -> tuple[Any, ...]:
         batch = (*bag_stream.pad([part], len(rows), top), np.zeros_like(rows), rows)
@@ -220,21 +222,21 @@ def compiled_ahead(
             devices.replicate((np.int32(0), np.int32(0))),
         )
 
-    for top in tops:  # which is Python's, and would be slow beside what is done within the context
-        compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
-    def compile_all() -> None:  # one by one, since compiling takes some memory for a while
-        for top in tops:
-            compiled.update(*arguments_of(top))
-            cpu.release_memory()
-        compiled.start(models, *some_bag)
-        bag_stream.import_grain()
-
     cpu.release_memory()  # what was before, so that less is added to it
+    # One by one, since compiling takes some memory for a while.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        job = pool.submit(compile_all)
+        jobs = [pool.submit(compiled.start, models, *some_bag)]
+        for top in tops:
+            # Python's part of it, which would be slow beside what is done within the context.
+            compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
+            jobs.append(pool.submit(lambda top=top: compiled.update(*arguments_of(top))))
+        jobs.append(pool.submit(bag_stream.import_grain))
+        for job in jobs:
+            job.add_done_callback(lambda _: cpu.release_memory())
         yield
         cpu.release_memory()
-        job.result()
+        for job in jobs:
+            job.result()
     cpu.release_memory()
 
 
