@@ -222,21 +222,24 @@ def compiled_ahead(
             devices.replicate((np.int32(0), np.int32(0))),
         )
 
-    cpu.release_memory()  # what was before, so that less is added to it
-    # One by one, since compiling takes some memory for a while.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        jobs = [pool.submit(compiled.start, models, *some_bag)]
+    for (
+        top
+    ) in tops:  # Python's part of it, which would be slow beside what is done within the context
+        compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
+
+    def compile_all() -> None:  # one after the other, since compiling takes some memory for a while
         for top in tops:
-            # Python's part of it, which would be slow beside what is done within the context.
-            compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
-            jobs.append(pool.submit(lambda top=top: compiled.update(*arguments_of(top))))
-        jobs.append(pool.submit(bag_stream.import_grain))
-        for job in jobs:
-            job.add_done_callback(lambda _: cpu.release_memory())
+            compiled.update(*arguments_of(top))
+            cpu.release_memory()
+        compiled.start(models, *some_bag)
+        bag_stream.import_grain()
+
+    cpu.release_memory()  # what was before, so that less is added to it
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compile_all)
         yield
         cpu.release_memory()
-        for job in jobs:
-            job.result()
+        job.result()
     cpu.release_memory()
 
 
