@@ -1,6 +1,7 @@
 """What `python -m lossattn_jax.mil.train` does: a method is fitted on bags, and stays in a folder."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax import devices
+from lossattn_jax import devices, files
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
@@ -34,7 +35,7 @@ from lossattn_jax.train import dumps
 
 log = logging.getLogger(__name__)
 
-TEST_NAME = "test.json"
+TEST_NAME, EPOCHS_NAME = "test.json", "epochs.jsonl"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
@@ -64,8 +65,8 @@ def run(bags: Bags, request: Request, options: BagOptions, workdir: str) -> Scor
       bags: with labels.
       request: how it is trained.
       options: of the config.
-      workdir: gets the model as `stored_models.save` writes it, and of a test `test.json` and
-        `predictions.csv`.
+      workdir: gets the model as `stored_models.save` writes it, `epochs.jsonl` with the time of each epoch
+        where bags were read one by one, and of a test `test.json` and `predictions.csv`.
 
     Returns:
       What the test gave; None without bags to test.
@@ -290,6 +291,21 @@ def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -
         method.set_params(**of_place)  # which say nothing of the model
     folder.refuse_moved()
     method.save(folder.path)
+    if isinstance(method, NetworkClassifier) and method.networks_.epoch_seconds is not None:
+        with folder.writing():
+            files.write(folder.path / EPOCHS_NAME, _epoch_lines(method))
+
+
+def _epoch_lines(method: NetworkClassifier) -> bytes:
+    """A line of JSON for each epoch of a training that has read its bags one by one."""
+    networks = method.networks_
+    assert networks.epoch_seconds is not None and networks.waiting_seconds is not None
+    times = zip(networks.epoch_seconds.tolist(), networks.waiting_seconds.tolist(), strict=True)
+    lines = [
+        json.dumps({"epoch": epoch, "seconds": seconds, "waiting_seconds": waiting})
+        for epoch, (seconds, waiting) in enumerate(times, start=1)
+    ]
+    return "".join(line + "\n" for line in lines).encode()
 
 
 def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:

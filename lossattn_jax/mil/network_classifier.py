@@ -198,7 +198,16 @@ class NetworkClassifier(BagClassifier):
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
         self._learn_features(lazy.shape, lazy.features)
-        survey = survey_bags(lazy)
+        settings, plans = _settings(self.settings), self._plans(len(lazy))
+        options: dict[str, Any] = {
+            "max_instances": self.max_instances,
+            "instances_per_device": self.instances_per_device,
+            "standardise": self.standardise,
+        }
+        ahead = {**options, "every_epoch": self._training["every_epoch"]}
+        ahead["label_shape"] = encoded.shape[1:]
+        with streamed_training.compiled_ahead(lazy, network, settings, plans, **ahead):
+            survey = survey_bags(lazy)
         self._note_data(survey.digests, encoded)
         lazy = dataclasses.replace(
             lazy, labels=encoded, classes=tuple(self.classes_[self._order].tolist()), positive=None
@@ -207,12 +216,10 @@ class NetworkClassifier(BagClassifier):
             lazy,
             survey,
             network,
-            _settings(self.settings),
-            self._plans(len(lazy)),
+            settings,
+            plans,
             memory=streaming.memory_bytes(self.memory_gib),
-            max_instances=self.max_instances,
-            instances_per_device=self.instances_per_device,
-            standardise=self.standardise,
+            **options,
             **self._training,
         )
         return self

@@ -22,6 +22,7 @@ from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
 from lossattn_jax.models.lenet import HIDDEN
 from lossattn_jax.models.network import Network
+from lossattn_jax.models.parts import FirstProduct
 
 
 class BagNetwork(Network):
@@ -184,6 +185,15 @@ class BagLayers(BagNetwork):
         return self._layers(instances, None, False, None)
 
 
+class TrainedLayers(BagNetwork):
+    """What a `BagNetwork` in training computes of each instance, behind the product of its first layer."""
+
+    @nn.compact
+    def __call__(self, product: FirstProduct, noise: jax.Array) -> list[jax.Array]:  # type: ignore[override]
+        """The layers that are pooled, each `[B, N, width]` float32; see `BagNetwork` for the noise."""
+        return BAG_BACKBONES.find(self.backbone).layers(self, product, True, noise)
+
+
 class BagPooling(BagNetwork):
     """What a `BagNetwork` computes of the layers of all instances together, with the same parameters."""
 
@@ -198,11 +208,11 @@ class BagPooling(BagNetwork):
         return self._pool(layers, mask)
 
 
-Part = TypeVar("Part", BagLayers, BagPooling)
+Part = TypeVar("Part", BagLayers, TrainedLayers, BagPooling)
 
 
 def part_of(network: BagNetwork, part: type[Part]) -> Part:
-    """`BagLayers` or `BagPooling` of a network, which take its parameters."""
+    """A part of a network, which takes its parameters."""
     names = [field.name for field in dataclasses.fields(BagNetwork) if field.init]
     own = {name: getattr(network, name) for name in names if name not in ("parent", "name")}
     return part(**own)

@@ -251,6 +251,9 @@ def test_bags_are_read_one_by_one_where_few_instances_are_seen(world):
     assert end.returncode == 0, end.stderr
     assert "steps a second" in end.stderr  # of what is read one by one
     assert mil.load(world / "few").max_instances == 4
+    lines = (world / "few" / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(0 <= of["waiting_seconds"] <= of["seconds"] for of in map(json.loads, lines))
     end = train(world, *SLIDES, *SMALL, "--max_instances=4", "--memory=1e-9", "--workdir=less")
     assert end.returncode == 2 and "give more by --memory" in end.stderr
     assert not (world / "less" / "model.json").exists()

@@ -163,7 +163,7 @@ def test_dropout_does_not_depend_on_padding(monkeypatch):
     assert not np.array_equal(short, other)
     network = NETWORK.clone(dropout=0.5)
     one, pad = streamed(network=network), bag_stream.pad
-    longer = lambda parts, count, length: pad(parts, count, length + 5)  # noqa: E731
+    longer = lambda parts, count, length, *rest: pad(parts, count, length + 5, *rest)  # noqa: E731
     monkeypatch.setattr(bag_stream, "pad", longer)
     close(one.last, streamed(network=network).last)
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax import devices
+from lossattn_jax.kernels import random_words
+from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, part_of
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import standardise
@@ -36,7 +38,7 @@ class StreamedTraining:
       results: see `steps.Steps.results`.
     """
 
-    start: Callable[..., Any]
+    start: devices.BriefProgram
     update: Callable[..., Any]
     average: Callable[..., Any]
     keep: Callable[..., Any]
@@ -55,7 +57,7 @@ def training(program: Program) -> StreamedTraining:
         return steps.keep_epochs(models, states, logits, labels, epoch)
 
     return StreamedTraining(
-        start=devices.pmap(start),
+        start=devices.BriefProgram(start),
         update=devices.pmap(functools.partial(_update, steps), donate=(1,)),
         average=devices.pmap(steps.average_epochs, donate=(0,)),
         keep=devices.pmap(keep, donate=(1,)),
@@ -63,8 +65,23 @@ def training(program: Program) -> StreamedTraining:
     )
 
 
+def computes_in_pieces(network: BagNetwork, spread: Spread) -> bool:
+    """Whether bags go through a network's layers in pieces: on CPUs, where that is quicker.
+
+    Of bags whose instances are split over devices, each device's part is one piece.
+    """
+    whole_bags = spread.instance_axis is None
+    can_be = whole_bags and BAG_BACKBONES.find(network.backbone).first_layer is not None
+    return can_be and network.dtype == jnp.float32 and jax.default_backend() == "cpu"
+
+
 def draw_noise(
-    network: BagNetwork, seed: jax.Array, epoch: jax.Array, rows: jax.Array, length: int
+    network: BagNetwork,
+    seed: jax.Array,
+    epoch: jax.Array,
+    rows: jax.Array,
+    length: int,
+    longest: jax.Array | None = None,
 ) -> jax.Array:
     """`[b, length, units]` uint8: what the dropout of a step's bags goes by.
 
@@ -76,13 +93,18 @@ def draw_noise(
       epoch: int32 scalar, from 0.
       rows: `[b]` int32, positions of the bags in the data set.
       length: that bags are padded to.
+      longest: int32 scalar, instances of the longest of them, behind which there may be zeros; None: all are
+        drawn.
     """
     units = sum(network.widths)
     key = jax.random.fold_in(jax.random.key(seed), epoch)
 
     def of_bag(row: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, jnp.maximum(row, 0))
-        words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        if longest is None:
+            words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        else:
+            words = random_words.draw_rows(own, (length, -(-units // 4)), longest)
         several = jax.lax.bitcast_convert_type(words, jnp.uint8)
         return several.reshape(length, -1)[:, :units]
 
@@ -115,12 +137,17 @@ def _update(
         model, (state, in_a_row), visible = arguments
 
         def compute() -> Any:
+            in_pieces = computes_in_pieces(steps.network, spread)
+            longest = jnp.max(jnp.sum(mask, axis=1, dtype=jnp.int32)) if in_pieces else None
             length = spread.whole_length(x.shape[1])
-            noise = draw_noise(steps.network, model.seed, epoch, rows, length)
+            noise = draw_noise(steps.network, model.seed, epoch, rows, length, longest)
             noise = spread.own_instances(noise)
             target = jnp.zeros(0, jnp.float32)
-            bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
-            of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
+            stored = x if in_pieces else x.astype(jnp.float32)
+            bags = StepBags(stored, mask, labels, visible, noise, target)
+            of_bags = steps.gradients(
+                model, state.params, bags, epoch, guard_loss=True, in_pieces=in_pieces
+            )
             decayed = with_decay(model, state.params, of_bags.gradients)
             values = (of_bags.loss, update_lib.gradient_norm(decayed))
             applied = update_lib.is_applied(values, in_a_row, settings.max_skipped)

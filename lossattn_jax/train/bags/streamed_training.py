@@ -4,14 +4,18 @@ All models visit the bags in the same order, each bag is read once an epoch for 
 to the devices as they are stored. `training.train` gives the same but for its draws of dropout.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
+import gc
 import logging
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +27,7 @@ from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.order import bucket_batches
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.kernels import cpu
+from lossattn_jax.kernels import bag_pieces, cpu
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import plans as plans_lib
 from lossattn_jax.train.bags import spread as spread_lib
@@ -32,7 +36,7 @@ from lossattn_jax.train.bags.nonfinite import BagSkips, DumpWriter, Update
 from lossattn_jax.train.bags.plans import HasEnded, Plan
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.states import Models, State, gather_models
-from lossattn_jax.train.bags.steps import Steps
+from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, is_split
 from lossattn_jax.train.bags.training import TrainedModels, make_program
 from lossattn_jax.train.progress import LogClock, Progress
@@ -40,8 +44,9 @@ from lossattn_jax.train.progress import LogClock, Progress
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10
-_STEPS_KEPT = 4  # whose memory the C library may keep
-_STEPS_IN_FLIGHT = 1  # on the devices, beside the one that they compute
+# Padded slots for each instance, where most of the padding is not computed: a length less to compile.
+_PIECES_WASTE = 1.6
+_STEPS_KEPT = 8  # whose memory the C library may keep
 
 
 def train(
@@ -88,23 +93,16 @@ def train(
     """
     began = time.monotonic()
     assert bags.labels is not None
-    lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
-    tops = bag_stream.step_lengths(lengths, settings.max_waste)
-    bucket_of = np.searchsorted(tops, lengths)
-    instance_bytes = settings.batch_size * _bytes_of_instance(network, bags)
-    split = spread_lib.is_split(network, int(lengths.max()), instance_bytes, instances_per_device)
-    # Whether a bag can be predicted after the training, which then takes all of its instances.
-    is_split(network, int(bags.lengths.max()), instances_per_device)
-    spread = spread_lib.INSTANCES if split else None
-    program = make_program(
-        network, settings, plans, tops, bucket_of, every_epoch=every_epoch, spread=spread
+    program, tops, bucket_of = _plan_programs(
+        bags,
+        network,
+        settings,
+        plans,
+        max_instances=max_instances,
+        instances_per_device=instances_per_device,
+        every_epoch=every_epoch,
     )
     spread = program.spread
-    if program.consistency:
-        raise UserError(
-            "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
-            "epochs is kept; set it to 0"
-        )
     step_bytes = spread.pad_size(settings.batch_size) * tops[-1] * int(np.prod(bags.shape)) * 4
     bag_stream.steps_ahead(step_bytes, memory)  # whether one fits at all
     compiled = streamed_steps.training(program)
@@ -114,8 +112,7 @@ def train(
     of_plans = plans_lib.models_of(settings, plans, mean32, scale32)
     of_models = of_plans
     models = spread.place_models(of_models, program.group)
-    start = bag_stream.pad([np.zeros((1, *bags.shape), np.float32)], 1, tops[0])
-    states = compiled.start(models, *devices.replicate(start))
+    states = compiled.start(models, *_some_bag(bags.shape, tops[0]))
     in_a_row = spread.place_models(np.zeros(len(plans), np.int32), program.group)
     predicted = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
     ends = plans_lib.Ends(has_ended, plans, settings.epochs)
@@ -124,13 +121,14 @@ def train(
     shape = (len(plans), settings.epochs, len(bags), network.num_classes)
     logits = np.full(shape, np.nan, np.float32)
     skips = BagSkips(bags.ids, plans, settings.max_skipped, label)
+    buffers = bag_stream.Buffers()
     progress = _StepLog(label, settings.epochs, program.steps_per_epoch, len(plans))
     for epoch in range(settings.epochs):
         order = spread.pad_order(
             bucket_batches(bucket_of, settings.batch_size, order_seed, [epoch])
         )
         steps = bag_stream.TrainingSteps(
-            bags, order[0], tops, order_seed, epoch, max_instances, convert
+            bags, order[0], tops, order_seed, epoch, max_instances, convert, buffers
         )
         skipped = []
         first = epoch * program.steps_per_epoch
@@ -146,10 +144,12 @@ def train(
                 devices.replicate(clock),
             )
             skipped.append(now)
-            if len(skipped) > _STEPS_IN_FLIGHT:  # or the bags of all steps would wait in memory
-                skipped[-1 - _STEPS_IN_FLIGHT].block_until_ready()
+            # Else the bags of several steps would be in memory. JAX lets go of those of a step that is done
+            # when it is called next, or by Python's collector.
+            now.block_until_ready()
+            gc.collect(0)
             progress.after(first + place + 1, epoch)
-            if place % _STEPS_KEPT == 0:  # or what compiling and earlier steps have taken stays
+            if place % _STEPS_KEPT == 0:  # or what compiling and steps have taken stays
                 cpu.release_memory()
         of_steps = np.stack(devices.gather(skipped), axis=-1)[: len(plans), None]
         skips.add_epochs(of_steps, order, np.array([epoch]))
@@ -200,7 +200,130 @@ def train(
         scale=scale,
         num_skipped=skips.total,
         seconds=time.monotonic() - began,
+        epoch_seconds=np.array(progress.epoch_seconds),
+        waiting_seconds=np.array(progress.waiting_seconds),
     )
+
+
+@contextlib.contextmanager
+def compiled_ahead(
+    bags: Bags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    max_instances: int = 0,
+    instances_per_device: int | None = None,
+    standardise: bool = True,
+    every_epoch: bool = True,
+    label_shape: tuple[int, ...] = (),
+) -> Iterator[None]:
+    """Compiles what `train` runs, in other threads, while the context is at something else.
+
+    Args:
+      bags, network, settings, plans, max_instances, instances_per_device, standardise, every_epoch: as
+        `train` gets them, though bags need no labels yet.
+      label_shape: of a bag's label, `(K,)` where bags have several.
+
+    Raises:
+      UserError: as of `train`.
+    """
+    program, tops, _ = _plan_programs(
+        bags,
+        network,
+        settings,
+        plans,
+        max_instances=max_instances,
+        instances_per_device=instances_per_device,
+        every_epoch=every_epoch,
+    )
+    spread, group = program.spread, program.group
+    shape = bags.shape if standardise else tuple(1 for _ in bags.shape)
+    ones = np.ones((len(plans), *shape), np.float32)
+    models = spread.place_models(plans_lib.models_of(settings, plans, ones, ones), group)
+    compiled = streamed_steps.training(program)
+    some_bag = _some_bag(bags.shape, tops[0])
+    states = jax.tree.map(
+        lambda leaf: np.zeros((len(plans), *leaf.shape[2:]), leaf.dtype),
+        compiled.start.shapes(models, *some_bag),
+    )
+    rows = np.full(spread.pad_size(settings.batch_size), -1, np.int32)
+    labels = np.zeros((len(rows), *label_shape), np.int32)
+    seen_by_none = np.zeros((len(plans), len(rows)), bool)  # so that nothing is computed
+    as_float64 = ones.astype(np.float64)
+    part = converter(as_float64, as_float64)(bags.readers[0].read(0, 1))
+
+    def arguments_of(top: int) -> tuple[Any, ...]:
+        return (
+            models,
+            spread.place_models((states, np.zeros(len(plans), np.int32)), group),
+            spread.place_visible(seen_by_none, group),
+            spread.place_bags(*bag_stream.pad([part], len(rows), top), labels, rows),
+            devices.replicate((np.int32(0), np.int32(0))),
+        )
+
+    for (
+        top
+    ) in tops:  # Python's part of it, which would be slow beside what is done within the context
+        compiled.update.lower(*arguments_of(top))  # type: ignore[attr-defined]
+
+    def compile_all() -> None:  # one after the other, since compiling takes some memory for a while
+        for top in tops:
+            compiled.update(*arguments_of(top))
+            cpu.release_memory()
+        compiled.start(models, *some_bag)
+        bag_stream.import_grain()
+
+    cpu.release_memory()  # what was before, so that less is added to it
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        job = pool.submit(compile_all)
+        yield
+        cpu.release_memory()
+        job.result()
+    cpu.release_memory()
+
+
+def _some_bag(shape: tuple[int, ...], length: int) -> tuple[Any, Any]:
+    """A bag of which only the shape matters, on the devices, and its mask."""
+    return devices.replicate(bag_stream.pad([np.zeros((1, *shape), np.float32)], 1, length))
+
+
+def _plan_programs(
+    bags: Bags,
+    network: BagNetwork,
+    settings: Settings,
+    plans: Sequence[Plan],
+    *,
+    max_instances: int,
+    instances_per_device: int | None,
+    every_epoch: bool,
+) -> tuple[Program, tuple[int, ...], np.ndarray]:
+    """Says what is compiled for a training.
+
+    Returns:
+      What the programs depend on, the rising lengths that steps are padded to, and `[bags]` the bucket of
+      each bag. Bags of a step are of one bucket, and their order goes by these.
+    """
+    lengths = np.minimum(bags.lengths, max_instances or bags.lengths.max())
+    tops = bag_stream.step_lengths(lengths, settings.max_waste)
+    bucket_of = np.searchsorted(tops, lengths)
+    instance_bytes = settings.batch_size * _bytes_of_instance(network, bags)
+    split = spread_lib.is_split(network, int(lengths.max()), instance_bytes, instances_per_device)
+    # Whether a bag can be predicted after the training, which then takes all of its instances.
+    is_split(network, int(bags.lengths.max()), instances_per_device)
+    spread = spread_lib.INSTANCES if split else None
+    program = make_program(
+        network, settings, plans, tops, bucket_of, every_epoch=every_epoch, spread=spread
+    )
+    if program.consistency:
+        raise UserError(
+            "consistency_weight is above 0, but of bags that are read one by one no attention of earlier "
+            "epochs is kept; set it to 0"
+        )
+    if streamed_steps.computes_in_pieces(network, program.spread):
+        tops = bag_stream.step_lengths(lengths, max(settings.max_waste, _PIECES_WASTE))
+        tops = tuple(sorted(set(map(bag_pieces.pad_length, tops))))
+    return program, tops, bucket_of
 
 
 def predictor_of(
@@ -294,7 +417,11 @@ class _StreamedDumpWriter(DumpWriter):
 
 
 class _StepLog:
-    """Lines of the log that say how far a training is."""
+    """Lines of the log that say how far a training is.
+
+    Attributes:
+      epoch_seconds, waiting_seconds: of the epochs so far; see `TrainedModels`.
+    """
 
     def __init__(self, label: str, epochs: int, steps: int, models: int):
         """Starts the clock.
@@ -311,14 +438,21 @@ class _StepLog:
         self._clock = LogClock(_SECONDS_BETWEEN_LINES)
         self._compiles = True
         self._waited = 0.0
+        self.epoch_seconds: list[float] = []
+        self.waiting_seconds: list[float] = []
 
     def time_waits(self, batches: Iterator[StepBags]) -> Iterator[StepBags]:
-        """Passes batches on, and adds up the time until each is there."""
+        """Passes an epoch's batches on, and adds up the time until each is there."""
+        start, of_epoch = time.monotonic(), 0.0
         while True:
             began = time.monotonic()
             batch = next(batches, None)
-            self._waited += time.monotonic() - began
+            waited = time.monotonic() - began
+            self._waited += waited
+            of_epoch += waited
             if batch is None:
+                self.epoch_seconds.append(time.monotonic() - start)
+                self.waiting_seconds.append(of_epoch)
                 return
             yield batch
 

@@ -57,6 +57,8 @@ class TrainedModels:
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
       num_skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
       seconds: wall time, compilation included.
+      epoch_seconds, waiting_seconds: `[epochs]` float64, wall time of each epoch's steps, and what of it went
+        by until bags were read; None of bags that lie on the devices, and of stored models.
     """
 
     last: Any
@@ -68,6 +70,8 @@ class TrainedModels:
     scale: np.ndarray
     num_skipped: np.ndarray
     seconds: float
+    epoch_seconds: np.ndarray | None = None
+    waiting_seconds: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
