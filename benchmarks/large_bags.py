@@ -57,16 +57,16 @@ class JaxBags:
 
         jax.numpy.zeros(1).block_until_ready()
 
-    def train(self, count: int, epochs: int) -> dict[str, float]:
+    def train(self, count: int, epochs: int) -> dict[str, Any]:
         """Trains loss attention on bags in memory."""
         from lossattn_jax.mil.network_classifier import NetworkClassifier
         from lossattn_jax.train.bags.settings import Settings
 
         method = NetworkClassifier(settings=Settings(epochs=epochs))
+        measured = _train_in_memory(count, lambda bags: method.fit(bags, np.arange(count) % 2))
+        return {**measured, **_waits(method)}
 
-        return _train_in_memory(count, lambda bags: method.fit(bags, np.arange(count) % 2))
-
-    def train_files(self, folder: str, epochs: int, gib: float) -> dict[str, float]:
+    def train_files(self, folder: str, epochs: int, gib: float) -> dict[str, Any]:
         """Trains loss attention on bags in files."""
         from lossattn_jax.data.bags.bag_folder import open_bags
         from lossattn_jax.mil.network_classifier import NetworkClassifier
@@ -81,9 +81,10 @@ class JaxBags:
             "stored_bytes": int(bags.lengths.sum()) * FEATURES * 2,
             "peak_bytes": peak,
             "peak_beyond_start_bytes": peak - before,
+            **_waits(method),
         }
 
-    def predict(self, length: int) -> dict[str, float]:
+    def predict(self, length: int) -> dict[str, Any]:
         """Predicts for one long bag in memory, after a fit on short ones."""
         from lossattn_jax.data.bags.lazy_bags import Bags
         from lossattn_jax.mil.network_classifier import NetworkClassifier
@@ -101,6 +102,18 @@ class JaxBags:
         return {"seconds": seconds, "peak_beyond_bag_bytes": peak - before}
 
 
+def _waits(method: Any) -> dict[str, Any]:
+    """Of a fitted network the share of each epoch's time that went by until bags were read."""
+    seconds, waiting = (
+        np.asarray(getattr(method.networks_, name)) for name in ("epoch_seconds", "waiting_seconds")
+    )
+    return {
+        "epoch_seconds": seconds.tolist(),
+        "waiting_share": (waiting / seconds).tolist(),
+        "waiting_share_after_first_epoch": float(waiting[1:].sum() / seconds[1:].sum()),
+    }
+
+
 class TorchBags:
     """Trains the same network with PyTorch, one bag after the other."""
 
@@ -110,7 +123,7 @@ class TorchBags:
 
         torch.zeros(1)
 
-    def train(self, count: int, epochs: int) -> dict[str, float]:
+    def train(self, count: int, epochs: int) -> dict[str, Any]:
         """Trains loss attention on bags in memory, standardised when they are used."""
         import torch
 
@@ -140,29 +153,32 @@ class TorchBags:
         return _train_in_memory(count, fit)
 
 
-def _train_in_memory(count: int, fit: Callable[[Sequence[np.ndarray]], object]) -> dict[str, float]:
+def _train_in_memory(count: int, fit: Callable[[Sequence[np.ndarray]], object]) -> dict[str, Any]:
     """Time of a fit from the call, and memory with the bags."""
     bags: list[np.ndarray] = []
-    seconds = []
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
 
     def run() -> None:
         bags.extend(draw_bags(count, np.float32))
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         fit(bags)
         seconds.append(time.monotonic() - began)
+        cpu_seconds.append(time.process_time() - used)
 
     before = resident_bytes()
     peak = machine.peak_memory(run)
     data = sum(bag.nbytes for bag in bags)
     return {
         "seconds": seconds[0],
+        "cpu_seconds": cpu_seconds[0],
         "data_bytes": data,
         "peak_bytes": peak,
         "peak_by_data": (peak - before) / data,
     }
 
 
-def _alone(make: Any, method: str, *arguments: Any) -> dict[str, float]:
+def _alone(make: Any, method: str, *arguments: Any) -> dict[str, Any]:
     """What a method measures in a process of its own."""
     with SubprocessWorker(make) as worker:
         result = worker.call(method, *arguments)
@@ -173,12 +189,16 @@ def _alone(make: Any, method: str, *arguments: Any) -> dict[str, float]:
 def measure_memory() -> dict[str, Any]:
     """The trainings of bags in memory, in turns."""
     systems = {"jax": JaxBags, "torch": TorchBags}
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
     for _ in range(REPEATS.value):
         for name, make in systems.items():
             runs[name].append(_alone(make, "train", BAGS.value, EPOCHS.value))
     median = {
-        name: {key: float(np.median([run[key] for run in own])) for key in own[0]}
+        name: {
+            key: float(np.median([run[key] for run in own]))
+            for key, value in own[0].items()
+            if isinstance(value, (int, float))
+        }
         for name, own in runs.items()
     }
     return {
@@ -187,6 +207,14 @@ def measure_memory() -> dict[str, Any]:
         "runs": runs,
         "median": median,
         "seconds_by_torch": median["jax"]["seconds"] / median["torch"]["seconds"],
+        # Of runs side by side, so that a machine that slows down for a while slows both.
+        "seconds_by_torch_in_pairs": machine.spread(
+            [
+                ours["seconds"] / theirs["seconds"]
+                for ours, theirs in zip(runs["jax"], runs["torch"], strict=True)
+            ]
+        ),
+        "cpu_seconds_by_torch": median["jax"]["cpu_seconds"] / median["torch"]["cpu_seconds"],
     }
 
 

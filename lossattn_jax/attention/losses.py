@@ -9,7 +9,8 @@ image or bag, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` 
 
 To add one, write its function and put a `Loss` into `LOSSES`: `config.loss.name` then chooses it for images
 whose labels it takes. One of your own, from any file, is named as `package.module:attribute`. Networks for
-bags have the loss that their pooling names, or the cross-entropy; no key chooses another one yet.
+bags have the loss that their pooling names or gives (`Patches.replace_loss`), or the cross-entropy; no key
+chooses another one yet.
 
 Shapes, dtypes, names and numbers that do not fit raise a `ValueError` with a sentence, also while a program
 is traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
@@ -101,14 +102,52 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     check_number("label_smoothing", label_smoothing, 0, 1)
     # Not optax's: it takes the label's logit from the normaliser, of which at 1e4 three decimals are left.
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    index = jnp.asarray(labels, jnp.int32)
-    # JAX counts negative indices from the end; behind the end it gives NaN.
-    index = jnp.where(index < 0, sizes["K"], index)[..., None]
-    loss = -jnp.take_along_axis(logs, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    loss = -_at_label(logs, labels, sizes["K"])
     if is_zero(label_smoothing):
         return loss
     uniform = -jnp.mean(logs, axis=-1)
     return (1 - label_smoothing) * loss + label_smoothing * uniform
+
+
+def loss_of_label(losses: jax.Array, labels: jax.Array) -> jax.Array:
+    """Selects the loss that each example has for its label.
+
+    Args:
+      losses: `[B, K]` of each label that an example may have, any float dtype.
+      labels: `[B]` int, in `[0, K)`.
+
+    Returns:
+      `[B]` float32; NaN where the label is outside `[0, K)`.
+    """
+    sizes = check_arrays(losses=(losses, "B K", NUMBERS), labels=(labels, "B", WHOLE))
+    return _at_label(losses.astype(jnp.float32), labels, sizes["K"])
+
+
+def smooth_svm_losses(scores: jax.Array, margin: float, temperature: float) -> jax.Array:
+    """Computes the smooth top-1 SVM loss for each label (Berrada et al. 2018).
+
+    `tau log sum_j exp((alpha [j != y] + s_j - s_y) / tau)`. For tau towards 0 it is the hinge loss
+    `max_j (alpha [j != y] + s_j) - s_y`; with alpha = 0 and tau = 1 the cross-entropy.
+
+    Args:
+      scores: `[..., K]` s, any float dtype.
+      margin: alpha >= 0.
+      temperature: tau > 0.
+
+    Returns:
+      `[..., K]` float32: at place y the loss where y is the label.
+    """
+    check_arrays(scores=(scores, "... K", NUMBERS))
+    check_number("margin", margin, 0)
+    check_number("temperature", temperature, 0)
+    if is_zero(temperature):
+        raise ValueError(f"temperature is {temperature!r}, but must be above 0")
+    scores = scores.astype(jnp.float32)
+    margins = margin * (1 - jnp.eye(scores.shape[-1], dtype=jnp.float32))
+    # [..., y, j]; the label's own score is taken away before the exponentials, which keeps its digits.
+    gaps = scores[..., None, :] - scores[..., :, None]
+    gaps += jnp.broadcast_to(margins, gaps.shape)
+    return temperature * jax.nn.logsumexp(gaps / temperature, axis=-1)
 
 
 def sigmoid_cross_entropy(logits: jax.Array, positives: jax.Array) -> jax.Array:
@@ -383,6 +422,14 @@ def consistency_loss(attention: jax.Array, target: jax.Array) -> jax.Array:
         attention, target = attention.astype(jnp.float32), target.astype(jnp.float32)
     difference = attention - jax.lax.stop_gradient(target)
     return jnp.mean(jnp.square(difference.astype(jnp.float32)), axis=-1)
+
+
+def _at_label(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Values `[..., K]` at the labels; NaN where these are outside `[0, K)`."""
+    index = jnp.asarray(labels, jnp.int32)
+    # JAX counts negative indices from the end; behind the end it gives NaN.
+    index = jnp.where(index < 0, classes, index)[..., None]
+    return jnp.take_along_axis(values, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
 def _with_weight(patch_logits: jax.Array, attention: jax.Array) -> jax.Array:

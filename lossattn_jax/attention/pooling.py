@@ -13,6 +13,10 @@ exactly what the unpadded one gives. A row with no patch at all has all weights 
 gradients; every other row sums to 1, but one with NaN in a real patch has NaN weights. A mask holds True or 1
 for a real patch, and whatever is not 0 counts as 1.
 
+What takes an `axis_name` goes also for patches that are split over devices: inside `pmap` with an axis of
+that name each device gives its own patches, and gets their weights among all of them, or what is pooled of
+all. A device may have no real patch at all.
+
 Shapes, dtypes and numbers that do not fit raise a `ValueError` with a sentence, also while a program is
 traced. Traced values are not looked at: what comes of those that make no sense stands with each function.
 """
@@ -24,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax.arguments import MASK, NUMBERS, WHOLE, check_arrays, check_number
+from lossattn_jax.attention import collectives
 
 # Threshold of the TIP 2021 paper's classification tables; 1.0 localises better.
 DEFAULT_THRESHOLD = 0.1
@@ -31,18 +36,21 @@ DEFAULT_THRESHOLD = 0.1
 Layer = Callable[[jax.Array], jax.Array]
 
 
-def uniform_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def uniform_attention(
+    patch_logits: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Computes equal weights: mean pooling as attention.
 
     Args:
       patch_logits: `[B, P, K]`, any float dtype; only its shape matters.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, P]` float32, `1 / P` for each real patch of a row; 0 in a row with no patch.
     """
     check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
-    return _normalise(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask)
+    return _normalise(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask, axis_name)
 
 
 def loss_attention(
@@ -115,7 +123,9 @@ def capsule_loss_attention(
     return _normalise(weights, flat_mask).reshape(batch, patches, capsules), attention
 
 
-def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def bag_loss_attention(
+    patch_logits: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Computes loss-based attention of the AAAI 2020 paper.
 
     `a_p = softmax_p(logsumexp_k z_pk)`.
@@ -123,6 +133,7 @@ def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -
     Args:
       patch_logits: `[B, P, K]` patch or instance predictions z_p, any float dtype.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, P]` float32 weights; all 0 in a row with no patch.
@@ -131,10 +142,12 @@ def bag_loss_attention(patch_logits: jax.Array, mask: jax.Array | None = None) -
     logits = patch_logits.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask[:, :, None].astype(bool), logits, 0.0)
-    return softmax_attention(jax.nn.logsumexp(logits, axis=-1), mask)
+    return softmax_attention(jax.nn.logsumexp(logits, axis=-1), mask, axis_name)
 
 
-def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def softmax_attention(
+    scores: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Computes the softmax of scores over patches.
 
     The scores may be of any origin (Ilse et al. 2018, equation 8).
@@ -142,6 +155,7 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
     Args:
       scores: `[B, P]`, any float dtype.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, P]` float32 weights; all 0 in a row with no patch.
@@ -150,8 +164,8 @@ def softmax_attention(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
     scores = scores.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask.astype(bool), scores, jnp.finfo(jnp.float32).min)
-    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    return _normalise(jnp.exp(scores - highest), mask)
+    highest = collectives.highest(jnp.max(scores, axis=-1, keepdims=True), axis_name)
+    return _normalise(jnp.exp(scores - highest), mask, axis_name)
 
 
 def learned_scores(
@@ -224,7 +238,9 @@ def coupling_attention(
     return jnp.where(exists[:, None], _normalise(totals, mask), jnp.nan)
 
 
-def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def max_attention(
+    features: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Computes each patch's share of channels whose maximum it holds.
 
     Ties share equally.
@@ -234,25 +250,29 @@ def max_attention(features: jax.Array, mask: jax.Array | None = None) -> jax.Arr
     Args:
       features: `[B, P, D]` patch features h_p, any float dtype.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, P]` float32; all 0 in a row with no patch. It carries no gradient.
     """
     check_arrays(features=(features, "B P D", NUMBERS), mask=(mask, "B P", MASK))
     features = jax.lax.stop_gradient(features.astype(jnp.float32))
-    wins = (features == max_pool(features, mask)[:, None, :]).astype(jnp.float32)
+    wins = (features == max_pool(features, mask, axis_name)[:, None, :]).astype(jnp.float32)
     if mask is not None:
         wins = jnp.where(mask[:, :, None].astype(bool), wins, 0.0)
-    winners = jnp.maximum(jnp.sum(wins, axis=1, keepdims=True), 1.0)
-    return _normalise(jnp.mean(wins / winners, axis=-1), mask)
+    winners = collectives.total(jnp.sum(wins, axis=1, keepdims=True), axis_name)
+    return _normalise(jnp.mean(wins / jnp.maximum(winners, 1.0), axis=-1), mask, axis_name)
 
 
-def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
+def weighted_sum(
+    features: jax.Array, attention: jax.Array, axis_name: str | None = None
+) -> jax.Array:
     """Computes pooled features `sum_p a_p h_p`.
 
     Args:
       features: `[B, P, D]`, any float dtype.
       attention: `[B, P]` weights. A patch of weight 0 takes no part, whatever its features hold.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, D]` float32; zeros where all weights of a row are 0.
@@ -261,15 +281,19 @@ def weighted_sum(features: jax.Array, attention: jax.Array) -> jax.Array:
     # A masked patch may hold anything, and 0 * inf is not 0.
     features = jnp.where(attention[:, :, None] != 0, features.astype(jnp.float32), 0.0)
     attention = attention.astype(jnp.float32)
-    return jnp.einsum("bpd,bp->bd", features, attention, precision=jax.lax.Precision.HIGHEST)
+    here = jnp.einsum("bpd,bp->bd", features, attention, precision=jax.lax.Precision.HIGHEST)
+    return collectives.total(here, axis_name)
 
 
-def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def max_pool(
+    features: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
     """Computes the maximum of each channel over the patches.
 
     Args:
       features: `[B, P, D]`, any float dtype.
       mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
 
     Returns:
       `[B, D]` float32; zeros for a row with no patch. Of equal maxima the first gets the gradient.
@@ -282,10 +306,12 @@ def max_pool(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     # Not jnp.max: its gradient compares the features with their maximum, and where XLA computes them a
     # second time, rounded otherwise, none is equal and the gradient is 0 / 0.
     highest = jnp.argmax(features, axis=1, keepdims=True)
-    highest_features = jnp.take_along_axis(features, highest, axis=1)[:, 0]
+    here = jnp.take_along_axis(features, highest, axis=1)[:, 0]
+    highest_features = collectives.of_first_highest(here, axis_name)
     if mask is None:
         return highest_features
-    return jnp.where(jnp.any(real, axis=1), highest_features, 0.0)
+    some = collectives.highest(jnp.any(real, axis=1).astype(jnp.float32), axis_name) > 0
+    return jnp.where(some, highest_features, 0.0)
 
 
 def _check_cut(grid: Any, threshold: Any) -> None:
@@ -327,15 +353,18 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def _normalise(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _normalise(
+    weights: jax.Array, mask: jax.Array | None, axis_name: str | None = None
+) -> jax.Array:
     """Scales weights to sum 1; equal where all are 0.
 
     Over the real patches of a row of non-negative weights; NaN where one of them is.
     """
     real = jnp.ones(weights.shape, bool) if mask is None else mask.astype(bool)
     weights = jnp.where(real, weights, 0.0)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    total = collectives.total(jnp.sum(weights, axis=-1, keepdims=True), axis_name)
     count = jnp.sum(real, axis=-1, keepdims=True, dtype=weights.dtype)
+    count = collectives.total(count, axis_name)
     zero = total == 0
     return jnp.where(
         zero,

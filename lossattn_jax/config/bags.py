@@ -93,7 +93,7 @@ def settings(options: BagOptions) -> Settings:
 def validation(options: ValidationOptions) -> Validation:
     """How the rule validation chooses."""
     grid = {name: tuple(getattr(options, name)) for name in PER_MODEL}
-    return Validation(options.share, options.splits, grid)
+    return Validation(options.share, options.splits, grid, options.patience, options.metric)
 
 
 def _refuse_more_to_average(options: BagOptions) -> None:

@@ -84,6 +84,17 @@ class BagModelOptions:
     dropout: float = key(0.5, rules.BELOW_ONE)
     ensemble: int = key(1, rules.COUNT)  # networks of each fold whose probabilities are averaged
     standardise: bool = key(True, rules.BOOLEAN)  # features, on the training fold
+    # Of methods that have options (`Pooling.options`), as "METHOD.OPTION=NUMBER,..."; empty: as published.
+    method_options: str = key("", rules.ASSIGNMENTS)
+
+    def options_of(self, method: str) -> dict[str, float]:
+        """Returns the options of a method that are not as published."""
+        return (rules.parse_assignments(self.method_options) or {}).get(method, {})
+
+    @property
+    def methods_with_options(self) -> tuple[str, ...]:
+        """Returns the methods that `method_options` names."""
+        return tuple(rules.parse_assignments(self.method_options) or {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +176,9 @@ class BagTrainOptions(TrainOptions):
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
     # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
     max_instances: int = key(0, rules.COUNT_FROM_ZERO)
+    # Of the losses or errors of bags by their labels; None: all are 1. balanced: in inverse proportion to the
+    # bags of a class, of those that a model is trained on. Classical methods have it too.
+    class_weight: str | None = key(None, rules.one_of(None, "balanced"))
     # Models that a device computes together; 0: one on CPUs, whose cache has its parameters, else all.
     models_at_once: int = key(0, rules.COUNT_FROM_ZERO)
 
@@ -199,6 +213,10 @@ class ValidationOptions:
 
     share: float = key(0.2, rules.SHARE)  # of the training fold's bags that are held out
     splits: int = key(1, rules.COUNT)  # how many times
+    # Of networks: epochs without a better one after which a training on the other bags ends; 0: all epochs.
+    patience: int = key(0, rules.COUNT_FROM_ZERO)
+    # By which the epoch is chosen; None: loss with patience, else accuracy (of equal ones the lower loss).
+    metric: str | None = key(None, rules.one_of(None, "loss", "accuracy"))
     # Values that are tried besides those of the training; () for none. Networks only.
     learning_rate: tuple[float, ...] = key((), rules.every(rules.POSITIVE))
     weight_decay: tuple[float, ...] = key((), rules.every(rules.at_least(0)))

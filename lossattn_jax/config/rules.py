@@ -80,6 +80,21 @@ def parse_span(text: Any) -> tuple[int, int] | None:
     return (start, stop) if start < stop else None
 
 
+def parse_assignments(text: Any) -> dict[str, dict[str, float]] | None:
+    """Parses "METHOD.OPTION=NUMBER,..." into numbers by method and option; None for others."""
+    values: dict[str, dict[str, float]] = {}
+    for part in str(text).split(",") if text else ():
+        match = re.fullmatch(r"(.+)\.([A-Za-z_]\w*)=([^=]+)", part.strip(), re.ASCII)
+        try:
+            number = float(match[3]) if match else math.nan
+        except ValueError:
+            return None
+        if match is None or not math.isfinite(number):
+            return None
+        values.setdefault(match[1], {})[match[2]] = number
+    return values
+
+
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return number and math.isfinite(value)
@@ -104,4 +119,8 @@ RISING_EPOCHS = Rule(_rises, "a rising tuple of positive epochs")
 SPAN = Rule(
     lambda v: v == "" or parse_span(v) is not None,
     "empty or START:STOP, updates with START < STOP",
+)
+ASSIGNMENTS = Rule(
+    lambda v: isinstance(v, str) and parse_assignments(v) is not None,
+    "empty or METHOD.OPTION=NUMBER[,METHOD.OPTION=NUMBER...]",
 )

@@ -35,7 +35,8 @@ bag_flags.define_features()
 METHOD = flags.DEFINE_list(
     "method",
     [poolings.DEFAULT],
-    f"all, or some of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
+    f"all, paper for those of the AAAI paper's table, or some of {', '.join(methods.NAMES)}; or your own, "
+    "package.module:attribute",
 )
 SELECT = flags.DEFINE_list(
     "select",
@@ -49,7 +50,10 @@ FOLDS = flags.DEFINE_string(
     f"of cross-validation, or {', '.join(sources.SPLITTINGS)}; the config's where not given",
 )
 bag_flags.define_instances()
+bag_flags.define_class_weight()
+bag_flags.define_patience()
 bag_flags.define_memory()
+bag_flags.define_devices()
 REPEATS = flags.DEFINE_integer("repeats", None, "of all folds; the config's where not given")
 BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap",
@@ -73,7 +77,7 @@ def main() -> None:
     folds = _number_of_folds(FOLDS.value)
     config.folds = folds if isinstance(folds, int) else config.folds
     config.repeats = config.repeats if REPEATS.value is None else REPEATS.value
-    bag_flags.set_instances(config)
+    bag_flags.set_training(config)
     summaries = experiment.run(
         DATASET.value,
         METHOD.value,
@@ -88,6 +92,7 @@ def main() -> None:
         columns=bag_flags.columns(),
         folds=folds,
         memory_gib=flags.FLAGS.memory,
+        instances_per_device=flags.FLAGS.instances_per_device,
         file_format=flags.FLAGS.file_format,
         keep_models=KEEP_MODELS.value,
         resamples=BOOTSTRAP.value,

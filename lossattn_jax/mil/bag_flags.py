@@ -12,14 +12,16 @@ from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat, find_fo
 
 LABELS, POSITIVE, FEATURES, IGNORE = "labels", "positive", "features", "ignore"
 DATA_DIR, DOWNLOAD, FILE_FORMAT = "data_dir", "download", "file_format"
-MEMORY, MAX_INSTANCES = "memory", "max_instances"
+MEMORY, MAX_INSTANCES, CLASS_WEIGHT = "memory", "max_instances", "class_weight"
+PATIENCE = "patience"
+INSTANCES_PER_DEVICE = "instances_per_device"
 
 # Columns that a table may be read without, though it has them.
 _OPTIONAL = ("group", "split", "fold", "path")
 # What each column of a table has.
 _COLUMNS = {
     "bag": "ids of bags; bag_id, bag or slide_id where not given",
-    "label": "labels; bag_label or label where not given",
+    "label": "labels; bag_label or label where not given; A,B,C for columns of several labels of a bag",
     "group": "groups that are not divided between training and test, such as patients; of a folder's table "
     "group, patient, patient_id or case_id where not given, empty for none",
     "split": "train, validation or test; of a folder's table split where not given, empty for none",
@@ -81,6 +83,17 @@ def define_memory() -> None:
     command.show_in_help(MEMORY)
 
 
+def define_devices() -> None:
+    """Defines the flag --instances_per_device."""
+    flags.DEFINE_integer(
+        INSTANCES_PER_DEVICE,
+        None,
+        "instances of a bag above which it is split over all devices; where not given, what fits into a "
+        "quarter of a device's memory, and on CPUs no bag is split",
+    )
+    command.show_in_help(INSTANCES_PER_DEVICE)
+
+
 def define_instances() -> None:
     """Defines the flag --max_instances."""
     flags.DEFINE_integer(
@@ -91,10 +104,36 @@ def define_instances() -> None:
     command.show_in_help(MAX_INSTANCES)
 
 
-def set_instances(config: ConfigDict) -> None:
-    """Puts the number of the flag --max_instances into a config."""
-    if flags.FLAGS.max_instances is not None:
-        config.train.max_instances = flags.FLAGS.max_instances
+def define_class_weight() -> None:
+    """Defines the flag --class_weight."""
+    flags.DEFINE_string(
+        CLASS_WEIGHT,
+        None,
+        "balanced: weigh classes in inverse proportion to their bags in training; the config's where not "
+        "given",
+    )
+    command.show_in_help(CLASS_WEIGHT)
+
+
+def define_patience() -> None:
+    """Defines the flag --patience."""
+    flags.DEFINE_integer(
+        PATIENCE,
+        None,
+        "with --select=validation: epochs of networks without a better one on the held-out bags, after which "
+        "a training ends; the config's where not given, 0 for none",
+    )
+    command.show_in_help(PATIENCE)
+
+
+def set_training(config: ConfigDict) -> None:
+    """Puts the values of the flags --max_instances, --class_weight and --patience into a config."""
+    if flags.FLAGS.patience is not None:
+        config.validation.patience = flags.FLAGS.patience
+    for name in (MAX_INSTANCES, CLASS_WEIGHT):
+        value = flags.FLAGS[name].value
+        if value is not None:
+            config.train[name] = value
 
 
 def columns() -> TableColumns:

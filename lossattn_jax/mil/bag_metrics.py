@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import sklearn.metrics
 
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.registry import Registry
 
 # Equally wide, as of `evaluate.metric_registry`; of Guo et al. (2017).
@@ -310,18 +311,40 @@ def _f1_of_resamples(resamples: Resamples) -> np.ndarray:
     return _divide(2 * resamples.hits, either)
 
 
+def of_label(
+    labels: np.ndarray, probabilities: np.ndarray, place: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One of several labels as two classes, of which the second is to have it.
+
+    Args:
+      labels: `[B, K]` 0 and 1.
+      probabilities: `[B, K]`, each by itself.
+      place: of the label.
+
+    Returns:
+      `[B]` int64 and `[B, 2]` float64, which every metric takes.
+    """
+    own = probabilities[:, place].astype(np.float64)
+    return labels[:, place].astype(np.int64), np.stack([1 - own, own], axis=1)
+
+
 def mean_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Computes the AUROC that tables and summaries have: of two classes that of the second.
 
     Args:
-      labels: `[B]` int in [0, K).
+      labels: `[B]` int in [0, K); or of several labels `[B, K]` 0 and 1.
       probabilities: `[B, K]`.
 
     Returns:
       Of more classes the mean over them, one against the rest; NaN where a class has no bag, or where a
-      probability is not finite.
+      probability is not finite. Of several labels the mean over labels; NaN where all bags or none have one.
     """
     classes = probabilities.shape[1]
+    if has_several(labels):
+        if not np.isfinite(probabilities).all():
+            return math.nan
+        pairs = (of_label(labels, probabilities, k) for k in range(classes))
+        return float(np.mean([mean_auroc(*pair) for pair in pairs]))
     if len(np.unique(labels)) < classes or not np.isfinite(probabilities).all():
         return math.nan
     if classes == 2:

@@ -38,6 +38,7 @@ class Bag:
       attributes: of the coordinates, see `bag_maps`.
       thumbnail: uint8 `[H, W, 3]` of the whole slide; None: there is none.
       thumbnail_scale: units of coordinates that a pixel of it is wide; None: see `place_thumbnail`.
+      several_labels: whether it may have any number of the labels.
       find_tile: gives the picture uint8 `[h, w, 3]` of an instance by its coordinates; None: there is none.
     """
 
@@ -49,6 +50,7 @@ class Bag:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     thumbnail: np.ndarray | None = None
     thumbnail_scale: float | None = None
+    several_labels: bool = False
     find_tile: Callable[[float, float], np.ndarray | None] | None = None
 
     @property
@@ -253,7 +255,7 @@ def _kinds(bag: Bag, grid: Grid) -> list[_Kind]:
         raster = bag_maps.rasterise(grid, prediction.scores)
         return [_Kind("instance scores", False, [raster], bool((prediction.scores < 0).any()))]
     attention = prediction.attention.astype(np.float64)
-    logits = _above_mean(prediction.logits)
+    logits = _evidence(bag, prediction.logits)
     return [
         _Kind("attention", False, [bag_maps.rasterise(grid, attention)], False),
         _Kind(
@@ -268,9 +270,11 @@ def _kinds(bag: Bag, grid: Grid) -> list[_Kind]:
     ]
 
 
-def _above_mean(logits: np.ndarray) -> np.ndarray:
-    """Logits less their mean over classes, which no probability depends on."""
+def _evidence(bag: Bag, logits: np.ndarray) -> np.ndarray:
+    """Logits less their mean over classes, which no probability depends on; of several labels as they are."""
     own = logits.astype(np.float64)
+    if bag.several_labels:
+        return own
     return own - own.mean(axis=1, keepdims=True)
 
 
@@ -324,7 +328,9 @@ def _list_highest(bag: Bag, names: Sequence[str], top: int, stage: _Stage | None
     weights = np.asarray(bag.weights, np.float64)
     rows = np.argsort(-weights, kind="stable")[:top] if bag.finite else np.array([], np.int64)
     tiles = [_tile(bag, row) for row in rows]
-    logits = None if prediction.logits is None or not bag.finite else _above_mean(prediction.logits)
+    logits = (
+        None if prediction.logits is None or not bag.finite else _evidence(bag, prediction.logits)
+    )
     listed = []
     for row, tile in zip(rows.tolist(), tiles, strict=True):
         entry: dict[str, Any] = {

@@ -97,6 +97,7 @@ def run(
                 attributes=_read_attributes(bags.readers[row].place),
                 thumbnail=_read_thumbnail(thumbnails, name),
                 thumbnail_scale=thumbnail_scale,
+                several_labels=ensemble.several_labels,
                 find_tile=_tile_finder(tiles, name),
             )
             html = bag_page.render(bag, ensemble.classes, f"../{INDEX_NAME}", top)

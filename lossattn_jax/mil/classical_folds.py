@@ -116,7 +116,8 @@ def _choose_by_validation(dataset, split, fit, candidates: int, validation: Vali
         )
         for number in range(candidates)
     ]
-    return _best(scores), time.monotonic() - began
+    accuracy, loss = np.array(scores, np.float64).T[..., None]
+    return int(validation.best(accuracy, loss)[0]), time.monotonic() - began
 
 
 def _score(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from lossattn_jax.mil import classical_folds, fold_models, fold_results, methods
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.registry import is_reference
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import programs
 from lossattn_jax.train.progress import LogClock, Progress
@@ -90,7 +91,13 @@ def run(
         if earlier[key] is None:
             with run_folder.writing(own):
                 earlier[key] = fold_results.write(
-                    result, dataset, method, own, inputs[key], benchmark=experiment.benchmark
+                    result,
+                    dataset,
+                    method,
+                    own,
+                    inputs[key],
+                    benchmark=experiment.benchmark,
+                    class_weight=options.train.class_weight,
                 )
 
     if missing:
@@ -156,10 +163,27 @@ def _there(record: Record | None) -> Record:
     return record
 
 
+def check_options(options: BagOptions) -> None:
+    """Refuses options of methods that these have not.
+
+    Those of a user's own code are looked at where it is used.
+
+    Raises:
+      UserError: there is no such method or option, or a value is not allowed.
+    """
+    for name in options.model.methods_with_options:
+        if not is_reference(name):
+            entry = methods.METHODS.find(name, "the method in config.model.method_options")
+            entry.check_options(options.model.options_of(name), name)
+
+
 def template(method: str, options: BagOptions) -> BagClassifier:
     """The method with the settings of the options, as models of folds have them."""
     entry = methods.get(method)
-    return entry.make() if entry.network is None else classifier(method, options)
+    if entry.network is not None:
+        return classifier(method, options)
+    weight = options.train.class_weight
+    return entry.make() if weight is None else entry.make(class_weight=weight)
 
 
 def classifier(method: str, options: BagOptions) -> NetworkClassifier:
@@ -180,6 +204,8 @@ def classifier(method: str, options: BagOptions) -> NetworkClassifier:
         standardise=model.standardise,
         settings=config_lib.settings(options),
         max_instances=options.train.max_instances,
+        options=model.options_of(method) or None,
+        class_weight=options.train.class_weight,
     )
 
 
@@ -195,6 +221,7 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
         ensemble=model.ensemble,
         standardise=model.standardise,
         seed=options.seed,
+        class_weight=options.train.class_weight,
         label=label,
         dump_dir=dump_dir,
     )
@@ -211,7 +238,7 @@ def _classical(dataset, splits, method, options, *, rules, label, write) -> None
         results = classical_folds.run(
             dataset,
             split,
-            methods.make(method),
+            template(method, options),
             rules=rules,
             validation=config_lib.validation(options.validation),
             seed=options.seed,

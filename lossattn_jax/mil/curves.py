@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.mil.bag_metrics import CALIBRATION_BINS, calibration_bins, ranking_scores
 from lossattn_jax.mil.out_of_fold import RepeatPredictions
 
@@ -79,9 +80,10 @@ def _draw_rankings(
 ) -> None:
     roc.plot([0, 1], [0, 1], color="0.7", lw=1, ls="--")
     for one in predictions:
-        scores = ranking_scores(one.probabilities)
+        several = has_several(one.labels)
+        scores = one.probabilities if several else ranking_scores(one.probabilities)
         for k in drawn:
-            truth = one.labels == k
+            truth = _truth(one.labels, k)
             if not truth.any() or truth.all():
                 continue
             look: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "lw": 1, "alpha": 0.7}
@@ -91,6 +93,11 @@ def _draw_rankings(
             precision.plot(recall, values, drawstyle="steps-post", **look)
     _label(roc, "false positive rate", "true positive rate")
     _label(precision, "recall", "precision")
+
+
+def _truth(labels: np.ndarray, place: int) -> np.ndarray:
+    """`[n]` bool: the bags of a class, or with one of several labels."""
+    return labels[:, place] > 0 if has_several(labels) else labels == place
 
 
 def _draw_reliability(
@@ -105,7 +112,7 @@ def _draw_reliability(
         count = np.bincount(bins, minlength=CALIBRATION_BINS)
         there = count > 0
         mean = np.bincount(bins, own, CALIBRATION_BINS)[there] / count[there]
-        frequency = np.bincount(bins, labels == k, CALIBRATION_BINS)[there] / count[there]
+        frequency = np.bincount(bins, _truth(labels, k), CALIBRATION_BINS)[there] / count[there]
         colour = _COLOURS[k % len(_COLOURS)]
         axis.plot(mean, frequency, color=colour, lw=1)
         sizes = 8 + 120 * count[there] / len(own)
@@ -116,6 +123,11 @@ def _draw_reliability(
 def _draw_confusion(
     axis: "Axes", predictions: Sequence[RepeatPredictions], classes: Sequence[str]
 ) -> None:
+    if has_several(predictions[0].labels):
+        axis.text(
+            0.5, 0.5, "one for each label: metrics.json", ha="center", va="center", fontsize=8
+        )
+        return
     counts = np.zeros((len(classes), len(classes)), np.int64)
     for one in predictions:
         np.add.at(counts, (one.labels, np.argmax(one.probabilities, axis=1)), 1)

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from lossattn_jax.data.bags.lazy_bags import Bags
-from lossattn_jax.data.bags.streaming import memory_bytes
+from lossattn_jax.data.bags.streaming import check_instances, memory_bytes
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import stored_models
 from lossattn_jax.mil.bag_predictions import InstancePredictions
@@ -35,6 +35,7 @@ class Ensemble:
         folders: Sequence[str],
         *,
         memory_gib: float | None = None,
+        instances_per_device: int | None = None,
         trust_code: bool | Collection[str] = False,
     ) -> Self:
         """Reads the models of folders.
@@ -42,6 +43,7 @@ class Ensemble:
         Args:
           folders: one for each model, at least one.
           memory_gib: GiB that what is read of bags may take in all; None: half of what is free.
+          instances_per_device: of a bag; longer ones lie on all devices. None: as many as a device holds.
           trust_code: as `stored_models.load` takes it.
 
         Raises:
@@ -53,17 +55,19 @@ class Ensemble:
         digests = tuple(stored_models.read(folder).digest for folder in folders)
         first = fitted[0]
         for folder, method in zip(folders, fitted, strict=True):
-            for what in ("classes", "positive"):
+            for what in _classes(first):
                 one, other = _classes(first)[what], _classes(method)[what]
                 if one != other:
                     raise UserError(
                         f"{folder} has the {what} {other}, but {folders[0]} has {one}; models predict "
                         "together where these are the same"
                     )
+        check_instances(instances_per_device)
         gib = memory_bytes(memory_gib) / len(folders) / 2**30
         for method in fitted:
             if isinstance(method, NetworkClassifier):
                 method.memory_gib = gib
+                method.instances_per_device = instances_per_device
         return cls(tuple(folders), digests, fitted)
 
     @property
@@ -75,6 +79,11 @@ class Ensemble:
     def positive(self) -> Any:
         """The positive one; None where it is not known."""
         return self.methods[0].positive_
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a bag may have any number of the labels."""
+        return self.methods[0].several_labels_
 
     def label_of(self, probabilities: np.ndarray) -> Any:
         """The predicted label; see `BagClassifier.label_of`."""
@@ -111,7 +120,11 @@ class Ensemble:
 
 def _classes(method: BagClassifier) -> dict[str, Any]:
     classes = ", ".join(repr(label) for label in method.classes_.tolist())
-    return {"classes": classes, "positive": repr(method.positive_)}
+    return {
+        "classes": classes,
+        "positive": repr(method.positive_),
+        "several labels of a bag": str(method.several_labels_),
+    }
 
 
 def _mean(parts: list[np.ndarray | None]) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.feature_names import match_features
 from lossattn_jax.data.bags.invalid import InvalidInput, NotFitted
 from lossattn_jax.data.bags.labels import check_labels, class_weights
@@ -57,23 +58,31 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
       positive: the label that is positive; None: found by the words. Of two classes only.
       class_weight: of methods that have it: None, "balanced" or weights by label, see `labels.class_weights`.
       unequal_classes: whether the method treats two classes unequally, so that one has to be positive.
+      not_stored: settings that say nothing of the method, only of the machine.
       classes_: `[K]` the labels seen in `fit`, sorted.
       positive_: the one of `classes_` that is positive; None where that is not known.
       n_features_in_: values of an instance.
       feature_names_: of vectors; None where `fit` had no `Bags` with names. `Bags` that have them as well are
         matched by them.
       trained_on_: digests of the bags and of the labels of `fit`, and how many bags there were.
+      takes_several_labels: whether bags may have any number of labels.
+      several_labels_: whether those of `fit` have.
+      chosen_: what held-out bags have chosen in `fit`; None where nothing was.
     """
 
     standardise: bool
     positive: Any = None
     class_weight: Any = None
     unequal_classes: bool = False
+    not_stored: tuple[str, ...] = ()
     classes_: np.ndarray
     positive_: Any
     n_features_in_: int
     feature_names_: tuple[str, ...] | None
     trained_on_: dict[str, Any]
+    chosen_: dict[str, Any] | None = None
+    several_labels_: bool = False
+    takes_several_labels: bool = False
     _mean: Any
     _scale: Any
 
@@ -109,8 +118,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             are not as many labels as bags, or fewer than two classes; a label is missing or a number with
             a fraction; or the method has to know which of two classes is positive, and does not.
         """
-        if labels is None and isinstance(bags, Bags) and bags.labels is not None:
-            labels = [bags.classes[label] for label in bags.labels]
+        if labels is None and isinstance(bags, Bags):
+            labels = bags.named_labels()
         originals = list(bags)  # those of files are read once
         arrays = check_bags(originals)
         encoded = self._learn_classes(labels, len(arrays))
@@ -124,6 +133,10 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _learn_classes(self, labels: ArrayLike | None, bags: int) -> np.ndarray:
         """`[bags]` int64 labels as the method numbers the classes, which it learns of them."""
+        sets = label_sets.find_sets(labels)
+        self.several_labels_ = sets is not None
+        if sets is not None:
+            return self._learn_several(*sets, bags)
         labels = check_labels(labels, bags)
         self.classes_, class_places = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -137,6 +150,27 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         self._class_weights = None if weights is None else weights[self._order]
         return np.argsort(self._order)[class_places].astype(np.int64)
 
+    def _learn_several(
+        self, classes: tuple[Any, ...], encoded: np.ndarray, bags: int
+    ) -> np.ndarray:
+        """Takes note of labels of which a bag may have several; gives `[bags, K]` int32 back."""
+        if not self.takes_several_labels:
+            raise InvalidInput(
+                f"bags have several labels each, but {self._name} takes one; take a network such as "
+                "loss_attention, or one label of each bag"
+            )
+        if self.class_weight is not None:
+            raise InvalidInput(
+                f"class_weight is {self.class_weight!r}, but bags have several labels each, whose losses are "
+                "not weighed; leave it out"
+            )
+        if len(encoded) != bags:
+            raise InvalidInput(f"there are labels of {len(encoded)} bags, but {bags} bags")
+        self.classes_ = np.array(classes)
+        self.positive_, self._class_weights = None, None
+        self._order = np.arange(len(classes))
+        return encoded
+
     def _learn_features(self, shape: tuple[int, ...], names: Sequence[str] | None) -> None:
         """Takes note of the shape of an instance; features are not standardised yet."""
         self._features = tuple(shape)
@@ -146,7 +180,9 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _note_data(self, bag_digests: Iterable[str], encoded: np.ndarray) -> None:
         """Takes note of what is trained on: digests of the bags, and labels as the method numbers them."""
-        self.trained_on_ = describe_data(bag_digests, self.classes_[self._order][encoded].tolist())
+        classes = self.classes_[self._order].tolist()
+        names = [label_sets.name(label, classes) for label in encoded]
+        self.trained_on_ = describe_data(bag_digests, names)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes a fitted method into a folder; `lossattn_jax.mil.load` reads it, without pickle.
@@ -183,6 +219,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             "mean": np.asarray(self._mean),
             "scale": np.asarray(self._scale),
             **{name: np.array(value) for name, value in names.items()},
+            **({"several_labels": np.array(True)} if self.several_labels_ else {}),
             **{f"{_FITTED}{name}": value for name, value in self._state().items()},
         }
 
@@ -198,6 +235,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         self._learn_features(shape, None if names is None else names.tolist())
         self.trained_on_ = dict(trained_on)
         self.classes_, self._order = state["classes"], state["order"]
+        self.several_labels_ = "several_labels" in state
         positive = state["positive"]
         self.positive_ = self.classes_.tolist()[int(positive)] if positive.ndim == 0 else None
         self._mean, self._scale = state["mean"], state["scale"]
@@ -228,12 +266,20 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             )
 
     def predict_proba(self, bags: Sequence[ArrayLike]) -> np.ndarray:
-        """`[B, K]` float64: how probable each of `classes_` is for each bag; rows sum to 1."""
+        """`[B, K]` float64: how probable each of `classes_` is for each bag.
+
+        Rows sum to 1, but for several labels, each of which is probable by itself.
+        """
         probabilities = self._probabilities(bags)
         return probabilities[:, np.argsort(self._order)]
 
     def predict(self, bags: Sequence[ArrayLike]) -> np.ndarray:
-        """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one."""
+        """`[B]` the most probable of `classes_` for each bag; of two equal ones the negative one.
+
+        Of several labels `[B, K]` int64: 1 for each of `classes_` above one half.
+        """
+        if self.several_labels_:
+            return (self.predict_proba(bags) > 0.5).astype(np.int64)
         probabilities = self._probabilities(bags)
         return self.classes_[self._order[np.argmax(probabilities, axis=1)]]
 
@@ -254,11 +300,15 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     def label_of(self, probabilities: np.ndarray) -> Any:
         """The most probable of `classes_`, as `predict` chooses it; None where one is not finite.
 
+        Of several labels the text of all that are predicted.
+
         Args:
           probabilities: `[K]` in the order of `classes_`.
         """
         if not np.isfinite(probabilities).all():
             return None
+        if self.several_labels_:
+            return label_sets.name(probabilities > 0.5, self.classes_.tolist())
         return self.classes_[self._order[np.argmax(probabilities[self._order])]].item()
 
     def open_features(self, bags: Bags) -> Bags:
@@ -289,6 +339,8 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
         They differ where neither of two classes is known to be positive.
         """
+        if self.several_labels_:
+            return scores
         if self.positive_ is None and len(self.classes_) == 2 and self._order[1] == 0:
             return self._for_the_other_class(scores)
         return scores
@@ -425,6 +477,18 @@ def check_bags(bags: Sequence[ArrayLike]) -> list[np.ndarray]:
         if not np.isfinite(array).all():
             raise InvalidInput(f"bag {number} holds a value that is not finite (NaN or inf)")
     return arrays
+
+
+def describe_parts(bags: Bags) -> dict[str, Any]:
+    """What of bags, beside themselves and their labels, says which of them are held out.
+
+    For `BagClassifier.trained_on_` of methods that choose on held-out bags.
+    """
+    values = {"groups": bags.groups, "splits": bags.splits}
+    return {
+        name: None if value is None else digests.of_json(list(value))
+        for name, value in values.items()
+    }
 
 
 def describe_data(bag_digests: Iterable[str], labels: Sequence[Any]) -> dict[str, Any]:

@@ -45,7 +45,9 @@ from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 log = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "instance_weights.csv"
-ALL = "all"
+# Words for several methods at once.
+ALL, PAPER = "all", "paper"
+_GROUPS = {ALL: methods.NAMES, PAPER: methods.PAPER_NAMES}
 
 
 def run(
@@ -63,6 +65,7 @@ def run(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     memory_gib: float | None = None,
+    instances_per_device: int | None = None,
     file_format: str | None = None,
     keep_models: bool = False,
     resamples: int = bootstrap.RESAMPLES,
@@ -76,15 +79,16 @@ def run(
 
     Args:
       datasets: as `sources.experiments` takes them.
-      names: as `methods.get` takes them, or "all" for those of the package.
+      names: as `methods.get` takes them, or "all" for those of the package, or "paper" for those of
+        the AAAI 2020 paper's table.
       rules: of `selection.RULES`, or "all".
       config: of the experiments.
       workdir: folder for the files.
       data_dir: as `sources.experiments` takes it.
       download: likewise.
       positive: likewise, for each data set.
-      choice, labels, columns, folds, memory_gib, file_format: likewise, for each data set; see
-        `sources.Request`.
+      choice, labels, columns, folds, memory_gib, instances_per_device, file_format: likewise, for each data
+        set; see `sources.Request`.
       keep_models: whether the model of each fold stays, in a folder beside the fold's file.
       resamples: of the bootstrap, for intervals of metrics; 0: none.
 
@@ -106,7 +110,10 @@ def run(
     rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
+    cross_validation.check_options(options)
     selection.check_rules(rules)
+    selection.refuse_patience(rules, options.validation.patience)
+    methods.refuse_weights(names, options.train.class_weight)
     bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,
@@ -119,6 +126,7 @@ def run(
         columns=columns,
         folds=folds,
         memory_gib=memory_gib,
+        instances_per_device=instances_per_device,
         file_format=file_format,
     )
     summaries: list[report.Summary] = []
@@ -167,8 +175,8 @@ def run(
 
 
 def _expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Expands "all" among names of methods, and drops repeated names."""
-    every = (other for name in names for other in (methods.NAMES if name == ALL else (name,)))
+    """Expands words for several methods, and drops repeated names."""
+    every = (other for name in names for other in _GROUPS.get(name, (name,)))
     return tuple(dict.fromkeys(every))
 
 
@@ -182,6 +190,10 @@ def _check(
     keep_models: bool,
 ) -> None:
     """Refuses experiments that cannot be run, before any runs."""
+    for experiment in experiments:
+        if experiment.dataset.several_labels:
+            own = experiment.dataset.name
+            methods.refuse_several_labels(names, own, options.train.class_weight)
     check_positive([experiment.dataset for experiment in experiments], names)
     for experiment, name in itertools.product(experiments, names):
         dataset = experiment.dataset
@@ -189,12 +201,12 @@ def _check(
             raise UserError(
                 f"the method {name} takes vectors, but the instances of {dataset.name} are images"
             )
-        own = folder.folder_of(dataset.name) / files.safe_name(name)
-        folder.refuse_links(*(own / rule for rule in rules))
+        own_folder = folder.folder_of(dataset.name) / files.safe_name(name)
+        folder.refuse_links(*(own_folder / rule for rule in rules))
         if keep_models:
             stored_models.refuse_unsaveable(cross_validation.template(name, options))
         missing = cross_validation.refuse_other(
-            experiment, name, options, rules, own, keep_models=keep_models
+            experiment, name, options, rules, own_folder, keep_models=keep_models
         )
         if missing and not folder.writable:
             raise UserError(
@@ -222,7 +234,7 @@ def check_positive(datasets: Sequence[PlacedBags], names: Sequence[str]) -> None
     unknown = [
         f"{dataset.name} ({' or '.join(sorted(repr(str(label)) for label in dataset.classes))})"
         for dataset in datasets
-        if dataset.num_classes == 2 and dataset.positive is None
+        if dataset.num_classes == 2 and dataset.positive is None and not dataset.several_labels
     ]
     if unequal and unknown:
         raise UserError(
@@ -329,6 +341,8 @@ def _describe(experiment: Experiment, options: BagTrainOptions) -> None:
 
 
 def _positive_text(dataset: PlacedBags) -> str:
+    if dataset.several_labels:
+        return ", of which a bag may have several"
     if dataset.num_classes != 2:
         return ""
     if dataset.positive is None:

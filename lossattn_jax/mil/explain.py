@@ -22,13 +22,18 @@ from lossattn_jax.mil.ensemble import Ensemble
 def main() -> None:
     """Runs the command; see the flags."""
     values = flags.FLAGS
-    ensemble = Ensemble.load(values.model, memory_gib=values.memory, trust_code=values.trust_code)
+    ensemble = Ensemble.load(
+        values.model,
+        memory_gib=values.memory,
+        instances_per_device=values.instances_per_device,
+        trust_code=values.trust_code,
+    )
     table = None
     labels: Sequence[Any] | None = None
     if values.labels is not None:
         table = read_table(values.labels, bag_flags.columns())
         # One class alone is enough to predict for.
-        labels, table = table.labels, dataclasses.replace(table, labels=None)
+        labels, table = table.labels, dataclasses.replace(table, labels=None, label_names=None)
     bags = open_bags(values.bags, table, formats=bag_flags.formats())
     if values.split is not None:
         rows = _rows_of(values.split, bags)
@@ -82,5 +87,6 @@ if __name__ == "__main__":
     bag_flags.define_table(("bag", "label", "split", "path"))
     bag_flags.define_format()
     bag_flags.define_memory()
+    bag_flags.define_devices()
     command.define_trust_code()
     command.run(main)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
@@ -66,7 +67,9 @@ class FoldModels:
         )
         named.feature_names_ = self.dataset.features
         rows = np.flatnonzero(split.train)
-        labels = [self.dataset.classes[label] for label in self.dataset.labels[rows]]
+        labels = [
+            label_sets.name(label, self.dataset.classes) for label in self.dataset.labels[rows]
+        ]
         named.trained_on_ = describe_data([self._digests[row] for row in rows], labels)
         stored_models.save(named, folder_of(rule_folder, split), replace=True)
 
@@ -94,6 +97,7 @@ class FoldModels:
         nested = {f"settings__{name}": value for name, value in settings.items()}
         named.set_params(positive=self.dataset.positive, **nested)
         named.name_classes(self.dataset.classes, self.dataset.positive)
+        named.several_labels_ = self.dataset.several_labels
         named.adopt(networks, self.dataset.shape)
         return named
 

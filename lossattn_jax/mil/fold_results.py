@@ -45,6 +45,8 @@ class FoldResult:
       accuracies: `[epochs]` float64 of the test bags after each epoch, for looking at afterwards; None
         where they are not known.
       seconds: of wall time that the fold took, or its share of a training of many.
+      validation: what held-out bags said after each epoch, see `network_folds.Choice.history`; None of other
+        rules and methods.
       model: a classifier fitted on the numbers of classes, or networks, `training.TrainedModels`; None where
         it is not wanted.
     """
@@ -58,13 +60,34 @@ class FoldResult:
     accuracies: np.ndarray | None
     seconds: float
     model: Any = None
+    validation: Mapping[str, Any] | None = None
+
+
+def predict(probabilities: np.ndarray, *, several_labels: bool) -> np.ndarray:
+    """Predicts of probabilities `[..., K]`.
+
+    Args:
+      probabilities: finite.
+      several_labels: whether a bag may have any number of labels.
+
+    Returns:
+      `[...]` int64, the most probable class; of several labels `[..., K]`, 1 for each above one half.
+    """
+    if several_labels:
+        return (probabilities > 0.5).astype(np.int64)
+    return np.argmax(probabilities, axis=-1)
 
 
 def accuracy(result: FoldResult, dataset: PlacedBags) -> float:
-    """Computes the share of correct test bags; NaN with non-finite probabilities."""
+    """Computes the share of correct test bags; NaN with non-finite probabilities.
+
+    Of bags with several labels it is the share of their labels.
+    """
     if not np.isfinite(result.probabilities).all():
         return math.nan
     labels = dataset.labels[result.split.test]
+    if dataset.several_labels:
+        return float(np.mean(predict(result.probabilities, several_labels=True) == labels))
     return float(np.mean(np.argmax(result.probabilities, axis=1) == labels))
 
 
@@ -76,8 +99,11 @@ def write(
     made_from: Mapping[str, Any],
     *,
     benchmark: str | None = None,
+    class_weight: str | None = None,
 ) -> records.Record:
     """Writes a fold's JSON file whole, or none.
+
+    Labels and predictions are places of classes, and of bags with several labels 1 or 0 for each.
 
     The file has the bags' ids, labels, probabilities and predictions, the instances' weights, what was
     chosen, and times, all numbers with all their digits. What is not finite is null; `nonfinite` is the
@@ -90,6 +116,7 @@ def write(
       folder: of the file, which exists.
       made_from: as `of_inputs` gives it.
       benchmark: as `sources.Experiment` has it.
+      class_weight: of the training, see `BagTrainOptions`.
 
     Returns:
       What `read` gives.
@@ -119,6 +146,8 @@ def write(
         "seconds": result.seconds,
         "classes": [str(name) for name in dataset.classes],
         "positive": None if positive is None else str(positive),
+        "class_weight": class_weight,
+        "validation": None if result.validation is None else dict(result.validation),
         "bags": bags,
         "test_accuracies": None if result.accuracies is None else result.accuracies.tolist(),
     }
@@ -206,10 +235,11 @@ def _bag(
     dataset: PlacedBags, row: int, probabilities: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
     is_finite = np.isfinite(probabilities).all()
+    prediction = predict(probabilities, several_labels=dataset.several_labels)
     return {
         "id": dataset.ids[row],
-        "label": int(dataset.labels[row]),
-        "prediction": int(np.argmax(probabilities)) if is_finite else None,
+        "label": dataset.labels[row].tolist(),
+        "prediction": prediction.tolist() if is_finite else None,
         "probabilities": np.asarray(probabilities, np.float64).tolist(),
         "weights": np.asarray(weights, np.float64).tolist(),
     }

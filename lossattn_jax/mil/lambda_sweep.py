@@ -36,6 +36,7 @@ from lossattn_jax.mil import (
 from lossattn_jax.mil.workdir import Workdir
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import training
+from lossattn_jax.train.bags.plans import weigh_classes
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def _measure(
         dataset,
         network,
         settings,
-        plans,
+        weigh_classes(plans, dataset.labels, dataset.num_classes, options.train.class_weight),
         standardise=options.model.standardise,
         order_seed=options.seed,
         every_epoch=False,

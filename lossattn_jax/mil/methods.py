@@ -1,13 +1,13 @@
 """The methods for bags.
 
-They are the fourteen of the AAAI 2020 paper's Table 1, and a user's own.
+They are the fourteen of the AAAI 2020 paper's Table 1 (`PAPER_NAMES`), baselines of others, and a user's own.
 
 A method is one entry of `METHODS`. Of the user's own, `package.module:attribute` is a `BagClassifier` or a
 `Method`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Method:
     It is a classifier that is fitted fold by fold, or a network that is trained on all folds at once.
 
     Attributes:
-      title: as the paper prints it.
+      title: as tables have it; of the paper's as it prints it.
       classical: makes the method, or None for a network.
       paper: the paper's accuracy on each of `PAPER_BENCHMARKS`, in their order: mean of ten folds, five
         times. None where it has none, as for what comes after the last; tables then have a dash.
@@ -84,9 +84,38 @@ class Method:
         return self.make().unequal_classes
 
     @property
+    def weighs_classes(self) -> bool:
+        """Whether the losses or errors of bags may be weighed by class."""
+        return "class_weight" in self.make().get_params(deep=False)
+
+    @property
     def takes_images(self) -> bool:
         """Whether instances may be images, and not only vectors."""
         return self.network is not None
+
+    def check_options(self, values: Mapping[str, float], name: str) -> None:
+        """Refuses options that the method has not.
+
+        Args:
+          values: by name.
+          name: of the method, for the sentence.
+
+        Raises:
+          UserError: there is no such option, or a value is not allowed.
+        """
+        if self.network is not None:
+            poolings.BAG_POOLINGS.find(self.network).complete_options(values, name)
+        elif values:
+            raise UserError(
+                f"the option {next(iter(values))!r} of {name} must be left out: it has none"
+            )
+
+    @property
+    def takes_several_labels(self) -> bool:
+        """Whether bags may have any number of labels."""
+        if self.network is None:
+            return False
+        return poolings.BAG_POOLINGS.find(self.network).several_labels
 
     def memory(self, lengths: np.ndarray, labels: np.ndarray) -> int:
         """Estimates the bytes that fitting takes; 0 for networks.
@@ -99,7 +128,7 @@ class Method:
 def _of_network(name: str, pooling: poolings.Pooling) -> Method:
     paper = pooling.paper
     if paper is None:
-        return Method(name, None, network=name)
+        return Method(pooling.title or name, None, network=name)
     return Method(paper.title, None, paper.accuracy, network=name)
 
 
@@ -137,6 +166,9 @@ METHODS = Registry(
     adopt=_adopt,
 )
 NAMES = tuple(METHODS)
+PAPER_NAMES = tuple(
+    name for name, method in METHODS.items() if method.paper
+)  # the rows of its table
 
 
 def get(name: str) -> Method:
@@ -162,6 +194,49 @@ def make(name: str, **settings: Any) -> BagClassifier:
       UserError: there is no such method.
     """
     return get(name).make(**settings)
+
+
+def refuse_weights(names: Sequence[str], class_weight: str | None) -> None:
+    """Refuses weights of classes for methods that have none.
+
+    Args:
+      names: as `get` takes them.
+      class_weight: of `BagTrainOptions`; None: none are wanted.
+
+    Raises:
+      UserError: one sentence for all methods.
+    """
+    without = [] if class_weight is None else [n for n in names if not get(n).weighs_classes]
+    if without:
+        weigh = "weighs" if len(without) == 1 else "weigh"
+        raise UserError(
+            f"--class_weight is {class_weight}, but {', '.join(without)} {weigh} no classes; leave it out"
+        )
+
+
+def refuse_several_labels(names: Sequence[str], bags: str, class_weight: str | None) -> None:
+    """Refuses methods that take one label of a bag, where bags have several.
+
+    Args:
+      names: as `get` takes them.
+      bags: name of the data set.
+      class_weight: of `BagTrainOptions`; None: none are wanted.
+
+    Raises:
+      UserError: one sentence for all methods, or classes are to be weighed.
+    """
+    without = [name for name in names if not get(name).takes_several_labels]
+    if without:
+        able = ", ".join(name for name in NAMES if get(name).takes_several_labels)
+        raise UserError(
+            f"the bags of {bags} have several labels each, but {', '.join(without)} "
+            f"{'takes' if len(without) == 1 else 'take'} one; take {able}, or one column of labels"
+        )
+    if class_weight is not None:
+        raise UserError(
+            f"--class_weight is {class_weight}, but the bags of {bags} have several labels each, whose "
+            "losses are not weighed; leave it out"
+        )
 
 
 def code_digest(name: str) -> str | None:

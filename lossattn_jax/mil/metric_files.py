@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossattn_jax import files
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.files import records
 from lossattn_jax.mil import curves, out_of_fold, prediction_files
@@ -102,11 +103,12 @@ def write_predictions(experiment: Experiment, folds: Folds, path: pathlib.Path) 
     for split, fold in zip(experiment.splits, folds, strict=True):
         names = fold["classes"]
         for length, bag in zip(lengths[split.test].tolist(), fold["bags"], strict=True):
+            predicted = bag["prediction"]
             rows.append(
                 BagRow(
                     bag=bag["id"],
-                    label=names[bag["label"]],
-                    predicted=None if bag["prediction"] is None else names[bag["prediction"]],
+                    label=label_sets.name(bag["label"], names),
+                    predicted=None if predicted is None else label_sets.name(predicted, names),
                     probabilities=bag["probabilities"],
                     length=length,
                     repeat=fold["repeat"],

@@ -9,20 +9,22 @@ from typing import Any, Self
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 
 from lossattn_jax.attention import poolings
 from lossattn_jax.data.bags import streaming
-from lossattn_jax.data.bags.bag_survey import survey_bags
+from lossattn_jax.data.bags.bag_survey import digest_bag, survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.invalid import InvalidInput
 from lossattn_jax.data.bags.lazy_bags import Bags
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
+from lossattn_jax.mil import network_folds, network_scores
 from lossattn_jax.mil.bag_predictions import InstancePredictions
 from lossattn_jax.mil.embeddings import check_whole
-from lossattn_jax.mil.estimator import BagClassifier
+from lossattn_jax.mil.estimator import BagClassifier, check_bags, describe_parts
 from lossattn_jax.mil.network_scores import instance_scores
+from lossattn_jax.mil.selection import Validation
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.models.shapes import variable_shapes
@@ -35,7 +37,7 @@ _MOMENTS = ("mean", "scale", "num_skipped", "seconds")
 
 
 class NetworkClassifier(BagClassifier):
-    """A network of the AAAI 2020 paper's Table 1; see `BagNetwork`.
+    """A network for bags; see `BagNetwork`.
 
     `instance_scores` are the attention weights of the methods that learn one; of the others, the
     probability that the classifier gives the instance for a class other than the first.
@@ -54,12 +56,21 @@ class NetworkClassifier(BagClassifier):
       class_weight: None, or "balanced" for losses of bags in inverse proportion to the number of their
         class' bags, or a dictionary with the weight of each label, 1 for those that it has not.
       settings: of the training, a `Settings`; None: its defaults.
+      validation: how epoch and settings are chosen on held-out bags; None: the last epoch, and `settings`.
+        Of `Bags` those with the split "validation" are held out, and never trained on. Of others part of the
+        bags is drawn, which divides no group, and after the choice all are trained on.
       max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      options: of the method's own by name, beyond those that were published; None: none. See
+        `poolings.Pooling.options`.
       memory_gib: GiB that what is read of bags may take; None: half of what is free.
+      instances_per_device: of a bag; longer ones lie on all devices, each with a part of the instances. None:
+        as many as a device holds. Of this machine: it is not stored with the method.
       dump_dir: folder for the update that `fit` ended with, where too many in a row were not finite; see
         `lossattn_jax.replay`. None: nothing is written.
       networks_: after `fit`, the networks, as `training.TrainedModels`.
     """
+
+    not_stored = ("instances_per_device",)
 
     def __init__(
         self,
@@ -77,6 +88,9 @@ class NetworkClassifier(BagClassifier):
         positive: Any = None,
         max_instances: int = 0,
         memory_gib: float | None = None,
+        options: Mapping[str, float] | None = None,
+        validation: Validation | None = None,
+        instances_per_device: int | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -91,11 +105,19 @@ class NetworkClassifier(BagClassifier):
         self.positive = positive
         self.max_instances = max_instances
         self.memory_gib = memory_gib
+        self.options = options
+        self.validation = validation
+        self.instances_per_device = instances_per_device
 
     @property
     def unequal_classes(self) -> bool:  # type: ignore[override]
         """Whether one of two classes has to be positive."""
         return poolings.BAG_POOLINGS.find(self.method).unequal_classes
+
+    @property
+    def takes_several_labels(self) -> bool:  # type: ignore[override]
+        """Whether bags may have any number of labels."""
+        return poolings.BAG_POOLINGS.find(self.method).several_labels
 
     @property
     def _name(self) -> str:
@@ -145,10 +167,19 @@ class NetworkClassifier(BagClassifier):
             isinstance(width, int) and width > 0 for width in hidden
         ):
             raise UserError(f"hidden is {self.hidden}, but must be widths of 1 or more")
+        if self.options is not None and not isinstance(self.options, Mapping):
+            raise UserError(
+                f"options is {self.options!r}, but must be None or a dictionary of numbers by name"
+            )
         network = BagNetwork(
-            num_classes, self.method, self.backbone, tuple(hidden) or None, self.dropout
+            num_classes,
+            self.method,
+            self.backbone,
+            tuple(hidden) or None,
+            self.dropout,
+            options=tuple(sorted((self.options or {}).items())),
         )
-        network.find_pooling()
+        network.find_pooling().complete_options(dict(network.options), self.method)
         return network
 
     def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
@@ -157,16 +188,26 @@ class NetworkClassifier(BagClassifier):
         Large ones (`streaming.is_streamed`) are not copied, and `Bags` of files are read as they are needed.
         """
         check_whole("max_instances", self.max_instances, 0)
+        if self.validation is not None:
+            return self._fit_validated(bags, labels, self.validation)
         lazy = self._streamed(bags, self.max_instances)
         if lazy is None:
             return super().fit(bags, labels)
-        if labels is None and lazy.labels is not None:
-            labels = [lazy.classes[label] for label in lazy.labels]
+        labels = lazy.named_labels() if labels is None else labels
         encoded = self._learn_classes(labels, len(lazy))
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
         self._learn_features(lazy.shape, lazy.features)
-        survey = survey_bags(lazy)
+        settings, plans = _settings(self.settings), self._plans(len(lazy))
+        options: dict[str, Any] = {
+            "max_instances": self.max_instances,
+            "instances_per_device": self.instances_per_device,
+            "standardise": self.standardise,
+        }
+        ahead = {**options, "every_epoch": self._training["every_epoch"]}
+        ahead["label_shape"] = encoded.shape[1:]
+        with streamed_training.compiled_ahead(lazy, network, settings, plans, **ahead):
+            survey = survey_bags(lazy)
         self._note_data(survey.digests, encoded)
         lazy = dataclasses.replace(
             lazy, labels=encoded, classes=tuple(self.classes_[self._order].tolist()), positive=None
@@ -175,21 +216,86 @@ class NetworkClassifier(BagClassifier):
             lazy,
             survey,
             network,
-            _settings(self.settings),
-            self._plans(len(lazy)),
+            settings,
+            plans,
             memory=streaming.memory_bytes(self.memory_gib),
-            max_instances=self.max_instances,
-            standardise=self.standardise,
+            **options,
             **self._training,
         )
         return self
+
+    def _fit_validated(
+        self, bags: Sequence[ArrayLike], labels: ArrayLike | None, validation: Validation
+    ) -> Self:
+        """Chooses on held-out bags, and trains; as a fold of cross-validation does."""
+        lazy = bags if isinstance(bags, Bags) else Bags.from_arrays(check_bags(list(bags)))
+        labels = lazy.named_labels() if labels is None else labels
+        encoded = self._learn_classes(labels, len(lazy))
+        network = self.network(len(self.classes_))
+        check_whole("seed", self.seed, 0)
+        self._learn_features(lazy.shape, lazy.features)
+        self._note_data((digest_bag(lazy, row) for row in range(len(lazy))), encoded)
+        self.trained_on_ |= describe_parts(lazy)
+        parts = np.full(len(lazy), "train") if lazy.splits is None else np.array(lazy.splits)
+        own = parts == "validation"
+        split = Split(0, 0, parts == "train", parts == "test", own if own.any() else None)
+        if self.several_labels_:
+            lacking = np.flatnonzero(~encoded[split.train].any(axis=0))
+        else:
+            lacking = np.setdiff1d(encoded, encoded[split.train])
+        if len(lacking):
+            raise UserError(
+                f"no bag of {lazy.name} that is trained on has the label "
+                f"{self.numbered_classes()[lacking[0]]!r}, but every label must be among them"
+            )
+        # Numbers for classes, of which the last is the positive one whatever words say.
+        numbered = dataclasses.replace(
+            lazy, labels=encoded, classes=tuple(range(len(self.classes_))), positive=None
+        )
+        self.networks_, choice = network_folds.fit(
+            streaming.place_bags(numbered, self.max_instances, self.memory_gib),
+            split,
+            network,
+            _settings(self.settings),
+            validation,
+            ensemble=self.ensemble,
+            standardise=self.standardise,
+            seed=self.seed,
+            class_weight=self._numbered_weights(),
+            label=self.method,
+            dump_dir=self._training["dump_dir"],
+        )
+        self.chosen_ = {
+            "epoch": choice.epoch,
+            "settings": dict(choice.overrides),
+            **dict(choice.history or {}),
+        }
+        return self
+
+    def _numbered_weights(self) -> str | dict[int, float] | None:
+        """`class_weight` with the method's numbers in the place of labels."""
+        if not isinstance(self.class_weight, Mapping):
+            return self.class_weight
+        return {
+            number: float(self.class_weight.get(label, 1))
+            for number, label in enumerate(self.numbered_classes())
+        }
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
         network = self.network(len(self.classes_))
         check_whole("seed", self.seed, 0)
         if self.standardise:  # in float64, after which float32 will do
             bags = _float32(bags)
-        dataset = BagDataset.from_bags(bags, labels)
+        if self.several_labels_:
+            dataset = BagDataset(
+                instances=np.concatenate(bags),
+                lengths=np.array([len(bag) for bag in bags]),
+                labels=labels,
+                ids=tuple(map(str, range(len(bags)))),
+                classes=tuple(range(labels.shape[1])),
+            )
+        else:
+            dataset = BagDataset.from_bags(bags, labels)
         self.networks_ = training.train(
             dataset,
             network,
@@ -310,13 +416,17 @@ class NetworkClassifier(BagClassifier):
             for x in (mean, scale)
         )
         predictor, convert = streamed_training.predictor_of(
-            self.network(len(self.classes_)), self.networks_.last, mean, scale
+            self.network(len(self.classes_)),
+            self.networks_.last,
+            mean,
+            scale,
+            instances_per_device=self.instances_per_device,
         )
         rows = range(len(bags))
         for bag in predictor.predict(bags, rows, streaming.memory_bytes(self.memory_gib), convert):
-            with np.errstate(invalid="ignore"):  # of infinite logits
-                probabilities = softmax(bag.logits.astype(np.float64), axis=-1).mean(axis=0)
-            own = instance_scores(self.method, bag.attention, bag.instance_logits)
+            several = {"several_labels": self.several_labels_}
+            probabilities = network_scores.probabilities(bag.logits, **several).mean(axis=0)
+            own = instance_scores(self.method, bag.attention, bag.instance_logits, **several)
             yield InstancePredictions(
                 bag.row,
                 probabilities,
@@ -333,17 +443,22 @@ class NetworkClassifier(BagClassifier):
             lazy = Bags.from_arrays(bags)
         else:  # which the base class looks at more closely
             return None
-        memory = streaming.memory_bytes(self.memory_gib)
-        return lazy if streaming.is_streamed(lazy, max_instances, memory) else None
+        memory, most = streaming.memory_bytes(self.memory_gib), self.instances_per_device
+        streaming.check_instances(most)
+        return lazy if streaming.is_streamed(lazy, max_instances, memory, most) else None
 
     def _predict_proba(self, bags: list[np.ndarray]) -> np.ndarray:
-        logits = self._predict_networks(bags).logits.astype(np.float64)
-        return softmax(logits, axis=-1).mean(axis=0)
+        logits = self._predict_networks(bags).logits
+        several = self.several_labels_
+        return network_scores.probabilities(logits, several_labels=several).mean(axis=0)
 
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         predictions = self._predict_networks(bags)
         scores = instance_scores(
-            self.method, predictions.attention, predictions.instance_logits
+            self.method,
+            predictions.attention,
+            predictions.instance_logits,
+            several_labels=self.several_labels_,
         ).mean(axis=0)
         return np.split(scores, np.cumsum([len(bag) for bag in bags])[:-1])
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.data.order import derive_seed
-from lossattn_jax.mil import selection
+from lossattn_jax.mil import network_scores, selection
 from lossattn_jax.mil.fold_results import FoldResult
 from lossattn_jax.mil.network_scores import instance_scores
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import streamed_training, training
+from lossattn_jax.train.bags.plans import weigh_classes
 from lossattn_jax.train.bags.settings import Settings
 
 # The parameters that each rule takes; see `training.TrainedModels`.
@@ -26,9 +26,19 @@ _PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "at_keep_epoch"}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Choice:
+class Choice:
+    """What held-out bags have chosen for a fold.
+
+    Attributes:
+      overrides: the settings, {} for those of the training.
+      epoch: from 1; None where nothing was chosen.
+      history: what the choice was made by, as JSON: the metric, patience, how many bags were held out, and
+        loss and accuracy on them after each epoch of the training with these settings.
+    """
+
     overrides: Mapping[str, float]
     epoch: int | None
+    history: Mapping[str, Any] | None = None
 
 
 def run(
@@ -42,6 +52,7 @@ def run(
     ensemble: int = 1,
     standardise: bool = True,
     seed: int = 0,
+    class_weight: str | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
 ) -> list[FoldResult]:
@@ -57,6 +68,7 @@ def run(
       ensemble: networks of each fold, from different seeds, whose probabilities are averaged.
       standardise: whether features are standardised on the training folds.
       seed: of the order of the bags; with repeat and fold, of parameters and dropout.
+      class_weight: None, or "balanced", by the labels of the bags that a network is trained on.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with; see `training.train`.
 
@@ -68,7 +80,8 @@ def run(
       UserError: there is no such rule, or a model has skipped `settings.max_skipped` updates in a row.
     """
     selection.check_rules(tuple(rules))
-    choices = [_Choice({}, None)] * len(splits)
+    choices = [Choice({}, None)] * len(splits)
+    validation = validation or Validation()
     keywords: dict[str, Any] = {
         "standardise": standardise,
         "order_seed": seed,
@@ -81,17 +94,27 @@ def run(
             splits,
             network,
             settings,
-            validation or Validation(),
+            validation,
             seed,
             label=label,
+            class_weight=class_weight,
             keywords=keywords,
         )
     plans, members = _plans(splits, rules, choices, ensemble, seed)
+    plans = weigh_classes(plans, dataset.labels, dataset.num_classes, class_weight)
+    ends = np.full(len(plans), settings.epochs)
+    if validation.patience:  # and then no epoch after the chosen one is looked at
+        for place, choice in enumerate(choices):
+            others = [members[rule, place] for rule in rules if rule != VALIDATION]
+            for member in members[VALIDATION, place] if VALIDATION in rules else ():
+                if not any(member in own for own in others):
+                    ends[member] = choice.epoch
     models = _train(
         dataset,
         network,
         settings,
         plans,
+        has_ended=lambda logits: logits.shape[1] >= ends,
         every_epoch=BEST_TEST in rules or VALIDATION in rules,
         label=f"{label}, training",
         **keywords,
@@ -115,13 +138,15 @@ def run(
         for place, split in enumerate(splits):
             among = slice(place * ensemble, (place + 1) * ensemble)
             first = own[place][0]
+            curve = models.logits[own[place]]
+            if rule == VALIDATION and validation.patience:
+                curve = curve[:, : choices[place].epoch]
             epochs = {FINAL: settings.epochs, VALIDATION: choices[place].epoch}
             if models.best_epochs is not None:
                 epochs[BEST_TEST] = int(models.best_epochs[first])
-            with np.errstate(invalid="ignore"):  # of infinite logits
-                probabilities = softmax(
-                    predictions.logits[among][:, split.test].astype(np.float64), axis=-1
-                ).mean(axis=0)
+            probabilities = network_scores.probabilities(
+                predictions.logits[among][:, split.test], several_labels=dataset.several_labels
+            ).mean(axis=0)
             results.append(
                 FoldResult(
                     rule=rule,
@@ -130,12 +155,69 @@ def run(
                     weights=predictions.weights[place],
                     settings=choices[place].overrides if rule == VALIDATION else {},
                     epoch=epochs[rule],
-                    accuracies=_curve(dataset, split, models.logits[own[place]]),
+                    accuracies=_curve(dataset, split, curve),
                     seconds=(models.seconds + seconds[rule]) / len(splits),
                     model=_models_of(models, _PARAMS[rule], own[place]),
+                    validation=choices[place].history if rule == VALIDATION else None,
                 )
             )
     return results
+
+
+def fit(
+    dataset: PlacedBags,
+    split: Split,
+    network: BagNetwork,
+    settings: Settings,
+    validation: Validation,
+    *,
+    ensemble: int = 1,
+    standardise: bool = True,
+    seed: int = 0,
+    class_weight: str | Mapping[int, float] | None = None,
+    label: str = "",
+    dump_dir: pathlib.Path | None = None,
+) -> tuple[training.TrainedModels, Choice]:
+    """Trains the networks of one fold under the rule `VALIDATION`; tests nothing.
+
+    Args:
+      dataset: the bags.
+      split: of training and validation; its test is not looked at.
+      network, settings, validation, ensemble, standardise, seed, label, dump_dir: as of `run`.
+      class_weight: None, "balanced", or the weight of each label.
+
+    Returns:
+      The networks, with the parameters of the chosen epoch as `last`; and the choice.
+
+    Raises:
+      UserError: as of `run`.
+    """
+    keywords = {"standardise": standardise, "order_seed": seed, "dump_dir": dump_dir}
+    choices, _ = _choose(
+        dataset,
+        [split],
+        network,
+        settings,
+        validation,
+        seed,
+        label=label,
+        class_weight=class_weight,
+        keywords=keywords,
+    )
+    split = dataclasses.replace(split, test=np.zeros_like(split.test))
+    plans, members = _plans([split], (VALIDATION,), choices, ensemble, seed)
+    plans = weigh_classes(plans, dataset.labels, dataset.num_classes, class_weight)
+    models = _train(
+        dataset,
+        network,
+        settings,
+        plans,
+        has_ended=lambda logits: np.full(len(plans), logits.shape[1] >= choices[0].epoch),
+        every_epoch=False,
+        label=f"{label}, training",
+        **keywords,
+    )
+    return _models_of(models, _PARAMS[VALIDATION], members[VALIDATION, 0]), choices[0]
 
 
 def _models_of(
@@ -156,8 +238,8 @@ def _models_of(
 
 
 def _choose(
-    dataset, splits, network, settings, validation, seed, *, label, keywords
-) -> tuple[list[_Choice], float]:
+    dataset, splits, network, settings, validation, seed, *, label, class_weight, keywords
+) -> tuple[list[Choice], float]:
     """Chooses settings and epoch of each split by held-out bags."""
     grid = _grid(validation, network)
     plans = []
@@ -175,20 +257,54 @@ def _choose(
                         name=split.name,
                     )
                 )
-    models = _train(dataset, network, settings, plans, label=f"{label}, validation", **keywords)
-    scores = [
-        selection.accuracy_and_loss(logits[:, plan.held_out], dataset.labels[plan.held_out])
-        for plan, logits in zip(plans, models.logits, strict=True)
-    ]
+    plans = weigh_classes(plans, dataset.labels, dataset.num_classes, class_weight)
     # One split of a user's has bags for validation, or none has.
-    shape = (len(splits), len(parts), len(grid), settings.epochs)
-    accuracy, loss = (
-        np.array([pair[i] for pair in scores]).reshape(shape).mean(axis=1) for i in range(2)
+    shape = (len(splits), len(parts), len(grid))
+
+    def score(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means over parts of accuracy and loss on the held-out bags, `[splits, grid, epochs]`."""
+        pairs = [
+            selection.accuracy_and_loss(own[:, plan.held_out], dataset.labels[plan.held_out])
+            for plan, own in zip(plans, logits, strict=True)
+        ]
+        accuracy, loss = (
+            np.array([pair[i] for pair in pairs]).reshape(*shape, -1).mean(axis=1) for i in range(2)
+        )
+        return accuracy, loss
+
+    def has_ended(logits: np.ndarray) -> np.ndarray:
+        """The networks of a split and of settings end together: where the mean over parts says so."""
+        accuracy, loss = score(logits)
+        ended = np.zeros(shape, bool)
+        for place, number in np.ndindex(len(splits), len(grid)):
+            end = validation.end_of(accuracy[place, number], loss[place, number])
+            ended[place, :, number] = end is not None
+        return ended.ravel()
+
+    models = _train(
+        dataset,
+        network,
+        settings,
+        plans,
+        has_ended=has_ended if validation.patience else None,
+        label=f"{label}, validation",
+        **keywords,
     )
+    accuracy, loss = score(models.logits)
     choices = []
     for place in range(len(splits)):
-        number, epoch = selection.best(accuracy[place], loss[place])
-        choices.append(_Choice(grid[number], int(epoch) + 1))
+        number, epoch = validation.best(accuracy[place], loss[place])
+        curves = accuracy[place, number], loss[place, number]
+        count = validation.end_of(*curves) or settings.epochs
+        own_parts = plans[place * len(parts) * len(grid) :: len(grid)][: len(parts)]
+        history = {
+            "metric": validation.compared_by,
+            "patience": validation.patience,
+            "bags": [int(np.count_nonzero(plan.held_out)) for plan in own_parts],
+            selection.ACCURACY: curves[0][:count].tolist(),
+            selection.LOSS: curves[1][:count].tolist(),
+        }
+        choices.append(Choice(grid[number], int(epoch) + 1, history))
     return choices, models.seconds
 
 
@@ -205,7 +321,7 @@ def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, flo
 def _plans(
     splits: Sequence[Split],
     rules: Sequence[str],
-    choices: Sequence[_Choice],
+    choices: Sequence[Choice],
     ensemble: int,
     seed: int,
 ) -> tuple[list[training.Plan], dict[tuple[str, int], np.ndarray]]:
@@ -266,6 +382,7 @@ def _train(
         plans,
         memory=dataset.memory,
         max_instances=dataset.max_instances,
+        instances_per_device=dataset.instances_per_device,
         **keywords,
     )
 
@@ -291,7 +408,12 @@ def _predict(
         predictions = training.predict(
             dataset, network, settings, *models, predict_mask=predict_mask
         )
-        scores = instance_scores(network.method, predictions.attention, predictions.instance_logits)
+        scores = instance_scores(
+            network.method,
+            predictions.attention,
+            predictions.instance_logits,
+            several_labels=dataset.several_labels,
+        )
         offsets = dataset.offsets
         weights = []
         for place, split in enumerate(splits):
@@ -306,7 +428,9 @@ def _predict(
     logits = np.full((len(predict_mask), len(dataset), network.num_classes), np.nan, np.float32)
     by_row: list[dict[int, np.ndarray]] = [{} for _ in splits]
     rows = np.flatnonzero(predict_mask.any(axis=0)).tolist()
-    predictor, convert = streamed_training.predictor_of(network, *models)
+    predictor, convert = streamed_training.predictor_of(
+        network, *models, instances_per_device=dataset.instances_per_device
+    )
     for bag in predictor.predict(dataset, rows, dataset.memory, convert, predict_mask):
         of_bag = predict_mask[:, bag.row]
         logits[of_bag, bag.row] = bag.logits[of_bag]
@@ -314,7 +438,10 @@ def _predict(
             if split.test[bag.row]:
                 among = slice(place * ensemble, (place + 1) * ensemble)
                 scores = instance_scores(
-                    network.method, bag.attention[among], bag.instance_logits[among]
+                    network.method,
+                    bag.attention[among],
+                    bag.instance_logits[among],
+                    several_labels=dataset.several_labels,
                 )
                 by_row[place][bag.row] = scores.mean(axis=0).astype(np.float64)
     return _FoldPredictions(logits, [[own[row] for row in sorted(own)] for own in by_row])

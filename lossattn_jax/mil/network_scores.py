@@ -4,22 +4,42 @@ Apart from the networks, so that importing these takes no SciPy.
 """
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from lossattn_jax.attention import poolings
 
 
-def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndarray) -> np.ndarray:
+def probabilities(logits: np.ndarray, *, several_labels: bool) -> np.ndarray:
+    """`[..., K]` float64: how probable each class is; of several labels each one by itself.
+
+    Args:
+      logits: `[..., K]`.
+      several_labels: whether a bag may have any number of labels.
+    """
+    with np.errstate(invalid="ignore"):  # of infinite logits
+        own = logits.astype(np.float64)
+        return expit(own) if several_labels else softmax(own, axis=-1)
+
+
+def instance_scores(
+    method: str,
+    attention: np.ndarray,
+    instance_logits: np.ndarray,
+    *,
+    several_labels: bool = False,
+) -> np.ndarray:
     """Scores instances for their bag's label.
 
     By attention where the method learns one.
 
-    With the others, the probability that the classifier gives the instance for any class but the first.
+    With the others, the probability that the classifier gives the instance for any class but the first, or of
+    several labels for the most probable one.
 
     Args:
       method: one of `poolings.BAG_POOLINGS`, or a reference.
       attention: `[..., N]`.
       instance_logits: `[..., N, K]`.
+      several_labels: whether a bag may have any number of labels.
 
     Returns:
       `[..., N]` float64.
@@ -29,4 +49,6 @@ def instance_scores(method: str, attention: np.ndarray, instance_logits: np.ndar
     """
     if poolings.BAG_POOLINGS.find(method).scores_by_attention:
         return attention.astype(np.float64)
+    if several_labels:
+        return probabilities(instance_logits, several_labels=True).max(axis=-1)
     return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.data.bags.sources import Experiment
 from lossattn_jax.data.bags.splits import Split
-from lossattn_jax.mil import bootstrap, instance_metrics
+from lossattn_jax.mil import bag_metrics, bootstrap, instance_metrics
 from lossattn_jax.mil.bag_metrics import BAG_METRICS, BagMetric, Resamples
 
 Folds = Sequence[Mapping[str, Any]]
@@ -32,7 +33,7 @@ class RepeatPredictions:
       repeat: from 0.
       folds: `[n]` int64, in which each bag was tested.
       rows: `[n]` int64, places of the bags in the data set.
-      labels: `[n]` int64 in [0, K).
+      labels: `[n]` int64 in [0, K), or of several labels `[n, K]` 0 and 1.
       probabilities: `[n, K]` float64, NaN where one is not finite.
       scores: of each bag the scores of its instances, `[n_i]` float64, NaN likewise.
     """
@@ -152,8 +153,40 @@ def _compute(
 ) -> np.ndarray:
     """As `BagMetric.compute`; NaN where an output of any repeat is not finite."""
     if nonfinite:
-        return np.full(1 + metric.per_class * one.probabilities.shape[1], np.nan)
+        return np.full(_columns(metric, one), np.nan)
+    if has_several(one.labels):
+        return _average([metric.compute(*pair, positive=1) for pair in _pairs(one)])
     return metric.compute(one.labels, one.probabilities, positive)
+
+
+def _columns(metric: BagMetric, one: RepeatPredictions) -> int:
+    """How many numbers a metric has: one for all classes, and one for each where it has these.
+
+    Of several labels every metric has them: each label is two classes by itself.
+    """
+    by_class = metric.per_class or has_several(one.labels)
+    return 1 + by_class * one.probabilities.shape[1]
+
+
+def _pairs(one: RepeatPredictions) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Labels and probabilities of each of several labels, as metrics take them."""
+    places = range(one.probabilities.shape[1])
+    return [bag_metrics.of_label(one.labels, one.probabilities, place) for place in places]
+
+
+def _average(of_labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts the mean over labels before the number of each: `[..., 1 + K]` of K `[..., 1 or more]`."""
+    each = np.stack([values[..., 0] for values in of_labels], axis=-1)
+    return np.concatenate([each.mean(axis=-1, keepdims=True), each], axis=-1)
+
+
+def _compute_resamples(
+    metric: BagMetric, one: RepeatPredictions, counts: np.ndarray, positive: int | None
+) -> np.ndarray:
+    """As `BagMetric.compute_resamples`, of resamples `[R, B]`."""
+    if not has_several(one.labels):
+        return metric.compute_resamples(Resamples(one.labels, one.probabilities, counts), positive)
+    return _average([metric.compute_resamples(Resamples(*pair, counts), 1) for pair in _pairs(one)])
 
 
 def _resample(
@@ -167,7 +200,7 @@ def _resample(
     """Computes each metric's mean over repeats in each resample, `[R, 1]` or `[R, 1 + K]`."""
     count = predictions[0].probabilities.shape[1]
     empty = {
-        name: np.full((resamples, 1 + metric.per_class * count), np.nan)
+        name: np.full((resamples, _columns(metric, predictions[0])), np.nan)
         for name, metric in BAG_METRICS.items()
     }
     # Of one class there is no metric to put an interval around.
@@ -176,12 +209,9 @@ def _resample(
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in BAG_METRICS}
     ends = np.cumsum([len(own) for own in units])[:-1]
     for counts in bootstrap.draw_counts(np.concatenate(units), resamples, seed):
-        parts = [
-            Resamples(one.labels, one.probabilities, own)
-            for one, own in zip(predictions, np.split(counts, ends, axis=1), strict=True)
-        ]
+        parts = list(zip(predictions, np.split(counts, ends, axis=1), strict=True))
         for name, metric in BAG_METRICS.items():
-            own = [metric.compute_resamples(part, positive) for part in parts]
+            own = [_compute_resamples(metric, *part, positive) for part in parts]
             blocks[name].append(np.mean(own, axis=0))  # NaN where a repeat's is
     return {name: np.concatenate(own) for name, own in blocks.items()}
 
@@ -196,7 +226,12 @@ def _reasons(
     """Why the headline and each class's number are not defined; of the first repeat that lacks it."""
     if nonfinite:
         reason = f"{nonfinite} predictions have probabilities that are not finite"
-        return [reason] * (1 + metric.per_class * len(classes))
+        return [reason] * _columns(metric, predictions[0])
+    if has_several(predictions[0].labels):
+        of_labels = [
+            _reason_of_label(metric, predictions, k, classes[k]) for k in range(len(classes))
+        ]
+        return [next((reason for reason in of_labels if reason is not None), None), *of_labels]
     of_repeats = [
         metric.explain_undefined(one.labels, one.probabilities, classes) for one in predictions
     ]
@@ -207,6 +242,18 @@ def _reasons(
     if metric.per_class and positive is not None:
         reasons[0] = reasons[1 + positive]
     return reasons
+
+
+def _reason_of_label(
+    metric: BagMetric, predictions: Sequence[RepeatPredictions], place: int, name: str
+) -> str | None:
+    """Why a metric is not defined of one of several labels; of the first repeat that lacks it."""
+    for one in predictions:
+        pair = bag_metrics.of_label(one.labels, one.probabilities, place)
+        reasons = metric.explain_undefined(*pair, (f"not {name}", name))
+        if reasons[-1] is not None:
+            return reasons[-1]
+    return None
 
 
 def _describe(
@@ -237,11 +284,11 @@ def _describe(
         }
         for column, interval, reason in zip(values.T, intervals, reasons, strict=True)
     ]
-    of = None
-    if metric.per_class:
+    of, by_class = None, len(parts) > 1
+    if by_class:
         of = "the mean over classes" if positive is None else classes[positive]
     described = {"title": metric.title, "higher_is_better": metric.higher, "of": of, **parts[0]}
-    if metric.per_class:
+    if by_class:
         described["per_class"] = dict(zip(classes, parts[1:], strict=True))
     return described
 
@@ -249,9 +296,20 @@ def _describe(
 def _confuse(
     predictions: Sequence[RepeatPredictions], count: int, nonfinite: int
 ) -> dict[str, Any] | None:
-    """Counts bags by label (rows) and prediction (columns), of each repeat and of all."""
+    """Counts bags by label (rows) and prediction (columns), of each repeat and of all.
+
+    Of several labels, for each one bags without it and with it.
+    """
     if nonfinite:
         return None
+    if has_several(predictions[0].labels):  # of each label by itself
+        of_labels = np.array(
+            [
+                multilabel_confusion_matrix(one.labels, one.probabilities > 0.5)
+                for one in predictions
+            ]
+        )
+        return {"per_repeat": of_labels.tolist(), "all_repeats": of_labels.sum(axis=0).tolist()}
     of_repeats = np.array(
         [
             confusion_matrix(

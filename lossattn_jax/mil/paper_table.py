@@ -133,16 +133,16 @@ def _names(entries: Sequence[_Entry]) -> list[str]:
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """Formats a table for each rule, and differences from the paper.
+    """Formats tables for each rule, and differences from the paper.
 
-    A table has a row for each method and a column for each data set. Areas of out-of-fold predictions have a
-    second one, where any are known.
+    A table has a row for each method and a column for each data set. Baselines of the package that the paper
+    has not are in a table of their own, and so are areas of out-of-fold predictions, where any are known.
     """
     parts = []
     for rule, meaning in RULES.items():
         own = [summary for summary in summaries if summary.rule == rule]
         if own:
-            parts += [f"## Rule `{rule}`: {meaning}\n", _table(own), *_areas(own)]
+            parts += [f"## Rule `{rule}`: {meaning}\n", *_tables(own), *_areas(own)]
             parts.append(_differences(own, summaries))
     return "\n".join(parts)
 
@@ -268,6 +268,17 @@ def _methods(summaries: Sequence[Summary]) -> list[str]:
         {summary.method for summary in summaries},
         key=lambda name: (order.index(name) if name in order else len(order), name),
     )
+
+
+def _tables(summaries: Sequence[Summary]) -> list[str]:
+    """The paper's rows, and those of the user's own, and behind them the baselines of others."""
+    later = [name for name in methods.METHODS if name not in methods.PAPER_NAMES]
+    rows = [summary for summary in summaries if summary.method not in later]
+    others = [summary for summary in summaries if summary.method in later]
+    return [
+        *([_table(rows)] if rows else []),
+        *(["Baselines that are no rows of the paper:\n", _table(others)] if others else []),
+    ]
 
 
 def _table(summaries: Sequence[Summary]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import files
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
 from lossattn_jax.files.escaping import for_spreadsheet
@@ -54,7 +55,8 @@ class Scores:
 
     Attributes:
       bags: how many have a label.
-      accuracy: share that is predicted rightly; NaN where an output is not finite.
+      accuracy: share that is predicted rightly, of several labels that of labels; NaN where an output is not
+        finite.
       auc: area under the ROC curve, of more than two classes the mean over them, one against the rest; NaN
         likewise, and where a class has no bag.
       nonfinite: names of the bags with outputs that are not finite.
@@ -218,14 +220,31 @@ def write_table(path: pathlib.Path, rows: Iterable[BagRow], classes: Sequence[An
             )
 
 
-def score(rows: Sequence[BagRow], classes: Sequence[Any]) -> Scores:
-    """Measures predictions of bags with labels."""
+def score(
+    rows: Sequence[BagRow], classes: Sequence[Any], *, several_labels: bool = False
+) -> Scores:
+    """Measures predictions of bags with labels.
+
+    Args:
+      rows: of the bags.
+      classes: K labels in the order of the probabilities.
+      several_labels: whether a bag may have any number of them; labels of rows are their text then.
+    """
     nonfinite = tuple(row.bag for row in rows if None in row.probabilities)
     labelled = [row for row in rows if row.label is not None]
     if not labelled or nonfinite:
         return Scores(len(labelled), math.nan, math.nan, nonfinite)
-    right = [row.label == row.predicted for row in labelled]
-    labels = np.array([classes.index(row.label) for row in labelled])
+    if several_labels:
+        own, predicted = (
+            label_sets.encode(
+                [label_sets.split_words(text) for text in texts], list(map(str, classes))
+            )
+            for texts in ([row.label for row in labelled], [row.predicted for row in labelled])
+        )
+        right, labels = own == predicted, own
+    else:
+        right = np.array([row.label == row.predicted for row in labelled])
+        labels = np.array([classes.index(row.label) for row in labelled])
     probabilities = np.array([row.probabilities for row in labelled], np.float64)
     auc = mean_auroc(labels, probabilities)
     return Scores(len(labelled), float(np.mean(right)), auc, nonfinite)

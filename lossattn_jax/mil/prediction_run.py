@@ -8,6 +8,7 @@ from typing import Any
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.bag_survey import digest_bag
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.errors import Incomplete, UserError
@@ -68,7 +69,8 @@ def run(
         rows = [_row(bags.ids[row], words[row], known[row].content) for row in range(len(bags))]
         prediction_files.write_table(folder / prediction_files.TABLE_NAME, rows, ensemble.classes)
     log.info("files: %s", folder)
-    return prediction_files.score(rows, ensemble.classes)
+    several = ensemble.several_labels
+    return prediction_files.score(rows, ensemble.classes, several_labels=several)
 
 
 def refuse_nonfinite(scores: Scores) -> None:
@@ -93,6 +95,8 @@ def match_labels(ensemble: Ensemble, bags: Bags, labels: Sequence[Any] | None) -
     if labels is None:
         return [None] * len(bags)
     by_text = {str(label): label for label in ensemble.classes}
+    if ensemble.several_labels:
+        return [_text_of(ensemble, bag, label) for bag, label in zip(bags.ids, labels, strict=True)]
     for bag, label in zip(bags.ids, labels, strict=True):
         if str(label) not in by_text:
             raise UserError(
@@ -100,6 +104,19 @@ def match_labels(ensemble: Ensemble, bags: Bags, labels: Sequence[Any] | None) -
                 f"{', '.join(map(repr, by_text))}"
             )
     return [by_text[str(label)] for label in labels]
+
+
+def _text_of(ensemble: Ensemble, bag: str, label: Any) -> str:
+    """The text of a bag's labels: a tuple of the table's, or one word where none has several."""
+    words = list(map(str, label if isinstance(label, tuple) else (label,)))
+    names = list(map(str, ensemble.classes))
+    unknown = [word for word in words if word not in names]
+    if unknown:
+        raise UserError(
+            f"bag {bag!r} has the label {unknown[0]!r}, but the labels of {ensemble.folders[0]} are "
+            f"{', '.join(map(repr, names))}"
+        )
+    return label_sets.as_text(words)
 
 
 def _made_from(ensemble: Ensemble, bags: Bags, row: int) -> dict[str, Any]:

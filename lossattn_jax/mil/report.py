@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import files
+from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import Incomplete
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.files import records
@@ -44,6 +45,7 @@ class Summary:
       settings, epochs: how often each was chosen.
       benchmark: as `sources.Experiment` has it.
       positive: the class that counts as positive, as text; None where none does.
+      class_weight: by what losses of bags were weighed; None: they were not.
       nonfinite: how many tested bags have a probability or weight that is not finite.
       nonfinite_folds: the folds with such a bag, by `Split.name`.
       title: of the method, as tables have it; of those of the package it is known.
@@ -66,6 +68,7 @@ class Summary:
     epochs: Mapping[str, int]
     benchmark: str | None = None
     positive: str | None = None
+    class_weight: str | None = None
     nonfinite: int = 0
     nonfinite_folds: tuple[str, ...] = ()
     title: str = ""
@@ -122,6 +125,7 @@ def summarise(folds: Folds) -> Summary:
         title=entry.title,
         paper=None if benchmark is None else entry.paper_accuracy(benchmark),
         positive=first["positive"],
+        class_weight=first.get("class_weight"),
         nonfinite=sum(fold["nonfinite"] for fold in folds),
         nonfinite_folds=tuple(
             f"repeat{fold['repeat']}_fold{fold['fold']}" for fold in folds if fold["nonfinite"]
@@ -155,7 +159,15 @@ def as_record(summary: Summary) -> dict[str, Any]:
 
 # Of a summary, what may be NaN; and what summaries of before these had digests lack.
 _NUMBERS = ("accuracy", "over_folds", "over_repeats", "auc", "seconds")
-_LATER = ("positive", "nonfinite", "nonfinite_folds", "title", "paper", "out_of_fold")
+_LATER = (
+    "positive",
+    "class_weight",
+    "nonfinite",
+    "nonfinite_folds",
+    "title",
+    "paper",
+    "out_of_fold",
+)
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:
@@ -221,6 +233,7 @@ def table(summaries: Sequence[Summary]) -> str:
             *(_row(summary) for summary in own),
             "",
             *_positive_lines(own),
+            *_weight_lines(own),
             *_out_of_fold_lines([one for one in own if one.out_of_fold]),
         ]
     return "\n".join(lines)
@@ -243,11 +256,14 @@ def write_weights(folds: Folds, path: pathlib.Path) -> None:
     with files.replacing(path) as file:
         file.write(_csv([header]))
         for fold in folds:
-            names = [for_spreadsheet(name) for name in fold["classes"]]
+            classes = fold["classes"]
             for bag in fold["bags"]:
-                prediction = "" if bag["prediction"] is None else names[bag["prediction"]]
+                label, prediction = (
+                    "" if own is None else for_spreadsheet(label_sets.name(own, classes))
+                    for own in (bag["label"], bag["prediction"])
+                )
                 bag_id = for_spreadsheet(bag["id"])
-                fields = (fold["repeat"], fold["fold"], bag_id, names[bag["label"]], prediction)
+                fields = (fold["repeat"], fold["fold"], bag_id, label, prediction)
                 file.write(_csv([(*fields, place, w) for place, w in enumerate(bag["weights"])]))
 
 
@@ -329,6 +345,14 @@ def _positive_lines(summaries: Sequence[Summary]) -> list[str]:
         return []
     classes = [f"{for_markdown(p)} of {for_markdown(d)}" for d, p in positives.items()]
     return [f"Positive class: {', '.join(classes)}.", ""]
+
+
+def _weight_lines(summaries: Sequence[Summary]) -> list[str]:
+    weighed = {one.title: one.class_weight for one in summaries if one.class_weight is not None}
+    if not weighed:
+        return []
+    parts = [f"{weight} in {for_markdown(title)}" for title, weight in weighed.items()]
+    return [f"Weights of classes in training: {', '.join(parts)}.", ""]
 
 
 def _bags(count: int) -> str:

@@ -28,6 +28,7 @@ from lossattn_jax.files import digests, npz, records
 from lossattn_jax.mil import methods
 from lossattn_jax.mil.estimator import BagClassifier
 from lossattn_jax.mil.network_classifier import NetworkClassifier
+from lossattn_jax.mil.selection import Validation
 from lossattn_jax.registry import is_reference, refuse_untrusted
 from lossattn_jax.train.bags.settings import Settings
 
@@ -49,6 +50,7 @@ _CONTENT = {
 }
 _VARIABLES = "variables"  # the item of a checkpoint
 _LABELS = ("positive", "class_weight")  # settings that hold the user's words, and never name code
+_VALIDATION = "validation"
 _VERSIONS = ("jax", "numpy", "scikit-learn")
 
 
@@ -86,6 +88,7 @@ def save(method: BagClassifier, folder: str | PathLike[str], *, replace: bool = 
                 "standardised": bool(method.standardise),
                 "arrays": digests.of_arrays(arrays),
                 **parameters,
+                **({} if method.chosen_ is None else {"chosen": method.chosen_}),
                 "versions": _versions(),
             },
             method.trained_on_,
@@ -123,6 +126,7 @@ def load(
     try:
         method = entry.make(**_settings_of_json(content["settings"], content["method"]))
         method.restore(arrays, assumed)
+        method.chosen_ = content.get("chosen")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} does not hold what this version of {content['method']} is made of "
@@ -173,7 +177,10 @@ def inputs_of(content: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict
       content: of its record.
       trained_on: likewise what it was made from.
     """
-    settings = {f"setting {key}": value for key, value in content["settings"].items()}
+    # Settings of later versions are None where they are not used, and earlier models lack them.
+    settings = {
+        f"setting {key}": value for key, value in content["settings"].items() if value is not None
+    }
     return {"method": content["method"], "code": content["code"], **settings, **trained_on}
 
 
@@ -276,9 +283,13 @@ def _read_arrays(path: pathlib.Path, digest: str) -> dict[str, np.ndarray]:
 
 def _settings_to_json(method: BagClassifier, name: str) -> dict[str, Any]:
     """The constructor's settings as JSON."""
+    params = method.get_params(deep=False)
+    if params.get(_VALIDATION) is None:  # as of models that were written before there was any
+        params.pop(_VALIDATION, None)
     return {
         key: _to_json(value, f"{name} has the setting {key}")
-        for key, value in method.get_params(deep=False).items()
+        for key, value in params.items()
+        if key not in method.not_stored
     }
 
 
@@ -291,6 +302,9 @@ def _to_json(value: Any, what: str) -> Any:
         return [_to_json(item, what) for item in value]
     if isinstance(value, Settings):
         return dataclasses.asdict(value)
+    if isinstance(value, Validation):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {_VALIDATION: {key: _to_json(own, what) for key, own in fields.items()}}
     if isinstance(value, Mapping):  # whose keys may be numbers, unlike JSON's
         return {"pairs": [[_to_json(part, what) for part in pair] for pair in value.items()]}
     if isinstance(value, PathLike):
@@ -313,6 +327,8 @@ def _of_json(value: Any) -> Any:
         return value
     if "pairs" in value:
         return {label: _of_json(item) for label, item in value["pairs"]}
+    if _VALIDATION in value:
+        return Validation(**_of_fields(value[_VALIDATION]))
     fields = {key: _of_json(item) for key, item in value.items() if key != "optimizer"}
     return Settings(**fields, optimizer=OptimizerOptions(**_of_fields(value["optimizer"])))
 

@@ -21,13 +21,13 @@ def main() -> None:
     """Runs the command; see the flags."""
     values = flags.FLAGS
     config = values.config
-    bag_flags.set_instances(config)
+    bag_flags.set_training(config)
     options = config_lib.resolve(config)
     request = model_training.Request(
         method=values.method,
         select=values.select,
-        class_weight=values.class_weight,
         memory_gib=values.memory,
+        instances_per_device=values.instances_per_device,
     )
     methods.get(request.method)
     bags = sources.open_all(
@@ -72,7 +72,10 @@ if __name__ == "__main__":
     bag_flags.define_data()
     bag_flags.define_format()
     bag_flags.define_instances()
+    bag_flags.define_class_weight()
+    bag_flags.define_patience()
     bag_flags.define_memory()
+    bag_flags.define_devices()
     flags.DEFINE_list("positive", [], "the positive class of two, where its words do not say it")
     flags.DEFINE_string(
         "method",
@@ -80,10 +83,9 @@ if __name__ == "__main__":
         f"one of {', '.join(methods.NAMES)}; or your own, package.module:attribute",
     )
     flags.DEFINE_string(
-        "select", selection.FINAL, "how epochs and settings are chosen: final, the last epoch"
-    )
-    flags.DEFINE_enum(
-        "class_weight", None, ["balanced"], "weigh classes in inverse proportion to their bags"
+        "select",
+        selection.FINAL,
+        "how epochs and settings are chosen: final, the last epoch; or validation, on part of the bags",
     )
     flags.DEFINE_string("workdir", None, "folder for the model", required=True)
     command.define_config(config_lib.__file__, config_lib.SCHEMA)

@@ -10,18 +10,24 @@ from flax import linen as nn
 from lossattn_jax.kernels.linear import dot_general
 from lossattn_jax.models import layers as layers_lib
 from lossattn_jax.models.lenet import HIDDEN, lenet_features
-from lossattn_jax.models.parts import BagBackbone
+from lossattn_jax.models.parts import BagBackbone, FirstProduct
 
 dense = functools.partial(layers_lib.dense, dot_general=dot_general)
 
 
 def _dense_layers(
-    network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
+    network: Any, instances: jax.Array | FirstProduct, train: bool, noise: jax.Array | None
 ) -> list[jax.Array]:
     pooling = network.find_pooling()
-    layer_outputs, x, first = [], instances.astype(network.dtype), 0
+    layer_outputs, first, product = [], 0, dot_general
+    if isinstance(instances, FirstProduct):
+        x, values = jnp.zeros((1, 1, instances.features), network.dtype), instances.values
+        product = lambda *_, **__: values  # noqa: E731
+    else:
+        x = instances.astype(network.dtype)
     for number, width in enumerate(network.widths, start=1):
-        x = nn.relu(dense(width, x.shape[-1], f"dense{number}", network.dtype)(x))
+        layer = layers_lib.dense(width, x.shape[-1], f"dense{number}", network.dtype, product)
+        x, product = nn.relu(layer(x)), dot_general
         own = None if noise is None else noise[..., first : first + width]
         with_dropout = network.drop_units(x, f"dropout{number}", train, own)
         layer_outputs.append(with_dropout.astype(jnp.float32))
@@ -38,5 +44,5 @@ def _lenet_layers(
 
 
 # The layers that score instances are Ilse et al.'s (2018), for vectors and for digits.
-DENSE = BagBackbone(_dense_layers, attention_hidden=64)
+DENSE = BagBackbone(_dense_layers, attention_hidden=64, first_layer="dense1")
 LENET = BagBackbone(_lenet_layers, widths=(HIDDEN,), attention_hidden=128)

@@ -1,4 +1,4 @@
-"""Networks for bags of the AAAI 2020 paper's Table 1.
+"""Networks for bags: the AAAI 2020 paper's, and later ones to compare with.
 
 All share the layers over instances and one classifier, and differ in how a bag is pooled; an instance is a
 patch to `lossattn_jax.attention.poolings`.
@@ -16,12 +16,13 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.pooling import DEFAULT_THRESHOLD
 from lossattn_jax.attention.poolings.entry import INSTANCES, Patches
-from lossattn_jax.errors import UnknownName
+from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_layers import dense
 from lossattn_jax.models.layers import ExampleDropout
 from lossattn_jax.models.lenet import HIDDEN
 from lossattn_jax.models.network import Network
+from lossattn_jax.models.parts import FirstProduct
 
 
 class BagNetwork(Network):
@@ -34,8 +35,8 @@ class BagNetwork(Network):
     others. On images only the dense layer of LeNet has it. It draws from the stream "dropout", or takes
     random bytes that the caller has drawn for many steps at once, which on CPUs is far quicker.
 
-    The log-probabilities of classifiers that are trained each by itself are put into the collection
-    `poolings.SUPERVISION`, where a call makes that mutable.
+    The log-probabilities of classifiers that are trained each by itself, or losses of the method's own, are
+    put into the collection `poolings.SUPERVISION`, where a call makes that mutable.
 
     Attributes:
       num_classes: K.
@@ -45,6 +46,10 @@ class BagNetwork(Network):
       dropout: share of features that is dropped in training.
       axis_name: pmap axis that training batches are split over, or None; see `ExampleDropout`.
       dtype: compute dtype of the features; classifiers and attention are float32.
+      options: of the method's own, as pairs of name and number; the others are as published. See
+        `poolings.Pooling.options`.
+      instance_axis: pmap axis that the instances of each bag are split over; None: each device has whole
+        bags. Parameters are the same, and `Outputs.logits` those of the whole bag.
     """
 
     num_classes: int = 2
@@ -54,6 +59,8 @@ class BagNetwork(Network):
     dropout: float = 0.5
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
+    options: tuple[tuple[str, float], ...] = ()
+    instance_axis: str | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -67,12 +74,18 @@ class BagNetwork(Network):
 
         Raises:
           UnknownName: there is no such method, or it does not work on instances.
+          UserError: instances are split over devices, and it is not for that.
         """
         pooling = poolings.BAG_POOLINGS.find(self.method)
         if INSTANCES not in pooling.takes:
             raise UnknownName(
                 f"method is {self.method!r}, but must be a pooling that takes {INSTANCES}: this one takes "
                 f"{', '.join(pooling.forms())}"
+            )
+        if self.instance_axis is not None and not pooling.splits_patches:
+            raise UserError(
+                f"method is {self.method!r}, which does not pool instances that are split over devices: let "
+                "each device have whole bags, by a larger --instances_per_device"
             )
         return pooling
 
@@ -132,6 +145,8 @@ class BagNetwork(Network):
                 hidden=BAG_BACKBONES.find(self.backbone).attention_hidden,
                 dense=dense,
                 network=self,
+                options=dict(self.options),
+                axis_name=self.instance_axis,
             ),
         )
 
@@ -170,6 +185,15 @@ class BagLayers(BagNetwork):
         return self._layers(instances, None, False, None)
 
 
+class TrainedLayers(BagNetwork):
+    """What a `BagNetwork` in training computes of each instance, behind the product of its first layer."""
+
+    @nn.compact
+    def __call__(self, product: FirstProduct, noise: jax.Array) -> list[jax.Array]:  # type: ignore[override]
+        """The layers that are pooled, each `[B, N, width]` float32; see `BagNetwork` for the noise."""
+        return BAG_BACKBONES.find(self.backbone).layers(self, product, True, noise)
+
+
 class BagPooling(BagNetwork):
     """What a `BagNetwork` computes of the layers of all instances together, with the same parameters."""
 
@@ -184,11 +208,11 @@ class BagPooling(BagNetwork):
         return self._pool(layers, mask)
 
 
-Part = TypeVar("Part", BagLayers, BagPooling)
+Part = TypeVar("Part", BagLayers, TrainedLayers, BagPooling)
 
 
 def part_of(network: BagNetwork, part: type[Part]) -> Part:
-    """`BagLayers` or `BagPooling` of a network, which take its parameters."""
+    """A part of a network, which takes its parameters."""
     names = [field.name for field in dataclasses.fields(BagNetwork) if field.init]
     own = {name: getattr(network, name) for name in names if name not in ("parent", "name")}
     return part(**own)

@@ -1,5 +1,6 @@
 """Networks: features, one classifier, and a pooling."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,13 @@ class Network(nn.Module):
 
         Returns:
           `Outputs` in float32.
+
+        Raises:
+          UserError: the pooling has no such option, or allows no such value.
         """
-        return self.find_pooling().pool_form(form)(patches)
+        pooling = self.find_pooling()
+        options = pooling.complete_options(patches.options)
+        return pooling.pool_form(form)(dataclasses.replace(patches, options=options))
 
 
 class ImageNetwork(Network):

@@ -139,11 +139,27 @@ class BagBackbone:
         Its layers become the network's.
       widths: of its layers, as published; None: as each pooling was.
       attention_hidden: outputs of the layers that score instances, where a pooling has them.
+      first_layer: name of the dense layer that comes first, where `layers` takes its `FirstProduct` in place
+        of instances too, and computes each instance by itself; None: it does not.
     """
 
-    layers: Callable[[Any, jax.Array, bool, jax.Array | None], list[jax.Array]]
+    layers: Callable[[Any, Any, bool, jax.Array | None], list[jax.Array]]
     widths: tuple[int, ...] | None = None
     attention_hidden: int = 64
+    first_layer: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FirstProduct:
+    """Instances times the weights of the first layer, where these are computed elsewhere.
+
+    Attributes:
+      values: `[B, N, F]`, without bias.
+      features: of an instance.
+    """
+
+    values: jax.Array
+    features: int
 
 
 def adopt_backbone(reference: str, part: Any) -> Backbone:

@@ -251,17 +251,17 @@ WRONG = {
     "several": (
         replaced("label", "label_tumor").replace("age", "Label_grade"),
         {},
-        "has the columns 'label_tumor', 'Label_grade', but networks for bags take one label for each bag, ",
+        "has the columns 'label_tumor', 'Label_grade'; --label_column says which has the label, or which",
     ),
     "several named": (
         text(),
         {"label": "label,age"},
-        "in the columns label,age, but networks for bags take",
+        "has 'tumor' for bag 's1' in the column 'label' of a label, but allowed are 0, ",
     ),
     "a list": (
         text(),
         {"label": ["label", "age"]},
-        "the labels are to be in the columns .*, but networks",
+        "has 'tumor' for bag 's1' in the column 'label' of a label, but allowed are 0, ",
     ),
 }
 

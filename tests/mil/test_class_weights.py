@@ -2,15 +2,22 @@
 
 import collections
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossattn_jax.config import bags as config_lib
+from lossattn_jax.data.bags import bag_files
+from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, methods
+from lossattn_jax.files import records
+from lossattn_jax.mil import BagNetwork, experiment, methods, network_folds
 from lossattn_jax.train.bags.gradients import Gradients, StepBags
+from lossattn_jax.train.bags.plans import Plan, models_of, weigh_classes
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
 from tests.support.tiny_bags import UNEQUAL, settings, toy
@@ -143,3 +150,111 @@ def test_impossible_weights_are_refused(weights, sentence):
 def test_a_weight_of_a_class_that_a_fold_lacks_is_no_mistake():
     weights = {"no": 1.0, "yes": 2.0, "perhaps": 3.0}
     assert methods.make("mi_kernel", class_weight=weights).fit(*toy(8)).positive_ == "yes"
+
+
+def fold_results(class_weight, labels=None, name="toy"):
+    """Of two folds of few bags, of which test bags' labels may be others."""
+    bags, words = toy(12, shift=0.4)
+    own = np.array([0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0]) if labels is None else labels
+    dataset = BagDataset.from_bags(bags, own, name=name)
+    train = np.arange(12) < 8
+    network = BagNetwork(2, "attention", hidden=(4, 4, 4), dropout=0.0)
+    return network_folds.run(
+        dataset,
+        [Split(0, 0, train, ~train)],
+        network,
+        Settings(epochs=2, learning_rate=0.05, max_waste=9.0),
+        class_weight=class_weight,
+    )[0].probabilities
+
+
+def test_weights_of_a_fold_are_those_of_its_training_bags():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    plans = [
+        Plan(0, np.array(rows, bool), np.zeros(6, bool))
+        for rows in ([1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 0])
+    ]
+    weighed = weigh_classes(plans, labels, 3, "balanced")
+    np.testing.assert_allclose(weighed[0].class_weights, [6 / 9, 2, 1])
+    # Of three bags and two classes; no bag of the third is trained on.
+    np.testing.assert_allclose(weighed[1].class_weights, [3 / 4, 3 / 2, 1])
+    assert [plan.class_weights for plan in weigh_classes(plans, labels, 3, None)] == [None, None]
+
+
+def test_balanced_folds_see_no_label_of_a_test_bag():
+    plain, balanced = fold_results(None), fold_results("balanced")
+    assert np.abs(plain - balanced).max() > 1e-4
+    labels = np.array([0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(fold_results("balanced", labels), balanced)
+
+
+def test_a_balanced_loss_by_hand():
+    """Of bags of one instance and a network that knows nothing: log 2, times the weight."""
+    network = BagNetwork(2, hidden=(4, 4, 4), dropout=0.0)
+    x, mask = jnp.ones((4, 1, 3)), jnp.ones((4, 1), bool)
+    labels = np.array([0, 0, 0, 1])
+    params = jax.tree.map(jnp.zeros_like, network.init(jax.random.key(0), x, mask)["params"])
+    everything = np.ones(4, bool)
+    (plan,) = weigh_classes([Plan(0, everything, ~everything)], labels, 2, "balanced")
+    settings = Settings(patch_weight=0.5)
+    models = models_of(settings, [plan], np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], models)
+    bags = StepBags(
+        x=x,
+        mask=mask,
+        labels=jnp.asarray(labels),
+        visible=jnp.ones(4, bool),
+        noise=jnp.zeros((4, 1, 12), jnp.uint8),
+        target=jnp.zeros((4, 0)),
+    )
+    result = jax.jit(functools.partial(Gradients(network, settings, False), guard_loss=False))(
+        model, params, bags, jnp.int32(1)
+    )
+    one = 1.5 * np.log(2)  # of the bag, and of its instance with lambda 0.5
+    np.testing.assert_allclose(result.losses, one * np.array([2 / 3, 2 / 3, 2 / 3, 2]), rtol=1e-6)
+    np.testing.assert_allclose(result.loss, one, rtol=1e-6)
+
+
+def test_methods_without_weights_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="--class_weight is balanced, but em_dd weighs no classes"):
+        config = config_lib.default_config()
+        config.train.class_weight = "balanced"
+        experiment.run(["absent.csv"], ["em_dd", "mi_fv"], ["final"], config, str(tmp_path), "")
+    assert not list(tmp_path.iterdir())
+    assert {name for name in methods.NAMES if not methods.get(name).weighs_classes} == {"em_dd"}
+
+
+def test_weights_are_in_the_records_and_other_ones_are_refused(tmp_path):
+    bags, words = toy(12, shift=0.4)
+    bag_files.write_csv(BagDataset.from_bags(bags, words), tmp_path / "own.csv")
+    config = config_lib.default_config()
+    config.folds, config.repeats, config.train.class_weight = 2, 1, "balanced"
+
+    def run(workdir):
+        path = str(tmp_path / "own.csv")
+        return experiment.run([path], ["mi_kernel"], ["final"], config, str(workdir), "")
+
+    (summary,) = run(tmp_path / "run")
+    assert summary.class_weight == "balanced"
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert "Weights of classes in training: balanced in MI-Kernel." in table
+    fold = tmp_path / "run" / "own" / "mi_kernel" / "final" / "repeat0_fold0.json"
+    record = json.loads(fold.read_text())
+    assert record["class_weight"] == "balanced"
+    assert record["made_from"]["config.train.class_weight"] == "balanced"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["class_weight"] == (
+        "balanced"
+    )
+    config.train.class_weight = None
+    with pytest.raises(UserError, match="config.train.class_weight is None, but the run in"):
+        run(tmp_path / "run")
+    assert run(tmp_path / "other")[0].class_weight is None
+    # Records of before have no such key, and are gone on with.
+    fold = tmp_path / "other" / "own" / "mi_kernel" / "final" / "repeat0_fold0.json"
+    content = records.read(fold)
+    made_from = {k: v for k, v in content.made_from.items() if "class_weight" not in k}
+    before = {k: v for k, v in content.content.items() if k != "class_weight"}
+    records.write(fold, before, made_from)
+    stamp = fold.stat().st_mtime_ns
+    run(tmp_path / "other")
+    assert fold.stat().st_mtime_ns == stamp

@@ -120,6 +120,7 @@ def test_a_network_is_as_the_config_has_it():
         "positive": None,
         "max_instances": 9,
         "memory_gib": None,
+        "validation": None,
     }
     network = model.network(2)
     assert network.widths == (8, 4) and network.dropout == 0.25

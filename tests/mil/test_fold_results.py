@@ -52,6 +52,8 @@ def test_the_file_has_everything(tmp_path):
         "seconds": 1.23456,
         "classes": ["no", "yes"],
         "positive": "yes",
+        "class_weight": None,
+        "validation": None,
         "bags": [
             {
                 "id": "b",

@@ -1,4 +1,4 @@
-"""All fourteen methods in one loop, and their table."""
+"""All methods in one loop, and the paper's table."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,16 @@ def settings(name):
 
 
 # The networks differ in their pooling only, which test_networks.py has.
-SLOW = ("mi_net", "mi_net_bag", "mi_net_ds", "mi_net_rc", "attention")
+SLOW = (
+    "mi_net",
+    "mi_net_bag",
+    "mi_net_ds",
+    "mi_net_rc",
+    "attention",
+    "mean",
+    "instance_max",
+    "dsmil",
+)
 
 
 @pytest.mark.parametrize(

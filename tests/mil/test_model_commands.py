@@ -206,8 +206,16 @@ def test_a_workdir_of_other_data_is_refused(world):
             "config.train.max_instances is -1, but must be",
         ),
         (
-            (*SLIDES, "--select=validation", "--workdir=new"),
-            "--select=validation is not for models",
+            (*SLIDES, "--select=best_test_epoch", "--workdir=new"),
+            "--select=best_test_epoch is not for models",
+        ),
+        (
+            (*SLIDES, "--method=mi_fv", "--select=validation", "--workdir=new"),
+            "--select=validation chooses epochs of networks, but mi_fv has none",
+        ),
+        (
+            (*SLIDES, "--patience=3", "--workdir=new"),
+            "--patience is 3, but only held-out bags can say when a training is to end",
         ),
         ((*SLIDES, "--select=luck", "--workdir=new"), "'luck'"),
         ((*SLIDES, "--memory=0", "--workdir=new"), "memory is 0.0, but must be a number of GiB"),
@@ -243,6 +251,9 @@ def test_bags_are_read_one_by_one_where_few_instances_are_seen(world):
     assert end.returncode == 0, end.stderr
     assert "steps a second" in end.stderr  # of what is read one by one
     assert mil.load(world / "few").max_instances == 4
+    lines = (world / "few" / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(0 <= of["waiting_seconds"] <= of["seconds"] for of in map(json.loads, lines))
     end = train(world, *SLIDES, *SMALL, "--max_instances=4", "--memory=1e-9", "--workdir=less")
     assert end.returncode == 2 and "give more by --memory" in end.stderr
     assert not (world / "less" / "model.json").exists()
@@ -441,3 +452,19 @@ def test_outputs_that_are_not_finite_are_named(trained, tmp_path):
     scores = prediction_run.run(ensemble, bags, str(tmp_path / "p"))
     table = read_table(tmp_path / "p" / "predictions.csv")
     assert "0" in scores.nonfinite and (table["0"]["predicted"], table["0"]["p_tumour"]) == ("", "")
+
+
+def test_a_column_that_is_not_to_be_taken_is_named_empty(world):
+    """`--split_column=` takes no column of splits, whatever the table has: all bags are trained on."""
+    end = train(world, *SLIDES, "--method=mi_kernel", "--split_column=", "--workdir=no_split")
+    assert end.returncode == 0 and "none tested" in end.stderr, end
+    assert mil.load(world / "no_split").trained_on_["count"] == 12
+    assert_refused(train(world, *SLIDES, "--bag_column=", "--workdir=x"), "--bag_column is empty")
+
+
+def test_a_patient_training_keeps_its_choice(world):
+    flags = (*SLIDES, *SMALL, "--select=validation", "--patience=1", "--workdir=patient")
+    end = train(world, *flags)
+    assert end.returncode == 0 and "was chosen by the loss of" in end.stderr, end
+    chosen = json.loads((world / "patient" / "model.json").read_text())["chosen"]
+    assert chosen["patience"] == 1 and 1 <= chosen["epoch"] <= len(chosen["loss"]) <= 2

@@ -77,9 +77,12 @@ def test_a_copy_learns_the_same_and_another_seed_something_else(fitted):
         "backbone": "dense",
         "standardise": True,
         "dump_dir": None,
+        "instances_per_device": None,
+        "options": None,
         "class_weight": None,
         "positive": None,
         "max_instances": 0,
+        "validation": None,
         "memory_gib": None,
     }
     with pytest.raises(NotFittedError):

@@ -180,7 +180,7 @@ def test_lambda_is_tried_only_where_there_is_a_loss_of_instances():
 
 
 def test_rules_share_a_training_unless_their_settings_differ():
-    choices = [network_folds._Choice({}, 3), network_folds._Choice({"patch_weight": 3.0}, 2)]
+    choices = [network_folds.Choice({}, 3), network_folds.Choice({"patch_weight": 3.0}, 2)]
     plans, shared = network_folds._plans(SPLITS, RULE_NAMES, choices, 2, SEED)
     assert len(plans) == 2 + 4
     for rule in RULE_NAMES:

@@ -1,4 +1,4 @@
-"""The seven networks for bags: masks, order, published structure, gradients."""
+"""The networks for bags: masks, order, published structure, gradients."""
 
 import functools
 
@@ -90,6 +90,25 @@ def test_each_method_is_its_published_formula():
         if method == "mi_net":
             scores = linear(params["classifier"], layers[-1])
             expected[method] = np.concatenate([[0], scores.max(axis=0)])
+        elif method == "mean":
+            expected[method] = linear(params["classifier"], layers[-1].mean(axis=0))
+            np.testing.assert_allclose(out[method].attention[0], np.full(3, 1 / 3), rtol=1e-6)
+        elif method == "instance_max":
+            expected[method] = linear(params["classifier"], layers[-1]).max(axis=0)
+        elif method == "dsmil":
+            scores = linear(params["classifier"], layers[-1])
+            queries, values = (
+                linear(params[name], layers[-1]) for name in ("query", "information")
+            )
+            streams, weights = [], []
+            for label, critical in enumerate(scores.argmax(axis=0)):
+                weights.append(softmax(queries @ queries[critical]))
+                kernel, bias = (params["bag_classifier"][part] for part in ("kernel", "bias"))
+                of_bag = weights[-1] @ values @ kernel[:, label] + bias[label]
+                streams.append((scores[critical, label] + of_bag) / 2)
+            expected[method] = np.array(streams)
+            own = weights[np.argmax(streams)]
+            np.testing.assert_allclose(out[method].attention[0], own, rtol=1e-4)
         elif method == "mi_net_bag":
             expected[method] = linear(params["classifier"], layers[-1].max(axis=0))
         elif method == "mi_net_rc":
@@ -112,7 +131,7 @@ def test_each_method_is_its_published_formula():
             else:
                 own = params["attention"]
                 hidden = np.tanh(linear(own["tanh"], layers[-1]))
-                if method == "gated_attention":
+                if method in ("gated_attention", "clam"):
                     hidden = hidden / (1 + np.exp(-linear(own["gate"], layers[-1])))
                 scores = linear(own["score"], hidden)[:, 0]
             weights = softmax(scores)

@@ -51,6 +51,8 @@ def gradient_of(network, reduction):
         if network.method == "mi_net_ds":
             side_logits = sown[SUPERVISION]["logits"][0]
             value = sum(losses.cross_entropy(side, label) for side in side_logits)
+        if network.method == "clam":  # whose formula test_baselines.py has
+            value = sown[SUPERVISION]["losses"][0, label]
         if network.method == "loss_attention":
             labels = jnp.broadcast_to(label, bag.shape[:1])
             each = out.attention[0] * losses.cross_entropy(out.patch_logits[0], labels)

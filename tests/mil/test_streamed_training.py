@@ -73,7 +73,15 @@ def same(one, other):
     np.testing.assert_allclose(one.scale, other.scale, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["loss_attention", "attention", "mi_net_ds"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "loss_attention",
+        "attention",
+        "mi_net_ds",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clam", "dsmil")),
+    ],
+)
 def test_training_is_that_of_resident_bags(method):
     network = NETWORK.clone(method=method)
     same(streamed(network=network), resident(network))
@@ -155,12 +163,21 @@ def test_dropout_does_not_depend_on_padding(monkeypatch):
     assert not np.array_equal(short, other)
     network = NETWORK.clone(dropout=0.5)
     one, pad = streamed(network=network), bag_stream.pad
-    longer = lambda parts, count, length: pad(parts, count, length + 5)  # noqa: E731
+    longer = lambda parts, count, length, *rest: pad(parts, count, length + 5, *rest)  # noqa: E731
     monkeypatch.setattr(bag_stream, "pad", longer)
     close(one.last, streamed(network=network).last)
 
 
-@pytest.mark.parametrize("method", ["loss_attention", "gated_attention", "mi_net_rc", "mi_net"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "loss_attention",
+        "gated_attention",
+        "mi_net_rc",
+        "mi_net",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "clam", "dsmil")),
+    ],
+)
 def test_pieces_give_what_the_whole_gives(method, monkeypatch):
     network = NETWORK.clone(method=method)
     keys = jax.random.split(jax.random.key(0), 2)

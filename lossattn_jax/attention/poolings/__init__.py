@@ -17,6 +17,8 @@ As a `Pooling(sharp, patch_loss=True, ...)` it says more of itself than a functi
 
 from lossattn_jax.attention.outputs import Outputs as Outputs
 from lossattn_jax.attention.poolings import (
+    clustering,
+    dual_stream,
     entry,
     learned_attention,
     loss_attention,
@@ -45,19 +47,22 @@ POOLINGS = Registry(
         "loss_attention": loss_attention.LOSS_ATTENTION,
         "dynamic_routing": routing.DYNAMIC_ROUTING,
         "bag_loss_attention": loss_attention.BAG_LOSS_ATTENTION,
+        "instance_max": maximum.INSTANCE_MAX,
+        "clam": clustering.CLAM,
+        "dsmil": dual_stream.DSMIL,
     },
     adopt=entry.adopt,
     old_names={"none": "mean"},
 )
 
-# Those that work on bags, under the names that networks for bags know them by, in the order of the AAAI 2020
-# paper's table. Loss attention is each paper's own.
+# Those that work on bags, under the names that networks for bags know them by: the AAAI 2020 paper's, in the
+# order of its table, and behind them baselines of others. Loss attention is each paper's own.
 BAG_POOLINGS = Registry(
     "method",
     Pooling,
     {
         name if pooling.paper is None else pooling.paper.method: pooling
-        for name, pooling in POOLINGS.items()
+        for name, pooling in sorted(POOLINGS.items(), key=lambda item: item[1].paper is None)
         if INSTANCES in pooling.takes
     },
     adopt=entry.adopt,

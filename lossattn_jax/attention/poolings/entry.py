@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +11,9 @@ import jax
 from flax import linen as nn
 
 from lossattn_jax.attention import pooling
+from lossattn_jax.attention.losses import LOSSES
 from lossattn_jax.attention.outputs import Outputs
+from lossattn_jax.errors import UserError
 from lossattn_jax.registry import is_function, name_entry, wrong_part
 
 # What a network makes for its pooling, each of B images or bags:
@@ -20,8 +24,9 @@ INSTANCES = "instances"  # [B, N, D], of a bag
 CAPSULES = "capsules"  # [B, P, C, D], C capsules at each patch
 UNITS = "units"  # [B, P, units, channels], primary capsules that are not squashed yet
 
-# The collection for log-probabilities of classifiers that have losses of their own, `[B, S, K]` under
-# the name "logits". A network makes it where the call says that it is mutable.
+# The collection for what a pooling gives the training besides predictions: under the name "logits" the
+# log-probabilities `[B, S, K]` of classifiers that have losses of their own, under "losses" the loss `[B, K]`
+# of each bag for each label that it may have. A network makes it where the call says that it is mutable.
 SUPERVISION = "supervision"
 
 
@@ -41,6 +46,9 @@ class Patches:
       hidden: outputs of the pooling's own layers.
       dense: makes a `flax.linen.Dense` of (outputs, inputs, name), initialised as PyTorch's.
       network: the Flax module, for parameters (`network.param`) and collections.
+      options: of the pooling's own, by name; `Network.predict` fills in those that are not given.
+      axis_name: pmap axis that the patches are split over, with `Pooling.splits_patches` alone; None: all
+        are here.
     """
 
     layers: list[jax.Array]
@@ -51,6 +59,8 @@ class Patches:
     hidden: int
     dense: Callable[[int, int, str], nn.Dense]
     network: nn.Module
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    axis_name: str | None = None
 
     @property
     def features(self) -> jax.Array:
@@ -70,7 +80,7 @@ class Patches:
     def weigh(self, attention: jax.Array) -> Outputs:
         """Predicts the features' sum, weighted by `attention` `[B, P]`."""
         patch_logits = self.patch_logits
-        summary = pooling.weighted_sum(self.features, attention)
+        summary = pooling.weighted_sum(self.features, attention, self.axis_name)
         return Outputs(self.classifier(summary), patch_logits, attention)
 
     def supervise(self, logits: jax.Array) -> None:
@@ -78,13 +88,55 @@ class Patches:
 
         These have losses of their own.
         """
+        self._give_training("logits", logits)
+
+    def replace_loss(self, losses: jax.Array) -> None:
+        """Gives training the losses `[B, K]` of bags for each label.
+
+        Of a bag that of its label is its loss, in the place of the cross-entropy of its prediction.
+        """
+        self._give_training("losses", losses)
+
+    def _give_training(self, name: str, values: jax.Array) -> None:
         if not self.network.is_initializing():
             self.network.sow(
-                SUPERVISION, "logits", logits, reduce_fn=lambda _, new: new, init_fn=lambda: None
+                SUPERVISION, name, values, reduce_fn=lambda _, new: new, init_fn=lambda: None
             )
 
 
 Pool = Callable[[Patches], Outputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A number that a pooling's user may choose.
+
+    Attributes:
+      default: as published.
+      least, most: bounds, both allowed.
+      whole: whether it counts something.
+    """
+
+    default: float
+    least: float = 0.0
+    most: float = math.inf
+    whole: bool = False
+
+    @property
+    def requirement(self) -> str:
+        """Says what is allowed, as the end of "but must be"."""
+        kind = "a whole number" if self.whole else "a number"
+        if self.most == math.inf:
+            return f"{kind}, at least {self.least:g}"
+        return f"{kind} from {self.least:g} to {self.most:g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is allowed."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        number = float(value)
+        is_whole = not self.whole or number.is_integer()
+        return math.isfinite(number) and self.least <= number <= self.most and is_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +177,14 @@ class Pooling:
       unequal_classes: whether class 0 is what a bag is where no instance speaks for another.
       scores_by_attention: whether an instance's score is its attention, or the probability that the
         classifier gives it for another class than 0.
-      widths: of the three layers over instances, in networks for bags.
+      widths: of the layers over instances, in networks for bags.
+      splits_patches: whether it computes the same where the patches of an example are split over devices: all
+        that it computes of several patches goes by `Patches.axis_name`, as `Patches.weigh` and the functions
+        of `attention.pooling` do.
       paper: as a network for bags of the paper's table; None: it is none.
+      one_label: whether its own loss (`Patches.replace_loss`) is of one label of an example.
+      title: of a method for bags that is not in the paper's table, for tables; empty: its name.
+      options: its own, by name, with the values that were published.
     """
 
     pool: Pool
@@ -144,7 +202,48 @@ class Pooling:
     unequal_classes: bool = False
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
+    splits_patches: bool = False
     paper: PaperRow | None = None
+    one_label: bool = False
+    title: str = ""
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+    def complete_options(self, values: Mapping[str, Any], name: str = "") -> dict[str, float]:
+        """Completes options with their defaults.
+
+        Args:
+          values: by name.
+          name: of the pooling, for sentences.
+
+        Returns:
+          All of them, as floats.
+
+        Raises:
+          UserError: there is no such option, or a value is not allowed.
+        """
+        for key, value in values.items():
+            if key not in self.options:
+                own = (
+                    f"one of: {', '.join(self.options)}"
+                    if self.options
+                    else "left out: it has none"
+                )
+                raise UserError(f"the option {key!r} of {name or 'the pooling'} must be {own}")
+            if not self.options[key].accepts(value):
+                raise UserError(
+                    f"the option {key!r} of {name or 'the pooling'} is {value!r}, but must be "
+                    f"{self.options[key].requirement}"
+                )
+        defaults = {key: option.default for key, option in self.options.items()}
+        return {key: float(value) for key, value in {**defaults, **values}.items()}
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether its predictions may be logits of labels of which an example has any number."""
+        # Of unequal classes one says that nothing is there.
+        if self.unequal_classes or self.one_label:
+            return False
+        return not self.loss or LOSSES.find(self.loss).several_labels
 
     def forms(self) -> tuple[str, ...]:
         """Returns the forms of features that the pooling takes."""

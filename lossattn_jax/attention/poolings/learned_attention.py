@@ -12,7 +12,7 @@ def _pool_by_attention(patches: Patches, *, has_gate: bool) -> Outputs:
     # Before the scores, which decides the order in which gradients to the features are summed.
     _ = patches.patch_logits
     scores = AttentionScores(patches.hidden, has_gate, name="attention")(patches.features)
-    return patches.weigh(pooling.softmax_attention(scores, patches.mask))
+    return patches.weigh(pooling.softmax_attention(scores, patches.mask, patches.axis_name))
 
 
 ATTENTION = Pooling(
@@ -21,6 +21,7 @@ ATTENTION = Pooling(
     warns_of_collapse=True,
     learns_scores=True,
     hidden=HIDDEN,
+    splits_patches=True,
     torch_names={"attention/tanh": "attention.0", "attention/score": "attention.2"},
     paper=PaperRow("attention", "Attention", (0.892, 0.858, 0.615, 0.839, 0.868)),
 )
@@ -30,6 +31,7 @@ GATED_ATTENTION = Pooling(
     warns_of_collapse=True,
     learns_scores=True,
     hidden=HIDDEN,
+    splits_patches=True,
     torch_names={
         "attention/tanh": "attention_V.0",
         "attention/gate": "attention_U.0",

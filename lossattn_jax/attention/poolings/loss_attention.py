@@ -53,7 +53,8 @@ def _aaai(patches: Patches) -> Outputs:
 
     AAAI 2020.
     """
-    return patches.weigh(pooling.bag_loss_attention(patches.patch_logits, patches.mask))
+    attention = pooling.bag_loss_attention(patches.patch_logits, patches.mask, patches.axis_name)
+    return patches.weigh(attention)
 
 
 LOSS_ATTENTION = Pooling(
@@ -69,5 +70,6 @@ BAG_LOSS_ATTENTION = Pooling(
     takes=(MAP, PATCHES, INSTANCES),
     patch_loss=True,
     warns_of_collapse=True,
+    splits_patches=True,
     paper=PaperRow("loss_attention", "Loss-Attention", (0.917, 0.911, 0.712, 0.897, 0.900)),
 )

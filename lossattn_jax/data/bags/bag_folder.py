@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lossattn_jax.data.bags import feature_files
+from lossattn_jax.data.bags import feature_files, label_sets
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
 from lossattn_jax.data.bags.lazy_bags import BagReader, Bags
@@ -210,6 +210,17 @@ def _classes(
     """Numbers classes and labels, with the positive class last."""
     if table.labels is None:
         return (), None, None
+    if table.label_names is not None:
+        labels = label_sets.encode(table.labels, table.label_names)
+        absent = [
+            own for own, bags in zip(table.label_names, labels.T, strict=True) if not bags.any()
+        ]
+        if absent or len(table.label_names) < 2:
+            what = f"no bag with the label {absent[0]!r}" if absent else "one label only"
+            raise UserError(
+                f"{table.place} has {what}, but bags with several labels need two that occur; leave it out"
+            )
+        return table.label_names, labels, None
     classes = tuple(sorted(set(table.labels)))
     if len(classes) < 2:
         raise UserError(

@@ -4,9 +4,11 @@ What a step takes is a pure function of (seed, epoch) and the bags: `order.bucke
 and `draw_instances` which instances of one that is longer than a step may be.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import mmap
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +36,7 @@ class StepBags:
       x: `[b, length, features...]` as stored, zeros at padding.
       mask: `[b, length]` bool, True for a real instance; of a place without a bag for the first alone, since
         attention has to be somewhere.
-      labels: `[b]` int32.
+      labels: `[b]` int32, or `[b, K]`.
       rows: `[b]` int32, positions of the bags; -1 for none.
     """
 
@@ -115,6 +117,7 @@ class TrainingSteps:
       seed, epoch: of the draw of instances.
       most: instances that an epoch sees of a bag; 0: all.
       convert: what is done with the instances of a bag before they are padded.
+      buffers: memory of the steps of a training.
     """
 
     bags: Bags
@@ -124,6 +127,7 @@ class TrainingSteps:
     epoch: int
     most: int
     convert: Callable[[np.ndarray], np.ndarray]
+    buffers: "Buffers | None" = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -141,39 +145,77 @@ class TrainingSteps:
         longest = max(map(len, parts))
         length = next(top for top in self.tops if top >= longest)
         assert self.bags.labels is not None
-        labels = np.where(rows >= 0, self.bags.labels[np.maximum(rows, 0)], 0)
-        return StepBags(*pad(parts, len(rows), length), labels.astype(np.int32), rows)
+        own = self.bags.labels[np.maximum(rows, 0)]
+        labels = np.where((rows >= 0).reshape(-1, *(1 for _ in own.shape[1:])), own, 0)
+        padded = pad(parts, len(rows), length, self.buffers)
+        return StepBags(*padded, labels.astype(np.int32), rows)
 
 
-def pad(parts: Sequence[np.ndarray], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+class Buffers:
+    """Memory that is used again for arrays of the same shape once nobody has the last one any more.
+
+    Fresh memory of the system costs more time than copying a bag into it.
+    """
+
+    def __init__(self) -> None:
+        """Starts with none."""
+        self._free: dict[Any, list[tuple[mmap.mmap, np.ndarray]]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """An array `[b, length, ...]`, and `[b]` int, how many of each row's first places are to be zeroed.
+
+        The caller replaces these numbers by those of the places that it fills.
+        """
+        key = shape, dtype.str
+        free = self._free.setdefault(key, [])
+        if free:
+            memory, filled = free.pop()
+        else:
+            memory, filled = _map(int(np.prod(shape)) * dtype.itemsize), np.zeros(shape[0], int)
+        array: np.ndarray = np.ndarray(shape, dtype, memory)
+        weakref.finalize(array, free.append, (memory, filled)).atexit = False
+        return array, filled
+
+
+def pad(
+    parts: Sequence[np.ndarray], count: int, length: int, buffers: Buffers | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pads bags to one length, and their number to `count`.
 
     Args:
       parts: arrays `[n_i, features...]`, at least one.
       count: b.
       length: of the longest or more.
+      buffers: for large arrays; None: fresh memory.
 
     Returns:
       `[b, length, features...]` of the bags' type, and its mask `[b, length]`, as `StepBags` has them.
     """
-    x = _zeros((count, length, *parts[0].shape[1:]), parts[0].dtype)
+    shape, dtype = (count, length, *parts[0].shape[1:]), parts[0].dtype
+    if int(np.prod(shape)) * dtype.itemsize < _SMALLEST_MAP:
+        x, filled = np.zeros(shape, dtype), np.zeros(count, int)
+    else:
+        x, filled = (buffers or Buffers()).take(shape, dtype)
     mask = np.zeros((count, length), bool)
     mask[:, 0] = True
-    for place, part in enumerate(parts):
+    for place in range(count):
+        part = parts[place] if place < len(parts) else parts[0][:0]
         x[place, : len(part)] = part
+        x[place, len(part) : filled[place]] = 0
+        filled[place] = len(part)
         mask[place, : len(part)] = True
     return x, mask
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros, of which large ones go back to the system when they are let go of.
+def _map(size: int) -> mmap.mmap:
+    """Zeros, which go back to the system when they are let go of.
 
     The C library would keep them for the thread that has read them, several for each thread.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
-    if size < _SMALLEST_MAP:
-        return np.zeros(shape, dtype)
-    return np.ndarray(shape, dtype, mmap.mmap(-1, size))
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(AttributeError, OSError):  # of systems without: pages come one by one
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
@@ -187,8 +229,7 @@ def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
     Returns:
       An iterator; closing it ends its threads.
     """
-    import grain
-
+    grain = import_grain()
     ahead = steps_ahead(step_bytes, memory)
     options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
     iterator: Any = iter(grain.MapDataset.source(steps).to_iter_dataset(options))
@@ -196,6 +237,13 @@ def read_ahead(steps: Any, step_bytes: int, memory: int) -> Iterator[Any]:
         yield from iterator
     finally:
         iterator.close()  # grain's own iterator would leave its threads running
+
+
+def import_grain() -> Any:
+    """Imports grain, which takes half a second, where it is needed first."""
+    import grain
+
+    return grain
 
 
 def steps_ahead(step_bytes: int, memory: int) -> int:

@@ -23,7 +23,7 @@ from lossattn_jax.kernels import cpu
 
 log = logging.getLogger(__name__)
 
-_ROWS = 1024  # instances that are looked at together
+_VALUES = 1 << 18  # of a bag that are looked at together
 _BAGS_BETWEEN_LINES = 100
 _DIGESTED_AT_ONCE = 1 << 22  # numbers
 _LARGEST = float(np.finfo(np.float32).max)
@@ -126,9 +126,10 @@ def _look(bags: Bags, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     width = flat.shape[1]
     mean, squares = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    rows = max(1, _VALUES // width)
     with np.errstate(over="ignore", invalid="ignore"):  # of what is not finite
-        for start in range(0, len(flat), _ROWS):
-            block = flat[start : start + _ROWS].astype(np.float64)
+        for start in range(0, len(flat), rows):
+            block = flat[start : start + rows].astype(np.float64)
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
             own = block.mean(axis=0)
             block -= own

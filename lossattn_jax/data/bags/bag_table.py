@@ -20,6 +20,7 @@ from typing import Any
 
 from lossattn_jax.data.bags import columns, text_tables
 from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, opening
+from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.data.bags.parquet_table import INDEX, as_text
@@ -42,8 +43,11 @@ SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-ONE_LABEL = "networks for bags take one label for each bag, and several are not supported yet"
-
+# What cells of a column say of its label, in small letters.
+_TRUTH: Mapping[str, bool] = {
+    **dict.fromkeys(("0", "0.0", "no", "false", "negative"), False),
+    **dict.fromkeys(("1", "1.0", "yes", "true", "positive"), True),
+}
 _SEVERAL_LABELS = re.compile(r"(bag_)?labels?[ _.-].+")
 _WHOLE = re.compile(r"\+?\d{1,9}(\.0*)?", re.ASCII)
 _MOST_NAMED = 8
@@ -57,7 +61,8 @@ class TableColumns:
 
     Attributes:
       bag: of the bags' ids.
-      label: of their labels.
+      label: of their labels; several with commas between them, or a tuple, where each column says of its
+        label whether bags have it.
       group: of what bags share, such as a patient.
       split: of "train", "validation" and "test", or what else `SPLITS` has.
       fold: of whole numbers, the fold in which a bag is tested.
@@ -65,7 +70,7 @@ class TableColumns:
     """
 
     bag: str | None = None
-    label: str | None = None
+    label: str | Sequence[str] | None = None
     group: str | None = None
     split: str | None = None
     fold: str | None = None
@@ -84,7 +89,10 @@ class BagTable:
     Attributes:
       place: where it was, for messages.
       ids: of the bags, in the table's order; no two are the same.
-      labels: whole numbers where all are written as such, otherwise text.
+      labels: whole numbers where all are written as such, otherwise text; of bags with several labels a tuple
+        of text for each.
+      label_names: all labels that bags may have several of, in the order of their columns; None where each
+        bag has one.
       groups: for each bag.
       splits: "train", "validation" or "test" for each bag.
       folds: for each bag.
@@ -98,6 +106,7 @@ class BagTable:
     splits: tuple[str, ...] | None = None
     folds: tuple[int, ...] | None = None
     paths: tuple[str, ...] | None = None
+    label_names: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +147,27 @@ def read_table(
         bag is there twice, or a cell is missing or of no allowed value; the sentence has line and bag.
     """
     table = _read_cells(source)
-    places = _find_columns(table, names or TableColumns(), labelled)
+    names = names or TableColumns()
+    label_places = _find_label_columns(table, names.label)
+    if label_places:
+        places = _find_columns(table, dataclasses.replace(names, label=""), labelled=False)
+    else:
+        places = _find_columns(table, names, labelled)
     ids, table = _by_bag(table, places, by_instance)
     names_by_part = {part: table.header[place] for part, place in places.items()}
-    others = [name for name in table.header if name and name not in names_by_part.values()]
+    label_columns = [table.header[place] for place in label_places]
+    taken = {*names_by_part.values(), *label_columns}
+    others = [name for name in table.header if name and name not in taken]
     log.info(
         "%s: %d bags; %s%s",
         table.place,
         len(ids),
-        ", ".join(f"{part} in {name!r}" for part, name in names_by_part.items()),
+        ", ".join(
+            [
+                *(f"{part} in {name!r}" for part, name in names_by_part.items()),
+                *([f"labels in {_some(label_columns)}"] if label_columns else []),
+            ]
+        ),
         f"; not taken: {_some(others)}" if others else "",
     )
 
@@ -154,14 +175,23 @@ def read_table(
         return _known(table, part, places[part], ids) if part in places else None
 
     labels, groups, paths = cells("label"), cells("group"), cells("path")
+    values: tuple[Any, ...] | None = None if labels is None else tuple(label_values(labels))
+    label_names: tuple[str, ...] | None = None
+    if label_places:
+        label_names = tuple(label_columns)
+        values = _labels_of_columns(table, label_places, ids)
+    elif labels is not None and any(SEPARATOR in label for label in labels):
+        values = tuple(map(split_words, labels))
+        label_names = tuple(sorted({word for own in values for word in own}))
     return BagTable(
         table.place,
         ids,
-        None if labels is None else tuple(label_values(labels)),
+        values,
         None if groups is None else tuple(groups),
         _splits(table, places["split"], ids) if "split" in places else None,
         _folds(table, places["fold"], ids) if "fold" in places else None,
         None if paths is None else tuple(paths),
+        label_names,
     )
 
 
@@ -235,7 +265,8 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
         several = [name for name in table.header if _SEVERAL_LABELS.fullmatch(name.lower())]
         if len(several) > 1:
             raise UserError(
-                f"{table.place} has the columns {_some(several)}, but {ONE_LABEL}; --label_column says which"
+                f"{table.place} has the columns {_some(several)}; --label_column says which has the label, "
+                "or which have several, with commas between them"
             )
     for part in needed:
         if part not in places:
@@ -251,15 +282,50 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
     return places
 
 
+def _find_label_columns(table: _Cells, name: str | Sequence[str] | None) -> list[int]:
+    """Finds the columns of several labels; none where one column has the labels."""
+    if not name or name in table.header:
+        return []
+    names = name.split(",") if isinstance(name, str) else list(name)
+    if len(names) < 2:
+        return []
+    places = [_named(table, "label", own.strip()) for own in names]
+    if len(set(places)) < len(places):
+        raise UserError(f"--label_column is {name!r}, but must name each column once")
+    wrong = [table.header[place] for place in places if SEPARATOR in table.header[place]]
+    if wrong:
+        raise UserError(
+            f"the column {wrong[0]!r} of {table.place} cannot be a label's: {SEPARATOR!r} stands between "
+            "labels; rename it"
+        )
+    return places
+
+
+def _labels_of_columns(
+    table: _Cells, places: Sequence[int], ids: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """For each bag the names of the columns that say it has their label."""
+    labels: list[list[str]] = [[] for _ in ids]
+    for place in places:
+        name = table.header[place]
+        for row, cell in enumerate(_known(table, "label", place, ids)):
+            if cell.lower() not in _TRUTH:
+                raise UserError(
+                    f"{table.lines[row]} of {table.place} has {cell!r} for bag {ids[row]!r} in the column "
+                    f"{name!r} of a label, but allowed are {', '.join(_TRUTH)}"
+                )
+            if _TRUTH[cell.lower()]:
+                labels[row].append(name)
+    return tuple(map(tuple, labels))
+
+
 def _named(table: _Cells, part: str, name: Any) -> int:
-    """Finds a column by its name; labels have one column."""
+    """Finds a column by its name."""
     header = list(table.header)
     if name in header:
         if header.count(name) > 1:
             raise UserError(f"{table.place} has two columns {name!r}, but names must differ")
         return header.index(name)
-    if part == "label" and (not isinstance(name, str) or "," in name):
-        raise UserError(f"the labels are to be in the columns {name}, but {ONE_LABEL}")
     same = [place for place, other in enumerate(header) if other.lower() == str(name).lower()]
     if len(same) == 1:
         return same[0]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossattn_jax.data.bags import precision
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.errors import UserError
@@ -46,7 +47,7 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BagDataset:
-    """Bags, each with one label.
+    """Bags, each with one label, or with any number of them.
 
     Any array that can be values_by_field is taken; the attributes have the types below.
 
@@ -54,7 +55,8 @@ class BagDataset:
       instances: `[N, features...]`, the instances of all bags, one bag after the other: float32, or
         float64 where the spread of a feature would not survive that (`precision.survives`).
       lengths: `[bags]` int64, instances of each bag, at least 1; their sum is N.
-      labels: `[bags]` int32 in [0, K), the place of the bag's label in `classes`.
+      labels: `[bags]` int32 in [0, K), the place of the bag's label in `classes`; or `[bags, K]`, 1 for each
+        label that a bag has and 0 for others.
       ids: one name per bag; a bag that was selected twice is there twice.
       classes: K labels as the user knows them. Of two the last is the positive one where that is known;
         where they are given the other way round, they and all labels change places.
@@ -104,6 +106,9 @@ class BagDataset:
 
     def _put_positive_last(self) -> None:
         """Finds the positive class, and makes it the second."""
+        if self.several_labels:
+            object.__setattr__(self, "positive", None)
+            return
         words = () if self.positive is None else (self.positive,)
         if words and self.num_classes != 2:
             raise UserError(
@@ -204,6 +209,11 @@ class BagDataset:
         """Number of classes, K."""
         return len(self.classes)
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether a bag may have any number of labels."""
+        return has_several(self.labels)
+
     @functools.cached_property
     def offsets(self) -> np.ndarray:
         """`[bags + 1]` int64: bag i is `instances[offsets[i]:offsets[i + 1]]`."""
@@ -286,7 +296,9 @@ class BagDataset:
 
         So their order does not follow from the alphabet. Known and more classes stay as they are.
         """
-        if self.num_classes != 2 or self.positive is not None or not self.labels[0]:
+        if self.several_labels or self.num_classes != 2 or self.positive is not None:
+            return self
+        if not self.labels[0]:
             return self
         own = self.instance_labels
         return dataclasses.replace(
@@ -397,7 +409,7 @@ def _known_labels(labels: Any, ids: Sequence[str], name: str) -> list[Any]:
 def _check(dataset: BagDataset) -> None:
     """Raises the `UserError`s of `BagDataset`."""
     name, instances, lengths = dataset.name, dataset.instances, dataset.lengths
-    shapes = {"labels": dataset.labels.shape, "ids": (len(dataset.ids),)}
+    shapes = {"labels": dataset.labels.shape[:1], "ids": (len(dataset.ids),)}
     if dataset.groups is not None:
         shapes["groups"] = (len(dataset.groups),)
     _check_counts(name, len(dataset.ids), {"lengths": lengths.shape, **shapes})
@@ -409,7 +421,18 @@ def _check(dataset: BagDataset) -> None:
             f"the lengths of the bags of {name} add up to {lengths.sum()}, but the instances have the "
             f"shape {instances.shape} and must be [{lengths.sum()}, features...]"
         )
-    wrong = (dataset.labels < 0) | (dataset.labels >= dataset.num_classes)
+    if dataset.several_labels:
+        if (
+            dataset.labels.shape[1] != dataset.num_classes
+            or not np.isin(dataset.labels, (0, 1)).all()
+        ):
+            raise UserError(
+                f"the labels of {name} have the shape {dataset.labels.shape}, but must be 0 or 1 for each of "
+                f"{len(dataset.ids)} bags and {dataset.num_classes} labels"
+            )
+        wrong = np.zeros(len(dataset.ids), bool)
+    else:
+        wrong = (dataset.labels < 0) | (dataset.labels >= dataset.num_classes)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(

@@ -67,11 +67,13 @@ def separates(dataset: BagDataset) -> np.ndarray:
       dataset: bags of vectors.
 
     Returns:
-      `[D]` bool; all False for a single class.
+      `[D]` bool; all False for a single class, and for several labels of a bag.
     """
+    width = dataset.instances.shape[1]
+    if dataset.several_labels:
+        return np.zeros(width, bool)
     counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
     counts = counts[counts > 0]
-    width = dataset.instances.shape[1]
     if len(counts) < 2 or len(dataset) < 3:
         return np.zeros(width, bool)
     starts = dataset.offsets[:-1]

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from lossattn_jax.data.bags import multilabel_folds
+from lossattn_jax.data.bags.label_sets import has_several
 from lossattn_jax.errors import UserError
 
 # Keeps the draw apart from others that are made from the same seed.
@@ -122,7 +124,7 @@ def draw_repeats(
     """Repeats of `stratified_folds`, or `grouped_folds`, with different draws.
 
     Args:
-      labels: `[bags]`, of any sortable type.
+      labels: `[bags]`, of any sortable type; or `[bags, K]` 0 and 1, for folds of `multilabel_folds`.
       folds: number of folds, 2 or more.
       repeats: how many draws, 1 or more; more of them begin with the same ones.
       seed: 0 or more.
@@ -138,6 +140,12 @@ def draw_repeats(
         raise UserError(f"the number of repeats is {repeats}, but must be 1 or more")
     if seed < 0:
         raise UserError(f"the seed is {seed}, but must be 0 or more")
+    if has_several(labels):
+        draws = [np.random.SeedSequence([seed, r]).generate_state(1)[0] for r in range(repeats)]
+        own = np.asarray(labels)
+        return np.stack(
+            [multilabel_folds.draw_folds(own, folds, int(draw), groups) for draw in draws]
+        )
     seeds = [int(np.random.SeedSequence([seed, r]).generate_state(1)[0]) for r in range(repeats)]
     if groups is None:
         return np.stack([stratified_folds(labels, folds, draw) for draw in seeds])
@@ -155,10 +163,10 @@ def held_out(
 
     Of a class with n training bags, `share * n` are drawn, rounded to the nearest number (a half to the
     even one), but at least 1 and at most n - 1; none of a class with a single bag. Of groups, one of about
-    `1 / share` of `grouped_folds` is drawn.
+    `1 / share` of `grouped_folds` is drawn. Of several labels see `multilabel_folds.hold_out`.
 
     Args:
-      labels: `[bags]` of the whole data set, of any sortable type.
+      labels: `[bags]` of the whole data set, of any sortable type; or `[bags, K]` 0 and 1.
       train_rows: `[n]` int, positions of the training bags.
       share: of them that are drawn, between 0 and 1.
       seed: 0 or more.
@@ -176,6 +184,10 @@ def held_out(
         raise UserError(f"the seed is {seed}, but must be 0 or more")
     rows = np.asarray(train_rows, np.int64)
     own = np.asarray(labels)[rows]
+    if has_several(labels):
+        draw = int(np.random.SeedSequence([seed, _HELD_OUT_KEY]).generate_state(1)[0])
+        own_groups = None if groups is None else [groups[row] for row in rows]
+        return multilabel_folds.hold_out(own, share, draw, own_groups)
     if groups is not None:
         return _held_out_groups(own, [groups[row] for row in rows], share, seed)
     generator = np.random.default_rng([seed, _HELD_OUT_KEY])

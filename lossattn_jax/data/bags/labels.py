@@ -118,5 +118,25 @@ def class_weights(value: Any, classes: np.ndarray, labels: np.ndarray) -> np.nda
     return np.array([value.get(label, 1.0) for label in own_labels], np.float64)
 
 
+def weights_of_part(value: Any, classes: int, labels: np.ndarray) -> np.ndarray | None:
+    """Computes weights of classes from the bags of one training.
+
+    Args:
+      value: as `class_weights` takes it, a dictionary by numbers.
+      classes: K.
+      labels: `[B]` int in [0, K), of the bags that are trained on.
+
+    Returns:
+      `[K]` float64, as `class_weights` of the classes that occur among them, and 1 for others; None for None.
+    """
+    occurring = np.unique(labels)
+    own = class_weights(value, occurring, labels)
+    if own is None:
+        return None
+    weights = np.ones(classes)
+    weights[occurring] = own
+    return weights
+
+
 def _is_infinite(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not math.isfinite(value)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.data.bags.label_sets import find_sets, has_several
 from lossattn_jax.errors import UserError
 
 
@@ -87,7 +88,8 @@ class Bags(Sequence[np.ndarray]):
     Attributes:
       readers: of each bag's instances.
       ids: one name per bag.
-      labels: `[bags]` int32, the place of the bag's label in `classes`; None of bags without labels.
+      labels: `[bags]` int32, the place of the bag's label in `classes`; or `[bags, K]`, 1 for each label that
+        a bag has; None of bags without labels.
       classes: K labels as the user knows them; of two the last is the positive one where that is known.
         Empty without labels.
       groups: of each bag what it shares with others, such as a patient; None where bags have none.
@@ -135,7 +137,8 @@ class Bags(Sequence[np.ndarray]):
 
         Args:
           bags: arrays `[n_i, features...]`.
-          labels: `[bags]` of any sortable type; None: there are none.
+          labels: `[bags]` of any sortable type, or as `label_sets.find_sets` takes them; None: there are
+            none.
           ids: one per bag; None: "0", "1", ...
           coords: for each bag `[n_i, 2]`; None: they are not known.
           groups: one per bag; None: there are none.
@@ -148,12 +151,19 @@ class Bags(Sequence[np.ndarray]):
         readers = tuple(
             ArrayReader(np.asarray(bag), xy) for bag, xy in zip(bags, places, strict=True)
         )
-        classes, encoded = ((), None) if labels is None else np.unique(labels, return_inverse=True)
+        sets = find_sets(labels)
+        classes: tuple[Any, ...] = ()
+        encoded: np.ndarray | None = None
+        if sets is not None:
+            classes, encoded = sets
+        elif labels is not None:
+            different, encoded = np.unique(labels, return_inverse=True)
+            classes = tuple(different.tolist())
         return cls(
             readers,
             tuple(map(str, range(len(bags)) if ids is None else ids)),
             encoded,
-            tuple(np.asarray(classes).tolist()),
+            classes,
             groups=None if groups is None else tuple(map(str, groups)),
             name=name,
         )
@@ -200,6 +210,19 @@ class Bags(Sequence[np.ndarray]):
         return len(self.classes)
 
     @property
+    def several_labels(self) -> bool:
+        """Whether a bag may have any number of labels."""
+        return has_several(self.labels)
+
+    def named_labels(self) -> list[Any] | None:
+        """Each bag's label as the user knows it, a tuple where there are several; None without labels."""
+        if self.labels is None:
+            return None
+        if self.several_labels:
+            return [tuple(self.classes[k] for k in np.flatnonzero(own)) for own in self.labels]
+        return [self.classes[label] for label in self.labels]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all instances as float32, which is how networks take them."""
         return int(self.lengths.sum()) * int(np.prod(self.shape)) * 4
@@ -243,6 +266,8 @@ class Bags(Sequence[np.ndarray]):
     def in_order_of_appearance(self) -> Self:
         """Numbers two classes of unknown meaning as `BagDataset.in_order_of_appearance` does."""
         labels = self.labels
+        if self.several_labels:
+            return self
         if labels is None or self.num_classes != 2 or self.positive is not None or not labels[0]:
             return self
         return self.swap_classes()

@@ -118,6 +118,7 @@ class Request:
       folds: what the user says of folds: a number, which is that of the options too, or one of `SPLITTINGS`;
         None: nothing.
       memory_gib: GiB that bags which are read one by one may take, see `streaming.memory_bytes`.
+      instances_per_device: of a bag, see `streaming.place_bags`.
       file_format: of a folder's feature files, as `FORMATS.find` takes it; None: any of `FORMATS`.
     """
 
@@ -130,6 +131,7 @@ class Request:
     columns: TableColumns | None = None
     folds: int | str | None = None
     memory_gib: float | None = None
+    instances_per_device: int | None = None
     file_format: str | None = None
 
 
@@ -274,12 +276,14 @@ class FolderOfBags(Source):
     def experiments(self, request: Request) -> tuple[Experiment]:
         table = self._read_table(request)
         bags = self._open(table, request)
-        word = _positive(bags.classes, request.positive, self.name)
+        word = None
+        if not bags.several_labels:
+            word = _positive(bags.classes, request.positive, self.name)
         if word is not None and word != bags.classes[1]:
             bags = bags.swap_classes()
         bags = dataclasses.replace(bags, positive=word).in_order_of_appearance()
         most = request.options.train.max_instances
-        dataset = streaming.place_bags(bags, most, request.memory_gib)
+        dataset = streaming.place_bags(bags, most, request.memory_gib, request.instances_per_device)
         return (Experiment(dataset, _split(dataset, table, request)),)
 
     def open(self, request: Request) -> Bags:
@@ -412,6 +416,7 @@ def experiments(
     columns: TableColumns | None = None,
     folds: int | str | None = None,
     memory_gib: float | None = None,
+    instances_per_device: int | None = None,
     file_format: str | None = None,
 ) -> Sequence[Experiment] | Iterator[Experiment]:
     """Makes the experiments on a data set; generated bags have several.
@@ -419,7 +424,7 @@ def experiments(
     Args:
       name: as `find` takes it.
       data_dir, options, download, positive, choice, labels, columns, folds, memory_gib,
-      file_format: see `Request`.
+      instances_per_device, file_format: see `Request`.
 
     Raises:
       UserError: as of `find` and `Source.experiments`, or features are chosen where they have no names, or a
@@ -436,6 +441,7 @@ def experiments(
         columns=columns,
         folds=folds,
         memory_gib=memory_gib,
+        instances_per_device=instances_per_device,
         file_format=file_format,
     )
     _refuse_unknown_parts(source, name, request)

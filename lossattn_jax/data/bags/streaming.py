@@ -28,11 +28,13 @@ class StreamedBags(Bags):
       labels: `[bags]` int32, which others may lack.
       memory: bytes that what is read ahead may take.
       max_instances: that an epoch sees of a bag, drawn anew for each; 0: all.
+      instances_per_device: of a bag; longer ones lie on all devices. None: as many as a device holds.
     """
 
     labels: np.ndarray
     memory: int = _UNKNOWN
     max_instances: int = 0
+    instances_per_device: int | None = None
 
     @functools.cached_property
     def survey(self) -> Survey:
@@ -43,44 +45,74 @@ class StreamedBags(Bags):
 PlacedBags = BagDataset | StreamedBags  # which networks are trained on
 
 
-def place_bags(bags: Bags, max_instances: int, memory_gib: float | None) -> PlacedBags:
+def place_bags(
+    bags: Bags,
+    max_instances: int,
+    memory_gib: float | None,
+    instances_per_device: int | None = None,
+) -> PlacedBags:
     """Reads labelled bags into memory, or has networks read them one by one where that suits them.
 
     Args:
       bags: with labels.
       max_instances: that an epoch sees of a bag; 0: all.
       memory_gib: see `memory_bytes`.
+      instances_per_device: of a bag; a set with longer ones is read one by one too. None: as many as a device
+        holds.
 
     Raises:
-      UserError: as of `Bags.load` and `memory_bytes`.
+      UserError: as of `Bags.load`, `check_instances` and `memory_bytes`.
     """
     if bags.labels is None:
         raise UserError(f"the bags of {bags.name} have no labels, but training needs them")
     memory = memory_bytes(memory_gib)
-    if not is_streamed(bags, max_instances, memory):
+    check_instances(instances_per_device)
+    if not is_streamed(bags, max_instances, memory, instances_per_device):
         return bags.load()
     fields: dict[str, Any] = {
         field.name: getattr(bags, field.name) for field in dataclasses.fields(Bags)
     }
-    return StreamedBags(**fields, memory=memory, max_instances=max_instances)
+    return StreamedBags(
+        **fields,
+        memory=memory,
+        max_instances=max_instances,
+        instances_per_device=instances_per_device,
+    )
 
 
-def is_streamed(bags: Bags, max_instances: int, memory: int) -> bool:
+def is_streamed(
+    bags: Bags, max_instances: int, memory: int, instances_per_device: int | None = None
+) -> bool:
     """Whether bags are read one by one, or lie on the devices as a whole.
 
     Args:
       bags: nothing is read.
       max_instances: that an epoch sees of a bag; 0: all.
       memory: bytes that there are.
+      instances_per_device: of a bag; None: as many as a device holds.
 
     Returns:
-      True where not all instances are wanted, for sets that are larger than the memory, and for large sets
-      of large bags.
+      True where not all instances are wanted, for sets that are larger than the memory, for large sets
+      of large bags, and where the longest bag is to be split over devices.
     """
+    if instances_per_device is not None and bags.lengths.max() > instances_per_device:
+        return True
     if max_instances and bags.lengths.max() > max_instances:
         return True
     large = bags.nbytes >= _SMALLEST_SET and bags.nbytes >= _SMALLEST_BAG * len(bags)
     return large or bags.nbytes > memory
+
+
+def check_instances(instances_per_device: Any) -> None:
+    """Refuses a number of instances for each device that is none.
+
+    Raises:
+      UserError: it is neither None nor a whole number above 0.
+    """
+    number = instances_per_device
+    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if number is not None and not (whole and number > 0):
+        raise UserError(f"instances_per_device is {number!r}, but must be a whole number above 0")
 
 
 def memory_bytes(gib: float | None) -> int:

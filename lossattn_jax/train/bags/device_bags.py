@@ -17,7 +17,7 @@ class Data:
     Attributes:
       instances: `[N + longest, features...]` float32: zeros behind the last bag, so that a cut of any
         bucket's length stays inside.
-      offsets, lengths, labels, bucket: `[bags]` int32.
+      offsets, lengths, labels, bucket: `[bags]` int32; labels of which a bag may have several `[bags, K]`.
     """
 
     instances: Any

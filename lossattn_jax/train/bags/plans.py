@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from lossattn_jax.data.bags.labels import weights_of_part
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
@@ -33,6 +35,78 @@ class Plan:
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
     class_weights: np.ndarray | None = None
     name: str = ""
+
+
+# Says of logits `[M, epochs so far, bags, K]`, NaN of bags that are not predicted, which models need no
+# further epoch: `[M]` bool. A model may have some more epochs than it needs, for others' sake.
+HasEnded = Callable[[np.ndarray], np.ndarray]
+
+
+class Ends:
+    """Which models of a training have ended: they see no bag any more, and predict none.
+
+    Attributes:
+      held_out: `[M, bags]` bool, the bags that models predict now.
+    """
+
+    def __init__(self, has_ended: HasEnded | None, plans: Sequence[Plan], epochs: int):
+        """No model has ended.
+
+        Args:
+          has_ended: None: models have all epochs.
+          plans: M of them.
+          epochs: of the training.
+        """
+        self._has_ended, self._epochs = has_ended, epochs
+        self._ended = np.zeros(len(plans), bool)
+        self._train = np.stack([plan.train for plan in plans])
+        self.held_out = np.stack([plan.held_out for plan in plans])
+
+    @property
+    def all(self) -> bool:
+        """Whether all models have ended."""
+        return bool(self._ended.all())
+
+    def update(self, logits: np.ndarray) -> bool:
+        """Looks after some epochs which models have ended; says whether some have now.
+
+        Args:
+          logits: see `HasEnded`.
+        """
+        if self._has_ended is None or logits.shape[1] >= self._epochs:
+            return False
+        before = self._ended
+        self._ended = before | self._has_ended(logits)
+        self.held_out = self.held_out & ~self._ended[:, None]
+        return bool((self._ended & ~before).any())
+
+    def apply(self, models: Models) -> Models:
+        """Models of the plans, of which those that have ended see no bag and predict none.
+
+        Args:
+          models: of all plans, on the host.
+        """
+        train = self._train & ~self._ended[:, None]
+        return dataclasses.replace(models, train=train, held_out=self.held_out)
+
+
+def weigh_classes(
+    plans: Sequence[Plan], labels: np.ndarray, classes: int, class_weight: Any
+) -> list[Plan]:
+    """Gives plans weights of classes, by the labels of their own training bags.
+
+    Args:
+      plans: of a training.
+      labels: `[bags]` int in [0, K).
+      classes: K.
+      class_weight: see `labels.weights_of_part`.
+    """
+    return [
+        dataclasses.replace(
+            plan, class_weights=weights_of_part(class_weight, classes, labels[plan.train])
+        )
+        for plan in plans
+    ]
 
 
 def check(plans: Sequence[Plan], settings: Settings, every_epoch: bool) -> tuple[bool, bool]:

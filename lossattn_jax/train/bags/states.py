@@ -76,16 +76,17 @@ def where(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(choose, new, old)
 
 
-def pad_groups(tree: Any, group: int) -> Any:
+def pad_groups(tree: Any, group: int, parts: int | None = None) -> Any:
     """Repeats the first model until devices have equal whole groups.
 
     Args:
       tree: on the host; every leaf with a leading axis of models.
       group: models that a device computes together.
+      parts: devices that share the models; None: all.
     """
+    unit = group * (parts or jax.local_device_count())
 
     def pad(leaf: Any) -> Any:
-        unit = group * jax.local_device_count()
         more = np.zeros(-len(leaf) % unit, np.int64)
         return np.concatenate([leaf, leaf[more]]) if len(more) else leaf
 

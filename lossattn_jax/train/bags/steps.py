@@ -25,6 +25,7 @@ from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import Data, cut_bags, cut_values, standardise, write
 from lossattn_jax.train.bags.gradients import Gradients, StepBags, with_decay
 from lossattn_jax.train.bags.settings import Settings
+from lossattn_jax.train.bags.spread import MODELS, Spread
 from lossattn_jax.train.bags.states import Models, State, where
 from lossattn_jax.train.optimizer import OPTIMIZERS, changes_betas, make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
@@ -48,6 +49,7 @@ class Program:
       selects: whether the best epoch by `Models.selection` is found.
       keeps: whether the parameters of an epoch of a plan's choice are kept.
       consistency: whether attention is kept near its average over the epochs.
+      spread: what devices share.
     """
 
     network: BagNetwork
@@ -58,6 +60,7 @@ class Program:
     selects: bool
     keeps: bool
     consistency: bool
+    spread: Spread = MODELS
 
 
 class _Visit(NamedTuple):
@@ -66,7 +69,7 @@ class _Visit(NamedTuple):
     Attributes:
       epoch: int32 scalar, from 0.
       step: int32 scalar, the steps of all epochs before it.
-      rows: `[b]` int32, its bags; -1 for none.
+      rows: `[b]` int32, its bags, those of all devices; -1 for none.
       visible: `[G, b]` bool, those that each model is trained on.
       noise: `[G, N + longest, units]` uint8 of the epoch's dropout.
     """
@@ -85,7 +88,9 @@ class Steps:
         """Stores what the programs depend on."""
         self.program = program
         self.network, self.settings = program.network, program.settings
-        self.gradients = Gradients(program.network, program.settings, program.consistency)
+        self.gradients = Gradients(
+            program.network, program.settings, program.consistency, program.spread
+        )
 
     def start(self, models: Models, data: Data) -> State:
         """The state of fresh models."""
@@ -261,7 +266,9 @@ class Steps:
           whether the update is applied, or None if not `skip_nonfinite`.
         """
         state, tally = carry
-        rows, group = visit.rows, self.program.group
+        # The bags, and with them the length, are chosen by all devices alike, which wait for one another.
+        rows, visible = self.program.spread.own_bags(visit.rows, visit.visible)
+        group = self.program.group
         x, mask = cut_bags(data, rows, length)
         if self.program.consistency:
             target = jax.vmap(lambda e: cut_values(e, data, rows, length))(state.ensemble)
@@ -274,7 +281,7 @@ class Steps:
             bags = StepBags(x, mask, labels, visible, noise, target)
             return self.gradients(model, params, bags, visit.epoch, guard_loss=skip_nonfinite)
 
-        of_bags = jax.vmap(of_one)(models, state.params, visit.visible, noise, target)
+        of_bags = jax.vmap(of_one)(models, state.params, visible, noise, target)
         values, applies = of_bags.loss, None
         if skip_nonfinite or not self._keeps_squares:
             total_gradients = jax.vmap(with_decay)(models, state.params, of_bags.gradients)
@@ -293,7 +300,7 @@ class Steps:
                 before = self.gradients.attention_before(target, visit.epoch, mask)
                 attention = where(applies, attention, before)
             for place, row in enumerate(rows):
-                here = mask[place][None] & visit.visible[:, place, None]
+                here = mask[place][None] & visible[:, place, None]
                 new_attention = write(new_attention, attention[:, place], here, data.offsets[row])
         return values, of_bags.gradients, new_attention, applies
 
@@ -361,14 +368,15 @@ class Steps:
                 return jax.vmap(of_one)(params, models)
 
             branches = [functools.partial(forward, length) for length in self.program.tops]
-            is_tested = jnp.any(models.held_out[:, row])
+            is_tested = jnp.any(models.held_out[:, row]) & self.program.spread.owns_bag(row)
             nothing = jnp.zeros((self.program.group, self.network.num_classes))
             logits = jax.lax.cond(
                 is_tested, lambda: jax.lax.switch(data.bucket[row], branches), lambda: nothing
             )
             return None, logits
 
-        return jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
+        of_own = jax.lax.scan(bag, None, jnp.arange(len(data.labels)))[1]
+        return self.program.spread.collect(of_own)
 
     def _score(self, models: Models, logits: jax.Array, labels: jax.Array) -> Any:
         """Computes `[G]` accuracy and loss on the bags of `Models.selection`.
@@ -377,10 +385,18 @@ class Steps:
         """
         share = models.selection.astype(jnp.float32)
         count = jnp.maximum(jnp.sum(share, axis=1), 1.0)
-        right = (jnp.argmax(logits, axis=-1) == labels[None]) & jnp.isfinite(logits).all(axis=-1)
-        accuracy = jnp.sum(right.astype(jnp.float32) * share, axis=1) / count
-        everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
-        loss = jnp.sum(losses.cross_entropy(logits, everywhere) * share, axis=1) / count
+        finite = jnp.isfinite(logits).all(axis=-1)
+        if labels.ndim == 2:  # the share of a bag's labels
+            everywhere = jnp.broadcast_to(labels[None], logits.shape)
+            right = jnp.mean(((logits > 0) == (everywhere > 0)).astype(jnp.float32), axis=-1)
+            right = jnp.where(finite, right, 0.0)
+            per_bag = losses.sigmoid_cross_entropy(logits, everywhere)
+        else:
+            everywhere = jnp.broadcast_to(labels[None], logits.shape[:2])
+            right = ((jnp.argmax(logits, axis=-1) == everywhere) & finite).astype(jnp.float32)
+            per_bag = losses.cross_entropy(logits, everywhere)
+        accuracy = jnp.sum(right * share, axis=1) / count
+        loss = jnp.sum(per_bag * share, axis=1) / count
         return accuracy, jnp.where(jnp.isfinite(loss), loss, jnp.inf)
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """The compiled programs of networks for bags that are read one by one, as `programs` has them for others.
 
-A call is one step: its bags come with it, the same for all M models, which are split over the devices. Of a
-device's models `Program.group` are computed together.
+A call is one step: its bags come with it, the same for all M models. What devices share, models, bags or
+instances, `Program.spread` says. Of a device's models `Program.group` are computed together.
 """
 
 import dataclasses
@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from lossattn_jax import devices
+from lossattn_jax.kernels import random_words
+from lossattn_jax.models.backbones import BAG_BACKBONES
 from lossattn_jax.models.bag_networks import BagLayers, BagNetwork, BagPooling, part_of
 from lossattn_jax.train import update as update_lib
 from lossattn_jax.train.bags.device_bags import standardise
 from lossattn_jax.train.bags.gradients import StepBags, with_decay
+from lossattn_jax.train.bags.spread import Spread
 from lossattn_jax.train.bags.states import Models, State
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.update import ModelState
@@ -35,7 +38,7 @@ class StreamedTraining:
       results: see `steps.Steps.results`.
     """
 
-    start: Callable[..., Any]
+    start: devices.BriefProgram
     update: Callable[..., Any]
     average: Callable[..., Any]
     keep: Callable[..., Any]
@@ -54,7 +57,7 @@ def training(program: Program) -> StreamedTraining:
         return steps.keep_epochs(models, states, logits, labels, epoch)
 
     return StreamedTraining(
-        start=devices.pmap(start),
+        start=devices.BriefProgram(start),
         update=devices.pmap(functools.partial(_update, steps), donate=(1,)),
         average=devices.pmap(steps.average_epochs, donate=(0,)),
         keep=devices.pmap(keep, donate=(1,)),
@@ -62,8 +65,23 @@ def training(program: Program) -> StreamedTraining:
     )
 
 
+def computes_in_pieces(network: BagNetwork, spread: Spread) -> bool:
+    """Whether bags go through a network's layers in pieces: on CPUs, where that is quicker.
+
+    Of bags whose instances are split over devices, each device's part is one piece.
+    """
+    whole_bags = spread.instance_axis is None
+    can_be = whole_bags and BAG_BACKBONES.find(network.backbone).first_layer is not None
+    return can_be and network.dtype == jnp.float32 and jax.default_backend() == "cpu"
+
+
 def draw_noise(
-    network: BagNetwork, seed: jax.Array, epoch: jax.Array, rows: jax.Array, length: int
+    network: BagNetwork,
+    seed: jax.Array,
+    epoch: jax.Array,
+    rows: jax.Array,
+    length: int,
+    longest: jax.Array | None = None,
 ) -> jax.Array:
     """`[b, length, units]` uint8: what the dropout of a step's bags goes by.
 
@@ -75,13 +93,18 @@ def draw_noise(
       epoch: int32 scalar, from 0.
       rows: `[b]` int32, positions of the bags in the data set.
       length: that bags are padded to.
+      longest: int32 scalar, instances of the longest of them, behind which there may be zeros; None: all are
+        drawn.
     """
     units = sum(network.widths)
     key = jax.random.fold_in(jax.random.key(seed), epoch)
 
     def of_bag(row: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, jnp.maximum(row, 0))
-        words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        if longest is None:
+            words = jax.random.bits(own, (length, -(-units // 4)), jnp.uint32)
+        else:
+            words = random_words.draw_rows(own, (length, -(-units // 4)), longest)
         several = jax.lax.bitcast_convert_type(words, jnp.uint8)
         return several.reshape(length, -1)[:, :units]
 
@@ -100,7 +123,7 @@ def _update(
 
     Args:
       steps: of the training.
-      models: of one device.
+      models: of one device; so are the following, see `spread`.
       carry: their states, and `[M]` int32, how many updates were skipped in a row before.
       visible: `[M, b]` bool, the bags that each model is trained on.
       batch: x, mask, labels and rows, as `bag_stream.StepBags` has them.
@@ -108,16 +131,23 @@ def _update(
     """
     x, mask, labels, rows = batch
     epoch, number = clock
-    settings = steps.settings
+    settings, spread = steps.settings, steps.program.spread
 
     def of_one(arguments: Any) -> Any:
         model, (state, in_a_row), visible = arguments
 
         def compute() -> Any:
-            noise = draw_noise(steps.network, model.seed, epoch, rows, x.shape[1])
+            in_pieces = computes_in_pieces(steps.network, spread)
+            longest = jnp.max(jnp.sum(mask, axis=1, dtype=jnp.int32)) if in_pieces else None
+            length = spread.whole_length(x.shape[1])
+            noise = draw_noise(steps.network, model.seed, epoch, rows, length, longest)
+            noise = spread.own_instances(noise)
             target = jnp.zeros(0, jnp.float32)
-            bags = StepBags(x.astype(jnp.float32), mask, labels, visible, noise, target)
-            of_bags = steps.gradients(model, state.params, bags, epoch, guard_loss=True)
+            stored = x if in_pieces else x.astype(jnp.float32)
+            bags = StepBags(stored, mask, labels, visible, noise, target)
+            of_bags = steps.gradients(
+                model, state.params, bags, epoch, guard_loss=True, in_pieces=in_pieces
+            )
             decayed = with_decay(model, state.params, of_bags.gradients)
             values = (of_bags.loss, update_lib.gradient_norm(decayed))
             applied = update_lib.is_applied(values, in_a_row, settings.max_skipped)
@@ -132,7 +162,9 @@ def _update(
             return (changed, update_lib.count_skipped(applied, in_a_row)), ~applied
 
         nothing = jnp.zeros((), bool)
-        return jax.lax.cond(jnp.any(visible), compute, lambda: ((state, in_a_row), nothing))
+        return jax.lax.cond(
+            spread.any_visible(visible), compute, lambda: ((state, in_a_row), nothing)
+        )
 
     several = steps.program.group if steps.program.group > 1 else None
     return jax.lax.map(of_one, (models, carry, visible), batch_size=several)
@@ -181,12 +213,13 @@ def bag_layers(network: BagNetwork, group: int) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def bag_pooling(network: BagNetwork) -> Callable[..., Any]:
+def bag_pooling(network: BagNetwork, spread: Spread) -> Callable[..., Any]:
     """The program that predicts of all instances' layers: (params, predicts, layers, mask), as `whole_bag`.
 
-    The layers are `[N, width]` of each model, the mask is `[N]`.
+    The layers are `[N, width]` of each model, the mask is `[N]`; of the instances that a device has, where
+    these are split.
     """
-    pooling = part_of(network, BagPooling)
+    pooling = part_of(spread.network(network), BagPooling)
 
     def predict(params: Any, predicts: jax.Array, layers: Any, mask: jax.Array) -> Any:
         def of_one(model: Any) -> Any:

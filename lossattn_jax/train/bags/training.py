@@ -1,9 +1,10 @@
 """Trains many networks for bags at once, in one compiled program.
 
 The bags lie on the device as one flat array, and a step cuts its bags out of it, padded to the length of
-their bucket. Models are split over the devices; each device trains its models group by group
-(`Settings.models_at_once`), so that on a CPU the parameters and Adam's moments of one model stay in cache.
-All models visit the bags in the same order and skip those that they may not see.
+their bucket. Models are split over the devices, or where there are fewer, the bags of a step (`spread`). Each
+device trains its models group by group (`Settings.models_at_once`), so that on a CPU the parameters and
+Adam's moments of one model stay in cache. All models visit the bags in the same order and skip those that
+they may not see.
 """
 
 import copy
@@ -24,10 +25,12 @@ from lossattn_jax.data.order import bucket_batches, bucket_steps
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import device_bags, programs
 from lossattn_jax.train.bags import plans as plans_lib
+from lossattn_jax.train.bags import spread as spread_lib
 from lossattn_jax.train.bags.nonfinite import BagSkips, DatasetDumpWriter
-from lossattn_jax.train.bags.plans import Plan
+from lossattn_jax.train.bags.plans import HasEnded, Plan
 from lossattn_jax.train.bags.settings import Settings
-from lossattn_jax.train.bags.states import gather_models, pad_groups
+from lossattn_jax.train.bags.spread import MODELS, Spread
+from lossattn_jax.train.bags.states import gather_models
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.progress import LogClock, Progress
 
@@ -49,10 +52,13 @@ class TrainedModels:
         None where no plan has such bags.
       at_keep_epoch: those of the plans' `keep_epoch`; None where no plan has one.
       best_epochs: `[M]` int, from 1; None without `best`.
-      logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted.
+      logits: `[M, epochs, bags, K]` float32 after each epoch; NaN where a bag was not predicted, as after a
+        model's end.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
       num_skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
       seconds: wall time, compilation included.
+      epoch_seconds, waiting_seconds: `[epochs]` float64, wall time of each epoch's steps, and what of it went
+        by until bags were read; None of bags that lie on the devices, and of stored models.
     """
 
     last: Any
@@ -64,6 +70,8 @@ class TrainedModels:
     scale: np.ndarray
     num_skipped: np.ndarray
     seconds: float
+    epoch_seconds: np.ndarray | None = None
+    waiting_seconds: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,7 @@ def train(
     standardise: bool = True,
     order_seed: int = 0,
     every_epoch: bool = True,
+    has_ended: HasEnded | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
 ) -> TrainedModels:
@@ -110,6 +119,7 @@ def train(
         Without it a warning names features whose spread does not survive float32.
       order_seed: of the order of the bags, which all models share.
       every_epoch: False predicts after the last epoch only.
+      has_ended: says after some epochs which models need no further ones; see `plans.HasEnded`.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with, see `train.dumps`; None: nothing.
 
@@ -131,22 +141,26 @@ def train(
     bags, *moments = _in_float32(dataset, mean, scale)
     compiled_training = programs.training(program)
     data = devices.replicate(device_bags.pack(bags, tops))
-    models = devices.shard(
-        pad_groups(plans_lib.models_of(settings, plans, *moments), program.group)
-    )
+    spread, group = program.spread, program.group
+    of_plans = plans_lib.models_of(settings, plans, *moments)
+    models = spread.place_models(of_plans, group)
     states = compiled_training.start(models, data)
     predicts = np.arange(settings.epochs) >= (0 if every_epoch else settings.epochs - 1)
-    logits = []
+    ends = plans_lib.Ends(has_ended, plans, settings.epochs)
+    shape = (len(plans), settings.epochs, len(dataset), network.num_classes)
+    logits = np.full(shape, np.nan, np.float32)
     block = _block(settings.epochs)
     log_progress = _ProgressLog(label, settings.epochs, len(plans))
     skips = BagSkips(dataset.ids, plans, settings.max_skipped, label)
     writer = DatasetDumpWriter(
-        bags, plans, Steps(dataclasses.replace(program, settings=settings)), dump_dir
+        bags, plans, Steps(dataclasses.replace(program, settings=settings, spread=MODELS)), dump_dir
     )
     for first in range(0, settings.epochs, block):
         epochs = np.arange(first, first + block)
         steps = {
-            "order": bucket_batches(bucket_of, settings.batch_size, order_seed, epochs.tolist()),
+            "order": spread.pad_order(
+                bucket_batches(bucket_of, settings.batch_size, order_seed, epochs.tolist())
+            ),
             "epoch": epochs.astype(np.int32),
             "predict": predicts[epochs],
         }
@@ -157,7 +171,7 @@ def train(
             states = result[0]
             skips.clear_rows()
         else:
-            rows = devices.shard(pad_groups(skips.in_a_row, program.group))
+            rows = spread.place_models(skips.in_a_row, group)
             states, *outcome = compiled_training.checked_block(
                 models, states, rows, *inputs, *result
             )
@@ -166,9 +180,13 @@ def train(
             model = skips.stuck_model()
             if model is not None:
                 raise writer.error(skips, model, models, states, first + block)
-        logits.append(block_logits[: len(plans)])
+        predicted_bags = ends.held_out[:, None] & predicts[None, epochs, None]
+        logits[:, epochs] = np.where(predicted_bags[..., None], block_logits[: len(plans)], np.nan)
         log_progress.after(first + block)
-    predicted_bags = np.stack([plan.held_out for plan in plans])[:, None] & predicts[None, :, None]
+        if ends.update(logits[:, : first + block]):
+            if ends.all:
+                break
+            models = spread.place_models(ends.apply(of_plans), group)
     results = gather_models(compiled_training.results(states), len(plans))
     last, best, at_keep_epoch, best_epochs = results
     return TrainedModels(
@@ -176,7 +194,7 @@ def train(
         best=best,
         at_keep_epoch=at_keep_epoch,
         best_epochs=best_epochs + 1 if program.selects else None,
-        logits=np.where(predicted_bags[..., None], np.concatenate(logits, axis=1), np.nan),
+        logits=logits,
         mean=mean,
         scale=scale,
         num_skipped=skips.total,
@@ -206,14 +224,15 @@ def predict(
     """
     count = len(predict_mask)
     tops = bucket_lengths(dataset.lengths, settings.max_waste)
-    group = _group(settings, count)
+    spread = spread_lib.of_prediction(count)
+    group = spread.group(settings.models_at_once, count)
     program = programs.prediction(network, tops, group)
     bags, mean32, scale32 = _in_float32(dataset, mean, scale)
-    models = (params, mean32, 1 / scale32, predict_mask)
-    shards = devices.shard(pad_groups(jax.tree.map(_float32, models), group))
+    of_models = jax.tree.map(_float32, (params, mean32, 1 / scale32))
+    shards = (*spread.place_models(of_models, group), spread.place_rows(predict_mask, group))
     data = devices.replicate(device_bags.pack(bags, tops))
     instances = len(dataset.instances)
-    logits, attention, instance_logits = gather_models(program(shards, data), count)
+    logits, attention, instance_logits = spread.gather_rows(program(shards, data), count)
     # Pooling turns non-finite logits into even weights, which are no attention.
     starts = dataset.offsets[:-1]
     of_instances = np.isfinite(instance_logits[:, :instances]).all(axis=-1)
@@ -278,6 +297,7 @@ def make_program(
     bucket_of: np.ndarray,
     *,
     every_epoch: bool,
+    spread: Spread | None = None,
 ) -> Program:
     """Says what the compiled programs of a training depend on.
 
@@ -288,11 +308,18 @@ def make_program(
       tops: rising lengths of the buckets.
       bucket_of: `[bags]` int, the bucket of each bag.
       every_epoch: whether the held bags are predicted after every epoch.
+      spread: what devices share; None: as of `spread.of_training`.
 
     Raises:
       UserError: as of `plans.check`.
     """
     selects, keeps = plans_lib.check(plans, settings, every_epoch)
+    consistency = plans_lib.uses_consistency(settings, plans)
+    if spread is None:
+        # Averages of attention are of all bags, and so on each device.
+        spread = spread_lib.of_training(
+            len(plans), settings.batch_size, splits_bags=not consistency
+        )
     return Program(
         network=network,
         settings=dataclasses.replace(
@@ -303,18 +330,13 @@ def make_program(
             consistency_weight=0.0,
         ),
         tops=tops,
-        group=_group(settings, len(plans)),
+        group=spread.group(settings.models_at_once, len(plans)),
         steps_per_epoch=bucket_steps(bucket_of, settings.batch_size),
         selects=selects,
         keeps=keeps,
-        consistency=plans_lib.uses_consistency(settings, plans),
+        consistency=consistency,
+        spread=spread,
     )
-
-
-def _group(settings: Settings, models: int) -> int:
-    """How many of a device's models are computed at once."""
-    group = settings.models_at_once or (1 if jax.default_backend() == "cpu" else models)
-    return min(group, -(-models // jax.local_device_count()))
 
 
 def _float32(x: Any) -> np.ndarray:
