@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "instance_weights.csv"
 # Words for several methods at once.
-ALL, PAPER = "all", "paper"
-_GROUPS = {ALL: methods.NAMES, PAPER: methods.PAPER_NAMES}
 
 
 def run(
@@ -106,8 +104,8 @@ def run(
     for key, values in (("dataset", datasets), ("method", names), ("select", rules)):
         if not any(values):
             raise UserError(f"--{key} is empty, but must name at least one")
-    names = _expand(names)
-    rules = tuple(selection.RULES) if ALL in rules else tuple(rules)
+    names = methods.expand_names(names)
+    rules = tuple(selection.RULES) if methods.ALL in rules else tuple(rules)
     for name in names:
         methods.get(name)
     cross_validation.check_options(options)
@@ -172,12 +170,6 @@ def run(
                 folder.path,
             )
     return summaries
-
-
-def _expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Expands words for several methods, and drops repeated names."""
-    every = (other for name in names for other in _GROUPS.get(name, (name,)))
-    return tuple(dict.fromkeys(every))
 
 
 def _check(

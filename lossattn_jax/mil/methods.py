@@ -171,6 +171,17 @@ PAPER_NAMES = tuple(
 )  # the rows of its table
 
 
+# Words for several of them.
+ALL, PAPER = "all", "paper"
+_GROUPS = {ALL: NAMES, PAPER: PAPER_NAMES}
+
+
+def expand_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Expands words for several methods, and drops repeated names."""
+    every = (other for name in names for other in _GROUPS.get(name, (name,)))
+    return tuple(dict.fromkeys(every))
+
+
 def get(name: str) -> Method:
     """Looks up a method.
 

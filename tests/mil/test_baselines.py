@@ -14,7 +14,7 @@ from lossattn_jax.attention.poolings import BAG_POOLINGS, SUPERVISION, clusterin
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.rules import parse_assignments
 from lossattn_jax.errors import UserError
-from lossattn_jax.mil import BagNetwork, cross_validation, experiment, methods, paper_table, report
+from lossattn_jax.mil import BagNetwork, cross_validation, methods, paper_table, report
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
@@ -264,8 +264,8 @@ def test_baselines_are_no_rows_of_the_papers_table():
     later = [name for name in methods.NAMES if name not in methods.PAPER_NAMES]
     assert later == ["mean", "instance_max", "clam", "dsmil"]
     assert methods.NAMES == (*methods.PAPER_NAMES, *later) and len(methods.PAPER_NAMES) == 14
-    assert experiment._expand(["paper", "clam", "mi_net"]) == (*methods.PAPER_NAMES, "clam")
-    assert experiment._expand(["all"]) == methods.NAMES
+    assert methods.expand_names(["paper", "clam", "mi_net"]) == (*methods.PAPER_NAMES, "clam")
+    assert methods.expand_names(["all"]) == methods.NAMES
     text = paper_table.markdown([summary("clam", 0.6), summary("mi_net", 0.7)])
     first, second = text.split("Baselines that are no rows of the paper:")
     assert "| mi-Net | 0.700 (0.010) / 0.613 |" in first and "CLAM" not in first
