@@ -120,6 +120,8 @@ def test_a_network_is_as_the_config_has_it():
         "positive": None,
         "max_instances": 9,
         "memory_gib": None,
+        "instances_per_device": None,
+        "options": None,
         "validation": None,
     }
     network = model.network(2)

@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -463,6 +464,9 @@ def test_ended_killed_and_damaged_runs_resume_to_the_same_bits(
 
     code, _ = start_and_send(signal.SIGKILL, (workdir / "checkpoints" / "12").exists)
     assert code == -signal.SIGKILL, "the run ended before it could be killed"
+    for path in (workdir / "checkpoints").iterdir():  # on a busy machine the signal came late
+        if path.name.isdigit() and int(path.name) > 12:
+            shutil.rmtree(path)
     newest = workdir / "checkpoints" / "12" / "variables"
     arrays = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(arrays.read_bytes())
