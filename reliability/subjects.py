@@ -194,7 +194,7 @@ SUBJECTS = (
         "mil.train",
         MIL_TRAIN,
         ("bag_files", "bag_files.csv"),
-        results=("model/arrays.npz", "model/predictions.csv"),
+        results=("model/model.json", "model/arrays.npz", "model/predictions.csv"),
         damages=("model/**/*",),
         aims=("model/*", "model/checkpoints/*"),
         prints=True,

@@ -1,6 +1,7 @@
 """Networks for bags as classifiers of scikit-learn."""
 
 import dataclasses
+import math
 import numbers
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from lossattn_jax.train.bags.settings import Settings
 
 _SETTINGS_PREFIX = "settings__"
 # What of `training.TrainedModels` is stored, beside the parameters.
-_MOMENTS = ("mean", "scale", "num_skipped", "seconds")
+_MOMENTS = ("mean", "scale", "num_skipped")
 
 
 class NetworkClassifier(BagClassifier):
@@ -353,7 +354,7 @@ class NetworkClassifier(BagClassifier):
             mean=state["mean"],
             scale=state["scale"],
             num_skipped=state["num_skipped"],
-            seconds=float(state["seconds"]),
+            seconds=math.nan,  # which would make two models of the same training differ
         )
 
     def adopt(self, networks: training.TrainedModels, shape: tuple[int, ...]) -> None:

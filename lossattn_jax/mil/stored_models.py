@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import pathlib
 import platform
+import shutil
 from collections.abc import Collection, Mapping
 from importlib import metadata
 from os import PathLike
@@ -49,6 +50,7 @@ _CONTENT = {
     "versions": dict,
 }
 _VARIABLES = "variables"  # the item of a checkpoint
+_STEP = 0  # its number
 _LABELS = ("positive", "class_weight")  # settings that hold the user's words, and never name code
 _VALIDATION = "validation"
 _VERSIONS = ("jax", "numpy", "scikit-learn")
@@ -73,6 +75,8 @@ def save(method: BagClassifier, folder: str | PathLike[str], *, replace: bool = 
             raise UserError(
                 f"the folder {path} has {CHECKPOINTS_NAME} of something else; use another one"
             )
+        # What a killed process has left, or a model that is replaced.
+        shutil.rmtree(path / CHECKPOINTS_NAME, ignore_errors=True)
         records.write_arrays(path / ARRAYS_NAME, arrays)
         parameters = _write_parameters(method, path)
         records.write(
@@ -240,11 +244,8 @@ def _write_parameters(method: BagClassifier, path: pathlib.Path) -> dict[str, An
 
     variables = {"params": method.networks_.last}
     with Checkpoints(path, keep=1) as checkpoints:
-        step = (
-            max(checkpoints.steps_with_folder(), default=-1) + 1
-        )  # besides what a killed process has left
-        checkpoints.save(step, {_VARIABLES: variables}, None)
-    return {"checkpoint": step, "parameters": provenance.of_variables(variables)}
+        checkpoints.save(_STEP, {_VARIABLES: variables}, None)
+    return {"checkpoint": _STEP, "parameters": provenance.of_variables(variables)}
 
 
 def _read_parameters(method: BagClassifier, path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -85,6 +85,18 @@ def test_a_method_is_read_as_it_was_written(fitted, name, tmp_path):
     assert first.content["parameters"] == second.content["parameters"]
 
 
+def test_the_same_training_makes_the_same_files(fitted, tmp_path):
+    """Nothing of when it was, or of what a killed process has left, is in them."""
+    fitted["attention"].save(tmp_path / "m")
+    shutil.copytree(tmp_path / "m", tmp_path / "killed")
+    (tmp_path / "killed" / "model.json").unlink()
+    again = stored_model.fit("attention", **stored_model.SMALL)
+    again.save(tmp_path / "killed")
+    for name in ("model.json", "arrays.npz"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "m" / name).read_bytes()
+    assert math.isnan(mil.load(tmp_path / "m").networks_.seconds)
+
+
 READER = """
 import sys
 import numpy as np

@@ -56,7 +56,7 @@ class TrainedModels:
         model's end.
       mean, scale: `[M, ...]` float64, what instances are standardised with, broadcast over their features.
       num_skipped: `[M]` int32, updates that were not made because loss or gradient was not finite.
-      seconds: wall time, compilation included.
+      seconds: wall time, compilation included; NaN of a model that was stored.
       epoch_seconds, waiting_seconds: `[epochs]` float64, wall time of each epoch's steps, and what of it went
         by until bags were read; None of bags that lie on the devices, and of stored models.
     """
