@@ -1,6 +1,7 @@
 """What `python -m lossattn_jax.mil.train` does: a method is fitted on bags, and stays in a folder."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
@@ -35,6 +36,7 @@ from lossattn_jax.train import dumps
 
 log = logging.getLogger(__name__)
 
+_TABLE = "predictions_sha256"  # in the record of a test
 TEST_NAME, EPOCHS_NAME = "test.json", "epochs.jsonl"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -323,9 +325,12 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
         "labels": digests.of_json(_labels(bags)),
         "ids": digests.of_json(list(bags.ids)),
     }
+    table = folder.path / prediction_files.TABLE_NAME
     record = records.find(path, made_from) if again else None
     if record is not None:
-        return _scores(record.content)
+        if record.content.get(_TABLE, _digest(table)) == _digest(table):  # of before without one
+            return _scores(record.content)
+        log.warning("warning: %s is not as it was written; it is made again", table)
     rows = [
         BagRow(
             bags.ids[prediction.row],
@@ -340,11 +345,18 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
     scores = prediction_files.score(rows, ensemble.classes, several_labels=several)
     if folder.writable:
         with folder.writing():
-            prediction_files.write_table(
-                folder.path / prediction_files.TABLE_NAME, rows, ensemble.classes
-            )
-            records.write(path, dataclasses.asdict(scores), made_from, indent=1)
+            prediction_files.write_table(table, rows, ensemble.classes)
+            content = {**dataclasses.asdict(scores), _TABLE: _digest(table)}
+            records.write(path, content, made_from, indent=1)
     return scores
+
+
+def _digest(path: pathlib.Path) -> str | None:
+    """SHA-256 of a file; None where it cannot be read."""
+    try:
+        return hashlib.sha256(files.read(path)).hexdigest()
+    except OSError:
+        return None
 
 
 def _scores(content: Mapping[str, Any]) -> Scores:

@@ -148,6 +148,11 @@ def test_a_finished_model_is_read_and_left(world, trained):
     assert end.stdout == trained[1]["net"].stdout and "test.json" in end.stderr
     path = world / "net" / "test.json"
     assert path.read_bytes() == before[path][0]
+    table = world / "net" / "predictions.csv"
+    table.write_bytes(before[table][0].replace(b"0.", b"1.", 1))
+    end = train(world, *SLIDES, *SMALL, "--workdir=net")
+    assert "predictions.csv is not as it was written; it is made again" in end.stderr
+    assert table.read_bytes() == before[table][0]
 
 
 @pytest.mark.parametrize(
