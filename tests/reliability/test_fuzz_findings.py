@@ -129,6 +129,14 @@ def test_a_parquet_file_whose_text_is_none(tmp_path):
         bag_table.read_table(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize("number", [14579, 14896, 25480])
+def test_parquet_files_with_columns_of_other_lengths(tmp_path, number):
+    files, read = fuzzer.READERS["labels"]()
+    name, content = fuzz_inputs.change_file(files, 0, number)
+    (tmp_path / name).write_bytes(content)
+    assert fuzzer.outcome(read, tmp_path / name) in ("refused", "result")
+
+
 def store_model(folder):
     """Stores mi-SVM on a few bags; returns its record without digest, and its inputs."""
     bags = [np.full((2, 3), place, float) for place in range(6)]

@@ -222,7 +222,10 @@ def _read_cells(source: Any) -> _Cells:
 
         def read_column(name: str) -> list[Any]:
             with opening(path), parquet.ParquetFile(path) as file:
-                return file.read([name]).column(name).to_pylist()  # where text is decoded
+                values: list[Any] = file.read([name]).column(name).to_pylist()
+                if len(values) != length:
+                    raise ValueError(f"{name!r} has {len(values)} values, but must have {length}")
+                return values
 
         return _of_arrow(path, names, length, read_column)
     table = text_tables.open_table(path)

@@ -92,7 +92,12 @@ def _read(path: str, file: Any, choice: Choice) -> InstanceTable:
 
 
 def _texts(file: Any, name: str) -> list[str]:
-    return [as_text(value) for value in file.read([name]).column(0).to_pylist()]
+    values = file.read([name]).column(0).to_pylist()
+    if len(values) != file.metadata.num_rows:
+        raise ValueError(
+            f"{name!r} has {len(values)} values, but must have {file.metadata.num_rows}"
+        )
+    return [as_text(value) for value in values]
 
 
 def as_text(value: Any) -> str:
