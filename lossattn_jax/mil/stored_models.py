@@ -239,7 +239,7 @@ def _write_parameters(method: BagClassifier, path: pathlib.Path) -> dict[str, An
     from lossattn_jax.checkpoint.store import Checkpoints
 
     variables = {"params": method.networks_.last}
-    with Checkpoints(path, keep=1) as checkpoints:
+    with Checkpoints(path, keep=1, has_metrics=False) as checkpoints:
         step = (
             max(checkpoints.steps_with_folder(), default=-1) + 1
         )  # besides what a killed process has left
