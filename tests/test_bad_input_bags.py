@@ -104,6 +104,10 @@ CASES = [
         "memory is -1.0, but must be a number of GiB",
     ),
     (
+        (*BAGS, "--method=attention,mi_svm,mi_fv", "--max_instances=5"),
+        "config.train.max_instances is 5, but mi_svm, mi_fv see all instances at once; leave it out",
+    ),
+    (
         (*ONE, "--dataset={w}/good.csv", "--max_instances=-1"),
         "config.train.max_instances is -1, but must be",
     ),

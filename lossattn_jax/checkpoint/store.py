@@ -45,13 +45,20 @@ class Checkpoints:
     Leaving it waits for pending saves.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        keep: int = 2,
+        read_only: bool = False,
+        has_metrics: bool = True,
+    ):
         """Opens the checkpoints of `workdir`.
 
         Args:
           workdir: folder of the run.
           keep: number of newest checkpoints to keep; the best one (see `BEST_BY`) stays besides.
           read_only: for evaluation, where to save is a mistake.
+          has_metrics: whether some are saved with metrics, so that there can be a best one.
 
         Raises:
           UserError: a symbolic link is in the place of the folder that would be written to.
@@ -68,7 +75,9 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"reader{here}"
         )
-        self._writer = None if read_only else Writer(self._folder, keep, _score)
+        self._writer = (
+            None if read_only else Writer(self._folder, keep, _score if has_metrics else None)
+        )
         self._reader = ocp.StandardCheckpointer(multiprocessing_options=alone)
 
     def __enter__(self) -> "Checkpoints":

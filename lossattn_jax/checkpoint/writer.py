@@ -43,13 +43,13 @@ class Writer:
     by the first save, which opens it.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int, score: Callable[[Metrics], float]):
+    def __init__(self, folder: pathlib.Path, keep: int, score: Callable[[Metrics], float] | None):
         """Plans to write.
 
         Args:
           folder: absolute; the workdir around it has to stay the folder that it is now.
           keep: number of newest checkpoints to keep; the best one stays besides.
-          score: of a checkpoint's metrics, the best having the highest.
+          score: of a checkpoint's metrics, the best having the highest; None: none has metrics.
         """
         self._folder = folder
         self._workdir: files.HeldFolder | None = None
@@ -140,12 +140,14 @@ class Writer:
         return self._workdir is not None and not self._workdir.is_there()
 
     def _open(self) -> ocp.CheckpointManager:
-        policies = [
-            preservation_policy.LatestN(self._keep),
-            preservation_policy.BestN(
-                get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
-            ),
+        policies: list[preservation_policy.PreservationPolicy] = [
+            preservation_policy.LatestN(self._keep)
         ]
+        if self._score is not None:  # or Orbax warns of each checkpoint without metrics
+            best = preservation_policy.BestN(
+                get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+            )
+            policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=self._score,

@@ -112,6 +112,7 @@ def run(
     selection.check_rules(rules)
     selection.refuse_patience(rules, options.validation.patience)
     methods.refuse_weights(names, options.train.class_weight)
+    methods.refuse_drawn_instances(names, options.train.max_instances)
     bootstrap.check_resamples(resamples)
     load = functools.partial(
         sources.experiments,

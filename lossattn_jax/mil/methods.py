@@ -225,6 +225,25 @@ def refuse_weights(names: Sequence[str], class_weight: str | None) -> None:
         )
 
 
+def refuse_drawn_instances(names: Sequence[str], max_instances: int) -> None:
+    """Refuses to draw instances for methods that see all of them.
+
+    Args:
+      names: as `get` takes them.
+      max_instances: of `BagTrainOptions`; 0: none are drawn.
+
+    Raises:
+      UserError: one sentence for all methods.
+    """
+    without = [name for name in names if get(name).network is None] if max_instances else []
+    if without:
+        see = "sees" if len(without) == 1 else "see"
+        raise UserError(
+            f"config.train.max_instances is {max_instances}, but {', '.join(without)} {see} all instances at "
+            "once; leave it out, or take networks"
+        )
+
+
 def refuse_several_labels(names: Sequence[str], bags: str, class_weight: str | None) -> None:
     """Refuses methods that take one label of a bag, where bags have several.
 

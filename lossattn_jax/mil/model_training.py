@@ -113,16 +113,11 @@ def make(request: Request, options: BagOptions, bags: Bags) -> BagClassifier:
     entry = methods.get(request.method)
     cross_validation.check_options(options)
     methods.refuse_weights([request.method], options.train.class_weight)
+    methods.refuse_drawn_instances([request.method], options.train.max_instances)
     method = cross_validation.template(request.method, options)
     if request.select == selection.VALIDATION:
         method.set_params(validation=config_lib.validation(options.validation))
     if entry.network is None:
-        most = options.train.max_instances
-        if most:
-            raise UserError(
-                f"config.train.max_instances is {most}, but {request.method} sees all instances at "
-                "once; leave it out, or take a network"
-            )
         own = method.get_params(deep=False)
         settings: dict[str, Any] = {"seed": options.seed, "standardise": options.model.standardise}
         method.set_params(**{name: value for name, value in settings.items() if name in own})
@@ -151,6 +146,8 @@ def _parts(bags: Bags, request: Request) -> tuple[Bags, Bags | None]:
     """The bags to train on, and those to test."""
     if bags.labels is None:
         raise UserError(f"the bags of {bags.name} have no labels, but training needs them")
+    if bags.folds is not None:
+        log.info("%s: the folds of its table are for lossattn mil cv, and not looked at", bags.name)
     if bags.splits is None:
         return bags, None
     rows = {part: np.array(bags.splits) == part for part in (TRAIN, VALIDATION, TEST)}

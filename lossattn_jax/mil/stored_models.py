@@ -243,7 +243,7 @@ def _write_parameters(method: BagClassifier, path: pathlib.Path) -> dict[str, An
     from lossattn_jax.checkpoint.store import Checkpoints
 
     variables = {"params": method.networks_.last}
-    with Checkpoints(path, keep=1) as checkpoints:
+    with Checkpoints(path, keep=1, has_metrics=False) as checkpoints:
         checkpoints.save(_STEP, {_VARIABLES: variables}, None)
     return {"checkpoint": _STEP, "parameters": provenance.of_variables(variables)}
 

@@ -460,9 +460,16 @@ def test_outputs_that_are_not_finite_are_named(trained, tmp_path):
 
 
 def test_a_column_that_is_not_to_be_taken_is_named_empty(world):
-    """`--split_column=` takes no column of splits, whatever the table has: all bags are trained on."""
+    """`--split_column=` takes no column of splits, whatever the table has: all bags are trained on.
+
+    Nor does a column of folds leave bags out, which is said.
+    """
+    header, *lines = (world / "labels.csv").read_text().splitlines()
+    lines = [f"{header},fold", *(f"{line},{number % 2}" for number, line in enumerate(lines))]
+    (world / "labels.csv").write_text("\n".join(lines) + "\n")
     end = train(world, *SLIDES, "--method=mi_kernel", "--split_column=", "--workdir=no_split")
     assert end.returncode == 0 and "none tested" in end.stderr, end
+    assert "slides: the folds of its table are for lossattn mil cv, and not looked at" in end.stderr
     assert mil.load(world / "no_split").trained_on_["count"] == 12
     assert_refused(train(world, *SLIDES, "--bag_column=", "--workdir=x"), "--bag_column is empty")
 

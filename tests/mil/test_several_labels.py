@@ -98,6 +98,7 @@ def test_words_and_columns_say_the_same(world):
             "has '2' for bag 's' in the column 'a' of a label, but allowed",
         ),
         ("bag,a,b\ns,,0\n", "a,b", "1 of 1 bags of .* have no label in the column 'a'"),
+        ("bag,label\ns,a;b\nt,\n", "label", "out, or write ; alone for a bag that has none of the"),
         ("bag,a,b\ns,1,0\n", "a,d", "is 'd', which is no column of"),
         ("bag,a,b\ns,1,0\n", "a,a", "must name each column once"),
         ("bag,label_a,label_b\ns,1,0\n", None, "--label_column says which has the label, or which"),

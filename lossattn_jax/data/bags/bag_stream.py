@@ -258,8 +258,8 @@ def steps_ahead(step_bytes: int, memory: int) -> int:
     """
     if step_bytes > memory:
         raise UserError(
-            f"the longest bag of a step takes {step_bytes / 2**30:.2f} GiB, but there are only "
-            f"{memory / 2**30:.2f} for what is read: give more by --memory, or take fewer instances of a bag "
+            f"the longest bag of a step takes {step_bytes / 2**30:.2g} GiB, but there are only "
+            f"{memory / 2**30:.2g} for what is read: give more by --memory, or take fewer instances of a bag "
             "by --max_instances"
         )
     several = min(memory - step_bytes, _AHEAD_BYTES) // step_bytes

@@ -392,10 +392,13 @@ def _known(table: _Cells, part: str, place: int, ids: Sequence[str]) -> list[str
     missing = [row for row, cell in enumerate(cells) if is_missing(cell)]
     if missing:
         first = missing[0]
+        ways = ", or rename it" if cells[first] else ""
+        if part == "label" and any(SEPARATOR in cell for cell in cells):
+            ways += f", or write {SEPARATOR} alone for a bag that has none of the labels"
         raise UserError(
             f"{len(missing)} of {len(ids)} bags of {table.place} have no {part} in the column "
             f"{table.header[place]!r}, the first {ids[first]!r} ({table.lines[first]} has {cells[first]!r}); "
-            f"give them one or leave these bags out{', or rename it' if cells[first] else ''}"
+            f"give them one or leave these bags out{ways}"
         )
     return cells
 

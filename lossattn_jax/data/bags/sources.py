@@ -40,7 +40,7 @@ from lossattn_jax.data.order import derive_seed
 from lossattn_jax.data.specs import get_spec
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
-from lossattn_jax.registry import Registry, is_reference, lookup
+from lossattn_jax.registry import Registry, is_reference
 
 log = logging.getLogger(__name__)
 
@@ -445,8 +445,10 @@ def experiments(
         file_format=file_format,
     )
     _refuse_unknown_parts(source, name, request)
-    if isinstance(folds, str):
-        lookup("--folds", folds, SPLITTINGS)
+    if isinstance(folds, str) and folds not in SPLITTINGS:
+        raise UserError(
+            f"--folds is {folds!r}, but must be a number of folds or {', '.join(SPLITTINGS)}"
+        )
     return source.experiments(request)
 
 
