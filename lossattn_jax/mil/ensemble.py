@@ -1,6 +1,7 @@
 """Models that are stored in folders, predicting together: the mean of their probabilities."""
 
 import dataclasses
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
@@ -51,6 +52,9 @@ class Ensemble:
         """
         if not any(folders):
             raise UserError("--model is empty, but must name a folder with a model at least")
+        for place, folder in enumerate(folders):
+            if os.path.realpath(folder) in map(os.path.realpath, folders[:place]):
+                raise UserError(f"--model names {folder} twice, but each model counts once")
         fitted = tuple(stored_models.load(folder, trust_code=trust_code) for folder in folders)
         digests = tuple(stored_models.read(folder).digest for folder in folders)
         first = fitted[0]

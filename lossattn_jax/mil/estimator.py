@@ -322,7 +322,12 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """
         self._refuse_unfitted()
         bags = match_features(bags, self.feature_names_)
-        self._refuse_features(bags.shape)
+        if bags.shape != self._features:
+            own, expected = (" x ".join(map(str, shape)) for shape in (bags.shape, self._features))
+            raise UserError(
+                f"the instances of {bags.name} have {own} features, but the model was trained on {expected}; "
+                "take features that were computed as those were"
+            )
         return bags
 
     def instance_scores(self, bags: Sequence[ArrayLike]) -> list[np.ndarray]:

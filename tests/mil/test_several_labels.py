@@ -215,11 +215,11 @@ def test_cross_validation_has_a_probability_for_each_label(validated):
         "p_c",
     ]
     ids = [f"s{number:02}" for number in range(len(SETS))]
-    assert [rows[bag]["label"] for bag in ids] == [";".join(own) for own in SETS]
+    assert [rows[bag]["label"] for bag in ids] == [";".join(own) or ";" for own in SETS]
     said = np.array([[float(rows[bag][f"p_{label}"]) for label in "abc"] for bag in ids])
     assert (np.abs(said.sum(axis=1) - 1) > 1e-3).any()
     for bag, own in zip(ids, said, strict=True):
-        assert rows[bag]["predicted"] == ";".join(np.array(list("abc"))[own > 0.5])
+        assert rows[bag]["predicted"] == (";".join(np.array(list("abc"))[own > 0.5]) or ";")
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     truth = label_sets.encode(SETS, "abc")
     expected = {

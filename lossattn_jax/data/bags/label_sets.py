@@ -54,8 +54,8 @@ def name(label: Any, classes: Sequence[Any]) -> Any:
 
 
 def as_text(labels: Any) -> str:
-    """The text of several labels, in the order of their words."""
-    return SEPARATOR.join(sorted(map(str, labels)))
+    """The text of several labels, in the order of their words; of none as `split_words` takes it."""
+    return SEPARATOR.join(sorted(map(str, labels))) or SEPARATOR
 
 
 def find_sets(labels: Any) -> tuple[tuple[Any, ...], np.ndarray] | None:
