@@ -50,7 +50,7 @@ def uniform_attention(
       `[B, P]` float32, `1 / P` for each real patch of a row; 0 in a row with no patch.
     """
     check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
-    return _normalise(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask, axis_name)
+    return normalise_weights(jnp.ones(patch_logits.shape[:-1], jnp.float32), mask, axis_name)
 
 
 def loss_attention(
@@ -82,7 +82,7 @@ def loss_attention(
     """
     check_arrays(patch_logits=(patch_logits, "B P K", NUMBERS), mask=(mask, "B P", MASK))
     _check_cut(grid, threshold)
-    before = _normalise(_norm(patch_logits.astype(jnp.float32), mask), mask)
+    before = normalise_weights(_norm(patch_logits.astype(jnp.float32), mask), mask)
     return _cut_weights(before, threshold / grid)
 
 
@@ -117,10 +117,10 @@ def capsule_loss_attention(
     batch, patches, capsules, _ = capsule_logits.shape
     flat = capsule_logits.astype(jnp.float32).reshape(batch, patches * capsules, -1)
     flat_mask = None if mask is None else jnp.repeat(mask, capsules, axis=1)
-    before = _normalise(_norm(flat, flat_mask), flat_mask).reshape(batch, patches, capsules)
+    before = normalise_weights(_norm(flat, flat_mask), flat_mask).reshape(batch, patches, capsules)
     attention = _cut_weights(jnp.sum(before, axis=-1), threshold / grid)
     weights = jnp.where(attention[:, :, None] > 0, before, 0.0).reshape(batch, -1)
-    return _normalise(weights, flat_mask).reshape(batch, patches, capsules), attention
+    return normalise_weights(weights, flat_mask).reshape(batch, patches, capsules), attention
 
 
 def bag_loss_attention(
@@ -165,7 +165,7 @@ def softmax_attention(
     if mask is not None:
         scores = jnp.where(mask.astype(bool), scores, jnp.finfo(jnp.float32).min)
     highest = collectives.highest(jnp.max(scores, axis=-1, keepdims=True), axis_name)
-    return _normalise(jnp.exp(scores - highest), mask, axis_name)
+    return normalise_weights(jnp.exp(scores - highest), mask, axis_name)
 
 
 def learned_scores(
@@ -235,7 +235,7 @@ def coupling_attention(
     totals = jnp.sum(of_class.astype(jnp.float32), axis=-1)
     if mask is not None:
         totals = jnp.where(mask.astype(bool), totals, 0.0)
-    return jnp.where(exists[:, None], _normalise(totals, mask), jnp.nan)
+    return jnp.where(exists[:, None], normalise_weights(totals, mask), jnp.nan)
 
 
 def max_attention(
@@ -261,7 +261,7 @@ def max_attention(
     if mask is not None:
         wins = jnp.where(mask[:, :, None].astype(bool), wins, 0.0)
     winners = collectives.total(jnp.sum(wins, axis=1, keepdims=True), axis_name)
-    return _normalise(jnp.mean(wins / jnp.maximum(winners, 1.0), axis=-1), mask, axis_name)
+    return normalise_weights(jnp.mean(wins / jnp.maximum(winners, 1.0), axis=-1), mask, axis_name)
 
 
 def weighted_sum(
@@ -330,7 +330,7 @@ def _cut_weights(before: jax.Array, level: float) -> jax.Array:
     rest = jax.nn.relu(before - level)
     # A sum no larger than rounding means that every weight sat at the threshold.
     survives = jnp.sum(rest, axis=-1, keepdims=True) > jnp.finfo(jnp.float32).eps
-    return jnp.where(survives, _normalise(jnp.where(survives, rest, 1.0), None), before)
+    return jnp.where(survives, normalise_weights(jnp.where(survives, rest, 1.0), None), before)
 
 
 def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -353,12 +353,18 @@ def _norm(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def _normalise(
+def normalise_weights(
     weights: jax.Array, mask: jax.Array | None, axis_name: str | None = None
 ) -> jax.Array:
     """Scales weights to sum 1; equal where all are 0.
 
-    Over the real patches of a row of non-negative weights; NaN where one of them is.
+    Args:
+      weights: `[B, P]`, a float dtype, not negative.
+      mask: `[B, P]`, True or 1 for a real patch. None: all are real.
+      axis_name: pmap axis that patches are split over; None: all are here.
+
+    Returns:
+      `[B, P]` over the real patches; a row with NaN in one of them is NaN there, one with no patch is 0.
     """
     real = jnp.ones(weights.shape, bool) if mask is None else mask.astype(bool)
     weights = jnp.where(real, weights, 0.0)

@@ -44,6 +44,7 @@ SLOW = (
     "mean",
     "instance_max",
     "dsmil",
+    "transmil",
 )
 
 

@@ -42,13 +42,16 @@ def test_padding_changes_nothing_whatever_it_holds(method):
 
 
 @pytest.mark.parametrize("method", BAG_POOLINGS)
-def test_instance_order_does_not_matter_and_attention_sums_to_1(method):
+def test_order_matters_where_said_and_attention_sums_to_1(method):
     _, variables, apply = fitted(method)
     order = np.array([2, 0, 1])
     expected, out = apply(variables, BAGS), apply(variables, BAGS[:, order])
+    np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)
+    if BAG_POOLINGS[method].orders_patches:
+        assert np.abs(out.logits - expected.logits).max() > 1e-3
+        return
     np.testing.assert_allclose(out.logits, expected.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(out.attention, expected.attention[:, order], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", BAG_POOLINGS)
@@ -83,6 +86,8 @@ def test_each_method_is_its_published_formula():
     out = {}
     expected = {}
     for method in BAG_POOLINGS:
+        if method == "transmil":  # which test_transformer.py has
+            continue
         _, variables, apply = fitted(method)
         out[method] = apply(variables, BAGS[:1])
         params = jax.tree.map(np.asarray, variables["params"])

@@ -28,7 +28,8 @@ PARTS, LENGTH, REAL = 4, 12, 7  # so that a device has a single instance, and on
 QUICK = ("loss_attention", "mi_net_ds")
 METHODS = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in poolings.BAG_POOLINGS
+    for name, entry in poolings.BAG_POOLINGS.items()
+    if entry.splits_patches
 ]
 AXIS = devices.AXIS
 

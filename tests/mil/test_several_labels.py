@@ -36,7 +36,7 @@ from lossattn_jax.train.bags.settings import Settings
 
 ABLE = (
     *("mi_net_bag", "mi_net_rc", "attention", "gated_attention", "loss_attention"),
-    *("mean", "instance_max"),
+    *("mean", "instance_max", "transmil"),
 )
 SETS = [(), ("a",), ("b",), ("a", "b"), ("c",), ("b", "c")] * 4
 

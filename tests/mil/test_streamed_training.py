@@ -79,7 +79,7 @@ def same(one, other):
         "loss_attention",
         "attention",
         "mi_net_ds",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clam", "dsmil")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clam", "dsmil", "transmil")),
     ],
 )
 def test_training_is_that_of_resident_bags(method):
@@ -175,7 +175,10 @@ def test_dropout_does_not_depend_on_padding(monkeypatch):
         "gated_attention",
         "mi_net_rc",
         "mi_net",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "clam", "dsmil")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mean", "clam", "dsmil", "transmil")
+        ),
     ],
 )
 def test_pieces_give_what_the_whole_gives(method, monkeypatch):

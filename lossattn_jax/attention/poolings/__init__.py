@@ -24,6 +24,7 @@ from lossattn_jax.attention.poolings import (
     loss_attention,
     maximum,
     routing,
+    transformer,
     uniform,
 )
 from lossattn_jax.attention.poolings.entry import INSTANCES, SUPERVISION, Patches, Pooling
@@ -50,6 +51,7 @@ POOLINGS = Registry(
         "instance_max": maximum.INSTANCE_MAX,
         "clam": clustering.CLAM,
         "dsmil": dual_stream.DSMIL,
+        "transmil": transformer.TRANSMIL,
     },
     adopt=entry.adopt,
     old_names={"none": "mean"},

@@ -181,6 +181,8 @@ class Pooling:
       splits_patches: whether it computes the same where the patches of an example are split over devices: all
         that it computes of several patches goes by `Patches.axis_name`, as `Patches.weigh` and the functions
         of `attention.pooling` do.
+      orders_patches: whether it computes something else where patches come in another order, as they stand in
+        a bag's file.
       paper: as a network for bags of the paper's table; None: it is none.
       one_label: whether its own loss (`Patches.replace_loss`) is of one label of an example.
       title: of a method for bags that is not in the paper's table, for tables; empty: its name.
@@ -203,6 +205,7 @@ class Pooling:
     scores_by_attention: bool = True
     widths: tuple[int, ...] = (256, 128, 64)
     splits_patches: bool = False
+    orders_patches: bool = False
     paper: PaperRow | None = None
     one_label: bool = False
     title: str = ""
