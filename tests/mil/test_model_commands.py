@@ -278,7 +278,9 @@ def test_a_file_of_bags_is_trained_on_whole(world):
     own = methods.make("mi_kernel", positive="tumour").fit(parts, labels)
     np.testing.assert_array_equal(model.predict_proba(parts), own.predict_proba(parts))
     end = predict(world, "--model=m", "--bags=slides", "--out=p")
-    assert_refused(end, "m: instances have the shape (4,), but must have (2,)")
+    assert_refused(
+        end, "m: the instances of slides have 4 features, but the model was trained on 2"
+    )
     assert not (world / "p").exists()
 
 
