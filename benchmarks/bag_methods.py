@@ -45,7 +45,7 @@ class Measured:
     Attributes:
       code: exit code; negative: the signal that ended it.
       seconds, cpu_seconds: from its start to its end.
-      peak_bytes: largest resident memory.
+      peak_bytes: largest resident memory, and that of the process which starts it at least.
       last_line: of stderr.
     """
 

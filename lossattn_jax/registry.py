@@ -23,7 +23,7 @@ from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 T = TypeVar("T")
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_MOST_LISTED = 13  # names that a sentence lists without a nearest one among them
+_MOST_LISTED = 14  # names that a sentence lists without a nearest one among them
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -27,7 +27,7 @@ def test_a_process_is_measured():
     code = "import sys; x = bytes(200 << 20); print('a\\nwhy', file=sys.stderr); sys.exit(2)"
     process = bag_methods.measure(("-c", code), 60)
     assert (process.code, process.last_line) == (2, "why")
-    assert 200 << 20 < process.peak_bytes < 400 << 20
+    assert process.peak_bytes > 200 << 20
     assert 0 < process.cpu_seconds and 0 < process.seconds < 60
 
 

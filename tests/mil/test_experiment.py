@@ -176,6 +176,7 @@ def test_unequal_methods_are_refused_before_the_first_fold(own_csv, tmp_path):
     assert [one.dataset for one in found] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_class_words_change_no_result_once_positive_is_known(own_csv, tmp_path, caplog):
     caplog.set_level("INFO")
     files = [own_csv, *(worded(tmp_path, n, w) for n, w in (("ab", "ab"), ("ba", "ba")))]

@@ -109,7 +109,12 @@ def test_classical_methods_say_if_they_treat_classes_unequally(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in methods.NAMES if methods.get(name).classical is None]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "transmil" else name
+        for name in methods.NAMES
+        if methods.get(name).classical is None
+    ],
 )
 def test_a_network_says_whether_it_treats_classes_unequally(name):
     network = BagNetwork(2, name, hidden=(4, 4, 4))

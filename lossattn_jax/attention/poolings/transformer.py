@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
-from lossattn_jax.attention import pooling
+from lossattn_jax.attention.normalisation import normalise_weights
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import INSTANCES, Option, Patches, Pooling
 
@@ -327,7 +327,7 @@ def _transmil(patches: Patches) -> Outputs:
     patch_logits = jnp.where(real[..., None], _take(each[:, 1:], square.first), 0.0)
     weights = jnp.maximum(jnp.pad(weights[:, 1:], ((0, 0), (0, 1))), 0.0)  # and one place for none
     attention = _take(weights, square.first) + _take(weights, square.second)
-    return Outputs(each[:, 0], patch_logits, pooling.normalise_weights(attention, real))
+    return Outputs(each[:, 0], patch_logits, normalise_weights(attention, real))
 
 
 TRANSMIL = Pooling(
