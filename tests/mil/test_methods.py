@@ -72,7 +72,8 @@ def test_every_method_learns_a_toy_and_keeps_to_the_interface(name):
         if label == "yes" and len(bag) > 1
     ]
     assert len(right) >= 3
-    if name != "attention" and name != "gated_attention":  # which may as well look at the others
+    # Learned attention may as well look at the others.
+    if name not in ("attention", "gated_attention", "transmil"):
         assert np.mean(right) >= 0.75
 
 
