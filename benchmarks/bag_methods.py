@@ -155,7 +155,7 @@ def measure(arguments: Sequence[str], seconds: float) -> Measured:
 
 
 def describe(process: Measured, workdir: pathlib.Path, minutes: float) -> dict[str, Any]:
-    """Says what came of a method: measurements, and its metrics or the reason why there are none.
+    """Describes a method's run: measurements, and metrics or why there are none.
 
     Args:
       process: of its cross-validation.
@@ -202,12 +202,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if "reason" in row:
         return [row["reason"].replace("|", "/"), "-", "-", "-"]
     area, accuracy = row["metrics"][AREA], row["metrics"]["accuracy"]
-    text = report.as_text(area["value"])
-    if area["interval"] is not None:
-        text += f" ({' to '.join(map(report.as_text, area['interval']))})"
     instances = row["instances"] or {}
     ranks = [instances.get(name, {}).get("mean") for name in _INSTANCES]
-    return [text, report.as_text(accuracy["value"]), *map(report.as_text, ranks)]
+    return [report.with_interval(area), report.as_text(accuracy["value"]), *map(report.as_text, ranks)]
 
 
 def _earlier(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

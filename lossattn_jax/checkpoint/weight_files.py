@@ -109,7 +109,7 @@ def _read_npz(file: BinaryIO, check: Check) -> Mapping[str, Any]:
     size = sum(_stand_in(*header).nbytes for header in headers.values())
     if size > _MOST_BYTES:
         raise UserError(f"it has {size} bytes uncompressed, but at most {_MOST_BYTES} are read")
-    return npz.read_arrays(file, _MOST_BYTES)
+    return npz.load_arrays(file, headers)
 
 
 def _read_safetensors(file: BinaryIO, check: Check) -> Mapping[str, Any]:

@@ -17,9 +17,9 @@ _WIDTH = 100
 _INDENT = "      "
 WORDS = ("--help", "-help", "-h", "-?")  # that ask for help
 MISSING = "must have a value other than None"  # what absl says of a needed flag
-# What a flag's value is called, by the name that absl or ml_collections has for its kind.
 # Type of a flag for a text that may be empty; those of type "string" need a value.
 TEXT_OR_EMPTY = "string or empty"
+# What a flag's value is called, by the name that absl or ml_collections has for its kind.
 _VALUES = {
     "int": "NUMBER",
     "float": "NUMBER",

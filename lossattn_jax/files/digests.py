@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lossattn_jax import files
+
 
 def of_array(array: np.ndarray) -> str:
     """Digests an array's bytes, without shape and dtype."""
@@ -22,6 +24,14 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
             for name, array in arrays.items()
         }
     )
+
+
+def of_file(path: files.Path) -> str | None:
+    """Digests a file's bytes; None where it cannot be read."""
+    try:
+        return hashlib.sha256(files.read(path)).hexdigest()
+    except OSError:
+        return None
 
 
 def of_json(value: Any) -> str:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
@@ -48,34 +49,39 @@ def read_headers(
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def read_arrays(
-    source: files.Path | BinaryIO, most_bytes: int | None = None
-) -> dict[str, np.ndarray]:
-    """Reads all arrays of an `.npz` file, whose headers are checked before.
+def read_arrays(source: files.Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz` file that is not compressed.
 
     Args:
       source: as of `read_headers`.
-      most_bytes: that the arrays may have; None: those of the file, so that a compressed one is refused.
 
     Returns:
       Arrays by name, without the ending `.npy`.
 
     Raises:
       OSError: as of `read_headers`.
-      ValueError: likewise, or the arrays have more bytes.
+      ValueError: likewise, or the arrays have more bytes than the file.
     """
-    if isinstance(source, str | os.PathLike):
-        with files.open_regular(source) as file:
-            return read_arrays(file, most_bytes)
-    headers = read_headers(source)
-    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
-    size = os.fstat(source.fileno()).st_size
-    if total > (size if most_bytes is None else most_bytes):
-        raise ValueError(f"it has {size} bytes and would unpack to {total}")
-    source.seek(0)
+    with files.open_regular(source) as file:
+        headers = read_headers(file)
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+        size = os.fstat(file.fileno()).st_size
+        if total > size:
+            raise ValueError(f"it has {size} bytes and would unpack to {total}")
+        return load_arrays(file, headers)
+
+
+def load_arrays(file: BinaryIO, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Loads arrays of an `.npz` file, behind its headers (`read_headers`).
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is damaged.
+    """
+    file.seek(0)
     try:
-        with np.load(source, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in headers}
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
     except (OSError, ValueError):
         raise
     except Exception as error:  # NumPy and zipfile fail in many ways on a damaged file

@@ -45,7 +45,6 @@ from lossattn_jax.mil.workdir import TABLE_NAME, Workdir
 log = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "instance_weights.csv"
-# Words for several methods at once.
 
 
 def run(

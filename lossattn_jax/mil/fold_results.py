@@ -85,10 +85,8 @@ def accuracy(result: FoldResult, dataset: PlacedBags) -> float:
     """
     if not np.isfinite(result.probabilities).all():
         return math.nan
-    labels = dataset.labels[result.split.test]
-    if dataset.several_labels:
-        return float(np.mean(predict(result.probabilities, several_labels=True) == labels))
-    return float(np.mean(np.argmax(result.probabilities, axis=1) == labels))
+    predictions = predict(result.probabilities, several_labels=dataset.several_labels)
+    return float(np.mean(predictions == dataset.labels[result.split.test]))
 
 
 def write(

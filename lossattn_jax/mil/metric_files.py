@@ -14,7 +14,7 @@ from typing import Any
 from lossattn_jax import files
 from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.sources import Experiment
-from lossattn_jax.files import records
+from lossattn_jax.files import digests, records
 from lossattn_jax.mil import curves, out_of_fold, prediction_files
 from lossattn_jax.mil.bag_metrics import BAG_METRICS
 from lossattn_jax.mil.out_of_fold import Folds
@@ -73,7 +73,7 @@ def measure(
         return earlier
     if writable:
         write_predictions(experiment, folds, folder / prediction_files.TABLE_NAME)
-    if earlier is not None and earlier.get(_CURVES) == _digest_of(folder / CURVES_NAME):
+    if earlier is not None and earlier.get(_CURVES) == digests.of_file(folder / CURVES_NAME):
         return earlier
     content = out_of_fold.measure(experiment, folds, resamples, seed)
     if not writable:
@@ -129,13 +129,6 @@ def _find(folder: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | N
         log.warning("%s; it is made again", error)
         return None
     return None if records.difference(record.made_from, inputs) else record.content
-
-
-def _digest_of(path: pathlib.Path) -> str | None:
-    try:
-        return hashlib.sha256(files.read(path)).hexdigest()
-    except OSError:
-        return None
 
 
 def _draw(experiment: Experiment, folds: Folds, title: str) -> bytes:

@@ -1,7 +1,6 @@
 """What `python -m lossattn_jax.mil.train` does: a method is fitted on bags, and stays in a folder."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -325,7 +324,8 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
     table = folder.path / prediction_files.TABLE_NAME
     record = records.find(path, made_from) if again else None
     if record is not None:
-        if record.content.get(_TABLE, _digest(table)) == _digest(table):  # of before without one
+        there = digests.of_file(table)
+        if record.content.get(_TABLE, there) == there:  # records of before have none
             return _scores(record.content)
         log.warning("warning: %s is not as it was written; it is made again", table)
     rows = [
@@ -343,17 +343,9 @@ def _test(folder: Workdir, bags: Bags, request: Request, again: bool) -> Scores:
     if folder.writable:
         with folder.writing():
             prediction_files.write_table(table, rows, ensemble.classes)
-            content = {**dataclasses.asdict(scores), _TABLE: _digest(table)}
+            content = {**dataclasses.asdict(scores), _TABLE: digests.of_file(table)}
             records.write(path, content, made_from, indent=1)
     return scores
-
-
-def _digest(path: pathlib.Path) -> str | None:
-    """SHA-256 of a file; None where it cannot be read."""
-    try:
-        return hashlib.sha256(files.read(path)).hexdigest()
-    except OSError:
-        return None
 
 
 def _scores(content: Mapping[str, Any]) -> Scores:

@@ -49,6 +49,5 @@ def instance_scores(
     """
     if poolings.BAG_POOLINGS.find(method).scores_by_attention:
         return attention.astype(np.float64)
-    if several_labels:
-        return probabilities(instance_logits, several_labels=True).max(axis=-1)
-    return 1.0 - softmax(instance_logits.astype(np.float64), axis=-1)[..., 0]
+    of_instances = probabilities(instance_logits, several_labels=several_labels)
+    return of_instances.max(axis=-1) if several_labels else 1.0 - of_instances[..., 0]

@@ -204,19 +204,19 @@ def _of_run(path: pathlib.Path) -> list[_Entry]:
 
 def _of_folder(folder: pathlib.Path) -> _Entry:
     """Reads a summary, with the metrics beside it where they are of the same folds."""
-    found = records.read(folder / SUMMARY_NAME)
-    summary = report.from_record(found.content)
+    record = records.read(folder / SUMMARY_NAME)
+    entry = _Entry(report.from_record(record.content), record.made_from)
     try:
         metrics = records.read(folder / METRICS_NAME)
     except FileNotFoundError:
-        return _Entry(summary, found.made_from)  # of a release before there were any
+        return entry  # of a release before there were any
     except records.DamagedRecord as error:
         log.warning(
             "warning: %s; the table has no intervals of it: run lossattn_jax.mil again, which makes it again",
             error,
         )
-        return _Entry(summary, found.made_from)
-    own, others = found.made_from or {}, metrics.made_from or {}
+        return entry
+    own, others = entry.made_from or {}, metrics.made_from or {}
     if not own or any(others.get(key) != value for key, value in own.items()):
         log.warning(
             "warning: %s is of other folds than %s beside it; the table has no intervals of it: run "
@@ -224,8 +224,9 @@ def _of_folder(folder: pathlib.Path) -> _Entry:
             folder / METRICS_NAME,
             SUMMARY_NAME,
         )
-        return _Entry(summary, found.made_from)
-    return _Entry(dataclasses.replace(summary, out_of_fold=metrics.content), found.made_from)
+        return entry
+    summary = dataclasses.replace(entry.summary, out_of_fold=metrics.content)
+    return dataclasses.replace(entry, summary=summary)
 
 
 def _warn_of_missing(workdir: pathlib.Path) -> None:
@@ -321,16 +322,10 @@ def _areas(summaries: Sequence[Summary]) -> list[str]:
     for name in _methods(known):
         row = [cells.get((name, dataset)) for dataset in datasets]
         title = next(cell.title for cell in row if cell)
-        texts = ["-" if one is None else _area(one.out_of_fold["metrics"]["auroc"]) for one in row]
+        metrics = [None if one is None else one.out_of_fold["metrics"]["auroc"] for one in row]
+        texts = ["-" if metric is None else report.with_interval(metric) for metric in metrics]
         lines.append(f"| {for_markdown(title)} | {' | '.join(texts)} |")
     return ["\n".join(lines) + "\n"]
-
-
-def _area(metric: Mapping[str, Any]) -> str:
-    if metric["interval"] is None:
-        return report.as_text(metric["value"])
-    low, high = map(report.as_text, metric["interval"])
-    return f"{report.as_text(metric['value'])} ({low} to {high})"
 
 
 def _paper_accuracy(method: str, summary: Summary | None, benchmark: str | None) -> float | None:

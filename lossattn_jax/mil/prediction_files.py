@@ -19,7 +19,7 @@ import numpy as np
 from lossattn_jax import files
 from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import records
+from lossattn_jax.files import digests, records
 from lossattn_jax.files.escaping import for_spreadsheet
 from lossattn_jax.mil.bag_metrics import mean_auroc
 from lossattn_jax.mil.bag_predictions import InstancePredictions
@@ -251,10 +251,7 @@ def score(
 
 
 def _is_whole(path: pathlib.Path, digest: str | None) -> bool:
-    try:
-        return digest is not None and hashlib.sha256(files.read(path)).hexdigest() == digest
-    except OSError:
-        return False
+    return digest is not None and digests.of_file(path) == digest
 
 
 def _line(cells: Sequence[Any]) -> bytes:

@@ -313,12 +313,7 @@ def _out_of_fold_lines(summaries: Sequence[Summary]) -> list[str]:
 def _out_of_fold_row(summary: Summary, columns: Sequence[str]) -> str:
     cells = [for_markdown(summary.dataset), for_markdown(summary.title)]
     for name in columns:
-        metric = summary.out_of_fold["metrics"][name]
-        text = as_text(metric["value"])
-        if metric["interval"] is not None:
-            low, high = map(as_text, metric["interval"])
-            text = f"{text} ({low} to {high})"
-        cells.append(text)
+        cells.append(with_interval(summary.out_of_fold["metrics"][name]))
     return f"| {' | '.join(cells)} |"
 
 
@@ -332,6 +327,15 @@ def _left_out_lines(summaries: Sequence[Summary], columns: Sequence[str]) -> lis
     if not parts:
         return []
     return [f"Resamples left out, in which a metric is not defined: {', '.join(parts)}.", ""]
+
+
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """Formats a metric of `metrics.json`, and its interval where it has one."""
+    text = as_text(metric["value"])
+    if metric["interval"] is None:
+        return text
+    low, high = map(as_text, metric["interval"])
+    return f"{text} ({low} to {high})"
 
 
 def as_text(value: float | None) -> str:

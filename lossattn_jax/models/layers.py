@@ -15,7 +15,7 @@ torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "unifo
 
 
 def torch_bias_init(fan_in: int) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch.nn.Linear draws its bias."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as PyTorch's layers draw their biases."""
     limit = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):

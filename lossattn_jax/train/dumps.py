@@ -158,8 +158,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: there are none, or they cannot be read.
     """
     try:
-        with files.open_regular(path) as file:
-            return npz.read_arrays(file)
+        return npz.read_arrays(path)
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a dump of a skipped update: it has no {path.name}"

@@ -46,11 +46,11 @@ def critical_attention(
 def _two_streams(patches: Patches) -> Outputs:
     """Averages the scores of the highest instance and of a weighted bag.
 
-    With features h_n of a layer over instances, for each class: the first stream is `max_n W_0 h_n`
-    whose instance m is the critical one; the second has `q_n = W_q h_n`, `v_n = W_v h_n`,
-    and `W_b b`, `b = sum_n U(h_n, h_m) v_n` (see `critical_attention`). Predicted is the mean of both
-    The paper has one class and its score; here each class has its own critical instance, b and row of
-    W_b, and the attention is that of the predicted class.
+    With features h_n of a layer over instances, for each class: the first stream is `max_n W_0 h_n`, whose
+    instance m is the critical one; the second has `q_n = W_q h_n`, `v_n = W_v h_n`, and `W_b b`,
+    `b = sum_n U(h_n, h_m) v_n` (see `critical_attention`). Predicted is the mean of both. The paper has one
+    class and its score; here each class has its own critical instance, b and row of W_b, and the attention
+    is that of the predicted class.
 
     The authors' code divides the products of queries by the root of their width, and trains each stream by a
     loss of its own: the options temperature and separate_losses do that.

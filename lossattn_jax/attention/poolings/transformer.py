@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Initializer
 
 from lossattn_jax.attention.normalisation import normalise_weights
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import INSTANCES, Option, Patches, Pooling
+from lossattn_jax.models.layers import torch_bias_init
 
 _KERNELS = (7, 5, 3)  # sides of the position encoding's kernels, the widest first
 _EPSILON = 1e-5  # added to variances, as torch.nn.LayerNorm does
@@ -101,17 +101,6 @@ def invert_approximately(matrices: jax.Array, iterations: int) -> jax.Array:
     return jax.lax.scan(improve, inverse, length=iterations)[0]
 
 
-def _uniform(fan_in: int) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as PyTorch's layers draw weights and biases."""
-    limit = fan_in**-0.5
-
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
-
-
 class NystromAttention(nn.Module):
     """Self-attention by landmarks, and a convolution of the values along the sequence.
 
@@ -147,7 +136,7 @@ class NystromAttention(nn.Module):
         size = max(1, x.shape[-1] // self.heads)
         inner = self.heads * size
         project = nn.Dense(
-            3 * inner, use_bias=False, kernel_init=_uniform(x.shape[-1]), name="projections"
+            3 * inner, use_bias=False, kernel_init=torch_bias_init(x.shape[-1]), name="projections"
         )
         x = jnp.where(real[..., None], x, 0.0)
         length = jnp.sum(real, axis=1, keepdims=True, dtype=jnp.int32)
@@ -182,13 +171,13 @@ class NystromAttention(nn.Module):
         summaries = jnp.einsum("bhmt,bthd->bhmd", from_means, values, precision=_EXACT)
         summaries = jnp.matmul(inverse, summaries, precision=_EXACT)
         out = jnp.einsum("bhtm,bhmd->bthd", to_means, summaries, precision=_EXACT)
-        limit = _uniform(2 * self.reach + 1)
+        limit = torch_bias_init(2 * self.reach + 1)
         kernel = self.param("residual", limit, (2 * self.reach + 1, self.heads))
         out, values = (part.reshape(*x.shape[:2], inner) for part in (out, values))
         of_channels = jnp.repeat(kernel, size, axis=1)[:, None]
         out += convolve_channels(values[:, :, None], of_channels)[:, :, 0]
         layer = nn.Dense(
-            x.shape[-1], kernel_init=_uniform(inner), bias_init=_uniform(inner), name="out"
+            x.shape[-1], kernel_init=torch_bias_init(inner), bias_init=torch_bias_init(inner), name="out"
         )
         out = layer(out)
         of_first = jnp.matmul(to_means[:, :, :1], inverse, precision=_EXACT)
@@ -197,7 +186,9 @@ class NystromAttention(nn.Module):
 
 
 def _softmax_with_zeros(scores: jax.Array, real: jax.Array, zeros: jax.Array) -> jax.Array:
-    """Computes a softmax of real tokens and of so many scores of 0, whose weights are left out.
+    """Computes a softmax of real tokens beside scores of 0.
+
+    The weights of those are left out.
 
     Args:
       scores: `[B, H, M, T]`.
@@ -262,7 +253,7 @@ class PositionEncoding(nn.Module):
         # Together they are one kernel of the widest's size.
         kernel, bias = jnp.zeros((_KERNELS[0], _KERNELS[0], width)), jnp.zeros(width)
         for size in _KERNELS:
-            init = _uniform(size**2)  # of a convolution of one channel
+            init = torch_bias_init(size**2)  # of a convolution of one channel
             margin = (_KERNELS[0] - size) // 2
             own = self.param(f"kernel{size}", init, (size, size, width))
             kernel += jnp.pad(own, ((margin, margin), (margin, margin), (0, 0)))

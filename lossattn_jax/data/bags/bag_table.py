@@ -23,7 +23,7 @@ from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, openi
 from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
-from lossattn_jax.data.bags.parquet_table import INDEX, as_text
+from lossattn_jax.data.bags.parquet_table import INDEX, as_text, read_column
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,8 @@ def read_table(
     ids, table = _by_bag(table, places, by_instance)
     names_by_part = {part: table.header[place] for part, place in places.items()}
     label_columns = [table.header[place] for place in label_places]
-    taken = {*names_by_part.values(), *label_columns}
-    others = [name for name in table.header if name and name not in taken]
+    used = {*names_by_part.values(), *label_columns}
+    others = [name for name in table.header if name and name not in used]
     log.info(
         "%s: %d bags; %s%s",
         table.place,
@@ -220,14 +220,11 @@ def _read_cells(source: Any) -> _Cells:
             with parquet.ParquetFile(path) as file:
                 names, length = file.schema_arrow.names, file.metadata.num_rows
 
-        def read_column(name: str) -> list[Any]:
+        def read(name: str) -> list[Any]:
             with opening(path), parquet.ParquetFile(path) as file:
-                values: list[Any] = file.read([name]).column(name).to_pylist()
-                if len(values) != length:
-                    raise ValueError(f"{name!r} has {len(values)} values, but must have {length}")
-                return values
+                return read_column(file, name)
 
-        return _of_arrow(path, names, length, read_column)
+        return _of_arrow(path, names, length, read)
     table = text_tables.open_table(path)
     rows = list(table.rows)
     return _Cells(
@@ -239,14 +236,14 @@ def _read_cells(source: Any) -> _Cells:
 
 
 def _of_arrow(
-    place: str, names: Sequence[str], length: int, read_column: Callable[[str], list[Any]]
+    place: str, names: Sequence[str], length: int, read: Callable[[str], list[Any]]
 ) -> _Cells:
     header = [name for name in names if not INDEX.fullmatch(name)]
     return _Cells(
         place,
         [name.strip() for name in header],
         [f"row {row + 1}" for row in range(length)],
-        lambda column: [as_text(value) for value in read_column(header[column])],
+        lambda column: [as_text(value) for value in read(header[column])],
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS, open_regular
-from lossattn_jax.files.npz import read_headers
+from lossattn_jax.files.npz import load_arrays, read_headers
 
 # A small file can unpack to any number of digits; MNIST has 70,000.
 _MOST_DIGITS = 1_000_000
@@ -29,9 +29,8 @@ def read(source: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
             if not {"image", "label"} <= set(headers):
                 raise UserError(f"{source} must hold the arrays 'image' and 'label'")
             _refuse_other_arrays(source, headers)
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return arrays["image"], arrays["label"]
+            arrays = load_arrays(file, ("image", "label"))
+            return arrays["image"], arrays["label"]
     except UserError:
         raise
     except FileNotFoundError as error:

@@ -140,13 +140,10 @@ def draw_repeats(
         raise UserError(f"the number of repeats is {repeats}, but must be 1 or more")
     if seed < 0:
         raise UserError(f"the seed is {seed}, but must be 0 or more")
-    if has_several(labels):
-        draws = [np.random.SeedSequence([seed, r]).generate_state(1)[0] for r in range(repeats)]
-        own = np.asarray(labels)
-        return np.stack(
-            [multilabel_folds.draw_folds(own, folds, int(draw), groups) for draw in draws]
-        )
     seeds = [int(np.random.SeedSequence([seed, r]).generate_state(1)[0]) for r in range(repeats)]
+    if has_several(labels):
+        own = np.asarray(labels)
+        return np.stack([multilabel_folds.draw_folds(own, folds, draw, groups) for draw in seeds])
     if groups is None:
         return np.stack([stratified_folds(labels, folds, draw) for draw in seeds])
     return np.stack([grouped_folds(labels, groups, folds, draw) for draw in seeds])

@@ -92,12 +92,21 @@ def _read(path: str, file: Any, choice: Choice) -> InstanceTable:
 
 
 def _texts(file: Any, name: str) -> list[str]:
-    values = file.read([name]).column(0).to_pylist()
+    return [as_text(value) for value in read_column(file, name)]
+
+
+def read_column(file: Any, name: str) -> list[Any]:
+    """Reads a column of an opened Parquet file.
+
+    Raises:
+      ValueError: it has another length than the file, or holds text that is none.
+    """
+    values: list[Any] = file.read([name]).column(0).to_pylist()
     if len(values) != file.metadata.num_rows:
         raise ValueError(
             f"{name!r} has {len(values)} values, but must have {file.metadata.num_rows}"
         )
-    return [as_text(value) for value in values]
+    return values
 
 
 def as_text(value: Any) -> str:
