@@ -204,7 +204,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     area, accuracy = row["metrics"][AREA], row["metrics"]["accuracy"]
     instances = row["instances"] or {}
     ranks = [instances.get(name, {}).get("mean") for name in _INSTANCES]
-    return [report.with_interval(area), report.as_text(accuracy["value"]), *map(report.as_text, ranks)]
+    return [
+        report.with_interval(area),
+        report.as_text(accuracy["value"]),
+        *map(report.as_text, ranks),
+    ]
 
 
 def _earlier(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:

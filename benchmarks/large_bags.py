@@ -103,7 +103,7 @@ class JaxBags:
 
 
 def _waits(method: Any) -> dict[str, Any]:
-    """Of a fitted network the share of each epoch's time that went by until bags were read."""
+    """Computes the share of each epoch's time that a network waited for bags."""
     seconds, waiting = (
         np.asarray(getattr(method.networks_, name)) for name in ("epoch_seconds", "waiting_seconds")
     )

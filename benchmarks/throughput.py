@@ -100,7 +100,7 @@ def measure(config: ConfigDict, ceiling: float, plan: Plan) -> dict[str, Any]:
         },
         "evaluation": _evaluation(job, arguments[0].variables, flop["evaluation"], ceiling, plan),
         "memory": usage,
-        "highest_memory": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+        "highest_memory": devices.memory_statistics().get("peak_bytes_in_use"),
     }
 
 

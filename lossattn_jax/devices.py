@@ -309,10 +309,14 @@ def shard_axis(batch: Any, axis: int) -> Any:
     return jax.tree.map(put, batch)
 
 
+def memory_statistics() -> dict[str, int]:
+    """Returns the first local device's memory statistics; empty on CPUs."""
+    return jax.local_devices()[0].memory_stats() or {}
+
+
 def memory_bytes() -> int | None:
     """Memory of a device; None where it has none of its own, or does not say."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit")
+    return memory_statistics().get("bytes_limit")
 
 
 def gather(tree: Any) -> Any:

@@ -29,7 +29,7 @@ def highest(parts: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def of_first_highest(parts: jax.Array, axis_name: str | None) -> jax.Array:
-    """The largest of what the devices have, whose gradient goes to the first device that has it.
+    """The largest of what the devices have; the first that has it gets the gradient.
 
     Args:
       parts: any shape, float; a NaN is larger than all.

@@ -141,7 +141,7 @@ def define_trust_code() -> None:
 
 
 def define_text_or_empty(name: str, meaning: str) -> None:
-    """Defines a flag for a text that may be empty, where other flags for a text need a value."""
+    """Defines a flag for a text that may be empty; others need a value."""
     flags.DEFINE(_TextOrEmpty(), name, None, meaning)  # type: ignore[no-untyped-call]
 
 

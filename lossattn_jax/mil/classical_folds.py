@@ -68,7 +68,7 @@ def run(
             scores = [
                 _score(dataset, on_all(number)[0], split.test) for number in range(len(candidates))
             ]
-            choice = _best(scores)
+            choice = _best(scores, Validation())
         elif rule == VALIDATION:
             choice, seconds = _choose_by_validation(
                 dataset, split, fit, len(candidates), validation or Validation(), own
@@ -116,8 +116,7 @@ def _choose_by_validation(dataset, split, fit, candidates: int, validation: Vali
         )
         for number in range(candidates)
     ]
-    accuracy, loss = np.array(scores, np.float64).T[..., None]
-    return int(validation.best(accuracy, loss)[0]), time.monotonic() - began
+    return _best(scores, validation), time.monotonic() - began
 
 
 def _score(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple[Any, Any]:
@@ -131,9 +130,9 @@ def _score(dataset: BagDataset, model: BagClassifier, rows: np.ndarray) -> tuple
     )
 
 
-def _best(scores: Sequence[Any]) -> int:
-    accuracy, loss = np.array(scores, np.float64).T
-    return int(selection.best(accuracy, loss)[0])
+def _best(scores: Sequence[Any], validation: Validation) -> int:
+    accuracy, loss = np.array(scores, np.float64).T[..., None]
+    return int(validation.best(accuracy, loss)[0])
 
 
 def _all_classes(model: BagClassifier, bags: Sequence[np.ndarray], num_classes: int) -> np.ndarray:

@@ -180,8 +180,7 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _note_data(self, bag_digests: Iterable[str], encoded: np.ndarray) -> None:
         """Takes note of what is trained on: digests of the bags, and labels as the method numbers them."""
-        classes = self.classes_[self._order].tolist()
-        names = [label_sets.name(label, classes) for label in encoded]
+        names = label_sets.names(encoded, self.classes_[self._order].tolist())
         self.trained_on_ = describe_data(bag_digests, names)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

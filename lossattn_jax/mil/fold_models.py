@@ -67,9 +67,7 @@ class FoldModels:
         )
         named.feature_names_ = self.dataset.features
         rows = np.flatnonzero(split.train)
-        labels = [
-            label_sets.name(label, self.dataset.classes) for label in self.dataset.labels[rows]
-        ]
+        labels = label_sets.names(self.dataset.labels[rows], self.dataset.classes)
         named.trained_on_ = describe_data([self._digests[row] for row in rows], labels)
         stored_models.save(named, folder_of(rule_folder, split), replace=True)
 

@@ -260,7 +260,7 @@ def _refuse_other(folder: pathlib.Path, bags: Bags, method: BagClassifier) -> No
 def _labels(bags: Bags) -> list[Any]:
     """As the user knows them; of several their text."""
     assert bags.labels is not None
-    return [label_sets.name(label, bags.classes) for label in bags.labels]
+    return label_sets.names(bags.labels, bags.classes)
 
 
 def _fit(method: BagClassifier, bags: Bags, folder: Workdir, request: Request) -> None:

@@ -16,6 +16,7 @@ from lossattn_jax.data.bags import streaming
 from lossattn_jax.data.bags.bag_survey import digest_bag, survey_bags
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.invalid import InvalidInput
+from lossattn_jax.data.bags.label_sets import find_lacking
 from lossattn_jax.data.bags.lazy_bags import Bags
 from lossattn_jax.data.bags.splits import Split
 from lossattn_jax.data.order import derive_seed
@@ -240,10 +241,7 @@ class NetworkClassifier(BagClassifier):
         parts = np.full(len(lazy), "train") if lazy.splits is None else np.array(lazy.splits)
         own = parts == "validation"
         split = Split(0, 0, parts == "train", parts == "test", own if own.any() else None)
-        if self.several_labels_:
-            lacking = np.flatnonzero(~encoded[split.train].any(axis=0))
-        else:
-            lacking = np.setdiff1d(encoded, encoded[split.train])
+        lacking = find_lacking(encoded, split.train)
         if len(lacking):
             raise UserError(
                 f"no bag of {lazy.name} that is trained on has the label "

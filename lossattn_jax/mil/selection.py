@@ -98,7 +98,7 @@ class Validation:
         for number in range(len(ranks)):
             end = self.end_of(accuracy[number], loss[number])
             ranks[number, ranks.shape[1] if end is None else end :] = np.inf
-        return np.unravel_index(np.argmin(ranks), ranks.shape)
+        return _first_lowest(ranks)
 
     def overrides(self) -> tuple[dict[str, float], ...]:
         """Returns the settings to try; the default, {}, comes first."""
@@ -213,5 +213,8 @@ def best(accuracy: np.ndarray, loss: np.ndarray) -> tuple[Any, ...]:
 
     Of equal ones it is the first.
     """
-    order = np.lexsort((loss.ravel(), -accuracy.ravel()))
-    return np.unravel_index(order[0], accuracy.shape)
+    return _first_lowest(METRICS[ACCURACY](accuracy, loss))
+
+
+def _first_lowest(ranks: np.ndarray) -> tuple[Any, ...]:
+    return np.unravel_index(np.argmin(ranks), ranks.shape)

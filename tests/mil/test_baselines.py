@@ -163,8 +163,8 @@ def test_critical_attention_by_hand():
     mask = jnp.array([[True, True, False]])
     # Class 0 has instance 1, with the products 0 and 4; class 1 has instance 0, with 1 and 0.
     expected = [[*softmax([0, 4]), 0], [*softmax([1, 0]), 0]]
-    found = dual_stream.critical_attention(queries, logits, mask)
-    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    attention = dual_stream.critical_attention(queries, logits, mask)
+    np.testing.assert_allclose(attention[0], expected, rtol=1e-6)
     cooler = dual_stream.critical_attention(queries, logits, mask, temperature=2.0)
     np.testing.assert_allclose(cooler[0, 0, :2], softmax([0, 2]), rtol=1e-6)
 
@@ -195,8 +195,8 @@ def test_options_are_numbers_of_their_method():
     options = config_lib.resolve(config)
     assert cross_validation.classifier("clam", options).options == {"clustered": 4}
     assert cross_validation.classifier("dsmil", options).options is None
-    made = cross_validation.classifier("clam", options).network(2)
-    assert made.options == (("clustered", 4),) and made.widths == (512,)
+    network = cross_validation.classifier("clam", options).network(2)
+    assert network.options == (("clustered", 4),) and network.widths == (512,)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lossattn_jax.mil.selection import BEST_TEST, FINAL, RULES, VALIDATION, Vali
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
+from tests.support.tiny_bags import overlapping_bags
 
 SEED = 5
 NETWORK = BagNetwork(2, hidden=(4, 4, 4))
@@ -22,14 +23,7 @@ CHOOSING = Validation(0.3, 2, {"patch_weight": (3.0,), "learning_rate": (0.0001,
 RULE_NAMES = (FINAL, VALIDATION, BEST_TEST)
 
 
-def toy():
-    random = np.random.default_rng(2)
-    labels = np.arange(16) % 2
-    bags = [random.normal(0.7 * label, 1, (1 + i % 3, 3)) for i, label in enumerate(labels)]
-    return BagDataset.from_bags(bags, labels, name="toy")
-
-
-DATASET = toy()
+DATASET = overlapping_bags()
 SPLITS = cross_validation(DATASET, 2, 1, SEED)
 
 

@@ -20,6 +20,7 @@ from lossattn_jax.mil.selection import FINAL, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags import training
 from lossattn_jax.train.bags.settings import Settings
+from tests.support.tiny_bags import overlapping_bags
 
 SEED = 5
 NETWORK = BagNetwork(2, "attention", hidden=(4, 4, 4), dropout=0.0)
@@ -27,14 +28,7 @@ SETTINGS = Settings(epochs=12, learning_rate=0.1, max_waste=9.0)
 PATIENT = Validation(0.3, 2, patience=2)
 
 
-def toy():
-    random = np.random.default_rng(2)
-    labels = np.arange(16) % 2
-    bags = [random.normal(0.7 * label, 1, (1 + i % 3, 3)) for i, label in enumerate(labels)]
-    return BagDataset.from_bags(bags, labels, name="toy")
-
-
-DATASET = toy()
+DATASET = overlapping_bags()
 SPLITS = cross_validation(DATASET, 2, 1, SEED)
 
 
@@ -171,8 +165,8 @@ def test_a_model_that_stays_is_as_a_fold(tmp_path):
     assert fitted.chosen_["epoch"] == epoch + 1 and fitted.chosen_["bags"] == [4]
     np.testing.assert_array_equal(fitted.chosen_["loss"], loss[:end])
     own = np.exp(logits[epoch, held].astype(float))
-    said = fitted.predict_proba([bags.read(row) for row in np.flatnonzero(held)])
-    np.testing.assert_allclose(said, own / own.sum(axis=1, keepdims=True), rtol=1e-5)
+    probabilities = fitted.predict_proba([bags.read(row) for row in np.flatnonzero(held)])
+    np.testing.assert_allclose(probabilities, own / own.sum(axis=1, keepdims=True), rtol=1e-5)
     fitted.save(tmp_path / "m")
     again = mil.load(tmp_path / "m")
     assert again.chosen_ == fitted.chosen_ and again.validation == PATIENT

@@ -293,8 +293,8 @@ def test_tables_have_intervals_of_areas(tmp_path, caplog):
     # A damaged file is named, and the summary stays.
     (tmp_path / "run" / "attention" / "metrics.json").write_text("{")
     caplog.clear()
-    found = paper_table.collect([str(tmp_path / "run")])
-    assert "attention/metrics.json" in caplog.text and not any(one.out_of_fold for one in found)
+    summaries = paper_table.collect([str(tmp_path / "run")])
+    assert "attention/metrics.json" in caplog.text and not any(one.out_of_fold for one in summaries)
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,8 @@ def test_the_loss_by_hand():
     accuracy, loss = selection.accuracy_and_loss(logits, labels)
     assert accuracy == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert loss == pytest.approx(bag.mean())
-    said = network_scores.probabilities(logits, several_labels=True)
-    np.testing.assert_allclose(said, 1 / (1 + np.exp(-logits)))
+    probabilities = network_scores.probabilities(logits, several_labels=True)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)))
 
 
 def test_folds_have_a_share_of_every_label_and_whole_groups():
@@ -216,19 +216,19 @@ def test_cross_validation_has_a_probability_for_each_label(validated):
     ]
     ids = [f"s{number:02}" for number in range(len(SETS))]
     assert [rows[bag]["label"] for bag in ids] == [";".join(own) or ";" for own in SETS]
-    said = np.array([[float(rows[bag][f"p_{label}"]) for label in "abc"] for bag in ids])
-    assert (np.abs(said.sum(axis=1) - 1) > 1e-3).any()
-    for bag, own in zip(ids, said, strict=True):
+    written = np.array([[float(rows[bag][f"p_{label}"]) for label in "abc"] for bag in ids])
+    assert (np.abs(written.sum(axis=1) - 1) > 1e-3).any()
+    for bag, own in zip(ids, written, strict=True):
         assert rows[bag]["predicted"] == (";".join(np.array(list("abc"))[own > 0.5]) or ";")
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     truth = label_sets.encode(SETS, "abc")
     expected = {
-        "auroc": [sklearn.metrics.roc_auc_score(truth[:, k], said[:, k]) for k in range(3)],
+        "auroc": [sklearn.metrics.roc_auc_score(truth[:, k], written[:, k]) for k in range(3)],
         "auprc": [
-            sklearn.metrics.average_precision_score(truth[:, k], said[:, k]) for k in range(3)
+            sklearn.metrics.average_precision_score(truth[:, k], written[:, k]) for k in range(3)
         ],
-        "accuracy": ((said > 0.5) == truth).mean(axis=0),
-        "log_loss": [sklearn.metrics.log_loss(truth[:, k], said[:, k]) for k in range(3)],
+        "accuracy": ((written > 0.5) == truth).mean(axis=0),
+        "log_loss": [sklearn.metrics.log_loss(truth[:, k], written[:, k]) for k in range(3)],
     }
     for name, values in expected.items():
         own = metrics[name]
@@ -249,8 +249,10 @@ def test_a_kept_model_predicts_what_its_fold_says(validated, world):
     model = mil.load(folder / "repeat0_fold1")
     bags = open_bags(world / "slides", world / "words.csv")
     rows = [bags.ids.index(bag["id"]) for bag in fold["bags"]]
-    said = model.predict_proba([bags.read(row) for row in rows])
-    np.testing.assert_allclose(said, [bag["probabilities"] for bag in fold["bags"]], rtol=1e-5)
+    probabilities = model.predict_proba([bags.read(row) for row in rows])
+    np.testing.assert_allclose(
+        probabilities, [bag["probabilities"] for bag in fold["bags"]], rtol=1e-5
+    )
     assert model.several_labels_
 
 
@@ -267,14 +269,14 @@ def test_a_model_that_stays_is_read_back_and_predicts(world, tmp_path):
         ensemble, bags, str(tmp_path / "out"), labels=bags.named_labels(), instances=True
     )
     method = mil.load(tmp_path / "m")
-    said = method.predict_proba(list(bags))
+    probabilities = method.predict_proba(list(bags))
     truth = np.asarray(bags.labels)
-    assert scores.accuracy == pytest.approx(((said > 0.5) == truth).mean())
+    assert scores.accuracy == pytest.approx(((probabilities > 0.5) == truth).mean())
     with (tmp_path / "out" / prediction_files.TABLE_NAME).open() as file:
         rows = list(csv.DictReader(file))
     written = np.array([[float(row[f"p_{label}"]) for label in "abc"] for row in rows])
-    np.testing.assert_allclose(written, said, rtol=1e-5)
-    np.testing.assert_array_equal(method.predict(list(bags)), said > 0.5)
+    np.testing.assert_allclose(written, probabilities, rtol=1e-5)
+    np.testing.assert_array_equal(method.predict(list(bags)), probabilities > 0.5)
     with pytest.raises(
         UserError, match="has the label 'd', but the labels of .* are 'a', 'b', 'c'"
     ):
@@ -300,8 +302,8 @@ def test_labels_are_learned_and_stored_bit_for_bit(tmp_path):
     streamed = method(max_instances=2)
     streamed.fit(Bags.from_arrays(bags, SETS))
     assert streamed.predict_proba(bags).shape == (24, 3)
-    kept = method(validation=selection.Validation(patience=2)).fit(bags, SETS)
-    assert kept.chosen_["metric"] == "loss"
+    patient = method(validation=selection.Validation(patience=2)).fit(bags, SETS)
+    assert patient.chosen_["metric"] == "loss"
 
 
 def test_arrays_of_labels_are_checked():

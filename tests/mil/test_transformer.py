@@ -177,8 +177,8 @@ def test_places_in_the_square():
 def test_the_pseudo_inverse_comes_near_the_true_one():
     draw = np.random.default_rng(3)
     matrices = softmax(draw.normal(size=(1, 2, 4, 4)) + 4 * np.eye(4), axis=-1).astype(np.float32)
-    found = transformer.invert_approximately(jnp.asarray(matrices), 8)
-    np.testing.assert_allclose(found, np.linalg.inv(matrices), rtol=1e-3, atol=1e-4)
+    inverse = transformer.invert_approximately(jnp.asarray(matrices), 8)
+    np.testing.assert_allclose(inverse, np.linalg.inv(matrices), rtol=1e-3, atol=1e-4)
     # One scale for both heads: without iterations it shows.
     start = transformer.invert_approximately(jnp.asarray(matrices), 0)
     highest = matrices.sum(axis=-1).max() * matrices.sum(axis=-2).max()

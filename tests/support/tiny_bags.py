@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.mil import methods
 from lossattn_jax.train.bags.settings import Settings
 
@@ -22,6 +23,14 @@ def settings(name):
         "mi_fv": {"components": 1},
         "em_dd": {"start_bags": 2, "max_starts": 3, "max_steps": 30, "max_rounds": 3},
     }.get(name, {})
+
+
+def overlapping_bags():
+    """Sixteen bags of two classes that no method tells apart with certainty."""
+    random = np.random.default_rng(2)
+    labels = np.arange(16) % 2
+    bags = [random.normal(0.7 * label, 1, (1 + i % 3, 3)) for i, label in enumerate(labels)]
+    return BagDataset.from_bags(bags, labels, name="toy")
 
 
 def toy(count=40, seed=0, words=("no", "yes"), shift=3.0):

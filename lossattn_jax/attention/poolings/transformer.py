@@ -177,7 +177,10 @@ class NystromAttention(nn.Module):
         of_channels = jnp.repeat(kernel, size, axis=1)[:, None]
         out += convolve_channels(values[:, :, None], of_channels)[:, :, 0]
         layer = nn.Dense(
-            x.shape[-1], kernel_init=torch_bias_init(inner), bias_init=torch_bias_init(inner), name="out"
+            x.shape[-1],
+            kernel_init=torch_bias_init(inner),
+            bias_init=torch_bias_init(inner),
+            name="out",
         )
         out = layer(out)
         of_first = jnp.matmul(to_means[:, :, :1], inverse, precision=_EXACT)

@@ -152,9 +152,9 @@ class TrainingSteps:
 
 
 class Buffers:
-    """Memory that is used again for arrays of the same shape once nobody has the last one any more.
+    """Memory for arrays, used again once nobody has the last one.
 
-    Fresh memory of the system costs more time than copying a bag into it.
+    The next array has the same shape. Fresh memory of the system costs more time than copying a bag into it.
     """
 
     def __init__(self) -> None:
@@ -162,9 +162,10 @@ class Buffers:
         self._free: dict[Any, list[tuple[mmap.mmap, np.ndarray]]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """An array `[b, length, ...]`, and `[b]` int, how many of each row's first places are to be zeroed.
+        """Takes an array `[b, length, ...]`, which may hold values of before.
 
-        The caller replaces these numbers by those of the places that it fills.
+        Beside it is `[b]` int: how many first places of each row are to be zeroed. The caller replaces these
+        numbers by those of the places that it fills.
         """
         key = shape, dtype.str
         free = self._free.setdefault(key, [])

@@ -1,6 +1,7 @@
-"""Several labels of a bag: of K labels those that it has, as an array `[bags, K]`, as sets or as text.
+"""Several labels of a bag: as an array, as sets, as text.
 
-Labels of one class each are an array `[bags]`; the number of axes is what tells the two apart everywhere.
+Of K labels those that bags have are an array `[bags, K]`. Labels of one class each are an array `[bags]`; the
+number of axes is what tells the two apart everywhere.
 """
 
 from collections.abc import Collection, Sequence
@@ -51,6 +52,26 @@ def name(label: Any, classes: Sequence[Any]) -> Any:
     if np.ndim(label) == 0:
         return classes[int(label)]
     return as_text(classes[place] for place in np.flatnonzero(label).tolist())
+
+
+def names(labels: Any, classes: Sequence[Any]) -> list[Any]:
+    """Each bag's `name`, of labels `[bags]` or `[bags, K]`."""
+    return [name(label, classes) for label in labels]
+
+
+def find_lacking(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Finds labels that no bag of a part has, though others have them.
+
+    Args:
+      labels: `[bags]` places of classes, or `[bags, K]` 0 and 1.
+      rows: `[bags]` bool, the part.
+
+    Returns:
+      Rising places in the classes.
+    """
+    if has_several(labels):
+        return np.flatnonzero(labels.any(axis=0) & ~labels[rows].any(axis=0))
+    return np.setdiff1d(labels, labels[rows])
 
 
 def as_text(labels: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lossattn_jax.data.bags.label_sets import find_lacking
 from lossattn_jax.errors import UserError
 
 
@@ -51,10 +52,10 @@ def assign(
 
     while True:
         open_units = numbers < 0
-        left = (having[open_units] > 0).sum(axis=0)
-        if not left.any():
+        holders = (having[open_units] > 0).sum(axis=0)
+        if not holders.any():
             break
-        label = int(np.argmin(np.where(left > 0, left, np.inf)))
+        label = int(np.argmin(np.where(holders > 0, holders, np.inf)))
         members = [unit for unit in order if open_units[unit] and having[unit, label]]
         for unit in sorted(
             members, key=lambda unit: -having[unit, label]
@@ -131,8 +132,8 @@ def hold_out(
       UserError: one of the two parts has no bag, or not a bag of a label is left.
     """
     is_held_out = assign(labels, [1 - share, share], seed, groups) == 1
-    left = ~is_held_out
-    if left.all() or not left.any() or (labels.any(axis=0) & ~labels[left].any(axis=0)).any():
+    others = ~is_held_out
+    if others.all() or not others.any() or len(find_lacking(labels, others)):
         raise UserError(
             f"the {len(labels)} bags of a training cannot be divided to hold some out, so that every label "
             "has bags among the others; take another rule than validation, or another "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossattn_jax.data.bags import folds
-from lossattn_jax.data.bags.label_sets import has_several
+from lossattn_jax.data.bags.label_sets import find_lacking
 from lossattn_jax.data.bags.streaming import PlacedBags
 from lossattn_jax.errors import UserError
 
@@ -150,11 +150,7 @@ def _checked(dataset: PlacedBags, splits: tuple[Split, ...]) -> tuple[Split, ...
     for split in splits:
         if split.repeat:
             continue  # has the same parts as the first
-        if has_several(dataset.labels):
-            never = ~dataset.labels[split.train].any(axis=0)
-            lacking = np.flatnonzero(never & dataset.labels.any(axis=0))
-        else:
-            lacking = np.setdiff1d(dataset.labels, dataset.labels[split.train])
+        lacking = find_lacking(dataset.labels, split.train)
         if len(lacking):
             raise UserError(
                 f"no bag that fold {split.fold} of {dataset.name} is trained on has the label "

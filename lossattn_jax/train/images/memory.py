@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lossattn_jax import devices
 from lossattn_jax.train.images import reporting
 
 log = logging.getLogger(__name__)
@@ -117,5 +118,4 @@ def size(count: int) -> str:
 
 
 def _stats() -> dict[str, int]:
-    """Returns the first local device's memory statistics; empty on CPUs."""
-    return jax.local_devices()[0].memory_stats() or {}
+    return devices.memory_statistics()
