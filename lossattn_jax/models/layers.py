@@ -8,21 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import ConvGeneralDilatedT, DotGeneralT, Dtype, Initializer
 
+from lossattn_jax.attention.initialisers import torch_bias_init
 from lossattn_jax.kernels.convolution import convolve
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Conv2d and torch.nn.Linear draw their weights from.
 torch_kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
-
-
-def torch_bias_init(fan_in: int) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as PyTorch's layers draw their biases."""
-    limit = fan_in**-0.5
-
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
 
 
 class Conv(nn.Module):

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lossattn_jax.attention.initialisers import torch_bias_init
 from lossattn_jax.attention.normalisation import normalise_weights
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import INSTANCES, Option, Patches, Pooling
-from lossattn_jax.models.layers import torch_bias_init
 
 _KERNELS = (7, 5, 3)  # sides of the position encoding's kernels, the widest first
 _EPSILON = 1e-5  # added to variances, as torch.nn.LayerNorm does
