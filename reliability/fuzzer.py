@@ -143,10 +143,11 @@ def bag_models() -> tuple[dict[str, bytes], Reader]:
 def images() -> tuple[dict[str, bytes], Reader]:
     """Valid images and their reader, for every fit."""
     from lossattn_jax.data import own_images
+    from lossattn_jax.data.views import View
 
     def read(path: pathlib.Path) -> None:
         for fit in own_images.FITS:
-            own_images.read([path], (32, 32, 3), fit)
+            own_images.read([path], View((32, 32, 3)), fit)
 
     return fuzz_inputs.image_files(), read
 

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from lossattn_jax.data import own_images, picture_depth
+from lossattn_jax.data.views import View
 from lossattn_jax.errors import UserError
 
 SHAPE = (8, 8, 3)
+VIEW = View(SHAPE)
 _FRAME = b"," + struct.pack("<HHHHB", 0, 0, 8, 8, 0) + b"\x02\x02\x4c\x01\0;"  # of a GIF
 
 
@@ -34,7 +36,7 @@ def _refuse(path, words, fit="resize"):
     good = path.with_name("good.png")
     Image.new("RGB", (8, 8)).save(good)
     tracemalloc.start()
-    own = own_images.read([path, good], SHAPE, fit=fit)
+    own = own_images.read([path, good], VIEW, fit=fit)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert own.files == ("good.png",) and own.images.shape == (1, *SHAPE)
@@ -42,7 +44,7 @@ def _refuse(path, words, fit="resize"):
     assert str(path) in sentence and words in sentence and "\n" not in sentence
     assert peak < 1 << 22, f"{peak >> 20} MiB"
     with pytest.raises(UserError, match="no image could be read"):
-        own_images.read([path], SHAPE, fit=fit)
+        own_images.read([path], VIEW, fit=fit)
 
 
 def test_what_is_no_regular_file_keeps_nobody_waiting(tmp_path):
@@ -120,7 +122,7 @@ def test_tiles_are_counted_before_a_picture_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(own_images, "read_image", lambda *_: pytest.fail("decoded"))
     (tmp_path / "long.png").write_bytes(_png(8, 8008))
     with pytest.raises(UserError, match="1001x1 tiles of .*long.png would make more than 1000"):
-        own_images.read([tmp_path / "long.png"], SHAPE, fit="tile")
+        own_images.read([tmp_path / "long.png"], VIEW, fit="tile")
 
 
 def test_the_size_is_that_of_the_upright_picture(tmp_path):
@@ -146,7 +148,7 @@ def test_of_several_frames_the_first_is_read(tmp_path, name):
     first.save(tmp_path / name, save_all=True, append_images=others)
     with Image.open(tmp_path / name) as image:
         assert image.n_frames == 3
-    np.testing.assert_array_equal(own_images.read_image(tmp_path / name, SHAPE), 0)
+    np.testing.assert_array_equal(own_images.read_image(tmp_path / name, VIEW), 0)
 
 
 def test_wide_pictures_are_scaled_in_parts_as_in_one(monkeypatch):

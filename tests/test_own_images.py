@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from lossattn_jax.data import own_images
+from lossattn_jax.data.views import View
 from lossattn_jax.errors import UserError
 
 SHAPE = (8, 8, 3)
+VIEW = View(SHAPE)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
@@ -21,7 +23,7 @@ def test_every_mode_and_size_becomes_the_networks(tmp_path, mode, size):
         pytest.skip(
             "Pillow before 13 cannot read such a file of its own: it takes it for a truncated one"
         )
-    image = own_images.read_image(path, SHAPE)
+    image = own_images.read_image(path, VIEW)
     assert image.shape == SHAPE and image.dtype == np.uint8
     own = own_images.read_image(path, None)
     assert own.shape == (size[1], size[0], 3)
@@ -32,7 +34,7 @@ def test_colours_survive_and_transparent_parts_become_white(tmp_path):
     picture[..., :3] = (200, 10, 30)
     picture[:, :4, 3] = 255
     Image.fromarray(picture).save(tmp_path / "half.png")
-    image = own_images.read_image(tmp_path / "half.png", SHAPE)
+    image = own_images.read_image(tmp_path / "half.png", VIEW)
     assert (image[:, :4] == (200, 10, 30)).all() and (image[:, 4:] == 255).all()
 
 
@@ -60,7 +62,7 @@ def folder(tmp_path):
 
 
 def test_a_folders_broken_files_are_named_and_the_rest_is_read(folder):
-    own = own_images.read([folder, folder / "absent.png"], SHAPE)
+    own = own_images.read([folder, folder / "absent.png"], VIEW)
     assert own.names == own.files == ("a.jpg", "b.PNG")
     assert own.images.shape == (2, *SHAPE)
     assert own.places == ((0, 0, 0), (1, 0, 0))
@@ -72,12 +74,12 @@ def test_a_folders_broken_files_are_named_and_the_rest_is_read(folder):
 
 def test_nothing_that_can_be_read_is_an_error(folder, tmp_path):
     with pytest.raises(UserError, match="no image could be read: .*broken.png cannot be read"):
-        own_images.read([folder / "broken.png"], SHAPE)
+        own_images.read([folder / "broken.png"], VIEW)
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="none has no image file"):
-        own_images.read([tmp_path / "none"], SHAPE)
+        own_images.read([tmp_path / "none"], VIEW)
     with pytest.raises(UserError, match="fit is 'crop', but must be one of: resize, tile"):
-        own_images.read([folder], SHAPE, fit="crop")
+        own_images.read([folder], VIEW, fit="crop")
 
 
 def test_tiles_hold_every_pixel_in_place():
@@ -97,12 +99,12 @@ def test_a_small_image_is_one_tile_padded_with_its_edge():
 
 
 def test_tiles_are_named_by_place_and_not_without_number(folder):
-    own = own_images.read([folder / "b.PNG", folder / "a.jpg"], SHAPE, fit="tile")
+    own = own_images.read([folder / "b.PNG", folder / "a.jpg"], VIEW, fit="tile")
     assert own.names[0] == "b.PNG, tile 1, 1" and own.names[5] == "b.PNG, tile 2, 3"
     assert own.names[6:] == ("a.jpg",)
     assert own.places[5] == (0, 1, 2) and own.places[6] == (1, 0, 0)
     with pytest.raises(UserError, match="2x3 tiles of .*b.PNG would make more than 5 images"):
-        own_images.read([folder / "b.PNG"], SHAPE, fit="tile", most=5)
+        own_images.read([folder / "b.PNG"], VIEW, fit="tile", most=5)
 
 
 def test_subfolders_are_gone_into_and_links_to_folders_are_not(tmp_path, caplog):
@@ -117,7 +119,7 @@ def test_subfolders_are_gone_into_and_links_to_folders_are_not(tmp_path, caplog)
     Image.new("L", (2, 2)).save(tmp_path / "elsewhere.png")
     (tmp_path / "in" / "z.png").symlink_to(tmp_path / "elsewhere.png")
     with caplog.at_level("INFO", logger="lossattn_jax"):
-        own = own_images.read([tmp_path / "in"], SHAPE)
+        own = own_images.read([tmp_path / "in"], VIEW)
     assert own.names == ("b/c.png", "a.PNG", "in/c.png", "z.png") and not own.refusals
     assert "not looked into, as links to folders: loop" in caplog.text
 

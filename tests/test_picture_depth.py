@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lossattn_jax.data import own_images
+from lossattn_jax.data.views import View
 from lossattn_jax.errors import UserError
 
 DRAW = np.random.default_rng(0)
@@ -230,7 +231,7 @@ def test_values_without_a_known_meaning_are_left_out_by_name(tmp_path, change, f
     values = change(GREY / np.float32(255))
     write_tiff(tmp_path / "bad.tif", values, form=form)
     Image.fromarray(GREY[..., 0]).save(tmp_path / "good.png")
-    own = own_images.read([tmp_path], (8, 8, 3))
+    own = own_images.read([tmp_path], View((8, 8, 3)))
     assert own.names == ("good.png",)
     assert len(own.refusals) == 1 and own.refusals[0].startswith(str(tmp_path / "bad.tif"))
     with pytest.raises(UserError, match=sentence):

@@ -306,7 +306,7 @@ def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pa
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     items = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    conversion_folder.write(folder, options, items, os.fspath(path))
+    conversion_folder.write(folder, options, spec, items, weights=os.fspath(path))
     log.info("written: checkpoint 0 in %s", folder)
 
 

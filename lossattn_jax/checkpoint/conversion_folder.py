@@ -14,6 +14,7 @@ from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, Checkpoints
 from lossattn_jax.config import config_json, images
 from lossattn_jax.config.options import ImageOptions
+from lossattn_jax.data import DatasetSpec
 from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.files import records
 
@@ -69,13 +70,19 @@ def refuse_unfinished(folder: pathlib.Path) -> None:
 
 
 def write(
-    folder: pathlib.Path, options: ImageOptions, items: Mapping[str, Any], weights: str
+    folder: pathlib.Path,
+    options: ImageOptions,
+    spec: DatasetSpec,
+    items: Mapping[str, Any],
+    *,
+    weights: str,
 ) -> None:
-    """Writes a run of converted weights: checkpoint 0 and config.
+    """Writes a run of converted weights: checkpoint 0, config, data set.
 
     Args:
       folder: the workdir; made where absent.
       options: of the run.
+      spec: of its data set.
       items: its "params" and "batch_stats".
       weights: the file that they are from, for readers.
 
@@ -95,6 +102,6 @@ def write(
                 shutil.rmtree(folder / CHECKPOINTS_NAME)
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(0, {"variables": items}, None)
-        run_folder.write_config(options, folder)
+        run_folder.write_config(options, folder, spec)
         with run_folder.writing(folder):
             mark.unlink()

@@ -13,8 +13,10 @@ import jax
 from ml_collections import ConfigDict
 
 from lossattn_jax import devices, files
+from lossattn_jax.checkpoint import data_set_record
 from lossattn_jax.config import config_json
 from lossattn_jax.config.options import ImageOptions
+from lossattn_jax.data import DatasetSpec
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,10 @@ LOCK_NAME = "workdir.lock"
 _UNSEEN_SECONDS = 90.0
 
 
-def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
-    """Stores a run's options in its folder.
+def write_config(
+    options: ImageOptions, workdir: pathlib.Path, spec: DatasetSpec | None = None
+) -> None:
+    """Stores a run's options in its folder, and its data set.
 
     The first process writes, the others wait for it.
 
@@ -37,6 +41,8 @@ def write_config(options: ImageOptions, workdir: pathlib.Path) -> None:
     path = workdir / CONFIG_NAME
     if jax.process_index() == 0:
         with writing(workdir):
+            if spec is not None:
+                data_set_record.write(workdir, spec)
             config_json.write(options, path)
     devices.barrier("config written")
     until = time.monotonic() + _UNSEEN_SECONDS

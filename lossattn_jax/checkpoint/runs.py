@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lossattn_jax import data, models
 from lossattn_jax.attention import losses
-from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.checkpoint import data_set_record, run_folder
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import DataOptions, ImageOptions, ModelOptions
@@ -133,7 +133,7 @@ def load(
     """
     config = run_folder.stored_config(workdir, trust_code=trust_code)
     options = config_lib.resolve(config)
-    spec = spec_of(options.data)
+    spec = data_set_record.read(pathlib.Path(workdir)) or spec_of(options.data)
     model = build_model(options.model, spec)
     shapes = models.variable_shapes(model, spec.image_shape)
     # CapsNet normalises nothing; its checkpoints hold an empty tree.

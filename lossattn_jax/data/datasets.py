@@ -218,10 +218,11 @@ class ImageSource:
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
         image = self._image(record["image"])
-        if image.shape != self.spec.image_shape or image.dtype != np.uint8:
+        shape = self.spec.view.stored_shape
+        if image.shape != shape or image.dtype != np.uint8:
             raise ValueError(
-                f"{self.spec.name} holds an image {image.dtype} {image.shape} where uint8 "
-                f"{self.spec.image_shape} is expected"
+                f"{self.spec.name} holds an image {image.dtype} {image.shape} where uint8 {shape} is "
+                "expected"
             )
         example = {"image": image, "label": self._label(record)}
         if self.spec.max_boxes == 1:
@@ -239,11 +240,9 @@ class ImageSource:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             if not self.spec.resize:
                 return np.asarray(image)
-            height, width, _ = self.spec.image_shape
+            height, width, _ = self.spec.view.stored_shape
             image.draft("RGB", (_DRAFT * width, _DRAFT * height))
-            # Pillow's filters widen with the reduction, so that nothing is aliased.
-            small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(small)
+            return np.asarray(self.spec.view.resize(image.convert("RGB")))
 
     def _label(self, record: dict[str, Any]) -> int | np.ndarray:
         if not self.spec.multi_label:

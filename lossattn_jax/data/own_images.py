@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lossattn_jax.data import picture_depth
+from lossattn_jax.data.views import View
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS, open_regular
 
@@ -115,7 +116,7 @@ def short_names(files: Sequence[pathlib.Path]) -> list[str]:
 
 def read(
     paths: Sequence[str | pathlib.Path],
-    shape: tuple[int, int, int],
+    view: View,
     fit: str = "resize",
     most: int = 1000,
 ) -> OwnImages:
@@ -123,8 +124,8 @@ def read(
 
     Args:
       paths: files and folders.
-      shape: (height, width, 3) of the network's images.
-      fit: "resize", as data sets of images of any size are for training; or "tile": cut into images of
+      view: of the network's images.
+      fit: "resize", as data sets of images of any size are for testing; or "tile": cut into images of
         the network's size, pixel for pixel. Where they do not fill a side, the last one is moved back so
         that it ends with the image; a smaller image is padded with its edge.
       most: images, or tiles, that may come out.
@@ -134,6 +135,7 @@ def read(
     """
     if fit not in FITS:
         raise UserError(f"fit is {fit!r}, but must be one of: {', '.join(FITS)}")
+    shape = view.shape
     names: list[str] = []
     images: list[np.ndarray] = []
     places: list[tuple[int, int, int]] = []
@@ -150,7 +152,7 @@ def read(
                 raise TooManyImages(
                     f"{what} would make more than {most} images; name fewer files, or resize them"
                 )
-            whole = read_image(path, shape if fit == "resize" else None)
+            whole = read_image(path, view if fit == "resize" else None)
         except TooManyImages:
             raise
         except UserError as error:
@@ -204,29 +206,33 @@ def read_size(path: str | pathlib.Path) -> tuple[int, int]:
         return (width, height) if on_its_side else (height, width)
 
 
-def read_image(path: str | pathlib.Path, shape: tuple[int, int, int] | None) -> np.ndarray:
+def read_image(path: str | pathlib.Path, view: View | None) -> np.ndarray:
     """Reads an image file of any size and mode as uint8.
 
-    Of `shape` (height, width, 3), or its own with None.
+    `[H, W, 3]` as a network takes it in testing, or of its own size with None.
 
-    It is turned upright and resized; one of another shape is squeezed. Transparent parts become white. More
-    than 8 bits a sample are brought to 8 by `picture_depth`. Of several frames it is the first.
+    It is turned upright and brought to the view's size. Transparent parts become white. More than 8 bits a
+    sample are brought to 8 by `picture_depth`. Of several frames it is the first.
 
     Raises:
       UserError: there is no such file, it is not an image of one of the formats of `SUFFIXES`, it would take
         too much memory, or it is not known what its values mean.
     """
+    stored = read_stored(path, view)
+    return stored if view is None else view.cut_centre(stored)
+
+
+def read_stored(path: str | pathlib.Path, view: View | None) -> np.ndarray:
+    """Reads an image file as `[*view.stored_shape]` uint8; see `read_image`."""
     from PIL import Image
 
-    with _open(path, shrink=shape is not None) as (image, file):
+    with _open(path, shrink=view is not None) as (image, file):
         upright = picture_depth.to_8_bits(image, file, path)
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        if shape is not None:
-            rgb = rgb.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-        return np.asarray(rgb)
+        return np.asarray(rgb if view is None else view.resize(rgb))
 
 
 @contextlib.contextmanager

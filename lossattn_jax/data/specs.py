@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lossattn_jax.data import tiny_imagenet_classes
+from lossattn_jax.data.views import SQUEEZE, View
 from lossattn_jax.errors import UserError
 from lossattn_jax.registry import Registry
 
@@ -41,6 +42,8 @@ class DatasetSpec:
       num_extra: images of the split `extra` that may be trained on besides; 0: there is none.
       extra_builder: `builder` of the data set with that split; '' where it is the same.
       reference: `package.module:attribute` that named it, of a user's own; '' for those of `DATASETS`.
+      fit: how pictures of any size are brought to `image_shape`; see `views.View`.
+      canvas: side in pixels of the square that is stored of a picture; see `views.View`. 0: `image_shape`.
     """
 
     name: str
@@ -63,6 +66,13 @@ class DatasetSpec:
     num_extra: int = 0
     extra_builder: str = ""
     reference: str = ""
+    fit: str = SQUEEZE
+    canvas: int = 0
+
+    @property
+    def view(self) -> View:
+        """How pictures of any size become those of a network."""
+        return View(self.image_shape, self.fit, self.canvas)
 
     @property
     def key(self) -> str:

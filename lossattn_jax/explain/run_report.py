@@ -82,7 +82,7 @@ def explain_run(
         raise UserError(f"num is {num}, but a report shows 1 to {MAX_IMAGES} images")
     run = runs.load(workdir, checkpoint, trust_code=trust_code)
     folder = pathlib.Path(out) if out else pathlib.Path(workdir) / _REPORT_NAME
-    own = own_images.read(images, run.spec.image_shape, fit, MAX_IMAGES) if images else None
+    own = own_images.read(images, run.spec.view, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
     with _alone(folder, "" if out else "; give another folder with --out"):

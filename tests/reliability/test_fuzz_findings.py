@@ -17,6 +17,7 @@ from pyarrow import parquet
 from lossattn_jax import mil
 from lossattn_jax.data import own_images
 from lossattn_jax.data.bags import bag_files, bag_table, feature_files, image_bags, matlab_files
+from lossattn_jax.data.views import View
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
 from lossattn_jax.mil import methods
@@ -99,14 +100,14 @@ def test_an_image_whose_sizes_are_no_integers(tmp_path):
     content[at + 2] = 11
     path.write_bytes(content)
     with pytest.raises(UserError, match="image.tif cannot be read as an image"):
-        own_images.read_image(path, (8, 8, 3))
+        own_images.read_image(path, View((8, 8, 3)))
 
 
 def test_a_narrow_image_of_many_rows_is_not_cut_into_tiles(tmp_path, monkeypatch):
     Image.new("L", (3, 70_000)).save(tmp_path / "narrow.png")
     monkeypatch.setattr(own_images, "tiles", None)
     with pytest.raises(UserError, match="2188x1 tiles of .*narrow.png would make more than 1000"):
-        own_images.read([tmp_path / "narrow.png"], (32, 32, 3), "tile")
+        own_images.read([tmp_path / "narrow.png"], View((32, 32, 3)), "tile")
 
 
 def test_a_chunk_far_larger_than_its_array(tmp_path):

@@ -81,7 +81,7 @@ def train(
             folder = data.resolve_data_dir(job.options.data.dir)
             training_data.refuse_other(job.workdir, images, folder)
         training_data.write(job.workdir, images, job.spec.name)
-        run_folder.write_config(job.options, job.workdir)  # all processes wait for it
+        run_folder.write_config(job.options, job.workdir, job.spec)  # all processes wait for it
         describe(job, state)
         eval_step = make_eval_step(job.model, job.spec, job.options.loss.name)
         step = int(state.step)
