@@ -29,6 +29,7 @@ __all__ = [
     "get_spec",
     "labelled_subset",
     "load",
+    "network_input",
     "normalise",
     "open_dataset",
     "open_source",
@@ -42,7 +43,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
-    from lossattn_jax.data.augmentation import augment, normalise, random_crop, random_flip
+    from lossattn_jax.data.augmentation import (
+        augment,
+        network_input,
+        normalise,
+        random_crop,
+        random_flip,
+    )
     from lossattn_jax.data.boxes import NO_BOX
     from lossattn_jax.data.damage import DamagedDataset
     from lossattn_jax.data.datasets import (

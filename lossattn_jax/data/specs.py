@@ -44,6 +44,8 @@ class DatasetSpec:
       reference: `package.module:attribute` that named it, of a user's own; '' for those of `DATASETS`.
       fit: how pictures of any size are brought to `image_shape`; see `views.View`.
       canvas: side in pixels of the square that is stored of a picture; see `views.View`. 0: `image_shape`.
+      is_network_input: whether images are handed out as floats that the network takes as they are, such as
+        the maps of a frozen backbone.
     """
 
     name: str
@@ -68,6 +70,7 @@ class DatasetSpec:
     reference: str = ""
     fit: str = SQUEEZE
     canvas: int = 0
+    is_network_input: bool = False
 
     @property
     def view(self) -> View:

@@ -11,9 +11,10 @@ from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.train.dumps import RECORD_NAME, Dump
+from lossattn_jax.train.images import frozen
+from lossattn_jax.train.images.backbone import make_image_optimizer
 from lossattn_jax.train.images.gradients import BatchGradients, make_gradients
 from lossattn_jax.train.images.job import build_network, fresh_state
-from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
@@ -41,6 +42,8 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     examples = int(dump.content["examples"])
     spec = runs.spec_of(options.data)
     model = build_network(options.model, spec)
+    if options.train.freeze:
+        model, spec = frozen.behind_backbone(model, spec)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
     like = jax.eval_shape(lambda: _fresh_state(options, examples).items())
@@ -69,7 +72,7 @@ def _fresh_state(options: ImageOptions, examples: int) -> TrainState:
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
     length = Length(options.train.epochs, steps_per_epoch)
     learning_rate = learning_rate_schedule(options.optimizer, length)
-    optimizer = make_optimizer(options.optimizer, learning_rate, length)
+    optimizer = make_image_optimizer(options, learning_rate, length)
     return fresh_state(options, model, optimizer, spec, examples)
 
 
