@@ -10,7 +10,6 @@ import logging
 import math
 import pathlib
 import shutil
-import time
 from typing import Any
 
 import jax
@@ -24,14 +23,14 @@ from lossattn_jax.files import digests, npz, records
 from lossattn_jax.models.network import BACKBONE, without_backbone
 from lossattn_jax.train.images import memory
 from lossattn_jax.train.images.job import Job
-from lossattn_jax.train.progress import Progress
+from lossattn_jax.train.progress import LogClock, Progress
 from lossattn_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 FOLDER_NAME = "maps"
 _MAPS, _EXAMPLES = ".npy", ".npz"  # ends of the names of a split's files
-_SECONDS_BETWEEN_LINES = 10.0
+_LOG_SECONDS = 10.0
 
 
 def behind_backbone(
@@ -154,8 +153,7 @@ def _compute(
     )
     batches = compute_maps(job.model, variables, dataset, job.options.eval.batch_size)
     parts: dict[str, list[np.ndarray]] = {}
-    progress = Progress(0, shape[0])
-    last_line = time.monotonic()
+    progress, clock = Progress(0, shape[0]), LogClock(_LOG_SECONDS)
     done = 0
     with contextlib.ExitStack() as stack:
         file = None
@@ -172,8 +170,7 @@ def _compute(
             for name, array in batch.items():
                 parts.setdefault(name, []).append(array)
             done += len(maps)
-            if done == shape[0] or time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
+            if done == shape[0] or clock.is_due():
                 rate = progress.measure(done)
                 log.info(
                     "%d of %d maps, %.0f images/s, %s left",
