@@ -160,7 +160,7 @@ class _TextOrEmpty(flags.ArgumentParser[str]):
 
 
 def _call(
-    main: Callable[..., None], argv: Sequence[str], processes: bool, operands: bool
+    main: Callable[..., None], argv: Sequence[str], processes: bool, operands: bool = False
 ) -> int:
     _log_to_stderr()
     cpu.tune()
