@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import leaves
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.evaluation import make_eval_step
+from lossattn_jax.evaluate.evaluation import EvalStep, make_eval_step
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.receptive_field import PROBES, on_images
 from lossattn_jax.explain.report import pictures, write
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 NONE = "none"  # the split that compares configs and curves alone
 MAX_IMAGES = 1000  # on one page
 FOLDER_NAME = "comparison"
-_OWN_BATCH = 64  # images at a time of those that are shown
 
 
 def compare(
@@ -105,8 +105,8 @@ def compare(
             (reporting.METRICS_NAME, digests.of_file(place / reporting.METRICS_NAME)),
         )
     }
+    write.refuse_links(folder)
     with write.lock(folder, "" if out else "; give another folder with --out"):
-        write.refuse_links(folder)
         cards: list[page.Card] = []
         frame = tables.Disagreements()
         if split != NONE:
@@ -115,9 +115,17 @@ def compare(
                 inputs = provenance.of_outputs(run, datasets[name])
                 made_from |= {f"{name} {key}": value for key, value in inputs.items()}
             made_from |= {"resamples": resamples, "seed": seed}
-            predicted = {
-                name: predict(name, run, datasets[name], batch_size) for name, run in opened.items()
+            # One program for both passes: over the split, and over the images that are shown.
+            networks = {
+                name: _Network(
+                    run,
+                    make_eval_step(run.model, run.spec, run.loss),
+                    datasets[name],
+                    batch_size or run.options.eval.batch_size,
+                )
+                for name, run in opened.items()
             }
+            predicted = {name: _predict(name, network) for name, network in networks.items()}
             class_names = opened[names[0]].spec.class_names
             content["checkpoint"] = checkpoint
             for entry, (name, run) in zip(content["runs"], opened.items(), strict=True):
@@ -125,7 +133,7 @@ def compare(
                 entry["metrics"] = metrics.finite(predicted[name].metrics)
             content |= measure(predicted, class_names, resamples, seed)
             frame = tables.Disagreements.of(predicted, class_names)
-            cards = _draw_cards(opened, datasets, frame, num)
+            cards = _draw_cards(networks, frame, num)
         result = records.complete(content, made_from)
         if jax.process_index() == 0:
             page.write(folder, result, curves.draw(lines), frame, cards)
@@ -299,47 +307,64 @@ def _describe_pair(
     }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Network:
+    """A run, its program, its split, and how many images it takes at a time."""
+
+    run: runs.Run
+    eval_step: EvalStep
+    dataset: data.Dataset
+    batch_size: int
+
+
+def _predict(name: str, network: _Network) -> Predictions:
+    start = time.monotonic()
+    predicted = predict(network.run, network.eval_step, network.dataset, network.batch_size)
+    seconds, images = time.monotonic() - start, len(network.dataset)
+    log.info(
+        "%s: evaluated step %d on %d images in %.0f s", name, network.run.step, images, seconds
+    )
+    return predicted
+
+
 def _draw_cards(
-    opened: Mapping[str, runs.Run],
-    datasets: Mapping[str, data.Dataset],
-    frame: tables.Disagreements,
-    num: int,
+    networks: Mapping[str, _Network], frame: tables.Disagreements, num: int
 ) -> list[page.Card]:
     """Draws the images on which runs disagree most, with each run's attention."""
     index = frame.index[:num]
     if not len(index):
         return []
-    overlays: dict[str, list[bytes]] = {}
-    images = None
-    for name in frame.runs:
-        own = datasets[name].read(index)["image"]
-        images = own if images is None else images
-        overlays[name] = _draw_attention(opened[name], datasets[name], own)
-    assert images is not None
+    overlays = {name: _draw_attention(networks[name], index) for name in frame.runs}
+    images = networks[frame.runs[0]].dataset.read(index)["image"]
     return [
-        page.Card(
-            row=row,
-            image=pictures.png(images[row]),
-            overlays={name: overlays[name][row] for name in frame.runs},
-        )
-        for row in range(len(index))
+        page.Card(row, pictures.png(image), {name: overlays[name][row] for name in frame.runs})
+        for row, image in enumerate(images)
     ]
 
 
-def _draw_attention(run: runs.Run, dataset: data.Dataset, images: np.ndarray) -> list[bytes]:
-    """Draws a run's attention over images, as its report does."""
+def _draw_attention(network: _Network, index: np.ndarray) -> list[bytes]:
+    """Draws a run's attention over some images of the split, as its report does."""
+    run, dataset = network.run, network.dataset
     probes = dataset.read(np.arange(min(PROBES, len(dataset))))["image"]
     fields = on_images(run.model, run.variables, probes, run.spec)
-    shown = explanations.explain_images(
-        make_eval_step(run.model, run.spec, run.loss),
-        devices.replicate(run.variables),
-        images,
-        [""] * len(images),
-        min(run.options.eval.batch_size, _OWN_BATCH),
+    batch = dataset.read(index, with_boxes=True)
+    shown = data.ArrayDataset(
         run.spec,
-        kind=run.loss,
+        dataset.split,
+        batch["image"],
+        batch["label"],
+        batch.get("box"),
+        batch.get("box_label"),
+    )
+    outputs = explanations.explain_dataset(
+        network.eval_step,
+        devices.replicate(run.variables),
+        shown,
+        len(index),
+        network.batch_size,
+        run.loss,
     )
     return [
         pictures.png(pictures.draw_attention(image, attention, fields))
-        for image, attention in zip(images, shown.attention, strict=True)
+        for image, attention in zip(batch["image"], outputs.attention, strict=True)
     ]

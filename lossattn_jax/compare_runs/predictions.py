@@ -1,7 +1,6 @@
 """Predictions of a run for every image of a split, and its evaluation."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,10 +9,8 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.evaluation import evaluate, make_eval_step
+from lossattn_jax.evaluate.evaluation import EvalStep, evaluate
 from lossattn_jax.models import Outputs
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +47,17 @@ class Predictions:
         return metrics.NONFINITE not in self.metrics
 
 
-def predict(name: str, run: runs.Run, dataset: data.Dataset, batch_size: int | None) -> Predictions:
-    """Evaluates a run, batch by batch.
+def predict(
+    run: runs.Run, eval_step: EvalStep, dataset: data.Dataset, batch_size: int
+) -> Predictions:
+    """Evaluates a run, batch by batch; what stays of each image is K numbers.
 
     Args:
-      name: of the run, for the log.
       run: a checkpoint.
+      eval_step: of its network, from `make_eval_step`.
       dataset: the split.
-      batch_size: images per batch; None: as in the run's config.
+      batch_size: images per batch.
     """
-    log.info("%s: evaluating step %d on %d images", name, run.step, len(dataset))
     parts: list[dict[str, np.ndarray]] = []
 
     def look(batch: dict[str, np.ndarray], outputs: Outputs) -> None:
@@ -68,13 +66,7 @@ def predict(name: str, run: runs.Run, dataset: data.Dataset, batch_size: int | N
         real = rows.pop("mask") > 0
         parts.append({key: array[real] for key, array in rows.items()})
 
-    results = evaluate(
-        make_eval_step(run.model, run.spec, run.loss),
-        devices.replicate(run.variables),
-        dataset,
-        batch_size or run.options.eval.batch_size,
-        look=look,
-    )
+    results = evaluate(eval_step, devices.replicate(run.variables), dataset, batch_size, look=look)
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     order = np.argsort(columns["index"])  # of several processes each has a part of every batch
     logits = columns["logits"][order].astype(np.float32)
