@@ -98,7 +98,6 @@ def run(
     sys.argv[1:] = _named_as_today(sys.argv[1:], schema)
     if processes:
         _define_process_flags()
-    flags.FLAGS.set_gnu_getopt(operands)
     stdout = sys.stdout
     if stdout is not None:  # as it is where the command was started without one
         sys.stdout = cast(Any, _Stdout(stdout))
