@@ -260,7 +260,8 @@ def test_runs_with_other_images_are_refused(workdirs, with_images, tmp_path, mon
         comparison.compare([workdirs[0], renamed], out=str(tmp_path / "out"))
     # The same images under another name are the same.
     with_images["next"] = make_images()
-    assert comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))["images"] == COUNT
+    result = comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
+    assert result["images"] == COUNT and result["config"]["data_set.name"] == ["toy", "next"]
 
 
 def test_nonfinite_runs_are_counted_and_left_out(workdirs, with_images, tmp_path):
@@ -383,6 +384,8 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(workdirs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="the report .* cannot be written"):
         comparison.compare(workdirs[:2], split="none", out=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="two.* is the workdir of a run; give another folder"):
+        comparison.compare(workdirs[:2], split="none", out=workdirs[1])
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link, and what is behind it stays as it is"):
         comparison.compare(workdirs[:2], split="none", out=str(tmp_path / "link"))

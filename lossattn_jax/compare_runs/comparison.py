@@ -77,24 +77,24 @@ def compare(
     bootstrap.check_resamples(resamples)
     names = name_runs(workdirs)
     folder = pathlib.Path(out) if out else pathlib.Path(workdirs[0]).absolute().parent / FOLDER_NAME
-    if split == NONE:
-        opened = {}
-        options = {
-            name: config_lib.resolve(run_folder.stored_config(workdir, trust_code=trust_code))
-            for name, workdir in zip(names, workdirs, strict=True)
-        }
-    else:
-        opened = {
-            name: runs.load(workdir, checkpoint, trust_code=trust_code)
-            for name, workdir in zip(names, workdirs, strict=True)
-        }
-        options = {name: run.options for name, run in opened.items()}
+    if (folder / run_folder.CONFIG_NAME).exists():
+        raise UserError(f"{folder} is the workdir of a run; give another folder with --out")
+    opened: dict[str, runs.Run] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for name, workdir in zip(names, workdirs, strict=True):
+        if split == NONE:
+            stored = run_folder.stored_config(workdir, trust_code=trust_code)
+            values[name] = dict(leaves(config_lib.resolve(stored)))
+        else:
+            run = opened[name] = runs.load(workdir, checkpoint, trust_code=trust_code)
+            data_set = {f"data_set.{key}": value for key, value in vars(run.spec).items()}
+            values[name] = dict(leaves(run.options)) | data_set
     places = dict(zip(names, map(pathlib.Path, workdirs), strict=True))
     lines = {name: reporting.read_legible_metrics(place) for name, place in places.items()}
     content: dict[str, Any] = {
         "split": split,
         "runs": [{"name": name, "workdir": str(places[name])} for name in names],
-        "config": find_differences({name: dict(leaves(one)) for name, one in options.items()}),
+        "config": find_differences(values),
     }
     # Before the work, during which another command may write the workdirs.
     made_from: dict[str, Any] = {

@@ -154,7 +154,7 @@ def describe_pairs(result: Mapping[str, Any]) -> list[str]:
         if pair["low"] is not None:
             interval = f"95 % interval {pair['low']:+.4f} to {pair['high']:+.4f}"
         sentences.append(
-            f"{name} less {first}: {pair['difference']:+.4f} of the images are right ({interval}); "
+            f"{name} less {first}, share of images that are right: {pair['difference']:+.4f} ({interval}); "
             f"{first} alone has {pair['right']['first']} right and {name} alone {pair['right']['other']}, "
             f"McNemar's exact p = {pair['p_value']:.3g}; predictions differ on "
             f"{pair['differing_predictions']} of {result['images']} images."
