@@ -350,6 +350,8 @@ def test_intervals_are_of_images_drawn_together():
     assert paired_differences.intervals([first, first, other], 4000, seed=3)[1] == own
     others = {paired_differences.intervals([first, other], 101, seed)[0] for seed in range(8)}
     assert len(others) > 1
+    (none,) = paired_differences.intervals([first, other], 0, seed=3)
+    assert math.isnan(none.low) and none.reason == "no resamples were asked for"
 
 
 def test_disagreement_is_strong_where_both_are_sure():

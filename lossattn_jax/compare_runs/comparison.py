@@ -79,14 +79,14 @@ def compare(
     folder = pathlib.Path(out) if out else pathlib.Path(workdirs[0]).absolute().parent / FOLDER_NAME
     if (folder / run_folder.CONFIG_NAME).exists():
         raise UserError(f"{folder} is the workdir of a run; give another folder with --out")
-    opened: dict[str, runs.Run] = {}
+    members: dict[str, runs.Run] = {}
     values: dict[str, dict[str, Any]] = {}
     for name, workdir in zip(names, workdirs, strict=True):
         if split == NONE:
             stored = run_folder.stored_config(workdir, trust_code=trust_code)
             values[name] = dict(leaves(config_lib.resolve(stored)))
         else:
-            run = opened[name] = runs.load(workdir, checkpoint, trust_code=trust_code)
+            run = members[name] = runs.load(workdir, checkpoint, trust_code=trust_code)
             data_set = {f"data_set.{key}": value for key, value in vars(run.spec).items()}
             values[name] = dict(leaves(run.options)) | data_set
     places = dict(zip(names, map(pathlib.Path, workdirs), strict=True))
@@ -105,38 +105,33 @@ def compare(
             (reporting.METRICS_NAME, digests.of_file(place / reporting.METRICS_NAME)),
         )
     }
+    networks: dict[str, _Network] = {}
+    if split != NONE:
+        datasets = open_datasets(members, split, data_dir)
+        networks = {
+            name: _Network.of(run, datasets[name], batch_size) for name, run in members.items()
+        }
+        for name, run in members.items():
+            inputs = provenance.of_outputs(run, datasets[name])
+            made_from |= {f"{name} {key}": value for key, value in inputs.items()}
+        made_from |= {"resamples": resamples, "seed": seed}
+        content["checkpoint"] = checkpoint
     write.refuse_links(folder)
     with write.lock(folder, "" if out else "; give another folder with --out"):
-        cards: list[page.Card] = []
-        frame = tables.Disagreements()
-        if split != NONE:
-            datasets = open_datasets(opened, split, data_dir)
-            for name, run in opened.items():
-                inputs = provenance.of_outputs(run, datasets[name])
-                made_from |= {f"{name} {key}": value for key, value in inputs.items()}
-            made_from |= {"resamples": resamples, "seed": seed}
-            # One program for both passes: over the split, and over the images that are shown.
-            networks = {
-                name: _Network(
-                    run,
-                    make_eval_step(run.model, run.spec, run.loss),
-                    datasets[name],
-                    batch_size or run.options.eval.batch_size,
-                )
-                for name, run in opened.items()
-            }
-            predicted = {name: _predict(name, network) for name, network in networks.items()}
-            class_names = opened[names[0]].spec.class_names
-            content["checkpoint"] = checkpoint
-            for entry, (name, run) in zip(content["runs"], opened.items(), strict=True):
+        ranking, cards = tables.Disagreements(), []
+        if networks:
+            predictions = {name: _predict(name, network) for name, network in networks.items()}
+            for entry in content["runs"]:
+                run, results = members[entry["name"]], predictions[entry["name"]].metrics
                 entry |= {"dataset": run.spec.name, "step": run.step, "loss": run.loss}
-                entry["metrics"] = metrics.finite(predicted[name].metrics)
-            content |= measure(predicted, class_names, resamples, seed)
-            frame = tables.Disagreements.of(predicted, class_names)
-            cards = _draw_cards(networks, frame, num)
+                entry["metrics"] = metrics.finite(results)
+            class_names = members[names[0]].spec.class_names
+            content |= measure(predictions, class_names, resamples, seed)
+            ranking = tables.Disagreements.of(predictions, class_names)
+            cards = _draw_cards(networks, ranking, num)
         result = records.complete(content, made_from)
         if jax.process_index() == 0:
-            page.write(folder, result, curves.draw(lines), frame, cards)
+            page.write(folder, result, curves.draw(lines), ranking, cards)
             log.info("written: %s", folder / page.PAGE_NAME)
     return result
 
@@ -187,17 +182,17 @@ def find_differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list
 
 
 def open_datasets(
-    opened: Mapping[str, runs.Run], split: str, data_dir: str | None = None
+    members: Mapping[str, runs.Run], split: str, data_dir: str | None = None
 ) -> dict[str, data.Dataset]:
     """Opens the split of each run; runs of one data set share it.
 
     Raises:
       UserError: a data set is not there, or the images or the classes of runs are not the same.
     """
-    first_name, first = next(iter(opened.items()))
+    first_name, first = next(iter(members.items()))
     datasets = {first_name: runs.open_dataset(first, split, data_dir)}
     (digest,) = provenance.of_data(datasets[first_name])
-    for name, run in opened.items():
+    for name, run in members.items():
         if name == first_name:
             continue
         if run.spec.class_names != first.spec.class_names:
@@ -231,9 +226,9 @@ def measure(
     bounds: dict[str, bootstrap.Interval] = {}
     if names[0] in finite and len(finite) > 1:
         right = [one.right for one in finite.values()]
-        drawn = paired_differences.intervals(right, resamples, seed)
-        bounds = dict(zip(list(finite)[1:], drawn, strict=True))
-    differing = [one.predicted for one in finite.values()]
+        own_intervals = paired_differences.intervals(right, resamples, seed)
+        bounds = dict(zip(list(finite)[1:], own_intervals, strict=True))
+    classes = [one.predicted for one in finite.values()]
     return {
         "images": len(first.labels),
         "resamples": resamples,
@@ -247,7 +242,7 @@ def measure(
             else None
             for name in names[1:]
         },
-        "disagreements": int(disagreements.find(differing).sum()) if len(differing) > 1 else None,
+        "disagreements": int(disagreements.find(classes).sum()) if len(classes) > 1 else None,
     }
 
 
@@ -309,35 +304,43 @@ def _describe_pair(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Network:
-    """A run, its program, its split, and how many images it takes at a time."""
+    """A run, its program, its split, and how many images it takes at a time.
+
+    The program is one for both passes: over the split, and over the images that are shown.
+    """
 
     run: runs.Run
     eval_step: EvalStep
     dataset: data.Dataset
     batch_size: int
 
+    @classmethod
+    def of(cls, run: runs.Run, dataset: data.Dataset, batch_size: int | None) -> "_Network":
+        eval_step = make_eval_step(run.model, run.spec, run.loss)
+        return cls(run, eval_step, dataset, batch_size or run.options.eval.batch_size)
+
 
 def _predict(name: str, network: _Network) -> Predictions:
     start = time.monotonic()
-    predicted = predict(network.run, network.eval_step, network.dataset, network.batch_size)
+    predictions = predict(network.run, network.eval_step, network.dataset, network.batch_size)
     seconds, images = time.monotonic() - start, len(network.dataset)
     log.info(
         "%s: evaluated step %d on %d images in %.0f s", name, network.run.step, images, seconds
     )
-    return predicted
+    return predictions
 
 
 def _draw_cards(
-    networks: Mapping[str, _Network], frame: tables.Disagreements, num: int
+    networks: Mapping[str, _Network], ranking: tables.Disagreements, num: int
 ) -> list[page.Card]:
     """Draws the images on which runs disagree most, with each run's attention."""
-    index = frame.index[:num]
+    index = ranking.index[:num]
     if not len(index):
         return []
-    overlays = {name: _draw_attention(networks[name], index) for name in frame.runs}
-    images = networks[frame.runs[0]].dataset.read(index)["image"]
+    overlays = {name: _draw_attention(networks[name], index) for name in ranking.runs}
+    images = networks[ranking.runs[0]].dataset.read(index)["image"]
     return [
-        page.Card(row, pictures.png(image), {name: overlays[name][row] for name in frame.runs})
+        page.Card(row, pictures.png(image), {name: overlays[name][row] for name in ranking.runs})
         for row, image in enumerate(images)
     ]
 
@@ -348,7 +351,7 @@ def _draw_attention(network: _Network, index: np.ndarray) -> list[bytes]:
     probes = dataset.read(np.arange(min(PROBES, len(dataset))))["image"]
     fields = on_images(run.model, run.variables, probes, run.spec)
     batch = dataset.read(index, with_boxes=True)
-    shown = data.ArrayDataset(
+    examples = data.ArrayDataset(
         run.spec,
         dataset.split,
         batch["image"],
@@ -359,7 +362,7 @@ def _draw_attention(network: _Network, index: np.ndarray) -> list[bytes]:
     outputs = explanations.explain_dataset(
         network.eval_step,
         devices.replicate(run.variables),
-        shown,
+        examples,
         len(index),
         network.batch_size,
         run.loss,

@@ -42,7 +42,7 @@ def write(
     folder: pathlib.Path,
     result: Mapping[str, Any],
     plots: Sequence[Plot],
-    frame: tables.Disagreements,
+    ranking: tables.Disagreements,
     cards: Sequence[Card],
 ) -> None:
     """Writes `index.html` and the files beside it into a folder.
@@ -53,7 +53,7 @@ def write(
       folder: that exists.
       result: of `comparison.compare`.
       plots: the curves.
-      frame: the images on which runs disagree.
+      ranking: the images on which runs disagree.
       cards: pictures of the first of them.
 
     Raises:
@@ -61,7 +61,7 @@ def write(
     """
     beside = {CONFIG_NAME: tables.config_csv(result), METRICS_NAME: None, DISAGREEMENTS_NAME: None}
     if "pairs" in result:
-        beside |= {METRICS_NAME: tables.metrics_csv(result), DISAGREEMENTS_NAME: frame.to_csv()}
+        beside |= {METRICS_NAME: tables.metrics_csv(result), DISAGREEMENTS_NAME: ranking.to_csv()}
     try:
         for name, text in beside.items():
             if text is None:
@@ -69,7 +69,7 @@ def write(
             else:
                 files.write(folder / name, text.encode(errors="backslashreplace"))
         records.write_complete(folder / RESULT_NAME, result, indent=1)
-        files.write(folder / PAGE_NAME, render(result, plots, frame, cards).encode())
+        files.write(folder / PAGE_NAME, render(result, plots, ranking, cards).encode())
     except OSError as error:
         raise UserError(f"the report {folder} cannot be written: {error.strerror}") from None
 
@@ -77,7 +77,7 @@ def write(
 def render(
     result: Mapping[str, Any],
     plots: Sequence[Plot],
-    frame: tables.Disagreements,
+    ranking: tables.Disagreements,
     cards: Sequence[Card],
 ) -> str:
     """Renders the page as HTML 5; it loads nothing. See `write`."""
@@ -111,8 +111,8 @@ def render(
             ],
             most=_MOST_CHANGES,
             plots=plots,
-            intro=_intro(result, frame, cards),
-            cards=[_card(frame, card, result["split"]) for card in cards],
+            intro=_intro(result, ranking, cards),
+            cards=[_card(ranking, card, result["split"]) for card in cards],
         )
     )
 
@@ -138,33 +138,33 @@ def _changes(pair: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(beside, key=lambda cell: -cell["images"])[:_MOST_CHANGES]
 
 
-def _intro(result: Mapping[str, Any], frame: tables.Disagreements, cards: Sequence[Card]) -> str:
+def _intro(result: Mapping[str, Any], ranking: tables.Disagreements, cards: Sequence[Card]) -> str:
     if result.get("disagreements") is None:
         return ""
-    differing = result["disagreements"]
-    if not differing:
+    count = result["disagreements"]
+    if not count:
         return f"The runs predict the same for all of {result['images']} images."
     return (
-        f"Predictions of {', '.join(frame.runs)} differ on {differing} of {result['images']} images. "
+        f"Predictions of {', '.join(ranking.runs)} differ on {count} of {result['images']} images. "
         f"Here are {len(cards)} of these, first where two runs are surest of different classes; all are in "
         f"{DISAGREEMENTS_NAME}."
     )
 
 
-def _card(frame: tables.Disagreements, card: Card, split: str) -> dict[str, Any]:
+def _card(ranking: tables.Disagreements, card: Card, split: str) -> dict[str, Any]:
     row = card.row
     return {
-        "name": f"{split} {frame.index[row]}",
-        "label": frame.labels[row],
+        "name": f"{split} {ranking.index[row]}",
+        "label": ranking.labels[row],
         "image": card.image,
         "runs": [
             {
                 "name": name,
                 "overlay": card.overlays[name],
-                "predicted": frame.predicted[row][place],
-                "chance": float(frame.probabilities[row, place]),
-                "verdict": "right" if frame.right[row, place] else "wrong",
+                "predicted": ranking.predicted[row][place],
+                "chance": float(ranking.probabilities[row, place]),
+                "verdict": "right" if ranking.right[row, place] else "wrong",
             }
-            for place, name in enumerate(frame.runs)
+            for place, name in enumerate(ranking.runs)
         ],
     }

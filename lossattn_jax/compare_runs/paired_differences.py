@@ -83,5 +83,8 @@ def intervals(right: Sequence[np.ndarray], resamples: int, seed: int) -> list[In
     differences = np.stack([other - first for other in others], axis=1)
     images = len(first)
     draws = draw_counts(np.arange(images), resamples, seed)
-    sums = np.concatenate([counts @ differences for counts in draws])  # whole numbers: exact
+    none = np.zeros((0, len(others)))
+    sums = np.concatenate(
+        [none, *(counts @ differences for counts in draws)]
+    )  # whole numbers: exact
     return [percentile_interval(column / images, images) for column in sums.T]
