@@ -69,7 +69,10 @@ def test_examples_have_flags_that_there_are():
         )
         for example in command.examples:
             names = re.findall(r"--(\w+)", example)
-            assert (names or command.operands) and set(names) <= known, (command.words, set(names) - known)
+            assert (names or command.operands) and set(names) <= known, (
+                command.words,
+                set(names) - known,
+            )
             named = re.findall(r"--config=([a-z0-9_]+)(?:[: ]|$)", example)
             assert set(named) <= set(config_file.names())
 
