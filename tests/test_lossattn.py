@@ -41,7 +41,8 @@ def test_the_table_is_the_one_of_the_package():
     for command in table.COMMANDS:
         module = command.module.removeprefix("lossattn_jax.")
         assert importlib.util.find_spec(command.module) is not None
-        assert command.examples and all(example.startswith("--") for example in command.examples)
+        assert command.examples
+        assert command.operands or all(example.startswith("--") for example in command.examples)
         assert command.words.split()[-1].replace("-", "_") in (*module.split("."), "cv")
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert script == {"lossattn": "lossattn_jax.__main__:main"}
@@ -57,7 +58,7 @@ def test_help_is_stored_as_the_command_prints_it(words):
     assert stored.stdout == printed.stdout, "run python -m lossattn_jax.commands"
     head, examples, *_ = stored.stdout.split("\n\n")
     assert head == f"lossattn {words}: {command.summary}."
-    assert examples.startswith(f"Examples:\n  lossattn {words} --")
+    assert examples.startswith(f"Examples:\n  lossattn {words} {command.examples[0]}")
     assert stored.stdout.endswith(f"\nThe same: python -m {command.module}\n")
 
 
@@ -68,7 +69,10 @@ def test_examples_have_flags_that_there_are():
         )
         for example in command.examples:
             names = re.findall(r"--(\w+)", example)
-            assert names and set(names) <= known, (command.words, set(names) - known)
+            assert (names or command.operands) and set(names) <= known, (
+                command.words,
+                set(names) - known,
+            )
             named = re.findall(r"--config=([a-z0-9_]+)(?:[: ]|$)", example)
             assert set(named) <= set(config_file.names())
 

@@ -74,17 +74,20 @@ class _Stdout:
 
 
 def run(
-    main: Callable[[], None],
+    main: Callable[..., None],
     schema: Schema = images.SCHEMA,
     processes: bool = False,
+    *,
+    operands: bool = False,
 ) -> None:
     """Parses the flags, sets the log up, calls `main` and exits.
 
     Args:
-      main: the command.
+      main: the command; called with nothing, or with the list of operands.
       schema: of the flag --config.
       processes: whether several processes may share the command; they get flags to find each other, and
         only the first one logs more than warnings.
+      operands: whether it takes words that are no flags, before, between or behind these.
 
     With --help it prints what `lossattn COMMAND --help` does, where the command is in the table.
 
@@ -100,7 +103,7 @@ def run(
         sys.stdout = cast(Any, _Stdout(stdout))
     try:
         app.run(
-            lambda argv: sys.exit(_call(main, argv, processes)),
+            lambda argv: sys.exit(_call(main, argv, processes, operands)),
             flags_parser=functools.partial(_parse, keys=schema.keys(), main=main),
         )
     finally:
@@ -155,16 +158,18 @@ class _TextOrEmpty(flags.ArgumentParser[str]):
         return help_text.TEXT_OR_EMPTY
 
 
-def _call(main: Callable[[], None], argv: Sequence[str], processes: bool) -> int:
+def _call(
+    main: Callable[..., None], argv: Sequence[str], processes: bool, operands: bool = False
+) -> int:
     _log_to_stderr()
     cpu.tune()
     devices.keep_programs()
     process = None
     try:
-        if len(argv) > 1:
+        if len(argv) > 1 and not operands:
             raise UserError(f"the argument {argv[1]!r} is not a flag; see --help")
         process = _join() if processes else None
-        main()
+        main(*([list(argv[1:])] if operands else []))
         if sys.stdout is not None:  # as it is where the command was started without one
             sys.stdout.flush()
     except UserError as error:
@@ -301,7 +306,7 @@ def _log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def _parse(argv: Sequence[str], keys: set[str], main: Callable[[], None]) -> list[str]:
+def _parse(argv: Sequence[str], keys: set[str], main: Callable[..., None]) -> list[str]:
     own = table.of_file(main.__code__.co_filename)
     if own is not None and help_text.is_asked(argv[1:]):
         own_flags = flags.FLAGS.get_key_flags_for_module(argv[0])

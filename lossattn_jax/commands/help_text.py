@@ -75,6 +75,9 @@ def of_command(command: table.Command, flags: Iterable[Any]) -> str:
     """
     lines = [f"lossattn {command.words}: {command.summary}.", "", "Examples:"]
     lines += [f"  lossattn {command.words} {example}" for example in command.examples]
+    if command.operands:
+        words, meaning = command.operands
+        lines += ["", "Operands:", f"  {words}", f"{_INDENT}{meaning} (needed)"]
     lines += ["", "Flags:"]
     for flag in sorted(flags, key=lambda flag: (not _is_needed(flag), flag.name)):
         lines += _of_flag(flag)

@@ -16,12 +16,14 @@ class Command:
       module: what `python -m` runs as the same command.
       summary: what it does, on one line.
       examples: the arguments of some calls.
+      operands: what it takes besides flags, and what that is; empty: nothing.
     """
 
     words: str
     module: str
     summary: str
     examples: tuple[str, ...]
+    operands: tuple[str, str] | tuple[()] = ()
 
 
 COMMANDS = (
@@ -70,6 +72,17 @@ COMMANDS = (
             "--workdir=runs/digit_scenes",
             "--workdir=runs/digit_scenes --explainers=attention,grad_cam --num=128",
         ),
+    ),
+    Command(
+        "compare-runs",
+        "lossattn_jax.compare_runs",
+        "compares runs of images: configs, metrics, curves, where they disagree",
+        (
+            "runs/mean runs/loss_attention",
+            "runs/a runs/b runs/c --checkpoint=best --num=100 --out=runs/report",
+            "runs/cifar10 runs/cifar100 --split=none",
+        ),
+        ("RUN RUN ...", "folders of runs; the others are compared with the first"),
     ),
     Command(
         "export-maps",

@@ -58,6 +58,8 @@ def evaluate(
     dataset: data.Dataset,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
+    *,
+    look: Callable[[dict[str, np.ndarray], Outputs], None] = lambda batch, outputs: None,
 ) -> dict[str, float]:
     """Computes metrics over every example, each counted once.
 
@@ -68,6 +70,7 @@ def evaluate(
       batch_size: examples per batch over all devices, rounded up to a multiple of their number; the
         result does not depend on it.
       between: called after each batch, equally often in all processes; what it raises ends the evaluation.
+      look: called with each batch of this process and the outputs for it on the devices.
 
     Returns:
       `metric_registry.evaluation_metrics`, and where images have several labels also
@@ -81,6 +84,7 @@ def evaluate(
         totals, pending = add_sums(totals, pending), sums
         if dataset.spec.multi_label:
             score_parts.append((devices.gather(outputs.logits), batch["label"], batch["mask"]))
+        look(batch, outputs)
         between()
     totals = add_sums(totals, pending)
     assert totals is not None

@@ -3,18 +3,17 @@
 The numbers come from the forward pass that evaluation runs; see `lossattn_jax.explain.explanations`.
 """
 
-import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from lossattn_jax import devices
-from lossattn_jax.checkpoint import provenance, run_folder, runs
+from lossattn_jax.checkpoint import provenance, runs
 from lossattn_jax.data import own_images
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
@@ -24,7 +23,7 @@ from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
 from lossattn_jax.explain.receptive_field import PROBES, extents, on_images
 from lossattn_jax.explain.report import page, pictures, summary
-from lossattn_jax.explain.report.write import FIGURE_NAME, write
+from lossattn_jax.explain.report.write import FIGURE_NAME, lock, write
 from lossattn_jax.files import digests
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def explain_run(
     own = own_images.read(images, run.spec.view, fit, MAX_IMAGES) if images else None
     dataset = None if own else runs.open_dataset(run, split, data_dir)
     log.info("devices: %s", devices.describe())
-    with _alone(folder, "" if out else "; give another folder with --out"):
+    with lock(folder, "" if out else "; give another folder with --out"):
         if own:
             content = _on_files(run, workdir, own)
         else:
@@ -100,23 +99,6 @@ def explain_run(
             f"{len(own.refusals)} of {count} images were left out of {path}: {'; '.join(own.refusals)}"
         )
     return path
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path, remedy: str) -> Iterator[None]:
-    """Locks the folder of a report before there is anything to write.
-
-    Raises:
-      UserError: another command writes it, or it cannot be written; ends with `remedy`.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(run_folder.make_and_lock(folder))
-        except OSError as error:
-            raise UserError(
-                f"the report {folder} cannot be written: {error.strerror}{remedy}"
-            ) from None
-        yield
 
 
 def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) -> page.Content:

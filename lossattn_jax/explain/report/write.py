@@ -1,13 +1,16 @@
 """Writes a report's folder: the page, its pictures and its numbers."""
 
+import contextlib
 import io
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from lossattn_jax import files
+from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.explain import figures
@@ -20,6 +23,36 @@ FIGURE_NAME = "explanations.png"  # the layout of the paper's figure
 FIGURE_IMAGES = 50  # in it at most: more rows are beyond what matplotlib draws
 _IMAGES_NAME = "images"
 _SCALE = 8  # of the pictures of single images
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Locks the folder of a report before there is anything to write.
+
+    Raises:
+      UserError: another command writes it, or it cannot be written; ends with `remedy`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run_folder.make_and_lock(folder))
+        except OSError as error:
+            raise UserError(
+                f"the report {folder} cannot be written: {error.strerror}{remedy}"
+            ) from None
+        yield
+
+
+def refuse_links(*paths: pathlib.Path) -> None:
+    """Refuses symbolic links in the places of a report's folders.
+
+    Raises:
+      UserError: there is one.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what is behind it stays as it is: remove it, or give another --out"
+            )
 
 
 def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
@@ -36,11 +69,7 @@ def write(content: page.Content, folder: str | pathlib.Path) -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     images = folder / _IMAGES_NAME
-    for path in (folder, images):
-        if path.is_symlink():
-            raise UserError(
-                f"{path} is a link, and what is behind it stays as it is: remove it, or give another --out"
-            )
+    refuse_links(folder, images)
     try:
         files.make_folder(images)
         _write_pictures(content, images)

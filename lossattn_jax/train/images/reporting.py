@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -137,6 +138,14 @@ def remove_broken_lines(workdir: pathlib.Path, step: int) -> None:
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the lines of a finished run's `metrics.jsonl`."""
     return [json.loads(line) for line in (workdir / METRICS_NAME).read_text().splitlines()]
+
+
+def read_legible_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the legible lines of a run's metrics, to be shown.
+
+    None where there is no file; of lines that are broken a warning tells.
+    """
+    return [json.loads(line) for line in _lines_until(workdir / METRICS_NAME, sys.maxsize)]
 
 
 def tells_of(workdir: pathlib.Path, kind: str, step: int) -> bool:
