@@ -176,8 +176,8 @@ def render(
         slant=rng.uniform(-0.1, 0.3),
         shift=(rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)),
     )
-    ink, box = _place(rng, ink)
-    colour = _standing_out(rng, scene, ink, box)
+    ink, box = place(rng, ink, (SIZE, SIZE))
+    colour = choose_colour(rng, scene, box)
     # A little unevenness, so that a digit is not the one flat area of its scene.
     texture = rng.standard_normal(scene.shape, np.float32) * np.float32(0.025)
     scene += ink[..., None] * (colour + texture - scene)
@@ -251,24 +251,33 @@ def _strew(rng: np.random.Generator, scene: np.ndarray, piece: Glyph, colour: np
     part += ink * (colour - part)
 
 
-def _place(
-    rng: np.random.Generator, ink: np.ndarray
+def place(
+    rng: np.random.Generator, ink: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Moves the ink to a random place; also returns its box."""
+    """Puts ink at a random place of a picture, and finds its box.
+
+    Args:
+      rng: where all randomness comes from.
+      ink: float32 [h, w]; what has no ink around it is left out.
+      size: (height, width) of the picture.
+
+    Returns:
+      float32 of `size`, and the ink's ymin, xmin, ymax, xmax in pixels.
+    """
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     top, left = rows[0], columns[0]
     height, width = rows[-1] - top + 1, columns[-1] - left + 1
-    y = int(rng.integers(0, SIZE - height + 1))
-    x = int(rng.integers(0, SIZE - width + 1))
-    canvas = np.zeros_like(ink)
+    y = int(rng.integers(0, size[0] - height + 1))
+    x = int(rng.integers(0, size[1] - width + 1))
+    canvas = np.zeros(size, ink.dtype)
     canvas[y : y + height, x : x + width] = ink[top : top + height, left : left + width]
     return canvas, (y, x, y + int(height), x + int(width))
 
 
-def _standing_out(
-    rng: np.random.Generator, scene: np.ndarray, ink: np.ndarray, box: tuple[int, int, int, int]
+def choose_colour(
+    rng: np.random.Generator, scene: np.ndarray, box: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """Draws a colour [3] that stands out around the ink."""
+    """Draws a colour [3] that stands out from a scene in and around a box."""
     top, left, bottom, right = box
     around = np.s_[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
     levels = np.sort((scene[around] @ _LUMA).ravel())

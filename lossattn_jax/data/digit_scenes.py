@@ -7,7 +7,6 @@ to read), so it needs no download, and every image has the box of its digit: whe
 can be checked. Training and test images are drawn from different digits.
 """
 
-import functools
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lossattn_jax.data.digit_rendering import render
-from lossattn_jax.data.legible_digits import ORIGINALS, Digits, load_legible
+from lossattn_jax.data.legible_digits import split_digits
 
-_TEST_SHARE = 5  # every fifth digit of a class is a test digit
 _PIECES = 4  # of other digits in a scene, each 3 or 4 original pixels square
 _SPLIT_KEYS = {"train": 0, "test": 1}
 
@@ -27,28 +25,6 @@ _DESCRIPTION = """Scenes of 32x32 pixels, each with one whole handwritten digit 
 random place, size, colour and slant, over a cluttered ground with lines, arcs and pieces of other
 digits. Made from the digits of scikit-learn (UCI optical recognition of handwritten digits);
 training and test scenes use different digits."""
-
-
-@functools.lru_cache(maxsize=1)  # both splits ask for it, and it takes a second
-def split_digits(seed: int) -> dict[str, Digits]:
-    """Divides scikit-learn's legible digits between 'train' and 'test'.
-
-    Args:
-      seed: of the random division, which keeps the classes' shares.
-
-    Returns:
-      The digits of either split.
-    """
-    digits = load_legible()
-    order = np.random.Generator(np.random.Philox(seed)).permutation(ORIGINALS)
-    rows = np.searchsorted(digits.sources, order[np.isin(order, digits.sources)])
-    is_test = np.zeros(len(rows), bool)
-    for label in range(10):
-        is_test[np.flatnonzero(digits.labels[rows] == label)[::_TEST_SHARE]] = True
-    return {
-        "train": digits.select(np.sort(rows[~is_test])),
-        "test": digits.select(np.sort(rows[is_test])),
-    }
 
 
 def scenes(seed: int, split: str, count: int) -> Iterator[dict[str, Any]]:

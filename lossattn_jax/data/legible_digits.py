@@ -8,6 +8,7 @@ import numpy as np
 from lossattn_jax.data.digit_rendering import DIGIT_SIZE, Glyph
 
 ORIGINALS = 1797  # digits of scikit-learn
+_TEST_SHARE = 5  # every fifth digit of a class is a test digit
 _NEIGHBOURS, _AGREEING = 5, 4  # of a digit's nearest neighbours, so many have to share its label
 _MAX_THICKNESS = 0.385  # of a stroke, as a fraction of the digit's height
 
@@ -65,3 +66,25 @@ def legible(images: np.ndarray, labels: np.ndarray, glyphs: list[Glyph]) -> np.n
     agreeing = (labels[nearest] == labels[:, None]).sum(1)
     thickness = np.array([glyph.thickness() for glyph in glyphs])
     return (agreeing >= _AGREEING) & (thickness < _MAX_THICKNESS)
+
+
+@functools.lru_cache(maxsize=1)  # both splits ask for it, and it takes a second
+def split_digits(seed: int) -> dict[str, Digits]:
+    """Divides scikit-learn's legible digits between 'train' and 'test'.
+
+    Args:
+      seed: of the random division, which keeps the classes' shares.
+
+    Returns:
+      The digits of either split.
+    """
+    digits = load_legible()
+    order = np.random.Generator(np.random.Philox(seed)).permutation(ORIGINALS)
+    rows = np.searchsorted(digits.sources, order[np.isin(order, digits.sources)])
+    is_test = np.zeros(len(rows), bool)
+    for label in range(10):
+        is_test[np.flatnonzero(digits.labels[rows] == label)[::_TEST_SHARE]] = True
+    return {
+        "train": digits.select(np.sort(rows[~is_test])),
+        "test": digits.select(np.sort(rows[is_test])),
+    }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lossattn_jax import data
-from lossattn_jax.data import digit_rendering, digit_scenes
+from lossattn_jax.data import digit_rendering, digit_scenes, legible_digits
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -13,7 +13,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 @pytest.fixture(scope="module")
 def drawn():
     """Some scenes with the backgrounds that they were drawn on: (scene, background uint8)."""
-    digits = digit_scenes.split_digits(0)["train"]
+    digits = legible_digits.split_digits(0)["train"]
     scenes = []
     for index in range(60):
         rng = np.random.default_rng(index)
@@ -51,17 +51,17 @@ def test_training_and_test_use_different_digits(digits_dir, digits_spec):
     for split in ("train", "test"):
         records = data.open_source(digits_spec, split, digits_dir).records
         used[split] = {records[index]["source_index"] for index in range(len(records))}
-        sources = digit_scenes.split_digits(0)[split].sources
+        sources = legible_digits.split_digits(0)[split].sources
         assert used[split] <= set(sources.tolist())
     assert not used["train"] & used["test"]
-    splits = digit_scenes.split_digits(0)
+    splits = legible_digits.split_digits(0)
     train, test = (set(splits[split].sources.tolist()) for split in ("train", "test"))
     assert not train & test
     assert 3.5 < len(train) / len(test) < 4.5
 
 
 def test_only_the_few_doubtful_digits_are_left_out():
-    splits = digit_scenes.split_digits(0)
+    splits = legible_digits.split_digits(0)
     labels = np.concatenate([digits.labels for digits in splits.values()])
     assert 0.9 * 1797 < len(labels) < 0.97 * 1797
     assert np.bincount(labels).min() > 120  # of some 180 a class
@@ -71,7 +71,7 @@ def test_labels_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    for split in digit_scenes.split_digits(0).values():
+    for split in legible_digits.split_digits(0).values():
         np.testing.assert_array_equal(split.labels, digits.target[split.sources])
     for scene in digit_scenes.scenes(0, "train", 30):
         assert scene["label"] == digits.target[scene["source_index"]]

@@ -39,10 +39,10 @@ _PREPARE = """
 import sys
 import tensorflow_datasets
 from lossattn_jax import data
-from lossattn_jax.data import digit_scenes
+from lossattn_jax.data import legible_digits
 from lossattn_jax.data.prepare import prepare
 
-digit_scenes.split_digits(0)
+legible_digits.split_digits(0)
 print("ready", flush=True)
 prepare("digit_scenes", sys.argv[1], builder_kwargs={"num_train": 400, "num_test": 50})
 spec = data.get_spec("digit_scenes")
