@@ -160,8 +160,9 @@ def _slots(path: Path, shape: tuple[int, ...], modules: TorchModules) -> list[Sl
     axes = _KERNEL_AXES[len(shape)] if name == "kernel" else tuple(range(len(shape)))
     if name == _CAPSULE_BIAS:
         return [Slot(name, (1, *shape, 1, 1), path, _ALL, axes)]
-    if len(path) == 2 and name in modules:  # a parameter of the network itself
-        return [Slot(key, shape, path, _ALL, axes) for key in modules[name]]
+    whole = "/".join(path[1:])
+    if whole in modules:  # a parameter that belongs to no layer
+        return [Slot(key, shape, path, _ALL, axes) for key in modules[whole]]
     module = "/".join(path[1:-1]).removesuffix("/conv")  # `layers.Conv` wraps one of Flax
     if module not in modules:
         raise UserError(

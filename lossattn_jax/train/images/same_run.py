@@ -27,7 +27,9 @@ _SAME_KEYS = {
 _RESOLVERS: dict[str, Callable[[ImageOptions, Any], Any]] = {
     "model.bottleneck_relu_before_add": lambda options, value: bool(value),
     "model.bottleneck_first_kernel": lambda options, value: resnet.first_kernel(
-        value, HEADS.find(options.model.head).plain
+        value,
+        HEADS.find(options.model.head).plain
+        or options.model.backbone in resnet.IMAGENET_NAMES.values(),
     ),
     "model.pooling": lambda options, value: poolings.POOLINGS.resolve(value),
 }
