@@ -19,6 +19,7 @@ from lossattn_jax.models.parts import (
     Build,
     MakeModule,
     PatchConvolution,
+    PublishedWeights,
     TorchModules,
     whole_modules,
 )
@@ -197,10 +198,10 @@ class ResNet(nn.Module):
                     names[f"layer{stage}_{block}/{ours}"] = f"layer{stage}.{block}.{theirs}"
         return whole_modules(names)
 
-    @property
-    def torch_left_out(self) -> tuple[str, ...]:
-        """What names of arrays begin with that are not of a backbone, in published files."""
-        return ("fc.",)
+    @nn.nowrap
+    def published_weights(self) -> PublishedWeights:
+        """What torchvision's files have besides."""
+        return PublishedWeights(left_out=("fc.",))
 
     @nn.nowrap
     def torch_unused(self) -> dict[str, np.ndarray]:

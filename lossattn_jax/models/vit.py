@@ -5,7 +5,6 @@ Their map is what they make of the patches, without the class token and the regi
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,8 @@ from lossattn_jax.models.parts import (
     Build,
     MakeModule,
     PatchConvolution,
+    PublishedWeights,
+    Resizing,
     TorchModules,
     whole_modules,
 )
@@ -29,6 +30,7 @@ HEAD_CHANNELS = 64  # of an attention head at width 1
 EXPANSION = 4  # of a block's hidden layer
 REGISTERS = 4  # of the networks that have any
 _EPSILON = 1e-6  # of layer normalisation
+_LARGEST_SIDE = 256  # of the grid of a file's position embeddings, in patches
 
 _POSITIONS, _CLASS_TOKEN, _REGISTER_TOKENS = "pos_embed", "cls_token", "register_tokens"
 _TIMM_REGISTER_TOKENS = "reg_token"
@@ -55,7 +57,7 @@ class Variant:
       heads: of attention at width 1; tokens have `HEAD_CHANNELS` for each.
       resampling: of its stored position embeddings, for other images than they were trained on.
       registers: further tokens, which have no place in the image.
-      branch_scale: first value of the factors that each branch is multiplied by (LayerScale); None: no factors.
+      branch_scale: first value of the factors that each branch is multiplied by (LayerScale); None: none.
       depth: number of blocks.
     """
 
@@ -169,10 +171,16 @@ class VisionTransformer(nn.Module):
         tokens = tokens + positions.astype(self.dtype)
         registers = self.variant.registers
         if registers:
-            parts = [tokens[:, :1], self._tokens("register_tokens", registers, batch), tokens[:, 1:]]
+            parts = [
+                tokens[:, :1],
+                self._tokens("register_tokens", registers, batch),
+                tokens[:, 1:],
+            ]
             tokens = jnp.concatenate(parts, axis=1)
         for block in range(self.variant.depth):
-            tokens = Block(self.heads, self.variant.branch_scale, self.dtype, name=f"block{block}")(tokens)
+            tokens = Block(self.heads, self.variant.branch_scale, self.dtype, name=f"block{block}")(
+                tokens
+            )
         tokens = _norm(self.dtype, "norm")(tokens)
         return tokens[:, 1 + registers :].reshape(batch, *grid, self.channels)
 
@@ -197,43 +205,37 @@ class VisionTransformer(nn.Module):
                 names[f"block{block}/{ours}"] = f"blocks.{block}.{theirs}"
         return whole_modules(names)
 
-    @property
-    def torch_left_out(self) -> tuple[str, ...]:
-        """What names of arrays begin with that are not of a backbone, in published files."""
-        return ("head.", "mask_token", "pre_logits.")
+    @nn.nowrap
+    def published_weights(self) -> PublishedWeights:
+        """What timm's and DINOv2's files have otherwise: heads, the mask's token, and other grids."""
+        positions = Resizing(self._suits, self._resize)
+        return PublishedWeights(
+            left_out=("head.", "mask_token", "pre_logits."),
+            renamed={_TIMM_REGISTER_TOKENS: _REGISTER_TOKENS},
+            resized={_POSITIONS: positions},
+        )
 
     @nn.nowrap
-    def fit_torch(
-        self, arrays: Mapping[str, np.ndarray], grid: tuple[int, int]
-    ) -> dict[str, np.ndarray]:
-        """Makes published arrays those of a network for other images.
+    def _suits(self, shape: tuple[int, ...]) -> bool:
+        """Whether position embeddings are of a square grid, with or without the class token's."""
+        if len(shape) != 3 or shape[0] != 1 or shape[2] != self.channels:
+            return False
+        sides = (_side(shape[1]), _side(shape[1] - 1))
+        return any(side is not None and 0 < side <= _LARGEST_SIDE for side in sides)
 
-        Args:
-          arrays: by PyTorch's names, of any shapes.
-          grid: patches of the images, (rows, columns).
-
-        Returns:
-          The arrays, with `pos_embed` resampled to the grid from the square one that it is of, and the names
-          of DINOv2 where timm has its own. What is of no such shape is left as it is.
-        """
-        fitted = dict(arrays)
-        if _TIMM_REGISTER_TOKENS in fitted:
-            fitted[_REGISTER_TOKENS] = fitted.pop(_TIMM_REGISTER_TOKENS)
-        positions = fitted.get(_POSITIONS)
-        if positions is None or positions.ndim != 3 or len(positions) != 1:
-            return fitted
+    @nn.nowrap
+    def _resize(self, positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Makes position embeddings `[1, 1 + rows * columns, C]` of the grid."""
         if _side(positions.shape[1]) is not None:
-            # timm's networks with registers have the class token's place added to it.
+            # timm's networks with registers have added the class token's to that token.
             positions = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
         side = _side(positions.shape[1] - 1)
-        if side is None or side == 0:
-            return fitted
-        fitted[_POSITIONS] = positions
-        if grid != (side, side):
-            square = positions[0, 1:].reshape(side, side, -1)
-            places = resample(square, grid, self.variant.resampling).reshape(1, -1, square.shape[-1])
-            fitted[_POSITIONS] = np.concatenate([positions[:, :1], places], axis=1)
-        return fitted
+        if side is None or grid == (side, side):
+            return positions
+        square = positions[0, 1:].reshape(side, side, self.channels)
+        places = resample(square, grid, self.variant.resampling)
+        places = places.reshape(1, -1, self.channels)
+        return np.concatenate([positions[:, :1], places], axis=1)
 
     @property
     def image_side(self) -> int:
@@ -266,7 +268,7 @@ def _make(variant: Variant, build: Build) -> MakeModule:
 
 _SMALL, _BASE = 6, 12  # heads
 _TIMM = Resampling(antialias=True)
-# As the authors' code loads them: with a tenth of a patch that the networks without registers add to the grid.
+# As the authors' code, which adds a tenth of a patch to the grid in the networks without registers.
 _DINOV2 = functools.partial(
     Variant, 14, resampling=Resampling(antialias=False, offset=0.1), branch_scale=1e-5
 )

@@ -22,6 +22,8 @@ _SAME_KEYS = {
     "data.extra": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
 }
+# What may differ in spite of that: where a file lies that the first checkpoint was made from.
+_FREE_KEYS = ("model.pretrained",)
 # Keys whose values may be None or an old name, with the value that decides what the network is: of options
 # and a value.
 _RESOLVERS: dict[str, Callable[[ImageOptions, Any], Any]] = {
@@ -81,6 +83,8 @@ def _why_fixed(key: str, earlier: ImageOptions, options: ImageOptions) -> str | 
     As the end of a clause.
     """
     del earlier, options
+    if key in _FREE_KEYS:
+        return None
     return next((why for prefix, why in _SAME_KEYS.items() if key.startswith(prefix)), None)
 
 
