@@ -155,6 +155,32 @@ class BatchNorm(nn.Module):
         return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation with torch.nn.LayerNorm's arithmetic; statistics are float32.
+
+    In two passes: the mean square of channels with a large mean leaves few digits of the variance.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: dtype of the output.
+    """
+
+    epsilon: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises `[..., C]` over its last axis."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale, bias = (v.reshape(_per_channel(x)) for v in (scale, bias))
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
 class ExampleDropout(nn.Module):
     """Dropout by an example's place in the global batch.
 

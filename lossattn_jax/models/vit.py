@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax.errors import UserError
-from lossattn_jax.models.layers import Conv
+from lossattn_jax.models.layers import Conv, LayerNorm
 from lossattn_jax.models.parts import (
     Backbone,
     Build,
@@ -82,10 +82,10 @@ class BranchScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Multiplies `[..., C]`."""
+        """Multiplies `[B, T, C]`."""
         first = nn.initializers.constant(self.first_value)
         gamma = self.param("gamma", first, (x.shape[-1],), jnp.float32)
-        return x * gamma.astype(self.dtype)
+        return x * gamma.astype(self.dtype)[None, None]
 
 
 class Block(nn.Module):
@@ -133,9 +133,8 @@ def _dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, kernel_init=_init, name=name)
 
 
-def _norm(dtype: Dtype, name: str) -> nn.LayerNorm:
-    # In two passes as PyTorch: the mean square of tokens with a large mean leaves few digits of the variance.
-    return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+def _norm(dtype: Dtype, name: str) -> LayerNorm:
+    return LayerNorm(_EPSILON, dtype, name=name)
 
 
 class VisionTransformer(nn.Module):
