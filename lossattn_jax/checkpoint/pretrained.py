@@ -192,7 +192,7 @@ def _select(
     }
     shapes = {slot.key: slot.shape for slot in layout.slots}
     counters = {key for key in weights if key.endswith(torch_names.COUNTER)}
-    left_out = tuple(key for key in weights if key.startswith(published.left_out))
+    left_out = tuple(sorted(key for key in weights if key.startswith(published.left_out)))
     missing = [key for key in shapes if key not in weights]
     unknown = sorted(weights.keys() - shapes.keys() - counters - set(left_out))
     wrong = []

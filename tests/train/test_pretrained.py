@@ -1,5 +1,6 @@
 """Runs that start from published weights of their backbone: what they hold, and how they resume."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lossattn_jax.checkpoint import pretrained, provenance, runs, store
+from lossattn_jax.checkpoint import pretrained, provenance, run_folder, runs, store
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config import options as options_lib
 from lossattn_jax.errors import UserError
@@ -15,8 +16,8 @@ from lossattn_jax.files import digests, records
 from lossattn_jax.models import vit
 from lossattn_jax.models.parts import Backbone, PatchConvolution
 from lossattn_jax.models.position_embeddings import Resampling
+from lossattn_jax.train.images import checkpoint_items
 from lossattn_jax.train.images import job as jobs
-from lossattn_jax.train.images import loop
 from tests.support import toys
 from tests.support.torch_weights import reference_value
 
@@ -81,6 +82,17 @@ def first_variables(config, workdir):
         return jobs.first_state(job, checkpoints)[0].variables
 
 
+def begin(config, workdir):
+    """Starts a run and makes its first update: a checkpoint whose parameters are twice the first ones."""
+    job = jobs.open_job(config, workdir)
+    with store.Checkpoints(job.workdir) as checkpoints:
+        state, sums = jobs.first_state(job, checkpoints)
+        run_folder.write_config(job.options, job.workdir)
+        params = jax.tree.map(lambda leaf: 2 * leaf, state.params)
+        state = dataclasses.replace(state, step=np.int32(1), params=params)
+        checkpoints.save(1, checkpoint_items.of_training(state, sums), {"accuracy": 0.5})
+
+
 def test_a_run_starts_from_the_files_backbone(run, tmp_path, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "weights.safetensors"
@@ -109,7 +121,7 @@ def test_a_run_resumes_without_the_file_and_not_with_another(run, tmp_path):
     write(path)
     write(other, seed=1)
     workdir = tmp_path / "run"
-    loop.train(run(**{"model.pretrained": str(path)}), workdir)
+    begin(run(**{"model.pretrained": str(path)}), workdir)
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["model"]["pretrained"] == str(path)
 
@@ -122,7 +134,9 @@ def test_a_run_resumes_without_the_file_and_not_with_another(run, tmp_path):
         again = first_variables(run(**{"model.pretrained": gone}), workdir)
         jax.tree.map(np.testing.assert_array_equal, trained, again)
     start = write(path)["blocks.0.attn.qkv.weight"].T
-    assert np.abs(trained["params"]["backbone"]["block0"]["qkv"]["kernel"] - start).max() > 0
+    np.testing.assert_array_equal(
+        trained["params"]["backbone"]["block0"]["qkv"]["kernel"], 2 * start
+    )
 
 
 def test_a_run_of_drawn_weights_does_not_go_on_with_a_file(run, tmp_path):
@@ -131,7 +145,7 @@ def test_a_run_of_drawn_weights_does_not_go_on_with_a_file(run, tmp_path):
     workdir = tmp_path / "run"
     # A start that came to no checkpoint leaves a record, which the next one takes away.
     first_variables(run(**{"model.pretrained": str(path)}), workdir)
-    loop.train(run(), workdir)
+    begin(run(), workdir)
     with pytest.raises(UserError, match="was started without such a file"):
         first_variables(run(**{"model.pretrained": str(path)}), workdir)
 
