@@ -252,7 +252,7 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
     [
         (
             {"backbone": "resnet19"},
-            "backbone is 'resnet19', but must be one of: vgg11_bn, vgg13_bn, ",
+            "backbone is 'resnet19', but must be one of 23 names, of which the nearest are: resnet18, ",
         ),
         ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
         ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, mi_net, max, "),
