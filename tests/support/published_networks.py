@@ -1,8 +1,8 @@
 """Published networks in PyTorch: names and shapes of their weights, and outputs of small ones.
 
-`python -m tests.support.published_networks DINOV2 [full]`, with torch, torchvision and timm installed and
-DINOV2 a clone of DINOv2's repository, makes the files of `STORED`; `full` says instead how far our networks
-at their published sizes are from the originals. Weights and images follow from
+`python -m tests.support.published_networks [full]` makes the files of `STORED`; `full` says instead how far our
+networks at their published sizes are from the originals. It needs torch, torchvision and timm, and in PYTHONPATH
+a clone of DINOv2's repository. Weights and images follow from
 `torch_weights.reference_value`, so that no file holds them.
 """
 
@@ -195,8 +195,7 @@ def compare_full(name, folder):
 
 def main():
     """The command."""
-    sys.path.append(sys.argv[1])
-    if sys.argv[2:] == ["full"]:
+    if sys.argv[1:] == ["full"]:
         import tempfile
 
         from lossattn_jax.models import resnet
