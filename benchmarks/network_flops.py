@@ -1,12 +1,5 @@
-"""Floating-point operations of a network, by XLA's count before optimisation.
+"""Floating-point operations of a network in training, as `lossattn_jax.models.costs` counts them."""
 
-Nothing is compiled, so that a network of any size takes a second. A multiplication and an addition are two;
-products with the zeros of a padding are not counted. Convolutions count as JAX's own, however
-`models.convolution` computes them, so that a network has one number on all devices: a way that needs fewer
-multiplications, as Winograd's, is not less work done but a higher rate.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,21 +10,9 @@ from ml_collections import ConfigDict
 from benchmarks import training_step
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
+from lossattn_jax.models import costs
 
 _IMAGES = 2  # of the batch that is counted; an image's part hardly depends on it
-
-
-def of_program(function: Callable[..., Any], *arguments: Any) -> float:
-    """Operations of a function.
-
-    A loop is counted as one pass through its body.
-
-    Args:
-      function: of arrays.
-      arguments: of it; `jax.ShapeDtypeStruct` will do for each array.
-    """
-    analysis: Any = jax.jit(function).lower(*arguments).cost_analysis()
-    return float(analysis["flops"])
 
 
 def per_image(config: ConfigDict) -> dict[str, float]:
@@ -63,18 +44,8 @@ def per_image(config: ConfigDict) -> dict[str, float]:
     def forward(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)
 
-    with nn.intercept_methods(_with_jax_convolutions):
+    with nn.intercept_methods(costs.with_jax_convolutions):
         return {
-            "training": of_program(gradients, variables, images, labels) / _IMAGES,
-            "evaluation": of_program(forward, variables, images) / _IMAGES,
+            "training": costs.of_program(gradients, variables, images, labels) / _IMAGES,
+            "evaluation": costs.of_program(forward, variables, images) / _IMAGES,
         }
-
-
-def _with_jax_convolutions(
-    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-) -> Any:
-    """For `nn.intercept_methods`: puts JAX's convolution in the place of another one."""
-    module = context.module
-    if isinstance(module, nn.Conv) and module.conv_general_dilated is not None:
-        return module.clone(parent=module.scope, conv_general_dilated=None)(*args, **kwargs)
-    return call(*args, **kwargs)

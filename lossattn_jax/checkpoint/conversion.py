@@ -4,7 +4,6 @@ The names are those of `lossattn_jax.checkpoint.torch_names`.
 """
 
 import logging
-import numbers
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,20 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from lossattn_jax.checkpoint import conversion_folder, runs, state_dicts, torch_names, weight_files
+from lossattn_jax.checkpoint import (
+    conversion_folder,
+    runs,
+    state_dicts,
+    torch_arrays,
+    torch_names,
+    weight_files,
+)
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 UNUSED = "unused"  # collection of what PyTorch's code stores and never uses
-_VARIANCE = "var"  # of a normalisation, in our variables
 
 
 def from_torch_state_dict(
@@ -58,7 +63,7 @@ def from_torch_state_dict(
     """
     layout = torch_names.layout(model, image_shape)
     weights = _fitting(state_dict, model, layout)
-    arrays = {key: _array(key, value) for key, value in weights.items()}
+    arrays = {key: torch_arrays.to_array(key, value) for key, value in weights.items()}
 
     leaves = {path: np.empty(shape, np.float32) for path, shape in layout.leaves.items()}
     for slot in layout.slots:
@@ -169,7 +174,7 @@ def _fitting(
     _check_shapes(weights, shapes)
     for key in shapes:
         if isinstance(weights[key], np.ndarray):
-            _check_dtype(key, weights[key])
+            torch_arrays.check_dtype(key, weights[key])
     return {key: weights[key] for key in shapes}
 
 
@@ -191,41 +196,6 @@ def _first_of(keys: Sequence[str]) -> str:
     return f"{keys[0]!r}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") or isinstance(value, numbers.Number)
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    """Converts a value to float32, a counter to int64."""
-    if hasattr(value, "detach"):  # a PyTorch tensor, whose bfloat16 NumPy does not know
-        try:
-            value = value.detach().cpu()
-            value = (value.float() if value.is_floating_point() else value).numpy()
-        except (TypeError, RuntimeError):
-            raise UserError(
-                f"{key!r} of the weights is a tensor of {value.dtype} and {value.layout}, but must be a "
-                "dense one of numbers"
-            ) from None
-    if not _is_array(value):
-        raise UserError(
-            f"{key!r} of the weights is of type {type(value).__name__}, but must be an array"
-        )
-    array = np.asarray(value)
-    _check_dtype(key, array)
-    if key.endswith(torch_names.COUNTER):
-        return array.astype(np.int64)
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32)
-    if (np.isinf(single) & np.isfinite(array)).any():
-        raise UserError(f"{key!r} of the weights holds numbers beyond the range of float32")
-    return single
-
-
-def _check_dtype(key: str, array: np.ndarray) -> None:
-    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
-        raise UserError(f"{key!r} of the weights has dtype {array.dtype}, but must hold numbers")
-
-
 def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuses arrays of wrong shapes before anything is converted.
 
@@ -234,7 +204,7 @@ def _check_shapes(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     has = {
         key: tuple(getattr(state_dict[key], "shape", ()))
         for key in shapes
-        if _is_array(state_dict[key])
+        if torch_arrays.is_array(state_dict[key])
     }
     wrong = [key for key, shape in has.items() if shape != shapes[key]]
     if wrong:
@@ -260,16 +230,7 @@ def _refuse_unusable(
         name: tree for name, tree in variables.items() if name in ("params", "batch_stats")
     }
     arrays = _read_slots(network_variables, layout, layout.slots)
-    wrong = []
-    for slot in layout.slots:
-        array, name = arrays[slot.key], f"{slot.key!r} ({'/'.join(slot.path)})"
-        if count := int((~np.isfinite(array)).sum()):
-            wrong.append(f"{name} holds {count} of {array.size} values that are not finite")
-        elif slot.path[-1] == _VARIANCE and (array < 0).any():
-            wrong.append(f"{name} holds a negative variance, {array.min()}")
-    if wrong:
-        more = f"; nor can {len(wrong) - 1} more be used" if len(wrong) > 1 else ""
-        raise UserError(f"of the weights, {wrong[0]}{more}")
+    torch_arrays.refuse_unusable(layout.slots, arrays)
 
 
 def convert_file(path: str | pathlib.Path, config: ConfigDict, workdir: str | pathlib.Path) -> None:

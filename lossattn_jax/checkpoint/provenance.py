@@ -22,6 +22,9 @@ from lossattn_jax.files import digests
 # trained, which the digest of its parameters covers, and about where the data are, not what they are.
 _DECIDING = ("model.", "data.name", "data.extra", "data.num_labels", "data.label_seed")
 
+# Where weights were read from, which the digest of the parameters covers too.
+_PLACES = ("model.pretrained",)
+
 CONFIG_FILE = run_folder.CONFIG_NAME  # key of the digest of a run's whole config
 
 _OF_FLAX = ("parent", "name")  # fields of every module, which say where it is and not what it is
@@ -103,7 +106,7 @@ def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[
     return {
         f"config.{key}": list(value) if isinstance(value, tuple) else value
         for key, value in leaves(options)
-        if key.startswith(keys)
+        if key.startswith(keys) and key not in _PLACES
     }
 
 

@@ -154,14 +154,32 @@ def layout(model: nn.Module, image_shape: tuple[int, int, int] | None = None) ->
     return Layout(leaves, slots, _unused_arrays(model, slots))
 
 
+def backbone_layout(model: ImageNetwork, image_shape: tuple[int, int, int]) -> Layout:
+    """Makes the layout of a network's backbone alone, whatever is behind it.
+
+    Args:
+      model: the network.
+      image_shape: (height, width, channels) of its images.
+
+    Raises:
+      UserError: the backbone has no names in PyTorch.
+    """
+    modules = _add_prefix(f"{BACKBONE}/", _modules_of(model.make_backbone(), "backbone"))
+    tree = traverse_util.flatten_dict(variable_shapes(model, image_shape))
+    leaves = {path: leaf.shape for path, leaf in tree.items() if path[1] == BACKBONE}
+    slots = tuple(slot for path, shape in leaves.items() for slot in _slots(path, shape, modules))
+    return Layout(leaves, slots, {})
+
+
 def _slots(path: Path, shape: tuple[int, ...], modules: TorchModules) -> list[Slot]:
     """Makes the slots of one leaf."""
     *_, name = path
     axes = _KERNEL_AXES[len(shape)] if name == "kernel" else tuple(range(len(shape)))
     if name == _CAPSULE_BIAS:
         return [Slot(name, (1, *shape, 1, 1), path, _ALL, axes)]
-    if len(path) == 2 and name in modules:  # a parameter of the network itself
-        return [Slot(key, shape, path, _ALL, axes) for key in modules[name]]
+    whole = "/".join(path[1:])
+    if whole in modules:  # a parameter that belongs to no layer
+        return [Slot(key, shape, path, _ALL, axes) for key in modules[whole]]
     module = "/".join(path[1:-1]).removesuffix("/conv")  # `layers.Conv` wraps one of Flax
     if module not in modules:
         raise UserError(

@@ -108,8 +108,8 @@ COMMANDS = (
     Command(
         "models",
         "lossattn_jax.models",
-        "lists the networks of the paper's tables with their sizes",
-        ("--list",),
+        "lists the networks of the paper's tables with their sizes, or what all networks cost",
+        ("--list", "--list --image_size=224 --backbones=vit_s16,resnet50_imagenet --time"),
     ),
     Command(
         "replay",

@@ -19,7 +19,7 @@ from lossattn_jax.registry import references, refuse_untrusted
 log = logging.getLogger(__name__)
 
 # Keys whose values are no names of parts, and may look like `package.module:attribute`.
-_NO_PARTS = ("init_from", "profile", "data.dir")
+_NO_PARTS = ("init_from", "profile", "data.dir", "model.pretrained")
 
 _REMEDY = "bring the file back, or use another workdir"
 

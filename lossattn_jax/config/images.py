@@ -59,6 +59,14 @@ def _refuse_streams_on_devices(options: ImageOptions) -> None:
         )
 
 
+def _refuse_two_starts(options: ImageOptions) -> None:
+    if options.init_from and options.model.pretrained:
+        raise UserError(
+            f"config.model.pretrained is {options.model.pretrained!r}, but must be empty with "
+            "config.init_from, whose run has a backbone already"
+        )
+
+
 def _refuse_uneven_parts(options: ImageOptions) -> None:
     parts, batch_size = options.train.accumulate, options.train.batch_size
     if batch_size % parts:
@@ -108,6 +116,7 @@ SCHEMA = Schema(
         lambda options: schema.refuse_unknown_parts(options.optimizer),
         lambda options: schema.refuse_unfit_schedule(options.optimizer, options.train),
         _refuse_streams_on_devices,
+        _refuse_two_starts,
         _refuse_uneven_parts,
         _refuse_rate_of_frozen,
         _refuse_patch_loss_without_logits,

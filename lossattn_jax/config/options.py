@@ -64,6 +64,8 @@ class ModelOptions:
     bottleneck_first_kernel: int | None = key(None, rules.one_of(None, 1, 3))
     bottleneck_relu_before_add: bool | None = key(None, rules.one_of(None, False, True))
     dtype: str = key("float32", rules.one_of("float32", "bfloat16"))  # parameters stay float32
+    # File of PyTorch's weights that the backbone starts from (torchvision's, timm's, DINOv2's); empty: drawn.
+    pretrained: str = key("")
     # Or local: statistics of each device's own batch.
     batch_norm: str = key("cross_replica", rules.one_of("cross_replica", "local"))
 

@@ -3,14 +3,20 @@
 To add one, write its module and entry (`Backbone`, or `BagBackbone`) and put it in here.
 """
 
-from lossattn_jax.models import bag_layers, capsules, resnet, small, vgg
+from lossattn_jax.models import bag_layers, capsules, resnet, small, vgg, vit
 from lossattn_jax.models.parts import Backbone, BagBackbone, adopt_backbone, adopt_layers
 from lossattn_jax.registry import Registry
 
 BACKBONES = Registry(
     "backbone",
     Backbone,
-    {**vgg.BACKBONES, **resnet.BACKBONES, "small": small.BACKBONE, "capsnet": capsules.CAPSNET},
+    {
+        **vgg.BACKBONES,
+        **resnet.BACKBONES,
+        **vit.BACKBONES,
+        "small": small.BACKBONE,
+        "capsnet": capsules.CAPSNET,
+    },
     adopt=adopt_backbone,
 )
 BAG_BACKBONES = Registry(

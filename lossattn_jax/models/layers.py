@@ -1,5 +1,6 @@
 """Layers with PyTorch's arithmetic and initialisation, which the papers' code relies on."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,6 +155,32 @@ class BatchNorm(nn.Module):
         return first + centre, jnp.maximum(second - jnp.square(first), 0.0)
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation with torch.nn.LayerNorm's arithmetic; statistics are float32.
+
+    In two passes: the mean square of channels with a large mean leaves few digits of the variance.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: dtype of the output.
+    """
+
+    epsilon: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises `[..., C]` over its last axis."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale, bias = (v.reshape(_per_channel(x)) for v in (scale, bias))
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
 class ExampleDropout(nn.Module):
     """Dropout by an example's place in the global batch.
 
@@ -186,8 +213,6 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     An odd last row or column is left out.
 
-    An odd last row or column is left out.
-
     The gradient goes to the first of equal values, row by row, as PyTorch's does. A NaN is the highest; XLA's
     own pooling on CPUs leaves it out, and a network with NaN inside would have outputs like any other.
 
@@ -202,6 +227,25 @@ def max_pool(x: jax.Array) -> jax.Array:
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     x = _first_highest(x[..., 0, :], x[..., 1, :])
     return _first_highest(x[:, :, 0], x[:, :, 1])
+
+
+def max_pool_overlapping(x: jax.Array) -> jax.Array:
+    """Pools 3x3 maxima with stride 2, padded by 1.
+
+    Values that are equal or NaN are treated as by `max_pool`.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, (H + 1) // 2, (W + 1) // 2, C]`.
+    """
+    lowest = jnp.array(-jnp.inf, x.dtype)
+    x = jax.lax.pad(x, lowest, ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
+    height, width = ((side - 3) // 2 * 2 + 1 for side in x.shape[1:3])
+    columns = [x[:, :, start : start + width : 2] for start in range(3)]
+    x = functools.reduce(_first_highest, columns)
+    return functools.reduce(_first_highest, [x[:, n : n + height : 2] for n in range(3)])
 
 
 def _first_highest(first: jax.Array, second: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
@@ -22,6 +23,36 @@ TorchModules = dict[str, dict[str, slice]]
 def whole_modules(names: Mapping[str, str]) -> TorchModules:
     """Modules that correspond one to one, by our paths."""
     return {ours: {theirs: slice(None)} for ours, theirs in names.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Resizing:
+    """How an array of a file is made one for images of another size.
+
+    Attributes:
+      suits: whether an array of a shape can be.
+      resize: makes of such an array, float32, and of the map's (height, width) the network's.
+    """
+
+    suits: Callable[[tuple[int, ...]], bool]
+    resize: Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedWeights:
+    """What files of a backbone's published weights have otherwise than `torch_modules` says.
+
+    A backbone whose files do says it by a method `published_weights`.
+
+    Attributes:
+      left_out: what the names of arrays begin with that are not the backbone's.
+      renamed: PyTorch's names by others of the same arrays.
+      resized: arrays of a size that depends on the images', by name.
+    """
+
+    left_out: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resized: Mapping[str, Resizing] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

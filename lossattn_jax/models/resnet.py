@@ -1,6 +1,6 @@
-"""ResNet backbones for small images (He et al. 2016).
+"""ResNet backbones (He et al. 2016), for small images and for ImageNet's.
 
-With strides or, as the TIP paper's, without.
+For small images with strides or, as the TIP paper's, without.
 """
 
 import functools
@@ -13,8 +13,16 @@ import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
-from lossattn_jax.models.layers import Conv
-from lossattn_jax.models.parts import Backbone, Build, MakeModule, TorchModules, whole_modules
+from lossattn_jax.models.layers import Conv, max_pool_overlapping
+from lossattn_jax.models.parts import (
+    Backbone,
+    Build,
+    MakeModule,
+    PatchConvolution,
+    PublishedWeights,
+    TorchModules,
+    whole_modules,
+)
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 # Blocks of each stage, and whether they are bottlenecks (He et al. 2016, table 1).
@@ -26,12 +34,10 @@ STAGE_BLOCKS = {
     "resnet152": (3, 8, 36, 3),
 }
 BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
+# Of the networks for ImageNet's images.
+IMAGENET_NAMES = {name: f"{name}_imagenet" for name in STAGE_BLOCKS}
 EXPANSION = 4  # of a bottleneck's channels
-_TORCH_NAMES_OF_BLOCK = {
-    **{part: part for number in "123" for part in (f"conv{number}", f"bn{number}")},
-    "shortcut_conv": "shortcut.0",
-    "shortcut_bn": "shortcut.1",
-}
+_LAYERS_OF_BLOCK = tuple(part for number in "123" for part in (f"conv{number}", f"bn{number}"))
 
 # Strides of the four stages.
 PLAIN_STRIDES = (1, 2, 2, 2)  # of the plain networks: a 4x4 map from a 32x32 image
@@ -69,7 +75,7 @@ def first_kernel(side: int | None, plain: bool) -> int:
 
     Args:
       side: 1, 3 or None.
-      plain: whether the network has no head that makes patches.
+      plain: whether the network has no head that makes patches, or is one for ImageNet's images.
     """
     return side or (1 if plain else 3)
 
@@ -128,7 +134,7 @@ def _shortcut(block: Any, x: jax.Array, channels: int, stride: int, train: bool)
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem and four stages of blocks.
+    """A stem and four stages of blocks.
 
     Attributes:
       stage_blocks: number of blocks of each of the four stages.
@@ -138,6 +144,8 @@ class ResNet(nn.Module):
       norm: makes a batch normalisation layer.
       norm_stem: normalise and rectify after the stem, as usual. The TIP paper's code makes this layer
         for its stride-free networks and does not apply it.
+      imagenet_stem: a 7x7 convolution with stride 2 and 3x3 max pooling with stride 2, instead of a 3x3
+        convolution; layers then have torchvision's names in PyTorch, otherwise those of the papers' code.
       reduce_to: channels of a 1x1 convolution with batch normalisation and ReLU behind the last stage;
         None: no such convolution. The TIP paper's ResNet50 has one, so that its head is as large as
         ResNet18's.
@@ -150,15 +158,22 @@ class ResNet(nn.Module):
     make_block: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     norm_stem: bool = False
+    imagenet_stem: bool = False
     reduce_to: int | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images `[B, H, W, 3]` to features `[B, H / s, W / s, C]`, s the product of `strides`."""
-        x = Conv(self.stage_channels[0], 3, 1, 1, self.dtype, name="conv1")(x)
+        """Maps images `[B, H, W, 3]` to features `[B, H / s, W / s, C]`.
+
+        s is the product of `strides`, four times that with `imagenet_stem`; H / s is rounded up.
+        """
+        kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
+        x = Conv(self.stage_channels[0], kernel, stride, kernel // 2, self.dtype, name="conv1")(x)
         if self.norm_stem:
             x = nn.relu(self.norm(name="bn1")(x, train))
+        if self.imagenet_stem:
+            x = max_pool_overlapping(x)
         stages = zip(self.stage_blocks, self.stage_channels, self.strides, strict=True)
         for stage, (blocks, channels, stride) in enumerate(stages, start=1):
             for block in range(blocks):
@@ -172,13 +187,21 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def torch_modules(self) -> TorchModules:
-        """Its layers in PyTorch, under the names of the papers' code."""
+        """Its layers in PyTorch, under the names of the papers' code or torchvision's."""
         names = {"conv1": "conv1", "bn1": "bn1", "reduce_conv": "conv4", "reduce_bn": "bn4"}
+        shortcut = "downsample" if self.imagenet_stem else "shortcut"
+        of_block = {layer: layer for layer in _LAYERS_OF_BLOCK}
+        of_block |= {"shortcut_conv": f"{shortcut}.0", "shortcut_bn": f"{shortcut}.1"}
         for stage, blocks in enumerate(self.stage_blocks, start=1):
             for block in range(blocks):
-                for ours, theirs in _TORCH_NAMES_OF_BLOCK.items():
+                for ours, theirs in of_block.items():
                     names[f"layer{stage}_{block}/{ours}"] = f"layer{stage}.{block}.{theirs}"
         return whole_modules(names)
+
+    @nn.nowrap
+    def published_weights(self) -> PublishedWeights:
+        """What torchvision's files have besides."""
+        return PublishedWeights(left_out=("fc.",))
 
     @nn.nowrap
     def torch_unused(self) -> dict[str, np.ndarray]:
@@ -200,33 +223,49 @@ class ResNet(nn.Module):
     @property
     def image_side(self) -> int:
         """Pixels of the square images that it is made for."""
+        if self.imagenet_stem:
+            return 224
         return 64 if self.strides == STRIDE2_STRIDES else 32
 
 
-def _make(name: str, build: Build, strides: tuple[int, ...] | None = None) -> MakeModule:
+def _make(
+    name: str, build: Build, strides: tuple[int, ...] | None = None, imagenet: bool = False
+) -> MakeModule:
     bottlenecks = name in BOTTLENECKS
+    plain = build.plain or imagenet
     make_block: Callable[..., nn.Module] = BasicBlock
     if bottlenecks:
         make_block = functools.partial(
             Bottleneck,
-            first_kernel=first_kernel(build.first_kernel, build.plain),
+            first_kernel=first_kernel(build.first_kernel, plain),
             relu_before_add=build.relu_before_add,
         )
     stage_channels = tuple(build.scale(c) for c in STAGE_CHANNELS)
-    return functools.partial(
+    make = functools.partial(
         ResNet,
         stage_blocks=STAGE_BLOCKS[name],
         stage_channels=stage_channels,
-        strides=strides or (PLAIN_STRIDES if build.plain else NO_STRIDES),
+        strides=strides or (PLAIN_STRIDES if plain else NO_STRIDES),
         make_block=functools.partial(make_block, norm=build.norm, dtype=build.dtype),
         norm=build.norm,
-        norm_stem=build.plain,
-        reduce_to=stage_channels[-1] if bottlenecks and not build.plain else None,
+        norm_stem=plain,
+        reduce_to=stage_channels[-1] if bottlenecks and not plain else None,
         dtype=build.dtype,
     )
+    # Given only where it is True: what a network is built of is digested, also of earlier releases.
+    return functools.partial(make, imagenet_stem=True) if imagenet else make
 
+
+# 5x5 patches on the 7x7 map of a 224x224 image.
+_IMAGENET_PATCHES = PatchConvolution(kernel=3, stride=1)
 
 BACKBONES = {
     **{name: Backbone(functools.partial(_make, name)) for name in STAGE_BLOCKS},
     "resnet18_stride2": Backbone(functools.partial(_make, "resnet18", strides=STRIDE2_STRIDES)),
+    **{
+        of_imagenet: Backbone(
+            functools.partial(_make, name, imagenet=True), patches=_IMAGENET_PATCHES
+        )
+        for name, of_imagenet in IMAGENET_NAMES.items()
+    },
 }

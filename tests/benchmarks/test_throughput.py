@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import flag_values, network_flops, product_ceiling, throughput
 from lossattn_jax.errors import UserError
+from lossattn_jax.models import costs
 
 
 def test_operations_of_a_convolution_and_its_gradients():
@@ -28,9 +29,9 @@ def test_operations_of_a_convolution_and_its_gradients():
     # Of 3 taps a place, the outer one falls outside at either end.
     taps = (kernel * side - 2) ** 2
     one = 2 * batch * before * after * taps
-    assert network_flops.of_program(convolution, images, weights) == one
+    assert costs.of_program(convolution, images, weights) == one
     # The same pairs of a pixel and a weight meet in both gradients.
-    assert network_flops.of_program(gradients, images, weights, maps) == 2 * one
+    assert costs.of_program(gradients, images, weights, maps) == 2 * one
 
 
 def test_operations_of_the_papers_network():

@@ -49,7 +49,10 @@ ALL = [
 # With all poolings, which know nothing of the backbone; the others have here the first of each head, and all
 # in the slow tests.
 TRIED = ("small", "capsnet")
-DEEP = ("resnet101", "resnet152")  # the table's test makes each of them once
+# The table's test makes each of them once, or a smaller one of the family is tried.
+DEEP = ("resnet101", "resnet152", "resnet101_imagenet", "resnet152_imagenet", "vit_b14_dinov2_reg4")
+LARGE = {name: 112 for name in models.BACKBONES if name.startswith("vit") or "imagenet" in name}
+SIDES = {"resnet18_stride2": 64, **LARGE}  # of images
 FIRST = {(backbone, head): pooling for backbone, head, pooling in reversed(ALL)}
 
 
@@ -64,13 +67,17 @@ FIRST = {(backbone, head): pooling for backbone, head, pooling in reversed(ALL)}
 )
 def test_every_network_gives_predictions_for_images_and_patches(backbone, head, pooling):
     module = build(backbone, head, pooling, num_classes=7)
-    side = 64 if backbone == "resnet18_stride2" else 32
+    side = SIDES.get(backbone, 32)
     out, variables = shapes_of(module, np.zeros((2, side, side, 3), np.float32))
     grid = module.patch_grid((side, side, 3))
     patches = grid.rows * grid.cols
     if head == "none":
         expected = {"small": 64, "capsnet": 64, "resnet18_stride2": 1024}
-        assert patches == expected.get(backbone, 1 if "vgg" in backbone else 16)
+        of_vit = {"vit_s16": 49, "vit_b16": 49}
+        usual = of_vit.get(backbone, 64) if "vit" in backbone else 1 if "vgg" in backbone else 16
+        assert patches == expected.get(backbone, usual)
+    elif backbone in LARGE:
+        assert patches == (9 if "dinov2" in backbone else 4)
     else:
         assert patches == 36
     assert out.logits.shape == (2, 7)
@@ -245,7 +252,7 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
     [
         (
             {"backbone": "resnet19"},
-            "backbone is 'resnet19', but must be one of: vgg11_bn, vgg13_bn, ",
+            "backbone is 'resnet19', but must be one of 23 names, of which the nearest are: resnet18, ",
         ),
         ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
         ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, mi_net, max, "),

@@ -13,7 +13,7 @@ from lossattn_jax.models.layers import BatchNorm
 from lossattn_jax.models.parts import Build
 from lossattn_jax.models.patch_head import MapHead
 
-IMAGES = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+IMAGES = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)  # in patches of 14 and of 16
 
 
 def build_of(plain):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices, models
 from lossattn_jax.attention import ensemble, losses
-from lossattn_jax.checkpoint import conversion_folder, run_folder, runs, warm_start
+from lossattn_jax.checkpoint import conversion_folder, pretrained, run_folder, runs, warm_start
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
@@ -79,7 +79,8 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     """Checks a config, opens its parts, and makes the workdir.
 
     Raises:
-      UserError: the config is impossible, the data set is absent, or the workdir cannot be made.
+      UserError: the config is impossible, the data set is absent or its images do not suit the network, or
+        the workdir cannot be made.
     """
     options = config_lib.resolve(config)
     spec = runs.spec_of(options.data)
@@ -114,6 +115,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
         raise UserError(
             f"config.profile is {options.profile!r}, but must end by the last update, {job.total_steps}"
         )
+    model.patch_grid(spec.image_shape)  # refuses images that the network cannot take
     # Last, so that a mistake leaves no workdir behind.
     run_folder.make_workdir(workdir)
     return job
@@ -135,7 +137,7 @@ def first_state(
 
     Raises:
       UserError: the checkpoints are another run's, the workdir is that of an unfinished conversion, or the
-        run to start from does not fit.
+        run or the file of weights to start from does not fit.
     """
     conversion_folder.refuse_unfinished(job.workdir)
     if devices.anywhere(bool(checkpoints.steps_with_folder())):
@@ -143,6 +145,7 @@ def first_state(
         earlier = _stored_options(job)
         for difference in same_run.refuse_other_run(earlier, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
+        pretrained.refuse_other(job.options.model.pretrained, job.workdir)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
         if start is not None:
             warn_of_rise(job, earlier, int(start[0].step))
@@ -153,6 +156,9 @@ def first_state(
             "checkpoint: convert them again, into another workdir"
         )
     state = _fresh_state(job)
+    path, shape = job.options.model.pretrained, job.spec.image_shape
+    variables = pretrained.start(path, job.model, shape, state.variables, job.workdir)
+    state = dataclasses.replace(state, **variables)
     if job.options.init_from:
         trusted_references = trust_code or config_json.named_code(job.options)
         strict = job.options.init_strict

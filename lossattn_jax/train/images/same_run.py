@@ -23,12 +23,16 @@ _SAME_KEYS = {
     "train.batch_size": ", and it decides what each step sees",
     "train.freeze": ", and it decides what is trained",
 }
+# What may differ in spite of that: where a file lies that the first checkpoint was made from.
+_FREE_KEYS = ("model.pretrained",)
 # Keys whose values may be None or an old name, with the value that decides what the network is: of options
 # and a value.
 _RESOLVERS: dict[str, Callable[[ImageOptions, Any], Any]] = {
     "model.bottleneck_relu_before_add": lambda options, value: bool(value),
     "model.bottleneck_first_kernel": lambda options, value: resnet.first_kernel(
-        value, HEADS.find(options.model.head).plain
+        value,
+        HEADS.find(options.model.head).plain
+        or options.model.backbone in resnet.IMAGENET_NAMES.values(),
     ),
     "model.pooling": lambda options, value: poolings.POOLINGS.resolve(value),
 }
@@ -80,6 +84,8 @@ def _why_fixed(key: str, earlier: ImageOptions, options: ImageOptions) -> str | 
     As the end of a clause.
     """
     del earlier, options
+    if key in _FREE_KEYS:
+        return None
     return next((why for prefix, why in _SAME_KEYS.items() if key.startswith(prefix)), None)
 
 
