@@ -4,7 +4,8 @@
 `parts` says what a part has to be: a `Backbone`, a `Head`, or for bags a `BagBackbone`, each made of what a
 `Build` holds. To add one, write its module in a file here and its entry in `backbones.BACKBONES`,
 `heads.HEADS` or `backbones.BAG_BACKBONES`. A module that is to be converted to and from PyTorch has a method
-`torch_modules`. Poolings are in `lossattn_jax.attention.poolings`.
+`torch_modules`, and `published_weights` where published files have more. Poolings are in
+`lossattn_jax.attention.poolings`.
 
 `python -m lossattn_jax.models --list` prints the networks of the paper's tables; they are `table.ROWS`.
 """

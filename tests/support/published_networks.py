@@ -1,8 +1,8 @@
 """Published networks in PyTorch: names and shapes of their weights, and outputs of small ones.
 
-`python -m tests.support.published_networks [full]` makes the files of `STORED`; `full` says instead how far our
-networks at their published sizes are from the originals. It needs torch, torchvision and timm, and in PYTHONPATH
-a clone of DINOv2's repository. Weights and images follow from
+`python -m tests.support.published_networks [full]` makes the files of `STORED`; `full` says instead how far
+our networks at their published sizes are from the originals. It needs torch, torchvision and timm, and a
+clone of DINOv2's repository in PYTHONPATH. Weights and images follow from
 `torch_weights.reference_value`, so that no file holds them.
 """
 
