@@ -74,7 +74,7 @@ def survey(
     side = "x".join(map(str, view.stored_shape))
     memory = cache / f"survey_{view.fit}_{side}.npz"
     by_name = _read_memory(memory)
-    by_content = {facts.sha256: facts for facts in by_name.values()}
+    by_content = {facts.sha256: (name, facts) for name, facts in by_name.items()}
 
     def look(places: range) -> list[FileFacts]:
         return [_look(place) for place in places]
@@ -93,7 +93,9 @@ def survey(
             damage.refuse_lack(error, str(path))
             return FileFacts((), "", refusal=f"{name} cannot be read: {error.strerror}")
         if sha256 in by_content:
-            return dataclasses.replace(by_content[sha256], status=status)
+            twin, known = by_content[sha256]
+            refusal = known.refusal.replace(twin, name)
+            return dataclasses.replace(known, status=status, refusal=refusal)
         try:
             picture = own_images.read_stored(path, view)
         except UserError as error:

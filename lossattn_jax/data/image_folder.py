@@ -144,12 +144,12 @@ def _warn_of_duplicates(surveys: dict[str, _Survey]) -> None:
     in_training = {
         one.sha256: name
         for one, name in zip(surveys["train"].facts, surveys["train"].files.names, strict=True)
-        if one.sha256
+        if not one.refusal
     }
     twins = [
         (in_training[one.sha256], name)
         for one, name in zip(surveys["test"].facts, surveys["test"].files.names, strict=True)
-        if one.sha256 in in_training
+        if not one.refusal and one.sha256 in in_training
     ]
     if twins:
         log.warning(

@@ -365,13 +365,9 @@ def main() -> None:
         )
     is_own = values.dataset in DATASETS and DATASETS[values.dataset].origin == image_folder.ORIGIN
     if is_own:
-        folder = prepare_folder(
-            DataOptions(
-                name=values.dataset,
-                dir=values.data_dir or "",
-                **{name: values[name].value for name in _OF_FOLDER_FLAGS},
-            )
-        )
+        settings: dict[str, Any] = {name: values[name].value for name in _OF_FOLDER_FLAGS}
+        options = DataOptions(name=values.dataset, dir=values.data_dir or "", **settings)
+        folder = prepare_folder(options)
     elif changed := [name for name in _OF_FOLDER_FLAGS if values[name].present]:
         raise UserError(f"--{changed[0]} is for --dataset={image_folder.ORIGIN} alone")
     else:

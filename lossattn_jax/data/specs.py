@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 
 from lossattn_jax.data import tiny_imagenet_classes
 from lossattn_jax.data.views import CROP, SQUEEZE, View, canvas_of
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.registry import Registry
 
 
@@ -335,7 +335,10 @@ def get_spec(name: str, extra: bool = False, key: str = "") -> DatasetSpec:
             DATASETS["folder"], name=name, origin="tfds", builder=name.removeprefix(TFDS)
         )
     else:
-        spec = DATASETS.find(name, key)
+        try:
+            spec = DATASETS.find(name, key)
+        except UnknownName as error:
+            raise UnknownName(f"{error}, or tfds:NAME of one of TFDS") from None
     if spec.key != name:
         spec = dataclasses.replace(spec, reference=name)
         _refuse_contradiction(spec)

@@ -56,7 +56,7 @@ def _with_metadata(template: DatasetSpec, data_dir: str | None, test_share: floa
             info = tfds.builder_from_directory(folder).info
     except Exception as error:  # errors of protobuf and JSON share no base class
         raise damage.unreadable(folder, error, folder) from error
-    features = info.features
+    features = dict(info.features.items())
     image, label = (features.get(name) for name in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel

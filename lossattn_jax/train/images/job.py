@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices, models
 from lossattn_jax.attention import ensemble, losses
-from lossattn_jax.checkpoint import conversion_folder, run_folder, runs
+from lossattn_jax.checkpoint import conversion_folder, data_set_record, run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
@@ -141,6 +141,7 @@ def first_state(
     if devices.anywhere(bool(checkpoints.steps_with_folder())):
         checkpoints.latest_step()  # the same for all processes, or an error
         earlier = _stored_options(job)
+        data_set_record.refuse_other_classes(job.workdir, job.spec)
         for difference in same_run.refuse_other_run(earlier, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         start = resume.newest_intact(checkpoints, lambda step: _state_of(job, checkpoints, step))
