@@ -20,6 +20,7 @@ from absl import flags
 from benchmarks import flag_values, machine
 from lossattn_jax import data, devices
 from lossattn_jax.commands import command
+from lossattn_jax.config.options import DataOptions
 
 # Below the package's logger, which is the one that commands show.
 log = logging.getLogger("lossattn_jax.benchmarks")
@@ -114,7 +115,8 @@ def run(
     memory = random_dataset(examples)
     stream_set = None
     if data_dir is not None:
-        stream_set = data.open_dataset(data.get_spec(dataset), "train", data_dir, mode="stream")
+        spec = data.make_spec(DataOptions(name=dataset, dir=data_dir, mode="stream"))
+        stream_set = data.open_dataset(spec, "train", data_dir, mode="stream")
     bandwidth = machine.copy_bandwidth(2 * memory.images.nbytes)
     record: dict[str, Any] = {
         **machine.header("benchmarks.input_rate", PACKAGES),

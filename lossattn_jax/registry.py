@@ -22,7 +22,8 @@ from lossattn_jax.errors import UnknownName, UntrustedCode, UserError
 
 T = TypeVar("T")
 
-_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# "tfds:NAME" is a data set's name, and code of no module is run for it.
+_REFERENCE = re.compile(r"(?!tfds:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _MOST_LISTED = 14  # names that a sentence lists without a nearest one among them
 
 

@@ -39,7 +39,7 @@ VALUES = [
     ("data.name", "imagenet", "is 'imagenet', but must be one of: digit_scenes"),
     ("data.name", "../../etc", "config.data.name is '../../etc', but must be"),
     ("data.dir", "{w}/good.npz", "{w}/good.npz"),
-    ("data.mode", "disk", "config.data.mode is 'disk', but must be one of: memory, stream"),
+    ("data.mode", "disk", "config.data.mode is 'disk', but must be one of: auto, memory, stream"),
     ("data.on_device", "yes", "config.data.on_device is 'yes', but must be one of"),
     ("data.crop_padding", "17", "config.data.crop_padding is 17, but must be between 0 and 16"),
     ("data.num_labels", "-10", "config.data.num_labels is -10, but must be"),

@@ -610,7 +610,7 @@ def test_a_run_is_streamed_whatever_its_config_says(run, images, measured, monke
 
     monkeypatch.setattr(runs, "load", lambda workdir, checkpoint, trust_code=False: run)
     monkeypatch.setattr(runs, "open_split", open_split)
-    assert run.options.data.mode == "memory"
+    assert run.options.data.mode == "auto"
     map_export.export_run("/runs/toy", str(tmp_path / "maps.zarr"), "train", num=2)
     assert opened == [(run.options.data, SPEC, "train", None, "stream")]
 

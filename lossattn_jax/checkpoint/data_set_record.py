@@ -12,6 +12,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.files import records
 
 RECORD_NAME = "data_set.json"
+_MOST_NAMED = 10
 
 
 def to_json(spec: DatasetSpec) -> dict[str, Any]:
@@ -58,3 +59,27 @@ def read(workdir: pathlib.Path) -> DatasetSpec | None:
             f"{path} does not say which data set the run belongs to ({error}); bring the file back from a "
             "copy, or remove it if the config names a data set of this package"
         ) from None
+
+
+def refuse_other_classes(workdir: pathlib.Path, spec: DatasetSpec) -> None:
+    """Refuses to go on with a run on a data set of other classes.
+
+    Args:
+      workdir: of the run.
+      spec: of the data set to go on with.
+
+    Raises:
+      UserError: the classes or their order are others, or the record is damaged.
+    """
+    earlier = read(workdir)
+    if earlier is not None and earlier.class_names != spec.class_names:
+        raise UserError(
+            f"the data set {spec.key} has the classes {_list(spec.class_names)}, but the run in {workdir} "
+            f"has {_list(earlier.class_names)}: give the data set of the run, or use another workdir "
+            "(config.init_from can start it from this run)"
+        )
+
+
+def _list(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"

@@ -15,6 +15,7 @@ import numpy as np
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import integrity, run_folder, runs, store
 from lossattn_jax.config.options import ImageOptions, leaves
+from lossattn_jax.data.views import SQUEEZE
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 
@@ -81,8 +82,8 @@ def of_run(run: runs.Run) -> dict[str, Any]:
 
     Returns:
       JSON: `dataset`, `config.KEY` for the keys that matter, `class_names`, `image_shape`, `mean` and `std`
-      of the normalisation, `loss`, `network` (the digest of all that it is built of), `step`, and
-      `parameters`, the digest of the checkpoint's variables.
+      of the normalisation, `fit` and `canvas` where pictures are cropped, `loss`, `network` (the digest of
+      all that it is built of), `step`, and `parameters`, the digest of the checkpoint's variables.
     """
     return {
         "dataset": run.spec.name,
@@ -91,11 +92,17 @@ def of_run(run: runs.Run) -> dict[str, Any]:
         "image_shape": list(run.spec.image_shape),
         "mean": list(run.spec.mean),
         "std": list(run.spec.std),
+        **_of_view(run.spec),
         "loss": run.loss,
         "network": of_network(run.model),
         "step": run.step,
         "parameters": of_variables(run.variables),
     }
+
+
+def _of_view(spec: data.DatasetSpec) -> dict[str, Any]:
+    """Describes how pictures are brought to a network's size, other than squeezed."""
+    return {} if spec.fit == SQUEEZE else {"fit": spec.fit, "canvas": spec.canvas}
 
 
 def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def build_model(
 
 
 def spec_of(options: DataOptions) -> data.DatasetSpec:
-    """Returns the data set that options name."""
-    return data.get_spec(options.name, extra=options.extra, key="config.data.name")
+    """Returns the data set that options describe; see `data.make_spec`."""
+    return data.make_spec(options)
 
 
 def loss_kind(model: models.ImageNetwork, spec: data.DatasetSpec, name: str = losses.AUTO) -> str:
@@ -168,8 +168,8 @@ def open_split(
 
     Of "train" it is the part that is to be learned from.
 
-    It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory" or "stream"
-    likewise, which changes no batch.
+    It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory", "stream" or
+    "auto" likewise, which changes no batch.
     """
     return data.open_dataset(
         spec,

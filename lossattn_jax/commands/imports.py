@@ -43,6 +43,7 @@ NEW_NAMES = {
     "lossattn_jax.mil.settings": "lossattn_jax.train.bags.settings",
     "lossattn_jax.mil.training": "lossattn_jax.train.bags.training",
     "lossattn_jax.train.loop": "lossattn_jax.train.images.loop",
+    "lossattn_jax.train.progress": "lossattn_jax.commands.progress",
     "lossattn_jax.train.step": "lossattn_jax.train.images.step",
 }
 

@@ -38,16 +38,29 @@ def section(options: Any) -> Any:
 class DataOptions:
     """Images, and how they come to the devices."""
 
-    name: str = key("cifar10")  # one of `lossattn_jax.data.DATASETS`
-    dir: str = key("")  # folder of the TFDS data sets; empty: TFDS' default
+    # One of `lossattn_jax.data.DATASETS`, of which folder is your own images in data.dir; or tfds:NAME.
+    name: str = key("cifar10")
+    dir: str = key("")  # folder of the TFDS data sets, empty: TFDS' default; or of your own images
+    # Of your own images: the table that lists them, in data.dir; empty: images.csv, or folders of classes.
+    table: str = key("")
+    # Where there is no split, the share of images that is tested; and which ones.
+    test_share: float = key(0.2, rules.SHARE)
+    split_seed: int = key(0, rules.SEED)
+    # Side of square images in pixels; 0: the data set's own, 224 for images of any size.
+    image_size: int = key(0, rules.SIDE)
+    # Mean and deviation: those that the data set states, else of its training images; or always one of these.
+    normalisation: str = key("auto", rules.one_of("auto", "training", "imagenet"))
     extra: bool = key(False)  # svhn_cropped and svhn_full: train on the extra split too
     # Train on so many images, equally many of each class; 0: on all. And which ones.
     num_labels: int = key(0, rules.at_least(0))
     label_seed: int = key(0, rules.SEED)
-    mode: str = key("memory", rules.one_of("memory", "stream"))  # all images as uint8, or grain
+    # All images as uint8, or grain; auto: the former where they take half of the free memory at most.
+    mode: str = key("auto", rules.one_of("auto", "memory", "stream"))
     # Training images on every device, as uint8: on, off, or auto: with accelerators whose memory they suit.
     on_device: str = key("auto", rules.one_of("auto", "on", "off"))
     crop_padding: int = key(4, rules.between(0, 16))  # pixels around an image; 0: no crop
+    # Of images that are stored larger than the network's: the smallest random part to crop; 0: their centre.
+    crop_area: float = key(0.08, rules.between(0, 1))
     flip: bool | None = key(None)  # None: as suits the data set
 
 

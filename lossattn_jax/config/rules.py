@@ -114,6 +114,11 @@ BOOLEAN = one_of(False, True)
 POSITIVE = Rule(lambda v: _is_finite(v) and v > 0, "a positive number")
 BELOW_ONE = Rule(lambda v: _is_finite(v) and 0 <= v < 1, "at least 0 and below 1")
 SHARE = Rule(lambda v: _is_finite(v) and 0 < v < 1, "above 0 and below 1")
+SIDE = Rule(  # in pixels
+    lambda v: _is_finite(v) and v == int(v) and (v == 0 or 8 <= v <= 2048),
+    "0, or a whole number from 8 to 2048",
+    whole=True,
+)
 SEED = between(0, 2**31 - 1)
 RISING_EPOCHS = Rule(_rises, "a rising tuple of positive epochs")
 SPAN = Rule(

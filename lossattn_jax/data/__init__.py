@@ -4,8 +4,9 @@ A prepared split is opened with `open_dataset`, from memory or streamed from dis
 Reading needs no TensorFlow; preparing (`lossattn_jax.data.prepare`) TFDS' own data sets does.
 
 `specs` has the data sets of images. To add one, put a `DatasetSpec` into `specs.DATASETS`; where TFDS has no
-builder of it, write one, as `digit_scenes` does, and name it as the spec's `builder_class`. `datasets` opens
-a prepared split. Data that come in bags are in the folder `bags`.
+builder of it, write one, as `digit_scenes` does, and name it as the spec's `builder_class`. `origins` says of
+each kind of data sets how one is described and opened: `datasets` and `tfds_sets` those of TFDS,
+`image_folder` and `file_source` users' image files. Data that come in bags are in the folder `bags`.
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ __all__ = [
     "labelled_subset",
     "load",
     "network_input",
+    "make_spec",
     "normalise",
     "open_dataset",
     "open_source",
@@ -55,13 +57,13 @@ if TYPE_CHECKING:
     from lossattn_jax.data.datasets import (
         DatasetNotFound,
         ImageSource,
-        open_source,
         resolve_data_dir,
     )
-    from lossattn_jax.data.memory import ArrayDataset, load
+    from lossattn_jax.data.memory import ArrayDataset
     from lossattn_jax.data.order import epoch_order, eval_steps, steps_per_epoch, train_indices
+    from lossattn_jax.data.origins import make_spec, open_source
     from lossattn_jax.data.pipeline import Prefetcher, prefetch
-    from lossattn_jax.data.prepared_split import Dataset, open_dataset
+    from lossattn_jax.data.prepared_split import Dataset, load, open_dataset
     from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
     from lossattn_jax.data.streaming import StreamDataset
     from lossattn_jax.data.subset import labelled_subset

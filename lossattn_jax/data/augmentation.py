@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.views import cut_centre
 
+_TRIES = 10  # of random parts
+_PROPORTIONS = (3 / 4, 4 / 3)  # of width and height of a random part, the least and the greatest
 _CROP, _FLIP = 0, 1  # folded into the step's key, so that the two draws are independent
 
 
@@ -64,6 +67,90 @@ def random_crop(
     return jax.vmap(window)(with_border, corners)
 
 
+def random_part(
+    key: jax.Array,
+    images: jax.Array,
+    size: tuple[int, int],
+    area: float,
+    positions: ArrayLike | None = None,
+) -> jax.Array:
+    """Cuts a random part out of each image and resizes it.
+
+    As is usual for photographs: the part's share of the area is uniform in [`area`, 1], the logarithm of its
+    width by its height uniform between those of 3/4 and 4/3. Of ten draws the first one counts whose part
+    fits into the image; where none does, it is the whole image. Its place is uniform, in fractions of pixels.
+    It is resized bilinearly, with a filter that widens with the reduction.
+
+    Args:
+      key: the step's key.
+      images: [B, H, W, C], any dtype.
+      size: (height, width) of the result.
+      area: smallest share of the area, above 0.
+      positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      float32 [B, *size, C], of values as those of `images`.
+    """
+    batch, height, width, channels = images.shape
+    keys = example_keys(jax.random.fold_in(key, _CROP), batch, positions)
+    low, high = jnp.log(jnp.float32(_PROPORTIONS[0])), jnp.log(jnp.float32(_PROPORTIONS[1]))
+
+    def cut(key: jax.Array, image: jax.Array) -> jax.Array:
+        draws = jax.random.uniform(key, (_TRIES + 1, 2))
+        areas = (area + (1 - area) * draws[:-1, 0]) * (height * width)
+        proportions = jnp.exp(low + (high - low) * draws[:-1, 1])
+        sides = jnp.stack([jnp.sqrt(areas / proportions), jnp.sqrt(areas * proportions)], axis=-1)
+        whole = jnp.array([[height, width]], jnp.float32)
+        fits = (sides <= whole).all(axis=-1)
+        first = jnp.argmax(fits)
+        part = jnp.where(fits[first], sides[first], whole[0])
+        corner = draws[-1] * (whole[0] - part)
+        scale = jnp.array(size, jnp.float32) / part
+        return jax.image.scale_and_translate(
+            image.astype(jnp.float32),
+            (*size, channels),
+            (0, 1),
+            scale,
+            -corner * scale,
+            "bilinear",
+            antialias=True,
+        )
+
+    return jax.vmap(cut)(keys, images)
+
+
+def crop(
+    key: jax.Array,
+    images: jax.Array,
+    size: tuple[int, int],
+    *,
+    pad: int,
+    area: float,
+    positions: ArrayLike | None = None,
+) -> jax.Array:
+    """Crops stored images for training.
+
+    Those of a network's size by `random_crop`, larger ones by `random_part`, or where `area` is 0 to their
+    centre.
+
+    Args:
+      key: the step's key.
+      images: [B, H, W, C], any dtype.
+      size: (height, width) of the result.
+      pad: as of `random_crop`.
+      area: as of `random_part`; or 0.
+      positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+
+    Returns:
+      [B, *size, C].
+    """
+    if images.shape[1:3] == size:
+        return random_crop(key, images, pad, positions)
+    if area:
+        return random_part(key, images, size, area, positions)
+    return cut_centre(images, size)
+
+
 def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None = None) -> jax.Array:
     """Mirrors images left to right with probability 1/2.
 
@@ -89,7 +176,7 @@ def normalise(
     """Computes (images / 255 - mean) / std in float32.
 
     Args:
-      images: uint8 [B, H, W, C].
+      images: [B, H, W, C] of values 0 ... 255.
       mean: C channel means of pixels / 255.
       std: C channel standard deviations of the same.
       dtype: of the result.
@@ -125,6 +212,8 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
     pad: int = 4,
+    size: tuple[int, int] | None = None,
+    area: float = 0.08,
     dtype: DTypeLike = jnp.float32,
     positions: ArrayLike | None = None,
 ) -> jax.Array:
@@ -136,18 +225,21 @@ def augment(
 
     Args:
       key: the step's key, such as `fold_in(run_key, step)`.
-      images: uint8 [B, H, W, C].
+      images: uint8 [B, H, W, C], as stored.
       spec_flip: `DatasetSpec.flip`.
       mean: `DatasetSpec.mean`.
       std: `DatasetSpec.std`.
       pad: pixels of the random crop; 0 for none.
+      size: (height, width) of the network's images; None: that of `images`.
+      area: smallest share of a random part of larger `images`; 0: their centre.
       dtype: of the result.
       positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
 
     Returns:
-      [B, H, W, C] of `dtype`.
+      [B, *size, C] of `dtype`.
     """
-    images = random_crop(key, images, pad, positions)
+    height, width = size or images.shape[1:3]
+    images = crop(key, images, (height, width), pad=pad, area=area, positions=positions)
     if spec_flip:
         images = random_flip(key, images, positions)
     return normalise(images, mean, std, dtype)

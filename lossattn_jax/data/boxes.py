@@ -34,7 +34,7 @@ def fixed_number(boxes: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.n
 
 
 def pixels_to_fractions(
-    corners: tuple[float, float, float, float], height: int, width: int
+    corners: tuple[float, float, float, float], height: float, width: float
 ) -> tuple[float, float, float, float]:
     """Converts a box from pixels to fractions, cut at the edges.
 

@@ -20,14 +20,13 @@ import numpy as np
 from lossattn_jax.data import damage, shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
+from lossattn_jax.data.split_source import SplitSource
+from lossattn_jax.data.views import DRAFT, SQUEEZE
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 from lossattn_jax.registry import import_part
 
 _READ_AT_ONCE = 1000
-# JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At twice the size wanted or more, what comes
-# out hardly differs from resizing the whole image, in a third of the time.
-_DRAFT = 2
 # What TFDS reads of a prepared data set besides its shards.
 _METADATA = ("dataset_info.json", "features.json")
 
@@ -86,13 +85,9 @@ def quiet_logging() -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSource:
-    """Random access to the decoded examples of a prepared split.
+class ImageSource(SplitSource):
+    """Random access to the decoded examples of a prepared split; see `SplitSource`.
 
-    An example is a dict: `image` uint8 [H, W, C], `label` int (or the multi-hot uint8 [K] of the
-    objects in the image where `spec.multi_label`), and where the data set has boxes `box` float32 [4]
-    (ymin, xmin, ymax, xmax as fractions of the image). Where an image may have several, `box` is [M, 4]
-    with M = `spec.max_boxes`, and `box_label` int32 [M] their classes; see `boxes.fixed_number`.
     What cannot be read or decoded raises `DamagedDataset`.
 
     Attributes:
@@ -108,9 +103,6 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._read([index], self._decode)[0]
-
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Reads many examples at once.
 
@@ -119,10 +111,7 @@ class ImageSource:
         return self._read(indices, self._decode)
 
     def labels(self) -> np.ndarray:
-        """Reads all labels, without decoding images.
-
-        int32 [N], or uint8 [N, K] if `spec.multi_label`.
-        """
+        """See `SplitSource.labels`."""
         labels = np.empty((len(self), *self.spec.label_shape), self.spec.label_dtype)
         for start in range(0, len(self), _READ_AT_ONCE):
             stop = min(start + _READ_AT_ONCE, len(self))
@@ -165,7 +154,9 @@ class ImageSource:
             ],
         }
         if self.spec.resize:
-            content["resized"] = f"bilinear, draft {_DRAFT}"
+            content["resized"] = f"bilinear, draft {DRAFT}"
+        if self.spec.fit != SQUEEZE or self.spec.canvas:
+            content["stored"] = [self.spec.fit, self.spec.canvas]
         if self.spec.max_boxes > 1:
             content["boxes"] = f"the {self.spec.max_boxes} largest"
         return json.dumps(content, sort_keys=True)
@@ -217,7 +208,7 @@ class ImageSource:
         return self.folder
 
     def _decode(self, record: dict[str, Any]) -> dict[str, Any]:
-        image = self._image(record["image"])
+        image, size = self._image(record["image"])
         shape = self.spec.view.stored_shape
         if image.shape != shape or image.dtype != np.uint8:
             raise ValueError(
@@ -226,23 +217,34 @@ class ImageSource:
             )
         example = {"image": image, "label": self._label(record)}
         if self.spec.max_boxes == 1:
-            example["box"] = np.asarray(record["bbox"], np.float32)
+            example["box"] = self._place_boxes(record["bbox"], size)
         elif self.spec.has_boxes:
             objects = record["objects"]
             example["box"], example["box_label"] = fixed_number(
-                objects["bbox"], objects["label"], self.spec.max_boxes
+                self._place_boxes(objects["bbox"], size), objects["label"], self.spec.max_boxes
             )
         return example
 
-    def _image(self, content: bytes) -> np.ndarray:
+    def _place_boxes(self, boxes: Any, size: tuple[int, int]) -> np.ndarray:
+        """Converts boxes from fractions of a picture to those of what is seen of it."""
+        fractions = np.asarray(boxes, np.float32)
+        if self.spec.fit == SQUEEZE and not self.spec.canvas:
+            return fractions
+        pixels = fractions * np.array([*size, *size], np.float32)
+        placed = [self.spec.view.place_box(tuple(box), size) for box in pixels.reshape(-1, 4)]
+        return np.array(placed, np.float32).reshape(fractions.shape)
+
+    def _image(self, content: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+        """Decodes a picture; returns it as stored, with its own height and width."""
         from PIL import Image
 
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
             if not self.spec.resize:
-                return np.asarray(image)
-            height, width, _ = self.spec.view.stored_shape
-            image.draft("RGB", (_DRAFT * width, _DRAFT * height))
-            return np.asarray(self.spec.view.resize(image.convert("RGB")))
+                return np.asarray(image), (height, width)
+            high, wide, _ = self.spec.view.stored_shape
+            image.draft("RGB", (DRAFT * wide, DRAFT * high))
+            return np.asarray(self.spec.view.resize(image.convert("RGB"))), (height, width)
 
     def _label(self, record: dict[str, Any]) -> int | np.ndarray:
         if not self.spec.multi_label:
@@ -281,7 +283,7 @@ def _counts(records: Any, shards: Collection[str]) -> dict[str, int]:
     return {path: counts[path] for path in shards}
 
 
-def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ImageSource:
+def open_prepared(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ImageSource:
     """Opens a prepared split for random access.
 
     It imports no TensorFlow and downloads nothing.
@@ -301,7 +303,7 @@ def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> I
     """
     expression = spec.split(split)
     root = resolve_data_dir(data_dir)
-    folder = _newest_version(spec, root, data_dir)
+    folder = newest_version(spec, data_dir)
     import tensorflow_datasets as tfds
 
     local = "://" not in folder
@@ -325,9 +327,16 @@ def open_source(spec: DatasetSpec, split: str, data_dir: str | None = None) -> I
     return ImageSource(spec, split, records)
 
 
-def _newest_version(spec: DatasetSpec, root: str, data_dir: str | None) -> str:
+def newest_version(spec: DatasetSpec, data_dir: str | None) -> str:
+    """Returns the folder of a prepared data set's newest version.
+
+    Raises:
+      DatasetNotFound: it is not prepared there.
+      DamagedDataset: the folder cannot be read.
+    """
     from tensorflow_datasets.core.utils import version
 
+    root = resolve_data_dir(data_dir)
     folder = os.path.join(root, spec.tfds_name)
     if "://" not in folder:
         try:

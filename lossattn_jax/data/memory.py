@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import time
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax import files
-from lossattn_jax.data import damage
-from lossattn_jax.data.datasets import ImageSource, open_source
+from lossattn_jax.data import damage, decoding
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.split_source import SplitSource
 from lossattn_jax.data.subset import digest_of_part
 from lossattn_jax.files import digests, npz, sole_writer
+from lossattn_jax.kernels import cpu
+from lossattn_jax.registry import lookup
 
 _LOG = logging.getLogger(__name__)
-_READ_AT_ONCE = 1000
+_READ_AT_ONCE = 100
+_SHARE = 0.5  # of the free memory that the images of a split may take with the mode "auto"
 # What the arrays of a split are called in a single example.
 _IN_EXAMPLE = {"images": "image", "labels": "label", "boxes": "box", "box_labels": "box_label"}
 # What a cache holds beside the arrays: digests of the prepared files, and of the arrays.
@@ -38,7 +42,7 @@ class ArrayDataset(Examples):
     Attributes:
       spec: the data set.
       split: 'train' or 'test'.
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C] of `spec.view.stored_shape`.
       labels: int32 [N], or uint8 [N, K] (multi-hot) where `spec.multi_label`.
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or [N, M, 4] where an
         image may have several, or None.
@@ -58,10 +62,13 @@ class ArrayDataset(Examples):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+    def read(self, indices: np.ndarray, with_boxes: bool = False, stored: bool = False) -> Batch:
         """See `pipeline.Examples.read`."""
+        images = np.take(
+            self.images if stored else self.spec.view.cut_centre(self.images), indices, axis=0
+        )
         batch = {
-            "image": np.take(self.images, indices, axis=0),
+            "image": images,
             "label": np.take(self.labels, indices, axis=0),
             "index": indices.astype(np.int32),
         }
@@ -100,27 +107,42 @@ class ArrayDataset(Examples):
         return self
 
 
-def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDataset:
-    """Loads a prepared split into memory.
-
-    The first call decodes every image and writes the arrays to `cache_<split>.npz` beside the data
-    set; later calls read that file. It holds digests of the prepared files and of the arrays: a cache
-    that is damaged, of other files or without digests is rebuilt. Where the folder cannot be written to,
-    or another process writes the file already, nothing is cached.
+def keeps(mode: str, spec: DatasetSpec, count: int) -> bool:
+    """Whether a mode keeps so many images of a data set in memory.
 
     Args:
+      mode: "memory", "stream", or "auto": where they take no more than half of the free memory.
       spec: the data set.
-      split: 'train' or 'test'.
-      data_dir: the folder data sets are kept in; None for TFDS' default.
-
-    Returns:
-      The arrays.
+      count: of images.
 
     Raises:
-      DatasetNotFound: the data set is not prepared there.
-      DamagedDataset: a file of it cannot be read, or has changed.
+      UnknownName: another mode.
     """
-    source = open_source(spec, split, data_dir)
+
+    def fits() -> bool:
+        free = cpu.free_memory()
+        return free is None or count * math.prod(spec.view.stored_shape) <= _SHARE * free
+
+    return lookup(
+        "config.data.mode", mode, {"auto": fits, "memory": lambda: True, "stream": lambda: False}
+    )()
+
+
+def load_source(source: SplitSource) -> ArrayDataset:
+    """Loads a split into memory.
+
+    The first call decodes every image and writes the arrays to a file in `source.folder`; later calls read
+    that file. It holds digests of the data set's files and of the arrays: a cache that is damaged, of other
+    files or without digests is rebuilt. Where the folder cannot be written to, or another process writes the
+    file already, nothing is cached.
+
+    Args:
+      source: the split.
+
+    Raises:
+      UserError: a file of it cannot be read, or has changed.
+    """
+    spec = source.spec
     path = cache_path(source)
     made_from = source.digest()
     layout = _plan(source)
@@ -130,7 +152,7 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
         _write_cache(path, made_from, arrays)
     dataset = ArrayDataset(
         spec,
-        split,
+        source.split,
         arrays["images"],
         arrays["labels"],
         arrays.get("boxes"),
@@ -139,20 +161,29 @@ def load(spec: DatasetSpec, split: str, data_dir: str | None = None) -> ArrayDat
     return dataset._with_origin(made_from)
 
 
-def cache_path(source: ImageSource) -> str:
+def store(source: SplitSource, images: np.ndarray) -> None:
+    """Writes the cache that `load_source` reads, of images that were decoded already.
+
+    Args:
+      source: the split, of a data set without boxes.
+      images: uint8 [N, H, W, C], those of `source`.
+    """
+    _write_cache(cache_path(source), source.digest(), {"images": images, "labels": source.labels()})
+
+
+def cache_path(source: SplitSource) -> str:
     """Returns the path of a split's decoded arrays.
 
     Such as `.../cifar10/3.0.2/cache_train.npz`.
     """
-    split = source.spec.split(source.split).replace("+", "_")
-    return os.path.join(source.folder, f"cache_{split}.npz")
+    return os.path.join(source.folder, f"cache_{source.name}.npz")
 
 
-def _plan(source: ImageSource) -> _Layout:
+def _plan(source: SplitSource) -> _Layout:
     """Lays out the arrays of a split."""
     spec, count = source.spec, len(source)
     layout: _Layout = {
-        "images": ((count, *spec.image_shape), np.dtype(np.uint8)),
+        "images": ((count, *spec.view.stored_shape), np.dtype(np.uint8)),
         "labels": ((count, *spec.label_shape), np.dtype(spec.label_dtype)),
     }
     if spec.has_boxes:
@@ -162,13 +193,14 @@ def _plan(source: ImageSource) -> _Layout:
     return layout
 
 
-def _decode(source: ImageSource, layout: _Layout) -> dict[str, np.ndarray]:
+def _decode(source: SplitSource, layout: _Layout) -> dict[str, np.ndarray]:
     began = time.monotonic()
     count = len(source)
     arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
-    for start in range(0, count, _READ_AT_ONCE):
-        indices = range(start, min(start + _READ_AT_ONCE, count))
-        for index, example in zip(indices, source.__getitems__(indices), strict=True):
+    what = f"images of {source.spec.name} {source.split}"
+    parts = decoding.map_parts(source.__getitems__, count, _READ_AT_ONCE, what)
+    for indices, examples in parts:
+        for index, example in zip(indices, examples, strict=True):
             for name, array in arrays.items():
                 array[index] = example[_IN_EXAMPLE[name]]
     _LOG.info(

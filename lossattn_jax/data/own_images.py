@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lossattn_jax.data import picture_depth
-from lossattn_jax.data.views import View
+from lossattn_jax.data.views import DRAFT, View
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import LACKS, open_regular
 
@@ -65,7 +65,7 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, paths):
         inside = [path]
         if os.path.isdir(path):  # pathlib's raises where a name is too long
-            inside = _list_images(path)
+            inside = list_files(path)
         if not inside:
             raise UserError(f"the folder {path} has no image file ({', '.join(SUFFIXES)})")
         for file in inside:
@@ -73,8 +73,12 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     return list(files.values())
 
 
-def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists image files in a folder and its subfolders, sorted."""
+def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists image files in a folder and its subfolders, sorted.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
@@ -227,6 +231,9 @@ def read_stored(path: str | pathlib.Path, view: View | None) -> np.ndarray:
     from PIL import Image
 
     with _open(path, shrink=view is not None) as (image, file):
+        if view is not None:
+            side = DRAFT * max(view.stored_shape[:2])  # also where it is on its side
+            image.draft(None, (side, side))
         upright = picture_depth.to_8_bits(image, file, path)
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")

@@ -23,12 +23,14 @@ class Examples(abc.ABC):
         """Number of examples."""
 
     @abc.abstractmethod
-    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+    def read(self, indices: np.ndarray, with_boxes: bool = False, stored: bool = False) -> Batch:
         """Reads the examples at some places as a batch.
 
         Args:
           indices: int64 [b].
           with_boxes: whether to add `box` where the data set has boxes.
+          stored: whether images are as they are stored, of which training cuts random parts; else they are
+            the centres of these.
 
         Returns:
           `image`, `label`, `index` and perhaps `box`; see `train_batches` and `eval_batches`.
@@ -73,7 +75,7 @@ class Examples(abc.ABC):
 
         Returns:
           An iterator over batches. With b = batch_size // process_count they hold: `image` uint8
-          [b, H, W, C]; `label` int32 [b], or uint8 [b, K] (multi-hot) where the data set is
+          [b, H, W, C] as stored; `label` int32 [b], or uint8 [b, K] (multi-hot) where the data set is
           `multi_label`; `index` int32 [b], the examples' places in the data set, 0 ... N - 1.
 
         Raises:
@@ -136,7 +138,8 @@ class Batches:
 
     def __getitem__(self, item: int) -> Batch:
         indices, mask = self.steps[int(item)]
-        batch = self.examples.read(indices, with_boxes=mask is not None)
+        tested = mask is not None
+        batch = self.examples.read(indices, with_boxes=tested, stored=not tested)
         if mask is not None:
             batch["mask"] = mask
         return batch

@@ -23,18 +23,20 @@ from absl import flags
 
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
-from lossattn_jax.data import damage, memory
+from lossattn_jax.config.options import DataOptions
+from lossattn_jax.data import damage, image_folder, prepared_split
 from lossattn_jax.data.bags import prepared_bags
 from lossattn_jax.data.bags.prepared_bags import PREPARED_BAGS
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
-    open_source,
+    open_prepared,
     quiet_logging,
     register,
     resolve_data_dir,
 )
+from lossattn_jax.data.origins import make_spec
 from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.files import records
 
 # Named here, since `python -m` runs this module under another name.
@@ -43,6 +45,8 @@ log = logging.getLogger("lossattn_jax.data.prepare")
 _RECORD_NAME = "prepared.json"  # beside the data set: what it was made with
 _PLAN_NAME = "preparing.json"  # the same in the folder above, until the data set is there
 _LEFTOVERS = "incomplete.*"  # what TFDS calls a folder until all is in it
+# Flags that are keys of `config.data` too.
+_OF_FOLDER_FLAGS = ("table", "test_share", "split_seed", "image_size")
 # What is wrong with a folder and not with the network.
 _OF_FOLDER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
@@ -59,8 +63,8 @@ def prepare(
     A second call finds both and returns at once. TFDS shows the progress on stderr.
 
     Args:
-      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`; or of bags one of
-        `PREPARED_BAGS`, which are made on the spot.
+      name: one of `DATASETS` but "folder", `package.module:attribute` of a `DatasetSpec`, or "tfds:NAME" or
+        "tfds:NAME/CONFIG"; or of bags one of `PREPARED_BAGS`, which are made on the spot.
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
       builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one; of bags
@@ -95,9 +99,32 @@ def prepare(
                 with _settings_written(parent, settings):
                     _build(spec, data_dir, settings, archives)
                     folder = _find(spec, data_dir, settings)
+    spec = make_spec(DataOptions(name=name, dir=data_dir or "", extra=extra, mode="memory"))
     for split in ("train", "test"):
-        memory.load(spec, split, data_dir)
+        prepared_split.load(spec, split, data_dir)
     return folder
+
+
+def prepare_folder(options: DataOptions) -> str:
+    """Decodes a folder of images into its cache, where all fit in memory.
+
+    Args:
+      options: of the data, with the same settings as the training is to have.
+
+    Returns:
+      The folder of the images.
+
+    Raises:
+      Incomplete: some images cannot be read and are left out; the sentence has the first of each split.
+      UserError: the folder cannot be used.
+    """
+    spec = make_spec(options)
+    for split in ("train", "test"):
+        prepared_split.open_dataset(spec, split, options.dir, options.mode)
+    clauses = image_folder.refusals(options, spec)
+    if clauses:
+        raise Incomplete("; ".join(clauses))
+    return options.dir
 
 
 def _prepare_bags(name: str, data_dir: str | None, settings: Mapping[str, Any]) -> str:
@@ -124,7 +151,7 @@ def _find(spec: DatasetSpec, data_dir: str | None, settings: Mapping[str, Any]) 
       DatasetNotFound: it is not.
       UserError: it is damaged, or was made with other settings.
     """
-    address = open_source(spec, "train", data_dir).folder
+    address = open_prepared(spec, "train", data_dir).folder
     folder = pathlib.Path(address)
     if not os.path.exists(
         folder / _RECORD_NAME
@@ -329,14 +356,22 @@ def _names() -> list[str]:
 
 
 def main() -> None:
-    """Runs the command: `--dataset`, `--data_dir`, `--extra` and `--archives`."""
+    """Runs the command; see its flags."""
     values = flags.FLAGS
     if values.dataset is None:
         raise UserError(
-            f"--dataset is missing; allowed are: {', '.join(_names())}; or "
+            f"--dataset is missing; allowed are: {', '.join(_names())}; tfds:NAME of another one of TFDS, or "
             "package.module:attribute of your own"
         )
-    folder = prepare(values.dataset, values.data_dir, values.extra, archives=values.archives)
+    is_own = values.dataset in DATASETS and DATASETS[values.dataset].origin == image_folder.ORIGIN
+    if is_own:
+        settings: dict[str, Any] = {name: values[name].value for name in _OF_FOLDER_FLAGS}
+        options = DataOptions(name=values.dataset, dir=values.data_dir or "", **settings)
+        folder = prepare_folder(options)
+    elif changed := [name for name in _OF_FOLDER_FLAGS if values[name].present]:
+        raise UserError(f"--{changed[0]} is for --dataset={image_folder.ORIGIN} alone")
+    else:
+        folder = prepare(values.dataset, values.data_dir, values.extra, archives=values.archives)
     print(f"{values.dataset} is ready in {folder}")
 
 
@@ -345,9 +380,18 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "dataset",
         None,
-        f"which data set (needed): {', '.join(_names())}; or your own, package.module:attribute",
+        f"which data set (needed): {', '.join(_names())}; tfds:NAME of another one of TFDS; or your own, "
+        "package.module:attribute",
     )
-    flags.DEFINE_string("data_dir", None, "folder for data sets; default: that of TFDS")
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "folder for data sets, default: that of TFDS; of folder, that of the images",
+    )
+    flags.DEFINE_string("table", "", "of folder: as config.data.table")
+    flags.DEFINE_float("test_share", 0.2, "of folder: as config.data.test_share", 0.0, 1.0)
+    flags.DEFINE_integer("split_seed", 0, "of folder: as config.data.split_seed", 0)
+    flags.DEFINE_integer("image_size", 0, "of folder: as config.data.image_size", 0, 2048)
     flags.DEFINE_bool("extra", False, "train on SVHN's extra images as well")
     flags.DEFINE_string(
         "archives", None, "folder with published archives, which are not downloaded then"

@@ -1,13 +1,14 @@
 """Data sets, and what network and pipeline know of each."""
 
 import dataclasses
+import re
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from lossattn_jax.data import tiny_imagenet_classes
-from lossattn_jax.data.views import SQUEEZE, View
-from lossattn_jax.errors import UserError
+from lossattn_jax.data.views import CROP, SQUEEZE, View, canvas_of
+from lossattn_jax.errors import UnknownName, UserError
 from lossattn_jax.registry import Registry
 
 
@@ -46,6 +47,10 @@ class DatasetSpec:
       canvas: side in pixels of the square that is stored of a picture; see `views.View`. 0: `image_shape`.
       is_network_input: whether images are handed out as floats that the network takes as they are, such as
         the maps of a frozen backbone.
+      origin: which of `origins.ORIGINS` opens it.
+      table: of image files, the table that lists them, in their folder; '': folders of classes do.
+      test_share: of image files in no split, the share that is tested; of TFDS sets without a test split too.
+      split_seed: which image files these are follows from it.
     """
 
     name: str
@@ -71,6 +76,10 @@ class DatasetSpec:
     fit: str = SQUEEZE
     canvas: int = 0
     is_network_input: bool = False
+    origin: str = "tfds"
+    table: str = ""
+    test_share: float = 0.2
+    split_seed: int = 0
 
     @property
     def view(self) -> View:
@@ -125,6 +134,7 @@ class DatasetSpec:
         raise UserError(f"split {split!r} is unknown; allowed are 'train' and 'test'.")
 
 
+_PHOTOGRAPH = 224  # side in pixels of the images of networks for photographs
 _DIGITS = tuple("0123456789")
 
 _CIFAR10_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -249,11 +259,41 @@ _SPECS = (
         multi_label=True,
         resize=True,
     ),
+    # Its classes and their statistics are those of the files; see `image_folder`.
+    DatasetSpec(
+        name="folder",
+        origin="folder",
+        preparation_package="",
+        num_classes=0,
+        class_names=(),
+        image_shape=(_PHOTOGRAPH, _PHOTOGRAPH, 3),
+        flip=True,
+        resize=True,
+        fit=CROP,
+        canvas=canvas_of(_PHOTOGRAPH),
+    ),
 )
 
 DATASETS = Registry("data set of images", DatasetSpec, {spec.name: spec for spec in _SPECS})
 
+TFDS = "tfds:"  # what the name of any data set of TFDS begins with
+_OF_TFDS = re.compile(r"\w+(/[\w.+-]*\w)?", re.ASCII)
 EXTRA = "+extra"  # what a training split with the extra images ends in
+
+
+def with_size(spec: DatasetSpec, side: int) -> DatasetSpec:
+    """Makes a data set whose images have another size.
+
+    Args:
+      spec: the data set.
+      side: in pixels, of square images; 0: as it is.
+    """
+    if not side or spec.image_shape[:2] == (side, side):
+        return spec
+    shape = (side, side, spec.image_shape[2])
+    return dataclasses.replace(
+        spec, image_shape=shape, resize=True, fit=CROP, canvas=canvas_of(side)
+    )
 
 
 def _refuse_contradiction(spec: DatasetSpec) -> None:
@@ -275,19 +315,33 @@ def get_spec(name: str, extra: bool = False, key: str = "") -> DatasetSpec:
     """Looks up a data set by name or reference.
 
     Args:
-      name: one of `DATASETS`, or `package.module:attribute` of a `DatasetSpec`.
+      name: one of `DATASETS`, `package.module:attribute` of a `DatasetSpec`, or "tfds:NAME" or
+        "tfds:NAME/CONFIG" of a data set of TFDS.
       extra: train on the split `extra` as well (of svhn_cropped 604,388 images instead of 73,257, of
         svhn_full 235,755 instead of 33,402). The normalisation stays that of `train`, so that networks of
         both kinds can be compared.
       key: what a sentence calls the name; default: the kind.
 
     Returns:
-      The specification.
+      The specification. Of image files, and by "tfds:", it is without classes, which `origins.make_spec`
+      finds.
 
     Raises:
       UserError: unknown name, a reference to something else, or `extra` for a data set without that split.
     """
-    spec = DATASETS.find(name, key)
+    if name.startswith(TFDS):
+        if not _OF_TFDS.fullmatch(name.removeprefix(TFDS)):
+            raise UserError(
+                f"{key or DATASETS.kind} is {name!r}, but must be tfds:NAME or tfds:NAME/CONFIG"
+            )
+        spec = dataclasses.replace(
+            DATASETS["folder"], name=name, origin="tfds", builder=name.removeprefix(TFDS)
+        )
+    else:
+        try:
+            spec = DATASETS.find(name, key)
+        except UnknownName as error:
+            raise UnknownName(f"{error}, or tfds:NAME of one of TFDS") from None
     if spec.key != name:
         spec = dataclasses.replace(spec, reference=name)
         _refuse_contradiction(spec)

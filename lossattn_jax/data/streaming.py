@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lossattn_jax.data.datasets import ImageSource
 from lossattn_jax.data.pipeline import Batch, Batches, Examples
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.split_source import SplitSource
 from lossattn_jax.data.subset import digest_of_part
 
 
@@ -30,7 +30,7 @@ class StreamDataset(Examples):
         0 anew; None for all of `source`.
     """
 
-    source: ImageSource
+    source: SplitSource
     num_threads: int = 4
     num_workers: int = 0
     selection: np.ndarray | None = None
@@ -48,12 +48,15 @@ class StreamDataset(Examples):
     def __len__(self) -> int:
         return len(self.source) if self.selection is None else len(self.selection)
 
-    def read(self, indices: np.ndarray, with_boxes: bool = False) -> Batch:
+    def read(self, indices: np.ndarray, with_boxes: bool = False, stored: bool = False) -> Batch:
         """Reads examples; see `pipeline.Examples.read`."""
         places = indices if self.selection is None else self.selection[indices]
         examples = self.source.__getitems__(places.tolist())
+        images = [example["image"] for example in examples]
+        if not stored:
+            images = [self.spec.view.cut_centre(image) for image in images]
         batch = {
-            "image": np.stack([example["image"] for example in examples]),
+            "image": np.stack(images),
             "label": np.array([example["label"] for example in examples], self.spec.label_dtype),
             "index": indices.astype(np.int32),
         }

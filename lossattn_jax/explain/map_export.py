@@ -18,13 +18,13 @@ import numpy as np
 from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, run_folder, runs
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, forward_batches, make_eval_step
 from lossattn_jax.explain import receptive_field
 from lossattn_jax.explain.map_store import FORMAT, MapStore, make_group
 from lossattn_jax.models import Outputs
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data import own_images
 from lossattn_jax.data.bags import feature_files
 from lossattn_jax.data.bags.bag_survey import digest_bag
@@ -28,7 +29,6 @@ from lossattn_jax.files import records
 from lossattn_jax.mil import bag_page, prediction_run
 from lossattn_jax.mil.bag_page import Bag
 from lossattn_jax.mil.ensemble import Ensemble
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

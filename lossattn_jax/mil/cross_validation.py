@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import provenance
@@ -22,7 +23,6 @@ from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.registry import is_reference
 from lossattn_jax.train import dumps
 from lossattn_jax.train.bags import programs
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

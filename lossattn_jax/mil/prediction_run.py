@@ -8,6 +8,7 @@ from typing import Any
 
 from lossattn_jax import files
 from lossattn_jax.checkpoint import run_folder
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data.bags import label_sets
 from lossattn_jax.data.bags.bag_survey import digest_bag
 from lossattn_jax.data.bags.lazy_bags import Bags
@@ -17,7 +18,6 @@ from lossattn_jax.files import digests, records
 from lossattn_jax.mil import prediction_files
 from lossattn_jax.mil.ensemble import Ensemble
 from lossattn_jax.mil.prediction_files import BagRow, Scores
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from lossattn_jax import data
+from lossattn_jax.data import augmentation
+
+random_part = jax.jit(augmentation.random_part, static_argnames=("size", "area"))
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,52 @@ def test_steps_differ(images):
         np.asarray(_augment(jax.random.fold_in(key, s), jnp.asarray(images))) for s in (1, 2)
     )
     assert (one != two).any((1, 2, 3)).mean() > 0.9
+
+
+def test_a_random_part_is_that_of_the_picture():
+    """A ramp in both directions, of which any part resized is a ramp too."""
+    ramp = np.stack(np.meshgrid(np.arange(48.0), np.arange(64.0)), axis=-1)  # columns, rows
+    images = jnp.asarray(np.broadcast_to(ramp, (200, 64, 48, 2)).astype(np.uint8))
+    parts = np.asarray(random_part(jax.random.key(0), images, (16, 16), 0.2))
+    assert parts.shape == (200, 16, 16, 2) and parts.dtype == np.float32
+    # Away from the edges, where the filter has both sides.
+    width, height = (np.diff(parts[:, 4:12, 4:12, c], axis=2 - c).mean((1, 2)) * 16 for c in (0, 1))
+    areas, proportions = width * height / (64 * 48), width / height
+    assert 0.19 < areas.min() < 0.25 and areas.max() > 0.8
+    assert 0.74 < proportions.min() < 0.8 and 1.25 < proportions.max() < 1.34
+    assert parts.min() >= 0 and parts[..., 0].max() <= 47 and parts[..., 1].max() <= 63
+    # Places are spread over what is left beside a part.
+    left = parts[..., 0].mean((1, 2)) + 0.5 - width / 2
+    free = 48 - width
+    assert np.corrcoef(left, free)[0, 1] > 0.3 and (left > -0.6).all() and (left < free + 0.6).all()
+
+
+def test_a_part_as_pillow_cuts_it():
+    """The whole picture, reduced: Pillow's filter widens in the same way."""
+    picture = np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)
+    ours = random_part(jax.random.key(0), jnp.asarray(picture[None]), (15, 15), 1.0)
+    theirs = Image.fromarray(picture).resize((15, 15), Image.Resampling.BILINEAR)
+    # No part of the whole area but of other proportions fits, so that it is the picture itself.
+    np.testing.assert_allclose(ours[0], np.asarray(theirs), atol=1.0)
+
+
+def test_parts_follow_from_key_and_place_alone():
+    images = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), np.uint8)
+    key = jax.random.key(2)
+    whole = random_part(key, jnp.asarray(images), (8, 8), 0.08)
+    places = jnp.array([5, 2])
+    some = random_part(key, jnp.asarray(images[[5, 2]]), (8, 8), 0.08, places)
+    np.testing.assert_allclose(some, whole[jnp.array([5, 2])], atol=1e-3)
+    other = random_part(jax.random.key(3), jnp.asarray(images), (8, 8), 0.08)
+    assert not np.allclose(other, whole, atol=1)
+
+
+def test_stored_pictures_are_cropped_by_their_size():
+    images = jnp.arange(2 * 10 * 10 * 1, dtype=jnp.uint8).reshape(2, 10, 10, 1)
+    key = jax.random.key(0)
+    centre = augmentation.crop(key, images, (6, 6), pad=4, area=0.0)
+    np.testing.assert_array_equal(centre, images[:, 2:8, 2:8])
+    padded = augmentation.crop(key, images, (10, 10), pad=2, area=0.5)
+    np.testing.assert_array_equal(padded, data.random_crop(key, images, 2))
+    part = augmentation.crop(key, images, (6, 6), pad=2, area=0.5)
+    np.testing.assert_allclose(part, random_part(key, images, (6, 6), 0.5), atol=1e-3)

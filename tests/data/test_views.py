@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lossattn_jax.data.views import CROP, SQUEEZE, View
+from lossattn_jax.data.boxes import NO_BOX
+from lossattn_jax.data.views import CROP, SQUEEZE, View, canvas_of
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -47,3 +48,16 @@ def test_without_a_canvas_the_centre_is_the_whole():
     view = View((4, 6, 3))
     images = np.arange(72).reshape(4, 6, 3)
     np.testing.assert_array_equal(view.cut_centre(images), images)
+
+
+def test_what_is_seen_of_a_picture():
+    # Of 400x200 pixels the crop is the 200 in the middle, stored as 8x8, of which 6x6 are seen.
+    view = View((6, 6, 3), CROP, canvas=8)
+    assert view.find_visible((200, 400)) == (25.0, 125.0, 150.0, 150.0)
+    assert view.place_box((25, 200, 100, 500), (200, 400)) == (0.0, 0.5, 0.5, 1.0)
+    assert view.place_box((0, 0, 20, 20), (200, 400)) == NO_BOX
+    assert View((4, 8, 3)).find_visible((20, 30)) == (0.0, 0.0, 20.0, 30.0)
+
+
+def test_which_pictures_are_stored_with_a_border():
+    assert [canvas_of(side) for side in (32, 64, 65, 128, 224)] == [0, 0, 74, 146, 256]

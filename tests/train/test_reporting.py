@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from lossattn_jax.commands.progress import Progress
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import reporting
-from lossattn_jax.train.progress import Progress
 
 
 @pytest.fixture

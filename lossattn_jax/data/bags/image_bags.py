@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lossattn_jax.data import memory
+from lossattn_jax.data import prepared_split
 from lossattn_jax.data.bags import digit_files
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.datasets import DatasetNotFound, resolve_data_dir
@@ -191,7 +191,7 @@ def load_digits(source: str | os.PathLike[str] | None, split: str) -> tuple[np.n
 
 def _prepared_digits(data_dir: str | None, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        digits = memory.load(_MNIST, split, data_dir)
+        digits = prepared_split.load(_MNIST, split, data_dir)
     except DatasetNotFound as error:
         folder = resolve_data_dir(data_dir)
         raise UserError(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import devices
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data.bags import bag_stream, precision
 from lossattn_jax.data.bags.bag_stream import StepBags
 from lossattn_jax.data.bags.bag_survey import Survey
@@ -39,7 +40,6 @@ from lossattn_jax.train.bags.states import Models, State, gather_models
 from lossattn_jax.train.bags.steps import Program, Steps
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor, is_split
 from lossattn_jax.train.bags.training import TrainedModels, make_program
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from lossattn_jax import devices
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data.bags import data_warnings, precision
 from lossattn_jax.data.bags.bags import BagDataset, bucket_lengths
 from lossattn_jax.data.order import bucket_batches, bucket_steps
@@ -32,7 +33,6 @@ from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.spread import MODELS, Spread
 from lossattn_jax.train.bags.states import gather_models
 from lossattn_jax.train.bags.steps import Program, Steps
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

@@ -55,12 +55,12 @@ def make_gradients(
 
     To be called inside `devices.pmap`.
 
-    The batch holds this device's `image` uint8 `[b, H, W, C]`, `label` int32 `[b]` or multi-hot uint8
-    `[b, K]`, and `index` int32 `[b]`. See `step.make_train_step` for the arguments, and for what is said of
-    randomness and of a batch in parts.
+    The batch holds this device's `image` uint8 `[b, H, W, C]` as stored, `label` int32 `[b]` or multi-hot
+    uint8 `[b, K]`, and `index` int32 `[b]`. See `step.make_train_step` for the arguments, and for what is
+    said of randomness and of a batch in parts.
     """
     seed = options.seed
-    crop_padding = options.data.crop_padding
+    crop_padding, crop_area = options.data.crop_padding, options.data.crop_area
     flip = spec.flip if options.data.flip is None else options.data.flip
     loss_options = options.loss
     kind = runs.loss_kind(model, spec, loss_options.name)
@@ -79,6 +79,8 @@ def make_gradients(
             positions=devices.global_positions(images.shape[0]),
             spec_flip=flip,
             pad=crop_padding,
+            size=spec.image_shape[:2],
+            area=crop_area,
             mean=spec.mean,
             std=spec.std,
             dtype=model.dtype,

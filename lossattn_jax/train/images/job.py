@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices, models
 from lossattn_jax.attention import ensemble, losses
-from lossattn_jax.checkpoint import conversion_folder, pretrained, run_folder, runs, warm_start
+from lossattn_jax.checkpoint import (
+    conversion_folder,
+    data_set_record,
+    pretrained,
+    run_folder,
+    runs,
+    warm_start,
+)
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
@@ -143,6 +150,7 @@ def first_state(
     if devices.anywhere(bool(checkpoints.steps_with_folder())):
         checkpoints.latest_step()  # the same for all processes, or an error
         earlier = _stored_options(job)
+        data_set_record.refuse_other_classes(job.workdir, job.spec)
         for difference in same_run.refuse_other_run(earlier, job.options, job.workdir):
             reporting.warn("changed since the run was last started: %s", difference)
         pretrained.refuse_other(job.options.model.pretrained, job.workdir)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from lossattn_jax import data, devices
 from lossattn_jax.checkpoint import run_folder, runs
 from lossattn_jax.checkpoint import store as checkpoint_lib
+from lossattn_jax.commands.progress import Progress
 from lossattn_jax.evaluate import metrics, nonfinite_values
 from lossattn_jax.evaluate.evaluation import EvalStep, evaluate, make_eval_step
 from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS
@@ -34,7 +35,6 @@ from lossattn_jax.train.images import (
 from lossattn_jax.train.images.job import Job, describe, first_state, open_job
 from lossattn_jax.train.images.saver import Saver
 from lossattn_jax.train.images.step import Metrics, make_train_step
-from lossattn_jax.train.progress import Progress
 from lossattn_jax.train.skips import Skips
 from lossattn_jax.train.state import TrainState
 

@@ -6,7 +6,8 @@ the first of the row go to `WORKDIR/nonfinite/step_S/` (see `train.dumps`), and 
 the update again.
 
 The content of a dump: `step`, updates before it; `examples`, the images of the training set; `config`, the
-options by dotted keys. Its state has the items of a checkpoint, its batch is that of all processes.
+options by dotted keys; `data_set`, as of `checkpoint.data_set_record`. Its
+state has the items of a checkpoint, its batch is that of all processes.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 from lossattn_jax import data, devices
+from lossattn_jax.checkpoint import data_set_record
 from lossattn_jax.config.options import leaves
 from lossattn_jax.data.pipeline import Batch
 from lossattn_jax.evaluate import metrics
@@ -84,7 +86,7 @@ def stop_if_stuck(job: Job, device_state: TrainState, skips: Skips[str]) -> None
         f"a lower config.optimizer.learning_rate than {options.optimizer.learning_rate} or a longer "
         f"config.optimizer.warmup_epochs than {options.optimizer.warmup_epochs} may help; the last "
         "checkpoint is from before",
-        functools.partial(_write_dump, job, step, state, job.train_set.read(places)),
+        functools.partial(_write_dump, job, step, state, job.train_set.read(places, stored=True)),
         job.workdir / dumps.FOLDER_NAME / f"step_{step}",
     )
 
@@ -105,6 +107,7 @@ def _write_dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pa
         "step": step,
         "examples": len(job.train_set),
         "config": dict(leaves(job.options)),
+        "data_set": data_set_record.to_json(job.spec),
     }
     trees = {"state": before.items(), "batch": batch}
     dumps.write(folder, "images", content, trees, job.train_set.digest())

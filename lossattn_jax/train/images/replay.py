@@ -5,10 +5,11 @@ from typing import Any
 import jax
 
 from lossattn_jax import data, devices
-from lossattn_jax.checkpoint import runs
+from lossattn_jax.checkpoint import data_set_record, runs
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions
+from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.train.dumps import RECORD_NAME, Dump
 from lossattn_jax.train.images import frozen
@@ -40,13 +41,13 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     options = config_lib.resolve(config_json.from_values(values, place, trust_code=trust_code))
     batch = dump.tree("batch")
     examples = int(dump.content["examples"])
-    spec = runs.spec_of(options.data)
+    spec = _data_set(dump, options)
     model = build_network(options.model, spec)
     if options.train.freeze:
         model, spec = frozen.behind_backbone(model, spec)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
-    like = jax.eval_shape(lambda: _fresh_state(options, examples).items())
+    like = jax.eval_shape(lambda: _fresh_state(options, spec, examples).items())
     state = TrainState.from_items(dump.restore_state(like))
     compute_gradients = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
     of_batch: BatchGradients = compute_gradients(devices.replicate(state), devices.shard(batch))
@@ -66,8 +67,20 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     ]
 
 
-def _fresh_state(options: ImageOptions, examples: int) -> TrainState:
-    spec = runs.spec_of(options.data)
+def _data_set(dump: Dump, options: ImageOptions) -> data.DatasetSpec:
+    """The data set of the run; dumps of before there were records have its name alone."""
+    stored = dump.content.get("data_set")
+    if stored is None:
+        return runs.spec_of(options.data)
+    try:
+        return data_set_record.from_json(stored)
+    except (TypeError, AttributeError) as error:
+        raise UserError(
+            f"{dump.folder / RECORD_NAME} does not say which data set the run belongs to ({error})"
+        ) from None
+
+
+def _fresh_state(options: ImageOptions, spec: data.DatasetSpec, examples: int) -> TrainState:
     model = build_network(options.model, spec)
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
     length = Length(options.train.epochs, steps_per_epoch)

@@ -15,11 +15,15 @@ from lossattn_jax.train.optimizer import changes_betas
 _SAME_KEYS = {
     "model.": ", and it shapes the model",
     "data.name": ", and it shapes the model",
+    "data.image_size": ", and it shapes the model",
     "optimizer.name": ", and it shapes the optimiser's state",
     "data.num_labels": ", and it decides what each step sees",
     "data.label_seed": ", and it decides what each step sees",
     "seed": ", and it decides what each step sees",
     "data.extra": ", and it decides what each step sees",
+    "data.test_share": ", and it decides what each step sees",
+    "data.split_seed": ", and it decides what each step sees",
+    "data.normalisation": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
     "train.freeze": ", and it decides what is trained",
 }

@@ -1,0 +1,386 @@
+"""Users' image files with their classes: folders of classes, or a table.
+
+    D/train/CLASS/*.jpg, D/test/CLASS/*.jpg     files in splits; `val`, `validation` or `valid` where there is
+                                                no test
+    D/CLASS/*.jpg                               files of which a share is tested, drawn for each class
+    D/images.csv                                a table with the columns path and label, see `read_table`
+
+Classes are in the order of their names, and so are files by class and path; those of a table in the table's.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossattn_jax.data import own_images
+from lossattn_jax.data.bags import columns, folds, text_tables
+from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
+from lossattn_jax.data.bags.label_values import label_values
+from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Corners = tuple[float, float, float, float]
+
+DEFAULT_TABLE = "images.csv"  # taken where it is there and no other is named
+# Names of the columns, in small letters; the first one counts.
+_PATHS, _LABELS = ("path", "file", "filename", "image"), ("label", "class")
+_CORNERS = ("ymin", "xmin", "ymax", "xmax")
+_TESTS = ("test", "validation")  # splits that are tested, the first one that there is
+_MOST_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class FileList:
+    """Image files of one split or of several.
+
+    Attributes:
+      root: the folder of the data set.
+      names: `N` paths in it, with slashes.
+      classes: `N` names.
+      splits: `N` of "train", "test", or "" where the file is in no split.
+      groups: `N` of what files share that must not be divided, or None.
+      boxes: `N` (ymin, xmin, ymax, xmax) in pixels of the picture, None for a file without; or None.
+    """
+
+    root: pathlib.Path
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    boxes: tuple[Corners | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, places: Iterable[int]) -> "FileList":
+        """Takes the files at some places."""
+        chosen = list(places)
+
+        def of(values: Sequence[Any] | None) -> Any:
+            return None if values is None else tuple(values[place] for place in chosen)
+
+        return FileList(
+            self.root,
+            of(self.names),
+            of(self.classes),
+            of(self.splits),
+            of(self.groups),
+            of(self.boxes),
+        )
+
+    def of_split(self, split: str) -> "FileList":
+        """Takes the files of "train" or "test"."""
+        return self.take(place for place, own in enumerate(self.splits) if own == split)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the names of the classes in their order."""
+        return tuple(sort_names(set(self.classes)))
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sorts names of classes, by their values where all are whole numbers."""
+    ordered = sorted(names)
+    values = dict(zip(ordered, label_values(ordered), strict=True))
+    return sorted(ordered, key=values.__getitem__)
+
+
+def find(root: str | os.PathLike[str], table: str = "") -> FileList:
+    """Finds the image files of a folder and their classes.
+
+    Hidden files and folders are left out, and so are files that are not named as images. Links to files and
+    to folders of classes are followed, other links to folders are not. Files in subfolders of a class are
+    its own.
+
+    Args:
+      root: the folder.
+      table: file that lists them, in `root` unless it is absolute; '': `DEFAULT_TABLE` if it is there.
+
+    Raises:
+      UserError: it is no folder, its layout is none of these, or the table cannot be used.
+    """
+    folder = pathlib.Path(root)
+    if not folder.is_dir():
+        raise UserError(
+            f"the folder of images {folder} is not there; config.data.dir, or --data_dir of the commands "
+            "that open a run, says where it is"
+        )
+    if table or (folder / DEFAULT_TABLE).is_file():
+        return read_table(folder, folder / (table or DEFAULT_TABLE))
+    try:
+        inside = _list_folders(folder)
+        by_split: dict[str, list[pathlib.Path]] = {}
+        for name in inside:
+            if (split := SPLITS.get(name.name.lower())) is not None:
+                by_split.setdefault(split, []).append(name)
+        if "train" in by_split:
+            return _find_in_splits(folder, by_split)
+        if len(by_split) == len(inside) == 1:  # a folder with tests alone, of a trained network
+            return _find_in_splits(folder, {"train": [], **by_split})
+        return _find_in_classes(folder, folder, "")
+    except OSError as error:
+        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) -> FileList:
+    for split, several in folders.items():
+        if len(several) > 1:
+            names = " and ".join(repr(folder.name) for folder in several)
+            raise UserError(f"{root} has the folders {names}, but must have one for {split}")
+    test = next((split for split in _TESTS if split in folders), None)
+    if test is None:
+        raise UserError(
+            f"{root} has the folder {folders['train'][0].name!r} but none of {', '.join(_TESTS)}; add one, "
+            f"or give {folders['train'][0]} as config.data.dir, of which a share is tested then"
+        )
+    if test == "test" and "validation" in folders:
+        log.info("not used, since there is a test folder: %s", folders["validation"][0])
+    lists = [
+        _find_in_classes(root, folder, split)
+        for split, used in (("train", "train"), ("test", test))
+        for folder in folders[used]
+    ]
+    return FileList(
+        root,
+        tuple(name for one in lists for name in one.names),
+        tuple(name for one in lists for name in one.classes),
+        tuple(name for one in lists for name in one.splits),
+    )
+
+
+def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> FileList:
+    """Finds the files of a folder whose folders are classes."""
+    by_name = {path.name: path for path in _list_folders(folder)}
+    classes = [by_name[name] for name in sort_names(by_name)]
+    if not classes:
+        raise UserError(
+            f"{folder} has no folder of a class, but must have one for each, with its images in it; or "
+            f"{root / DEFAULT_TABLE} lists images with their labels"
+        )
+    names: list[str] = []
+    labels: list[str] = []
+    for own in classes:
+        found = _list_visible(own)
+        if not found:
+            raise UserError(
+                f"the folder {own} of a class has no image ({', '.join(own_images.SUFFIXES)}); add some, or "
+                "remove it"
+            )
+        names += [path.relative_to(root).as_posix() for path in found]
+        labels += [own.name] * len(found)
+    return FileList(root, tuple(names), tuple(labels), (split,) * len(names))
+
+
+def _list_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the visible folders in a folder, links to folders among them."""
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _list_visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the visible image files in a folder and its subfolders."""
+    files = own_images.list_files(folder)
+    return [
+        path
+        for path in files
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
+    """Reads a table of images (CSV or TSV, also `.gz`).
+
+    Columns are found by these names, in any case of letters: `path` (or file, filename, image), in `root`
+    unless it is absolute; `label` (or class); perhaps `split` (train, validation or test), `group` (or
+    patient, patient_id, case_id) of what must not be divided, and all of `ymin`, `xmin`, `ymax`, `xmax` in
+    pixels, empty where an image has no box. Others are not taken.
+
+    Raises:
+      UserError: it cannot be read, lacks a column, has a file twice, a cell is missing or of no allowed
+        value, or a file does not exist.
+    """
+    table = text_tables.open_table(path)
+    rows = list(table.rows)
+    lines = [line for line, _ in rows]
+    if not rows:
+        raise UserError(f"{path} has no image, but must have one in each line after the header")
+
+    def column(names: Sequence[str], needed: bool = False) -> list[str] | None:
+        place = columns.find_first(path, table.header, names)
+        if place is None:
+            if needed:
+                raise UserError(
+                    f"{path} has no column {' or '.join(map(repr, names))}, but "
+                    f"{_some(map(repr, table.header))}"
+                )
+            return None
+        cells = [row[place].strip() for _, row in rows]
+        missing = [number for number, cell in enumerate(cells) if is_missing(cell)]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(cells)} images of {path} have no {table.header[place]}, the first "
+                f"in line {lines[missing[0]]}; give them one or leave these images out"
+            )
+        return cells
+
+    names, labels = column(_PATHS, needed=True), column(_LABELS, needed=True)
+    assert names is not None and labels is not None
+    first: dict[str, int] = {}
+    for line, name in zip(lines, names, strict=True):
+        if first.setdefault(name, line) != line:
+            raise UserError(
+                f"{path} has the image {name!r} twice, in lines {first[name]} and {line}"
+            )
+    absent = [name for name in names if not (root / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{len(absent)} of {len(names)} images of {path} do not exist in {root}: {_some(absent)}; "
+            "correct the paths, or leave these lines out"
+        )
+    groups, splits = column(NAMES["group"]), column(("split",))
+    files = FileList(
+        root,
+        tuple(names),
+        tuple(map(str, label_values(labels))),
+        ("",) * len(names) if splits is None else _read_splits(path, lines, splits),
+        None if groups is None else tuple(groups),
+        _read_boxes(path, table.header, rows),
+    )
+    return files.take(place for place, split in enumerate(files.splits) if split != "validation")
+
+
+def _read_splits(path: pathlib.Path, lines: Sequence[int], words: Sequence[str]) -> tuple[str, ...]:
+    """Reads "train" and "test"; "validation" is left where there are tests besides."""
+    for line, word in zip(lines, words, strict=True):
+        if word.lower() not in SPLITS:
+            raise UserError(
+                f"line {line} of {path} has the split {word!r}, but allowed are {', '.join(SPLITS)}"
+            )
+    splits = [SPLITS[word.lower()] for word in words]
+    if "test" in splits:
+        if "validation" in splits:
+            log.info("not used, since there are images to test: those for validation of %s", path)
+        return tuple(splits)
+    return tuple("test" if split == "validation" else split for split in splits)
+
+
+def _read_boxes(
+    path: pathlib.Path, header: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
+) -> tuple[Corners | None, ...] | None:
+    places = [columns.find_first(path, header, (name,)) for name in _CORNERS]
+    there = [place for place in places if place is not None]
+    if not there:
+        return None
+    if len(there) < len(places):
+        raise UserError(f"{path} has columns of boxes, but must have all of {', '.join(_CORNERS)}")
+    return tuple(
+        _read_box(path, line, [cells[place].strip() for place in there]) for line, cells in rows
+    )
+
+
+def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | None:
+    if all(map(is_missing, cells)):
+        return None
+    try:
+        ymin, xmin, ymax, xmax = map(float, cells)
+    except ValueError:
+        ymin = xmin = ymax = xmax = np.nan
+    if not (np.isfinite([ymin, xmin, ymax, xmax]).all() and ymin < ymax and xmin < xmax):
+        raise UserError(
+            f"line {line} of {path} has the box {', '.join(cells)}, but must have four numbers of pixels, "
+            "ymin below ymax and xmin below xmax, or none"
+        )
+    return ymin, xmin, ymax, xmax
+
+
+def divide(files: FileList, share: float, seed: int) -> FileList:
+    """Draws the files that are tested where no split is given.
+
+    Of a class with n files `share * n` are drawn, rounded, at least 1; of groups see `folds.held_out`.
+
+    Args:
+      files: all of them.
+      share: of the files that are tested, between 0 and 1.
+      seed: the draw follows from it, and from the classes and their order.
+
+    Raises:
+      UserError: a class has a single file, or the groups cannot be divided.
+    """
+    if any(files.splits):
+        _refuse_divided_groups(files)
+        return files
+    names, counts = np.unique(files.classes, return_counts=True)
+    if counts.min() < 2:
+        raise UserError(
+            f"the class {str(names[counts.argmin()])!r} has one image in {files.root}, but must have one to "
+            "train on and one to test; add some, or leave it out"
+        )
+    rows = np.arange(len(files))
+    try:
+        is_tested = folds.held_out(files.classes, rows, share, seed, files.groups)
+    except UserError:
+        if files.groups is None:
+            raise
+        raise UserError(
+            f"the {len(set(files.groups))} groups of images in {files.root} cannot be divided so that "
+            "every class is in training and test; give the table a column split"
+        ) from None
+    return dataclasses.replace(
+        files, splits=tuple("test" if tested else "train" for tested in is_tested)
+    )
+
+
+def _refuse_divided_groups(files: FileList) -> None:
+    if files.groups is None:
+        return
+    owners: dict[str, str] = {}
+    for group, split in zip(files.groups, files.splits, strict=True):
+        if owners.setdefault(group, split) != split:
+            raise UserError(
+                f"the group {group!r} has images to train on and images to test in {files.root}, but must be "
+                "in one split; correct the table, or take its column of groups out"
+            )
+
+
+def check_classes(files: FileList) -> None:
+    """Refuses classes that cannot be learned; warns of untested ones.
+
+    Raises:
+      UserError: there are fewer than two classes, or one has images to test and none to train on.
+    """
+    classes = files.class_names()
+    if len(classes) < 2:
+        raise UserError(
+            f"{files.root} has {'the one class ' + repr(classes[0]) if classes else 'no class'}, but must "
+            "have two at least"
+        )
+    in_training, in_test = (set(files.of_split(split).classes) for split in ("train", "test"))
+    if only := sorted(in_test - in_training):
+        raise UserError(
+            f"{_classes(only)} in the test split of {files.root} and not in its training split, so that no "
+            "network can learn it; add images to train on, or leave it out"
+        )
+    if not in_test:
+        raise UserError(f"{files.root} has no image to test, but must have some of each class")
+    if only := sorted(in_training - in_test):
+        log.warning(
+            "warning: %s in the training split of %s and not in its test split",
+            _classes(only),
+            files.root,
+        )
+
+
+def _classes(names: Sequence[str]) -> str:
+    several = len(names) > 1
+    return f"class{'es' if several else ''} {_some(map(repr, names))} {'are' if several else 'is'}"
+
+
+def _some(names: Iterable[str]) -> str:
+    every = list(names)
+    more = len(every) - _MOST_NAMED
+    return ", ".join(every[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
