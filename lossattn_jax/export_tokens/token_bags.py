@@ -19,12 +19,12 @@ import numpy as np
 
 from lossattn_jax import data, devices, files
 from lossattn_jax.checkpoint import provenance, run_folder, runs
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.backbone_maps import compute_maps, map_shape
 from lossattn_jax.files import records
 from lossattn_jax.models.geometry import sliding_grid
-from lossattn_jax.train.progress import LogClock, Progress
 
 log = logging.getLogger(__name__)
 

@@ -139,7 +139,7 @@ def test_the_cache_is_read_and_follows_resizing_and_boxes(coco_dir, monkeypatch)
     assert Path(memory.cache_path(source)).name == "cache_validation.npz"
     expected = data.load(SPEC, "test", coco_dir)
     before = source.fingerprint()
-    monkeypatch.setattr(datasets, "_DRAFT", 3)
+    monkeypatch.setattr(datasets, "DRAFT", 3)
     assert source.fingerprint() != before
     monkeypatch.undo()
     more = dataclasses.replace(SPEC, max_boxes=SPEC.max_boxes + 1)

@@ -17,13 +17,13 @@ import numpy as np
 
 from lossattn_jax import data, devices, files, models
 from lossattn_jax.checkpoint import provenance, run_folder
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.backbone_maps import compute_maps, map_shape
 from lossattn_jax.files import digests, npz, records
 from lossattn_jax.models.network import BACKBONE, without_backbone
 from lossattn_jax.train.images import memory
 from lossattn_jax.train.images.job import Job
-from lossattn_jax.train.progress import LogClock, Progress
 from lossattn_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
