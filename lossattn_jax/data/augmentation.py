@@ -136,7 +136,7 @@ def _resize_rows(rows: jax.Array, count: int, start: jax.Array, length: jax.Arra
     most = math.ceil(2 * max(total / count, 1.0))  # rows that it can cover
     middles = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * step - 0.5
     first = jnp.floor(middles - width).astype(jnp.int32) + 1
-    places = first[:, None] + jnp.arange(most)
+    places = first[:, None] + jnp.arange(most)[None]
     distances = jnp.abs(middles[:, None] - places.astype(jnp.float32))
     weights = jnp.maximum(1 - distances / width, 0)
     weights = jnp.where((places >= 0) & (places < total), weights, 0)
