@@ -63,6 +63,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "predict",
+        "lossattn_jax.predict",
+        "writes a table of predictions for any number of image files; the same command goes on",
+        (
+            "--workdir=runs/digit_scenes --images=a.png,folder --out=predictions.csv",
+            "--workdir=runs/digit_scenes --images=folder --checkpoint=best --out=predictions.parquet",
+        ),
+    ),
+    Command(
         "compare-explainers",
         "lossattn_jax.compare_explainers",
         "measures attention beside gradients, Grad-CAM and occlusion",
