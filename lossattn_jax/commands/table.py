@@ -93,6 +93,12 @@ COMMANDS = (
         ("--workdir=runs/digit_scenes --out=tokens",),
     ),
     Command(
+        "export-model",
+        "lossattn_jax.export_model",
+        "writes a network as a program that needs JAX alone",
+        ("--workdir=runs/digit_scenes --out=model.stablehlo",),
+    ),
+    Command(
         "convert",
         "lossattn_jax.convert",
         "makes a run of PyTorch weights, or PyTorch weights of a run",
