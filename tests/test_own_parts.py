@@ -38,6 +38,8 @@ OPENING = {
     "compare_explainers": ["--workdir=run", *SPLIT, "--explainers=attention", "--metrics=deletion"],
     "export_maps": ["--workdir=run", "--out=maps.zarr"],
     "convert": ["--workdir=run", "--to=weights.npz"],
+    "predict": ["--workdir=run", "--images=data", "--out=predictions.csv"],
+    "export_model": ["--workdir=run", "--out=model.stablehlo"],
     "explain.explanation_table": ["--runs=run", "--table=t.md", "--record=t.json"],
 }
 

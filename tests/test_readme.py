@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from lossattn_jax.config import config_file
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.data.bags import bag_files
 from lossattn_jax.data.bags.positive import find_positive
+from tests.support import trained_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,8 +47,13 @@ def _prose(text: str) -> str:
 @pytest.mark.parametrize("code", _PYTHON)
 def test_a_block_of_python_runs_as_pasted(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "runs/digit_scenes" in code:  # a reader's own run and pictures
+        trained_runs.write(tmp_path / "runs" / "digit_scenes")
+        trained_runs.write_pictures(tmp_path / "folder")
+        shutil.copy(tmp_path / "folder" / "00.png", tmp_path / "a.png")
+    before = sorted(tmp_path.rglob("*"))
     _run(code)
-    assert list(tmp_path.iterdir()) == []  # nothing that a reader would not expect
+    assert sorted(tmp_path.rglob("*")) == before  # nothing that a reader would not expect
 
 
 @pytest.mark.parametrize("kind", ["linen", "nnx"])

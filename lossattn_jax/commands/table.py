@@ -65,6 +65,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "predict",
+        "lossattn_jax.predict",
+        "writes a table of predictions for any number of image files; the same command goes on",
+        (
+            "--workdir=runs/digit_scenes --images=a.png,folder --out=predictions.csv",
+            "--workdir=runs/digit_scenes --images=folder --checkpoint=best --out=predictions.parquet",
+        ),
+    ),
+    Command(
         "compare-explainers",
         "lossattn_jax.compare_explainers",
         "measures attention beside gradients, Grad-CAM and occlusion",
@@ -95,6 +104,12 @@ COMMANDS = (
         "lossattn_jax.export_tokens",
         "writes what a run's backbone makes of each image as bags, for the commands on bags",
         ("--workdir=runs/digit_scenes --out=tokens",),
+    ),
+    Command(
+        "export-model",
+        "lossattn_jax.export_model",
+        "writes a network as a program that needs JAX alone",
+        ("--workdir=runs/digit_scenes --out=model.stablehlo",),
     ),
     Command(
         "convert",

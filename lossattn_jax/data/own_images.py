@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # Files of a folder that are taken for images, in small letters.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FITS = ("resize", "tile")
+ARRAY_BANDS = (1, 3, 4)  # channels that an array may have
 # Pillow's names of these formats; it knows others, of which EPS runs Ghostscript on what is in the file.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SIDES = (256, 257)  # tags of a TIFF: width and height
@@ -228,18 +229,85 @@ def read_image(path: str | pathlib.Path, view: View | None) -> np.ndarray:
 
 def read_stored(path: str | pathlib.Path, view: View | None) -> np.ndarray:
     """Reads an image file as `[*view.stored_shape]` uint8; see `read_image`."""
-    from PIL import Image
-
     with _open(path, shrink=view is not None) as (image, file):
         if view is not None:
             side = DRAFT * max(view.stored_shape[:2])  # also where it is on its side
             image.draft(None, (side, side))
-        upright = picture_depth.to_8_bits(image, file, path)
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+        rgb = _to_rgb(picture_depth.to_8_bits(image, file, path))
         return np.asarray(rgb if view is None else view.resize(rgb))
+
+
+def take_array(array: np.ndarray, view: View, name: str) -> np.ndarray:
+    """Makes an array a network's image, as `read_image` does a file.
+
+    Args:
+      array: `[H, W]` or `[H, W, C]` of any size, C being 1, 3 or, with transparency, 4; see
+        `picture_depth.array_to_8_bits` for its values.
+      view: of the network's images.
+      name: of the picture, for the sentences.
+
+    Returns:
+      `[*view.shape]` uint8.
+
+    Raises:
+      UserError: it has another shape, or it is not known what its values mean.
+    """
+    from PIL import Image
+
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in ARRAY_BANDS):
+        raise UserError(
+            f"{name} has the shape {array.shape}, but must be [H, W], or [H, W, C] with 1, 3 or 4 channels"
+        )
+    if not array.size:
+        raise UserError(f"{name} has the shape {array.shape}, in which there is no pixel")
+    levels = picture_depth.array_to_8_bits(array.reshape(*array.shape[:2], -1), name)
+    bands = levels[..., 0] if levels.shape[2] == 1 else levels
+    picture = _to_rgb(Image.fromarray(np.ascontiguousarray(bands)))
+    return view.cut_centre(np.asarray(view.resize(picture)))
+
+
+def take_picture(picture: Any, view: View, name: str) -> np.ndarray:
+    """Makes a picture of Pillow a network's image, as `read_image` does a file.
+
+    One of more than 8 bits a sample is taken as an array, unless it was opened from a file and not loaded
+    yet. The picture itself stays as it is.
+
+    Args:
+      picture: a `PIL.Image.Image` of any mode and size.
+      view: of the network's images.
+      name: of the picture, for the sentences.
+
+    Returns:
+      `[*view.shape]` uint8.
+
+    Raises:
+      UserError: it cannot be decoded, or it is not known what its values mean.
+    """
+    path = getattr(picture, "filename", "")
+    if path and getattr(picture, "tile", None) and os.path.isfile(path):
+        return read_image(path, view)  # Pillow itself may read 16 bits as 8
+    from PIL import ImageOps
+
+    try:
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)  # a copy
+    except Exception as error:  # decoders fail in many ways on damaged files
+        raise UserError(
+            f"{name} cannot be read as an image: {error or type(error).__name__}"
+        ) from None
+    if upright.mode[0] in "IF":
+        return take_array(np.asarray(upright), view, name)
+    return view.cut_centre(np.asarray(view.resize(_to_rgb(upright))))
+
+
+def _to_rgb(picture: Any) -> Any:
+    """Converts a picture of 8 bits to RGB; transparent parts become white."""
+    from PIL import Image
+
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ _RESIZED_BYTES, _PLAIN_BYTES, _BLENDED_BYTES, _LONG_BYTES = 8, 12, 20, 16
 _WIDE_BYTES = 6  # times the number of bands and one
 _AT_ONCE = 1 << 20  # values that are floats at once
 _REMEDY = "save it with 8 bits a sample"
+_ARRAY_REMEDY = "scale them to floats in [0, 1]"
 
 
 def refuse_large(image: Any, path: str | pathlib.Path, shrink: bool) -> None:
@@ -96,10 +97,14 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     values = values.reshape(*values.shape[:2], -1)
     tones = values.shape[-1] - (colours in ("LA", "RGBA"))  # without the transparency
     if image.mode == "F":
-        levels = _scale_floats(values, path)
+        levels = _scale_floats(values, path, _REMEDY)
     elif image.mode == "I" and image.format == "TIFF":
         signed_16 = tags.get(_BITS) == (16,)
-        levels = (_scale_signed_16_bits if signed_16 else _take_32_bits)(values, path)
+        levels = (
+            _scale_signed_16_bits(values, path)
+            if signed_16
+            else _take_integers(values, path, _REMEDY)
+        )
     else:
         full = _read_white(image, file, tags, values[..., :tones])
         levels = _scale_16_bits(values, tones, full or _guess_white(values[..., :tones], path))
@@ -114,6 +119,39 @@ def to_8_bits(image: Any, file: BinaryIO, path: str | pathlib.Path) -> Any:
     if orientation := image.getexif().get(ORIENTATION):
         flat.getexif()[ORIENTATION] = orientation
     return ImageOps.exif_transpose(flat)
+
+
+def array_to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Brings the values of an array to 8 bits, as those of a file.
+
+    Floats within [0, 1] are multiplied by 255, whole numbers within [0, 255] stay as they are, and True is
+    white. An array does not declare its depth: 16 bits without a sign are refused whatever they hold.
+
+    Args:
+      values: `[H, W, bands]`.
+      name: of the picture, for the sentences.
+
+    Returns:
+      `[H, W, bands]` uint8.
+
+    Raises:
+      UserError: it is not known what the values mean.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return np.where(values, np.uint8(255), np.uint8(0))
+    if np.issubdtype(values.dtype, np.floating):
+        return _scale_floats(values, name, _ARRAY_REMEDY)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise UserError(
+            f"{name} has the dtype {values.dtype}, but must hold uint8, or floats in [0, 1]"
+        )
+    if values.dtype == np.uint16:
+        raise UserError(
+            f"{name} has integers of 16 bits, whose white is not known: {_ARRAY_REMEDY}"
+        )
+    return _take_integers(values, name, _ARRAY_REMEDY)
 
 
 def _find_wide_colours(image: Any, tags: Any, path: str | pathlib.Path) -> tuple[str, str]:
@@ -231,24 +269,24 @@ def _scale_signed_16_bits(values: np.ndarray, path: str | pathlib.Path) -> np.nd
     return _to_levels(values, np.float64(min(_guess_white(values, path), 2**15 - 1)))
 
 
-def _take_32_bits(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+def _take_integers(values: np.ndarray, path: str | pathlib.Path, remedy: str) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
         raise UserError(
-            f"{path} has integers of 32 bits from {low} to {high}, of which only 0 to 255 have a known "
-            f"meaning: {_REMEDY}"
+            f"{path} has integers of {8 * values.itemsize} bits from {low} to {high}, of which only 0 to 255 "
+            f"have a known meaning: {remedy}"
         )
     return values.astype(np.uint8)
 
 
-def _scale_floats(values: np.ndarray, path: str | pathlib.Path) -> np.ndarray:
+def _scale_floats(values: np.ndarray, path: str | pathlib.Path, remedy: str) -> np.ndarray:
     if wrong := int((~np.isfinite(values)).sum()):
         raise UserError(f"{path} has {wrong} of {values.size} values that are not finite")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise UserError(
             f"{path} has floats from {low:g} to {high:g}, of which only 0 to 1 have a known meaning: "
-            f"{_REMEDY}"
+            f"{remedy}"
         )
     return _to_levels(values, np.float64(1))
 

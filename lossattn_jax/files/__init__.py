@@ -1,7 +1,8 @@
 """Files on disk: safe opening, whole writing, safe names.
 
 Beside these functions the folder has what files say of themselves: `digests` by content, `records` that
-carry them, headers of `.npz` files; and texts of users, escaped for Markdown and spreadsheets.
+carry them, headers of `.npz` files; lines of `tables`; and texts of users, escaped for Markdown and
+spreadsheets.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ import secrets
 import stat
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
+
+from lossattn_jax.errors import UserError
 
 Path = str | os.PathLike[str]
 
@@ -123,6 +126,23 @@ def path_of(error: OSError) -> str | None:
             if not (name.startswith(".") and name.endswith(".part")):
                 return os.fspath(path)
     return None
+
+
+@contextlib.contextmanager
+def writing_out(path: Path) -> Iterator[None]:
+    """Turns errors of writing a command's --out into a sentence.
+
+    Raises:
+      UserError: an `OSError` was raised within.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = path_of(error)
+        at = f" ({place})" if place not in (None, os.fspath(path)) else ""
+        raise UserError(
+            f"--out={os.fspath(path)} cannot be written: {error.strerror or error}{at}"
+        ) from None
 
 
 def _is_device(path: Path) -> bool:

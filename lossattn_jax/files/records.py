@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MADE_FROM, DIGEST, NONFINITE = "made_from", "digest", "nonfinite"
 
 _OF_CONTENT = re.compile(r"[0-9a-f]{16,64}")  # a digest, which says nothing to a reader
+_REMEDY = "use another workdir"
 _MOST_NAMED = 3  # differences that a sentence names
 
 
@@ -148,6 +149,8 @@ def find(
     path: pathlib.Path,
     made_from: Mapping[str, Any],
     rename: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None] = lambda before: before,
+    *,
+    remedy: str = _REMEDY,
 ) -> Record | None:
     """Finds a record of an earlier run, to resume with.
 
@@ -155,6 +158,7 @@ def find(
       path: of the file.
       made_from: of what is to be computed, as `write` takes it.
       rename: gives the inputs of a record of an earlier release the names that they have now.
+      remedy: what a user is told to do about a record of other inputs.
 
     Returns:
       None where there is no file, and with a warning where it is damaged: it is to be made again.
@@ -169,12 +173,16 @@ def find(
     except DamagedRecord as error:
         log.warning("%s; it is made again", error)
         return None
-    refuse_other(path, rename(record.made_from), made_from)
+    refuse_other(path, rename(record.made_from), made_from, remedy=remedy)
     return record
 
 
 def refuse_other(
-    path: pathlib.Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+    path: pathlib.Path,
+    before: Mapping[str, Any] | None,
+    now: Mapping[str, Any],
+    *,
+    remedy: str = _REMEDY,
 ) -> None:
     """Refuses to resume with, or to overwrite, a record of other inputs.
 
@@ -182,6 +190,7 @@ def refuse_other(
       path: of its file.
       before: what it was made from; None where that is not known.
       now: of what is to be computed; JSON.
+      remedy: what a user is told to do about it.
 
     Raises:
       UserError: they differ, or the record was written before there were digests.
@@ -189,11 +198,11 @@ def refuse_other(
     if before is None:
         raise UserError(
             f"{path} was written before results carried digests, so that nobody knows whether it was made "
-            "from these inputs; use another workdir"
+            f"from these inputs; {remedy}"
         )
     reason = difference(before, now)
     if reason is not None:
-        raise UserError(f"{path} was made from other inputs ({reason}); use another workdir")
+        raise UserError(f"{path} was made from other inputs ({reason}); {remedy}")
 
 
 def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jax.ad_checkpoint import checkpoint_name
 
 from lossattn_jax.kernels import winograd
@@ -42,7 +43,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     if kernel.shape[0] == 1 and stride == 1 and padding == 0:
         return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     # Chosen when traced, and not in the program, where policies of jax.checkpoint would not see through it.
-    on_cpu = jax.default_backend() == "cpu"
+    # A batch of any size is that of a program for all platforms (`export_model`).
+    on_cpu = jax.default_backend() == "cpu" and not export.is_symbolic_dim(x.shape[0])
     if on_cpu and stride > 1:
         result = _convolve_strided(x, kernel, stride, padding)
     elif on_cpu and stride == 1 and _suits_winograd(x, kernel, padding):

@@ -79,7 +79,7 @@ def run(
     ensemble.check(bags)
     words = prediction_run.match_labels(ensemble, bags, labels)
     folder = pathlib.Path(out)
-    with prediction_run.writing(folder), run_folder.make_and_lock(folder):
+    with files.writing_out(folder), run_folder.make_and_lock(folder):
         for own in (BAGS_NAME, MAPS_NAME):
             files.make_folder(folder / own)
             files.remove_temporaries(folder / own)

@@ -5,7 +5,6 @@ out/predictions.csv         bag,label,predicted,p_CLASS...,n_instances,repeat,fo
 out/instances/BAG.h5        attention [N], logits [N, K], scores [N], coords [N, 2]
 """
 
-import csv
 import dataclasses
 import hashlib
 import io
@@ -18,8 +17,7 @@ import numpy as np
 
 from lossattn_jax import files
 from lossattn_jax.data.bags import label_sets
-from lossattn_jax.errors import UserError
-from lossattn_jax.files import digests, records
+from lossattn_jax.files import digests, records, tables
 from lossattn_jax.files.escaping import for_spreadsheet
 from lossattn_jax.mil.bag_metrics import mean_auroc
 from lossattn_jax.mil.bag_predictions import InstancePredictions
@@ -134,10 +132,7 @@ def find_bag(
       UserError: it was made from other inputs.
     """
     path = record_path(out, bag)
-    try:
-        record = records.find(path, made_from)
-    except UserError as error:
-        raise UserError(str(error).replace("use another workdir", "use another --out")) from None
+    record = records.find(path, made_from, remedy="use another --out")
     if record is None or record.content.get("bag") != bag:
         return None
     if with_instances and not _is_whole(instances_path(out, bag), record.content["instances"]):
@@ -201,11 +196,13 @@ def write_table(path: pathlib.Path, rows: Iterable[BagRow], classes: Sequence[An
     """
     names = [for_spreadsheet(f"p_{label}") for label in classes]
     with files.replacing(path) as file:
-        file.write(_line(["bag", "label", "predicted", *names, "n_instances", "repeat", "fold"]))
+        file.write(
+            tables.line(["bag", "label", "predicted", *names, "n_instances", "repeat", "fold"])
+        )
         for row in rows:
             texts = [row.bag, row.label, row.predicted]
             file.write(
-                _line(
+                tables.line(
                     [
                         *("" if text is None else for_spreadsheet(text) for text in texts),
                         *(
@@ -252,12 +249,6 @@ def score(
 
 def _is_whole(path: pathlib.Path, digest: str | None) -> bool:
     return digest is not None and digests.of_file(path) == digest
-
-
-def _line(cells: Sequence[Any]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerow(cells)
-    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _short(value: float) -> str:

@@ -1,6 +1,5 @@
 """What `python -m lossattn_jax.mil.predict` does: predictions of stored models, bag by bag."""
 
-import contextlib
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -51,7 +50,7 @@ def run(
     ensemble.check(bags)
     words = match_labels(ensemble, bags, labels)
     folder = pathlib.Path(out)
-    with writing(folder), run_folder.make_and_lock(folder):
+    with files.writing_out(folder), run_folder.make_and_lock(folder):
         names = (
             prediction_files.BAGS_NAME,
             *((prediction_files.INSTANCES_NAME,) if instances else ()),
@@ -190,16 +189,3 @@ def _row(bag: str, label: Any, content: dict[str, Any]) -> BagRow:
     return BagRow(
         bag, label, content["predicted"], content["probabilities"], content["n_instances"]
     )
-
-
-@contextlib.contextmanager
-def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Turns errors of writing in a folder into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        place = files.path_of(error)
-        at = f" ({place})" if place not in (None, str(folder)) else ""
-        raise UserError(
-            f"--out={folder} cannot be written: {error.strerror or error}{at}"
-        ) from None

@@ -37,6 +37,20 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return blend.round().clip(0, 255).astype(np.uint8)
 
 
+def draw_signed(values: np.ndarray, strongest: float) -> np.ndarray:
+    """Colours a map of values of both signs: red above 0, blue below, white at 0.
+
+    Args:
+      values: `[H, W]`.
+      strongest: absolute value of the full colours.
+
+    Returns:
+      `[H, W, 3]` uint8.
+    """
+    level = values / (strongest or 1.0)
+    return colours("RdBu_r")[((level.clip(-1, 1) + 1) / 2 * 255).round().astype(int)]
+
+
 def draw_attention(image: np.ndarray, attention: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """Overlays patches' attention `[P]` on the image.
 
