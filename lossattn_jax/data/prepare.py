@@ -24,8 +24,7 @@ from absl import flags
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config.options import DataOptions
-from lossattn_jax.data import damage, image_folder, prepared_split
-from lossattn_jax.data.bags import prepared_bags
+from lossattn_jax.data import damage, generated_folders, image_folder, prepared_split
 from lossattn_jax.data.bags.prepared_bags import PREPARED_BAGS
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
@@ -34,6 +33,7 @@ from lossattn_jax.data.datasets import (
     register,
     resolve_data_dir,
 )
+from lossattn_jax.data.generated_folders import GENERATED_IMAGES
 from lossattn_jax.data.origins import make_spec
 from lossattn_jax.data.specs import DATASETS, DatasetSpec, get_spec
 from lossattn_jax.errors import Incomplete, UserError
@@ -64,7 +64,8 @@ def prepare(
 
     Args:
       name: one of `DATASETS` but "folder", `package.module:attribute` of a `DatasetSpec`, or "tfds:NAME" or
-        "tfds:NAME/CONFIG"; or of bags one of `PREPARED_BAGS`, which are made on the spot.
+        "tfds:NAME/CONFIG"; or one of `GENERATED_IMAGES`, or of bags of `PREPARED_BAGS`, which are folders of
+        files that are made on the spot.
       data_dir: the folder data sets are kept in; None for TFDS' default.
       extra: whether SVHN's training set is to hold its `extra` split; see `get_spec`.
       builder_kwargs: for the TFDS builder, such as `num_train` of `digit_scenes` for a small one; of bags
@@ -79,8 +80,8 @@ def prepare(
         that cannot be used, a data set that is there and is damaged or was made with other settings, or that
         another process prepares.
     """
-    if name in PREPARED_BAGS:
-        return _prepare_bags(name, data_dir, builder_kwargs or {})
+    if name in _generators():
+        return _generate(name, data_dir, builder_kwargs or {})
     spec = get_spec(name, extra, "dataset")
     if archives is not None and not os.path.isdir(archives):
         raise UserError(
@@ -127,15 +128,20 @@ def prepare_folder(options: DataOptions) -> str:
     return options.dir
 
 
-def _prepare_bags(name: str, data_dir: str | None, settings: Mapping[str, Any]) -> str:
-    """Makes bags on the spot; see `prepare`."""
-    folder = prepared_bags.folder_of(name, data_dir)
+def _generators() -> dict[str, generated_folders.Write]:
+    """Returns what writes the data sets that are folders of files, by their names."""
+    return {**GENERATED_IMAGES, **{name: bags.write for name, bags in PREPARED_BAGS.items()}}
+
+
+def _generate(name: str, data_dir: str | None, settings: Mapping[str, Any]) -> str:
+    """Makes a folder of files on the spot; see `prepare`."""
+    folder = generated_folders.folder_of(name, data_dir)
     if "://" in resolve_data_dir(data_dir):
         raise UserError(f"--data_dir is {data_dir}, but {name} is made in a folder of this machine")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with run_folder.lock_workdir(folder, beside=True):
-            return str(prepared_bags.prepare(name, data_dir, settings))
+            return str(generated_folders.make(folder, _generators()[name], settings))
     except OSError as error:
         damage.refuse_lack(error, str(folder))
         raise UserError(
@@ -352,7 +358,7 @@ def _reason(error: Exception) -> str:
 
 
 def _names() -> list[str]:
-    return sorted([*DATASETS, *PREPARED_BAGS])
+    return sorted([*DATASETS, *_generators()])
 
 
 def main() -> None:

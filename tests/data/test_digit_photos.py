@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lossattn_jax.config.options import DataOptions
 from lossattn_jax.data import own_images
 from lossattn_jax.data.digit_photos import Options, Photo, draw_photos, write_photos
+from lossattn_jax.data.origins import make_spec
+from lossattn_jax.data.prepare import prepare
+from lossattn_jax.data.prepared_split import open_dataset
 from lossattn_jax.errors import UserError
 
 OPTIONS = Options(train=100, test=10, sides=(48, 80))
@@ -89,3 +93,25 @@ def luma(image):
 def test_impossible_options_are_refused():
     with pytest.raises(UserError, match="the largest side of digit_photos is 40, but must be 64"):
         Options(sides=(64, 40))
+
+
+def test_they_are_prepared_once_and_opened_as_own_images(tmp_path, photos):
+    settings = {"train": 100, "test": 10, "sides": (48, 80)}
+    folder = prepare("digit_photos", str(tmp_path), builder_kwargs=settings)
+    assert prepare("digit_photos", str(tmp_path)) == folder
+    with pytest.raises(UserError, match="made with other settings .train 100 instead of 20"):
+        prepare("digit_photos", str(tmp_path), builder_kwargs={"train": 20})
+    options = DataOptions(name="folder", dir=folder, image_size=32)
+    spec = make_spec(options)
+    assert spec.class_names == tuple("0123456789")
+    train = open_dataset(spec, "train", folder)
+    assert len(train) == 100
+    batch = train.read(np.array([13]), with_boxes=True)
+    # Whole and centred: the picture's shorter side is the image's.
+    photo = photos[13]
+    height, width, _ = photo.image.shape
+    side = min(height, width)
+    top, left = (height - side) / 2, (width - side) / 2
+    expected = (np.array(photo.box) - [top, left, top, left]) / side
+    np.testing.assert_allclose(batch["box"][0], np.clip(expected, 0, 1), atol=1e-6)
+    assert batch["label"][0] == photo.label

@@ -14,9 +14,7 @@ import csv
 import dataclasses
 import io
 import logging
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,13 @@ import numpy as np
 from lossattn_jax import files
 from lossattn_jax.data.bags.bag_folder import open_bags
 from lossattn_jax.data.bags.bags import BagDataset
-from lossattn_jax.data.datasets import resolve_data_dir
+from lossattn_jax.data.generated_folders import (
+    RECORD_NAME,
+    Write,
+    damaged,
+    folder_of,
+    read_record,
+)
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests, records
 
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLIDES_NAME, TABLE_NAME, RECORD_NAME = "slides", "labels.csv", "prepared.json"
+SLIDES_NAME, TABLE_NAME = "slides", "labels.csv"
 THUMBNAILS_NAME, TILES_NAME = "thumbnails", "tiles"
 
 _VERSION = "1.0.0"
@@ -52,68 +56,16 @@ class PreparedBags:
       load: reads it from there.
     """
 
-    write: Callable[[pathlib.Path, Mapping[str, Any]], None]
+    write: Write
     load: Callable[[pathlib.Path], BagDataset]
-
-
-def folder_of(name: str, data_dir: str | None) -> pathlib.Path:
-    """Where a data set is, or is to be.
-
-    Args:
-      name: of `PREPARED_BAGS`.
-      data_dir: the folder data sets are kept in; None for TFDS' default.
-    """
-    return pathlib.Path(resolve_data_dir(data_dir)) / name
-
-
-def prepare(name: str, data_dir: str | None, settings: Mapping[str, Any]) -> pathlib.Path:
-    """Makes a data set, unless it is there.
-
-    To be called by one process at a time. What is not finished has another name, and goes on the next call.
-
-    Args:
-      name: of `PREPARED_BAGS`.
-      data_dir: as of `folder_of`.
-      settings: by name, such as `slides` and `seed` of `digit_slides.Options`; a data set that is there has
-        to be made with the same, where any are given.
-
-    Returns:
-      Its folder.
-
-    Raises:
-      UserError: a setting is impossible or another one than that of the data set that is there, or that one
-        is damaged.
-      OSError: it cannot be written.
-    """
-    folder = folder_of(name, data_dir)
-    if folder.is_dir() and os.listdir(folder):
-        record = _read_record(folder)
-        reason = records.difference(
-            {key: value for key, value in (record.made_from or {}).items() if key in settings},
-            settings,
-        )
-        if reason is not None:
-            raise UserError(
-                f"the data set in {folder} was made with other settings ({reason}); name another data_dir, "
-                "or remove the folder"
-            )
-        return folder
-    unfinished = folder.with_name(f".{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        PREPARED_BAGS[name].write(unfinished, settings)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
 
 
 def load(name: str, data_dir: str | None) -> BagDataset:
     """Reads a data set that was prepared.
 
     Args:
-      name, data_dir: as of `folder_of`.
+      name: of `PREPARED_BAGS`.
+      data_dir: the folder data sets are kept in; None for TFDS' default.
 
     Raises:
       UserError: it was not, or is damaged.
@@ -175,7 +127,7 @@ def load_slides(folder: pathlib.Path) -> BagDataset:
         coords, labels = bags.read_coords(row), _read_labels(path)
         own = {"features": bags.read(row), "coords": coords, "labels": labels}
         if coords is None or _digest(own) != record.content["slides"].get(name):
-            raise _damaged(folder, f"{path} is not as it was written")
+            raise damaged(folder, f"{path} is not as it was written")
         parts.append(labels)
     return dataclasses.replace(bags.load(), instance_labels=np.concatenate(parts))
 
@@ -257,22 +209,10 @@ def _digest(arrays: Mapping[str, Any]) -> str:
 
 
 def _read_record(folder: pathlib.Path) -> records.Record:
-    try:
-        record = records.read(folder / RECORD_NAME)
-    except FileNotFoundError:
-        raise _damaged(folder, f"it has no {RECORD_NAME}") from None
-    except records.DamagedRecord as error:
-        raise _damaged(folder, str(error)) from None
-    if record.made_from is None or not isinstance(record.content.get("slides"), dict):
-        raise _damaged(folder, f"its {RECORD_NAME} is another one")
+    record = read_record(folder)
+    if not isinstance(record.content.get("slides"), dict):
+        raise damaged(folder, f"its {RECORD_NAME} is another one")
     return record
-
-
-def _damaged(folder: pathlib.Path, reason: str) -> UserError:
-    return UserError(
-        f"the data set in {folder} is damaged or another one ({reason}); remove the folder and prepare it "
-        "again, or name another --data_dir"
-    )
 
 
 PREPARED_BAGS: Mapping[str, PreparedBags] = {
