@@ -18,7 +18,7 @@ def train_run(
 ) -> dict[str, float]:
     """Trains a network, or resumes its run, and shows its log on stderr.
 
-    Where the caller has given the package's log or the root log a handler, the log goes there alone.
+    Where the caller's own handlers get lines of level INFO, the log goes there alone.
 
     Args:
       config: see `lossattn_jax.config.default_config`.
@@ -39,15 +39,18 @@ def train_run(
 def _shown_log() -> Iterator[None]:
     """Shows the package's log within the context, unless the caller does."""
     log = logging.getLogger(_PACKAGE)
-    if log.hasHandlers():
+    # Not any handler will do: on import absl gives the root log one, which gets warnings alone.
+    if log.isEnabledFor(logging.INFO) and log.hasHandlers():
         yield
         return
-    handler, level = logging.StreamHandler(sys.stderr), log.level
+    handler, level, propagates = logging.StreamHandler(sys.stderr), log.level, log.propagate
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = propagates
