@@ -292,7 +292,7 @@ WITH_DATA = [
         (*NEW, "--config.init_from={w}/cut_checkpoint"),
         "config.init_from is '{w}/cut_checkpoint', but",
     ),
-    ((*NEW, "--config.init_from={w}/run", "--config.model.width=0.25"), "has other parameters"),
+    ((*NEW, "--config.init_from={w}/run", "--config.model.width=0.25"), "has another backbone"),
     ((*NEW, "--config.train.batch_size=100000"), "batch size 100000 has to lie between 1 and"),
     ((*NEW, "--config.data.num_labels=15"), "config.data.num_labels is 15, but must be 0 (all) or"),
     ((*NEW, "--config.data.num_labels=100000"), "config.data.num_labels is 100000, but must be at"),

@@ -91,7 +91,7 @@ def of_run(run: runs.Run) -> dict[str, Any]:
         "std": list(run.spec.std),
         **_of_view(run.spec),
         "loss": run.loss,
-        "network": digests.of_json(_describe(run.model)),
+        "network": of_network(run.model),
         "step": run.step,
         "parameters": of_variables(run.variables),
     }
@@ -112,6 +112,11 @@ def of_config(options: ImageOptions, keys: tuple[str, ...] = _DECIDING) -> dict[
         for key, value in leaves(options)
         if key.startswith(keys)
     }
+
+
+def of_network(network: Any) -> str:
+    """Digests all that a network or a part of one is built of."""
+    return digests.of_json(_describe(network))
 
 
 def of_variables(tree: Any) -> str:

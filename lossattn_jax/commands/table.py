@@ -78,6 +78,12 @@ COMMANDS = (
         ("--workdir=runs/digit_scenes --split=train --out=maps.zarr",),
     ),
     Command(
+        "export-tokens",
+        "lossattn_jax.export_tokens",
+        "writes what a run's backbone makes of each image as bags, for the commands on bags",
+        ("--workdir=runs/digit_scenes --out=tokens",),
+    ),
+    Command(
         "convert",
         "lossattn_jax.convert",
         "makes a run of PyTorch weights, or PyTorch weights of a run",

@@ -67,6 +67,14 @@ def _refuse_uneven_parts(options: ImageOptions) -> None:
         )
 
 
+def _refuse_rate_of_frozen(options: ImageOptions) -> None:
+    if options.train.freeze and options.train.backbone_rate != 1:
+        raise UserError(
+            f"config.train.backbone_rate is {options.train.backbone_rate:g}, but must be 1 with "
+            f"config.train.freeze {options.train.freeze}, which leaves the backbone as it is"
+        )
+
+
 def _refuse_patch_loss_without_logits(options: ImageOptions) -> None:
     name = options.model.pooling
     if options.loss.patch == "on" and not _has_patch_loss(_find_pooling(name).loss):
@@ -101,6 +109,7 @@ SCHEMA = Schema(
         lambda options: schema.refuse_unfit_schedule(options.optimizer, options.train),
         _refuse_streams_on_devices,
         _refuse_uneven_parts,
+        _refuse_rate_of_frozen,
         _refuse_patch_loss_without_logits,
     ),
 )

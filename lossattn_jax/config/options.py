@@ -178,6 +178,11 @@ class ImageTrainOptions(TrainOptions):
     # time), and computing normalisations and activations again in the backward pass.
     accumulate: int = key(1, rules.COUNT)
     remat: bool = key(False, rules.BOOLEAN)
+    # backbone: it stays as it begins, its maps of the pictures' centres computed once. Empty: nothing.
+    freeze: str = key("", rules.one_of("", "backbone"))
+    backbone_rate: float = key(
+        1.0, rules.positive(100)
+    )  # the backbone's learning rate, times the others'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +259,8 @@ class ImageOptions:
 
     seed: int = key(0, rules.SEED)  # of the parameters, the data order and the augmentation
     init_from: str = key("")  # workdir of another run whose parameters to start from
+    # Whether all parameters of that run have to fit; else those behind the backbone may begin afresh.
+    init_strict: bool = key(False, rules.BOOLEAN)
     # "start:stop": traces the updates after the start-th until the stop-th into WORKDIR/profile; empty: none.
     profile: str = key("", rules.SPAN)
     data: DataOptions = section(DataOptions())

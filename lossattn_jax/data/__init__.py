@@ -31,6 +31,7 @@ __all__ = [
     "labelled_subset",
     "load",
     "make_spec",
+    "network_input",
     "normalise",
     "open_dataset",
     "open_source",
@@ -44,7 +45,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
-    from lossattn_jax.data.augmentation import augment, normalise, random_crop, random_flip
+    from lossattn_jax.data.augmentation import (
+        augment,
+        network_input,
+        normalise,
+        random_crop,
+        random_flip,
+    )
     from lossattn_jax.data.boxes import NO_BOX
     from lossattn_jax.data.damage import DamagedDataset
     from lossattn_jax.data.datasets import (

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from lossattn_jax.data.specs import DatasetSpec
 from lossattn_jax.data.views import cut_centre
 
 _TRIES = 10  # of random parts
@@ -185,6 +186,22 @@ def normalise(
     """
     centre, spread = (jnp.asarray(c, jnp.float32).reshape(1, 1, 1, -1) for c in (mean, std))
     return ((images.astype(jnp.float32) / 255.0 - centre) / spread).astype(dtype)
+
+
+def network_input(images: jax.Array, spec: DatasetSpec, dtype: DTypeLike) -> jax.Array:
+    """Turns images as a data set hands them out into a network's input.
+
+    Args:
+      images: uint8 [B, H, W, C], or floats where `spec.is_network_input`.
+      spec: of the data set.
+      dtype: of the result.
+
+    Returns:
+      [B, H, W, C] of `dtype`, normalised.
+    """
+    if spec.is_network_input:
+        return images.astype(dtype)
+    return normalise(images, spec.mean, spec.std, dtype)
 
 
 def augment(

@@ -49,6 +49,8 @@ class DatasetSpec:
       table: of image files, the table that lists them, in their folder; '': folders of classes do.
       test_share: of image files in no split, the share that is tested; of TFDS sets without a test split too.
       split_seed: which image files these are follows from it.
+      is_network_input: whether images are handed out as floats that the network takes as they are, such as
+        the maps of a frozen backbone.
     """
 
     name: str
@@ -77,6 +79,7 @@ class DatasetSpec:
     table: str = ""
     test_share: float = 0.2
     split_seed: int = 0
+    is_network_input: bool = False
 
     @property
     def view(self) -> View:

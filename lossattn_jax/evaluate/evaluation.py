@@ -42,7 +42,7 @@ def make_eval_step(
     kind = runs.loss_kind(model, spec, loss)
 
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
-        images = data.normalise(batch["image"], spec.mean, spec.std, model.dtype)
+        images = data.network_input(batch["image"], spec, model.dtype)
         outputs: Any = model.apply(variables, images, train=False)
         sums = metric_registry.evaluation_sums(
             outputs, batch["label"], batch["mask"], centres, batch.get("box"), kind

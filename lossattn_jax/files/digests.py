@@ -9,6 +9,8 @@ import numpy as np
 
 from lossattn_jax import files
 
+_READ_AT_ONCE = 1 << 22  # bytes of a file
+
 
 def of_array(array: np.ndarray) -> str:
     """Digests an array's bytes, without shape and dtype."""
@@ -29,7 +31,11 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 def of_file(path: files.Path) -> str | None:
     """Digests a file's bytes; None where it cannot be read."""
     try:
-        return hashlib.sha256(files.read(path)).hexdigest()
+        digest = hashlib.sha256()
+        with files.open_regular(path) as file:
+            while part := file.read(_READ_AT_ONCE):
+                digest.update(part)
+        return digest.hexdigest()
     except OSError:
         return None
 

@@ -173,4 +173,22 @@ class ImageNetwork(Network):
         return self.make_backbone(name=BACKBONE)(images.astype(self.dtype), train)
 
 
+class GivenMap(nn.Module):
+    """A backbone without layers: what it is given is the map already."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the map `[B, H, W, C]`."""
+        del train
+        return x
+
+
+def without_backbone(model: ImageNetwork) -> ImageNetwork:
+    """The same network behind its backbone: it takes maps for images.
+
+    Its parameters are the model's but for the backbone's, which it leaves alone where they are given.
+    """
+    return model.clone(make_backbone=GivenMap)
+
+
 PatchNetwork = ImageNetwork  # its name when capsules had networks of their own

@@ -332,7 +332,7 @@ def test_another_run_can_be_started_from(finished, scenes_dir, tmp_path):
     mean = variables["batch_stats"]["backbone"]["bn2"]["mean"]
     np.testing.assert_allclose(started["batch_stats"]["backbone"]["bn2"]["mean"], mean, atol=0.2)
     wider = shrunk.config(scenes_dir, init_from=str(finished[0]), model__width=0.25)
-    with pytest.raises(UserError, match="the network of that run has other parameters"):
+    with pytest.raises(UserError, match="the network of that run has another backbone"):
         loop.train(wider, tmp_path / "wider")
 
 

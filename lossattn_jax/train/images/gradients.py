@@ -70,14 +70,13 @@ def make_gradients(
     parts = options.train.accumulate
     forward = make_forward(model, options.train.remat)
 
-    def find(state: TrainState, batch: Batch) -> BatchGradients:
-        labels = batch["label"]
-        epoch = state.step // steps_per_epoch
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = data.augment(
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        if spec.is_network_input:
+            return data.network_input(images, spec, model.dtype)
+        return data.augment(
             key,
-            batch["image"],
-            positions=devices.global_positions(labels.shape[0]),
+            images,
+            positions=devices.global_positions(images.shape[0]),
             spec_flip=flip,
             pad=crop_padding,
             size=spec.image_shape[:2],
@@ -86,6 +85,12 @@ def make_gradients(
             std=spec.std,
             dtype=model.dtype,
         )
+
+    def find(state: TrainState, batch: Batch) -> BatchGradients:
+        labels = batch["label"]
+        epoch = state.step // steps_per_epoch
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = augment(key, batch["image"])
         dropout = jax.random.fold_in(key, _DROPOUT)
         if not shares_statistics:  # else the network itself draws by the places in the global batch
             dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))

@@ -6,22 +6,28 @@ import pathlib
 from collections.abc import Callable, Collection
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices, models
 from lossattn_jax.attention import ensemble, losses
-from lossattn_jax.checkpoint import conversion_folder, data_set_record, run_folder, runs
+from lossattn_jax.checkpoint import (
+    conversion_folder,
+    data_set_record,
+    run_folder,
+    runs,
+    warm_start,
+)
 from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions, ModelOptions
 from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
+from lossattn_jax.train.images.backbone import make_image_optimizer
 from lossattn_jax.train.images.gradients import patch_weight_schedule
 from lossattn_jax.train.images.step import Metrics, zero_metrics
-from lossattn_jax.train.optimizer import describe_optimizer, make_optimizer
+from lossattn_jax.train.optimizer import describe_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState, count_parameters, create_state
 
@@ -107,7 +113,7 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
         patch_weight=patch_weight_schedule(options.loss, options.model.pooling, model, spec),
-        optimizer=make_optimizer(options.optimizer, learning_rate, length),
+        optimizer=make_image_optimizer(options, learning_rate, length),
     )
     span = options.profile_span
     if span is not None and span[1] > job.total_steps:
@@ -156,7 +162,8 @@ def first_state(
     state = _fresh_state(job)
     if job.options.init_from:
         trusted_references = trust_code or config_json.named_code(job.options)
-        state = _start_from(job.options.init_from, state, trusted_references)
+        strict = job.options.init_strict
+        state = _start_from(job.options.init_from, state, trusted_references, strict)
     return state, zero_metrics(job.options.loss)
 
 
@@ -214,7 +221,7 @@ def _state_of(
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
         references = config_json.named_code(job.options)
-        state = _start_from(str(job.workdir), _fresh_state(job), references)
+        state = _start_from(str(job.workdir), _fresh_state(job), references, strict=True)
         return state, zero_metrics(job.options.loss)
     like = jax.eval_shape(lambda: _fresh_state(job))
     return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.options.loss))
@@ -239,23 +246,29 @@ def _fresh_state(job: Job) -> TrainState:
     return fresh_state(job.options, job.model, job.optimizer, job.spec, len(job.train_set))
 
 
-def _start_from(workdir: str, state: TrainState, trust_code: bool | Collection[str]) -> TrainState:
-    """Replaces parameters by another run's newest checkpoint.
+def _start_from(
+    workdir: str, state: TrainState, trust_code: bool | Collection[str], strict: bool
+) -> TrainState:
+    """Replaces parameters by those of another run's newest checkpoint that fit.
 
-    Running statistics, too.
+    Running statistics, too. With `strict` all of them have to fit.
     """
     try:
         run = runs.load(workdir, trust_code=trust_code)
     except UserError as error:
         raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
-    before, after = (jax.tree.map(np.shape, v) for v in (run.variables, state.variables))
-    if before != after:
-        raise UserError(
-            f"config.init_from is {workdir!r}, but the network of that run has other parameters "
-            "than this one"
-        )
+    try:
+        start = warm_start.take_over(state.variables, run.variables)
+        if strict:
+            warm_start.refuse_misfits(start)
+    except UserError as error:
+        raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     log.info("parameters from step %d of %s", run.step, workdir)
-    return dataclasses.replace(state, **run.variables)
+    if start.afresh:
+        reporting.warn("begins afresh: %s", ", ".join(start.afresh))
+    if start.unused:
+        reporting.warn("not taken over, as there is no place for it: %s", ", ".join(start.unused))
+    return dataclasses.replace(state, **start.variables)
 
 
 def describe(job: Job, state: TrainState) -> None:
@@ -279,7 +292,7 @@ def describe(job: Job, state: TrainState) -> None:
         options.model.dtype,
         "on" if config_lib.uses_patch_loss(options.loss, options.model.pooling) else "off",
     )
-    log.info("optimiser: %s", describe_optimizer(options.optimizer))
+    log.info("optimiser: %s%s", describe_optimizer(options.optimizer), _describe_backbone(options))
     log.info(
         "training: %d epochs, %d steps of %d images, from step %d",
         options.train.epochs,
@@ -288,3 +301,11 @@ def describe(job: Job, state: TrainState) -> None:
         int(state.step),
     )
     log.info("workdir: %s", job.workdir)
+
+
+def _describe_backbone(options: ImageOptions) -> str:
+    """Describes what the training does with the backbone, after the optimiser."""
+    if options.train.freeze:
+        return "; the backbone is frozen: maps of the pictures' centres, without random crops and flips"
+    rate = options.train.backbone_rate
+    return "" if rate == 1 else f"; the backbone's learning rate {rate:g} times that"

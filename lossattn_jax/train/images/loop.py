@@ -1,5 +1,6 @@
 """The training loop of images, from a config."""
 
+import dataclasses
 import logging
 import math
 import pathlib
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from lossattn_jax import data, devices
@@ -22,6 +24,7 @@ from lossattn_jax.kernels import cpu
 from lossattn_jax.train import preemption
 from lossattn_jax.train.images import (
     feed,
+    frozen,
     health,
     memory,
     nonfinite,
@@ -83,6 +86,9 @@ def train(
         training_data.write(job.workdir, images, job.spec.name)
         run_folder.write_config(job.options, job.workdir, job.spec)  # all processes wait for it
         describe(job, state)
+        pictures = job.test_set
+        if job.options.train.freeze:
+            job = frozen.use_maps(job, state)
         eval_step = make_eval_step(job.model, job.spec, job.options.loss.name)
         step = int(state.step)
         device_state, totals = devices.replicate((state, sums))
@@ -99,7 +105,8 @@ def train(
                     )
         else:
             try:
-                test_metrics = _train_steps(job, eval_step, (device_state, totals), saver, stop)
+                start = device_state, totals
+                test_metrics = _train_steps(job, eval_step, start, saver, stop, pictures=pictures)
             except preemption.Preemption:
                 test_metrics = {}
         if test_metrics:
@@ -118,10 +125,12 @@ def _train_steps(
     start: tuple[TrainState, Metrics],
     saver: Saver,
     stop: preemption.Stop,
+    *,
+    pictures: data.Dataset,
 ) -> dict[str, float]:
     """Runs the remaining steps; returns the last test metrics.
 
-    From a state and metrics on the devices.
+    From a state and metrics on the devices. `pictures` is the test split as it looks.
 
     Raises:
       Preemption: the run was asked to stop.
@@ -144,7 +153,7 @@ def _train_steps(
         tracing.Tracer(options.profile_span, job.workdir, step, first) as tracer,
     ):
         logger = TrainLogger(job, reporter, progress, waiting)
-        tester = _Tester(job, reporter, eval_step, stop)
+        tester = _Tester(job, reporter, eval_step, stop, pictures)
 
         def dispatches() -> Iterator[tuple[int, Any]]:
             """Yields sizes and batches; compiles before the first."""
@@ -265,10 +274,16 @@ class _Tester:
     """Tests a run's network while it is trained."""
 
     def __init__(
-        self, job: Job, reporter: reporting.Reporter, eval_step: EvalStep, stop: preemption.Stop
+        self,
+        job: Job,
+        reporter: reporting.Reporter,
+        eval_step: EvalStep,
+        stop: preemption.Stop,
+        pictures: data.Dataset,
     ):
         self._job, self._reporter, self._eval_step = job, reporter, eval_step
         self._stop = stop
+        self._pictures = pictures
 
     def test(self, step: int, device_state: TrainState) -> dict[str, float]:
         """Measures, logs and records the test metrics after so many updates.
@@ -300,6 +315,10 @@ class _Tester:
             options.eval.batch_size,
             runs.loss_kind(job.model, job.spec, job.options.loss.name),
         )
+        if job.spec.is_network_input:
+            places = np.arange(len(explained_images.images))
+            images = self._pictures.read(places)["image"]
+            explained_images = dataclasses.replace(explained_images, images=images)
         grid = job.model.patch_grid(job.spec.image_shape)
         self._reporter.figure(
             "attention",

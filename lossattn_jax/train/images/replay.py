@@ -12,9 +12,10 @@ from lossattn_jax.config.options import ImageOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate import nonfinite_values
 from lossattn_jax.train.dumps import RECORD_NAME, Dump
+from lossattn_jax.train.images import frozen
+from lossattn_jax.train.images.backbone import make_image_optimizer
 from lossattn_jax.train.images.gradients import BatchGradients, make_gradients
 from lossattn_jax.train.images.job import build_network, fresh_state
-from lossattn_jax.train.optimizer import make_optimizer
 from lossattn_jax.train.schedules import Length, learning_rate_schedule
 from lossattn_jax.train.state import TrainState
 
@@ -40,11 +41,13 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     options = config_lib.resolve(config_json.from_values(values, place, trust_code=trust_code))
     batch = dump.tree("batch")
     examples = int(dump.content["examples"])
-    spec = _data_set(dump, options)
-    model = build_network(options.model, spec)
+    pictures = _data_set(dump, options)
+    model, spec = build_network(options.model, pictures), pictures
+    if options.train.freeze:
+        model, spec = frozen.behind_backbone(model, pictures)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
-    like = jax.eval_shape(lambda: _fresh_state(options, spec, examples).items())
+    like = jax.eval_shape(lambda: _fresh_state(options, pictures, examples).items())
     state = TrainState.from_items(dump.restore_state(like))
     compute_gradients = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
     of_batch: BatchGradients = compute_gradients(devices.replicate(state), devices.shard(batch))
@@ -82,7 +85,7 @@ def _fresh_state(options: ImageOptions, spec: data.DatasetSpec, examples: int) -
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
     length = Length(options.train.epochs, steps_per_epoch)
     learning_rate = learning_rate_schedule(options.optimizer, length)
-    optimizer = make_optimizer(options.optimizer, learning_rate, length)
+    optimizer = make_image_optimizer(options, learning_rate, length)
     return fresh_state(options, model, optimizer, spec, examples)
 
 

@@ -25,6 +25,7 @@ _SAME_KEYS = {
     "data.split_seed": ", and it decides what each step sees",
     "data.normalisation": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
+    "train.freeze": ", and it decides what is trained",
 }
 # Keys whose values may be None or an old name, with the value that decides what the network is: of options
 # and a value.
