@@ -103,11 +103,13 @@ def _write_dump(job: Job, step: int, state: TrainState, batch: Batch, folder: pa
     before = dataclasses.replace(
         state, step=step_array, opt_state=at_step(state.opt_state, step_array)
     )
+    # That of the pictures, also where the job's is of a frozen backbone's maps.
+    spec = data_set_record.read(job.workdir) or job.spec
     content = {
         "step": step,
         "examples": len(job.train_set),
         "config": dict(leaves(job.options)),
-        "data_set": data_set_record.to_json(job.spec),
+        "data_set": data_set_record.to_json(spec),
     }
     trees = {"state": before.items(), "batch": batch}
     dumps.write(folder, "images", content, trees, job.train_set.digest())

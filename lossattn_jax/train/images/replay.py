@@ -41,13 +41,13 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     options = config_lib.resolve(config_json.from_values(values, place, trust_code=trust_code))
     batch = dump.tree("batch")
     examples = int(dump.content["examples"])
-    spec = _data_set(dump, options)
-    model = build_network(options.model, spec)
+    pictures = _data_set(dump, options)
+    model, spec = build_network(options.model, pictures), pictures
     if options.train.freeze:
-        model, spec = frozen.behind_backbone(model, spec)
+        model, spec = frozen.behind_backbone(model, pictures)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
     steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
-    like = jax.eval_shape(lambda: _fresh_state(options, spec, examples).items())
+    like = jax.eval_shape(lambda: _fresh_state(options, pictures, examples).items())
     state = TrainState.from_items(dump.restore_state(like))
     compute_gradients = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
     of_batch: BatchGradients = compute_gradients(devices.replicate(state), devices.shard(batch))
