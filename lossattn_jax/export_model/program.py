@@ -49,8 +49,10 @@ def make(run: runs.Run) -> export.Exported:
     except (
         jax.errors.ConcretizationTypeError,
         jax.errors.InconclusiveDimensionOperation,
+        TypeError,  # of a batch's len(), which has to be a number
     ) as error:
         reason = str(error).split("\n")[0]
         raise UserError(
-            f"the network cannot be exported, since a part of it does not allow batches of any size: {reason}"
+            "the network cannot be exported, since a part of it does not allow batches of any size "
+            f"(x.shape[0] does, len(x) does not): {reason}"
         ) from None

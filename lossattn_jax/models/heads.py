@@ -68,7 +68,15 @@ HEADS = Registry(
     "head",
     Head,
     {
-        "none": Head({MAP: _make_map_head, ONE: _make_dense_head, UNITS: _make_units}, plain=True),
+        "none": Head(
+            {
+                MAP: _make_map_head,
+                PATCHES: _make_map_head,
+                ONE: _make_dense_head,
+                UNITS: _make_units,
+            },
+            plain=True,
+        ),
         "conv": Head({PATCHES: _make_conv_head}),
         "capsule": Head({CAPSULES: _make_capsules, UNITS: _make_units}),
     },

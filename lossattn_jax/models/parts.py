@@ -125,7 +125,8 @@ class Backbone:
       make: makes of a `Build` what makes the module, from images `[B, H, W, 3]` and `train` to a map
         `[B, H', W', C]`.
       plain_form: the form of features that poolings get of it in a network without a head that makes patches:
-        `MAP`, `ONE` or `UNITS` of `attention.poolings.entry`.
+        `MAP`, `ONE` or `UNITS` of `attention.poolings.entry`, or `PATCHES`, where each position of the map
+        is a patch for every pooling, and not for those of the papers' plain networks alone.
       takes_heads: whether it goes with heads that make patches.
       patches: how such a head cuts its map.
       units: of its primary capsules.
@@ -202,7 +203,7 @@ def adopt_backbone(reference: str, part: Any) -> Backbone:
       UserError: it is no class of modules.
     """
     module = _module_class("backbone", reference, part, Backbone)
-    return Backbone(lambda build: module)
+    return Backbone(lambda build: module, plain_form=PATCHES)
 
 
 def adopt_head(reference: str, part: Any) -> Head:

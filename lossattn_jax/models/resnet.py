@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
+from lossattn_jax.attention.poolings.entry import PATCHES
 from lossattn_jax.models.layers import Conv, max_pool_overlapping
 from lossattn_jax.models.parts import (
     Backbone,
@@ -264,7 +265,9 @@ BACKBONES = {
     "resnet18_stride2": Backbone(functools.partial(_make, "resnet18", strides=STRIDE2_STRIDES)),
     **{
         of_imagenet: Backbone(
-            functools.partial(_make, name, imagenet=True), patches=_IMAGENET_PATCHES
+            functools.partial(_make, name, imagenet=True),
+            plain_form=PATCHES,
+            patches=_IMAGENET_PATCHES,
         )
         for name, of_imagenet in IMAGENET_NAMES.items()
     },

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
+from lossattn_jax.attention.poolings.entry import PATCHES
 from lossattn_jax.errors import UserError
 from lossattn_jax.models.layers import Conv, LayerNorm
 from lossattn_jax.models.parts import (
@@ -285,6 +286,10 @@ VARIANTS = {
 }
 # 6x6 patches, as the TIP paper's, on the 14x14 map of 224x224 images and patches of 16; 7x7 on one of 16x16.
 BACKBONES = {
-    name: Backbone(functools.partial(_make, variant), patches=PatchConvolution(kernel=4, stride=2))
+    name: Backbone(
+        functools.partial(_make, variant),
+        plain_form=PATCHES,
+        patches=PatchConvolution(kernel=4, stride=2),
+    )
     for name, variant in VARIANTS.items()
 }
