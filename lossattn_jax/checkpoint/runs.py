@@ -116,7 +116,7 @@ def _suitable_losses(spec: data.DatasetSpec) -> list[str]:
 
 def load(
     workdir: str | pathlib.Path,
-    checkpoint: str = "latest",
+    checkpoint: str | int = "latest",
     *,
     trust_code: bool | Collection[str] = False,
 ) -> Run:
@@ -181,7 +181,8 @@ def open_split(
     )
 
 
-def _step(checkpoints: checkpoint_lib.Checkpoints, checkpoint: str) -> int:
+def _step(checkpoints: checkpoint_lib.Checkpoints, checkpoint: str | int) -> int:
+    checkpoint = str(checkpoint)  # a step is a number in Python
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"there is no checkpoint in {checkpoints.workdir} yet")

@@ -12,7 +12,7 @@ import numpy as np
 
 from lossattn_jax.checkpoint.tree_names import name_leaves
 from lossattn_jax.errors import UserError
-from lossattn_jax.models.network import BACKBONE
+from lossattn_jax.models.network import BACKBONE, HEAD
 
 _MOST_NAMED = 3
 
@@ -32,12 +32,14 @@ class WarmStart:
     unused: tuple[str, ...]
 
 
-def take_over(own: dict[str, Any], other: dict[str, Any]) -> WarmStart:
+def take_over(own: dict[str, Any], other: dict[str, Any], same_classes: bool = True) -> WarmStart:
     """Takes over the arrays of another run that have the same name and shape.
 
     Args:
       own: "params" and "batch_stats" of the new run.
       other: likewise, of the run to start from.
+      same_classes: whether both runs have the same classes in the same order; else what is behind backbone
+        and head begins afresh, also where it has the same shape.
 
     Raises:
       UserError: an array of the backbone does not fit.
@@ -47,7 +49,7 @@ def take_over(own: dict[str, Any], other: dict[str, Any]) -> WarmStart:
     clauses = {
         name: clause
         for name, array in name_leaves(own)
-        if (clause := _describe_misfit(name, array, theirs)) is not None
+        if (clause := _describe_misfit(name, array, theirs, same_classes)) is not None
     }
     of_backbone = [clause for name, clause in clauses.items() if name.split("/")[1] == BACKBONE]
     if of_backbone:
@@ -74,12 +76,18 @@ def refuse_misfits(start: WarmStart) -> None:
         )
 
 
-def _describe_misfit(name: str, array: Any, theirs: dict[str, Any]) -> str | None:
+def _describe_misfit(
+    name: str, array: Any, theirs: dict[str, Any], same_classes: bool
+) -> str | None:
     """Says how another run's array does not fit; None where it does."""
     if name not in theirs:
         return f"{name} only here"
     here, there = np.shape(array), np.shape(theirs[name])
-    return None if here == there else f"{name} {list(there)} there and {list(here)} here"
+    if here != there:
+        return f"{name} {list(there)} there and {list(here)} here"
+    if same_classes or name.split("/")[1] in (BACKBONE, HEAD):
+        return None
+    return f"{name} of other classes"
 
 
 def _list_first(clauses: list[str]) -> str:

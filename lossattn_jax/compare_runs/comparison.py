@@ -268,7 +268,7 @@ def _other_images(
     what: str, first_name: str, first: runs.Run, name: str, run: runs.Run
 ) -> UserError:
     return UserError(
-        f"the {what} of {name} ({run.spec.name}) are others than those of {first_name} "
+        f"the {what} of {name} ({run.spec.name}) are others, or of another size, than those of {first_name} "
         f"({first.spec.name}), so that predictions cannot be compared image by image; --split={NONE} "
         "compares configs and curves alone"
     )

@@ -4,7 +4,7 @@ import pathlib
 import string
 
 from lossattn_jax.checkpoint import runs
-from lossattn_jax.data.views import CROP, View
+from lossattn_jax.data.views import CROP, DRAFT, View
 from lossattn_jax.files.escaping import for_markdown
 
 _TEMPLATE = pathlib.Path(__file__).parent / "page.md"
@@ -38,6 +38,7 @@ def render(run: runs.Run, name: str) -> str:
         dataset=for_markdown(spec.name),
         preparation=_describe(view),
         code=_code(view),
+        draft=DRAFT * max(view.stored_shape[:2]),
         shape=f"B, {rows}, {cols}, {channels}",
         classes=spec.num_classes,
         patches=grid.patches,

@@ -65,6 +65,15 @@ def test_parameters_are_taken_over_where_they_fit():
         warm_start.refuse_misfits(start)
 
 
+def test_other_classes_of_the_same_number_begin_afresh():
+    own = {"params": {"backbone": {"a": np.zeros(2)}, "classifier": {"bias": np.zeros(3)}}}
+    other = {"params": {"backbone": {"a": np.ones(2)}, "classifier": {"bias": np.ones(3)}}}
+    start = warm_start.take_over(own, other, same_classes=False)
+    np.testing.assert_array_equal(start.variables["params"]["backbone"]["a"], 1)
+    np.testing.assert_array_equal(start.variables["params"]["classifier"]["bias"], 0)
+    assert start.afresh == ("params/classifier/bias of other classes",)
+
+
 def test_another_backbone_is_refused():
     own = {"params": {"backbone": {"a": np.zeros(2)}}}
     with pytest.raises(UserError, match=r"another backbone: params/backbone/a \[1\] there and"):

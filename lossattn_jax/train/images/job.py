@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import optax
@@ -170,7 +170,8 @@ def first_state(
     if job.options.init_from:
         trusted_references = trust_code or config_json.named_code(job.options)
         strict = job.options.init_strict
-        state = _start_from(job.options.init_from, state, trusted_references, strict)
+        names = job.spec.class_names
+        state = _start_from(job.options.init_from, state, names, trusted_references, strict)
     return state, zero_metrics(job.options.loss)
 
 
@@ -228,7 +229,8 @@ def _state_of(
     if not checkpoints.holds(newest, "training"):
         # Weights of another program (lossattn_jax.convert), from which no step was made yet.
         references = config_json.named_code(job.options)
-        state = _start_from(str(job.workdir), _fresh_state(job), references, strict=True)
+        names = job.spec.class_names
+        state = _start_from(str(job.workdir), _fresh_state(job), names, references, strict=True)
         return state, zero_metrics(job.options.loss)
     like = jax.eval_shape(lambda: _fresh_state(job))
     return checkpoint_items.restore(checkpoints, newest, like, zero_metrics(job.options.loss))
@@ -254,7 +256,11 @@ def _fresh_state(job: Job) -> TrainState:
 
 
 def _start_from(
-    workdir: str, state: TrainState, trust_code: bool | Collection[str], strict: bool
+    workdir: str,
+    state: TrainState,
+    class_names: Sequence[str],
+    trust_code: bool | Collection[str],
+    strict: bool,
 ) -> TrainState:
     """Replaces parameters by those of another run's newest checkpoint that fit.
 
@@ -265,7 +271,8 @@ def _start_from(
     except UserError as error:
         raise UserError(f"config.init_from is {workdir!r}, but {error}") from None
     try:
-        start = warm_start.take_over(state.variables, run.variables)
+        same_classes = tuple(run.spec.class_names) == tuple(class_names)
+        start = warm_start.take_over(state.variables, run.variables, same_classes)
         if strict:
             warm_start.refuse_misfits(start)
     except UserError as error:
