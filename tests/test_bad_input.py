@@ -20,6 +20,7 @@ def of_run(command):
     return ("-m", f"lossattn_jax.{command}")
 
 
+RUN_AND_OUT = ("--workdir={w}/run", "--out={w}/written")
 EVALUATE, EXPLAIN, EXPORT = of_run("evaluate"), of_run("explain"), of_run("export_maps")
 COMPARE, TABLE, CONVERT = (
     of_run("compare_explainers"),
@@ -156,6 +157,21 @@ CASES = [
     ((*EVALUATE, "--workdir={w}/file_checkpoint"), "{w}/file_checkpoint"),
     ((*EVALUATE, "--workdir={w}/other_network"), "checkpoint 0 in {w}/other_network is of another"),
     ((*EVALUATE, "--workdir={w}/other_head"), "checkpoint 0 in {w}/other_head is of another model"),
+    (("-m", "lossattn_jax.predict", "--workdir={w}/nowhere"), "--"),
+    (("-m", "lossattn_jax.predict", *RUN_AND_OUT, "--images={w}"), "--out is {w}/written, but"),
+    (
+        ("-m", "lossattn_jax.predict", *RUN_AND_OUT, "--images={w}/run", "--out={w}/p.csv"),
+        "{w}/run",
+    ),
+    (("-m", "lossattn_jax.export_model", "--workdir={w}/run"), "--out"),
+    (("-m", "lossattn_jax.export_model", "--workdir={w}/nowhere", "--out={w}/o"), "nowhere"),
+    (("-m", "lossattn_jax.export_model", *RUN_AND_OUT, "--checkpoint=x"), "checkpoint is 'x'"),
+    (("-m", "lossattn_jax.compare_runs", "{w}/run"), "run"),
+    (("-m", "lossattn_jax.compare_runs", "{w}/run", "{w}/run"), "run"),
+    (("-m", "lossattn_jax.compare_runs", "{w}/run", "{w}/nowhere"), "nowhere"),
+    (("-m", "lossattn_jax.export_tokens", "--workdir={w}/run"), "--out"),
+    (("-m", "lossattn_jax.export_tokens", "--workdir={w}/nowhere", "--out={w}/o"), "nowhere"),
+    (("-m", "lossattn_jax.export_tokens", *RUN_AND_OUT, "--checkpoint=x"), "checkpoint is 'x'"),
     ((*EVALUATE, "--workdir={w}/other_classes"), "checkpoint 0 in {w}/other_classes is of another"),
     (
         (*EVALUATE, "--workdir={w}/run", "--checkpoint=9"),

@@ -558,8 +558,8 @@ def test_few_batches_are_kept_and_writing_stays_close_behind(export, eval_step, 
 
     @dataclasses.dataclass(frozen=True)
     class Watched(data.ArrayDataset):
-        def read(self, indices, with_boxes=False):
-            batch = super().read(indices, with_boxes)
+        def read(self, indices, with_boxes=False, **options):
+            batch = super().read(indices, with_boxes, **options)
             alive[len(most)] = batch["image"]
             most.append(len(alive))
             return batch

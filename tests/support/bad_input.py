@@ -71,7 +71,9 @@ def write_runs(world):
         copy("other_head") / "config.json", model={**model, "head": "none", "pooling": "none"}
     )
     data = json.loads((run / "config.json").read_text())["data"]
-    _changed_json(copy("other_classes") / "config.json", data={**data, "name": "cifar100"})
+    other_classes = copy("other_classes")
+    _changed_json(other_classes / "config.json", data={**data, "name": "cifar100"})
+    (other_classes / "data_set.json").unlink(missing_ok=True)  # as of runs of before
     shutil.rmtree(copy("no_checkpoint") / "checkpoints")
     half = copy("half_checkpoint") / "checkpoints"
     for name in ("_CHECKPOINT_METADATA", "_METADATA"):  # what is written last
