@@ -1,4 +1,6 @@
-"""Errors that are the user's to mend."""
+"""Errors that are the user's to mend, and what their sentences share."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -50,3 +52,14 @@ class UntrustedCode(UserError):
             "--trust_code if you trust it"
         )
         self.key, self.value = key, value
+
+
+def name_first(names: Sequence[str], most: int) -> str:
+    """Names the first of some things, and counts the rest.
+
+    Args:
+      names: of all of them.
+      most: that are named.
+    """
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

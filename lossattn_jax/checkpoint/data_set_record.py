@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from lossattn_jax.data import DatasetSpec
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 from lossattn_jax.files import records
 
 RECORD_NAME = "data_set.json"
@@ -73,13 +73,9 @@ def refuse_other_classes(workdir: pathlib.Path, spec: DatasetSpec) -> None:
     """
     earlier = read(workdir)
     if earlier is not None and earlier.class_names != spec.class_names:
+        here, there = (name_first(one.class_names, _MOST_NAMED) for one in (spec, earlier))
         raise UserError(
-            f"the data set {spec.key} has the classes {_list(spec.class_names)}, but the run in {workdir} "
-            f"has {_list(earlier.class_names)}: give the data set of the run, or use another workdir "
+            f"the data set {spec.key} has the classes {here}, but the run in {workdir} has "
+            f"{there}: give the data set of the run, or use another workdir "
             "(config.init_from can start it from this run)"
         )
-
-
-def _list(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:_MOST_NAMED])
-    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"

@@ -7,7 +7,7 @@ PyTorch.
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from lossattn_jax import devices
 from lossattn_jax.checkpoint import run_folder, state_dicts, torch_arrays, torch_names, weight_files
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 from lossattn_jax.files import digests, records
 from lossattn_jax.models.network import BACKBONE, ImageNetwork
 from lossattn_jax.models.parts import PublishedWeights
@@ -204,11 +204,11 @@ def _select(
             wrong.append(f"{key!r} of {shape} instead of {shapes[key]}")
     clauses = []
     if missing:
-        clauses.append(f"lack {_name_some([repr(key) for key in missing])}")
+        clauses.append(f"lack {name_first([repr(key) for key in missing], _MOST_NAMED)}")
     if wrong:
-        clauses.append(f"have {_name_some(sorted(wrong))}")
+        clauses.append(f"have {name_first(sorted(wrong), _MOST_NAMED)}")
     if unknown:
-        names = _name_some([repr(key) for key in unknown])
+        names = name_first([repr(key) for key in unknown], _MOST_NAMED)
         clauses.append(f"have {names}, which this backbone has not")
     if clauses:
         raise UserError(
@@ -219,9 +219,3 @@ def _select(
         if isinstance(weights[key], np.ndarray):
             torch_arrays.check_dtype(key, weights[key])
     return {key: weights[key] for key in shapes}, left_out
-
-
-def _name_some(names: Sequence[str]) -> str:
-    """Names the first of some, and counts all where there are more."""
-    some = ", ".join(names[:_MOST_NAMED])
-    return some if len(names) <= _MOST_NAMED else f"{some} and {len(names) - _MOST_NAMED} more"

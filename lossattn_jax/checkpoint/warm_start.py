@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lossattn_jax.checkpoint.tree_names import name_leaves
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 from lossattn_jax.models.network import BACKBONE, HEAD
 
 _MOST_NAMED = 3
@@ -53,7 +53,9 @@ def take_over(own: dict[str, Any], other: dict[str, Any], same_classes: bool = T
     }
     of_backbone = [clause for name, clause in clauses.items() if name.split("/")[1] == BACKBONE]
     if of_backbone:
-        raise UserError(f"the network of that run has another backbone: {_list_first(of_backbone)}")
+        raise UserError(
+            f"the network of that run has another backbone: {name_first(of_backbone, _MOST_NAMED)}"
+        )
     leaves = [array if name in clauses else theirs[name] for name, array in name_leaves(own)]
     return WarmStart(
         variables=jax.tree.unflatten(jax.tree.structure(own), leaves),
@@ -71,7 +73,8 @@ def refuse_misfits(start: WarmStart) -> None:
     misfits = [*start.afresh, *(f"{name} only there" for name in start.unused)]
     if misfits:
         raise UserError(
-            f"the network of that run has other parameters than this one: {_list_first(misfits)}; "
+            "the network of that run has other parameters than this one: "
+            f"{name_first(misfits, _MOST_NAMED)}; "
             "--config.init_strict=false lets those behind the backbone begin afresh"
         )
 
@@ -88,8 +91,3 @@ def _describe_misfit(
     if same_classes or name.split("/")[1] in (BACKBONE, HEAD):
         return None
     return f"{name} of other classes"
-
-
-def _list_first(clauses: list[str]) -> str:
-    rest = len(clauses) - _MOST_NAMED
-    return ", ".join(clauses[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")

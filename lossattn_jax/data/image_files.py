@@ -22,7 +22,7 @@ from lossattn_jax.data.bags import columns, folds, text_tables
 from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 log = logging.getLogger(__name__)
 
@@ -381,6 +381,4 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = len(every) - _MOST_NAMED
-    return ", ".join(every[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return name_first(list(names), _MOST_NAMED)

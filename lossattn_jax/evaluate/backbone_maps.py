@@ -8,18 +8,7 @@ import numpy as np
 
 from lossattn_jax import data, devices
 from lossattn_jax.models import ImageNetwork
-from lossattn_jax.models.network import BACKBONE
-
-
-def map_shape(model: ImageNetwork, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns the shape (H', W', C) of the map of an image; runs nothing."""
-    backbone = model.make_backbone()
-    images = jax.ShapeDtypeStruct((1, *image_shape), model.dtype)
-    shapes, _ = jax.eval_shape(
-        lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
-    )
-    _, height, width, channels = shapes.shape
-    return height, width, channels
+from lossattn_jax.models.network import backbone_variables
 
 
 def compute_maps(
@@ -40,9 +29,7 @@ def compute_maps(
       `[b, H', W', C]`, and what else an evaluation's batch has of each example.
     """
     backbone = model.make_backbone()
-    of_backbone = devices.replicate(
-        {kind: tree[BACKBONE] for kind, tree in variables.items() if BACKBONE in tree}
-    )
+    of_backbone = devices.replicate(backbone_variables(variables))
 
     def forward(of_backbone: Any, images: jax.Array) -> Any:
         inputs = data.network_input(images, dataset.spec, model.dtype)

@@ -22,7 +22,7 @@ from lossattn_jax.checkpoint import provenance, run_folder, runs
 from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.data.bags import label_sets
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate.backbone_maps import compute_maps, map_shape
+from lossattn_jax.evaluate.backbone_maps import compute_maps
 from lossattn_jax.files import records
 from lossattn_jax.models.geometry import sliding_grid
 
@@ -117,7 +117,7 @@ def _make_bags(
     run: runs.Run, dataset: data.Dataset, dtype: str
 ) -> Iterator[list[tuple[str, str, Mapping[str, Any]]]]:
     """Yields the bags of a batch of images: name, label and content of the file."""
-    height, width, _ = map_shape(run.model, run.spec.image_shape)
+    height, width, _ = run.model.map_shape(run.spec.image_shape)
     high, wide, _ = run.spec.image_shape
     corners = sliding_grid((height, width), 1, 1).boxes()[:, [1, 0]].astype(np.float64)
     coords = corners * (wide, high)

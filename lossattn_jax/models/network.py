@@ -1,7 +1,7 @@
 """Networks: features, one classifier, and a pooling."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -154,13 +154,25 @@ class ImageNetwork(Network):
         Raises:
           UserError: the images are too small for the network.
         """
+        height, width, _ = self.map_shape(image_shape)
+        return self.make_head().grid((height, width))
+
+    @nn.nowrap
+    def map_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Returns the shape (H', W', C) of an image's map; runs nothing.
+
+        Of `image_shape` (height, width, channels).
+
+        Raises:
+          UserError: the images are of a size that the backbone does not take.
+        """
         backbone = self.make_backbone()
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         shapes, _ = jax.eval_shape(
             lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
         )
-        height, width = shapes.shape[1:3]
-        return self.make_head().grid((height, width))
+        height, width, channels = shapes.shape[1:]
+        return height, width, channels
 
     @nn.nowrap
     def make_map(self, images: jax.Array, train: bool) -> jax.Array:
@@ -189,6 +201,11 @@ def without_backbone(model: ImageNetwork) -> ImageNetwork:
     Its parameters are the model's but for the backbone's, which it leaves alone where they are given.
     """
     return model.clone(make_backbone=GivenMap)
+
+
+def backbone_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Selects the backbone's collections of a network's variables, as its own module takes them."""
+    return {kind: tree[BACKBONE] for kind, tree in variables.items() if BACKBONE in tree}
 
 
 PatchNetwork = ImageNetwork  # its name when capsules had networks of their own

@@ -19,7 +19,7 @@ from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
 from lossattn_jax.data.bags.lazy_bags import BagReader, Bags
 from lossattn_jax.data.bags.positive import find_positive
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 Path = str | os.PathLike[str]
 
@@ -248,5 +248,4 @@ def _features(ids: Sequence[str], readers: Sequence[BagReader]) -> tuple[str, ..
 
 
 def _first(names: Sequence[str], show: Any = repr) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(map(show, names[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+    return name_first(list(map(show, names)), _MOST_NAMED)

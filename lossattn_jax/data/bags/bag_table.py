@@ -24,7 +24,7 @@ from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.data.bags.parquet_table import INDEX, as_text, read_column
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 log = logging.getLogger(__name__)
 
@@ -423,6 +423,4 @@ def _folds(table: _Cells, place: int, ids: Sequence[str]) -> tuple[int, ...]:
 
 
 def _some(names: Iterable[str]) -> str:
-    known = [repr(name) for name in names if name]
-    more = len(known) - _MOST_NAMED
-    return ", ".join(known[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return name_first([repr(name) for name in names if name], _MOST_NAMED)

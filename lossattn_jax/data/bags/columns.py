@@ -12,7 +12,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 # Of several that there are, the first is taken.
 LABELS, IDS, INSTANCE_LABELS = (
@@ -211,5 +211,4 @@ def _way_out(header: Sequence[str], free: Sequence[int]) -> str:
 
 def _some(names: Iterable[str]) -> str:
     nonempty = [name for name in names if name]
-    more = len(nonempty) - _MOST_NAMED
-    return ", ".join(nonempty[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return name_first(nonempty, _MOST_NAMED)

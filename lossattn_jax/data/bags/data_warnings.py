@@ -8,6 +8,7 @@ import numpy as np
 
 from lossattn_jax.data.bags import precision
 from lossattn_jax.data.bags.bags import BagDataset
+from lossattn_jax.errors import name_first
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,5 @@ def _name_features(
     verbs: tuple[str, str] = ("", ""),
 ) -> str:
     names = [dataset.feature_name(int(place)) for place in places]
-    more = len(names) - _MOST_NAMED
-    text = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    text = name_first(names, _MOST_NAMED)
     return f"{one if len(names) == 1 else several} {text}{verbs[len(names) > 1]}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossattn_jax.data.bags.lazy_bags import BagReader, Bags
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 _MOST_NAMED = 3
 
@@ -65,13 +65,9 @@ def match_features(bags: Bags, names: Sequence[str] | None) -> Bags:
     places = {name: place for place, name in enumerate(bags.features)}
     missing = [name for name in names if name not in places]
     if missing:
-        more = len(missing) - _MOST_NAMED
-        listed = ", ".join(map(repr, missing[:_MOST_NAMED])) + (
-            f" and {more} more" if more > 0 else ""
-        )
         raise UserError(
             f"the bags of {bags.name} lack {len(missing)} of {len(names)} features that were trained on: "
-            f"{listed}"
+            f"{name_first(list(map(repr, missing)), _MOST_NAMED)}"
         )
     columns = np.array([places[name] for name in names])
     return dataclasses.replace(

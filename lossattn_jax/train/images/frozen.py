@@ -19,9 +19,9 @@ from lossattn_jax import data, devices, files, models
 from lossattn_jax.checkpoint import provenance, run_folder
 from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.errors import UserError
-from lossattn_jax.evaluate.backbone_maps import compute_maps, map_shape
+from lossattn_jax.evaluate.backbone_maps import compute_maps
 from lossattn_jax.files import digests, npz, records
-from lossattn_jax.models.network import BACKBONE, without_backbone
+from lossattn_jax.models.network import backbone_variables, without_backbone
 from lossattn_jax.train.images import memory
 from lossattn_jax.train.images.job import Job
 from lossattn_jax.train.state import TrainState
@@ -42,7 +42,7 @@ def behind_backbone(
       model: the whole network.
       spec: of its images.
     """
-    shape = map_shape(model, spec.image_shape)
+    shape = model.map_shape(spec.image_shape)
     of_maps = dataclasses.replace(spec, image_shape=shape, canvas=0, is_network_input=True)
     return without_backbone(model), of_maps
 
@@ -60,27 +60,18 @@ def use_maps(job: Job, state: TrainState) -> Job:
       UserError: the workdir cannot be written, or the disk is too small.
     """
     model, spec = behind_backbone(job.model, job.spec)
-    of_backbone = {
-        kind: tree[BACKBONE] for kind, tree in state.variables.items() if BACKBONE in tree
-    }
     network = {
-        "backbone": provenance.of_variables(of_backbone),
+        "backbone": provenance.of_variables(backbone_variables(state.variables)),
         "network": provenance.of_network(job.model.make_backbone()),
         "dtype": job.options.model.dtype,
         "mean": list(job.spec.mean),
         "std": list(job.spec.std),
     }
-    splits = {
-        dataset.split: _open_maps(job, spec, dataset, state.variables, network)
+    train_set, test_set = (
+        _open_maps(job, spec, dataset, state.variables, network)
         for dataset in (job.train_set, job.test_set)
-    }
-    return dataclasses.replace(
-        job,
-        model=model,
-        spec=spec,
-        train_set=splits[job.train_set.split],
-        test_set=splits[job.test_set.split],
     )
+    return dataclasses.replace(job, model=model, spec=spec, train_set=train_set, test_set=test_set)
 
 
 def _open_maps(

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from lossattn_jax import files
-from lossattn_jax.errors import UserError
+from lossattn_jax.errors import UserError, name_first
 
 FEATURES, COORDS = ("features", "feats"), "coords"
 _FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
@@ -201,9 +201,7 @@ def _find_features(path: str, arrays: Mapping[str, StoredArray]) -> str:
         return others[0]
     has = "no array"
     if arrays:
-        more = len(arrays) - _MOST_NAMED
-        has = f"the arrays {', '.join(map(repr, list(arrays)[:_MOST_NAMED]))}"
-        has += f" and {more} more" if more > 0 else ""
+        has = f"the arrays {name_first(list(map(repr, arrays)), _MOST_NAMED)}"
     raise UserError(
         f"{path} has {has}, but must have one called {' or '.join(map(repr, FEATURES))}"
     )
