@@ -250,7 +250,7 @@ def test_runs_with_other_images_are_refused(workdirs, with_images, tmp_path, mon
     other = make_run(tmp_path / "other", 4, dataclasses.replace(SPEC, name="next"))
     with_images["next"] = make_images(seed=9)
     sentence = (
-        r"the test images of other \(next\) are others than those of one .* --split=none compares"
+        r"the test images of other \(next\) are others, .* than those of one .* --split=none compares"
     )
     with pytest.raises(UserError, match=sentence):
         comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
