@@ -75,6 +75,8 @@ def random_part(
     size: tuple[int, int],
     area: float,
     positions: ArrayLike | None = None,
+    *,
+    flip: bool = False,
 ) -> jax.Array:
     """Cuts a random part out of each image and resizes it.
 
@@ -89,15 +91,17 @@ def random_part(
       size: (height, width) of the result.
       area: smallest share of the area, above 0.
       positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
+      flip: mirror parts as `random_flip` does, for the same key the same ones.
 
     Returns:
       float32 [B, *size, C], of values as those of `images`.
     """
     batch, height, width, channels = images.shape
     keys = example_keys(jax.random.fold_in(key, _CROP), batch, positions)
+    flips = _draw_flips(key, batch, positions) if flip else jnp.zeros(batch, bool)
     low, high = jnp.log(jnp.float32(_PROPORTIONS[0])), jnp.log(jnp.float32(_PROPORTIONS[1]))
 
-    def cut(key: jax.Array, image: jax.Array) -> jax.Array:
+    def cut(key: jax.Array, image: jax.Array, mirrored: jax.Array) -> jax.Array:
         draws = jax.random.uniform(key, (_TRIES + 1, 2))
         areas = (area + (1 - area) * draws[:-1, 0]) * (height * width)
         proportions = jnp.exp(low + (high - low) * draws[:-1, 1])
@@ -109,13 +113,20 @@ def random_part(
         corner = draws[-1] * (whole[0] - part)
         rows = _resize_rows(image.reshape(height, -1), size[0], corner[0], part[0])
         turned = rows.reshape(size[0], width, channels).transpose(1, 0, 2)
-        columns = _resize_rows(turned.reshape(width, -1), size[1], corner[1], part[1])
+        # To mirror the result instead takes seven times as long as to cut it.
+        columns = _resize_rows(turned.reshape(width, -1), size[1], corner[1], part[1], mirrored)
         return columns.reshape(size[1], size[0], channels).transpose(1, 0, 2)
 
-    return jax.vmap(cut)(keys, images)
+    return jax.vmap(cut)(keys, images, flips)
 
 
-def _resize_rows(rows: jax.Array, count: int, start: jax.Array, length: jax.Array) -> jax.Array:
+def _resize_rows(
+    rows: jax.Array,
+    count: int,
+    start: jax.Array,
+    length: jax.Array,
+    reverse: ArrayLike = False,
+) -> jax.Array:
     """Resizes a part of some rows bilinearly, with a filter that widens with the reduction.
 
     The same as `jax.image.scale_and_translate`, whose products with matrices that are nearly all 0 take
@@ -126,6 +137,7 @@ def _resize_rows(rows: jax.Array, count: int, start: jax.Array, length: jax.Arra
       count: rows of the result.
       start: scalar, where the part begins, in rows.
       length: scalar, of the part, in rows; with `start` within the n.
+      reverse: scalar, whether the result begins with the part's last row.
 
     Returns:
       float32 [count, m].
@@ -134,7 +146,9 @@ def _resize_rows(rows: jax.Array, count: int, start: jax.Array, length: jax.Arra
     step = length / count
     width = jnp.maximum(step, 1.0)  # from the middle of the filter, a triangle, to where it is 0
     most = math.ceil(2 * max(total / count, 1.0))  # rows that it can cover
-    middles = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * step - 0.5
+    order = jnp.arange(count, dtype=jnp.float32)
+    order = jnp.where(reverse, count - 1 - order, order)
+    middles = start + (order + 0.5) * step - 0.5
     first = jnp.floor(middles - width).astype(jnp.int32) + 1
     places = first[:, None] + jnp.arange(most)[None]
     distances = jnp.abs(middles[:, None] - places.astype(jnp.float32))
@@ -155,9 +169,10 @@ def crop(
     *,
     pad: int,
     area: float,
+    flip: bool = False,
     positions: ArrayLike | None = None,
 ) -> jax.Array:
-    """Crops stored images for training.
+    """Crops stored images for training, and mirrors half of them.
 
     Those of a network's size by `random_crop`, larger ones by `random_part`, or where `area` is 0 to their
     centre.
@@ -168,16 +183,19 @@ def crop(
       size: (height, width) of the result.
       pad: as of `random_crop`.
       area: as of `random_part`; or 0.
+      flip: mirror by `random_flip`.
       positions: int32 [B], the examples' places in the global batch; None for 0 ... B - 1.
 
     Returns:
       [B, *size, C].
     """
+    if images.shape[1:3] != size and area:
+        return random_part(key, images, size, area, positions, flip=flip)
     if images.shape[1:3] == size:
-        return random_crop(key, images, pad, positions)
-    if area:
-        return random_part(key, images, size, area, positions)
-    return cut_centre(images, size)
+        images = random_crop(key, images, pad, positions)
+    else:
+        images = cut_centre(images, size)
+    return random_flip(key, images, positions) if flip else images
 
 
 def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None = None) -> jax.Array:
@@ -191,9 +209,14 @@ def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None =
     Returns:
       [B, H, W, C] of the same dtype.
     """
-    keys = example_keys(jax.random.fold_in(key, _FLIP), images.shape[0], positions)
-    flip = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    flips = _draw_flips(key, images.shape[0], positions)
+    return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _draw_flips(key: jax.Array, batch: int, positions: ArrayLike | None) -> jax.Array:
+    """Draws which images are mirrored; bool [B]."""
+    keys = example_keys(jax.random.fold_in(key, _FLIP), batch, positions)
+    return jax.vmap(jax.random.bernoulli)(keys)
 
 
 def normalise(
@@ -268,7 +291,7 @@ def augment(
       [B, *size, C] of `dtype`.
     """
     height, width = size or images.shape[1:3]
-    images = crop(key, images, (height, width), pad=pad, area=area, positions=positions)
-    if spec_flip:
-        images = random_flip(key, images, positions)
+    images = crop(
+        key, images, (height, width), pad=pad, area=area, flip=spec_flip, positions=positions
+    )
     return normalise(images, mean, std, dtype)

@@ -7,7 +7,7 @@ from PIL import Image
 from lossattn_jax import data
 from lossattn_jax.data import augmentation
 
-random_part = jax.jit(augmentation.random_part, static_argnames=("size", "area"))
+random_part = jax.jit(augmentation.random_part, static_argnames=("size", "area", "flip"))
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,16 @@ def test_parts_follow_from_key_and_place_alone():
     np.testing.assert_allclose(some, whole[jnp.array([5, 2])], atol=1e-3)
     other = random_part(jax.random.key(3), jnp.asarray(images), (8, 8), 0.08)
     assert not np.allclose(other, whole, atol=1)
+
+
+def test_parts_are_mirrored_as_whole_images_are():
+    images = np.random.default_rng(0).integers(0, 256, (8, 20, 18, 3), np.uint8)
+    key, places = jax.random.key(2), jnp.arange(8) + 3
+    plain = random_part(key, jnp.asarray(images), (8, 7), 0.2, places)
+    mirrored = random_part(key, jnp.asarray(images), (8, 7), 0.2, places, flip=True)
+    is_mirrored = np.asarray(plain != mirrored).any((1, 2, 3))
+    assert 0 < is_mirrored.sum() < 8
+    np.testing.assert_allclose(mirrored, data.random_flip(key, plain, places), atol=1e-4)
 
 
 def test_stored_pictures_are_cropped_by_their_size():
