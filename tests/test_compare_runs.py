@@ -249,9 +249,7 @@ def test_without_a_split_runs_need_no_images(workdirs, tmp_path, monkeypatch):
 def test_runs_with_other_images_are_refused(workdirs, with_images, tmp_path, monkeypatch):
     other = make_run(tmp_path / "other", 4, dataclasses.replace(SPEC, name="next"))
     with_images["next"] = make_images(seed=9)
-    sentence = (
-        r"the test images of other \(next\) are others, .* than those of one .* --split=none compares"
-    )
+    sentence = r"the test images of other \(next\) are others, .* than those of one .* --split=none compares"
     with pytest.raises(UserError, match=sentence):
         comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
     classes = dataclasses.replace(SPEC, class_names=("x", "y", "z"))

@@ -3,7 +3,7 @@
     D/train/CLASS/*.jpg, D/test/CLASS/*.jpg     files in splits; `val`, `validation` or `valid` where there is
                                                 no test
     D/CLASS/*.jpg                               files of which a share is tested, drawn for each class
-    D/images.csv                                a table with the columns path and label, see `read_table`
+    D/images.csv or D/images.parquet            a table with the columns path and label, see `read_table`
 
 Classes are in the order of their names, and so are files by class and path; those of a table in the table's.
 """
@@ -18,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax.data import own_images
-from lossattn_jax.data.bags import columns, folds, text_tables
+from lossattn_jax.data.bags import columns, folds, table_cells
 from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.data.bags.table_cells import TableCells
 from lossattn_jax.errors import UserError, name_first
 
 log = logging.getLogger(__name__)
 
 Corners = tuple[float, float, float, float]
 
-DEFAULT_TABLE = "images.csv"  # taken where it is there and no other is named
+# Of a folder, taken where one is there and no other is named.
+DEFAULT_TABLES = ("images.csv", "images.parquet")
 # Names of the columns, in small letters; the first one counts.
 _PATHS, _LABELS = ("path", "file", "filename", "image"), ("label", "class")
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
@@ -100,7 +102,8 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
 
     Args:
       root: the folder.
-      table: file that lists them, in `root` unless it is absolute; '': `DEFAULT_TABLE` if it is there.
+      table: file that lists them, in `root` unless it is absolute; '': one of `DEFAULT_TABLES` if it
+        is there.
 
     Raises:
       UserError: it is no folder, its layout is none of these, or the table cannot be used.
@@ -111,8 +114,8 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
             f"the folder of images {folder} is not there; config.data.dir, or --data_dir of the commands "
             "that open a run, says where it is"
         )
-    if table or (folder / DEFAULT_TABLE).is_file():
-        return read_table(folder, folder / (table or DEFAULT_TABLE))
+    if own_table := table or _find_table(folder):
+        return read_table(folder, folder / own_table)
     try:
         inside = _list_folders(folder)
         by_split: dict[str, list[pathlib.Path]] = {}
@@ -126,6 +129,16 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
         return _find_in_classes(folder, folder, "")
     except OSError as error:
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find_table(folder: pathlib.Path) -> str:
+    """Finds the table that a folder has without its being named; '' for none."""
+    tables = [name for name in DEFAULT_TABLES if (folder / name).is_file()]
+    if len(tables) > 1:
+        raise UserError(
+            f"{folder} has the tables {' and '.join(tables)}; say which one counts with config.data.table"
+        )
+    return tables[0] if tables else ""
 
 
 def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) -> FileList:
@@ -161,19 +174,19 @@ def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> Fi
     if not classes:
         raise UserError(
             f"{folder} has no folder of a class, but must have one for each, with its images in it; or "
-            f"{root / DEFAULT_TABLE} lists images with their labels"
+            f"{root / DEFAULT_TABLES[0]} lists images with their labels"
         )
     names: list[str] = []
     labels: list[str] = []
     for own in classes:
-        found = _list_visible(own)
-        if not found:
+        paths = _list_visible(own)
+        if not paths:
             raise UserError(
                 f"the folder {own} of a class has no image ({', '.join(own_images.SUFFIXES)}); add some, or "
                 "remove it"
             )
-        names += [path.relative_to(root).as_posix() for path in found]
-        labels += [own.name] * len(found)
+        names += [path.relative_to(root).as_posix() for path in paths]
+        labels += [own.name] * len(paths)
     return FileList(root, tuple(names), tuple(labels), (split,) * len(names))
 
 
@@ -193,7 +206,7 @@ def _list_visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
-    """Reads a table of images (CSV or TSV, also `.gz`).
+    """Reads a table of images: CSV, TSV (also `.gz`), or Parquet.
 
     Columns are found by these names, in any case of letters: `path` (or file, filename, image), in `root`
     unless it is absolute; `label` (or class); perhaps `split` (train, validation or test), `group` (or
@@ -204,10 +217,9 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
       UserError: it cannot be read, lacks a column, has a file twice, a cell is missing or of no allowed
         value, or a file does not exist.
     """
-    table = text_tables.open_table(path)
-    rows = list(table.rows)
-    lines = [line for line, _ in rows]
-    if not rows:
+    table = table_cells.read_cells(path)
+    lines = table.lines
+    if not lines:
         raise UserError(f"{path} has no image, but must have one in each line after the header")
 
     def column(names: Sequence[str], needed: bool = False) -> list[str] | None:
@@ -219,23 +231,21 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
                     f"{_some(map(repr, table.header))}"
                 )
             return None
-        cells = [row[place].strip() for _, row in rows]
+        cells = table.column(place)
         missing = [number for number, cell in enumerate(cells) if is_missing(cell)]
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(cells)} images of {path} have no {table.header[place]}, the first "
-                f"in line {lines[missing[0]]}; give them one or leave these images out"
+                f"in {lines[missing[0]]}; give them one or leave these images out"
             )
         return cells
 
     names, labels = column(_PATHS, needed=True), column(_LABELS, needed=True)
     assert names is not None and labels is not None
-    first: dict[str, int] = {}
+    first: dict[str, str] = {}
     for line, name in zip(lines, names, strict=True):
         if first.setdefault(name, line) != line:
-            raise UserError(
-                f"{path} has the image {name!r} twice, in lines {first[name]} and {line}"
-            )
+            raise UserError(f"{path} has the image {name!r} twice, in {first[name]} and in {line}")
     absent = [name for name in names if not (root / name).is_file()]
     if absent:
         raise UserError(
@@ -249,17 +259,17 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
         tuple(map(str, label_values(labels))),
         ("",) * len(names) if splits is None else _read_splits(path, lines, splits),
         None if groups is None else tuple(groups),
-        _read_boxes(path, table.header, rows),
+        _read_boxes(table),
     )
     return files.take(place for place, split in enumerate(files.splits) if split != "validation")
 
 
-def _read_splits(path: pathlib.Path, lines: Sequence[int], words: Sequence[str]) -> tuple[str, ...]:
+def _read_splits(path: pathlib.Path, lines: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     """Reads "train" and "test"; "validation" is left where there are tests besides."""
     for line, word in zip(lines, words, strict=True):
         if word.lower() not in SPLITS:
             raise UserError(
-                f"line {line} of {path} has the split {word!r}, but allowed are {', '.join(SPLITS)}"
+                f"{line} of {path} has the split {word!r}, but allowed are {', '.join(SPLITS)}"
             )
     splits = [SPLITS[word.lower()] for word in words]
     if "test" in splits:
@@ -269,21 +279,23 @@ def _read_splits(path: pathlib.Path, lines: Sequence[int], words: Sequence[str])
     return tuple("test" if split == "validation" else split for split in splits)
 
 
-def _read_boxes(
-    path: pathlib.Path, header: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
-) -> tuple[Corners | None, ...] | None:
-    places = [columns.find_first(path, header, (name,)) for name in _CORNERS]
+def _read_boxes(table: TableCells) -> tuple[Corners | None, ...] | None:
+    places = [columns.find_first(table.place, table.header, (name,)) for name in _CORNERS]
     there = [place for place in places if place is not None]
     if not there:
         return None
     if len(there) < len(places):
-        raise UserError(f"{path} has columns of boxes, but must have all of {', '.join(_CORNERS)}")
+        raise UserError(
+            f"{table.place} has columns of boxes, but must have all of {', '.join(_CORNERS)}"
+        )
+    rows = zip(*map(table.column, there), strict=True)
     return tuple(
-        _read_box(path, line, [cells[place].strip() for place in there]) for line, cells in rows
+        _read_box(f"{line} of {table.place}", cells)
+        for line, cells in zip(table.lines, rows, strict=True)
     )
 
 
-def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | None:
+def _read_box(place: str, cells: Sequence[str]) -> Corners | None:
     if all(map(is_missing, cells)):
         return None
     try:
@@ -292,7 +304,7 @@ def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | 
         ymin = xmin = ymax = xmax = np.nan
     if not (np.isfinite([ymin, xmin, ymax, xmax]).all() and ymin < ymax and xmin < xmax):
         raise UserError(
-            f"line {line} of {path} has the box {', '.join(cells)}, but must have four numbers of pixels, "
+            f"{place} has the box {', '.join(cells)}, but must have four numbers of pixels, "
             "ymin below ymax and xmin below xmax, or none"
         )
     return ymin, xmin, ymax, xmax

@@ -4,10 +4,15 @@ import logging
 import os
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lossattn_jax.data import image_files
 from lossattn_jax.errors import UserError
+
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+CORNERS = ("ymin", "xmin", "ymax", "xmax")
 
 
 def touch(root, *names):
@@ -16,7 +21,7 @@ def touch(root, *names):
         (root / name).write_bytes(b"")
 
 
-def table(root, text, names=("a.jpg", "b.jpg", "c.jpg", "d.jpg")):
+def table(root, text, names=NAMES):
     touch(root, *names)
     (root / "images.csv").write_text(text)
     return root
@@ -136,6 +141,28 @@ def test_the_rows_of_a_table(tmp_path):
     assert files.boxes == ((1.0, 2.0, 3.0, 4.5), None, (0.0, 0.0, 1.0, 1.0))
 
 
+def test_a_parquet_table_is_read_as_its_text(tmp_path):
+    touch(tmp_path, *NAMES)
+    columns = {
+        "path": ["b.jpg", "a.jpg"],
+        "Label": [2, 10],  # numbers, as a data frame has them
+        "split": ["val", "train"],
+        **{name: [value, None] for name, value in zip(CORNERS, (1.0, 2.0, 3.0, 4.5), strict=True)},
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "images.parquet")
+    files = image_files.find(tmp_path)
+    assert files.names == ("b.jpg", "a.jpg") and files.classes == ("2", "10")
+    assert files.splits == ("test", "train") and files.boxes == ((1.0, 2.0, 3.0, 4.5), None)
+    columns["split"] = ["val", "dunno"]
+    parquet.write_table(pyarrow.table(columns), tmp_path / "images.parquet")
+    with pytest.raises(UserError, match="row 2 of .*images.parquet has the split 'dunno'"):
+        image_files.find(tmp_path)
+    (tmp_path / "images.csv").write_text("path,label\na.jpg,x\n")
+    with pytest.raises(UserError, match="has the tables images.csv and images.parquet; say which"):
+        image_files.find(tmp_path)
+    assert image_files.find(tmp_path, "images.csv").classes == ("x",)
+
+
 def test_rows_for_validation_are_not_used_beside_tests(tmp_path):
     text = "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,x,test\n"
     assert image_files.find(table(tmp_path, text)).names == ("a.jpg", "c.jpg")
@@ -148,7 +175,7 @@ def test_rows_for_validation_are_not_used_beside_tests(tmp_path):
         ("name,label\na.jpg,x\n", "has no column 'path' or 'file' .*, but 'name', 'label'"),
         ("path,kind\na.jpg,x\n", "has no column 'label' or 'class'"),
         ("path,label\na.jpg,x\nb.jpg,\n", "1 of 2 images of .* have no label, the first in line 3"),
-        ("path,label\na.jpg,x\na.jpg,y\n", "has the image 'a.jpg' twice, in lines 2 and 3"),
+        ("path,label\na.jpg,x\na.jpg,y\n", "has the image 'a.jpg' twice, in line 2 and in line 3"),
         (
             "path,label\na.jpg,x\ne.jpg,y\n",
             "1 of 2 images of .* do not exist in .*: e.jpg; correct",
