@@ -49,9 +49,8 @@ class FileSource(SplitSource):
         return [self._read(int(index)) for index in indices]
 
     def labels(self) -> np.ndarray:
-        """See `SplitSource.labels`; int32 [N]."""
-        number = {name: label for label, name in enumerate(self.spec.class_names)}
-        return np.array([number[name] for name in self.files.classes], np.int32)
+        """See `SplitSource.labels`."""
+        return self.files.encode(self.spec.class_names, self.spec.multi_label)
 
     @property
     def folder(self) -> str:
@@ -83,7 +82,9 @@ class FileSource(SplitSource):
         path = self.files.root / self.files.names[index]
         example = {
             "image": own_images.read_stored(path, self.spec.view),
-            "label": self.spec.class_names.index(self.files.classes[index]),
+            "label": self.files.take([index]).encode(self.spec.class_names, self.spec.multi_label)[
+                0
+            ],
         }
         if self.files.boxes is not None:
             corners = self.files.boxes[index]
@@ -105,12 +106,18 @@ def open_files(spec: DatasetSpec, split: str, data_dir: str | None = None) -> Fi
       data_dir: the folder of the images.
 
     Raises:
-      UserError: there is no such folder, it has other classes than the data set, or no file can be read.
+      UserError: there is no such folder, it has other classes than the data set, or several labels of an
+        image where that has one, or no file can be read.
     """
     spec.split(split)
     root = folder_of(data_dir)
     every = image_files.find(root, spec.table)
-    unknown = sorted({*every.classes} - {*spec.class_names})
+    if every.has_several and not spec.multi_label:
+        raise UserError(
+            f"{root} has images with several labels, but the data set's have one each; write one into each "
+            "cell of its table"
+        )
+    unknown = sorted({*every.class_names()} - {*spec.class_names})
     if unknown:
         raise UserError(
             f"{root} has images of the class {unknown[0]!r}, but the data set has {len(spec.class_names)} "

@@ -9,6 +9,7 @@ Classes are in the order of their names, and so are files by class and path; tho
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax.data import own_images
-from lossattn_jax.data.bags import columns, folds, table_cells
+from lossattn_jax.data.bags import columns, folds, label_sets, table_cells
 from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
+from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.data.bags.table_cells import TableCells
@@ -45,18 +47,20 @@ class FileList:
     Attributes:
       root: the folder of the data set.
       names: `N` paths in it, with slashes.
-      classes: `N` names.
+      labels: of each of the `N` its names of classes: one, or where `has_several` any number.
       splits: `N` of "train", "test", or "" where the file is in no split.
       groups: `N` of what files share that must not be divided, or None.
       boxes: `N` (ymin, xmin, ymax, xmax) in pixels of the picture, None for a file without; or None.
+      has_several: whether a file may have several labels, or none.
     """
 
     root: pathlib.Path
     names: tuple[str, ...]
-    classes: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     boxes: tuple[Corners | None, ...] | None = None
+    has_several: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,10 +75,11 @@ class FileList:
         return FileList(
             self.root,
             of(self.names),
-            of(self.classes),
+            of(self.labels),
             of(self.splits),
             of(self.groups),
             of(self.boxes),
+            self.has_several,
         )
 
     def of_split(self, split: str) -> "FileList":
@@ -83,7 +88,22 @@ class FileList:
 
     def class_names(self) -> tuple[str, ...]:
         """Returns the names of the classes in their order."""
-        return tuple(sort_names(set(self.classes)))
+        return tuple(sort_names({name for own in self.labels for name in own}))
+
+    def encode(self, class_names: Sequence[str], several: bool) -> np.ndarray:
+        """Encodes the labels for a network.
+
+        Args:
+          class_names: K different names, all labels among them.
+          several: whether a file may have several; where not, each has one.
+
+        Returns:
+          int32 [N], places in `class_names`; or uint8 [N, K], 1 for each label that a file has.
+        """
+        if several:
+            return label_sets.encode(self.labels, class_names).astype(np.uint8)
+        place = {name: number for number, name in enumerate(class_names)}
+        return np.array([place[name] for (name,) in self.labels], np.int32)
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -162,7 +182,7 @@ def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) 
     return FileList(
         root,
         tuple(name for one in lists for name in one.names),
-        tuple(name for one in lists for name in one.classes),
+        tuple(own for one in lists for own in one.labels),
         tuple(name for one in lists for name in one.splits),
     )
 
@@ -177,7 +197,7 @@ def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> Fi
             f"{root / DEFAULT_TABLES[0]} lists images with their labels"
         )
     names: list[str] = []
-    labels: list[str] = []
+    labels: list[tuple[str, ...]] = []
     for own in classes:
         paths = _list_visible(own)
         if not paths:
@@ -186,7 +206,7 @@ def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> Fi
                 "remove it"
             )
         names += [path.relative_to(root).as_posix() for path in paths]
-        labels += [own.name] * len(paths)
+        labels += [(own.name,)] * len(paths)
     return FileList(root, tuple(names), tuple(labels), (split,) * len(names))
 
 
@@ -211,7 +231,8 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
     Columns are found by these names, in any case of letters: `path` (or file, filename, image), in `root`
     unless it is absolute; `label` (or class); perhaps `split` (train, validation or test), `group` (or
     patient, patient_id, case_id) of what must not be divided, and all of `ymin`, `xmin`, `ymax`, `xmax` in
-    pixels, empty where an image has no box. Others are not taken.
+    pixels, empty where an image has no box. Others are not taken. Where a label has a semicolon, images have
+    several, with semicolons between them, and one alone where there is none.
 
     Raises:
       UserError: it cannot be read, lacks a column, has a file twice, a cell is missing or of no allowed
@@ -252,16 +273,30 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
             f"{len(absent)} of {len(names)} images of {path} do not exist in {root}: {_some(absent)}; "
             "correct the paths, or leave these lines out"
         )
-    groups, splits = column(NAMES["group"]), column(("split",))
+    has_several = any(SEPARATOR in label for label in labels)
+    groups, splits, boxes = column(NAMES["group"]), column(("split",)), _read_boxes(table)
+    if has_several:
+        log.info("%s: images have several labels, with %r between them", path, SEPARATOR)
+    if has_several and boxes is not None:
+        raise UserError(
+            f"{path} has boxes, and images with several labels ({SEPARATOR!r} stands between labels), but a "
+            f"box is around what one label names; take the columns {', '.join(_CORNERS)} out"
+        )
     files = FileList(
         root,
         tuple(names),
-        tuple(map(str, label_values(labels))),
+        tuple(map(split_words, labels)) if has_several else _read_classes(labels),
         ("",) * len(names) if splits is None else _read_splits(path, lines, splits),
         None if groups is None else tuple(groups),
-        _read_boxes(table),
+        boxes,
+        has_several,
     )
     return files.take(place for place, split in enumerate(files.splits) if split != "validation")
+
+
+def _read_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Reads cells with one label each; 2.0 is 2 where all are whole numbers."""
+    return tuple((str(value),) for value in label_values(labels))
 
 
 def _read_splits(path: pathlib.Path, lines: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
@@ -313,7 +348,8 @@ def _read_box(place: str, cells: Sequence[str]) -> Corners | None:
 def divide(files: FileList, share: float, seed: int) -> FileList:
     """Draws the files that are tested where no split is given.
 
-    Of a class with n files `share * n` are drawn, rounded, at least 1; of groups see `folds.held_out`.
+    Of a class with n files `share * n` are drawn, rounded, at least 1; of groups, and of several labels,
+    see `folds.held_out`.
 
     Args:
       files: all of them.
@@ -326,7 +362,9 @@ def divide(files: FileList, share: float, seed: int) -> FileList:
     if any(files.splits):
         _refuse_divided_groups(files)
         return files
-    names, counts = np.unique(files.classes, return_counts=True)
+    names, counts = np.unique([*itertools.chain(*files.labels)], return_counts=True)
+    if not len(names):  # which `check_classes` refuses
+        return dataclasses.replace(files, splits=("train",) * len(files))
     if counts.min() < 2:
         raise UserError(
             f"the class {str(names[counts.argmin()])!r} has one image in {files.root}, but must have one to "
@@ -334,13 +372,15 @@ def divide(files: FileList, share: float, seed: int) -> FileList:
         )
     rows = np.arange(len(files))
     try:
-        is_tested = folds.held_out(files.classes, rows, share, seed, files.groups)
+        encoded = files.encode(files.class_names(), files.has_several)
+        is_tested = folds.held_out(encoded, rows, share, seed, files.groups)
     except UserError:
-        if files.groups is None:
+        if files.groups is None and not files.has_several:
             raise
+        what = "" if files.groups is None else f"{len(set(files.groups))} groups of "
         raise UserError(
-            f"the {len(set(files.groups))} groups of images in {files.root} cannot be divided so that "
-            "every class is in training and test; give the table a column split"
+            f"the {what}images in {files.root} cannot be divided so that every class is in training and "
+            "test; give the table a column split"
         ) from None
     return dataclasses.replace(
         files, splits=tuple("test" if tested else "train" for tested in is_tested)
@@ -371,13 +411,14 @@ def check_classes(files: FileList) -> None:
             f"{files.root} has {'the one class ' + repr(classes[0]) if classes else 'no class'}, but must "
             "have two at least"
         )
-    in_training, in_test = (set(files.of_split(split).classes) for split in ("train", "test"))
+    train, test = (files.of_split(split) for split in ("train", "test"))
+    in_training, in_test = (set(part.class_names()) for part in (train, test))
     if only := sorted(in_test - in_training):
         raise UserError(
             f"{_classes(only)} in the test split of {files.root} and not in its training split, so that no "
             "network can learn it; add images to train on, or leave it out"
         )
-    if not in_test:
+    if not len(test):
         raise UserError(f"{files.root} has no image to test, but must have some of each class")
     if only := sorted(in_training - in_test):
         log.warning(

@@ -220,6 +220,38 @@ def test_boxes_are_fractions_of_what_is_seen(tmp_path):
         np.testing.assert_array_equal(test.read(np.arange(1), with_boxes=True)["box"], [NO_BOX])
 
 
+def write_several(root):
+    """A table in which two of six images have two labels, and one has none."""
+    image_sets.write(root, 2, size=(8, 8))
+    cells = ["bee;cat", "dog", "cat", "bee;dog", ";", "cat;dog"]
+    paths = [f"{name}/00{n}.jpg" for name in image_sets.CLASSES for n in range(2)]
+    splits = ["train", "test", "train", "train", "test", "test"]
+    rows = [",".join(row) for row in zip(paths, cells, splits, strict=True)]
+    (root / "images.csv").write_text("\n".join(["path,label,split", *rows]))
+
+
+def test_several_labels_are_multi_hot_in_both_modes(tmp_path):
+    write_several(tmp_path)
+    for mode in MODES:
+        train, test = (open_split(tmp_path, split, mode=mode) for split in ("train", "test"))
+        assert train.spec.multi_label and train.spec.class_names == image_sets.CLASSES
+        labels = train.read(np.arange(3))["label"]
+        np.testing.assert_array_equal(labels, np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]], np.uint8))
+        assert test.read(np.arange(3))["label"].tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 1]]
+
+
+def test_a_run_of_one_label_refuses_several(tmp_path):
+    write_several(tmp_path)
+    spec = runs.spec_of(options(tmp_path))
+    one_each = dataclasses.replace(spec, multi_label=False)
+    with pytest.raises(UserError, match="has images with several labels, but the data set's have"):
+        runs.open_split(options(tmp_path), one_each, "test")
+    # The other way round one label is one of several.
+    (tmp_path / "images.csv").write_text("path,label,split\nbee/000.jpg,dog,test\n")
+    dataset = runs.open_split(options(tmp_path), spec, "test")
+    assert dataset.labels.tolist() == [[0, 0, 1]]
+
+
 class SmallToy(toys.Toy):
     """The same on images of 8x8 pixels, two rows of which are a patch."""
 
