@@ -15,7 +15,7 @@ from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.data.file_survey import FileFacts
 from lossattn_jax.data.image_files import FileList
 from lossattn_jax.data.specs import DatasetSpec
-from lossattn_jax.data.split_source import SplitSource
+from lossattn_jax.data.split_source import SplitDigests, SplitSource
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 
@@ -64,17 +64,18 @@ class FileSource(SplitSource):
         settings = digests.of_json([spec.table, spec.test_share, spec.split_seed])
         return f"{super().name}_{settings[:8]}"
 
-    def digest(self) -> str:
-        """Digests the files' bytes, their classes and how they are stored."""
-        return digests.of_json(
-            {
-                "sha256": self.sha256,
-                "labels": digests.of_array(self.labels()),
-                "boxes": self.files.boxes,
-                "class_names": self.spec.class_names,
-                "stored": [self.spec.view.stored_shape, self.spec.image_shape, self.spec.fit],
-            }
-        )
+    def digests(self) -> SplitDigests:
+        """Digests the files' bytes and classes; and how they are stored, with boxes."""
+        pictures = {
+            "sha256": self.sha256,
+            "labels": digests.of_array(self.labels()),
+            "class_names": self.spec.class_names,
+        }
+        stored = {
+            "boxes": self.files.boxes,
+            "stored": [self.spec.view.stored_shape, self.spec.image_shape, self.spec.fit],
+        }
+        return SplitDigests(digests.of_json(pictures | stored), digests.of_json(pictures))
 
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):

@@ -106,7 +106,7 @@ def _measure(spec: DatasetSpec, data_dir: str | None, mode: str) -> PixelSums:
     """Sums the pixels of the training split, or finds the sums of an earlier call."""
     source = datasets.open_prepared(spec, "train", data_dir)
     path = pathlib.Path(source.folder) / f"pixels_{source.name}.json"
-    made_from = {"images": source.digest()}
+    made_from = {"images": source.digests().examples}
     try:
         record = records.read(path)
         if record.made_from == made_from:

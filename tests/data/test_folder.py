@@ -82,9 +82,25 @@ def test_photographs_have_the_usual_size():
 def test_both_modes_give_the_same_batches(folder):
     one, two = (open_split(folder, "train", mode=mode) for mode in MODES)
     assert isinstance(two, data.StreamDataset) and one.digest() == two.digest()
+    assert one.picture_digest() == two.picture_digest() != one.digest()
     batches = (dataset.train_batches(batch_size=5, seed=1) for dataset in (one, two))
     for _, a, b in zip(range(5), *batches, strict=False):
         jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_same_pictures_are_known_at_two_sizes(folder):
+    sizes = [open_split(folder, "test", image_size=size) for size in (8, 16)]
+    small, large = sizes
+    assert small.digest() != large.digest()
+    assert small.picture_digest() == large.picture_digest()
+    parts = [one.take(np.array([2, 0])).picture_digest() for one in sizes]
+    assert parts[0] == parts[1] != small.picture_digest()
+    image_sets.picture(9).save(folder / "test/dog/000.jpg")
+    assert open_split(folder, "test", image_size=16).picture_digest() != small.picture_digest()
+    shutil.copytree(folder / "test/dog", folder / "test/eel")
+    shutil.rmtree(folder / "test/dog")  # the same pictures with another label
+    shutil.move(folder / "train/dog", folder / "train/eel")
+    assert open_split(folder, "test").picture_digest() != small.picture_digest()
 
 
 def test_memory_is_chosen_where_it_suffices(folder, monkeypatch):
