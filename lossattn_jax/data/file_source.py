@@ -169,12 +169,13 @@ def folder_of(data_dir: str | None) -> pathlib.Path:
     """Returns the folder of image files.
 
     Raises:
-      UserError: none is named.
+      UserError: none is named, or an address of the network.
     """
     if not data_dir:
         raise UserError(
             "config.data.dir is '', but must be the folder of the images for the data set folder"
         )
+    files_lib.refuse_url(data_dir, "the folder of images")
     return pathlib.Path(os.path.abspath(os.path.expanduser(data_dir)))
 
 

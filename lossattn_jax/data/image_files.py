@@ -22,7 +22,7 @@ from lossattn_jax.data import own_images
 from lossattn_jax.data.bags import columns, folds, label_sets, table_cells
 from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
 from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
-from lossattn_jax.data.bags.label_values import label_values
+from lossattn_jax.data.bags.label_values import label_values, warn_of_case
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.data.bags.table_cells import TableCells
 from lossattn_jax.errors import UserError, name_first
@@ -411,6 +411,7 @@ def check_classes(files: FileList) -> None:
             f"{files.root} has {'the one class ' + repr(classes[0]) if classes else 'no class'}, but must "
             "have two at least"
         )
+    warn_of_case(classes, files.root)
     train, test = (files.of_split(split) for split in ("train", "test"))
     in_training, in_test = (set(part.class_names()) for part in (train, test))
     if only := sorted(in_test - in_training):

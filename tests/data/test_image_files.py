@@ -2,16 +2,18 @@
 
 import logging
 import os
+import pathlib
 
 import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lossattn_jax.data import image_files
+from lossattn_jax.data import file_source, image_files, own_images
 from lossattn_jax.errors import UserError
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+CASES = ("Tumor", "normal", "tumor")
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -273,3 +275,30 @@ def test_files_are_taken_with_all_that_is_known_of_them(tmp_path):
     files = image_files.find(table(tmp_path, text)).take(np.array([2, 1]))
     assert files.names == ("c.jpg", "b.jpg") and classes(files) == ["x", "y"]
     assert files.boxes == ((0.0, 0.0, 2.0, 2.0), None) and files.groups is None
+
+
+def test_classes_that_differ_in_capitals_are_warned_of(tmp_path, caplog):
+    touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in CASES))
+    image_files.check_classes(image_files.find(tmp_path))
+    assert "has the classes 'Tumor' and 'tumor', which differ in capitals alone" in caplog.text
+    assert caplog.text.count("capitals") == 1
+
+
+@pytest.mark.parametrize("name", ["images.xlsx", "images.ODS"])
+def test_a_spreadsheet_is_refused(tmp_path, name):
+    touch(tmp_path, name)
+    with pytest.raises(UserError, match=f"{name} is a spreadsheet, which is not read; save it as"):
+        image_files.find(tmp_path, name)
+
+
+def test_an_address_is_shown_unbroken(tmp_path, monkeypatch):
+    address = "https://example.org/a/pictures"
+    sentence = f"is {address}, but must be on this machine: download it"
+    for path in (address, pathlib.Path(address)):
+        with pytest.raises(UserError, match=f"the image {sentence}"):
+            own_images.find([path])
+    with pytest.raises(UserError, match=f"the folder of images {sentence}"):
+        file_source.folder_of(address)
+    touch(tmp_path, "ab:/c.png")  # a folder of that name
+    monkeypatch.chdir(tmp_path)
+    assert own_images.find(["ab:/c.png"]) == [pathlib.Path("ab:/c.png")]
