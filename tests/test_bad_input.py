@@ -163,6 +163,14 @@ CASES = [
         ("-m", "lossattn_jax.predict", *RUN_AND_OUT, "--images={w}/run", "--out={w}/p.csv"),
         "{w}/run",
     ),
+    (
+        ("-m", "lossattn_jax.predict", *RUN_AND_OUT, "--images={w}/run", "--attention=h5"),
+        "--attention=h5",
+    ),
+    (
+        ("-m", "lossattn_jax.predict", *RUN_AND_OUT, "--images=http://a.b/c", "--out={w}/p.csv"),
+        "the image is http://a.b/c, but must be on this machine",
+    ),
     (("-m", "lossattn_jax.export_model", "--workdir={w}/run"), "--out"),
     (("-m", "lossattn_jax.export_model", "--workdir={w}/nowhere", "--out={w}/o"), "nowhere"),
     (("-m", "lossattn_jax.export_model", *RUN_AND_OUT, "--checkpoint=x"), "checkpoint is 'x'"),

@@ -26,6 +26,7 @@ from lossattn_jax.compare_runs import (
     tables,
 )
 from lossattn_jax.config.images import default_config, resolve
+from lossattn_jax.data.split_source import SplitDigests
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate.evaluation import evaluate, make_eval_step
 from lossattn_jax.files import records
@@ -250,7 +251,7 @@ def test_runs_with_other_images_are_refused(workdirs, with_images, tmp_path, mon
     other = make_run(tmp_path / "other", 4, dataclasses.replace(SPEC, name="next"))
     with_images["next"] = make_images(seed=9)
     sentence = (
-        r"the test images of other \(next\) are others, .* than those of one .* --split=none compares"
+        r"the test images of other \(next\) are others than those of one .* --split=none compares"
     )
     with pytest.raises(UserError, match=sentence):
         comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
@@ -262,6 +263,21 @@ def test_runs_with_other_images_are_refused(workdirs, with_images, tmp_path, mon
     with_images["next"] = make_images()
     result = comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
     assert result["images"] == COUNT and result["config"]["data_set.name"] == ["toy", "next"]
+
+
+def test_the_same_pictures_at_two_sizes_are_compared(workdirs, tmp_path, monkeypatch):
+    """The toys take one shape, so the picture's sizes here are those in the digests alone."""
+    other = make_run(tmp_path / "other", 4, dataclasses.replace(SPEC, name="next"))
+    images = {
+        name: make_images()._with_origin(SplitDigests(examples, pictures))
+        for name, examples, pictures in ((SPEC.name, "at 64", "p"), ("next", "at 128", "p"))
+    }
+    monkeypatch.setattr(runs, "open_dataset", lambda run, *_: images[run.spec.name])
+    result = comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
+    assert result["images"] == COUNT and result["pairs"]["other"]["p_value"] <= 1
+    images["next"] = make_images()._with_origin(SplitDigests("at 128", "others"))
+    with pytest.raises(UserError, match="the test images of other .* are others than those"):
+        comparison.compare([workdirs[0], other], out=str(tmp_path / "out"))
 
 
 def test_nonfinite_runs_are_counted_and_left_out(workdirs, with_images, tmp_path):

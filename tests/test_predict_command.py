@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 
+import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import lossattn_jax
+from lossattn_jax.checkpoint import provenance
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.files import records
 from lossattn_jax.predict import prediction_files, prediction_run
@@ -77,6 +79,38 @@ def test_parquet_has_the_same_numbers(trained, folder, tmp_path):
         numbers = np.float32([float(row[name]) for row in rows])
         np.testing.assert_array_equal(table[name].to_numpy(), numbers)
     assert table["path"].to_pylist() == [row["path"] for row in rows]
+
+
+def test_attention_and_patch_logits_are_written(trained, folder, tmp_path, monkeypatch):
+    out, (paths, expected) = tmp_path / "p.csv", one_by_one(trained, folder)
+    (folder / "bad.png").write_bytes(b"no picture")
+    prediction_run.run(trained, [str(folder)], str(out))
+    table = out.read_bytes()
+    calls = passes(trained, monkeypatch)
+    prediction_run.run(trained, [str(folder)], str(out), attention=True)
+    assert calls and out.read_bytes() == table  # the table was there, and stays as it was
+    written = sorted((tmp_path / "p.csv.attention").iterdir())
+    assert len(written) == COUNT and written[0].name == "05.png.h5"  # the only one of that name
+    by_image = {}
+    for path in written:
+        with h5py.File(path) as file:
+            attributes = dict(file.attrs)
+            by_image[attributes["image"]] = {name: file[name][()] for name in file}
+        assert list(attributes["classes"]) == list(trained.class_names)
+        assert attributes["model"] == provenance.of_variables(trained.checkpoint.variables)
+        assert attributes["grid"].tolist() == [trained.grid.rows, trained.grid.cols]
+    for path, one in zip(paths, expected, strict=True):
+        arrays = by_image[str(path)]
+        np.testing.assert_array_equal(arrays["attention"], one.attention[0])
+        logits = trained.explain(path).patch_logits
+        np.testing.assert_array_equal(arrays["logits"], logits)
+    calls.clear()
+    prediction_run.run(trained, [str(folder)], str(out), attention=True)
+    assert not calls  # it is complete
+    written[3].write_bytes(b"damaged")
+    prediction_run.run(trained, [str(folder)], str(out), attention=True)
+    with h5py.File(written[3]) as file:
+        assert calls and file["attention"].shape == (trained.grid.patches,)
 
 
 def passes(trained, monkeypatch, most=None):

@@ -1,11 +1,13 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.config import images
 from lossattn_jax.errors import UserError
+from lossattn_jax.train.images import loop
 
 
 def test_a_second_command_is_refused_while_the_first_lasts(tmp_path):
@@ -64,3 +66,29 @@ def test_a_run_that_has_lost_a_file_is_not_finished(tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=f"has lost its {name} while this command wrote in it"):
         run_folder.check_whole(tmp_path, "metrics.jsonl")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failed_start_leaves_no_folder_of_its_own(tmp_path, monkeypatch, before):
+    """The training has its folder, and fails before there is a state."""
+    workdir = tmp_path / "run"
+    if before:
+        workdir.mkdir()
+    keep = SimpleNamespace(checkpoint=SimpleNamespace(keep=1))
+    job = SimpleNamespace(workdir=workdir, options=keep)
+
+    def open_job(config, folder):
+        run_folder.make_workdir(folder)
+        return job
+
+    def refuse(*_):
+        assert (workdir / run_folder.LOCK_NAME).exists()
+        raise UserError("bad weights")
+
+    monkeypatch.setattr(loop, "open_job", open_job)
+    monkeypatch.setattr(loop, "first_state", refuse)
+    saver = SimpleNamespace(describe=str, save_and_describe=str)
+    monkeypatch.setattr(loop, "Saver", lambda *_: saver)
+    with pytest.raises(UserError, match="bad weights"):
+        loop.train(None, workdir)
+    assert workdir.exists() == before

@@ -271,7 +271,28 @@ def test_the_package_offers_it_and_comes_at_once():
     assert finished.stdout.split() == ["False", "True"], finished.stderr
 
 
+def test_results_describe_themselves_in_a_line(trained):
+    images = trained_runs.arrays(2)
+    several = trained.predict(images)
+    patches = several.attention.shape[1]
+    assert repr(several) == f"<Predictions of 2 pictures, 3 classes, {patches} patches>"
+    one = trained.explain(images[0])
+    chance = several.probabilities[0].max()
+    assert repr(one) == (
+        f"<Explanation of image: {several.predicted[0]}, highest probability {chance:.3f}, "
+        f"{patches} patches>"
+    )
+
+
 def test_a_run_says_what_it_is(trained):
     assert repr(trained).startswith("<TrainedRun of toy, 3 classes: small, conv head, loss_atten")
     assert trained.class_names == SPEC.class_names and trained.image_shape == (16, 16, 3)
     assert trained.forward.batch_size == trained_runs.BATCH
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, "8"])
+def test_an_impossible_batch_is_refused(tmp_path, batch_size):
+    with pytest.raises(
+        UserError, match=f"batch_size is {batch_size!r}, but must be a whole number"
+    ):
+        lossattn_jax.load(tmp_path / "nowhere", batch_size=batch_size)

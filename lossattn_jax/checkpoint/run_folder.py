@@ -128,9 +128,20 @@ def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
     fresh = not os.path.lexists(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files.check_writable(folder)
+    with leave_no_lock(folder, fresh), lock_workdir(folder):
+        yield
+
+
+@contextlib.contextmanager
+def leave_no_lock(folder: pathlib.Path, fresh: bool) -> Iterator[None]:
+    """Removes a folder at the end of the context where nothing but a lock is in it.
+
+    Args:
+      folder: that exists.
+      fresh: whether it was made for this command; others stay.
+    """
     try:
-        with lock_workdir(folder):
-            yield
+        yield
     finally:
         with contextlib.suppress(OSError):
             if fresh and jax.process_index() == 0 and os.listdir(folder) == [LOCK_NAME]:

@@ -71,6 +71,7 @@ COMMANDS = (
         (
             "--workdir=runs/digit_scenes --images=a.png,folder --out=predictions.csv",
             "--workdir=runs/digit_scenes --images=folder --checkpoint=best --out=predictions.parquet",
+            "--workdir=runs/digit_scenes --images=folder --attention --out=predictions.csv",
         ),
     ),
     Command(

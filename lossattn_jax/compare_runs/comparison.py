@@ -186,6 +186,9 @@ def open_datasets(
 ) -> dict[str, data.Dataset]:
     """Opens the split of each run; runs of one data set share it.
 
+    Pictures may be stored at a size of its own for each run, where the data set's files say that they are
+    the same pictures.
+
     Raises:
       UserError: a data set is not there, or the images or the classes of runs are not the same.
     """
@@ -198,10 +201,15 @@ def open_datasets(
         if run.spec.class_names != first.spec.class_names:
             raise _other_images("classes", first_name, first, name, run)
         own = runs.open_dataset(run, split, data_dir)
-        if provenance.of_data(own) != [digest]:
+        if provenance.of_data(own) != [digest] and not _show_the_same(datasets[first_name], own):
             raise _other_images(f"{split} images", first_name, first, name, run)
         datasets[name] = datasets[first_name] if run.spec == first.spec else own
     return datasets
+
+
+def _show_the_same(one: data.Dataset, other: data.Dataset) -> bool:
+    """Whether two splits are the same pictures with the same labels, at whatever sizes."""
+    return one.picture_digest() == other.picture_digest()
 
 
 def measure(
@@ -268,7 +276,7 @@ def _other_images(
     what: str, first_name: str, first: runs.Run, name: str, run: runs.Run
 ) -> UserError:
     return UserError(
-        f"the {what} of {name} ({run.spec.name}) are others, or of another size, than those of {first_name} "
+        f"the {what} of {name} ({run.spec.name}) are others than those of {first_name} "
         f"({first.spec.name}), so that predictions cannot be compared image by image; --split={NONE} "
         "compares configs and curves alone"
     )

@@ -41,7 +41,8 @@ class DataOptions:
     # One of `lossattn_jax.data.DATASETS`, of which folder is your own images in data.dir; or tfds:NAME.
     name: str = key("cifar10")
     dir: str = key("")  # folder of the TFDS data sets, empty: TFDS' default; or of your own images
-    # Of your own images: the table that lists them, in data.dir; empty: images.csv, or folders of classes.
+    # Of your own images: the table that lists them, in data.dir; empty: images.csv,
+    # images.parquet, or folders of classes.
     table: str = key("")
     # Where there is no split, the share of images that is tested; and which ones.
     test_share: float = key(0.2, rules.SHARE)

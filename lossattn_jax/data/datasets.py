@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from lossattn_jax.data import damage, shard_digests
 from lossattn_jax.data.boxes import fixed_number
 from lossattn_jax.data.specs import EXTRA, DatasetSpec
-from lossattn_jax.data.split_source import SplitSource
+from lossattn_jax.data.split_source import SplitDigests, SplitSource
 from lossattn_jax.data.views import DRAFT, SQUEEZE
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
@@ -123,8 +122,8 @@ class ImageSource(SplitSource):
         """Returns the data set's folder, its version included."""
         return os.fspath(self.records.dataset_info.data_dir)
 
-    def fingerprint(self) -> str:
-        """Returns a string that changes with the split's content.
+    def digests(self) -> SplitDigests:
+        """Digests the split's content, and how pictures are stored.
 
         It goes by what the examples hold, not by dates and places: a copy has the same, and so has what was
         prepared again. Files that are not on a file system here go by how many examples they have.
@@ -143,27 +142,23 @@ class ImageSource(SplitSource):
                 lambda place: self._digest(starts[place], starts[place + 1]),
                 _METADATA,
             )
-        content = {
+        pictures = {
             "name": info.full_name,
             "split": self.spec.split(self.split),
             "num_examples": len(self),
-            "shape": self.spec.image_shape,
             "shards": [
                 [shard.name, digest]
                 for shard, digest in zip(shards, digests_of_shards, strict=True)
             ],
         }
+        stored: dict[str, Any] = {"shape": self.spec.image_shape}
         if self.spec.resize:
-            content["resized"] = f"bilinear, draft {DRAFT}"
+            stored["resized"] = f"bilinear, draft {DRAFT}"
         if self.spec.fit != SQUEEZE or self.spec.canvas:
-            content["stored"] = [self.spec.fit, self.spec.canvas]
+            stored["stored"] = [self.spec.fit, self.spec.canvas]
         if self.spec.max_boxes > 1:
-            content["boxes"] = f"the {self.spec.max_boxes} largest"
-        return json.dumps(content, sort_keys=True)
-
-    def digest(self) -> str:
-        """Returns SHA-256 of `fingerprint`."""
-        return hashlib.sha256(self.fingerprint().encode()).hexdigest()
+            stored["boxes"] = f"the {self.spec.max_boxes} largest"
+        return SplitDigests(digests.of_json(pictures | stored), digests.of_json(pictures))
 
     def _digest(self, start: int, stop: int) -> str:
         """Digests examples from one place to before another.

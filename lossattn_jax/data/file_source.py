@@ -15,7 +15,7 @@ from lossattn_jax.data.boxes import NO_BOX
 from lossattn_jax.data.file_survey import FileFacts
 from lossattn_jax.data.image_files import FileList
 from lossattn_jax.data.specs import DatasetSpec
-from lossattn_jax.data.split_source import SplitSource
+from lossattn_jax.data.split_source import SplitDigests, SplitSource
 from lossattn_jax.errors import UserError
 from lossattn_jax.files import digests
 
@@ -49,9 +49,8 @@ class FileSource(SplitSource):
         return [self._read(int(index)) for index in indices]
 
     def labels(self) -> np.ndarray:
-        """See `SplitSource.labels`; int32 [N]."""
-        number = {name: label for label, name in enumerate(self.spec.class_names)}
-        return np.array([number[name] for name in self.files.classes], np.int32)
+        """See `SplitSource.labels`."""
+        return self.files.encode(self.spec.class_names, self.spec.multi_label)
 
     @property
     def folder(self) -> str:
@@ -65,17 +64,18 @@ class FileSource(SplitSource):
         settings = digests.of_json([spec.table, spec.test_share, spec.split_seed])
         return f"{super().name}_{settings[:8]}"
 
-    def digest(self) -> str:
-        """Digests the files' bytes, their classes and how they are stored."""
-        return digests.of_json(
-            {
-                "sha256": self.sha256,
-                "labels": digests.of_array(self.labels()),
-                "boxes": self.files.boxes,
-                "class_names": self.spec.class_names,
-                "stored": [self.spec.view.stored_shape, self.spec.image_shape, self.spec.fit],
-            }
-        )
+    def digests(self) -> SplitDigests:
+        """Digests the files' bytes and classes; and how they are stored, with boxes."""
+        pictures = {
+            "sha256": self.sha256,
+            "labels": digests.of_array(self.labels()),
+            "class_names": self.spec.class_names,
+        }
+        stored = {
+            "boxes": self.files.boxes,
+            "stored": [self.spec.view.stored_shape, self.spec.image_shape, self.spec.fit],
+        }
+        return SplitDigests(digests.of_json(pictures | stored), digests.of_json(pictures))
 
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -83,7 +83,9 @@ class FileSource(SplitSource):
         path = self.files.root / self.files.names[index]
         example = {
             "image": own_images.read_stored(path, self.spec.view),
-            "label": self.spec.class_names.index(self.files.classes[index]),
+            "label": self.files.take([index]).encode(self.spec.class_names, self.spec.multi_label)[
+                0
+            ],
         }
         if self.files.boxes is not None:
             corners = self.files.boxes[index]
@@ -105,12 +107,18 @@ def open_files(spec: DatasetSpec, split: str, data_dir: str | None = None) -> Fi
       data_dir: the folder of the images.
 
     Raises:
-      UserError: there is no such folder, it has other classes than the data set, or no file can be read.
+      UserError: there is no such folder, it has other classes than the data set, or several labels of an
+        image where that has one, or no file can be read.
     """
     spec.split(split)
     root = folder_of(data_dir)
     every = image_files.find(root, spec.table)
-    unknown = sorted({*every.classes} - {*spec.class_names})
+    if every.has_several and not spec.multi_label:
+        raise UserError(
+            f"{root} has images with several labels, but the data set's have one each; write one into each "
+            "cell of its table"
+        )
+    unknown = sorted({*every.class_names()} - {*spec.class_names})
     if unknown:
         raise UserError(
             f"{root} has images of the class {unknown[0]!r}, but the data set has {len(spec.class_names)} "
@@ -161,12 +169,13 @@ def folder_of(data_dir: str | None) -> pathlib.Path:
     """Returns the folder of image files.
 
     Raises:
-      UserError: none is named.
+      UserError: none is named, or an address of the network.
     """
     if not data_dir:
         raise UserError(
             "config.data.dir is '', but must be the folder of the images for the data set folder"
         )
+    files_lib.refuse_url(data_dir, "the folder of images")
     return pathlib.Path(os.path.abspath(os.path.expanduser(data_dir)))
 
 

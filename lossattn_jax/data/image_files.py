@@ -3,12 +3,13 @@
     D/train/CLASS/*.jpg, D/test/CLASS/*.jpg     files in splits; `val`, `validation` or `valid` where there is
                                                 no test
     D/CLASS/*.jpg                               files of which a share is tested, drawn for each class
-    D/images.csv                                a table with the columns path and label, see `read_table`
+    D/images.csv or D/images.parquet            a table with the columns path and label, see `read_table`
 
 Classes are in the order of their names, and so are files by class and path; those of a table in the table's.
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -18,17 +19,20 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax.data import own_images
-from lossattn_jax.data.bags import columns, folds, text_tables
+from lossattn_jax.data.bags import columns, folds, label_sets, table_cells
 from lossattn_jax.data.bags.bag_table import NAMES, SPLITS
-from lossattn_jax.data.bags.label_values import label_values
+from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
+from lossattn_jax.data.bags.label_values import label_values, warn_of_case
 from lossattn_jax.data.bags.missing import is_missing
+from lossattn_jax.data.bags.table_cells import TableCells
 from lossattn_jax.errors import UserError, name_first
 
 log = logging.getLogger(__name__)
 
 Corners = tuple[float, float, float, float]
 
-DEFAULT_TABLE = "images.csv"  # taken where it is there and no other is named
+# Of a folder, taken where one is there and no other is named.
+DEFAULT_TABLES = ("images.csv", "images.parquet")
 # Names of the columns, in small letters; the first one counts.
 _PATHS, _LABELS = ("path", "file", "filename", "image"), ("label", "class")
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
@@ -43,18 +47,20 @@ class FileList:
     Attributes:
       root: the folder of the data set.
       names: `N` paths in it, with slashes.
-      classes: `N` names.
+      labels: of each of the `N` its names of classes: one, or where `has_several` any number.
       splits: `N` of "train", "test", or "" where the file is in no split.
       groups: `N` of what files share that must not be divided, or None.
       boxes: `N` (ymin, xmin, ymax, xmax) in pixels of the picture, None for a file without; or None.
+      has_several: whether a file may have several labels, or none.
     """
 
     root: pathlib.Path
     names: tuple[str, ...]
-    classes: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     boxes: tuple[Corners | None, ...] | None = None
+    has_several: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,10 +75,11 @@ class FileList:
         return FileList(
             self.root,
             of(self.names),
-            of(self.classes),
+            of(self.labels),
             of(self.splits),
             of(self.groups),
             of(self.boxes),
+            self.has_several,
         )
 
     def of_split(self, split: str) -> "FileList":
@@ -81,7 +88,22 @@ class FileList:
 
     def class_names(self) -> tuple[str, ...]:
         """Returns the names of the classes in their order."""
-        return tuple(sort_names(set(self.classes)))
+        return tuple(sort_names({name for own in self.labels for name in own}))
+
+    def encode(self, class_names: Sequence[str], several: bool) -> np.ndarray:
+        """Encodes the labels for a network.
+
+        Args:
+          class_names: K different names, all labels among them.
+          several: whether a file may have several; where not, each has one.
+
+        Returns:
+          int32 [N], places in `class_names`; or uint8 [N, K], 1 for each label that a file has.
+        """
+        if several:
+            return label_sets.encode(self.labels, class_names).astype(np.uint8)
+        place = {name: number for number, name in enumerate(class_names)}
+        return np.array([place[name] for (name,) in self.labels], np.int32)
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -100,7 +122,8 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
 
     Args:
       root: the folder.
-      table: file that lists them, in `root` unless it is absolute; '': `DEFAULT_TABLE` if it is there.
+      table: file that lists them, in `root` unless it is absolute; '': one of `DEFAULT_TABLES` if it
+        is there.
 
     Raises:
       UserError: it is no folder, its layout is none of these, or the table cannot be used.
@@ -111,8 +134,8 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
             f"the folder of images {folder} is not there; config.data.dir, or --data_dir of the commands "
             "that open a run, says where it is"
         )
-    if table or (folder / DEFAULT_TABLE).is_file():
-        return read_table(folder, folder / (table or DEFAULT_TABLE))
+    if own_table := table or _find_table(folder):
+        return read_table(folder, folder / own_table)
     try:
         inside = _list_folders(folder)
         by_split: dict[str, list[pathlib.Path]] = {}
@@ -126,6 +149,16 @@ def find(root: str | os.PathLike[str], table: str = "") -> FileList:
         return _find_in_classes(folder, folder, "")
     except OSError as error:
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find_table(folder: pathlib.Path) -> str:
+    """Finds the table that a folder has without its being named; '' for none."""
+    tables = [name for name in DEFAULT_TABLES if (folder / name).is_file()]
+    if len(tables) > 1:
+        raise UserError(
+            f"{folder} has the tables {' and '.join(tables)}; say which one counts with config.data.table"
+        )
+    return tables[0] if tables else ""
 
 
 def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) -> FileList:
@@ -149,7 +182,7 @@ def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) 
     return FileList(
         root,
         tuple(name for one in lists for name in one.names),
-        tuple(name for one in lists for name in one.classes),
+        tuple(own for one in lists for own in one.labels),
         tuple(name for one in lists for name in one.splits),
     )
 
@@ -161,19 +194,19 @@ def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> Fi
     if not classes:
         raise UserError(
             f"{folder} has no folder of a class, but must have one for each, with its images in it; or "
-            f"{root / DEFAULT_TABLE} lists images with their labels"
+            f"{root / DEFAULT_TABLES[0]} lists images with their labels"
         )
     names: list[str] = []
-    labels: list[str] = []
+    labels: list[tuple[str, ...]] = []
     for own in classes:
-        found = _list_visible(own)
-        if not found:
+        paths = _list_visible(own)
+        if not paths:
             raise UserError(
                 f"the folder {own} of a class has no image ({', '.join(own_images.SUFFIXES)}); add some, or "
                 "remove it"
             )
-        names += [path.relative_to(root).as_posix() for path in found]
-        labels += [own.name] * len(found)
+        names += [path.relative_to(root).as_posix() for path in paths]
+        labels += [(own.name,)] * len(paths)
     return FileList(root, tuple(names), tuple(labels), (split,) * len(names))
 
 
@@ -193,21 +226,21 @@ def _list_visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
-    """Reads a table of images (CSV or TSV, also `.gz`).
+    """Reads a table of images: CSV, TSV (also `.gz`), or Parquet.
 
     Columns are found by these names, in any case of letters: `path` (or file, filename, image), in `root`
     unless it is absolute; `label` (or class); perhaps `split` (train, validation or test), `group` (or
     patient, patient_id, case_id) of what must not be divided, and all of `ymin`, `xmin`, `ymax`, `xmax` in
-    pixels, empty where an image has no box. Others are not taken.
+    pixels, empty where an image has no box. Others are not taken. Where a label has a semicolon, images have
+    several, with semicolons between them, and one alone where there is none.
 
     Raises:
       UserError: it cannot be read, lacks a column, has a file twice, a cell is missing or of no allowed
         value, or a file does not exist.
     """
-    table = text_tables.open_table(path)
-    rows = list(table.rows)
-    lines = [line for line, _ in rows]
-    if not rows:
+    table = table_cells.read_cells(path)
+    lines = table.lines
+    if not lines:
         raise UserError(f"{path} has no image, but must have one in each line after the header")
 
     def column(names: Sequence[str], needed: bool = False) -> list[str] | None:
@@ -219,47 +252,59 @@ def read_table(root: pathlib.Path, path: pathlib.Path) -> FileList:
                     f"{_some(map(repr, table.header))}"
                 )
             return None
-        cells = [row[place].strip() for _, row in rows]
+        cells = table.column(place)
         missing = [number for number, cell in enumerate(cells) if is_missing(cell)]
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(cells)} images of {path} have no {table.header[place]}, the first "
-                f"in line {lines[missing[0]]}; give them one or leave these images out"
+                f"in {lines[missing[0]]}; give them one or leave these images out"
             )
         return cells
 
     names, labels = column(_PATHS, needed=True), column(_LABELS, needed=True)
     assert names is not None and labels is not None
-    first: dict[str, int] = {}
+    first: dict[str, str] = {}
     for line, name in zip(lines, names, strict=True):
         if first.setdefault(name, line) != line:
-            raise UserError(
-                f"{path} has the image {name!r} twice, in lines {first[name]} and {line}"
-            )
+            raise UserError(f"{path} has the image {name!r} twice, in {first[name]} and in {line}")
     absent = [name for name in names if not (root / name).is_file()]
     if absent:
         raise UserError(
             f"{len(absent)} of {len(names)} images of {path} do not exist in {root}: {_some(absent)}; "
             "correct the paths, or leave these lines out"
         )
-    groups, splits = column(NAMES["group"]), column(("split",))
+    has_several = any(SEPARATOR in label for label in labels)
+    groups, splits, boxes = column(NAMES["group"]), column(("split",)), _read_boxes(table)
+    if has_several:
+        log.info("%s: images have several labels, with %r between them", path, SEPARATOR)
+    if has_several and boxes is not None:
+        raise UserError(
+            f"{path} has boxes, and images with several labels ({SEPARATOR!r} stands between labels), but a "
+            f"box is around what one label names; take the columns {', '.join(_CORNERS)} out"
+        )
     files = FileList(
         root,
         tuple(names),
-        tuple(map(str, label_values(labels))),
+        tuple(map(split_words, labels)) if has_several else _read_classes(labels),
         ("",) * len(names) if splits is None else _read_splits(path, lines, splits),
         None if groups is None else tuple(groups),
-        _read_boxes(path, table.header, rows),
+        boxes,
+        has_several,
     )
     return files.take(place for place, split in enumerate(files.splits) if split != "validation")
 
 
-def _read_splits(path: pathlib.Path, lines: Sequence[int], words: Sequence[str]) -> tuple[str, ...]:
+def _read_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Reads cells with one label each; 2.0 is 2 where all are whole numbers."""
+    return tuple((str(value),) for value in label_values(labels))
+
+
+def _read_splits(path: pathlib.Path, lines: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     """Reads "train" and "test"; "validation" is left where there are tests besides."""
     for line, word in zip(lines, words, strict=True):
         if word.lower() not in SPLITS:
             raise UserError(
-                f"line {line} of {path} has the split {word!r}, but allowed are {', '.join(SPLITS)}"
+                f"{line} of {path} has the split {word!r}, but allowed are {', '.join(SPLITS)}"
             )
     splits = [SPLITS[word.lower()] for word in words]
     if "test" in splits:
@@ -269,21 +314,23 @@ def _read_splits(path: pathlib.Path, lines: Sequence[int], words: Sequence[str])
     return tuple("test" if split == "validation" else split for split in splits)
 
 
-def _read_boxes(
-    path: pathlib.Path, header: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]
-) -> tuple[Corners | None, ...] | None:
-    places = [columns.find_first(path, header, (name,)) for name in _CORNERS]
+def _read_boxes(table: TableCells) -> tuple[Corners | None, ...] | None:
+    places = [columns.find_first(table.place, table.header, (name,)) for name in _CORNERS]
     there = [place for place in places if place is not None]
     if not there:
         return None
     if len(there) < len(places):
-        raise UserError(f"{path} has columns of boxes, but must have all of {', '.join(_CORNERS)}")
+        raise UserError(
+            f"{table.place} has columns of boxes, but must have all of {', '.join(_CORNERS)}"
+        )
+    rows = zip(*map(table.column, there), strict=True)
     return tuple(
-        _read_box(path, line, [cells[place].strip() for place in there]) for line, cells in rows
+        _read_box(f"{line} of {table.place}", cells)
+        for line, cells in zip(table.lines, rows, strict=True)
     )
 
 
-def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | None:
+def _read_box(place: str, cells: Sequence[str]) -> Corners | None:
     if all(map(is_missing, cells)):
         return None
     try:
@@ -292,7 +339,7 @@ def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | 
         ymin = xmin = ymax = xmax = np.nan
     if not (np.isfinite([ymin, xmin, ymax, xmax]).all() and ymin < ymax and xmin < xmax):
         raise UserError(
-            f"line {line} of {path} has the box {', '.join(cells)}, but must have four numbers of pixels, "
+            f"{place} has the box {', '.join(cells)}, but must have four numbers of pixels, "
             "ymin below ymax and xmin below xmax, or none"
         )
     return ymin, xmin, ymax, xmax
@@ -301,7 +348,8 @@ def _read_box(path: pathlib.Path, line: int, cells: Sequence[str]) -> Corners | 
 def divide(files: FileList, share: float, seed: int) -> FileList:
     """Draws the files that are tested where no split is given.
 
-    Of a class with n files `share * n` are drawn, rounded, at least 1; of groups see `folds.held_out`.
+    Of a class with n files `share * n` are drawn, rounded, at least 1; of groups, and of several labels,
+    see `folds.held_out`.
 
     Args:
       files: all of them.
@@ -314,7 +362,9 @@ def divide(files: FileList, share: float, seed: int) -> FileList:
     if any(files.splits):
         _refuse_divided_groups(files)
         return files
-    names, counts = np.unique(files.classes, return_counts=True)
+    names, counts = np.unique([*itertools.chain(*files.labels)], return_counts=True)
+    if not len(names):  # which `check_classes` refuses
+        return dataclasses.replace(files, splits=("train",) * len(files))
     if counts.min() < 2:
         raise UserError(
             f"the class {str(names[counts.argmin()])!r} has one image in {files.root}, but must have one to "
@@ -322,13 +372,15 @@ def divide(files: FileList, share: float, seed: int) -> FileList:
         )
     rows = np.arange(len(files))
     try:
-        is_tested = folds.held_out(files.classes, rows, share, seed, files.groups)
+        encoded = files.encode(files.class_names(), files.has_several)
+        is_tested = folds.held_out(encoded, rows, share, seed, files.groups)
     except UserError:
-        if files.groups is None:
+        if files.groups is None and not files.has_several:
             raise
+        what = "" if files.groups is None else f"{len(set(files.groups))} groups of "
         raise UserError(
-            f"the {len(set(files.groups))} groups of images in {files.root} cannot be divided so that "
-            "every class is in training and test; give the table a column split"
+            f"the {what}images in {files.root} cannot be divided so that every class is in training and "
+            "test; give the table a column split"
         ) from None
     return dataclasses.replace(
         files, splits=tuple("test" if tested else "train" for tested in is_tested)
@@ -359,13 +411,15 @@ def check_classes(files: FileList) -> None:
             f"{files.root} has {'the one class ' + repr(classes[0]) if classes else 'no class'}, but must "
             "have two at least"
         )
-    in_training, in_test = (set(files.of_split(split).classes) for split in ("train", "test"))
+    warn_of_case(classes, files.root)
+    train, test = (files.of_split(split) for split in ("train", "test"))
+    in_training, in_test = (set(part.class_names()) for part in (train, test))
     if only := sorted(in_test - in_training):
         raise UserError(
             f"{_classes(only)} in the test split of {files.root} and not in its training split, so that no "
             "network can learn it; add images to train on, or leave it out"
         )
-    if not in_test:
+    if not len(test):
         raise UserError(f"{files.root} has no image to test, but must have some of each class")
     if only := sorted(in_training - in_test):
         log.warning(

@@ -68,6 +68,7 @@ def complete(template: DatasetSpec, options: DataOptions) -> DatasetSpec:
         spec,
         num_classes=len(names),
         class_names=names,
+        multi_label=files.has_several,
         max_boxes=0 if files.boxes is None else 1,
         table=options.table,
         test_share=options.test_share,
@@ -128,10 +129,9 @@ def _survey(spec: DatasetSpec, files: FileList, cache: pathlib.Path, wanted: boo
 
 
 def _refuse_lost_class(train: _Survey, names: tuple[str, ...]) -> None:
-    readable = {
-        name for name, one in zip(train.files.classes, train.facts, strict=True) if not one.refusal
-    }
-    lost = [name for name in names if name not in readable]
+    readable = [place for place, one in enumerate(train.facts) if not one.refusal]
+    readable_names = train.files.take(readable).class_names()
+    lost = [name for name in names if name not in readable_names]
     if lost:
         raise UserError(
             f"no training image of the class {lost[0]!r} in {train.files.root} can be read: "

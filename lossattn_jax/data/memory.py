@@ -13,8 +13,7 @@ from lossattn_jax import files
 from lossattn_jax.data import damage, decoding
 from lossattn_jax.data.pipeline import Batch, Examples
 from lossattn_jax.data.specs import DatasetSpec
-from lossattn_jax.data.split_source import SplitSource
-from lossattn_jax.data.subset import digest_of_part
+from lossattn_jax.data.split_source import SplitDigests, SplitSource
 from lossattn_jax.files import digests, npz, sole_writer
 from lossattn_jax.kernels import cpu
 from lossattn_jax.registry import lookup
@@ -47,8 +46,8 @@ class ArrayDataset(Examples):
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or [N, M, 4] where an
         image may have several, or None.
       box_labels: int32 [N, M], the classes of several boxes; None without.
-      origin_digest: digest of the prepared examples that `load` made the arrays of; None for other arrays,
-        and for what `dataclasses.replace` makes.
+      origin: digests of the prepared split that `load` made the arrays of; None for other arrays, and for
+        what `dataclasses.replace` makes.
     """
 
     spec: DatasetSpec
@@ -57,7 +56,7 @@ class ArrayDataset(Examples):
     labels: np.ndarray
     boxes: np.ndarray | None = None
     box_labels: np.ndarray | None = None
-    origin_digest: str | None = dataclasses.field(default=None, init=False, compare=False)
+    origin: SplitDigests | None = dataclasses.field(default=None, init=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,23 +86,26 @@ class ArrayDataset(Examples):
             boxes=None if self.boxes is None else self.boxes[indices],
             box_labels=None if self.box_labels is None else self.box_labels[indices],
         )
-        return (
-            part if self.origin_digest is None else part._with_origin(self.origin_digest, indices)
-        )
+        return part if self.origin is None else part._with_origin(self.origin.take(indices))
 
     def digest(self) -> str:
         """Returns the examples' digest; see `pipeline.Examples.digest`.
 
         Of arrays that were not prepared it is their own.
         """
-        return self.origin_digest or digests.of_arrays(
+        if self.origin is not None:
+            return self.origin.examples
+        return digests.of_arrays(
             {name: array for name in _IN_EXAMPLE if (array := getattr(self, name)) is not None}
         )
 
-    def _with_origin(self, origin_digest: str, indices: np.ndarray | None = None) -> "ArrayDataset":
-        """Sets `origin_digest` of a new data set."""
-        digest = origin_digest if indices is None else digest_of_part(origin_digest, indices)
-        object.__setattr__(self, "origin_digest", digest)
+    def picture_digest(self) -> str:
+        """Digests the pictures; see `pipeline.Examples.picture_digest`."""
+        return self.digest() if self.origin is None else self.origin.pictures
+
+    def _with_origin(self, origin: SplitDigests) -> "ArrayDataset":
+        """Sets `origin` of a new data set."""
+        object.__setattr__(self, "origin", origin)
         return self
 
 
@@ -144,12 +146,12 @@ def load_source(source: SplitSource) -> ArrayDataset:
     """
     spec = source.spec
     path = cache_path(source)
-    made_from = source.digest()
+    origin = source.digests()
     layout = _plan(source)
-    arrays = _read_cache(path, made_from, layout)
+    arrays = _read_cache(path, origin.examples, layout)
     if arrays is None:
         arrays = _decode(source, layout)
-        _write_cache(path, made_from, arrays)
+        _write_cache(path, origin.examples, arrays)
     dataset = ArrayDataset(
         spec,
         source.split,
@@ -158,7 +160,7 @@ def load_source(source: SplitSource) -> ArrayDataset:
         arrays.get("boxes"),
         arrays.get("box_labels"),
     )
-    return dataset._with_origin(made_from)
+    return dataset._with_origin(origin)
 
 
 def store(source: SplitSource, images: np.ndarray) -> None:
@@ -168,7 +170,8 @@ def store(source: SplitSource, images: np.ndarray) -> None:
       source: the split, of a data set without boxes.
       images: uint8 [N, H, W, C], those of `source`.
     """
-    _write_cache(cache_path(source), source.digest(), {"images": images, "labels": source.labels()})
+    arrays = {"images": images, "labels": source.labels()}
+    _write_cache(cache_path(source), source.digests().examples, arrays)
 
 
 def cache_path(source: SplitSource) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from lossattn_jax.data import picture_depth
 from lossattn_jax.data.views import DRAFT, View
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import LACKS, open_regular
+from lossattn_jax.files import LACKS, open_regular, refuse_url
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,12 @@ def find(paths: Sequence[str | pathlib.Path]) -> list[pathlib.Path]:
     which is said. A file that is named or found several times is there once.
 
     Raises:
-      UserError: a folder has no image file, or cannot be read.
+      UserError: a folder has no image file, or cannot be read; or a path is an address of the network.
     """
     files: dict[str, pathlib.Path] = {}
-    for path in map(pathlib.Path, paths):
+    for name in paths:
+        refuse_url(name, "the image")
+        path = pathlib.Path(name)
         inside = [path]
         if os.path.isdir(path):  # pathlib's raises where a name is too long
             inside = list_files(path)

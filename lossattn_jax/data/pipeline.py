@@ -49,6 +49,16 @@ class Examples(abc.ABC):
           UserError: a file cannot be read.
         """
 
+    @abc.abstractmethod
+    def picture_digest(self) -> str:
+        """Digests which pictures with which labels there are, at whatever size they are stored.
+
+        Of arrays that were not prepared it is `digest`.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
+
     def iterate(self, batches: "Batches") -> Iterator[Batch]:
         """Yields all of `batches`, one after the other."""
         return (batches[item] for item in range(len(batches)))

@@ -1,6 +1,7 @@
 """What a data set's files have to offer, of whatever kind they are."""
 
 import abc
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,27 @@ from typing import Any
 import numpy as np
 
 from lossattn_jax.data.specs import DatasetSpec
+from lossattn_jax.data.subset import digest_of_part
 from lossattn_jax.data.views import CROP
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitDigests:
+    """Digests of a split, SHA-256 in hexadecimal digits.
+
+    Attributes:
+      examples: of what its examples are made from, and how they are stored.
+      pictures: of which pictures with which labels there are, at whatever size they are stored.
+    """
+
+    examples: str
+    pictures: str
+
+    def take(self, indices: np.ndarray) -> "SplitDigests":
+        """Digests the part of the split at `indices` int64 [n]."""
+        return SplitDigests(
+            digest_of_part(self.examples, indices), digest_of_part(self.pictures, indices)
+        )
 
 
 class SplitSource(abc.ABC):
@@ -52,8 +73,8 @@ class SplitSource(abc.ABC):
         """Returns the folder that caches of it are written to."""
 
     @abc.abstractmethod
-    def digest(self) -> str:
-        """Returns SHA-256 of what the examples are made from.
+    def digests(self) -> SplitDigests:
+        """Digests the split's files, which are read where they have changed.
 
         Raises:
           UserError: a file cannot be read, or is not as it was when the data set was first read.

@@ -14,8 +14,7 @@ from absl import flags
 
 from lossattn_jax.data.pipeline import Batch, Batches, Examples
 from lossattn_jax.data.specs import DatasetSpec
-from lossattn_jax.data.split_source import SplitSource
-from lossattn_jax.data.subset import digest_of_part
+from lossattn_jax.data.split_source import SplitDigests, SplitSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +66,15 @@ class StreamDataset(Examples):
 
     def digest(self) -> str:
         """Digests the examples; see `pipeline.Examples.digest`."""
-        whole = self.source.digest()
-        return whole if self.selection is None else digest_of_part(whole, self.selection)
+        return self._digests().examples
+
+    def picture_digest(self) -> str:
+        """Digests the pictures; see `pipeline.Examples.picture_digest`."""
+        return self._digests().pictures
+
+    def _digests(self) -> SplitDigests:
+        whole = self.source.digests()
+        return whole if self.selection is None else whole.take(self.selection)
 
     def iterate(self, batches: Batches) -> Iterator[Batch]:
         """Yields all of `batches`, read ahead.

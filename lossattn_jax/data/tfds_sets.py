@@ -1,4 +1,4 @@
-"""Any data set of TFDS with an image and a label, by what its prepared folder says of it."""
+"""Data sets of TFDS by name, described by their prepared folders."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ _READ_AT_ONCE = 100
 
 
 def complete(template: DatasetSpec, options: DataOptions) -> DatasetSpec:
-    """Gives a data set of TFDS the size and the normalisation of options.
+    """Gives a data set of TFDS the options' size and normalisation.
 
     One without classes has those of its prepared folder. Statistics of the training split are computed once
     and remembered beside it.
@@ -103,10 +103,10 @@ def _choose_splits(template: DatasetSpec, info: Any, test_share: float) -> tuple
 
 
 def _measure(spec: DatasetSpec, data_dir: str | None, mode: str) -> PixelSums:
-    """Sums the pixels of the training split, or finds the sums of an earlier call."""
+    """Sums the pixels of the training split, once for all calls."""
     source = datasets.open_prepared(spec, "train", data_dir)
     path = pathlib.Path(source.folder) / f"pixels_{source.name}.json"
-    made_from = {"images": source.digest()}
+    made_from = {"images": source.digests().examples}
     try:
         record = records.read(path)
         if record.made_from == made_from:

@@ -28,6 +28,8 @@ _DIGITS = 8  # of a digest, in a name
 _BEGINNING = 32  # characters of a file's name in that of its temporary
 # What no name may have on some system, or at its beginning or end; what is not printable besides.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]|^[. ~-]|[. ]$')
+# The beginning of an address; a drive of Windows has one letter.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _TEMPORARY = r"\.%s\.[0-9a-f]{16}\.part"
 
 
@@ -99,6 +101,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def refuse_url(path: Path, what: str) -> None:
+    """Refuses an address of the network in a path's place.
+
+    Args:
+      path: as a user gave it; of a `pathlib.Path`, which drops a slash, the address is made whole again.
+      what: of the sentence, such as "the image".
+
+    Raises:
+      UserError: it is one, and no file.
+    """
+    address = _URL.match(os.fspath(path))
+    if address and not os.path.exists(path):
+        whole = f"{address[1]}://{os.fspath(path)[address.end() :]}"
+        raise UserError(
+            f"{what} is {whole}, but must be on this machine: download it, and give the path of the copy"
+        )
 
 
 def make_folder(path: Path) -> None:

@@ -176,12 +176,16 @@ class _BagKernelSVM(BagClassifier):
         whole = min(int(lengths.max()), _WHOLE)
         return 8 * max(3 * whole**2, 2 * BLOCK * int(lengths.sum()))
 
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
+        check_positive("gamma_factor", self.gamma_factor)
+        check_positive("C", self.C)
+
     @abc.abstractmethod
     def _weights(self, similarity: Iterable[np.ndarray]) -> np.ndarray: ...
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
-        check_positive("gamma_factor", self.gamma_factor)
-        check_positive("C", self.C)
+        self.check_params()
         bags = flat(bags)
         self._gamma = bandwidth(np.concatenate(bags), self.gamma_factor)
         self._training = weigh_instances(bags, self._weights, self._gamma)

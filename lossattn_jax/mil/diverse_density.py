@@ -222,7 +222,7 @@ class EMDD(BagClassifier):
         return ({}, {"max_steps": 20, "hypotheses": "average"})
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
-        self._check()
+        self.check_params()
         bags, labels = _sort_bags(flat(bags), labels)
         lengths = np.array([len(bag) for bag in bags])
         instances = np.concatenate(bags)
@@ -254,7 +254,7 @@ class EMDD(BagClassifier):
         }
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
-        self._check()
+        self.check_params()
         traces = np.split(state["nldd"], np.cumsum(state["rounds"])[:-1])
         concepts = iter(
             Concept(point, scales, tuple(trace.tolist()))
@@ -292,7 +292,8 @@ class EMDD(BagClassifier):
         likely = np.exp(logs if logs.shape[1] == 1 else logs[:, 1:]).max(axis=1)
         return np.split(likely, np.cumsum([len(bag) for bag in bags])[:-1])
 
-    def _check(self) -> None:
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
         for name in ("start_bags", "max_starts", "max_steps", "max_rounds"):
             check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, 0)

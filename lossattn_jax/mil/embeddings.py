@@ -115,6 +115,11 @@ class _BagVectorSVM(BagClassifier):
     rescale: bool
     seed: int
 
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
+        check_positive("C", self.C)
+        check_whole("seed", self.seed, 0)
+
     @abc.abstractmethod
     def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
         """Learns centres or mixture, from different instances and their counts."""
@@ -123,8 +128,7 @@ class _BagVectorSVM(BagClassifier):
     def _vectors(self, instances: np.ndarray, lengths: np.ndarray) -> np.ndarray: ...
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
-        check_positive("C", self.C)
-        check_whole("seed", self.seed, 0)
+        self.check_params()
         bags = flat(bags)
         # Sorted, so that what is learned does not depend on the order of bags or instances.
         self._learn(*np.unique(np.concatenate(bags), axis=0, return_counts=True))
@@ -228,8 +232,12 @@ class MiVLAD(_BagVectorSVM):
             {"rescale": False, "C": 1.0},
         )
 
-    def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
+        super().check_params()
         check_whole("centres", self.centres, 1)
+
+    def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
         _check_enough("centres", self.centres, len(instances))
         means = KMeans(self.centres, n_init=10, random_state=self.seed)
         self._centres = means.fit(np.repeat(instances, counts, axis=0)).cluster_centers_
@@ -303,11 +311,15 @@ class MiFV(_BagVectorSVM):
             {"rescale": False, "C": 1.0},
         )
 
-    def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
+        super().check_params()
         check_whole("components", self.components, 1)
         check_positive("pca_energy", self.pca_energy)
         if self.pca_energy > 1:
             raise UserError(f"pca_energy is {self.pca_energy!r}, but must be at most 1")
+
+    def _learn(self, instances: np.ndarray, counts: np.ndarray) -> None:
         _check_enough("components", self.components, len(instances))
         all_instances = np.repeat(instances, counts, axis=0)
         # Equal instances have no variance to keep a share of.

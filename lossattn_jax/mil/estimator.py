@@ -104,6 +104,15 @@ class BagClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         """
         return 0
 
+    def check_params(self) -> None:
+        """Refuses parameters that no bags can be learned with.
+
+        `fit` does so too, since scikit-learn sets parameters afterwards.
+
+        Raises:
+          UserError: there is one; the sentence names it, its value and what is allowed.
+        """
+
     def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
         """Learns from labelled bags.
 

@@ -7,7 +7,8 @@ A method is one entry of `METHODS`. Of the user's own, `package.module:attribute
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,25 @@ class Method:
                 f"the option {next(iter(values))!r} of {name} must be left out: it has none"
             )
 
+    def check_settings(self, names: Iterable[str], name: str) -> None:
+        """Refuses settings that the method's class has not.
+
+        Args:
+          names: of the settings.
+          name: of the method, for the sentence.
+
+        Raises:
+          UserError: there is one.
+        """
+        parameters = inspect.signature(self.classical or NetworkClassifier).parameters.values()
+        if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+            return
+        own = {one.name for one in parameters} - ({"method"} if self.network else set())
+        for unknown in sorted(set(names) - own):
+            raise UserError(
+                f"{unknown!r} is no setting of the method {name!r}, which has {', '.join(sorted(own))}"
+            )
+
     @property
     def takes_several_labels(self) -> bool:
         """Whether bags may have any number of labels."""
@@ -202,9 +222,13 @@ def make(name: str, **settings: Any) -> BagClassifier:
       **settings: of its class, beyond the defaults.
 
     Raises:
-      UserError: there is no such method.
+      UserError: there is no such method, it has no such setting, or a value is impossible.
     """
-    return get(name).make(**settings)
+    method = get(name)
+    method.check_settings(settings, name)
+    classifier = method.make(**settings)
+    classifier.check_params()
+    return classifier
 
 
 def refuse_weights(names: Sequence[str], class_weight: str | None) -> None:

@@ -184,6 +184,13 @@ class NetworkClassifier(BagClassifier):
         network.find_pooling().complete_options(dict(network.options), self.method)
         return network
 
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
+        self.network(2)
+        _settings(self.settings)
+        check_whole("max_instances", self.max_instances, 0)
+        check_whole("seed", self.seed, 0)
+
     def fit(self, bags: Sequence[ArrayLike], labels: ArrayLike | None = None) -> Self:
         """Learns from labelled bags, see `BagClassifier.fit`.
 

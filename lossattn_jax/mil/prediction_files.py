@@ -6,8 +6,6 @@ out/instances/BAG.h5        attention [N], logits [N, K], scores [N], coords [N,
 """
 
 import dataclasses
-import hashlib
-import io
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +15,7 @@ import numpy as np
 
 from lossattn_jax import files
 from lossattn_jax.data.bags import label_sets
-from lossattn_jax.files import digests, records, tables
+from lossattn_jax.files import digests, hdf5, records, tables
 from lossattn_jax.files.escaping import for_spreadsheet
 from lossattn_jax.mil.bag_metrics import mean_auroc
 from lossattn_jax.mil.bag_predictions import InstancePredictions
@@ -160,24 +158,14 @@ def write_instances(
     Raises:
       OSError: it cannot be written.
     """
-    import h5py  # for commands that write instances, and not for all
-
     arrays = {
         "attention": prediction.attention,
         "logits": prediction.logits,
         "scores": prediction.scores,
         "coords": coords,
     }
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in arrays.items():
-            if array is not None:
-                file[name] = array
-        for name, value in attributes.items():
-            file.attrs[name] = value
-    content = buffer.getvalue()
-    files.write(path, content)
-    return hashlib.sha256(content).hexdigest()
+    there = {name: array for name, array in arrays.items() if array is not None}
+    return hdf5.write(path, there, attributes)
 
 
 def write_table(path: pathlib.Path, rows: Iterable[BagRow], classes: Sequence[Any]) -> None:

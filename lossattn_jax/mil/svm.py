@@ -95,7 +95,7 @@ class _InstanceSVM(BagClassifier):
         return 8 * (int(lengths.sum()) ** 2 + 2 * BLOCK * int(lengths.sum()))
 
     def _fit(self, bags: list[np.ndarray], labels: np.ndarray) -> None:
-        self._check()
+        self.check_params()
         bags = flat(bags)
         offsets = np.cumsum([0] + [len(bag) for bag in bags])
         instances = np.concatenate(bags)
@@ -126,7 +126,7 @@ class _InstanceSVM(BagClassifier):
         }
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
-        self._check()
+        self.check_params()
         self._gamma = float(state["gamma"])
         self._points, self._coefficients = state["points"], state["coefficients"]
         self._biases = state["biases"]
@@ -187,7 +187,8 @@ class _InstanceSVM(BagClassifier):
     def _instance_scores(self, bags: list[np.ndarray]) -> list[np.ndarray]:
         return [scores(decisions) for decisions in self._decisions(bags)]
 
-    def _check(self) -> None:
+    def check_params(self) -> None:
+        """See `BagClassifier.check_params`."""
         if self.kernel not in _KERNELS:
             raise UserError(
                 f"kernel is {self.kernel!r}, but must be one of {', '.join(sorted(_KERNELS))}"

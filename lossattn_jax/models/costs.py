@@ -76,7 +76,9 @@ def of_network(
         operations = of_program(forward, shapes, images)
     seconds = _measure(forward, shapes, images) if measure_time else None
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    return Cost(patches, parameters, operations, _kept_bytes(model, shapes, image_shape), seconds)
+    return Cost(
+        patches, parameters, operations, _backward_bytes(model, shapes, image_shape), seconds
+    )
 
 
 def of_program(function: Callable[..., Any], *arguments: Any) -> float:
@@ -153,8 +155,8 @@ def _join(cells: Sequence[str]) -> str:
     return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=False)).rstrip()
 
 
-def _kept_bytes(model: ImageNetwork, shapes: Any, image_shape: tuple[int, int, int]) -> int:
-    """Bytes of an image's values that the backward pass needs."""
+def _backward_bytes(model: ImageNetwork, shapes: Any, image_shape: tuple[int, int, int]) -> int:
+    """Counts the bytes of an image's values that the backward pass needs."""
 
     def backward(variables: Any, images: jax.Array) -> Any:
         def of_params(params: Any) -> Any:
@@ -168,8 +170,8 @@ def _kept_bytes(model: ImageNetwork, shapes: Any, image_shape: tuple[int, int, i
 
     def of_batch(count: int) -> int:
         images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
-        kept = jax.tree.leaves(jax.eval_shape(backward, shapes, images))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+        residuals = jax.tree.leaves(jax.eval_shape(backward, shapes, images))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
     return of_batch(2) - of_batch(1)  # without the parameters, which are of no image
 

@@ -30,6 +30,7 @@ def main() -> None:
                 values.out,
                 checkpoint=values.checkpoint,
                 batch_size=values.batch_size,
+                attention=values.attention,
                 trust_code=values.trust_code,
                 stop=stop,
             )
@@ -50,6 +51,9 @@ if __name__ == "__main__":
         None,
         "images per batch; default: as in the run, but 64 at most",
         lower_bound=1,
+    )
+    flags.DEFINE_bool(
+        "attention", False, "write each image's patch attention and patch logits, as HDF5"
     )
     command.define_trust_code()
     command.run(main)

@@ -13,7 +13,7 @@ _TOP = 5  # classes shown
 _LEAST_WIDTH = 160  # pixels of a picture on the screen
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Explanation:
     """What a network says of a picture, and where it looks.
 
@@ -61,6 +61,13 @@ class Explanation:
     def evidence_map(self, class_name: str) -> np.ndarray:
         """Spreads a class' evidence over the patches' windows, `[H, W]` float64."""
         return self._spread(self.evidence[:, self.class_names.index(class_name)])
+
+    def __repr__(self) -> str:
+        chance = float(self.probabilities.max())
+        return (
+            f"<Explanation of {self.name}: {self.predicted or 'no class'}, highest probability {chance:.3f}, "
+            f"{self.grid.patches} patches>"
+        )
 
     def _spread(self, values: np.ndarray) -> np.ndarray:
         return receptive_field.pixel_map(values, self.grid.coverage(self.image.shape[:2]))

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import numbers
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -68,7 +69,11 @@ class Forward:
           run: a checkpoint.
           batch_size: pictures per batch over all devices, rounded up to a multiple of their number; None: as
             in the run's config, but `MOST_IMAGES` at most.
+
+        Raises:
+          UserError: it is no whole number from 1.
         """
+        check_batch_size(batch_size)
         self.run = run
         size = batch_size or min(run.options.eval.batch_size, MOST_IMAGES)
         self.batch_size = devices.round_up(size)
@@ -144,6 +149,15 @@ class Forward:
             host.attention[rows],
             np.asarray(metrics.outputs_finite(host))[rows],
             batch.refusals,
+        )
+
+
+def check_batch_size(value: Any) -> None:
+    """Refuses a number of pictures that cannot be a batch, with a `UserError`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if value is not None and (not whole or value < 1):
+        raise UserError(
+            f"batch_size is {value!r}, but must be a whole number from 1, or None for the run's own"
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +65,7 @@ def _of_one(image: Any, view: View, name: str) -> list[Input]:
     from PIL import Image
 
     if isinstance(image, str | os.PathLike):
-        paths = own_images.find([pathlib.Path(image)])
+        paths = own_images.find([os.fspath(image)])
         return [_of_file(str(path), view) for path in paths]
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or name

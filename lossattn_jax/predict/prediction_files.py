@@ -4,6 +4,7 @@ OUT.parts/run.json          a record of what is predicted, with which network
 OUT.parts/000000.json       a record of the predictions for some of the files
 OUT                         path,label,predicted,p_CLASS..., as CSV or Parquet
 OUT.json                    a record of the whole: files that were left out, digest of the table
+OUT.attention/IMAGE.h5      attention [P], logits [P, K] of an image's patches, where they are wanted
 
 The parts go when the table is there.
 """
@@ -13,9 +14,11 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from lossattn_jax import files
 from lossattn_jax.errors import UserError
-from lossattn_jax.files import tables
+from lossattn_jax.files import hdf5, tables
 from lossattn_jax.files.escaping import for_spreadsheet
 from lossattn_jax.predict.predictions import columns
 
@@ -32,11 +35,13 @@ class OutputPaths:
       table: `--out`.
       record: of the whole.
       parts: folder of the parts.
+      attention: folder of the patches' arrays.
     """
 
     table: pathlib.Path
     record: pathlib.Path
     parts: pathlib.Path
+    attention: pathlib.Path
 
     def part(self, number: int) -> pathlib.Path:
         """Where the record of a part is."""
@@ -52,9 +57,31 @@ def paths_of(out: str) -> OutputPaths:
     path = pathlib.Path(out)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out is {out}, but must end with one of: {', '.join(FORMATS)}")
-    return OutputPaths(
-        path, path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.parts")
-    )
+    beside = [path.with_name(f"{path.name}.{end}") for end in ("json", "parts", "attention")]
+    return OutputPaths(path, *beside)
+
+
+def write_patches(
+    path: pathlib.Path,
+    attention: np.ndarray,
+    patch_logits: np.ndarray,
+    attributes: Mapping[str, Any],
+) -> str:
+    """Writes what a network says of an image's patches as HDF5, as that of a bag's instances is written.
+
+    Args:
+      path: of the file, whose folder exists.
+      attention: `[P]` float32, NaN where outputs are not finite.
+      patch_logits: `[P, K]` float32.
+      attributes: of the file.
+
+    Returns:
+      The file's digest.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    return hdf5.write(path, {"attention": attention, "logits": patch_logits}, attributes)
 
 
 def write_table(path: pathlib.Path, parts: Iterable[Sequence[Row]], names: Sequence[str]) -> None:
@@ -104,7 +131,7 @@ def _write_parquet(file: BinaryIO, parts: Iterable[Sequence[Row]], names: Sequen
             if rows:
                 numbers = zip(*(row["probabilities"] for row in rows), strict=True)
                 texts = [
-                    [_as_utf8(row["path"]) for row in rows],
+                    [as_utf8(row["path"]) for row in rows],
                     [None] * len(rows),
                     [row["predicted"] for row in rows],
                 ]
@@ -112,7 +139,7 @@ def _write_parquet(file: BinaryIO, parts: Iterable[Sequence[Row]], names: Sequen
                 writer.write_table(pyarrow.table(arrays, schema=schema))
 
 
-def _as_utf8(text: str) -> str:
+def as_utf8(text: str) -> str:
     """A file's name as text; bytes that are none are escaped."""
     return text.encode(errors="backslashreplace").decode()
 

@@ -51,6 +51,8 @@ def run(
     images: Sequence[str],
     out: str,
     stop: preemption.Stop | None = None,
+    *,
+    attention: bool = False,
 ) -> Summary:
     """Writes a table of predictions, and goes on with what an earlier call has left of it.
 
@@ -59,6 +61,8 @@ def run(
       images: files and folders.
       out: the table, `.csv` or `.parquet`.
       stop: from `preemption.watch`; None: SIGTERM is not cared for.
+      attention: whether each image's attention and patch logits are written too; see
+        `prediction_files.write_patches`.
 
     Returns:
       What became of the files; see `refuse_incomplete`.
@@ -78,7 +82,7 @@ def run(
     with files.writing_out(out):
         paths.table.absolute().parent.mkdir(parents=True, exist_ok=True)
         with run_folder.make_and_lock(paths.parts):
-            work = _Work(trained, names, paths, made_from)
+            work = _Work(trained, names, paths, made_from, attention)
             summary = work.find_complete()
             if summary is None:
                 summary = work.do(stop)
@@ -121,9 +125,17 @@ class _Work:
         names: list[str],
         paths: OutputPaths,
         made_from: Mapping[str, Any],
+        attention: bool,
     ):
         self._trained, self._names, self._paths = trained, names, paths
         self._made_from = made_from
+        self._patch_files: dict[str, pathlib.Path] = {}  # by the images' paths
+        if attention:
+            short = own_images.short_names(list(map(pathlib.Path, names)))
+            self._patch_files = {
+                name: paths.attention / f"{files.safe_name(own)}.h5"
+                for name, own in zip(names, short, strict=True)
+            }
         self._count = -(-len(names) // PART)
 
     def _files(self, part: int) -> list[str]:
@@ -139,20 +151,28 @@ class _Work:
           UserError: it is of other inputs, or nobody knows of which.
         """
         record, table = self._paths.record, self._paths.table
-        found = None
+        complete = None
         if record.exists():
             digest = digests.of_json(list(self._content_digests(range(self._count))))
             made_from = {**self._made_from, "files": digest}
-            found = records.find(record, made_from, remedy=_REMEDY)
+            complete = records.find(record, made_from, remedy=_REMEDY)
         elif table.exists() and not (self._paths.parts / prediction_files.RUN_NAME).exists():
             raise UserError(f"{table} is there already, and not of this command: {_REMEDY}")
-        if found is None or digests.of_file(table) != found.content["table"]:
+        if complete is None or digests.of_file(table) != complete.content["table"]:
+            return None
+        content = complete.content
+        if self._patch_files and content.get("attention") != self._digest_patches(self._names):
             return None
         log.info("%s was complete: %d files", table, len(self._names))
-        content = found.content
         return Summary(
             content["files"], tuple(content["left_out"]), tuple(content["nonfinite_files"])
         )
+
+    def _digest_patches(self, names: Sequence[str]) -> str:
+        """Digests the patches' arrays of some images as they are written; None for each that is not."""
+        with concurrent.futures.ThreadPoolExecutor(cpu.cores() + 1) as pool:
+            paths = [self._patch_files[name] for name in names]
+            return digests.of_json(list(pool.map(digests.of_file, paths)))
 
     def _content_digests(self, parts: Sequence[int] | range) -> Iterator[str]:
         """Yields the digest of what is in the files of each part."""
@@ -185,7 +205,11 @@ class _Work:
         there = {}
         for part, digest in zip(numbers, self._content_digests(numbers), strict=True):
             path = self._paths.part(part)
-            if records.find(path, self._of_part(digest), remedy=_REMEDY) is not None:
+            record = records.find(path, self._of_part(digest), remedy=_REMEDY)
+            if record is None:
+                continue
+            written = record.content.get("attention")
+            if not self._patch_files or written == self._digest_patches(self._files(part)):
                 there[part] = digest
         return there
 
@@ -209,6 +233,8 @@ class _Work:
                 done += len(batch.names) + len(batch.refusals)
                 if own_done == len(self._files(part)):
                     content = {"rows": rows, "left_out": list(refusals.values())}
+                    if self._patch_files:
+                        content["attention"] = self._digest_patches(self._files(part))
                     records.write(self._paths.part(part), content, self._of_part(digest))
                     yield part, digest
                     digest, rows, refusals, own_done = next(contents, ""), [], {}, 0
@@ -220,10 +246,25 @@ class _Work:
     def _rows(self, batch: Rows) -> list[dict[str, Any]]:
         probabilities = np.where(batch.finite[:, None], batch.probabilities, np.nan)
         labels = self._trained.labels(batch)
+        if self._patch_files and batch.names:
+            self._write_patches(batch)
         return [
             {"path": path, "predicted": label, "probabilities": row.tolist()}
             for path, label, row in zip(batch.names, labels, probabilities, strict=True)
         ]
+
+    def _write_patches(self, batch: Rows) -> None:
+        files.make_folder(self._paths.attention)
+        attention = np.where(batch.finite[:, None], batch.attention, np.nan)
+        grid = self._trained.grid
+        for path, own, patch_logits in zip(batch.names, attention, batch.patch_logits, strict=True):
+            attributes = {
+                "image": prediction_files.as_utf8(path),
+                "classes": list(self._trained.class_names),
+                "model": self._made_from["parameters"],
+                "grid": [grid.rows, grid.cols],
+            }
+            prediction_files.write_patches(self._patch_files[path], own, patch_logits, attributes)
 
     def _read(self) -> Iterator[dict[str, Any]]:
         """Yields what the records of the parts hold."""
@@ -252,6 +293,9 @@ class _Work:
             "nonfinite_files": nonfinite,
             "table": digests.of_file(self._paths.table),
         }
+        if self._patch_files:
+            content["attention"] = self._digest_patches(self._names)
+            log.info("written: attention and patch logits, in %s", self._paths.attention)
         digest = digests.of_json([there[part] for part in range(self._count)])
         records.write(self._paths.record, content, {**self._made_from, "files": digest}, indent=1)
         log.info("written: %s, %d rows", self._paths.table, len(self._names) - len(refusals))
@@ -272,6 +316,7 @@ def predict_run(
     *,
     checkpoint: str = "latest",
     batch_size: int | None = None,
+    attention: bool = False,
     trust_code: bool = False,
     stop: preemption.Stop | None = None,
 ) -> Summary:
@@ -283,6 +328,7 @@ def predict_run(
       out: the table, `.csv` or `.parquet`.
       checkpoint: "latest", "best" or a step.
       batch_size: pictures that the devices take at once; None: as in the run's config, but 64 at most.
+      attention: as of `run`.
       trust_code: whether code that the run's config names by reference is imported.
       stop: from `preemption.watch`; None: SIGTERM is not cared for.
 
@@ -295,4 +341,4 @@ def predict_run(
     prediction_files.paths_of(out)
     trained = trained_run.load(workdir, checkpoint, batch_size=batch_size, trust_code=trust_code)
     log.info("devices: %s", devices.describe())
-    return run(trained, images, out, stop)
+    return run(trained, images, out, stop, attention=attention)

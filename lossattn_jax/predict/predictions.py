@@ -13,7 +13,7 @@ from lossattn_jax.models import PatchGrid
 _LEAST = 0.5  # probability above which a class is predicted of pictures with several
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Predictions:
     """Predictions for N pictures.
 
@@ -57,6 +57,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        several = [f"{len(self)} pictures", f"{len(self.class_names)} classes"]
+        more = [f"{len(self.refusals)} files left out"] if self.refusals else []
+        return f"<Predictions of {', '.join([*several, f'{self.grid.patches} patches', *more])}>"
 
     def to_pandas(self) -> Any:
         """Makes a data frame: a row for each picture, in the columns of `columns`.

@@ -11,7 +11,7 @@ from lossattn_jax.checkpoint import runs
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import PatchGrid
 from lossattn_jax.predict.explanation import Explanation
-from lossattn_jax.predict.forward import Forward, Rows
+from lossattn_jax.predict.forward import Forward, Rows, check_batch_size
 from lossattn_jax.predict.inputs import list_inputs
 from lossattn_jax.predict.predictions import Predictions, label_of
 
@@ -157,8 +157,10 @@ def load(
 
     Raises:
       UntrustedCode: the config names code that is not trusted; nothing was imported.
-      UserError: there is no such run or checkpoint, or it does not fit its config.
+      UserError: there is no such run or checkpoint, it does not fit its config, or `batch_size` is no whole
+        number from 1.
     """
+    check_batch_size(batch_size)  # before anything is read
     return TrainedRun(runs.load(workdir, checkpoint, trust_code=trust_code), batch_size)
 
 

@@ -138,12 +138,12 @@ def test_the_cache_is_read_and_follows_resizing_and_boxes(coco_dir, monkeypatch)
     source = data.open_source(SPEC, "test", coco_dir)
     assert Path(memory.cache_path(source)).name == "cache_validation.npz"
     expected = data.load(SPEC, "test", coco_dir)
-    before = source.fingerprint()
+    before = source.digests()
     monkeypatch.setattr(datasets, "DRAFT", 3)
-    assert source.fingerprint() != before
+    assert source.digests() != before
     monkeypatch.undo()
     more = dataclasses.replace(SPEC, max_boxes=SPEC.max_boxes + 1)
-    assert data.open_source(more, "test", coco_dir).fingerprint() != before
+    assert data.open_source(more, "test", coco_dir).digests() != before
 
     def decode(source):
         raise AssertionError("decoded again")

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from lossattn_jax import data
 from lossattn_jax.data import datasets
+from lossattn_jax.data.specs import with_size
 from lossattn_jax.errors import UserError
 
 
@@ -135,10 +137,18 @@ def test_the_newest_version_is_read(digits_dir, digits_spec, tmp_path):
     assert data.open_source(digits_spec, "test", str(copy)).folder.endswith("/0.10.0")
 
 
-def test_caches_of_earlier_versions_stay_valid(digits_dir, digits_spec):
-    content = json.loads(data.open_source(digits_spec, "test", digits_dir).fingerprint())
-    assert sorted(content) == ["name", "num_examples", "shape", "shards", "split"]
-    assert content["name"] == "digit_scenes/1.0.0"
+def test_caches_of_earlier_versions_stay_valid(digits_dir, digits_spec, monkeypatch):
+    monkeypatch.setattr(datasets.shard_digests, "of_shards", lambda *_: ["0a"])
+    source = data.open_source(digits_spec, "test", digits_dir)
+    content = {
+        "name": "digit_scenes/1.0.0",
+        "split": "test",
+        "num_examples": len(source),
+        "shape": (32, 32, 3),
+        "shards": [[source._shards()[0].name, "0a"]],
+    }
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert source.digests().examples == expected
 
 
 def test_labels_are_read_without_decoding(digits_dir, digits_spec, monkeypatch):
@@ -153,12 +163,17 @@ def test_labels_are_read_without_decoding(digits_dir, digits_spec, monkeypatch):
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_the_fingerprint_follows_the_files(digits_dir, digits_spec):
+def test_digests_follow_the_files(digits_dir, digits_spec):
     train = data.open_source(digits_spec, "train", digits_dir)
-    assert train.fingerprint() == data.open_source(digits_spec, "train", digits_dir).fingerprint()
-    assert train.fingerprint() != data.open_source(digits_spec, "test", digits_dir).fingerprint()
+    assert train.digests() == data.open_source(digits_spec, "train", digits_dir).digests()
+    assert train.digests() != data.open_source(digits_spec, "test", digits_dir).digests()
     joined = dataclasses.replace(digits_spec, train_split="train+test")
-    assert data.open_source(joined, "train", digits_dir).fingerprint() != train.fingerprint()
+    both = data.open_source(joined, "train", digits_dir).digests()
+    assert both.pictures != train.digests().pictures
+    large = with_size(digits_spec, 64)
+    of_large = data.open_source(large, "train", digits_dir).digests()
+    assert of_large.pictures == train.digests().pictures
+    assert of_large.examples != train.digests().examples
 
 
 _READ = """

@@ -82,9 +82,25 @@ def test_photographs_have_the_usual_size():
 def test_both_modes_give_the_same_batches(folder):
     one, two = (open_split(folder, "train", mode=mode) for mode in MODES)
     assert isinstance(two, data.StreamDataset) and one.digest() == two.digest()
+    assert one.picture_digest() == two.picture_digest() != one.digest()
     batches = (dataset.train_batches(batch_size=5, seed=1) for dataset in (one, two))
     for _, a, b in zip(range(5), *batches, strict=False):
         jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_same_pictures_are_known_at_two_sizes(folder):
+    sizes = [open_split(folder, "test", image_size=size) for size in (8, 16)]
+    small, large = sizes
+    assert small.digest() != large.digest()
+    assert small.picture_digest() == large.picture_digest()
+    parts = [one.take(np.array([2, 0])).picture_digest() for one in sizes]
+    assert parts[0] == parts[1] != small.picture_digest()
+    image_sets.picture(9).save(folder / "test/dog/000.jpg")
+    assert open_split(folder, "test", image_size=16).picture_digest() != small.picture_digest()
+    shutil.copytree(folder / "test/dog", folder / "test/eel")
+    shutil.rmtree(folder / "test/dog")  # the same pictures with another label
+    shutil.move(folder / "train/dog", folder / "train/eel")
+    assert open_split(folder, "test").picture_digest() != small.picture_digest()
 
 
 def test_memory_is_chosen_where_it_suffices(folder, monkeypatch):
@@ -218,6 +234,38 @@ def test_boxes_are_fractions_of_what_is_seen(tmp_path):
         box = train.read(np.arange(1), with_boxes=True)["box"]
         np.testing.assert_allclose(box, [[0.25, 0.25, 0.75, 1.0]])
         np.testing.assert_array_equal(test.read(np.arange(1), with_boxes=True)["box"], [NO_BOX])
+
+
+def write_several(root):
+    """A table in which two of six images have two labels, and one has none."""
+    image_sets.write(root, 2, size=(8, 8))
+    cells = ["bee;cat", "dog", "cat", "bee;dog", ";", "cat;dog"]
+    paths = [f"{name}/00{n}.jpg" for name in image_sets.CLASSES for n in range(2)]
+    splits = ["train", "test", "train", "train", "test", "test"]
+    rows = [",".join(row) for row in zip(paths, cells, splits, strict=True)]
+    (root / "images.csv").write_text("\n".join(["path,label,split", *rows]))
+
+
+def test_several_labels_are_multi_hot_in_both_modes(tmp_path):
+    write_several(tmp_path)
+    for mode in MODES:
+        train, test = (open_split(tmp_path, split, mode=mode) for split in ("train", "test"))
+        assert train.spec.multi_label and train.spec.class_names == image_sets.CLASSES
+        labels = train.read(np.arange(3))["label"]
+        np.testing.assert_array_equal(labels, np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]], np.uint8))
+        assert test.read(np.arange(3))["label"].tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 1]]
+
+
+def test_a_run_of_one_label_refuses_several(tmp_path):
+    write_several(tmp_path)
+    spec = runs.spec_of(options(tmp_path))
+    one_each = dataclasses.replace(spec, multi_label=False)
+    with pytest.raises(UserError, match="has images with several labels, but the data set's have"):
+        runs.open_split(options(tmp_path), one_each, "test")
+    # The other way round one label is one of several.
+    (tmp_path / "images.csv").write_text("path,label,split\nbee/000.jpg,dog,test\n")
+    dataset = runs.open_split(options(tmp_path), spec, "test")
+    assert dataset.labels.tolist() == [[0, 0, 1]]
 
 
 class SmallToy(toys.Toy):

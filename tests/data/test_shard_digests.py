@@ -113,4 +113,4 @@ def test_the_same_scenes_prepared_again_are_the_same_data(digits_dir, digits_spe
     prepare("digit_scenes", str(tmp_path), builder_kwargs={"num_train": 60, "num_test": 21})
     for split in ("train", "test"):
         one, two = (data.open_source(digits_spec, split, d) for d in (digits_dir, str(tmp_path)))
-        assert one.digest() == two.digest()
+        assert one.digests() == two.digests()

@@ -1,6 +1,7 @@
 """Bags of a folder of feature files with a table: what is found, and what is refused."""
 
 import logging
+import shutil
 
 import h5py
 import numpy as np
@@ -333,3 +334,26 @@ def test_the_log_says_which_columns_were_taken(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     open_bags(slides(tmp_path / "slides"), labels(tmp_path))
     assert "labels.csv: 3 bags; bag in 'slide_id', label in 'label'" in caplog.text
+
+
+def test_a_job_of_trident_is_answered_with_its_features(tmp_path):
+    inside = tmp_path / "20x_512px_0px_overlap"
+    for name in ("features_uni_v2", "features_conch", "patches"):
+        slides(inside / name)
+    with pytest.raises(UserError) as caught:
+        open_bags(tmp_path)
+    sentence = str(caught.value)
+    assert sentence.endswith(
+        f"name one of its folders that has some: {inside}/features_conch, {inside}/features_uni_v2"
+    )
+    shutil.rmtree(inside)
+    with pytest.raises(UserError, match=r"whose name ends in one of [^;]*$"):
+        open_bags(tmp_path)
+
+
+def test_labels_that_differ_in_capitals_are_warned_of(tmp_path, caplog):
+    folder = slides(tmp_path / "slides")
+    ids = open_bags(folder).ids
+    table = BagTable("labels.csv", ids, ("Tumor", *["tumor"] * (len(ids) - 1)))
+    assert open_bags(folder, table).classes == ("Tumor", "tumor")
+    assert "labels.csv has the classes 'Tumor' and 'tumor', which differ in cap" in caplog.text

@@ -175,3 +175,42 @@ def test_an_ensemble_is_the_mean_of_its_members():
     np.testing.assert_allclose(each[0], first, rtol=1e-5)
     np.testing.assert_allclose(probabilities, each.mean(axis=0), rtol=1e-5)
     assert np.abs(each[0] - each[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        (
+            "mi_svm",
+            {"c": 1.0},
+            "'c' is no setting of the method 'mi_svm', which has C, class_weight,",
+        ),
+        ("mi_svm_bag", {"kernel": "cubic"}, "kernel is 'cubic', but must be one of"),
+        ("mi_kernel", {"gamma_factor": 0}, "gamma_factor is 0, but must be a number above 0"),
+        ("mi_graph", {"C": -1.0}, "C is -1.0, but must be a number above 0"),
+        ("em_dd", {"threshold": 2.0}, "threshold is 2.0, but must be less than 1"),
+        ("mi_vlad", {"centres": 0}, "centres is 0, but must be a whole number from 1 on"),
+        ("mi_fv", {"pca_energy": 1.5}, "pca_energy is 1.5, but must be at most 1"),
+        ("mi_fv", {"seed": -1}, "seed is -1, but must be a whole number from 0 on"),
+        ("attention", {"method": "mean"}, "'method' is no setting of the method 'attention'"),
+        ("attention", {"dropout": 1.0}, "dropout is 1.0, but must be at least 0 and below 1"),
+        ("attention", {"seed": 0.5}, "seed is 0.5, but must be a whole number from 0 on"),
+        ("attention", {"options": {"colour": 1}}, "colour"),
+        (
+            "attention",
+            {"settings": {"epochs": 3}},
+            "settings is .*, but must be a Settings or None",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(name, settings, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        methods.make(name, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_method_is_made_with_its_own_settings():
+    for name in methods.NAMES:
+        own = methods.make(name).get_params(deep=False)
+        own.pop("method", None)
+        assert methods.make(name, **own).get_params(deep=False).items() >= own.items()

@@ -30,7 +30,7 @@ from lossattn_jax.data.bags import columns, matlab_files, parquet_table, precisi
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.cells import Cells, check_finite, is_number
 from lossattn_jax.data.bags.columns import Choice
-from lossattn_jax.data.bags.label_values import label_value, label_values
+from lossattn_jax.data.bags.label_values import label_value, label_values, warn_of_case
 from lossattn_jax.data.bags.missing import is_missing
 from lossattn_jax.errors import UserError
 
@@ -343,6 +343,7 @@ def _dataset(
     `bags` has the number of each instance's bag.
     """
     classes = sorted(set(labels))
+    warn_of_case(classes, path)
     if len(classes) < 2:
         raise UserError(f"all bags of {path} have the label {classes[0]!r}, but there must be two")
     place = {label: number for number, label in enumerate(classes)}

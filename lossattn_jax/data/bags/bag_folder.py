@@ -17,6 +17,7 @@ import numpy as np
 from lossattn_jax.data.bags import feature_files, label_sets
 from lossattn_jax.data.bags.bag_table import BagTable, TableColumns, read_table
 from lossattn_jax.data.bags.feature_files import FORMATS, FeatureFormat
+from lossattn_jax.data.bags.label_values import warn_of_case
 from lossattn_jax.data.bags.lazy_bags import BagReader, Bags
 from lossattn_jax.data.bags.positive import find_positive
 from lossattn_jax.errors import UserError, name_first
@@ -26,6 +27,7 @@ Path = str | os.PathLike[str]
 # Folders in which CLAM puts the same features twice; those with coordinates are read.
 _CLAM, _CLAM_AGAIN = "h5_files", "pt_files"
 _MOST_NAMED = 3
+_DEEPEST = 4  # levels that are looked into for folders that could be meant
 _BLOCK = 1 << 24  # numbers that are checked at once
 
 
@@ -112,11 +114,30 @@ def _find_files(folder: str, formats: Mapping[str, FeatureFormat]) -> dict[str, 
             for inner in _list(path):
                 _add(inner, formats, files_by_id)
     if not files_by_id:
+        deeper = _find_deeper(folder, formats)
+        way = f"; name one of its folders that has some: {_first(deeper, str)}" if deeper else ""
         raise UserError(
             f"the folder {folder} has no feature file, whose name ends in one of "
-            f"{', '.join(feature_files.list_endings(formats))}"
+            f"{', '.join(feature_files.list_endings(formats))}{way}"
         )
     return files_by_id
+
+
+def _find_deeper(folder: str, formats: Mapping[str, FeatureFormat]) -> list[str]:
+    """Finds the folders further down that could be meant, as those in one of TRIDENT's jobs."""
+    candidates = []
+    for path, folders, names in os.walk(folder):
+        depth = os.path.relpath(path, folder).count(os.sep) + 1
+        folders[:] = sorted(own for own in folders if not own.startswith(".") and depth < _DEEPEST)
+        own_files: dict[str, list[str]] = {}
+        for name in [*folders, *names]:
+            _add(os.path.join(path, name), formats, own_files)
+        if own_files:
+            candidates.append(path)
+            folders.clear()
+    # A job of TRIDENT has files of the tiles' places besides.
+    by_name = [path for path in candidates if "feature" in os.path.basename(path).lower()]
+    return by_name or candidates
 
 
 def _list(folder: str) -> list[str]:
@@ -210,6 +231,8 @@ def _classes(
     """Numbers classes and labels, with the positive class last."""
     if table.labels is None:
         return (), None, None
+    words = table.label_names or tuple(sorted(set(table.labels)))
+    warn_of_case(words, table.place)
     if table.label_names is not None:
         labels = label_sets.encode(table.labels, table.label_names)
         absent = [
@@ -221,7 +244,7 @@ def _classes(
                 f"{table.place} has {what}, but bags with several labels need two that occur; leave it out"
             )
         return table.label_names, labels, None
-    classes = tuple(sorted(set(table.labels)))
+    classes = words
     if len(classes) < 2:
         raise UserError(
             f"all bags of {table.place} have the label {classes[0]!r}, but there must be two"

@@ -13,17 +13,15 @@ not named are found by their usual names.
 import dataclasses
 import difflib
 import logging
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lossattn_jax.data.bags import columns, text_tables
-from lossattn_jax.data.bags.feature_formats.bag_file import check_regular, opening
+from lossattn_jax.data.bags import columns, table_cells
 from lossattn_jax.data.bags.label_sets import SEPARATOR, split_words
 from lossattn_jax.data.bags.label_values import label_values
 from lossattn_jax.data.bags.missing import is_missing
-from lossattn_jax.data.bags.parquet_table import INDEX, as_text, read_column
+from lossattn_jax.data.bags.table_cells import TableCells
 from lossattn_jax.errors import UserError, name_first
 
 log = logging.getLogger(__name__)
@@ -109,23 +107,6 @@ class BagTable:
     label_names: tuple[str, ...] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cells:
-    """The cells of a table, as text.
-
-    Attributes:
-      place: of the table.
-      header: names of the columns.
-      lines: what messages call each row.
-      column: reads the cells of a column by its place; an empty one is "".
-    """
-
-    place: str
-    header: Sequence[str]
-    lines: Sequence[str]
-    column: Callable[[int], list[str]]
-
-
 def read_table(
     source: Any,
     names: TableColumns | None = None,
@@ -146,7 +127,7 @@ def read_table(
       UserError: it cannot be read, a column is not there or there are several of labels, there is no bag, a
         bag is there twice, or a cell is missing or of no allowed value; the sentence has line and bag.
     """
-    table = _read_cells(source)
+    table = table_cells.read_cells(source)
     names = names or TableColumns()
     label_places = _find_label_columns(table, names.label)
     if label_places:
@@ -195,59 +176,7 @@ def read_table(
     )
 
 
-def _read_cells(source: Any) -> _Cells:
-    if hasattr(source, "__arrow_c_stream__"):
-        import pyarrow  # where a table of its kind is read, not with the command
-
-        whole = pyarrow.table(source)
-        return _of_arrow(
-            "the table",
-            whole.column_names,
-            whole.num_rows,
-            lambda name: whole.column(name).to_pylist(),
-        )
-    if not isinstance(source, str | os.PathLike):
-        raise UserError(
-            f"the table of labels is a {type(source).__name__}, but must be the path of a file, or a table "
-            "with __arrow_c_stream__: a DataFrame of pandas (from 2.2) or polars, or a table of pyarrow"
-        )
-    path = os.fspath(source)
-    if path.lower().endswith(".parquet"):
-        from pyarrow import parquet
-
-        with opening(path):
-            check_regular(path)
-            with parquet.ParquetFile(path) as file:
-                names, length = file.schema_arrow.names, file.metadata.num_rows
-
-        def read(name: str) -> list[Any]:
-            with opening(path), parquet.ParquetFile(path) as file:
-                return read_column(file, name)
-
-        return _of_arrow(path, names, length, read)
-    table = text_tables.open_table(path)
-    rows = list(table.rows)
-    return _Cells(
-        path,
-        table.header,
-        [f"line {line}" for line, _ in rows],
-        lambda place: [cells[place].strip() for _, cells in rows],
-    )
-
-
-def _of_arrow(
-    place: str, names: Sequence[str], length: int, read: Callable[[str], list[Any]]
-) -> _Cells:
-    header = [name for name in names if not INDEX.fullmatch(name)]
-    return _Cells(
-        place,
-        [name.strip() for name in header],
-        [f"row {row + 1}" for row in range(length)],
-        lambda column: [as_text(value) for value in read(header[column])],
-    )
-
-
-def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[str, int]:
+def _find_columns(table: TableCells, names: TableColumns, labelled: bool) -> dict[str, int]:
     """Finds the columns of the parts of a bag."""
     if not any(table.header):
         raise UserError(f"{table.place} is empty or its first line is, but must be the header")
@@ -282,7 +211,7 @@ def _find_columns(table: _Cells, names: TableColumns, labelled: bool) -> dict[st
     return places
 
 
-def _find_label_columns(table: _Cells, name: str | Sequence[str] | None) -> list[int]:
+def _find_label_columns(table: TableCells, name: str | Sequence[str] | None) -> list[int]:
     """Finds the columns of several labels; none where one column has the labels."""
     if not name or name in table.header:
         return []
@@ -302,7 +231,7 @@ def _find_label_columns(table: _Cells, name: str | Sequence[str] | None) -> list
 
 
 def _labels_of_columns(
-    table: _Cells, places: Sequence[int], ids: Sequence[str]
+    table: TableCells, places: Sequence[int], ids: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """For each bag the names of the columns that say it has their label."""
     labels: list[list[str]] = [[] for _ in ids]
@@ -319,7 +248,7 @@ def _labels_of_columns(
     return tuple(map(tuple, labels))
 
 
-def _named(table: _Cells, part: str, name: Any) -> int:
+def _named(table: TableCells, part: str, name: Any) -> int:
     """Finds a column by its name."""
     header = list(table.header)
     if name in header:
@@ -337,8 +266,8 @@ def _named(table: _Cells, part: str, name: Any) -> int:
 
 
 def _by_bag(
-    table: _Cells, places: Mapping[str, int], by_instance: bool
-) -> tuple[tuple[str, ...], _Cells]:
+    table: TableCells, places: Mapping[str, int], by_instance: bool
+) -> tuple[tuple[str, ...], TableCells]:
     """Finds the bags' ids and the first row of each.
 
     Raises:
@@ -380,10 +309,10 @@ def _by_bag(
         column = table.column(place)
         return [column[row] for row in rows]
 
-    return tuple(first), _Cells(table.place, table.header, lines, column_of_bags)
+    return tuple(first), TableCells(table.place, table.header, lines, column_of_bags)
 
 
-def _known(table: _Cells, part: str, place: int, ids: Sequence[str]) -> list[str]:
+def _known(table: TableCells, part: str, place: int, ids: Sequence[str]) -> list[str]:
     """The cells of a column, none of which is missing."""
     cells = table.column(place)
     missing = [row for row, cell in enumerate(cells) if is_missing(cell)]
@@ -400,7 +329,7 @@ def _known(table: _Cells, part: str, place: int, ids: Sequence[str]) -> list[str
     return cells
 
 
-def _splits(table: _Cells, place: int, ids: Sequence[str]) -> tuple[str, ...]:
+def _splits(table: TableCells, place: int, ids: Sequence[str]) -> tuple[str, ...]:
     cells = _known(table, "split", place, ids)
     for line, cell, bag_id in zip(table.lines, cells, ids, strict=True):
         if cell.lower() not in SPLITS:
@@ -411,7 +340,7 @@ def _splits(table: _Cells, place: int, ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(SPLITS[cell.lower()] for cell in cells)
 
 
-def _folds(table: _Cells, place: int, ids: Sequence[str]) -> tuple[int, ...]:
+def _folds(table: TableCells, place: int, ids: Sequence[str]) -> tuple[int, ...]:
     cells = _known(table, "fold", place, ids)
     for line, cell, bag_id in zip(table.lines, cells, ids, strict=True):
         if not _WHOLE.fullmatch(cell):

@@ -1,4 +1,6 @@
-"""Data sets of bags that `lossattn prepare` makes on the spot, as folders of feature files.
+"""Data sets of bags that `lossattn prepare` makes on the spot.
+
+They are folders of feature files:
 
     DATA/digit_slides/slides/slide_000.h5       features [N, D], coords [N, 2], labels [N], attributes
     DATA/digit_slides/labels.csv                slide_id,label,patient,split
@@ -114,7 +116,9 @@ def write_slides(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
 
 
 def load_slides(folder: pathlib.Path) -> BagDataset:
-    """Reads the bags that `write_slides` wrote: a bag is a slide, and its group the writer.
+    """Reads the bags that `write_slides` wrote.
+
+    A bag is a slide, and its group the writer.
 
     Raises:
       UserError: they are not as they were written.

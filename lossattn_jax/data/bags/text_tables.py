@@ -18,6 +18,7 @@ from lossattn_jax.errors import UserError
 
 Path = str | os.PathLike[str]
 
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _GZIP = b"\x1f\x8b"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF_32_LE = codecs.BOM_UTF32_LE  # begins as UTF-16 does
@@ -48,8 +49,10 @@ def open_table(path: Path) -> TextTable:
       path: of the file.
 
     Raises:
-      UserError: as of `read_text`, or the header is not CSV.
+      UserError: as of `read_text`, it is a spreadsheet, or the header is not CSV.
     """
+    if os.fspath(path).lower().endswith(_SPREADSHEETS):
+        raise UserError(f"{path} is a spreadsheet, which is not read; save it as CSV")
     text = read_text(path)
     first = next(iter(text.splitlines()), "")
     separator = columns.separator(first)

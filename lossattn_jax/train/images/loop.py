@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -70,9 +71,11 @@ def train(
         with, the workdir holds another run or cannot be written, another training is at it, or too many
         updates in a row were not finite (see `train.nonfinite`).
     """
+    fresh = not os.path.lexists(workdir)
     job = open_job(config, workdir)
     stop = stop or preemption.Stop()
     with (
+        run_folder.leave_no_lock(job.workdir, fresh),
         run_folder.lock_workdir(job.workdir),
         checkpoint_lib.Checkpoints(job.workdir, job.options.checkpoint.keep) as checkpoints,
     ):
