@@ -12,10 +12,10 @@ import tensorstore
 from jax import export
 
 import lossattn_jax
+from lossattn_jax import models
 from lossattn_jax.checkpoint import runs, torch_names
 from lossattn_jax.config import images as config_lib
-from lossattn_jax.config.options import ModelOptions
-from lossattn_jax.data import digit_photos, get_spec
+from lossattn_jax.data import digit_photos
 from lossattn_jax.models import vit
 from lossattn_jax.models.parts import Backbone, PatchConvolution
 from lossattn_jax.models.position_embeddings import Resampling
@@ -46,8 +46,7 @@ def photos(tmp_path_factory):
 
 def write_weights(path, backbone, width):
     """Random weights under torchvision's names, with the classifier that is left out."""
-    options = ModelOptions(backbone=backbone, head="none", width=width)
-    model = runs.build_model(options, get_spec("folder"))
+    model = models.build(backbone, "none", "loss_attention", width=width)
     slots = torch_names.backbone_layout(model, (SIDE, SIDE, 3)).slots
     shapes = {slot.key: slot.shape for slot in slots} | {"fc.weight": (1000, 64)}
     weights = {key: reference_value(key, tuple(shape), 0) for key, shape in shapes.items()}
