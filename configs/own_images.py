@@ -35,6 +35,8 @@ def get_config(backbone: str = SMALL) -> ConfigDict:
     config.train.epochs = 20
     config.train.batch_size = 32
     config.loss.patch_ramp_epochs = 10
+    # Batches of tests are filled up to this size, and 500 pictures of 224 pixels are gigabytes in a network.
+    config.eval.batch_size = 100
     if backbone == SMALL:
         config.data.image_size = 64
         config.model.width = 0.5

@@ -1,5 +1,7 @@
 """Explainers: closed forms, what they sum to, and that every image is explained by itself."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from lossattn_jax import models
 from lossattn_jax.errors import UserError
 from lossattn_jax.explain import explainers
 from lossattn_jax.explain.explainers import Subject
+from lossattn_jax.explain.explainers.occlusion import occlusion
+from lossattn_jax.models.geometry import sliding_grid
 from lossattn_jax.models.patch_head import MapHead
 
 SHAPE = (8, 8, 3)
@@ -108,6 +112,42 @@ def test_occlusion_of_a_linear_network_is_what_the_squares_hide(linear_variables
                 axis=0,
             )
     np.testing.assert_allclose(found.pixels, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "count"), [(8, 8, 9), (64, 8, 289), (128, 16, 289), (224, 28, 289)]
+)
+def test_occluding_squares_grow_with_the_image(side, size, count):
+    # Of a score that is the image's sum, a square in the middle of nothing else takes its own pixels.
+    covered = []
+
+    def score(variables, images, classes):
+        jax.debug.callback(lambda visible: covered.append(np.asarray(visible)), images)
+        return jnp.sum(images, axis=(1, 2, 3))
+
+    subject = types.SimpleNamespace(score=score, from_pixels=lambda pixels: pixels)
+    images = jnp.ones((1, side, side, 1))
+    occlusion(subject, {}, images, jnp.zeros(1, int), None)
+    hidden = [int((1 - visible).sum()) for visible in covered]
+    assert len(hidden) == 1 + count and max(hidden) == size * size
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (20, 31)])
+def test_pixels_and_patches_are_means_over_windows(shape):
+    grid = sliding_grid((6, 7), 3, 2)
+    model = types.SimpleNamespace(patch_grid=lambda _: grid)
+    subject = Subject(model, (*shape, 3))
+    covers = grid.coverage(shape).astype(np.float64)
+    assert covers.shape == (6, *shape)
+    draw = np.random.default_rng(4)
+    pixels = draw.standard_normal((2, *shape)).astype(np.float32)
+    means = np.einsum("bhw,phw->bp", pixels, covers) / covers.sum((1, 2))
+    np.testing.assert_allclose(subject.from_pixels(jnp.asarray(pixels)).patches, means, atol=1e-6)
+    patches = draw.standard_normal((2, 6)).astype(np.float32)
+    total = np.einsum("bp,phw->bhw", patches, covers)
+    means = total / np.maximum(covers.sum(0), 1)
+    assert not covers.sum(0).all()  # the map's last row or column is in no window
+    np.testing.assert_allclose(subject.from_patches(jnp.asarray(patches)).pixels, means, atol=1e-6)
 
 
 def test_of_a_linear_network_grad_cam_weighs_the_map(linear_variables):

@@ -1,12 +1,17 @@
 """Receptive fields against the network's Jacobian and against changed pixels; maps over pixels by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from lossattn_jax import models
+from lossattn_jax.explain import receptive_field
 from lossattn_jax.explain.receptive_field import extents, pixel_map, receptive_fields
+from lossattn_jax.models.patch_head import MapHead
 
 SHAPE = (16, 16, 3)
 
@@ -76,6 +81,43 @@ def test_a_network_without_weights_sees_nothing(network, images):
     np.testing.assert_array_equal(fields, 0)
     np.testing.assert_array_equal(pixel_map(np.ones(len(fields)), fields), 0)
     assert extents(fields) == (0.0, 0.0)
+
+
+class Strips(nn.Module):
+    """Squares of two by two pixels and their neighbours; or, `far`, one sees the first too."""
+
+    far: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        y = nn.relu(nn.Conv(4, (4, 4), (2, 2), name="local")(x))
+        if self.far:
+            y = y.at[:, 5, 3].add(y[:, 0, 0] ** 2)
+        return y
+
+
+@pytest.mark.parametrize("far", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_patches_that_see_nothing_in_common_share_passes(far, monkeypatch):
+    make = functools.partial(Strips, far)
+    model = models.PatchNetwork(make, MapHead, 3, pooling="mean")
+    shape = (28, 36, 3)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
+    variables = jax.jit(lambda key: model.init(key, images))(jax.random.key(1))
+    alone = receptive_fields(model, variables, images)
+    assert alone.shape == (14 * 18, 28, 36)
+    passes = []
+    whole = receptive_field._in_parts
+    monkeypatch.setattr(
+        receptive_field,
+        "_in_parts",
+        lambda measure, sets: passes.append(len(sets)) or whole(measure, sets),
+    )
+    monkeypatch.setattr(receptive_field, "_FEW", 100)
+    together = receptive_fields(model, variables, images)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(together == 0, alone == 0)
+    # Windows of 4x4 pixels are 3 patches apart at least: 9 passes, or 252, filled up to whole calls.
+    assert passes == ([16, 256] if far else [16])
 
 
 def test_maps_over_pixels_by_hand():

@@ -6,6 +6,9 @@ effective receptive field of Luo et al. 2016 ("Understanding the Effective Recep
 where it is not 0 is all that the patch can see.
 """
 
+import logging
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,9 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossattn_jax import data
-from lossattn_jax.models import ImageNetwork
+from lossattn_jax.commands.progress import LogClock, Progress
+from lossattn_jax.models import ImageNetwork, PatchGrid
+
+log = logging.getLogger(__name__)
 
 PROBES = 32  # images that sensitivities are averaged over; fewer leave the signs' noise in maps
+_FEW = 256  # patches that are measured one by one, whatever they see
+_AT_ONCE = 8  # backward passes of one call where there are more
+_LOG_SECONDS = 10.0
+
+# Of sets of patches `[S, P]` 0 or 1, the energies `[S, H, W]` of their summed logits by pixel.
+_Measure = Callable[[np.ndarray], np.ndarray]
 
 
 def receptive_fields(
@@ -25,7 +37,9 @@ def receptive_fields(
 
     The root of the mean over N images of the squared Frobenius norm of d z_p / d pixel. The norm is not
     summed over classes but estimated without bias from one product with random signs for each image, so
-    that a patch costs one backward pass however many classes there are.
+    that a patch costs one backward pass however many classes there are. Of many patches those that see
+    nothing in common, going by eight of them, corners among them, share a pass; where one turns out to see
+    more, all have their own.
 
     Args:
       model: the network.
@@ -38,7 +52,10 @@ def receptive_fields(
       patch that depends on nothing is 0 everywhere.
     """
 
-    def energies(variables: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+    @jax.jit
+    def energies(
+        variables: Any, images: jax.Array, key: jax.Array, members: jax.Array
+    ) -> jax.Array:
         def patch_logits(x: jax.Array) -> jax.Array:
             outputs: Any = model.apply(variables, x, train=False)
             return outputs.patch_logits.astype(jnp.float32)
@@ -46,16 +63,101 @@ def receptive_fields(
         logits, pull = jax.vjp(patch_logits, images)
         signs = jax.random.rademacher(key, logits.shape, jnp.float32)
 
-        def energy(patch: jax.Array) -> jax.Array:
-            one_hot = (jnp.arange(logits.shape[1]) == patch).astype(jnp.float32)
-            (gradient,) = pull(signs * one_hot[None, :, None])
+        def energy(of_set: jax.Array) -> jax.Array:
+            (gradient,) = pull(signs * of_set[None, :, None])
             return jnp.mean(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=-1), axis=0)
 
-        # One patch after the other: all at once would hold P gradients of every layer.
-        return jax.lax.map(energy, jnp.arange(logits.shape[1]))
+        # One set after the other: all at once would hold S gradients of every layer.
+        return jax.lax.map(energy, members)
 
-    energy = jax.jit(energies)(variables, images, jax.random.key(seed))
-    fields = np.sqrt(np.asarray(energy, np.float64))
+    def measure(members: np.ndarray) -> np.ndarray:
+        key = jax.random.key(seed)
+        return np.asarray(energies(variables, images, key, members.astype(np.float32)))
+
+    _, height, width, channels = images.shape
+    grid = model.patch_grid((height, width, channels))
+    if grid.patches <= _FEW:
+        return _normalise(measure(np.eye(grid.patches)))
+    fields = _measure_together(measure, grid, (height, width))
+    if fields is None:
+        passes = _pad_sets(np.eye(grid.patches, dtype=bool))
+        fields = np.concatenate([_normalise(part) for _, part in _in_parts(measure, passes)])
+    return fields[: grid.patches]
+
+
+def _measure_together(
+    measure: _Measure, grid: PatchGrid, size: tuple[int, int]
+) -> np.ndarray | None:
+    """Measures patches that see nothing in common in one pass.
+
+    Args:
+      measure: of sets of patches.
+      grid: of the patches.
+      size: (height, width) of the images, in pixels.
+
+    Returns:
+      `[P, H, W]` as of `receptive_fields`; None where that would save little, or a patch sees more than the
+      ones by which the sets were made.
+    """
+    numbers = np.arange(grid.patches).reshape(grid.rows, grid.cols)
+    quarter = (grid.rows // 4, grid.cols // 4)
+    inner = numbers[quarter[0] :: quarter[0] + 1, quarter[1] :: quarter[1] + 1]
+    # Corners, where borders may be otherwise, and places inside.
+    some = [*numbers[[0, 0, -1, -1], [0, -1, 0, -1]], *inner.ravel()[1::2]]
+    pixels = [np.arange(side) + 0.5 for side in size]
+    # Of each patch and line of pixels the distance of their middles.
+    middles = (grid.centres().astype(np.float64) * size).T
+    gaps = [
+        np.abs(axis[None] - middle[:, None]) for axis, middle in zip(pixels, middles, strict=True)
+    ]
+    seen = measure(np.eye(grid.patches)[some]) != 0
+    lines = (seen.any(axis=2), seen.any(axis=1))
+    # Places of patches are rounded, and those of pixels lie a whole pixel apart.
+    reach = [(gap[some] * line).max() + 0.25 for gap, line in zip(gaps, lines, strict=True)]
+    # With a line between two of a set that neither sees, where what is seen beyond would be.
+    steps = [
+        min(count, math.ceil((2 * far + 2) / (side * grid.stride / places)))
+        for far, side, places, count in zip(
+            reach, size, grid.map_size, (grid.rows, grid.cols), strict=True
+        )
+    ]
+    if 2 * steps[0] * steps[1] > grid.patches:
+        return None
+    sets = np.zeros((steps[0] * steps[1], grid.patches), bool)
+    for number, (row, col) in enumerate(np.ndindex(*steps)):
+        sets[number, numbers[row :: steps[0], col :: steps[1]].ravel()] = True
+    near = [gap <= far for gap, far in zip(gaps, reach, strict=True)]
+    fields = np.zeros((grid.patches, *size), np.float32)
+    for members, energies in _in_parts(measure, _pad_sets(sets)):
+        for of_set, energy in zip(members, energies, strict=True):
+            around = near[0][of_set][:, :, None] & near[1][of_set][:, None, :]
+            if (energy[~around.any(axis=0)] != 0).any():
+                return None
+            fields[of_set] = _normalise(np.where(around, energy, 0))
+    return fields
+
+
+def _pad_sets(sets: np.ndarray) -> np.ndarray:
+    """Adds empty sets to `[S, P]`, so that all calls are of one size."""
+    return np.pad(sets, ((0, -len(sets) % _AT_ONCE), (0, 0)))
+
+
+def _in_parts(measure: _Measure, sets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields some sets and their energies at a time, with progress in the log."""
+    progress, clock = Progress(0, len(sets)), LogClock(_LOG_SECONDS)
+    for start in range(0, len(sets), _AT_ONCE):
+        members = sets[start : start + _AT_ONCE]
+        yield members, measure(members)
+        done = start + _AT_ONCE
+        if clock.is_due():
+            progress.measure(done)
+            remaining = progress.time_left(done)
+            log.info("what patches see: %d of %d passes  %s left", done, len(sets), remaining)
+
+
+def _normalise(energies: np.ndarray) -> np.ndarray:
+    """Makes fields whose sums are 1 of energies `[P, H, W]`."""
+    fields = np.sqrt(energies.astype(np.float64))
     totals = fields.sum(axis=(1, 2), keepdims=True)
     return (fields / np.where(totals > 0, totals, 1.0)).astype(np.float32)
 

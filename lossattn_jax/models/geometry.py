@@ -53,12 +53,28 @@ class PatchGrid:
         Returns:
           `[rows * cols, height, width]` bool: the pixel's centre is in the window.
         """
+        in_y, in_x = self.line_coverage(size)
+        windows = in_y[:, None, :, None] & in_x[None, :, None, :]
+        return windows.reshape(self.patches, *size)
+
+    def line_coverage(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the lines of pixels in each row and column of windows.
+
+        A pixel is in a window where its line is in the window's row, and its column in that one's.
+
+        Args:
+          size: (height, width) of the image, in pixels.
+
+        Returns:
+          `[rows, height]` and `[cols, width]` bool.
+        """
         ys = (np.arange(size[0]) + 0.5) / size[0]
         xs = (np.arange(size[1]) + 0.5) / size[1]
-        boxes = self.boxes().astype(np.float64)
-        in_y = (ys[None] >= boxes[:, :1]) & (ys[None] < boxes[:, 2:3])
-        in_x = (xs[None] >= boxes[:, 1:2]) & (xs[None] < boxes[:, 3:])
-        return in_y[:, :, None] & in_x[:, None, :]
+        boxes = self.boxes().astype(np.float64).reshape(self.rows, self.cols, 4)
+        of_rows, of_cols = boxes[:, :1], boxes[0]
+        in_y = (ys >= of_rows[..., 0]) & (ys < of_rows[..., 2])
+        in_x = (xs >= of_cols[:, 1:2]) & (xs < of_cols[:, 3:])
+        return in_y, in_x
 
     def centres(self) -> np.ndarray:
         """`[rows * cols, 2]` float32 (y, x), fractions of the image, row-major."""

@@ -15,6 +15,7 @@ def of(name, *flags):
 OUT = "--out={w}/new.json"
 ANY = ("small_convolutions", "step_memory", "throughput", "input_rate")
 SCHEDULE = of("short_schedule", "--out={w}/new", "--data_dir={w}/nowhere")
+PICTURES = ("--files_dir={w}/nowhere", "--data_dir={w}")
 LINK = ("--link=1e9", "--latency=0")
 SCALING = of("scaling", *LINK)
 
@@ -51,6 +52,11 @@ CASES = [
         of("input_rate", OUT, "--data_dir={w}/nowhere"),
         "is not prepared (as array_record) in {w}/now",
     ),
+    (of("files_against_tfds", OUT, "--data_dir={w}"), "files_dir"),
+    (of("files_against_tfds", *PICTURES), "out"),
+    (of("files_against_tfds", "--out={w}", *PICTURES), "{w} is a folder, but must be a file for"),
+    (of("files_against_tfds", OUT, *PICTURES, "--updates=0"), "updates"),
+    (of("files_against_tfds", OUT, *PICTURES), "the folder of images {w}/nowhere is not there"),
     (of("short_schedule"), "out"),
     (of("short_schedule", "--out={w}/file"), "{w}/file/short_schedule.json cannot be written"),
     ((*SCHEDULE, "--poolings=maximum"), "--poolings has 'maximum', but may have: loss_attention"),

@@ -9,6 +9,8 @@ import numpy as np
 from lossattn_jax.arguments import check_number
 from lossattn_jax.explain.explainers.subject import Relevance, Subject
 
+_LEAST_STRIDE, _STEPS = 4, 16  # in pixels, and of the strides along an image's shorter side
+
 
 def occlusion(
     subject: Subject,
@@ -16,19 +18,23 @@ def occlusion(
     images: jax.Array,
     classes: jax.Array,
     keys: jax.Array,
-    size: int = 8,
+    size: int | None = None,
     *,
-    stride: int = 4,
+    stride: int | None = None,
 ) -> Relevance:
     """Averages falls of the score over squares that cover a pixel.
 
     Zeiler & Fergus 2014.
 
     Squares of the mean colour, `size` pixels wide and `stride` apart, also beyond the edges so that every
-    pixel is covered as often as the others where `stride` divides `size`.
+    pixel is covered as often as the others where `stride` divides `size`. By default they grow with the
+    image, an eighth of its shorter side and 8 pixels at least, and are half of their size apart: as many
+    squares for 224 pixels as for 64, 289, which hide as much of what is to be seen.
     """
     del keys
+    size = 2 * max(_LEAST_STRIDE, min(images.shape[1:3]) // _STEPS) if size is None else size
     check_number("size", size, 1, whole=True, static=True)
+    stride = max(1, size // 2) if stride is None else stride
     check_number("stride", stride, 1, whole=True, static=True)
     squares = jnp.asarray(_squares(images.shape[1:3], size, stride))
     score = subject.score(variables, images, classes)

@@ -63,13 +63,16 @@ class Subject:
         A pixel has the mean of the patches whose window holds it.
         """
         patches = patches.astype(jnp.float32)
-        covers = self._coverage()
-        count = jnp.sum(covers, axis=0)
-        share = covers / jnp.maximum(count, 1)[None]
+        in_y, in_x = self._line_coverage()
+        rows, cols = jnp.sum(in_y, axis=0), jnp.sum(in_x, axis=0)  # of patches at a pixel
+        share_y, share_x = in_y / jnp.maximum(rows, 1)[None], in_x / jnp.maximum(cols, 1)[None]
         # From the lowest up, so that a flat map is flat to the bit, and ranks no rounding.
         lowest = jnp.min(patches, axis=1, keepdims=True)
-        above = jnp.einsum("bp,phw->bhw", patches - lowest, share, precision="highest")
-        is_covered = (count > 0).astype(jnp.float32)
+        grid = (patches - lowest).reshape(-1, len(in_y), len(in_x))
+        # One axis after the other: whether each pixel is in each window would be P times an image.
+        lines = jnp.einsum("brc,rh->bhc", grid, share_y, precision="highest")
+        above = jnp.einsum("bhc,cw->bhw", lines, share_x, precision="highest")
+        is_covered = jnp.outer(rows > 0, cols > 0).astype(jnp.float32)
         return Relevance(patches, above + lowest[:, :, None] * is_covered[None])
 
     def from_pixels(self, pixels: jax.Array) -> Relevance:
@@ -78,15 +81,18 @@ class Subject:
         A patch has the mean over its window.
         """
         pixels = pixels.astype(jnp.float32)
-        covers = self._coverage()
-        share = covers / jnp.sum(covers, axis=(1, 2), keepdims=True)
-        patches = jnp.einsum("bhw,phw->bp", pixels, share, precision="highest")
-        return Relevance(patches, pixels)
+        in_y, in_x = self._line_coverage()
+        share_y = in_y / jnp.sum(in_y, axis=1, keepdims=True)
+        share_x = in_x / jnp.sum(in_x, axis=1, keepdims=True)
+        lines = jnp.einsum("bhw,rh->brw", pixels, share_y, precision="highest")
+        patches = jnp.einsum("brw,cw->brc", lines, share_x, precision="highest")
+        return Relevance(patches.reshape(len(pixels), -1), pixels)
 
-    def _coverage(self) -> jax.Array:
+    def _line_coverage(self) -> tuple[jax.Array, jax.Array]:
         grid = self.model.patch_grid(self.image_shape)
         height, width, _ = self.image_shape
-        return jnp.asarray(grid.coverage((height, width)), jnp.float32)
+        in_y, in_x = grid.line_coverage((height, width))
+        return jnp.asarray(in_y, jnp.float32), jnp.asarray(in_x, jnp.float32)
 
     def backbone_map(self, variables: Any, images: jax.Array) -> jax.Array:
         """The backbone's map `[B, H', W', C]`."""
