@@ -153,6 +153,9 @@ class OptimizerOptions:
     # Adam with ramps: the last beta 1, and beta 2 after the ramp-up; None: they stay.
     momentum_end: float | None = key(None, rules.none_or(rules.BELOW_ONE))
     beta2_end: float | None = key(None, rules.none_or(rules.BELOW_ONE))
+    # Moments begin at 0 again, with Adam's correction for that, after so many epochs each; 0: never. 1: as
+    # the AAAI paper's code for images, which makes a new Adam in each epoch. Schedules go on.
+    restart_epochs: int = key(0, rules.COUNT_FROM_ZERO)
     # One of `train.schedules.SCHEDULES`, or package.module:attribute.
     schedule: str = key("step")
     milestones: tuple[float, ...] = key((100, 150), rules.RISING_EPOCHS)  # of the step schedule

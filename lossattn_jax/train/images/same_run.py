@@ -45,6 +45,7 @@ _SWITCHES: dict[str, Callable[[ImageOptions], bool]] = {
     "loss.consistency_weight": lambda options: options.loss.uses_consistency,
     "optimizer.momentum_end": lambda options: changes_betas(options.optimizer),
     "optimizer.schedule": lambda options: changes_betas(options.optimizer),
+    "optimizer.restart_epochs": lambda options: options.optimizer.restart_epochs > 0,
 }
 
 
