@@ -93,7 +93,7 @@ class ModelOptions:
 class BagModelOptions:
     """A network for bags; its pooling is its method's."""
 
-    backbone: str = key("dense")  # or lenet, for images
+    backbone: str = key("dense")  # or lenet, lenet_tanh, for images
     # Widths of the layers; empty: as each method was published.
     hidden: tuple[int, ...] = key((), rules.every(rules.COUNT))
     dropout: float = key(0.5, rules.BELOW_ONE)
