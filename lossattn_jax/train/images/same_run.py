@@ -24,6 +24,7 @@ _SAME_KEYS = {
     "data.test_share": ", and it decides what each step sees",
     "data.split_seed": ", and it decides what each step sees",
     "data.normalisation": ", and it decides what each step sees",
+    "data.drop_last": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
     "train.freeze": ", and it decides what is trained",
 }
