@@ -177,7 +177,7 @@ def test_folds_share_an_order_of_bags_or_have_their_own(monkeypatch, own_order):
     monkeypatch.setattr(training, "bucket_batches", record)
     options = {"rules": (FINAL,), "seed": SEED, "own_order": own_order}
     both = network_folds.run(DATASET, SPLITS, NETWORK, SETTINGS, **options)
-    assert [one.split for one in both] == SPLITS
+    assert [one.split for one in both] == list(SPLITS)
     first = orders[0]
     together, orders[:] = list(orders), []
     (alone,) = network_folds.run(DATASET, SPLITS[1:], NETWORK, SETTINGS, **options)
