@@ -97,9 +97,8 @@ def restart(optimizer: optax.GradientTransformation, period: int) -> optax.Gradi
     Moments are 0 then, and Adam corrects them for their start as in its first updates. Schedules go on: they
     go by the count of all updates.
 
-    The first update that is applied in a period begins it, also where those before it were skipped. A state
-    is one of `period` alone where a run resumes with another: moments that began after the last start of a
-    period stay.
+    The first update that is applied in a period begins it, also where those before it were skipped. Where a
+    run resumes with another period, moments that began after the last start of one stay.
 
     Args:
       optimizer: from `make_optimizer`.
