@@ -65,6 +65,11 @@ VALUES = [
         "(9,3)",
         "config.optimizer.milestones is (9, 3), but must be a rising",
     ),
+    (
+        "optimizer.restart_epochs",
+        "-1",
+        "config.optimizer.restart_epochs is -1, but must be a whole number, at least 0",
+    ),
     ("optimizer.warmup_epochs", "1e9", "config.optimizer.warmup_epochs is 1000000000.0, but must"),
     ("optimizer.schedule", "linear", "config.optimizer.schedule is 'linear', but must be one of"),
     ("train.epochs", "0", "config.train.epochs is 0, but must be a whole number, at least 1"),

@@ -160,6 +160,8 @@ def test_a_fall_longer_than_the_run_is_refused():
     [
         ("optimizer.momentum_end", 0.6, True),
         ("optimizer.schedule", "cosine", False),
+        ("optimizer.restart_epochs", 2, True),
+        ("optimizer.restart_epochs", 0, False),
         ("loss.consistency_weight", 300.0, True),
         ("loss.consistency_weight", 0.0, False),
         ("loss.consistency_decay", 0.9, False),

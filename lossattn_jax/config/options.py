@@ -50,13 +50,15 @@ class DataOptions:
     # Side of square images in pixels; 0: the data set's own, 224 for images of any size.
     image_size: int = key(0, rules.SIDE)
     # Mean and deviation: those that the data set states, else of its training images; or always one of these.
-    normalisation: str = key("auto", rules.one_of("auto", "training", "imagenet"))
+    normalisation: str = key("auto", rules.one_of("auto", "training", "imagenet", "cifar10"))
     extra: bool = key(False)  # svhn_cropped and svhn_full: train on the extra split too
     # Train on so many images, equally many of each class; 0: on all. And which ones.
     num_labels: int = key(0, rules.at_least(0))
     label_seed: int = key(0, rules.SEED)
     # All images as uint8, or grain; auto: the former where they take half of the free memory at most.
     mode: str = key("auto", rules.one_of("auto", "memory", "stream"))
+    # Whether an epoch leaves out the batch that its images do not fill; else that is a smaller one.
+    drop_last: bool = key(True, rules.BOOLEAN)
     # Training images on every device, as uint8: on, off, or auto: with accelerators whose memory they suit.
     on_device: str = key("auto", rules.one_of("auto", "on", "off"))
     crop_padding: int = key(4, rules.between(0, 16))  # pixels around an image; 0: no crop
@@ -94,7 +96,7 @@ class ModelOptions:
 class BagModelOptions:
     """A network for bags; its pooling is its method's."""
 
-    backbone: str = key("dense")  # or lenet, for images
+    backbone: str = key("dense")  # or lenet, lenet_tanh, for images
     # Widths of the layers; empty: as each method was published.
     hidden: tuple[int, ...] = key((), rules.every(rules.COUNT))
     dropout: float = key(0.5, rules.BELOW_ONE)
@@ -154,6 +156,9 @@ class OptimizerOptions:
     # Adam with ramps: the last beta 1, and beta 2 after the ramp-up; None: they stay.
     momentum_end: float | None = key(None, rules.none_or(rules.BELOW_ONE))
     beta2_end: float | None = key(None, rules.none_or(rules.BELOW_ONE))
+    # Moments begin at 0 again, with Adam's correction for that, after so many epochs each; 0: never. 1: as
+    # the AAAI paper's code for images, which makes a new Adam in each epoch. Schedules go on.
+    restart_epochs: int = key(0, rules.COUNT_FROM_ZERO)
     # One of `train.schedules.SCHEDULES`, or package.module:attribute.
     schedule: str = key("step")
     milestones: tuple[float, ...] = key((100, 150), rules.RISING_EPOCHS)  # of the step schedule
@@ -197,6 +202,9 @@ class BagTrainOptions(TrainOptions):
     max_waste: float = key(1.25, rules.at_least(1))  # padded slots for each instance
     # Instances that an epoch sees of a bag, drawn anew for each; 0: all. A bag is tested with all of them.
     max_instances: int = key(0, rules.COUNT_FROM_ZERO)
+    # Whether each fold of a cross-validation visits the bags in an order of its own; else all folds and
+    # repeats have one order an epoch, each leaving out its test bags, and are trained in one program.
+    own_order: bool = key(False, rules.BOOLEAN)
     # Of the losses or errors of bags by their labels; None: all are 1. balanced: in inverse proportion to the
     # bags of a class, of those that a model is trained on. Classical methods have it too.
     class_weight: str | None = key(None, rules.one_of(None, "balanced"))

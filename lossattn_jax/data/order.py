@@ -112,12 +112,19 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Counts training steps per epoch, without a partial batch.
+def steps_per_epoch(num_examples: int, batch_size: int, drop_last: bool = True) -> int:
+    """Counts training steps per epoch.
+
+    Args:
+      num_examples: size of the data set.
+      batch_size: examples per step.
+      drop_last: whether an epoch ends before the batch that the data set does not fill.
 
     Raises:
-      UserError: the data set does not fill a single batch.
+      UserError: the data set does not fill a single batch, and such batches are dropped.
     """
+    if not drop_last and min(batch_size, num_examples) >= 1:
+        return -(-num_examples // batch_size)
     if batch_size < 1 or num_examples < batch_size:
         raise UserError(
             f"batch size {batch_size} has to lie between 1 and the number of training examples, "
@@ -133,6 +140,8 @@ def train_indices(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    *,
+    drop_last: bool = True,
 ) -> np.ndarray:
     """Returns a process' examples of a training step.
 
@@ -142,16 +151,19 @@ def train_indices(
       num_examples: size of the data set.
       batch_size: examples per step over all processes.
       process_index: this process; it takes its contiguous slice of the global batch.
-      process_count: number of processes; has to divide `batch_size`.
+      process_count: number of processes; has to divide `batch_size`, and what the last batch has.
+      drop_last: as of `steps_per_epoch`.
 
     Returns:
-      int64 [batch_size // process_count].
+      int64 [batch_size // process_count]; fewer in an epoch's last batch where that is not dropped.
 
     Raises:
       UserError: sizes that do not fit.
     """
-    local = local_batch_size(batch_size, process_count)
-    epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
+    local_batch_size(batch_size, process_count)
+    epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size, drop_last))
+    size = min(batch_size, num_examples - position * batch_size)
+    local = local_batch_size(size, process_count)
     start = position * batch_size + process_index * local
     return epoch_order(seed, epoch, num_examples)[start : start + local]
 
@@ -208,6 +220,7 @@ class TrainSteps:
     start_step: int = 0
     process_index: int = 0
     process_count: int = 1
+    drop_last: bool = True
 
     def __post_init__(self) -> None:
         self[0]
@@ -224,6 +237,7 @@ class TrainSteps:
             self.batch_size,
             self.process_index,
             self.process_count,
+            drop_last=self.drop_last,
         )
         return indices, None
 

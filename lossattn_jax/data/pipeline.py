@@ -72,6 +72,7 @@ class Examples(abc.ABC):
         process_index: int = 0,
         process_count: int = 1,
         places_only: bool = False,
+        drop_last: bool = True,
     ) -> Iterator[Batch]:
         """Yields training batches from `start_step` on, without end.
 
@@ -82,6 +83,8 @@ class Examples(abc.ABC):
           process_index: this process.
           process_count: number of processes; has to divide `batch_size`.
           places_only: True gives batches with `index` alone, for which no example is read.
+          drop_last: whether an epoch ends before the batch that the data set does not fill; else that has
+            fewer examples.
 
         Returns:
           An iterator over batches. With b = batch_size // process_count they hold: `image` uint8
@@ -92,7 +95,7 @@ class Examples(abc.ABC):
           UserError: sizes that do not fit, at the call and not only at the first batch.
         """
         steps = order.TrainSteps(
-            len(self), batch_size, seed, start_step, process_index, process_count
+            len(self), batch_size, seed, start_step, process_index, process_count, drop_last
         )
         if places_only:
             return ({"index": steps[item][0].astype(np.int32)} for item in range(len(steps)))

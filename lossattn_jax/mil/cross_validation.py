@@ -221,6 +221,7 @@ def _networks(dataset, splits, method, options, *, rules, dump_dir, label, write
         ensemble=model.ensemble,
         standardise=model.standardise,
         seed=options.seed,
+        own_order=options.train.own_order,
         class_weight=options.train.class_weight,
         label=label,
         dump_dir=dump_dir,

@@ -49,7 +49,7 @@ class NetworkClassifier(BagClassifier):
 
     Attributes:
       method: one of `poolings.BAG_POOLINGS`, or a pooling of one's own, as `package.module:attribute`.
-      backbone: "dense" for vectors, "lenet" for images, or one of one's own.
+      backbone: "dense" for vectors, "lenet" or "lenet_tanh" for images, or one of one's own.
       hidden: widths of the layers; None: as published.
       dropout: share of features that is dropped in training.
       ensemble: networks from different seeds, whose probabilities and scores are averaged.

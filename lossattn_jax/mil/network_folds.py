@@ -1,4 +1,4 @@
-"""All folds and repeats of a network, trained in one program."""
+"""All folds and repeats of a network, trained in one program, or each by itself."""
 
 import dataclasses
 import pathlib
@@ -23,6 +23,7 @@ from lossattn_jax.train.bags.settings import Settings
 
 # The parameters that each rule takes; see `training.TrainedModels`.
 _PARAMS = {FINAL: "last", BEST_TEST: "best", VALIDATION: "at_keep_epoch"}
+_ORDER = 0x0D3  # keeps the draw of a fold's own order apart from those of its parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run(
     ensemble: int = 1,
     standardise: bool = True,
     seed: int = 0,
+    own_order: bool = False,
     class_weight: str | None = None,
     label: str = "",
     dump_dir: pathlib.Path | None = None,
@@ -68,6 +70,8 @@ def run(
       ensemble: networks of each fold, from different seeds, whose probabilities are averaged.
       standardise: whether features are standardised on the training folds.
       seed: of the order of the bags; with repeat and fold, of parameters and dropout.
+      own_order: whether the order of the bags follows from repeat and fold too, so that the folds are trained
+        one after the other and not in one program.
       class_weight: None, or "balanced", by the labels of the bags that a network is trained on.
       label: what the log calls this.
       dump_dir: gets a folder with the update that a training ended with; see `training.train`.
@@ -80,11 +84,31 @@ def run(
       UserError: there is no such rule, or a model has skipped `settings.max_skipped` updates in a row.
     """
     selection.check_rules(tuple(rules))
+    if own_order and len(splits) > 1:
+        each = [
+            run(
+                dataset,
+                [split],
+                network,
+                settings,
+                rules=rules,
+                validation=validation,
+                ensemble=ensemble,
+                standardise=standardise,
+                seed=seed,
+                own_order=True,
+                class_weight=class_weight,
+                label=f"{label}, {split.name}",
+                dump_dir=dump_dir,
+            )
+            for split in splits
+        ]
+        return [results[number] for number in range(len(rules)) for results in each]
     choices = [Choice({}, None)] * len(splits)
     validation = validation or Validation()
     keywords: dict[str, Any] = {
         "standardise": standardise,
-        "order_seed": seed,
+        "order_seed": _order_seed(splits[0], seed) if own_order else seed,
         "dump_dir": dump_dir,
     }
     seconds = {rule: 0.0 for rule in rules}
@@ -306,6 +330,11 @@ def _choose(
         }
         choices.append(Choice(grid[number], int(epoch) + 1, history))
     return choices, models.seconds
+
+
+def _order_seed(split: Split, seed: int) -> int:
+    """Derives the seed of the order in which a fold of its own visits the bags."""
+    return derive_seed(seed, split.repeat, split.fold, _ORDER)
 
 
 def _grid(validation: Validation, network: BagNetwork) -> tuple[Mapping[str, float], ...]:

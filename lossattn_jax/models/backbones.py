@@ -22,6 +22,10 @@ BACKBONES = Registry(
 BAG_BACKBONES = Registry(
     "backbone",
     BagBackbone,
-    {"dense": bag_layers.DENSE, "lenet": bag_layers.LENET},
+    {
+        "dense": bag_layers.DENSE,
+        "lenet": bag_layers.LENET,
+        "lenet_tanh": bag_layers.LENET_TANH,
+    },
     adopt=adopt_layers,
 )

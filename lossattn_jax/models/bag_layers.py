@@ -43,6 +43,19 @@ def _lenet_layers(
     return [network.drop_units(features, "dropout", train, noise).astype(jnp.float32)]
 
 
+def _lenet_tanh_layers(
+    network: Any, instances: jax.Array, train: bool, noise: jax.Array | None
+) -> list[jax.Array]:
+    """LeNet, and a dense layer with tanh behind its dropout (AAAI 2020, supplement's table A10)."""
+    first, last = network.widths[0], network.widths[-1]
+    features = lenet_features(instances, first, network.dtype)
+    own = None if noise is None else noise[..., :first]
+    x = network.drop_units(features, "dropout", train, own)
+    layer = layers_lib.dense(last, first, "dense2", network.dtype, dot_general)
+    return [jnp.tanh(layer(x)).astype(jnp.float32)]
+
+
 # The layers that score instances are Ilse et al.'s (2018), for vectors and for digits.
 DENSE = BagBackbone(_dense_layers, attention_hidden=64, first_layer="dense1")
 LENET = BagBackbone(_lenet_layers, widths=(HIDDEN,), attention_hidden=128)
+LENET_TANH = BagBackbone(_lenet_tanh_layers, widths=(HIDDEN, HIDDEN), attention_hidden=128)

@@ -32,8 +32,9 @@ class BagNetwork(Network):
     `attention.poolings`.
 
     Dropout, in training only, follows every layer with attention, and comes before each pooling with the
-    others. On images only the dense layer of LeNet has it. It draws from the stream "dropout", or takes
-    random bytes that the caller has drawn for many steps at once, which on CPUs is far quicker.
+    others. On images only the dense layer of LeNet has it, the first of two. It draws from the stream
+    "dropout", or takes random bytes that the caller has drawn for many steps at once, which on CPUs is far
+    quicker.
 
     The log-probabilities of classifiers that are trained each by itself, or losses of the method's own, are
     put into the collection `poolings.SUPERVISION`, where a call makes that mutable.
@@ -41,8 +42,8 @@ class BagNetwork(Network):
     Attributes:
       num_classes: K.
       method: one of `poolings.BAG_POOLINGS`, or a pooling of one's own, as `package.module:attribute`.
-      backbone: "dense" for vectors, "lenet" for images, or one of one's own.
-      hidden: widths of the dense layers, or of LeNet's one; None: as published.
+      backbone: "dense" for vectors, "lenet" or "lenet_tanh" for images, or one of one's own.
+      hidden: widths of the dense layers, also of LeNet's one or two; None: as published.
       dropout: share of features that is dropped in training.
       axis_name: pmap axis that training batches are split over, or None; see `ExampleDropout`.
       dtype: compute dtype of the features; classifiers and attention are float32.

@@ -7,9 +7,10 @@ key of `config.options.OptimizerOptions`, which the entry names among its `param
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lossattn_jax.config.options import OptimizerOptions
@@ -37,6 +38,20 @@ class Optimizer:
     parameters: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     changes_betas: bool = False
+
+
+class RestartState(NamedTuple):
+    """State of an optimiser that begins anew; see `restart`.
+
+    Attributes:
+      count: int32 scalar, updates before the next one, applied or skipped.
+      start: int32 scalar, the count at which what `inner_state` holds began.
+      inner_state: the optimiser's own.
+    """
+
+    count: Any
+    start: Any
+    inner_state: Any
 
 
 def make_optimizer(
@@ -67,10 +82,42 @@ def make_optimizer(
             f"config.optimizer.name is {options.name!r}, which makes a {type(transformation).__name__}, "
             "but must make an optax.GradientTransformation"
         )
-    return transformation._replace(
+    transformation = transformation._replace(
         init=with_usual_promotion(transformation.init),
         update=with_usual_promotion(transformation.update),
     )
+    if not options.restart_epochs:
+        return transformation
+    return restart(transformation, options.restart_epochs * length.steps_per_epoch)
+
+
+def restart(optimizer: optax.GradientTransformation, period: int) -> optax.GradientTransformation:
+    """Begins an optimiser's state anew every `period` updates.
+
+    Moments are 0 then, and Adam corrects them for their start as in its first updates. Schedules go on: they
+    go by the count of all updates.
+
+    The first update that is applied in a period begins it, also where those before it were skipped. Where a
+    run resumes with another period, moments that began after the last start of one stay.
+
+    Args:
+      optimizer: from `make_optimizer`.
+      period: 1 or more, updates from one beginning to the next.
+    """
+
+    def init(params: Any) -> RestartState:
+        return RestartState(jnp.int32(0), jnp.int32(0), optimizer.init(params))
+
+    def update(gradients: Any, state: RestartState, params: Any = None) -> tuple[Any, RestartState]:
+        start = state.count // period * period
+        fresh = at_step(optimizer.init(params), state.count)
+        inner = jax.tree.map(
+            lambda new, old: jnp.where(state.start < start, new, old), fresh, state.inner_state
+        )
+        updates, inner = optimizer.update(gradients, inner, params)
+        return updates, RestartState(state.count + 1, jnp.maximum(state.start, start), inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def describe_optimizer(options: OptimizerOptions) -> str:
@@ -80,6 +127,8 @@ def describe_optimizer(options: OptimizerOptions) -> str:
     sentences = [_with_values(options.name, optimizer.parameters, options)]
     if optimizer.state:
         sentences.append(f"which holds {' and '.join(optimizer.state)}")
+    if options.restart_epochs:
+        sentences.append(f"begun anew every {options.restart_epochs} epochs")
     rate = _with_values(options.schedule, schedule.parameters, options)
     warmup = f", warm-up {options.warmup_epochs:g} epochs" if options.warmup_epochs else ""
     return f"{', '.join(sentences)}; learning rate {options.learning_rate:g}, {rate}{warmup}"
@@ -189,6 +238,7 @@ DECAY_MASKS: dict[str, Mask] = {"all": everything, "kernels": kernels_only}
 
 # States of optax that count steps for schedules; other counts, such as Adam's own, are of updates in moments.
 _SCHEDULE_STATES = (
+    RestartState,
     optax.ScaleByScheduleState,
     optax.InjectHyperparamsState,
     optax.schedules.InjectStatefulHyperparamsState,

@@ -72,6 +72,20 @@ def test_another_size_is_stored_with_a_border(pictures):
     )
 
 
+def test_cifar_100_may_have_the_normalisation_of_cifar_10():
+    """As the published code has it, which rounds to three decimals."""
+    own, other = (
+        runs.spec_of(DataOptions("cifar100", normalisation=choice))
+        for choice in ("auto", "cifar10")
+    )
+    np.testing.assert_allclose(other.mean, (0.491, 0.482, 0.447), atol=6e-4)
+    np.testing.assert_allclose(other.std, (0.247, 0.243, 0.262), atol=6e-4)
+    assert (own.mean[0], own.std[0]) == (0.5071, 0.2673) and other.num_classes == 100
+    picture = np.full((1, 32, 32, 3), 128, np.uint8)
+    value = np.asarray(data.network_input(picture, other, np.float32))[0, 0, 0, 0]
+    assert value == pytest.approx((128 / 255 - 0.4914) / 0.2470, rel=1e-5)
+
+
 def test_a_set_without_tests_is_divided(tmp_path):
     image_sets.write(tmp_path / "pictures", {"train": 10})
     image_sets.prepare(tmp_path / "pictures", tmp_path, splits=("train",))

@@ -122,7 +122,7 @@ def test_a_missing_key_is_refused():
     ("name", "arguments", "wrong"),
     [
         ("mil_mnist", ["binary", "multi"], "nine"),
-        ("mil_cifar", ["500", "5000"], "many"),
+        ("mil_cifar", ["500", "5000", "supplement", "5000,supplement"], "500,many"),
         ("mil_best", ["average", "average+ensemble", "consistency+average"], "average+luck"),
     ],
 )

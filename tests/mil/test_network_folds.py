@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 
 from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.data.bags.splits import cross_validation
-from lossattn_jax.data.order import derive_seed
+from lossattn_jax.data.order import bucket_batches, derive_seed
 from lossattn_jax.mil import network_folds
 from lossattn_jax.mil.selection import BEST_TEST, FINAL, RULES, VALIDATION, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
@@ -163,6 +163,30 @@ def test_a_fold_alone_is_as_among_others(results):
     # Another program, which without the compiler's optimisation may round differently.
     np.testing.assert_allclose(alone.probabilities, results[FINAL, 1].probabilities, rtol=1e-6)
     assert alone.accuracies is None  # only the last epoch was looked at
+
+
+@pytest.mark.parametrize("own_order", [False, True])
+def test_folds_share_an_order_of_bags_or_have_their_own(monkeypatch, own_order):
+    """Bag by bag, an epoch's order is what the training was given."""
+    orders = []
+
+    def record(*arguments):
+        orders.append(bucket_batches(*arguments))
+        return orders[-1]
+
+    monkeypatch.setattr(training, "bucket_batches", record)
+    options = {"rules": (FINAL,), "seed": SEED, "own_order": own_order}
+    both = network_folds.run(DATASET, SPLITS, NETWORK, SETTINGS, **options)
+    assert [one.split for one in both] == list(SPLITS)
+    first = orders[0]
+    together, orders[:] = list(orders), []
+    (alone,) = network_folds.run(DATASET, SPLITS[1:], NETWORK, SETTINGS, **options)
+    # Of a fold it is the same whichever folds are trained.
+    np.testing.assert_array_equal(orders, together[-len(orders) :])
+    np.testing.assert_allclose(alone.probabilities, both[1].probabilities, rtol=1e-5)
+    # Every bag once an epoch; other folds have other orders where each has its own.
+    assert np.sort(first[0].ravel()).tolist() == list(range(len(DATASET)))
+    assert np.array_equal(first, orders[0]) == (not own_order)
 
 
 def test_lambda_is_tried_only_where_there_is_a_loss_of_instances():

@@ -32,15 +32,15 @@ from tests.support.toys import GRADIENT, LOSS, NORM, SPEC, STEPS, Toy, settings,
 class Program:
     """The compiled update of a config, and a state to start from."""
 
-    def __init__(self, config):
+    def __init__(self, config, steps_per_epoch=STEPS):
         model = Toy()
         self.options = options = config_lib.resolve(config)
-        length = Length(options.train.epochs, STEPS)
+        length = Length(options.train.epochs, steps_per_epoch)
         schedule = learning_rate_schedule(options.optimizer, length)
         optimizer = make_optimizer(options.optimizer, schedule, length)
         kept = ensemble.create(32, 4)
         self.state = create_state(model, optimizer, SPEC.image_shape, 0, kept)
-        self.step = make_train_step(model, optimizer, SPEC, options, STEPS)
+        self.step = make_train_step(model, optimizer, SPEC, options, steps_per_epoch)
 
     def run(self, images, updates, state=None, at_once=1):
         """The states before and after every dispatch, and the last metrics' history by update."""

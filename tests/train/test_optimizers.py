@@ -7,14 +7,22 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.images import loop
-from lossattn_jax.train.optimizer import OPTIMIZERS, at_step, describe_optimizer, make_optimizer
+from lossattn_jax.train.optimizer import (
+    OPTIMIZERS,
+    at_step,
+    describe_optimizer,
+    make_optimizer,
+    restart,
+)
 from lossattn_jax.train.schedules import SCHEDULES, Length, learning_rate_schedule
+from lossattn_jax.train.update import ModelState, apply_update
 from tests.support.toys import STEPS, settings
 
 LENGTH = Length(epochs=6, steps_per_epoch=4)
@@ -140,6 +148,92 @@ def test_schedules_go_on_from_a_step_and_moments_do_not():
     assert sorted(counts.values()) == [0, 5, 5, 5, 5]
     (of_adam,) = (path for path, count in counts.items() if count == 0)
     assert "inner_state" in of_adam
+
+
+# --- moments that begin anew ---
+
+
+def restarted_in_numpy(options, gradients, skipped=()):
+    """The parameter after all updates, in float64, with moments of 0 at the start of each period."""
+    value, first, second, updates = 1.0, 0.0, 0.0, 0
+    period = options.restart_epochs * LENGTH.steps_per_epoch
+    for step, gradient in enumerate(gradients):
+        if step % period == 0:
+            first, second, updates = 0.0, 0.0, 0
+        if step in skipped:
+            continue
+        epoch = step // LENGTH.steps_per_epoch
+        updates += 1
+        slope = gradient + options.weight_decay * value
+        beta1, beta2 = options.momentum, options.beta2
+        if (
+            options.schedule == "ramps"
+        ):  # a fall over the last 3 of 6 epochs; beta 2 changes after epoch 2
+            fall = np.exp(-((max(epoch - 3, 0) / 2) ** 2) / 3)
+            beta1, beta2 = fall * beta1 + (1 - fall) * 0.5, beta2 if epoch <= 2 else 0.99
+        if options.name == "sgd":
+            first = beta1 * first + slope
+            change = first
+        else:
+            first = beta1 * first + (1 - beta1) * slope
+            second = beta2 * second + (1 - beta2) * slope**2
+            spread = np.sqrt(second / (1 - beta2**updates)) + 1e-8
+            change = first / (1 - beta1**updates) / spread
+        value -= 0.1 / (1 + step) * change
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "epochs"),
+    [
+        ("adam", "constant", 1),
+        ("adam", "ramps", 1),
+        ("adam", "constant", 2),
+        ("sgd", "constant", 1),
+    ],
+)
+@pytest.mark.parametrize("skipped", [(), (3, 4)])
+def test_moments_begin_anew_as_in_numpy(name, schedule, epochs, skipped):
+    changes = {"name": name, "schedule": schedule, "restart_epochs": epochs, "nesterov": False}
+    options = dataclasses.replace(FULL, **changes, weight_decay_mask="all")
+    optimizer = make_optimizer(options, lambda step: 0.1 / (1 + step), LENGTH)
+    gradients = np.random.default_rng(3).normal(1, 1, LENGTH.epochs * LENGTH.steps_per_epoch)
+    params = {"kernel": jnp.ones(1)}
+    state = ModelState(params, optimizer.init(params))
+
+    @jax.jit
+    def update(state, gradient, step, applies):
+        return apply_update(optimizer, {"kernel": gradient}, state, step, applies)
+
+    values = []
+    for step, gradient in enumerate(gradients):
+        given = np.nan if step in skipped else gradient
+        state = update(state, jnp.full(1, given), jnp.int32(step), jnp.bool(step not in skipped))
+        values.append(float(state.params["kernel"][0]))
+    expected = [
+        restarted_in_numpy(options, gradients[: step + 1], skipped)
+        for step in range(len(gradients))
+    ]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    never = trained(dataclasses.replace(options, restart_epochs=0))
+    assert differ(trained(options), never)
+
+
+def test_a_run_may_change_how_often_moments_begin_anew():
+    """Moments that are younger than the period's start stay."""
+    params = {"kernel": jnp.ones(1)}
+    every_two, every_four = (restart(optax.sgd(0.1, 0.9), period) for period in (2, 4))
+    state, traces = every_two.init(params), []
+    for step in range(7):  # begins at 0 and 2; from step 3 on by periods of 4, at 4
+        optimizer = every_two if step < 3 else every_four
+        _, state = optimizer.update({"kernel": jnp.ones(1)}, state, params)
+        traces.append(round(float(state.inner_state[0].trace["kernel"][0]), 4))
+    assert traces == [1, 1.9, 1, 1.9, 1, 1.9, 2.71]
+
+
+def test_what_begins_anew_is_described():
+    options = OptimizerOptions(name="adam", schedule="constant", restart_epochs=3)
+    assert "holds mu and nu, begun anew every 3 epochs; learning" in describe_optimizer(options)
 
 
 # --- of the user's own ---

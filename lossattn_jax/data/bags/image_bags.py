@@ -108,8 +108,8 @@ def cifar_bags(
 
     Targets are cats, dogs and trucks.
 
-    The AAAI 2020 paper's public code has no such bags, and what its text says of them was not at hand:
-    they are made as its MNIST-bags are, and the targets have the same places in the order of classes.
+    The AAAI 2020 paper's public code has no such bags. By its text they are made as its MNIST-bags are, with
+    targets of the same places in the order of classes, and have 10 or 50 images on average.
 
     Args:
       images: uint8 `[N, 32, 32, 3]`, such as `lossattn_jax.data.load(get_spec("cifar10"), "train").images`.

@@ -28,22 +28,32 @@ def dispatches(job: Job, start_step: int) -> list[int]:
     From `start_step` to the run's end.
     """
     return dispatch_sizes(
-        start_step, job.total_steps, job.steps_per_epoch, job.options.train.steps_per_dispatch
+        start_step,
+        job.total_steps,
+        job.steps_per_epoch,
+        job.options.train.steps_per_dispatch,
+        last_alone=job.has_partial_batch,
     )
 
 
-def dispatch_sizes(start: int, total: int, steps_per_epoch: int, most: int) -> list[int]:
+def dispatch_sizes(
+    start: int, total: int, steps_per_epoch: int, most: int, *, last_alone: bool = False
+) -> list[int]:
     """Divides updates into dispatches of at most `most`.
 
     Those after `start` until `total`; a dispatch ends with an epoch.
 
-    No dispatch goes beyond its epoch. A start within an epoch first goes to that epoch's next multiple of
-    `most`, so that all runs are cut at the same places.
+    No dispatch goes beyond its epoch, whose last update is one by itself where `last_alone` says so: all
+    batches of a dispatch have as many images. A start within an epoch first goes to that epoch's next
+    multiple of `most`, so that all runs are cut at the same places.
     """
     sizes = []
     while start < total:
         into_epoch = start % steps_per_epoch
-        size = min(most - into_epoch % most, steps_per_epoch - into_epoch, total - start)
+        ahead = steps_per_epoch - into_epoch  # updates of the epoch
+        if last_alone and ahead > 1:
+            ahead -= 1
+        size = min(most - into_epoch % most, ahead, total - start)
         sizes.append(size)
         start += size
     return sizes
@@ -103,6 +113,7 @@ def open_batches(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         places_only=places_only,
+        drop_last=job.options.data.drop_last,
     )
     return data.prefetch(_group_batches(batches, sizes), devices.shard_steps)
 

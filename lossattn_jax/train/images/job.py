@@ -57,6 +57,11 @@ class Job:
         """Updates of the whole run."""
         return self.options.train.epochs * self.steps_per_epoch
 
+    @property
+    def has_partial_batch(self) -> bool:
+        """Whether an epoch's last batch has fewer images than the others."""
+        return self.steps_per_epoch * self.options.train.batch_size > len(self.train_set)
+
     def evaluates(self, step: int) -> bool:
         """Whether the network is tested after so many updates."""
         return self._ends(step, self.options.eval.every_epochs)
@@ -102,7 +107,10 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     train_set, test_set = (
         runs.open_split(options.data, spec, split) for split in ("train", "test")
     )
-    steps_per_epoch = data.steps_per_epoch(len(train_set), options.train.batch_size)
+    steps_per_epoch = data.steps_per_epoch(
+        len(train_set), options.train.batch_size, options.data.drop_last
+    )
+    _refuse_uneven_last_batch(options, len(train_set))
     length = Length(options.train.epochs, steps_per_epoch)
     learning_rate = learning_rate_schedule(options.optimizer, length)
     job = Job(
@@ -126,6 +134,17 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
     # Last, so that a mistake leaves no workdir behind.
     run_folder.make_workdir(workdir)
     return job
+
+
+def _refuse_uneven_last_batch(options: ImageOptions, examples: int) -> None:
+    """Refuses a partial batch that devices and parts cannot share equally."""
+    size, parts = examples % options.train.batch_size, options.train.accumulate
+    if not options.data.drop_last and size % (jax.device_count() * parts):
+        raise UserError(
+            f"config.data.drop_last is False, but the last batch of an epoch has {size} images, which "
+            f"{jax.device_count()} device(s) with config.train.accumulate {parts} cannot share equally: use "
+            "True or another config.train.batch_size"
+        )
 
 
 def first_state(

@@ -78,7 +78,13 @@ def stop_if_stuck(job: Job, device_state: TrainState, skips: Skips[str]) -> None
     state = devices.unreplicate(device_state)
     step = int(state.step) - in_a_row
     options = job.options
-    places = data.train_indices(options.seed, step, len(job.train_set), options.train.batch_size)
+    places = data.train_indices(
+        options.seed,
+        step,
+        len(job.train_set),
+        options.train.batch_size,
+        drop_last=options.data.drop_last,
+    )
     images = f"on the images {list_first(places.tolist())} of the training set"
     skips.set_row(0, in_a_row, f"after step {step} {images}")
     raise skips.error(

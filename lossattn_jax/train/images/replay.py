@@ -46,7 +46,9 @@ def replay_update(dump: Dump, trust_code: bool = False) -> list[str]:
     if options.train.freeze:
         model, spec = frozen.behind_backbone(model, pictures)
     devices.per_device(len(batch["index"]), "the number of images in the dump")
-    steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
+    steps_per_epoch = data.steps_per_epoch(
+        examples, options.train.batch_size, options.data.drop_last
+    )
     like = jax.eval_shape(lambda: _fresh_state(options, pictures, examples).items())
     state = TrainState.from_items(dump.restore_state(like))
     compute_gradients = devices.pmap(make_gradients(model, spec, options, steps_per_epoch))
@@ -82,7 +84,9 @@ def _data_set(dump: Dump, options: ImageOptions) -> data.DatasetSpec:
 
 def _fresh_state(options: ImageOptions, spec: data.DatasetSpec, examples: int) -> TrainState:
     model = build_network(options.model, spec)
-    steps_per_epoch = data.steps_per_epoch(examples, options.train.batch_size)
+    steps_per_epoch = data.steps_per_epoch(
+        examples, options.train.batch_size, options.data.drop_last
+    )
     length = Length(options.train.epochs, steps_per_epoch)
     learning_rate = learning_rate_schedule(options.optimizer, length)
     optimizer = make_image_optimizer(options, learning_rate, length)

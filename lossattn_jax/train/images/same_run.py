@@ -24,6 +24,7 @@ _SAME_KEYS = {
     "data.test_share": ", and it decides what each step sees",
     "data.split_seed": ", and it decides what each step sees",
     "data.normalisation": ", and it decides what each step sees",
+    "data.drop_last": ", and it decides what each step sees",
     "train.batch_size": ", and it decides what each step sees",
     "train.freeze": ", and it decides what is trained",
 }
@@ -45,6 +46,7 @@ _SWITCHES: dict[str, Callable[[ImageOptions], bool]] = {
     "loss.consistency_weight": lambda options: options.loss.uses_consistency,
     "optimizer.momentum_end": lambda options: changes_betas(options.optimizer),
     "optimizer.schedule": lambda options: changes_betas(options.optimizer),
+    "optimizer.restart_epochs": lambda options: options.optimizer.restart_epochs > 0,
 }
 
 
