@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import flag_values, machine, shipped_configs
-from lossattn_jax import files
+from lossattn_jax import data, files
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.commands import command
 from lossattn_jax.config.options import DataOptions
@@ -67,6 +67,12 @@ def data_options(files_dir: str, data_dir: str) -> dict[str, DataOptions]:
     }
 
 
+def _load(options: DataOptions, spec: data.DatasetSpec, split: str) -> data.ArrayDataset:
+    dataset = runs.open_split(options, spec, split)
+    assert isinstance(dataset, data.ArrayDataset)  # as `data_options` asks for
+    return dataset
+
+
 def write_table(files_dir: str, data_dir: str) -> dict[str, int]:
     """Writes the table of the files in the order of TFDS.
 
@@ -82,14 +88,14 @@ def write_table(files_dir: str, data_dir: str) -> dict[str, int]:
     doubles = {}
     for split in _SPLITS:
         spec = runs.spec_of(of_files)
-        plain = runs.open_split(of_files, spec, split)
+        plain = _load(of_files, spec, split)
         names = file_source.open_files(spec, split, files_dir).files.names
         paths: dict[tuple[str, bytes], list[str]] = {}
         for name, image, label in zip(names, plain.images, plain.labels, strict=True):
             paths.setdefault((spec.class_names[label], image.tobytes()), []).append(name)
         doubles[split] = sum(len(same) for same in paths.values() if len(same) > 1)
         tfds_spec = runs.spec_of(of_tfds)
-        prepared = runs.open_split(of_tfds, tfds_spec, split)
+        prepared = _load(of_tfds, tfds_spec, split)
         for place, (image, label) in enumerate(zip(prepared.images, prepared.labels, strict=True)):
             name = tfds_spec.class_names[label]
             if not (same := paths.get((name, image.tobytes()))):
@@ -109,19 +115,19 @@ def write_table(files_dir: str, data_dir: str) -> dict[str, int]:
 def compare_images(options: dict[str, DataOptions]) -> dict[str, Any]:
     """Counts the images, labels and statistics that differ."""
     specs = {name: runs.spec_of(one) for name, one in options.items()}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "class_names_equal": specs["tfds"].class_names == specs["files"].class_names,
         "mean": {name: list(spec.mean) for name, spec in specs.items()},
         "std": {name: list(spec.std) for name, spec in specs.items()},
     }
     for split in _SPLITS:
-        one, other = (runs.open_split(options[name], specs[name], split) for name in options)
-        found[split] = {
+        one, other = (_load(options[name], specs[name], split) for name in options)
+        result[split] = {
             "images": len(one),
             "images_that_differ": int((one.images != other.images).any(axis=(1, 2, 3)).sum()),
             "labels_that_differ": int((one.labels != other.labels).sum()),
         }
-    return found
+    return result
 
 
 def train(
