@@ -15,7 +15,10 @@ import numpy as np
 from lossattn_jax.arguments import FLAGS, NUMBERS, check_arrays
 from lossattn_jax.attention import losses
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.average_precision import mean_average_precision
+from lossattn_jax.evaluate.average_precision import (
+    mean_average_precision,
+    published_mean_average_precision,
+)
 from lossattn_jax.evaluate.metrics import NONFINITE, Mean
 from lossattn_jax.models import Outputs
 from lossattn_jax.registry import Registry
@@ -213,6 +216,10 @@ EVALUATION_METRICS = Registry(
         "map_11_point": EvaluationMetric(
             True, rank=functools.partial(mean_average_precision, points="11")
         ),
+        "map_exact": EvaluationMetric(
+            True, rank=functools.partial(mean_average_precision, points="exact")
+        ),
+        "map_as_published": EvaluationMetric(True, rank=published_mean_average_precision),
         "loss": EvaluationMetric(False, _loss, in_log=True, compares_thresholds=True),
         "patch_loss": EvaluationMetric(False, _patch_loss),
         "attention_entropy": EvaluationMetric(None, _attention_entropy, compares_thresholds=True),

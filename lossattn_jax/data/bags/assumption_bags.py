@@ -3,7 +3,8 @@
 After the three tests of E. Raff and J. Holt, Reproducibility in Multiple Instance Learning: A Case For
 Algorithmic Unit Tests, NeurIPS 2023 (arXiv 2310.17867). A rule that holds for all bags says by their
 instances which are positive. In training a clue goes along with the label that has no part in the rule; in
-shifted bags it goes along with the other label. A method that has learned the rule ranks both kinds of bags alike.
+shifted bags it goes along with the other label. A method that has learned the rule ranks both kinds of bags
+alike.
 
     set               positive is a bag with        the clue in training            in shifted bags
     single_concept    an instance of the concept    poison in all negative bags,    poison in all positive
