@@ -134,7 +134,7 @@ def draw_experiment(name: str, options: BagOptions) -> sources.Experiment:
         word: assumption_bags.draw_bags(name, options.bags.test, test_seed, word == "shifted")
         for word in DISTRIBUTIONS
     }
-    return sources.drawn_experiment(f"{name}_{count}", train_parts, test_parts, positive=1)
+    return sources.make_experiment(f"{name}_{count}", train_parts, test_parts, positive=1)
 
 
 def measure(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -204,8 +204,8 @@ def _walk(positives):
 @given(st.lists(st.booleans(), min_size=1, max_size=60).filter(any))
 @settings(deadline=None)
 def test_the_published_one_is_a_walk_over_bins(positives):
-    found = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
-    assert found == pytest.approx(_walk(positives), abs=1e-12)
+    value = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
+    assert value == pytest.approx(_walk(positives), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_the_published_one_is_a_walk_over_bins(positives):
     ],
 )
 def test_published_rankings_worked_out_by_hand(positives, expected):
-    found = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
-    assert found == pytest.approx(expected, abs=1e-15)
+    value = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
+    assert value == pytest.approx(expected, abs=1e-15)
 
 
 # Of calculate_AP of the authors' utils/calculate_AP.py under PyTorch 2.13.0: examples, positive ones, values
@@ -254,10 +254,10 @@ def _draw(examples, count, seed):
 
 @pytest.mark.parametrize(("examples", "count", "values"), OF_THEIR_CODE)
 def test_published_values_are_those_of_their_code(examples, count, values):
-    for seed, value in enumerate(values):
+    for seed, theirs in enumerate(values):
         # Theirs are means of float32.
-        found = published_average_precision(*_draw(examples, count, seed))
-        assert found == pytest.approx(value, abs=2e-7)
+        value = published_average_precision(*_draw(examples, count, seed))
+        assert value == pytest.approx(theirs, abs=2e-7)
 
 
 def test_the_published_mean_counts_empty_classes():

@@ -131,10 +131,10 @@ def test_padding_and_splitting_change_nothing():
 def test_labels_among_the_highest_by_hand():
     logits = jnp.array([[0.0, 5, 4, 3, 2, 1], [0, 5, 4, 3, 2, 1], [1, 1, 1, 1, 1, 1], [1] * 6])
     # The sixth of six is not among five; of equal ones the first classes are higher.
-    found = metrics.hits_among_top(logits, jnp.array([0, 5, 4, 5]), 5)
-    np.testing.assert_array_equal(found, [0, 1, 1, 0])
-    found = metrics.hits_among_top(logits, jnp.array([1, 2, 0, 1]), 1)
-    np.testing.assert_array_equal(found, metrics.hits(logits, jnp.array([1, 2, 0, 1])))
+    among_top = metrics.hits_among_top(logits, jnp.array([0, 5, 4, 5]), 5)
+    np.testing.assert_array_equal(among_top, [0, 1, 1, 0])
+    among_top = metrics.hits_among_top(logits, jnp.array([1, 2, 0, 1]), 1)
+    np.testing.assert_array_equal(among_top, metrics.hits(logits, jnp.array([1, 2, 0, 1])))
     with pytest.raises(ValueError, match="the top 7 of 6 classes is not defined: count must be"):
         metrics.hits_among_top(logits, jnp.array([0, 0, 0, 0]), 7)
 

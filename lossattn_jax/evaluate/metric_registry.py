@@ -66,7 +66,7 @@ class Predictions:
         return metrics.hits(self.outputs.patch_logits, patch_labels)
 
     @functools.cached_property
-    def localised(self) -> jax.Array:
+    def is_localised(self) -> jax.Array:
         """`[B, P]` float32: 1 where a patch has a weight and its own probability of a label is above 1/2.
 
         The rule of the TIP 2021 paper's `patch_eval` for images of several classes (`coco_main_resnet18.py`).
@@ -183,15 +183,15 @@ def _localised_patch_precision(predictions: Predictions) -> jax.Array | None:
     """`[B, 2]`: localised patches with their centre in a box, and all localised ones."""
     if not predictions.multi_label:
         return None
-    hits = predictions.localised * predictions.inside
-    return jnp.stack([hits.sum(axis=-1), predictions.localised.sum(axis=-1)], axis=-1)
+    hits = predictions.is_localised * predictions.inside
+    return jnp.stack([hits.sum(axis=-1), predictions.is_localised.sum(axis=-1)], axis=-1)
 
 
 def _localised_patch_recall(predictions: Predictions) -> jax.Array | None:
     """`[B, 2]`: localised patches with their centre in a box, and all patches with it there."""
     if not predictions.multi_label:
         return None
-    hits = predictions.localised * predictions.inside
+    hits = predictions.is_localised * predictions.inside
     return jnp.stack([hits.sum(axis=-1), predictions.inside.sum(axis=-1)], axis=-1)
 
 

@@ -25,7 +25,7 @@ def count_close(bags, centre):
     return np.array([(np.abs(bag.mean(1) - centre) < 0.2).sum() for bag in bags.bags])
 
 
-def shared(bags, others):
+def find_shared(bags, others):
     """Instances that are in both; of one feature alone some are the same by chance."""
     rows = (set(map(tuple, own.instances[:, :4].tolist())) for own in (bags, others))
     return set.intersection(*rows)
@@ -60,7 +60,7 @@ def test_bags_follow_from_the_arguments_alone(name, shifted):
         *(own for key, own in DRAWN.items() if key != (name, shifted)),
     ]
     for other in others:
-        assert not shared(other, bags)
+        assert not find_shared(other, bags)
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -139,10 +139,10 @@ def test_numbers_out_of_range_are_refused():
 def test_two_experiments_share_their_trainings():
     config = config_lib.resolve(options())
     names = sources.names("single_concept", config.bags)
-    found = sources.experiments("single_concept", "nowhere", config)
-    assert names == tuple(own.dataset.name for own in found)
+    experiments = sources.experiments("single_concept", "nowhere", config)
+    assert names == tuple(own.dataset.name for own in experiments)
     assert names == tuple(f"single_concept_{end}" for end in ("6", "6_shifted", "8", "8_shifted"))
-    same, shifted = found[:2]
+    same, shifted = experiments[:2]
     assert len(same.splits) == len(shifted.splits) == 2
     for first, second in zip(same.splits, shifted.splits, strict=True):
         bags = same.dataset.select(first.train), shifted.dataset.select(second.train)
@@ -155,7 +155,7 @@ def test_two_experiments_share_their_trainings():
     np.testing.assert_array_equal(poisoned[1], tests[1].labels == 1)
     # Other repeats train on other bags.
     first, second = (same.dataset.select(split.train) for split in same.splits)
-    assert not shared(first, second)
+    assert not find_shared(first, second)
 
 
 def test_settings_that_only_images_have_are_refused():

@@ -350,7 +350,7 @@ class GeneratedBags(Source):
                 self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **settings)
                 for repeat in range(options.repeats)
             ]
-            yield drawn_experiment(self._name(count), train_parts, {"test": test_bags}, positive)
+            yield make_experiment(self._name(count), train_parts, {"test": test_bags}, positive)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,7 +397,7 @@ class AssumptionBags(Source):
             ]
             for shifted, test_bags in tests.items():
                 name = _of_distribution(f"{self.name}_{count}", shifted)
-                experiments.append(drawn_experiment(name, train_parts, {"test": test_bags}, word))
+                experiments.append(make_experiment(name, train_parts, {"test": test_bags}, word))
         return tuple(experiments)
 
 
@@ -405,7 +405,7 @@ def _of_distribution(name: str, shifted: bool) -> str:
     return f"{name}_shifted" if shifted else name
 
 
-def drawn_experiment(
+def make_experiment(
     name: str,
     train_parts: Sequence[BagDataset],
     test_parts: Mapping[str, BagDataset],
