@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from lossattn_jax.evaluate.average_precision import average_precision, mean_average_precision
+from lossattn_jax.evaluate.average_precision import (
+    average_precision,
+    mean_average_precision,
+    published_average_precision,
+    published_mean_average_precision,
+)
 
 # Few distinct scores, so that there are ties; one positive example at least.
 RANKINGS = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=40).filter(
@@ -165,3 +170,99 @@ def test_coco_takes_well_below_a_second():
     started = time.process_time()
     mean_average_precision(scores, positives)
     assert time.process_time() - started < 1
+
+
+@given(RANKINGS)
+@settings(deadline=None)
+def test_the_exact_one_is_that_of_scikit_learn(pairs):
+    scores, positives = _arrays(pairs)
+    expected = average_precision_score(positives, scores)
+    assert average_precision(scores, positives, "exact") == pytest.approx(expected, abs=1e-12)
+
+
+def _walk(positives):
+    """The published one by a walk over a ranking, with PyTorch's recalls: c times 1 / T in float32."""
+    total, hits, ends = sum(positives), 0, []
+    precision = [Fraction(0)] * len(positives)
+    for rank, positive in enumerate(positives):
+        if not positive:
+            continue
+        hits += 1
+        precision[rank] = Fraction(hits, rank + 1)
+        recall = np.float32(hits) * (np.float32(1) / np.float32(total))
+        low, high = (np.float32(0.1 * (len(ends) + more)) for more in (0, 1))
+        if low < recall < high or recall == 1:
+            ends.append(rank)
+    values = []
+    for place in range(11):
+        end = ends[place] if place < len(ends) else 0
+        start = ends[place - 1] if 0 < place <= len(ends) else 0
+        values.append(max(precision[start:end]) if end else precision[0])
+    return float(sum(values) / 11)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60).filter(any))
+@settings(deadline=None)
+def test_the_published_one_is_a_walk_over_bins(positives):
+    value = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
+    assert value == pytest.approx(_walk(positives), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("positives", "expected"),
+    [
+        # Three positives: the recall 1/3 is in no first tenth, so a bin ends at the last and ten are missing.
+        ([1, 0, 1, 1], (1 + 10 * 1) / 11),
+        ([0, 1, 1, 1], (2 / 3 + 10 * 0) / 11),
+        # One positive: the bin before it is empty.
+        ([0, 1], 0.0),
+        ([1, 0], 1.0),
+        ([0, 0], 0.0),
+        # Eleven, after a negative one: their recalls 1/11, ..., 1 are one in each tenth, and the last
+        # at 1; the bins are empty, 1/2, 2/3, ..., 10/11.
+        ([0] + [1] * 11, sum(c / (c + 1) for c in range(1, 11)) / 11),
+    ],
+)
+def test_published_rankings_worked_out_by_hand(positives, expected):
+    value = published_average_precision(-np.arange(len(positives)), np.array(positives, bool))
+    assert value == pytest.approx(expected, abs=1e-15)
+
+
+# Of calculate_AP of the authors' utils/calculate_AP.py under PyTorch 2.13.0: examples, positive ones, values
+# for three draws of `_draw`.
+OF_THEIR_CODE = [
+    (500, 9, (0.0227273, 0.0181818, 0.0045455)),
+    (40, 15, (0.537375, 0.3117138, 0.3031141)),
+    (500, 11, (0.0306783, 0.0190175, 0.0224603)),
+    (200, 40, (0.1849667, 0.2206677, 0.1996898)),
+    (60, 41, (0.6010871, 0.5857756, 0.5224207)),
+    (60, 47, (0.6065004, 0.8977449, 0.8740095)),
+    (60, 25, (0.3861581, 0.525319, 0.4218424)),
+    (300, 100, (0.4901532, 0.3065946, 0.3393411)),
+    (30, 2, (0.0064935, 0.030303, 0.006993)),
+]
+
+
+def _draw(examples, count, seed):
+    """Scores without ties, and which are positive."""
+    rng = np.random.default_rng([seed, examples, count])
+    scores = rng.permutation(examples).astype(np.float64)
+    positives = np.zeros(examples, bool)
+    positives[rng.permutation(examples)[:count]] = True
+    return scores, positives
+
+
+@pytest.mark.parametrize(("examples", "count", "values"), OF_THEIR_CODE)
+def test_published_values_are_those_of_their_code(examples, count, values):
+    for seed, theirs in enumerate(values):
+        # Theirs are means of float32.
+        value = published_average_precision(*_draw(examples, count, seed))
+        assert value == pytest.approx(theirs, abs=2e-7)
+
+
+def test_the_published_mean_counts_empty_classes():
+    scores, positives = _draw(60, 25, 0)
+    pair = np.stack([scores, scores], axis=1), np.stack([positives, positives & False], axis=1)
+    whole = published_average_precision(scores, positives)
+    assert published_mean_average_precision(*pair) == whole / 2 > 0.1
+    assert mean_average_precision(*pair, "11") == average_precision(scores, positives, "11")

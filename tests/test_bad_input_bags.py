@@ -81,6 +81,10 @@ CASES = [
     ((*BAGS, "--config.validation.share=2"), "config.validation"),
     ((*BAGS, "--config.validation.splits=0"), "config.validation"),
     ((*BAGS, "--config.bags.test=0"), "config.bags"),
+    (
+        (*MIL, "--dataset=single_concept", "--config.bags.mean_length=5"),
+        "config.bags.mean_length is 5, but the bags of single_concept have no such setting",
+    ),
     ((*DIGITS, "--config.bags.mean_length=-5"), "the mean length of mnist_bags is -5, but must be"),
     (
         (*DIGITS, "--config.bags.targets=(3,3)"),

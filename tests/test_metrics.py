@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import top_k_accuracy_score
 
 from lossattn_jax import data
 from lossattn_jax.evaluate import metric_registry, metrics
@@ -125,6 +126,77 @@ def test_padding_and_splitting_change_nothing():
     )
     for name, value in expected.items():
         assert merged[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_labels_among_the_highest_by_hand():
+    logits = jnp.array([[0.0, 5, 4, 3, 2, 1], [0, 5, 4, 3, 2, 1], [1, 1, 1, 1, 1, 1], [1] * 6])
+    # The sixth of six is not among five; of equal ones the first classes are higher.
+    among_top = metrics.hits_among_top(logits, jnp.array([0, 5, 4, 5]), 5)
+    np.testing.assert_array_equal(among_top, [0, 1, 1, 0])
+    among_top = metrics.hits_among_top(logits, jnp.array([1, 2, 0, 1]), 1)
+    np.testing.assert_array_equal(among_top, metrics.hits(logits, jnp.array([1, 2, 0, 1])))
+    with pytest.raises(ValueError, match="the top 7 of 6 classes is not defined: count must be"):
+        metrics.hits_among_top(logits, jnp.array([0, 0, 0, 0]), 7)
+
+
+def test_top_5_accuracy_is_that_of_scikit_learn_however_batches_are_padded():
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(size=(23, 9)).astype(np.float32), rng.integers(0, 9, 23)
+    total = None
+    for start in range(0, 23, 8):
+        real = len(logits[start : start + 8])
+        padded = np.full((8, 9), np.nan, np.float32)
+        padded[:real] = logits[start : start + 8]
+        own = np.zeros(8, np.int64)
+        own[:real] = labels[start : start + 8]
+        outputs = Outputs(jnp.asarray(padded), jnp.zeros((8, 4, 9)), jnp.full((8, 4), 0.25))
+        mask = jnp.asarray(np.arange(8) < real, jnp.float32)
+        sums = metric_registry.evaluation_sums(outputs, jnp.asarray(own), mask, CENTRES)
+        total = sums if total is None else metrics.merge(total, sums)
+    expected = top_k_accuracy_score(labels, logits, k=5, labels=np.arange(9))
+    measured = metric_registry.evaluation_metrics(total)["top_5_accuracy"]
+    assert measured == pytest.approx(expected, rel=1e-6) and 0 < expected < 1
+
+
+def test_fewer_than_five_classes_have_no_top_5_accuracy():
+    for classes, there in ((4, False), (5, True)):
+        outputs = Outputs(
+            jnp.zeros((2, classes)), jnp.zeros((2, 4, classes)), jnp.full((2, 4), 0.25)
+        )
+        sums = metric_registry.evaluation_sums(outputs, jnp.array([0, 1]), jnp.ones(2), CENTRES)
+        assert ("top_5_accuracy" in sums) == there
+
+
+def test_localised_patches_by_hand():
+    # Three classes, of which the images have the first two, and the last alone.
+    labels = jnp.array([[1, 1, 0], [0, 0, 1]])
+    patch_logits = jnp.array(
+        [
+            # Of a class of the image; of another; of both; of one, but without weight.
+            [[1.0, -1, -1], [-1, -1, 9], [1, 1, -1], [1, -1, -1]],
+            # A half is not above a half; the class of the image; another's; the image's.
+            [[-1.0, -1, 0], [-1, -1, 1], [1, 1, -1], [5, 5, 0.1]],
+        ]
+    )
+    attention = jnp.array([[0.4, 0.3, 0.3, 0], [0.2, 0.2, 0.3, 0.3]])
+    # In the first image patches 0 and 1 are in a box, in the second all, of two boxes.
+    nothing = [1.0, 1, 0, 0]
+    boxes = jnp.array([[[0.0, 0, 0.5, 1], nothing], [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]])
+    outputs = Outputs(jnp.zeros((2, 3)), patch_logits, attention)
+
+    def measure(mask):
+        sums = metric_registry.evaluation_sums(
+            outputs, labels, jnp.array(mask), CENTRES, boxes, "sigmoid"
+        )
+        return metric_registry.evaluation_metrics(sums)
+
+    # Localised are 0 and 2 of the first, of which 0 is in the box, and 1 and 3 of the second.
+    measured = measure([1.0, 1.0])
+    assert measured["localised_patch_precision"] == pytest.approx((1 + 2) / (2 + 2))
+    assert measured["localised_patch_recall"] == pytest.approx((1 + 2) / (2 + 4))
+    measured = measure([1.0, 0.0])
+    assert measured["localised_patch_precision"] == pytest.approx(1 / 2)
+    assert measured["localised_patch_recall"] == pytest.approx(1 / 2)
 
 
 def test_images_without_a_box_do_not_count():

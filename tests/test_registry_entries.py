@@ -177,10 +177,10 @@ def test_no_two_metrics_of_explanations_measure_the_same(network):
 
 
 def test_no_two_metrics_of_evaluations_measure_the_same():
-    random = np.random.default_rng(3)
-    arrays = (random.standard_normal(shape) for shape in ((50, 4), (50, 6, 4)))
+    random = np.random.default_rng(11)
+    arrays = (random.standard_normal(shape) for shape in ((50, 7), (50, 6, 7)))
     outputs = Outputs(*map(jnp.asarray, arrays), jnp.asarray(random.dirichlet(np.ones(6), 50)))
-    labels, several = random.integers(0, 4, 50), random.integers(0, 2, (50, 4), np.uint8)
+    labels, several = random.integers(0, 7, 50), random.integers(0, 2, (50, 7), np.uint8)
     low = random.uniform(0, 0.3, (50, 2))
     others = (jnp.ones(50), jnp.asarray(random.uniform(0, 1, (6, 2))))
     boxes = jnp.asarray(np.concatenate([low, low + 0.7], axis=1))

@@ -255,13 +255,13 @@ class ValidationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedBagOptions:
-    """The bags of mnist_bags and cifar_bags."""
+    """Bags that are drawn, such as those of mnist_bags."""
 
     # Bags of each training: one experiment for each number.
     train: tuple[int, ...] = key((50,), rules.non_empty(rules.every(rules.COUNT)))
     test: int = key(1000, rules.COUNT)  # the same bags for all of them
-    targets: tuple[int, ...] = key((9,))  # digits, or classes, that make a bag positive
-    mean_length: int = key(10)
+    targets: tuple[int, ...] = key((9,))  # of images: digits, or classes, that make a bag positive
+    mean_length: int = key(10)  # of bags of images
 
 
 @dataclasses.dataclass(frozen=True)

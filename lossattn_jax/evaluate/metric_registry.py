@@ -15,12 +15,16 @@ import numpy as np
 from lossattn_jax.arguments import FLAGS, NUMBERS, check_arrays
 from lossattn_jax.attention import losses
 from lossattn_jax.evaluate import metrics
-from lossattn_jax.evaluate.average_precision import mean_average_precision
+from lossattn_jax.evaluate.average_precision import (
+    mean_average_precision,
+    published_mean_average_precision,
+)
 from lossattn_jax.evaluate.metrics import NONFINITE, Mean
 from lossattn_jax.models import Outputs
 from lossattn_jax.registry import Registry
 
 CALIBRATION_BINS = 15
+TOP = 5  # classes of the top-5 accuracy
 # A value beyond it counts as non-finite: a batch of such losses could have no sum in float32.
 _HIGHEST = 1e32
 
@@ -60,6 +64,16 @@ class Predictions:
         shape = (*self.outputs.attention.shape, *self.labels.shape[1:])
         patch_labels = jnp.broadcast_to(self.labels[:, None], shape)
         return metrics.hits(self.outputs.patch_logits, patch_labels)
+
+    @functools.cached_property
+    def is_localised(self) -> jax.Array:
+        """`[B, P]` float32: 1 where a patch has a weight and its own probability of a label is above 1/2.
+
+        The rule of the TIP 2021 paper's `patch_eval` for images of several classes (`coco_main_resnet18.py`).
+        """
+        own = losses.probabilities(self.kind, self.outputs.patch_logits) > 0.5
+        of_image = jnp.any(own & (self.labels[:, None] > 0), axis=-1)
+        return (of_image & (self.outputs.attention > 0)).astype(jnp.float32)
 
     @functools.cached_property
     def inside(self) -> jax.Array:
@@ -107,6 +121,13 @@ class EvaluationMetric:
 def _accuracy(predictions: Predictions) -> jax.Array | None:
     """The share of images whose most probable class is theirs."""
     return None if predictions.multi_label else predictions.correct
+
+
+def _top_5_accuracy(predictions: Predictions) -> jax.Array | None:
+    """The share of images whose label is among the five most probable classes; not of fewer than five."""
+    if predictions.multi_label or predictions.outputs.logits.shape[-1] < TOP:
+        return None
+    return metrics.hits_among_top(predictions.outputs.logits, predictions.labels, TOP)
 
 
 def _precision_at_1(predictions: Predictions) -> jax.Array | None:
@@ -158,6 +179,22 @@ def _patches_in_box(predictions: Predictions) -> jax.Array:
     return jnp.mean(predictions.inside, axis=-1)
 
 
+def _localised_patch_precision(predictions: Predictions) -> jax.Array | None:
+    """`[B, 2]`: localised patches with their centre in a box, and all localised ones."""
+    if not predictions.multi_label:
+        return None
+    hits = predictions.is_localised * predictions.inside
+    return jnp.stack([hits.sum(axis=-1), predictions.is_localised.sum(axis=-1)], axis=-1)
+
+
+def _localised_patch_recall(predictions: Predictions) -> jax.Array | None:
+    """`[B, 2]`: localised patches with their centre in a box, and all patches with it there."""
+    if not predictions.multi_label:
+        return None
+    hits = predictions.is_localised * predictions.inside
+    return jnp.stack([hits.sum(axis=-1), predictions.inside.sum(axis=-1)], axis=-1)
+
+
 def _confidence(predictions: Predictions) -> jax.Array | None:
     """`[B, 2]`: the probability of the most probable class, and the same less 1 where it is right."""
     if predictions.multi_label:
@@ -203,6 +240,7 @@ EVALUATION_METRICS = Registry(
             compares_systems=True,
             chooses_checkpoint=True,
         ),
+        "top_5_accuracy": EvaluationMetric(True, _top_5_accuracy),
         "precision_at_1": EvaluationMetric(True, _precision_at_1),
         "map_all_point": EvaluationMetric(
             True,
@@ -213,6 +251,10 @@ EVALUATION_METRICS = Registry(
         "map_11_point": EvaluationMetric(
             True, rank=functools.partial(mean_average_precision, points="11")
         ),
+        "map_exact": EvaluationMetric(
+            True, rank=functools.partial(mean_average_precision, points="exact")
+        ),
+        "map_as_published": EvaluationMetric(True, rank=published_mean_average_precision),
         "loss": EvaluationMetric(False, _loss, in_log=True, compares_thresholds=True),
         "patch_loss": EvaluationMetric(False, _patch_loss),
         "attention_entropy": EvaluationMetric(None, _attention_entropy, compares_thresholds=True),
@@ -223,6 +265,13 @@ EVALUATION_METRICS = Registry(
         "pointing_accuracy": dataclasses.replace(_placed(_pointing_accuracy, True), in_log=True),
         "attention_in_box": _placed(_attention_in_box, True),
         "patches_in_box": _placed(_patches_in_box, None),
+        # Pooled over images, as the TIP paper's code does.
+        "localised_patch_precision": EvaluationMetric(
+            True, _localised_patch_precision, needs_boxes=True, add=metrics.pooled_share_of
+        ),
+        "localised_patch_recall": EvaluationMetric(
+            True, _localised_patch_recall, needs_boxes=True, add=metrics.pooled_share_of
+        ),
         "calibration_error": EvaluationMetric(
             False, _confidence, add=_add_gaps, divide=_expected_calibration_error
         ),

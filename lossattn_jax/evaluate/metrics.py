@@ -155,3 +155,43 @@ def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if not single:
         return jnp.take_along_axis(labels, top[..., None], axis=-1)[..., 0].astype(jnp.float32)
     return (top == labels).astype(jnp.float32)
+
+
+def hits_among_top(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
+    """Whether each label is among the highest of `logits`.
+
+    Of equal logits those of the first classes are higher, so that one of `count` is `hits`.
+
+    Args:
+      logits: `[B, K]`.
+      labels: `[B]` int in [0, K).
+      count: how many are the highest, such as 5.
+
+    Returns:
+      `[B]` float32, 1 or 0.
+
+    Raises:
+      ValueError: there are fewer than `count` classes, or shapes and dtypes do not fit.
+    """
+    check_arrays(logits=(logits, "B K", NUMBERS), labels=(labels, "B", WHOLE))
+    classes = logits.shape[-1]
+    if not 1 <= count <= classes:
+        raise ValueError(
+            f"the top {count} of {classes} classes is not defined: count must be from 1 to {classes}"
+        )
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    first = jnp.arange(classes)[None] < labels[:, None]
+    before = jnp.sum((logits > own) | ((logits == own) & first), axis=-1)
+    return (before < count).astype(jnp.float32)
+
+
+def pooled_share_of(parts: jax.Array, mask: jax.Array) -> Mean:
+    """Makes the `Mean` of parts and wholes `[B, 2]`: the sum of parts over that of wholes.
+
+    Args:
+      parts: of each example a part and its whole; one NaN in an example that counts makes the sum NaN.
+      mask: `[B]` float32, 1 where an example counts.
+    """
+    check_arrays(parts=(parts, "B two", NUMBERS), mask=(mask, "B", FLAGS))
+    total, count = jnp.sum(jnp.where(mask[:, None] > 0, parts, 0.0), axis=0)
+    return Mean(total, count)

@@ -67,6 +67,13 @@ CASES = [
     ((*SCHEDULE, "--learning_rate=nan"), "config.optimizer.learning_rate is nan, but must be"),
     ((*SCHEDULE, "--width=0"), "config.model.width is 0.0, but must be"),
     ((*SCHEDULE, "--minutes=nan"), "--minutes is nan, but must be a number, at least 0"),
+    (of("mil_assumption", OUT), "workdir"),
+    (of("mil_assumption", OUT, "--workdir={w}/x", "--datasets=fox"), "--datasets has 'fox', but"),
+    (of("mil_assumption", OUT, "--workdir={w}/x", "--method=clamp"), "'clamp'"),
+    (
+        of("mil_assumption", OUT, "--workdir={w}/x", "--learning_rate=nan"),
+        "config.optimizer.learning_rate is nan, but must be",
+    ),
     (of("scaling"), "--"),
     ((*SCALING, "--steps={w}/absent.json"), "{w}/absent.json, which cannot be read: No such file"),
     ((*SCALING, "--steps={w}"), "{w}, which cannot be read: Is a directory"),

@@ -104,6 +104,37 @@ def test_attention_kept_consistent_resumes_with_its_ensemble(scenes_dir, tmp_pat
         loop.train(without, whole)
 
 
+@pytest.mark.parametrize("pooling", ["max", "mean", "attention", "gated_attention"])
+def test_the_aaai_network_takes_the_poolings_of_its_tables(pooling):
+    config = shrunk.load("aaai_resnet18.py")
+    config.model.pooling = pooling
+    model = runs.build_model(config.model, runs.spec_of(config.data))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    keys = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(model.init, keys, images)
+    out = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    # Of ten classes, and of the 4x4 map.
+    assert [part.shape for part in out] == [(2, 10), (2, 16, 10), (2, 16)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["max", "mean", "attention", "gated_attention"])
+def test_the_poolings_of_the_aaai_tables_train(scenes_dir, tmp_path, pooling):
+    config = shrunk.config(
+        scenes_dir,
+        CONFIGS / "aaai_resnet18.py",
+        **{**AAAI, "train__epochs": 1},
+        loss__consistency_weight=0.0,
+        model__pooling=pooling,
+    )
+    measured = loop.train(config, tmp_path)
+    (late,) = lines(tmp_path, "train")[-1:]
+    assert np.isfinite(late["loss"]) and "consistency_loss" not in late
+    # The baselines have no loss of patches.
+    assert late["loss"] == pytest.approx(late["image_loss"])
+    assert measured["top_5_accuracy"] >= measured["accuracy"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -164,7 +195,8 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     assert losses[-1] < losses[0]
     run = runs.load(tmp_path, "best")
     again = evaluate_run(str(tmp_path))
-    for name in ("map_11_point", "map_all_point", "precision_at_1"):
+    names = ("map_11_point", "map_all_point", "map_exact", "map_as_published", "precision_at_1")
+    for name in (*names, "localised_patch_precision", "localised_patch_recall"):
         assert 0 <= again[name] <= 1
         assert again[name] == pytest.approx(measured[name])
     assert "accuracy" not in again and again["num_examples"] == 3

@@ -4,7 +4,14 @@ import functools
 
 from lossattn_jax.attention import pooling
 from lossattn_jax.attention.outputs import Outputs
-from lossattn_jax.attention.poolings.entry import INSTANCES, PATCHES, PaperRow, Patches, Pooling
+from lossattn_jax.attention.poolings.entry import (
+    INSTANCES,
+    MAP,
+    PATCHES,
+    PaperRow,
+    Patches,
+    Pooling,
+)
 from lossattn_jax.attention.scorers import HIDDEN, AttentionScores
 
 
@@ -17,7 +24,7 @@ def _pool_by_attention(patches: Patches, *, has_gate: bool) -> Outputs:
 
 ATTENTION = Pooling(
     functools.partial(_pool_by_attention, has_gate=False),
-    takes=(PATCHES, INSTANCES),
+    takes=(MAP, PATCHES, INSTANCES),
     warns_of_collapse=True,
     learns_scores=True,
     hidden=HIDDEN,
@@ -27,7 +34,7 @@ ATTENTION = Pooling(
 )
 GATED_ATTENTION = Pooling(
     functools.partial(_pool_by_attention, has_gate=True),
-    takes=(PATCHES, INSTANCES),
+    takes=(MAP, PATCHES, INSTANCES),
     warns_of_collapse=True,
     learns_scores=True,
     hidden=HIDDEN,

@@ -7,6 +7,7 @@ from lossattn_jax.attention import pooling
 from lossattn_jax.attention.outputs import Outputs
 from lossattn_jax.attention.poolings.entry import (
     INSTANCES,
+    MAP,
     PATCHES,
     PaperRow,
     Patches,
@@ -82,7 +83,7 @@ def _mean(log_probabilities: list[jax.Array]) -> jax.Array:
 
 MAX = Pooling(
     _max,
-    takes=(PATCHES, INSTANCES),
+    takes=(MAP, PATCHES, INSTANCES),
     dropout_at_pooling=True,
     scores_by_attention=False,
     splits_patches=True,

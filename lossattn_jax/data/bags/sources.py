@@ -19,6 +19,7 @@ import numpy as np
 from lossattn_jax.config.options import BagOptions, GeneratedBagOptions
 from lossattn_jax.data import load as load_images
 from lossattn_jax.data.bags import (
+    assumption_bags,
     bag_files,
     benchmarks,
     image_bags,
@@ -139,7 +140,8 @@ class Source(abc.ABC):
     """A data set of bags.
 
     Attributes:
-      is_generated: whether its bags are drawn, with labels of the instances; they may be many experiments.
+      is_generated: whether its bags are drawn of images, with labels of the instances; they may be many
+        experiments.
       has_columns: whether its features are columns with names, among which --features and --ignore choose.
       has_labels: whether its labels are in a table, which --labels names.
       column_flags: of the flags `--PART_column` the parts that it knows.
@@ -348,20 +350,93 @@ class GeneratedBags(Source):
                 self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **settings)
                 for repeat in range(options.repeats)
             ]
-            first = np.cumsum([0, *(len(part) for part in train_parts)])
-            rows = np.arange(first[-1] + len(test_bags))
-            yield Experiment(
-                _join_bags(self._name(count), [*train_parts, test_bags], positive),
-                tuple(
-                    Split(
-                        repeat,
-                        0,
-                        (rows >= first[repeat]) & (rows < first[repeat + 1]),
-                        rows >= first[-1],
-                    )
-                    for repeat in range(options.repeats)
-                ),
+            yield make_experiment(self._name(count), train_parts, {"test": test_bags}, positive)
+
+
+@dataclasses.dataclass(frozen=True)
+class AssumptionBags(Source):
+    """A data set of `assumption_bags`.
+
+    It has two experiments for each number of training bags, whose trainings are the same. The first is tested
+    on bags as in training, the second on shifted ones.
+
+    Attributes:
+      name: how its experiments' names begin; the number of training bags follows, and `_shifted`.
+      draw: draws bags, of their number and a seed; keyword `shifted`.
+    """
+
+    name: str
+    draw: Callable[..., BagDataset]
+
+    def names(self, options: GeneratedBagOptions) -> tuple[str, ...]:
+        return tuple(
+            _of_distribution(f"{self.name}_{count}", shifted)
+            for count in options.train
+            for shifted in (False, True)
+        )
+
+    def experiments(self, request: Request) -> tuple[Experiment, ...]:
+        options = request.options
+        for key in ("targets", "mean_length"):
+            value = getattr(options.bags, key)
+            if value != getattr(GeneratedBagOptions(), key):
+                raise UserError(
+                    f"config.bags.{key} is {value}, but the bags of {self.name} have no such setting; leave "
+                    "it out"
+                )
+        word = _positive((0, 1), request.positive, self.name)
+        tests = {
+            shifted: self.draw(options.bags.test, derive_seed(options.seed, 0), shifted=shifted)
+            for shifted in (False, True)
+        }
+        experiments = []
+        for count in options.bags.train:
+            train_parts = [
+                self.draw(count, derive_seed(options.seed, 1, repeat))
+                for repeat in range(options.repeats)
+            ]
+            for shifted, test_bags in tests.items():
+                name = _of_distribution(f"{self.name}_{count}", shifted)
+                experiments.append(make_experiment(name, train_parts, {"test": test_bags}, word))
+        return tuple(experiments)
+
+
+def _of_distribution(name: str, shifted: bool) -> str:
+    return f"{name}_shifted" if shifted else name
+
+
+def make_experiment(
+    name: str,
+    train_parts: Sequence[BagDataset],
+    test_parts: Mapping[str, BagDataset],
+    positive: int | None = None,
+) -> Experiment:
+    """Makes an experiment with a repeat for each draw to train on.
+
+    All are tested on the same bags.
+
+    Args:
+      name: of the experiment.
+      train_parts: draws of bags, all with the same classes.
+      test_parts: draws of bags by the word that their ids begin with.
+      positive: see `BagDataset`.
+    """
+    parts = {f"train{number}": part for number, part in enumerate(train_parts)} | dict(test_parts)
+    first = np.cumsum([0, *(len(part) for part in parts.values())])
+    rows = np.arange(first[-1])
+    repeats = len(train_parts)
+    return Experiment(
+        _join_bags(name, parts, positive),
+        tuple(
+            Split(
+                repeat,
+                0,
+                (rows >= first[repeat]) & (rows < first[repeat + 1]),
+                rows >= first[repeats],
             )
+            for repeat in range(repeats)
+        ),
+    )
 
 
 def find(name: str) -> Source:
@@ -552,18 +627,16 @@ def _load_cifar(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return arrays.images, arrays.labels
 
 
-def _join_bags(name: str, parts: list[BagDataset], positive: int | None) -> BagDataset:
-    """Joins data sets with the same classes; the last is the test's."""
-    groups = [*(f"train{number}" for number in range(len(parts) - 1)), "test"]
+def _join_bags(name: str, parts: Mapping[str, BagDataset], positive: int | None) -> BagDataset:
+    """Joins data sets with the same classes; their keys begin the ids of their bags."""
+    joined = tuple(parts.values())
     return BagDataset(
-        instances=np.concatenate([part.instances for part in parts]),
-        lengths=np.concatenate([part.lengths for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        ids=tuple(
-            f"{group}_{bag}" for group, part in zip(groups, parts, strict=True) for bag in part.ids
-        ),
-        classes=parts[0].classes,
-        instance_labels=np.concatenate([part.instance_labels for part in parts]),  # type: ignore[arg-type]
+        instances=np.concatenate([part.instances for part in joined]),
+        lengths=np.concatenate([part.lengths for part in joined]),
+        labels=np.concatenate([part.labels for part in joined]),
+        ids=tuple(f"{group}_{bag}" for group, part in parts.items() for bag in part.ids),
+        classes=joined[0].classes,
+        instance_labels=np.concatenate([part.instance_labels for part in joined]),  # type: ignore[arg-type]
         name=name,
         positive=positive,
     )
@@ -572,6 +645,11 @@ def _join_bags(name: str, parts: list[BagDataset], positive: int | None) -> BagD
 _GENERATED_BAGS = (
     GeneratedBags("mnist_bags", image_bags.mnist_bags, image_bags.load_digits),
     GeneratedBags("cifar_bags", image_bags.cifar_bags, _load_cifar),
+)
+
+_ASSUMPTION_BAGS = tuple(
+    AssumptionBags(name, functools.partial(assumption_bags.draw_bags, name))
+    for name in assumption_bags.CONTENTS
 )
 
 
@@ -590,7 +668,7 @@ SOURCES: Registry[Source] = Registry(
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
-        **{source.name: source for source in _GENERATED_BAGS},
+        **{source.name: source for source in (*_GENERATED_BAGS, *_ASSUMPTION_BAGS)},
         **{name: _prepared(name) for name in prepared_bags.PREPARED_BAGS},
     },
     adopt=_own,
