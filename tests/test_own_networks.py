@@ -54,6 +54,7 @@ def train(folder, data_dir, **values):
     return in_process.run(["-m", "lossattn_jax.train", *flags], folder)
 
 
+@pytest.mark.slow
 def test_parts_from_a_file_outside_go_through_the_commands(folder, scenes_dir):
     succeeded(train(folder, scenes_dir))
     finished = train(folder, scenes_dir, **{"train.epochs": 2})

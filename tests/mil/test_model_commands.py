@@ -112,6 +112,7 @@ def test_training_says_what_it_does_and_tests(trained):
     assert (model.memory_gib, model.dump_dir, model.positive_) == (None, None, "tumour")
 
 
+@pytest.mark.slow
 def test_a_model_predicts_in_its_own_process_what_it_did(trained, run_python, tmp_path):
     world, _ = trained
     for name in ("net", "svm"):

@@ -93,6 +93,7 @@ def results():
     return run(DATASET, SPLITS)
 
 
+@pytest.mark.slow
 def test_the_epoch_is_that_of_a_training_by_itself(curves, results):
     ends = []
     for result, of_parts in zip(results, curves[0], strict=True):

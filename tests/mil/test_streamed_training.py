@@ -77,9 +77,11 @@ def same(one, other):
     "method",
     [
         "loss_attention",
-        "attention",
         "mi_net_ds",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clam", "dsmil", "transmil")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("attention", "clam", "dsmil", "transmil")
+        ),
     ],
 )
 def test_training_is_that_of_resident_bags(method):

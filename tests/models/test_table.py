@@ -56,6 +56,7 @@ def plain_parameters(blocks, first):
     return total + 2048 * 10 + 10
 
 
+@pytest.mark.slow
 def test_papers_resnet50_has_by_chance_a_resnet152s_count():
     row = next(row for row in table.ROWS if row.system == "ResNet50")
     papers = dict(bottleneck_first_kernel=3, bottleneck_relu_before_add=True)

@@ -247,7 +247,7 @@ def inputs(tmp_path_factory, scenes_dir):
 @pytest.mark.parametrize(
     ("command", "changes"),
     [
-        ("evaluate", {"inputs": ("data", "run")}),
+        pytest.param("evaluate", {"inputs": ("data", "run")}, marks=pytest.mark.slow),
         pytest.param("export_maps", {"inputs": ("data", "run")}, marks=pytest.mark.slow),
         ("mil", {"inputs": ("bags.csv",)}),
     ],
