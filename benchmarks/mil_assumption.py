@@ -156,10 +156,11 @@ def measure(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             labels = [bag["label"] for bag in bags]
             finite = bool(np.isfinite(scores).all())
             areas.append(float(roc_auc_score(labels, scores)) if finite else None)
-        whole = None not in areas
+        finite_areas = [area for area in areas if area is not None]
+        whole = len(finite_areas) == len(areas)
         measured[word] = {
-            "mean": float(np.mean(areas)) if whole else None,
-            "std": float(np.std(areas, ddof=1)) if whole and len(areas) > 1 else None,
+            "mean": float(np.mean(finite_areas)) if whole else None,
+            "std": float(np.std(finite_areas, ddof=1)) if whole and len(areas) > 1 else None,
             "runs": areas,
         }
     return measured

@@ -668,7 +668,8 @@ SOURCES: Registry[Source] = Registry(
     Source,  # type: ignore[type-abstract]
     {
         **{name: _benchmark(name) for name in benchmarks.BENCHMARKS},
-        **{source.name: source for source in (*_GENERATED_BAGS, *_ASSUMPTION_BAGS)},
+        **{source.name: source for source in _GENERATED_BAGS},
+        **{source.name: source for source in _ASSUMPTION_BAGS},
         **{name: _prepared(name) for name in prepared_bags.PREPARED_BAGS},
     },
     adopt=_own,
