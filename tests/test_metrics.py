@@ -139,7 +139,7 @@ def test_labels_among_the_highest_by_hand():
         metrics.hits_among_top(logits, jnp.array([0, 0, 0, 0]), 7)
 
 
-def test_top_5_accuracy_is_that_of_scikit_learn_however_batches_are_padded():
+def test_top_5_accuracy_of_padded_batches_is_scikit_learns():
     rng = np.random.default_rng(5)
     logits, labels = rng.normal(size=(23, 9)).astype(np.float32), rng.integers(0, 9, 23)
     total = None

@@ -64,7 +64,7 @@ def test_bags_follow_from_the_arguments_alone(name, shifted):
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_poison_of_one_concept_marks_the_other_label_when_shifted(shifted):
+def test_poison_of_one_concept_changes_sides_when_shifted(shifted):
     bags = DRAWN["single_concept", shifted]
     np.testing.assert_array_equal(count_close(bags, -10), bags.labels == int(shifted))
     own = np.split(bags.instance_labels, bags.offsets[1:-1])
@@ -105,7 +105,7 @@ def test_positive_is_a_bag_with_both_concepts(name, centres, shifted):
     assert 60 < (first > 0)[bags.labels == 0].sum() < 140
 
 
-def test_poison_of_two_concepts_marks_the_other_label_when_shifted():
+def test_poison_of_two_concepts_changes_sides_when_shifted():
     bags = DRAWN["multi_concept", False]
     poison = count_close(bags, -10)
     assert set(poison[bags.labels == 0]) == {1} and set(poison[bags.labels == 1]) == {0, 1}

@@ -57,6 +57,7 @@ def job(most, on_device="off", epochs=2):
         train_set=TRAIN_SET,
         steps_per_epoch=STEPS,
         total_steps=epochs * STEPS,
+        has_partial_batch=False,
     )
 
 

@@ -160,6 +160,7 @@ def test_no_ramp_down_is_no_fall():
 def test_adam_with_changing_betas_follows_the_rule():
     config = aaai_config()
     config.train.epochs = 4
+    config.optimizer.restart_epochs = 0
     config.optimizer.ramp_up_epochs = 1
     config.optimizer.ramp_down_epochs = 2
     length = Length(4, 1)
