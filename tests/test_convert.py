@@ -661,6 +661,7 @@ def converted(tmp_path_factory, scenes_dir):
     return config, state_dict, folder / "run"
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_evaluated(converted):
     config, state_dict, workdir = converted
     run = runs.load(workdir)

@@ -56,6 +56,7 @@ def test_an_exported_network_for_bags_gives_its_outputs(method):
     assert (logits.shape, patch_logits.shape, attention.shape) == ((3, 2), (3, 5, 2), (3, 5))
 
 
+@pytest.mark.slow
 def test_an_exported_network_for_digit_bags_gives_its_outputs():
     outputs, again = call(BagLeNet(), DIGITS)
     assert_same(outputs, again, models.Outputs)

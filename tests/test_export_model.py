@@ -134,6 +134,7 @@ def test_kernels_for_cpus_stay_out_of_programs_for_all(monkeypatch):
         assert "stablehlo.convolution" in exported.mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "head", "pooling"),
     [("small", "capsule", "dynamic_routing"), ("small", "conv", "attention")],

@@ -1,6 +1,7 @@
 """The layout of the package: its folders, what lies at the top, and which module imports which."""
 
 import ast
+import functools
 import importlib
 import pathlib
 import sys
@@ -24,6 +25,11 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
@@ -45,7 +51,7 @@ def offered(module):
     """What a folder's face offers of other modules, with the module that has it."""
     return {
         alias.name: node.module
-        for block in ast.parse(MODULES[module].read_text()).body
+        for block in tree_of(MODULES[module]).body
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
         for node in block.body
         if isinstance(node, ast.ImportFrom) and node.module != module
@@ -55,7 +61,7 @@ def offered(module):
 
 def imported(module):
     """The modules of the package that a module imports."""
-    for node in statements(ast.parse(MODULES[module].read_text()).body):
+    for node in statements(tree_of(MODULES[module]).body):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(PACKAGE.name):
             continue
         homes = offered(node.module) if node.module in MODULES else {}
@@ -123,7 +129,7 @@ def importing(library):
     return {
         module.partition(".")[2]
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -148,7 +154,7 @@ def test_one_module_spreads_work_over_devices():
     knowing = {
         module.partition(".")[2]
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if getattr(node, "attr", getattr(node, "id", "")) in words
         and ast.unparse(node) != "devices.pmap"
     }
@@ -160,7 +166,7 @@ def registries():
     calls = [
         (module, target.id)
         for module, path in MODULES.items()
-        for node in ast.parse(path.read_text()).body
+        for node in tree_of(path).body
         if isinstance(node, ast.Assign | ast.AnnAssign)
         and isinstance(node.value, ast.Call)
         and ast.unparse(node.value.func) == "Registry"
@@ -210,7 +216,7 @@ def test_no_other_module_lists_names_of_a_registry():
     assert list(listed(ast.parse("x = ['mean', f('max', 1)]"))) == [{"mean"}]
     own, found = registries(), set()
     for module, path in MODULES.items():
-        for words in listed(ast.parse(path.read_text())):
+        for words in listed(tree_of(path)):
             for (home, name), registry in own.items():
                 # Files beside the registry have parts of it, whose family may share a table.
                 beside = MODULES[home].parent == path.parent
@@ -240,7 +246,7 @@ def test_every_folder_is_in_the_architecture_page():
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
 def test_every_folder_says_what_belongs_in_it(folder):
-    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    text = ast.get_docstring(tree_of(folder / "__init__.py"))
     assert text and len(text.splitlines()) >= 3
 
 
@@ -277,7 +283,7 @@ def test_functions_take_at_most_six_positional_parameters():
     long = [
         f"{module}.{node.name}"
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef)
         and len({a.arg for a in node.args.posonlyargs + node.args.args} - {"self", "cls"}) > 6
     ]

@@ -199,6 +199,7 @@ def test_paths_that_look_like_references_are_none(tmp_path):
     assert config_json.read(tmp_path / "config.json") == config
 
 
+@pytest.mark.slow
 def test_own_explainers_and_metrics_are_compared(folder):
     names = "--explainers=attention,own_parts:corner"
     metrics = "--metrics=deletion,own_parts:QUARTER,own_parts:IN_BOX"

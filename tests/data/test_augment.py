@@ -7,6 +7,7 @@ from PIL import Image
 from lossattn_jax import data
 from lossattn_jax.data import augmentation
 
+crop = jax.jit(augmentation.crop, static_argnames=("size", "pad", "area", "flip"))
 random_part = jax.jit(augmentation.random_part, static_argnames=("size", "area", "flip"))
 
 
@@ -201,9 +202,9 @@ def test_parts_are_mirrored_as_whole_images_are():
 def test_stored_pictures_are_cropped_by_their_size():
     images = jnp.arange(2 * 10 * 10 * 1, dtype=jnp.uint8).reshape(2, 10, 10, 1)
     key = jax.random.key(0)
-    centre = augmentation.crop(key, images, (6, 6), pad=4, area=0.0)
+    centre = crop(key, images, (6, 6), pad=4, area=0.0)
     np.testing.assert_array_equal(centre, images[:, 2:8, 2:8])
-    padded = augmentation.crop(key, images, (10, 10), pad=2, area=0.5)
+    padded = crop(key, images, (10, 10), pad=2, area=0.5)
     np.testing.assert_array_equal(padded, data.random_crop(key, images, 2))
-    part = augmentation.crop(key, images, (6, 6), pad=2, area=0.5)
+    part = crop(key, images, (6, 6), pad=2, area=0.5)
     np.testing.assert_allclose(part, random_part(key, images, (6, 6), 0.5), atol=1e-3)

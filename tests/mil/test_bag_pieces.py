@@ -69,6 +69,7 @@ def test_pieces_have_outputs_and_gradients_of_the_whole(small_pieces, dtype):
     close(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_in_pieces_is_that_of_resident_bags(small_pieces, batch_size):
     result = streamed(batch_size=batch_size, average_epochs=2)

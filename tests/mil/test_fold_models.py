@@ -98,6 +98,7 @@ def test_folds_predict_together(run, tmp_path):
             np.testing.assert_allclose(said, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_models_that_are_not_there_are_made_again(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     before = contents(folder)

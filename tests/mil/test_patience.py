@@ -113,6 +113,7 @@ def test_the_epoch_is_that_of_a_training_by_itself(curves, results):
     assert min(ends) < 12 and ends[0] != ends[1]  # otherwise nothing is tested
 
 
+@pytest.mark.slow
 def test_a_fold_alone_and_rules_beside_it_change_nothing(results):
     (alone,) = run(DATASET, SPLITS[1:])
     both = run(DATASET, SPLITS, rules=(FINAL, VALIDATION))[2:]

@@ -205,6 +205,7 @@ def validated(world):
     return summaries, workdir / "slides" / "loss_attention" / "validation"
 
 
+@pytest.mark.slow
 def test_cross_validation_has_a_probability_for_each_label(validated):
     summaries, folder = validated
     with (folder / "predictions.csv").open() as file:

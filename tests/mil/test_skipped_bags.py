@@ -190,6 +190,7 @@ def stuck(tmp_path_factory):
     return str(error.value), folder / "model_1_epoch_2_update_0"
 
 
+@pytest.mark.slow
 def test_what_is_stuck_ends_with_a_dump_that_replays(stuck):
     sentence, folder = stuck
     told = f"of model 1 (fold2) after 0 updates in epoch 2 on the bag b{order_of(1)[0]}"

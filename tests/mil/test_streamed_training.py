@@ -77,10 +77,9 @@ def same(one, other):
     "method",
     [
         "loss_attention",
-        "mi_net_ds",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("attention", "clam", "dsmil", "transmil")
+            for name in ("attention", "mi_net_ds", "clam", "dsmil", "transmil")
         ),
     ],
 )
@@ -155,6 +154,7 @@ def test_an_epoch_sees_other_instances_of_a_long_bag():
     )
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_padding(monkeypatch):
     draw = functools.partial(streamed_steps.draw_noise, NETWORK)
     row, seed, epoch = np.array([3], np.int32), np.uint32(7), np.int32(2)
@@ -318,6 +318,7 @@ def test_cross_validation_of_streamed_bags_is_that_of_others():
             np.testing.assert_allclose(own, weights, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classifiers_read_bags_one_by_one():
     settings = Settings(epochs=3, learning_rate=0.01)
     method = NetworkClassifier(hidden=(4, 4, 4), dropout=0.0, settings=settings, ensemble=2)

@@ -118,6 +118,7 @@ def test_the_other_networks_do_too(method):
     close(model(result.last), plain(network, SETTINGS)[-1])
 
 
+@pytest.mark.slow
 def test_logits_after_each_epoch_are_of_the_held_bags():
     ends = plain(NETWORK, SETTINGS)
     result = trained()

@@ -66,6 +66,7 @@ def stored_params(workdir, program):
         return step, checkpoints.restore(step, program.state.items())["variables"]["params"]
 
 
+@pytest.mark.slow
 def test_a_run_makes_the_updates_of_the_batches_alone(toy_runs, tmp_path):
     """32 images in batches of 12, 12 and 8, also where two updates go in one dispatch and it resumes."""
     changes = {"data__drop_last": False, "train__batch_size": 12, "optimizer__schedule": "constant"}

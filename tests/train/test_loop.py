@@ -207,6 +207,7 @@ def quick_report(monkeypatch):
     monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_report")
 def test_evaluation_report_and_export_say_the_same_to_the_bit(finished, tmp_path, monkeypatch):
     workdir, _ = finished

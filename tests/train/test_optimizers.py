@@ -271,6 +271,7 @@ OWN = {
 }
 
 
+@pytest.mark.slow
 def test_an_own_optimiser_trains_resumes_and_is_stored(own_code, toy_runs, tmp_path):
     whole = loop.train(settings(**OWN), tmp_path / "whole")
     loop.train(settings(**OWN, train__epochs=1), tmp_path / "resumed")

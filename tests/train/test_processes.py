@@ -327,6 +327,7 @@ def wait_for(path, processes, seconds=240):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_of_all_is_a_sentence_of_each(scenes_dir, start, tmp_path):
     arguments = train_arguments(scenes_dir, tmp_path / "run", train__batch_size=33)
     for place, told in enumerate(finish(start(2, *arguments), code=2)):

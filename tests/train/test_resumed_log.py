@@ -39,6 +39,7 @@ def train_in_pieces(config, workdir):
         loop.train(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_logs_the_lines_of_an_uninterrupted_one(toy_runs, tmp_path):
     """Its checkpoint of the fourth step lies between two lines."""
     toy_runs[5] = GRADIENT

@@ -212,6 +212,7 @@ def test_images_of_several_classes_train_and_are_ranked(coco_dir, tmp_path):
     assert run_report.explain_run(str(tmp_path), num=3).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_training_starts_from_converted_weights(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, log__pictures=0, optimizer__learning_rate=1e-9)
     model = runs.build_model(config.model, runs.spec_of(config.data))
