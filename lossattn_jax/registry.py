@@ -230,5 +230,6 @@ def lookup(what: str, name: Any, choices: Mapping[str, T]) -> T:
     """
     # What is no string may not even be hashable.
     if not isinstance(name, str) or name not in choices:
-        raise UnknownName(f"{what} is {name!r}, but must be one of: {', '.join(choices)}")
+        allowed = ", ".join(choice or "''" for choice in choices)
+        raise UnknownName(f"{what} is {name!r}, but must be one of: {allowed}")
     return choices[name]

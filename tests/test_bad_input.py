@@ -322,7 +322,10 @@ WITH_DATA = [
         "config.init_from is '{w}/cut_checkpoint', but",
     ),
     ((*NEW, "--config.init_from={w}/run", "--config.model.width=0.25"), "has another backbone"),
-    ((*NEW, "--config.train.batch_size=100000"), "batch size 100000 has to lie between 1 and"),
+    (
+        (*NEW, "--config.train.batch_size=100000"),
+        "config.train.batch_size is 100000, but must be between 1 and",
+    ),
     ((*NEW, "--config.data.num_labels=15"), "config.data.num_labels is 15, but must be 0 (all) or"),
     ((*NEW, "--config.data.num_labels=100000"), "config.data.num_labels is 100000, but must be at"),
     ((*NEW, "--config.profile=5:999999"), "config.profile is '5:999999', but must end by the last"),

@@ -190,6 +190,11 @@ def _find_in_splits(root: pathlib.Path, folders: dict[str, list[pathlib.Path]]) 
 def _find_in_classes(root: pathlib.Path, folder: pathlib.Path, split: str) -> FileList:
     """Finds the files of a folder whose folders are classes."""
     by_name = {path.name: path for path in _list_folders(folder)}
+    if divided := [name for name in by_name if SEPARATOR in name]:
+        raise UserError(
+            f"the folder {folder / divided[0]} of a class has {SEPARATOR!r} in its name, which "
+            "stands between several labels of an image; rename it"
+        )
     classes = [by_name[name] for name in sort_names(by_name)]
     if not classes:
         raise UserError(

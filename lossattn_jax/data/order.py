@@ -127,8 +127,8 @@ def steps_per_epoch(num_examples: int, batch_size: int, drop_last: bool = True) 
         return -(-num_examples // batch_size)
     if batch_size < 1 or num_examples < batch_size:
         raise UserError(
-            f"batch size {batch_size} has to lie between 1 and the number of training examples, "
-            f"{num_examples}."
+            f"config.train.batch_size is {batch_size}, but must be between 1 and the number of training "
+            f"examples, {num_examples}"
         )
     return num_examples // batch_size
 

@@ -101,6 +101,7 @@ def test_tests_alone_are_found_for_a_trained_network(tmp_path):
             "has the folder 'train' but none of test, validation; add one, or give .*train",
         ),
         (["train/a/1.jpg", "training/a/1.jpg", "test/a/1.jpg"], "one for train"),
+        (["a/1.jpg", "b;c/1.jpg"], "the folder .*b;c of a class has ';' in its name, .*rename it"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path, names, sentence):

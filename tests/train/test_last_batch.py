@@ -48,7 +48,7 @@ def test_steps_of_cifars_epoch():
     assert data.steps_per_epoch(50_000, 128, drop_last=False) == 391
     assert data.steps_per_epoch(50_000, 128) == 390
     assert data.steps_per_epoch(5, 8, drop_last=False) == 1
-    with pytest.raises(UserError, match="batch size 8 has to lie between 1"):
+    with pytest.raises(UserError, match="config.train.batch_size is 8, but must be between 1"):
         data.steps_per_epoch(5, 8)
 
 
