@@ -81,7 +81,7 @@ def test_a_network_goes_through_every_command(name, photos, tmp_path):
     file = config_lib.__file__.replace("lossattn_jax/config/images.py", "configs/own_images.py")
     command("train", f"--config={file}:{backbone}", *flags)
     if freeze:
-        first = runs.load(workdir).variables["params"]["backbone"]["conv1"]["kernel"]
+        (first,) = jax.tree.leaves(runs.load(workdir).variables["params"]["backbone"]["conv1"])
         np.testing.assert_array_equal(first, weights["conv1.weight"].transpose(2, 3, 1, 0))
 
     command("evaluate")
