@@ -195,7 +195,7 @@ def test_a_lack_of_open_files_is_no_damage(folder):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     actions = [
         source.labels,
-        source.digest,
+        source.digests,
         lambda: data.load(spec, "test", str(folder.parents[1])),
     ]
     try:

@@ -41,7 +41,7 @@ def test_the_partial_batch_is_dropped_in_training(count, batch, steps):
 
 @pytest.mark.parametrize(("count", "batch"), [(3, 4), (0, 1), (5, 0)])
 def test_a_batch_larger_than_the_set_is_refused(count, batch):
-    with pytest.raises(UserError, match=f"batch size {batch}.*{count}"):
+    with pytest.raises(UserError, match=f"batch_size is {batch}.*{count}"):
         order.steps_per_epoch(count, batch)
 
 

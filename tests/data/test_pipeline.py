@@ -53,7 +53,7 @@ def test_places_alone_are_those_of_the_batches():
     for batch, alone in itertools.islice(zip(batches, places, strict=True), 5):
         assert list(alone) == ["index"] and alone["index"].dtype == np.int32
         np.testing.assert_array_equal(alone["index"], batch["index"])
-    with pytest.raises(UserError, match="batch size 32"):
+    with pytest.raises(UserError, match="config.train.batch_size is 32"):
         _dataset(20).train_batches(batch_size=32, seed=0, places_only=True)
 
 
@@ -76,7 +76,7 @@ def test_resuming_continues_the_run(start, processes):
 
 
 def test_sizes_that_do_not_fit_are_refused_at_once():
-    with pytest.raises(UserError, match="batch size 32"):
+    with pytest.raises(UserError, match="config.train.batch_size is 32"):
         _dataset(20).train_batches(batch_size=32, seed=0)
     with pytest.raises(UserError, match="batch size 5.*2"):
         _dataset(20).eval_batches(batch_size=5, process_count=2)

@@ -110,7 +110,7 @@ def test_mistakes_are_told_at_once(digits_dir, digits_spec):
     with pytest.raises(UserError, match="mode is 'disk', but must be one of: auto, memory, stream"):
         data.open_dataset(digits_spec, "train", digits_dir, mode="disk")
     stream = data.open_dataset(digits_spec, "train", digits_dir, "stream")
-    with pytest.raises(UserError, match="batch size 64"):
+    with pytest.raises(UserError, match="config.train.batch_size is 64"):
         stream.train_batches(batch_size=64, seed=0)
     with pytest.raises(UserError, match="batch size 9"):
         stream.eval_batches(batch_size=9, process_count=2)
