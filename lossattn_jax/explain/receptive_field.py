@@ -110,8 +110,8 @@ def _measure_together(
     gaps = [
         np.abs(axis[None] - middle[:, None]) for axis, middle in zip(pixels, middles, strict=True)
     ]
-    seen = measure(np.eye(grid.patches)[some]) != 0
-    lines = (seen.any(axis=2), seen.any(axis=1))
+    visible = measure(np.eye(grid.patches)[some]) != 0
+    lines = (visible.any(axis=2), visible.any(axis=1))
     # Places of patches are rounded, and those of pixels lie a whole pixel apart.
     reach = [(gap[some] * line).max() + 0.25 for gap, line in zip(gaps, lines, strict=True)]
     # With a line between two of a set that neither sees, where what is seen beyond would be.
