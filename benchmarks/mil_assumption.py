@@ -24,7 +24,6 @@ from lossattn_jax.commands import command
 from lossattn_jax.config import bags as config_lib
 from lossattn_jax.config.options import BagOptions
 from lossattn_jax.data.bags import assumption_bags, sources
-from lossattn_jax.data.order import derive_seed
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import cross_validation, methods
 from lossattn_jax.mil.selection import FINAL
@@ -125,15 +124,11 @@ def draw_experiment(name: str, options: BagOptions) -> sources.Experiment:
       those of `lossattn mil cv --dataset=NAME`.
     """
     (count,) = options.bags.train
-    train_parts = [
-        assumption_bags.draw_bags(name, count, derive_seed(options.seed, 1, repeat))
-        for repeat in range(options.repeats)
-    ]
-    test_seed = derive_seed(options.seed, 0)
-    test_parts = {
-        word: assumption_bags.draw_bags(name, options.bags.test, test_seed, word == "shifted")
-        for word in DISTRIBUTIONS
-    }
+    source = sources.SOURCES[name]
+    assert isinstance(source, sources.AssumptionBags)
+    train_parts = sources.draw_train_parts(source.draw, count, options)
+    tests = source.draw_test_parts(options)
+    test_parts = dict(zip(DISTRIBUTIONS, (tests[False], tests[True]), strict=True))
     return sources.make_experiment(f"{name}_{count}", train_parts, test_parts, positive=1)
 
 

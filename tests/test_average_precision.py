@@ -181,7 +181,7 @@ def test_the_exact_one_is_that_of_scikit_learn(pairs):
 
 
 def _walk(positives):
-    """The published one by a walk over a ranking, with PyTorch's recalls: c times 1 / T in float32."""
+    """The published precision by a walk over a ranking, with recalls in float32."""
     total, hits, ends = sum(positives), 0, []
     precision = [Fraction(0)] * len(positives)
     for rank, positive in enumerate(positives):

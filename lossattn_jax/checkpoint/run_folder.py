@@ -134,7 +134,7 @@ def make_and_lock(folder: str | pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leave_no_lock(folder: pathlib.Path, fresh: bool) -> Iterator[None]:
-    """Removes a folder at the end of the context where nothing but a lock is in it.
+    """Removes a folder that in the end holds nothing but a lock.
 
     Args:
       folder: that exists.

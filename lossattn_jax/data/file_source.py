@@ -1,6 +1,7 @@
 """Splits of users' image files; see `image_files` for their layouts."""
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -50,6 +51,11 @@ class FileSource(SplitSource):
 
     def labels(self) -> np.ndarray:
         """See `SplitSource.labels`."""
+        return self._encoded.copy()
+
+    @functools.cached_property
+    def _encoded(self) -> np.ndarray:
+        """Labels of all files, which reading an example must not encode anew."""
         return self.files.encode(self.spec.class_names, self.spec.multi_label)
 
     @property
@@ -83,9 +89,7 @@ class FileSource(SplitSource):
         path = self.files.root / self.files.names[index]
         example = {
             "image": own_images.read_stored(path, self.spec.view),
-            "label": self.files.take([index]).encode(self.spec.class_names, self.spec.multi_label)[
-                0
-            ],
+            "label": self._encoded[index],
         }
         if self.files.boxes is not None:
             corners = self.files.boxes[index]

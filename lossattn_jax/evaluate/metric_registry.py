@@ -67,7 +67,9 @@ class Predictions:
 
     @functools.cached_property
     def is_localised(self) -> jax.Array:
-        """`[B, P]` float32: 1 where a patch has a weight and its own probability of a label is above 1/2.
+        """Says which patches are localised.
+
+        `[B, P]` float32, 1 where a patch has a weight, and its own probability of a label is above 1/2.
 
         The rule of the TIP 2021 paper's `patch_eval` for images of several classes (`coco_main_resnet18.py`).
         """
@@ -124,7 +126,7 @@ def _accuracy(predictions: Predictions) -> jax.Array | None:
 
 
 def _top_5_accuracy(predictions: Predictions) -> jax.Array | None:
-    """The share of images whose label is among the five most probable classes; not of fewer than five."""
+    """Whether the label is among the five most probable classes; None of fewer."""
     if predictions.multi_label or predictions.outputs.logits.shape[-1] < TOP:
         return None
     return metrics.hits_among_top(predictions.outputs.logits, predictions.labels, TOP)

@@ -186,10 +186,11 @@ def hits_among_top(logits: jax.Array, labels: jax.Array, count: int) -> jax.Arra
 
 
 def pooled_share_of(parts: jax.Array, mask: jax.Array) -> Mean:
-    """Makes the `Mean` of parts and wholes `[B, 2]`: the sum of parts over that of wholes.
+    """Sums parts and wholes over the examples, as the `Mean` of both.
 
     Args:
-      parts: of each example a part and its whole; one NaN in an example that counts makes the sum NaN.
+      parts: `[B, 2]`, of each example a part and its whole; one NaN in an example that counts makes the
+        sum NaN.
       mask: `[B]` float32, 1 where an example counts.
     """
     check_arrays(parts=(parts, "B two", NUMBERS), mask=(mask, "B", FLAGS))

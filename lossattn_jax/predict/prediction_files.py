@@ -67,7 +67,7 @@ def write_patches(
     patch_logits: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> str:
-    """Writes what a network says of an image's patches as HDF5, as that of a bag's instances is written.
+    """Writes the outputs of an image's patches as HDF5, as those of instances.
 
     Args:
       path: of the file, whose folder exists.

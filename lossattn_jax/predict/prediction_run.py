@@ -169,7 +169,7 @@ class _Work:
         )
 
     def _digest_patches(self, names: Sequence[str]) -> str:
-        """Digests the patches' arrays of some images as they are written; None for each that is not."""
+        """Digests the files of some images' patches, as far as they are written."""
         with concurrent.futures.ThreadPoolExecutor(cpu.cores() + 1) as pool:
             paths = [self._patch_files[name] for name in names]
             return digests.of_json(list(pool.map(digests.of_file, paths)))

@@ -1,4 +1,4 @@
-"""Bags with a clue that misleads: who has what, the rule by brute force, the source, the command."""
+"""Bags with a misleading clue: contents, labels by brute force, the source, the command."""
 
 import numpy as np
 import pytest

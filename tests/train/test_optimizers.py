@@ -207,8 +207,8 @@ def test_moments_begin_anew_as_in_numpy(name, schedule, epochs, skipped):
 
     values = []
     for step, gradient in enumerate(gradients):
-        given = np.nan if step in skipped else gradient
-        state = update(state, jnp.full(1, given), jnp.int32(step), jnp.bool(step not in skipped))
+        value = np.nan if step in skipped else gradient
+        state = update(state, jnp.full(1, value), jnp.int32(step), jnp.bool(step not in skipped))
         values.append(float(state.params["kernel"][0]))
     expected = [
         restarted_in_numpy(options, gradients[: step + 1], skipped)

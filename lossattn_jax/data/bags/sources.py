@@ -344,12 +344,12 @@ class GeneratedBags(Source):
         bags = options.bags
         pools = {split: self.images(data_dir, split) for split in ("train", "test")}
         settings = {"targets": tuple(bags.targets), "mean_length": bags.mean_length}
-        test_bags = self.make(*pools["test"], bags.test, derive_seed(options.seed, 0), **settings)
+        draws = {
+            split: functools.partial(self.make, *pool, **settings) for split, pool in pools.items()
+        }
+        test_bags = draw_test_part(draws["test"], options)
         for count in bags.train:
-            train_parts = [
-                self.make(*pools["train"], count, derive_seed(options.seed, 1, repeat), **settings)
-                for repeat in range(options.repeats)
-            ]
+            train_parts = draw_train_parts(draws["train"], count, options)
             yield make_experiment(self._name(count), train_parts, {"test": test_bags}, positive)
 
 
@@ -385,20 +385,39 @@ class AssumptionBags(Source):
                     "it out"
                 )
         word = _positive((0, 1), request.positive, self.name)
-        tests = {
-            shifted: self.draw(options.bags.test, derive_seed(options.seed, 0), shifted=shifted)
-            for shifted in (False, True)
-        }
+        tests = self.draw_test_parts(options)
         experiments = []
         for count in options.bags.train:
-            train_parts = [
-                self.draw(count, derive_seed(options.seed, 1, repeat))
-                for repeat in range(options.repeats)
-            ]
+            train_parts = draw_train_parts(self.draw, count, options)
             for shifted, test_bags in tests.items():
                 name = _of_distribution(f"{self.name}_{count}", shifted)
                 experiments.append(make_experiment(name, train_parts, {"test": test_bags}, word))
         return tuple(experiments)
+
+    def draw_test_parts(self, options: BagOptions) -> dict[bool, BagDataset]:
+        """Draws the bags to test on, by whether they are shifted."""
+        return {
+            shifted: draw_test_part(functools.partial(self.draw, shifted=shifted), options)
+            for shifted in (False, True)
+        }
+
+
+def draw_train_parts(
+    draw: Callable[[int, int], BagDataset], count: int, options: BagOptions
+) -> list[BagDataset]:
+    """Draws the bags of each repeat's training.
+
+    Args:
+      draw: of a number of bags and a seed.
+      count: bags of a training.
+      options: seed and repeats.
+    """
+    return [draw(count, derive_seed(options.seed, 1, repeat)) for repeat in range(options.repeats)]
+
+
+def draw_test_part(draw: Callable[[int, int], BagDataset], options: BagOptions) -> BagDataset:
+    """Draws the bags that all repeats are tested on; see `draw_train_parts`."""
+    return draw(options.bags.test, derive_seed(options.seed, 0))
 
 
 def _of_distribution(name: str, shifted: bool) -> str:
