@@ -168,3 +168,16 @@ def test_a_linear_model_needs_cut_out_digits_and_fails_on_pixels():
         for split in (train, test)
     ]
     assert _ridge_accuracy(digits[0], train_y, digits[1], test_y, 10.0) > 0.6
+
+
+def test_equally_near_neighbours_count_by_their_place():
+    """NumPy sorts ties otherwise where there is AVX-512; the digit 1,210 depends on one."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    distances = np.square(images[1210] - images).sum(1)
+    nearest = np.argsort(distances, kind="stable")[1:6]
+    farther = (distances == distances[nearest[-1]]).sum()
+    assert farther > 1 and (labels[nearest] == labels[1210]).sum() == 4
+    sources = legible_digits.load_legible().sources
+    assert len(sources) == 1679 and 1210 in sources
