@@ -290,7 +290,7 @@ def test_a_run_says_what_it_is(trained):
     assert trained.forward.batch_size == trained_runs.BATCH
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, "8"])
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, "8", 10**9])
 def test_an_impossible_batch_is_refused(tmp_path, batch_size):
     with pytest.raises(
         UserError, match=f"batch_size is {batch_size!r}, but must be a whole number"

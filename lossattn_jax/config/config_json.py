@@ -150,7 +150,10 @@ def _load(path: pathlib.Path) -> tuple[list[tuple[str, Any]], str | None]:
         digest = record.pop(records.DIGEST, None) if isinstance(record, dict) else None
         entries = list(leaves(ConfigDict(record))) if isinstance(record, dict) else None
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a workdir of a run: it has no {path.name}") from None
+        raise UserError(
+            f"{path.parent} is not a workdir of a run: it has no {path.name}; name the --workdir that a "
+            "training wrote"
+        ) from None
     # The last one for what is nested too deeply.
     except (OSError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno in files.LACKS:

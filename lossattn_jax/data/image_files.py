@@ -414,7 +414,7 @@ def check_classes(files: FileList) -> None:
     if len(classes) < 2:
         raise UserError(
             f"{files.root} has {'the one class ' + repr(classes[0]) if classes else 'no class'}, but must "
-            "have two at least"
+            "have two at least; put the images of each class into a folder of its name"
         )
     warn_of_case(classes, files.root)
     train, test = (files.of_split(split) for split in ("train", "test"))

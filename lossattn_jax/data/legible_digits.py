@@ -62,8 +62,8 @@ def legible(images: np.ndarray, labels: np.ndarray, glyphs: list[Glyph]) -> np.n
     squares = (flat * flat).sum(1)
     distances = squares[:, None] - 2 * flat @ flat.T + squares
     np.fill_diagonal(distances, np.inf)
-    # Squared distances are whole numbers, of which some are equal: which of these come first is NumPy's choice,
-    # and another one where the processor has AVX-512. The earlier digit is the nearer one here.
+    # Squared distances are whole numbers, of which some are equal: which of these come first is NumPy's
+    # choice, and another one where the processor has AVX-512. The earlier digit is the nearer one here.
     keys = len(flat) * distances + np.arange(len(flat))
     nearest = np.argpartition(keys, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
     agreeing = (labels[nearest] == labels[:, None]).sum(1)

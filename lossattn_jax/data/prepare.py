@@ -24,7 +24,7 @@ from absl import flags
 from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config.options import DataOptions
-from lossattn_jax.data import damage, generated_folders, image_folder, prepared_split
+from lossattn_jax.data import damage, generated_folders, image_folder, memory, prepared_split
 from lossattn_jax.data.bags.prepared_bags import PREPARED_BAGS
 from lossattn_jax.data.datasets import (
     DatasetNotFound,
@@ -120,8 +120,19 @@ def prepare_folder(options: DataOptions) -> str:
       UserError: the folder cannot be used.
     """
     spec = make_spec(options)
-    for split in ("train", "test"):
+    splits = [
         prepared_split.open_dataset(spec, split, options.dir, options.mode)
+        for split in ("train", "test")
+    ]
+    in_memory = all(isinstance(split, memory.ArrayDataset) for split in splits)
+    log.info(
+        "%s: %d training and %d test images of %d classes, of %dx%d pixels for the network; %s",
+        options.dir,
+        *map(len, splits),
+        spec.num_classes,
+        *spec.image_shape[:2],
+        "decoded into its cache" if in_memory else "read from the files whenever they are needed",
+    )
     clauses = image_folder.refusals(options, spec)
     if clauses:
         raise Incomplete("; ".join(clauses))

@@ -25,6 +25,9 @@ from lossattn_jax.models.shapes import variable_shapes
 
 _REPEATS = 5  # of which the median time is taken
 _BYTES = 4  # of a parameter
+# Images of a batch of which only shapes are computed: a prime number above all other sides of arrays, so that
+# values of the images differ from parameters, which are the same for any batch.
+_BATCH = 65_537
 _COLUMNS = (
     ("backbone", 20),
     ("head", 7),
@@ -168,12 +171,10 @@ def _backward_bytes(model: ImageNetwork, shapes: Any, image_shape: tuple[int, in
 
         return jax.vjp(of_params, variables["params"])[1]
 
-    def of_batch(count: int) -> int:
-        images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
-        residuals = jax.tree.leaves(jax.eval_shape(backward, shapes, images))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
-
-    return of_batch(2) - of_batch(1)  # without the parameters, which are of no image
+    images = jax.ShapeDtypeStruct((_BATCH, *image_shape), jnp.float32)
+    residuals = jax.tree.leaves(jax.eval_shape(backward, shapes, images))
+    of_images = [leaf for leaf in residuals if any(side % _BATCH == 0 for side in leaf.shape)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in of_images) // _BATCH
 
 
 def _measure(function: Callable[..., Any], *shapes: Any) -> float:

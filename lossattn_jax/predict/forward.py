@@ -20,6 +20,7 @@ from lossattn_jax.kernels import cpu
 from lossattn_jax.predict.inputs import Input
 
 MOST_IMAGES = 64  # of a batch, where a user says nothing
+_MOST_IN_BATCH = 2**16  # more do not fit in any device's memory, whatever the images' size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +156,10 @@ class Forward:
 def check_batch_size(value: Any) -> None:
     """Refuses a number of pictures that cannot be a batch, with a `UserError`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if value is not None and (not whole or value < 1):
+    if value is not None and (not whole or not 1 <= value <= _MOST_IN_BATCH):
         raise UserError(
-            f"batch_size is {value!r}, but must be a whole number from 1, or None for the run's own"
+            f"batch_size is {value!r}, but must be a whole number from 1 to {_MOST_IN_BATCH}, or None for "
+            "the run's own"
         )
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
@@ -309,6 +310,13 @@ def _remove(folder: pathlib.Path) -> None:
         folder.rmdir()
 
 
+def _refuse_absent(images: Sequence[str]) -> None:
+    """Refuses files of which none exists."""
+    paths = own_images.find(images)
+    if paths and not any(os.path.lexists(path) for path in paths):
+        raise UserError(f"no image could be read: the image {paths[0]} does not exist")
+
+
 def predict_run(
     workdir: str,
     images: Sequence[str],
@@ -339,6 +347,7 @@ def predict_run(
     from lossattn_jax.predict import trained_run
 
     prediction_files.paths_of(out)
+    _refuse_absent(images)  # before the seconds that the network takes to be loaded
     trained = trained_run.load(workdir, checkpoint, batch_size=batch_size, trust_code=trust_code)
     log.info("devices: %s", devices.describe())
     return run(trained, images, out, stop, attention=attention)

@@ -186,8 +186,13 @@ def test_damaged_files_are_left_out_by_name(folder, caplog):
     np.testing.assert_array_equal(
         dataset.images, open_split(folder, "train", mode="stream").read(np.arange(16))["image"]
     )
-    with pytest.raises(Incomplete, match=f"{sentence}.*; 1 of 9 test images .*test/cat/000.jpg"):
+    caplog.clear()
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(Incomplete, match=f"{sentence}.*; 1 of 9 test images .*test/cat/000.jpg"),
+    ):
         prepare_folder(options(folder))
+    assert f"{folder}: 16 training and 8 test images of 3 classes, of" in caplog.text
 
 
 def test_a_class_whose_files_are_all_damaged_is_refused(folder):
