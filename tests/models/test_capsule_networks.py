@@ -12,6 +12,7 @@ from lossattn_jax import models
 from lossattn_jax.attention import losses, routing
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.evaluate.evaluation import evaluate_run
+from lossattn_jax.explain import run_report
 from lossattn_jax.models import deepcaps, table
 from lossattn_jax.models.layers import BatchNorm
 from lossattn_jax.train.images import loop
@@ -223,7 +224,7 @@ def test_configs_of_capsule_networks_build_them(name, dataset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["deepcaps", "hitnet"])
-def test_a_shrunk_capsule_network_learns(scenes_dir, tmp_path, name):
+def test_a_shrunk_capsule_network_learns_and_explains(scenes_dir, tmp_path, name):
     backbone, head, pooling = PARTS[name]
     config = shrunk.config(
         scenes_dir,
@@ -238,5 +239,6 @@ def test_a_shrunk_capsule_network_learns(scenes_dir, tmp_path, name):
     text = (tmp_path / "metrics.jsonl").read_text()
     steps = [line for line in map(json.loads, text.splitlines()) if line["kind"] == "train"]
     assert steps[-1]["image_loss"] < steps[0]["image_loss"]
+    assert run_report.explain_run(str(tmp_path), num=2).stat().st_size > 10_000
     again = evaluate_run(str(tmp_path))
     assert again["loss"] == pytest.approx(measured["loss"], rel=1e-5)
