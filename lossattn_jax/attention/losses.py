@@ -38,7 +38,7 @@ CENTRIPETAL, DEEP_SUPERVISION = "centripetal", "deep_supervision"
 _MARGINS = (0.9, 0.1)
 _ABSENT_WEIGHT = 0.5
 # Of the centripetal loss (Deliege et al. 2018): distances up to which a capsule hits and from which it
-# misses, lambda, and by how much the slope rises at each step of the distance.
+# misses, lambda, and by how much the slope rises at each step of the distance; see `models.hitnet`.
 _HIT, _MISS = 0.1, 0.9
 _MISS_WEIGHT = 0.5
 _STEP, _RISE = 0.1, 0.2

@@ -2,7 +2,8 @@
 
 arXiv 1806.06519. Two convolutions as those of CapsNet are the backbone, the layer of capsules is the head,
 and the distances from the centre are the pooling "hit_or_miss". The paper's decoder, its augmentation by it
-and its ghost capsules are not here.
+and its ghost capsules are not here. Sizes, and the numbers of the loss, are those of an implementation of the
+paper, github.com/bakirillov/capsules; of the paper only the beginning was at hand.
 """
 
 import functools
