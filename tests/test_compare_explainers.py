@@ -123,6 +123,15 @@ def test_a_data_set_without_boxes_has_no_localisation(run, images):
     assert not any(axis.get_legend() for axis in comparison_report.draw(found).axes)
 
 
+def test_calls_are_counted_with_the_time_left(caplog, monkeypatch):
+    monkeypatch.setattr(comparison, "_LOG_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    calls = comparison._Calls(2)
+    assert [calls.count("attention", lambda x: x + 1, number) for number in (1, 2)] == [2, 3]
+    assert "attention: 1 of 2 calls  0:00:00 left" in caplog.text
+    assert "attention: 2 of 2 calls  0:00:00 left" in caplog.text
+
+
 def test_table_says_what_is_better_and_figure_has_all_metrics():
     values = {name: 0.5 + place for place, name in enumerate(METRICS)}
     told = {"attention": {**values, "stability": None}, "smooth_grad": values}

@@ -6,6 +6,7 @@ What the rows mean is in `lossattn_jax.explain.metrics.explanation_metrics`.
 """
 
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -21,6 +22,7 @@ import numpy as np
 from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, runs
+from lossattn_jax.commands.progress import LogClock, Progress
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import measurements, metrics
 from lossattn_jax.evaluate.evaluation import EvalStep, add_sums, make_eval_step
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 RESULT_NAME = "compare_explainers.json"
 _PICTURE = ".png"
+_LOG_SECONDS = 10.0
 
 
 def compare(
@@ -99,15 +102,23 @@ def compare(
     eval_step = make_eval_step(run.model, run.spec, run.loss)
     batches = [
         _looked_at(run, eval_step, variables, batch, protocol)
-        for batch in _first(dataset, num, devices.round_up(batch_size))
+        for batch in _first(dataset, num, devices.round_up(min(batch_size, num)))
     ]
     kind = run.loss
     metric_step = make_metric_step(subject, run.spec, kind, protocol, metrics_by_name)
     results = {}
+    calls = _Calls(len(names) * len(batches) * (2 + len(random_variables) + 1))
     for name, explain in explain_steps.items():
         began = time.monotonic()
         step = make_explain_step(subject, explain, run.spec, protocol.seed)
-        results[name] = _measure(step, eval_step, metric_step, variables, random_variables, batches)
+        results[name] = _measure(
+            functools.partial(calls.count, name, step),
+            eval_step,
+            functools.partial(calls.count, name, metric_step),
+            variables,
+            random_variables,
+            batches,
+        )
         log.info("%s: measured in %.0f s", name, time.monotonic() - began)
     own = [name for name in results if explainers.EXPLAINERS.find(name).own_attention]
     if own:
@@ -219,6 +230,29 @@ class _Batch:
     shards: dict[str, jax.Array]
     shifted_images: jax.Array
     classes: jax.Array
+
+
+class _Calls:
+    """Counts calls of programs, and says from time to time how many are left."""
+
+    def __init__(self, total: int):
+        """Starts the clock.
+
+        Args:
+          total: number of calls.
+        """
+        self._done, self._total = 0, total
+        self._progress, self._clock = Progress(0, total), LogClock(_LOG_SECONDS)
+
+    def count(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a step for an explainer, and waits for its result."""
+        result = jax.block_until_ready(step(*arguments))
+        self._done += 1
+        if self._clock.is_due():
+            self._progress.measure(self._done)
+            remaining = self._progress.time_left(self._done)
+            log.info("%s: %d of %d calls  %s left", name, self._done, self._total, remaining)
+        return result
 
 
 class _Stopwatch:
