@@ -32,8 +32,8 @@ USERS_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 XLA_FLAGS = f"{COMPILE_FAST} {USERS_XLA_FLAGS}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
 
-# Tracing makes millions of small objects that stay: to look for garbage after every 700 of them takes a twelfth
-# of the time.
+# Tracing makes millions of small objects that stay: to look for garbage after every 700 of them takes a
+# twelfth of the time.
 gc.set_threshold(20_000, 50, 100)
 
 # The programs of this process are to be those of the commands that tests run, to the bit.

@@ -18,7 +18,7 @@ def _describe(predictions, classes, positive, title):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_curves(request):
-    """Writes what `curves.png` would show in place of drawing it, which takes half a second for each method."""
+    """Writes what `curves.png` would show in place of drawing it, which takes half a second."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.rpartition(".")[2] not in DRAWING:
             patch.setattr(curves, "draw", _describe)

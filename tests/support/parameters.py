@@ -18,7 +18,9 @@ def draw(network, *inputs, scale=0.5):
         values = scale * np.random.default_rng(zlib.crc32(name.encode())).normal(size=leaf.shape)
         if name.endswith("['var']"):  # a running variance
             values = 1 + np.abs(values)
-        if name.endswith("['bias']"):  # so small that most units of a ReLU still let something through
+        if name.endswith(
+            "['bias']"
+        ):  # so small that most units of a ReLU still let something through
             values = values / 5
         return values.astype(leaf.dtype)
 
