@@ -47,7 +47,7 @@ def small(pooling="loss_attention", head="conv"):
 
 
 def started(model, shape=SHAPE):
-    return parameters.draw(model, np.zeros((1, *shape), np.float32), scale=0.2)
+    return parameters.draw(model, np.zeros((1, *shape), np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_a_function_pools_patches_and_instances_alike(folder):
     )
     assert out.logits.shape == (2, 10) and out.attention.shape == (2, 36)
     network = BagNetwork(method=f"{OWN}:score")
-    out, variables = network.init_with_output(jax.random.key(0), images[:, 0])
+    out, variables = jax.jit(network.init_with_output)(jax.random.key(0), images[:, 0])
     assert network.widths == (256, 128, 64) and "own_scores" in variables["params"]
     assert BagNetwork(method=f"{OWN}:SCORED").widths == (6, 5, 4)
     np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)

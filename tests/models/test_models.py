@@ -12,6 +12,7 @@ from lossattn_jax.attention import losses
 from lossattn_jax.errors import UserError
 from lossattn_jax.models import combinations, resnet
 from lossattn_jax.models.layers import BatchNorm, ExampleDropout
+from tests.support import parameters
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
 NARROW = 0.125
@@ -36,7 +37,7 @@ def small(dtype=jnp.float32):
     def apply(variables, images, train=False):
         return module.apply(variables, images, train=train, mutable=["batch_stats"])
 
-    variables = jax.jit(module.init)(jax.random.key(0), IMAGES)
+    variables = parameters.draw(module, IMAGES)
     return variables, jax.jit(apply, static_argnames="train")
 
 
@@ -142,7 +143,7 @@ def test_attention_sums_to_1_and_all_gradients_are_finite(backbone, head, poolin
 def test_the_image_prediction_is_the_weighted_patch_prediction(pooling):
     # One classifier for both: W (sum a h) + b = sum a (W h + b) since the weights sum to 1.
     module = build(pooling=pooling)
-    out, _ = jax.jit(module.init_with_output)(jax.random.key(1), IMAGES)
+    out = jax.jit(module.apply)(parameters.draw(module, IMAGES), IMAGES)
     expected = np.einsum("bp,bpk->bk", out.attention, out.patch_logits)
     np.testing.assert_allclose(out.logits, expected, rtol=1e-4, atol=1e-5)
 
@@ -190,7 +191,7 @@ def test_patch_windows_of_the_paper_head():
 
 def test_routed_patches_sum_to_class_capsules_before_squashing():
     module = build(head="capsule", pooling="dynamic_routing")
-    out, _ = jax.jit(module.init_with_output)(jax.random.key(0), IMAGES)
+    out = jax.jit(module.apply)(parameters.draw(module, IMAGES), IMAGES)
     lengths = np.asarray(out.logits, np.float64)
     assert (lengths < 1).all()
     # |v| = |s|^2 / (1 + |s|^2), so |s| = sqrt(|v| / (1 - |v|)).
@@ -200,12 +201,13 @@ def test_routed_patches_sum_to_class_capsules_before_squashing():
 
 def test_a_patchs_prediction_is_the_sum_over_its_capsules():
     module = build(head="capsule", threshold=1.0)
-    out, variables = jax.jit(module.init_with_output)(jax.random.key(0), IMAGES)
+    variables, apply = parameters.draw(module, IMAGES), jax.jit(module.apply)
+    out = apply(variables, IMAGES)
     assert (np.asarray(out.attention) == 0).any()
     # Alone, the classifier's bias predicts once for the image and for each of 8 capsules of a patch.
     classifier = variables["params"]["classifier"]
     classifier["kernel"] = jnp.zeros_like(classifier["kernel"])
-    after = jax.jit(module.apply)(variables, IMAGES)
+    after = apply(variables, IMAGES)
     bias = np.asarray(classifier["bias"])
     np.testing.assert_allclose(after.logits, np.broadcast_to(bias, (2, 10)), rtol=1e-6)
     np.testing.assert_allclose(
