@@ -184,10 +184,9 @@ def test_no_two_metrics_of_evaluations_measure_the_same():
     low = random.uniform(0, 0.3, (50, 2))
     others = (jnp.ones(50), jnp.asarray(random.uniform(0, 1, (6, 2))))
     boxes = jnp.asarray(np.concatenate([low, low + 0.7], axis=1))
-    single = evaluation_metrics(evaluation_sums(outputs, jnp.asarray(labels), *others, boxes))
-    multiple = evaluation_metrics(
-        evaluation_sums(outputs, jnp.asarray(several), *others, boxes, "sigmoid")
-    )
+    sums = jax.jit(evaluation_sums, static_argnames="kind")
+    single = evaluation_metrics(sums(outputs, labels, *others, boxes))
+    multiple = evaluation_metrics(sums(outputs, several, *others, boxes, "sigmoid"))
     multiple |= ranking_metrics(np.asarray(outputs.logits), several > 0)
     for measured in (single, multiple):
         del measured["num_examples"]
