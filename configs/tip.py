@@ -9,7 +9,8 @@
 papers' own bottlenecks, learning rate and batch size; He et al.'s blocks are those of
 --config.model.bottleneck_first_kernel=1 --config.model.bottleneck_relu_before_add=False. CapsNet is one
 network on whole images, without reconstruction, trained with Adam; the table quotes an ensemble of seven
-networks on 24x24 crops, of Sabour et al., and for SVHN a smaller network.
+networks on 24x24 crops, of Sabour et al., and for SVHN a smaller network. DeepCaps takes images at 64x64,
+and neither it nor HitNet has a decoder; docs/configuration.md says what else differs from their papers.
 Expected: the accuracies of the paper's table, which its scripts print as the best of all epochs; not yet
 trained to the end here.
 Time: 200 epochs of CIFAR are 0.008 EFLOP (VGG11_bn) to 0.7 EFLOP (ResNet18 with a head): for GPUs or TPUs.

@@ -69,6 +69,7 @@ CALLS = {
     "loss_of_label": (losses, dict(losses=floats(B, K), labels=whole(B))),
     "smooth_svm_losses": (losses, dict(scores=floats(B, K), margin=1.0, temperature=1.0)),
     "margin_loss": (losses, dict(lengths=weights(B, K), labels=whole(B))),
+    "centripetal_loss": (losses, dict(closeness=weights(B, K), labels=whole(B))),
     "image_loss": (losses, dict(kind=CE, logits=floats(B, K), labels=whole(B))),
     "probabilities": (losses, dict(kind=CE, logits=floats(B, K))),
     "patch_cross_entropy": (losses, WEIGHTED | dict(labels=whole(B), label_smoothing=0.1)),
@@ -82,7 +83,14 @@ CALLS = {
     "deep_supervision_loss": (losses, dict(side_logits=floats(B, 3, K), labels=whole(B))),
     "consistency_loss": (losses, dict(attention=weights(B, P), target=weights(B, P))),
     "squash": (routing, dict(vectors=floats(B, E))),
-    "dynamic_routing": (routing, dict(votes=floats(B, P, K, E), iterations=2)),
+    "dynamic_routing": (
+        routing,
+        dict(votes=floats(B, P, K, E), iterations=2, bias=floats(K, E)),
+    ),
+    "map_routing": (
+        routing,
+        dict(votes=floats(B, P, 2, 3, K, E), bias=floats(K, E), iterations=2),
+    ),
 }
 
 UNKNOWN = "is 'focal', but must be one of: cross_entropy, sigmoid, margin"
@@ -172,6 +180,8 @@ NONSENSE = [
     ("margin_loss", dict(labels=floats(B)), "labels has the dtype float32"),
     ("margin_loss", dict(labels=flags(B, 1)), "with K = 3 as in lengths"),
     ("margin_loss", dict(labels=whole(B + 1)), "labels has the shape"),
+    ("centripetal_loss", dict(labels=floats(B)), "labels has the dtype float32"),
+    ("centripetal_loss", dict(labels=flags(B, 1)), "with K = 3 as in closeness"),
     ("image_loss", dict(kind="focal"), UNKNOWN),
     ("image_loss", dict(kind=None), "kind is None, but must be one of"),
     ("image_loss", dict(labels=whole(B, K)), ONE_HOT),
@@ -216,6 +226,10 @@ NONSENSE = [
         "iterations is 0, but must be a whole number, at least 1",
     ),
     ("dynamic_routing", dict(iterations=1.5), "iterations is 1.5, but"),
+    ("dynamic_routing", dict(bias=floats(E, E)), "with K = 3 as in votes"),
+    ("map_routing", dict(votes=floats(B, P, K, E)), r"must be \[B, N, H, W, K, E\]"),
+    ("map_routing", dict(bias=floats(K)), r"bias has the shape \(3,\), but must be \[K, E\]"),
+    ("map_routing", dict(iterations=0), "iterations is 0, but"),
 ]
 
 
@@ -385,6 +399,7 @@ def test_a_label_that_is_no_class_gives_nan(label):
         "image": losses.cross_entropy(logits, labels),
         "smooth": losses.cross_entropy(logits, labels, 0.1),
         "margin": losses.margin_loss(logits, labels),
+        "centripetal": losses.centripetal_loss(logits, labels),
         "patch": losses.patch_cross_entropy(patch_logits, labels, attention),
         "side": losses.deep_supervision_loss(patch_logits, labels),
         "total": losses.loss_attention_loss(logits, patch_logits, attention, labels, 0.1).total,
@@ -567,6 +582,8 @@ def test_metrics_are_checked_too(call, sentence):
         ("small", "conv", "loss_attention"),
         ("small", "capsule", "loss_attention"),
         ("capsnet", "none", "dynamic_routing"),
+        ("deepcaps", "none", "biased_routing"),
+        ("hitnet", "none", "hit_or_miss"),
     ],
 )
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ NARROW = {
     "small capsule": ("small", "capsule", "loss_attention"),
     "small plain": ("small", "none", "bag_loss_attention"),
     "capsnet": ("capsnet", "none", "dynamic_routing"),
+    "deepcaps": ("deepcaps", "none", "biased_routing"),
+    "hitnet": ("hitnet", "none", "hit_or_miss"),
 }
 
 

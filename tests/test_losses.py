@@ -17,6 +17,7 @@ from lossattn_jax.errors import UserError
 cross_entropy = jax.jit(losses.cross_entropy, static_argnames="label_smoothing")
 sigmoid_cross_entropy = jax.jit(losses.sigmoid_cross_entropy)
 margin_loss = jax.jit(losses.margin_loss)
+centripetal_loss = jax.jit(losses.centripetal_loss)
 image_loss = jax.jit(losses.image_loss, static_argnames="kind")
 probabilities = jax.jit(losses.probabilities, static_argnames="kind")
 patch_cross_entropy = jax.jit(losses.patch_cross_entropy)
@@ -167,6 +168,38 @@ def test_margin_loss_by_hand():
     np.testing.assert_allclose(both, [0.16 + 0.36], rtol=1e-5)
 
 
+def test_centripetal_loss_by_hand():
+    # Slopes of 0.2, 0.4, 0.6, ... over 0.1 each: 0.25 beyond the zone is 0.02 + 0.04 + half of 0.06. The
+    # capsules are at 0.35 from the centre, which is to be hit, at 0.75 and at 2, which are to miss it.
+    closeness = 1 - jnp.array([[0.35, 0.75, 2.0]])
+    absent = 0.5 * (0.02 + 0.5 * 0.04)
+    np.testing.assert_allclose(
+        centripetal_loss(closeness, jnp.array([0])), [0.09 + absent], rtol=1e-5
+    )
+    # Both of them there: 0.65 beyond the zone is 0.02 (1 + ... + 6) and half of 0.14.
+    both = centripetal_loss(closeness, jnp.array([[1, 1, 0]]))
+    np.testing.assert_allclose(both, [0.09 + 0.42 + 0.07], rtol=1e-5)
+    # In the zones there is nothing to gain.
+    inside = 1 - jnp.array([[0.05, 0.95, 1.5]])
+    np.testing.assert_array_equal(centripetal_loss(inside, jnp.array([0])), [0])
+
+
+def test_centripetal_loss_is_the_integral_of_a_staircase():
+    # Steps end in the middle between two of these distances, where the trapezium rule is exact.
+    distances = jnp.linspace(0.0025, 1.9475, 390)[:, None]
+    for label, expected in ((1, np.arange(20)), (0, -0.5 * np.arange(10))):
+        labels = jnp.full((390, 1), label)
+
+        def total(distances, labels=labels):
+            return centripetal_loss(1 - distances, labels).sum()
+
+        values = np.asarray(centripetal_loss(1 - distances, labels), np.float64)
+        slopes = np.asarray(jax.grad(total)(distances))[:, 0]
+        np.testing.assert_allclose(np.unique(np.round(slopes / 0.2, 4)), np.sort(expected))
+        areas = 0.005 * (slopes[1:] + slopes[:-1]) / 2
+        np.testing.assert_allclose(np.diff(values), areas, atol=2e-6)
+
+
 def test_sigmoid_loss_by_hand():
     # Probabilities 3/4 and 1/4, of which the first is there; then neither, with a huge logit.
     logits = jnp.array([[np.log(3.0), -np.log(3.0)], [1e4, -1e4]])
@@ -212,6 +245,8 @@ def test_probabilities_by_kind():
     sigmoid = probabilities(losses.SIGMOID, logits)
     np.testing.assert_allclose(sigmoid, [[0.75, 0.5]], rtol=1e-6)
     np.testing.assert_array_equal(probabilities(losses.MARGIN, logits), logits)
+    closeness = probabilities(losses.CENTRIPETAL, jnp.array([[1.0, 0.25, -0.5]]))
+    np.testing.assert_array_equal(closeness, [[1.0, 0.25, 0.0]])
 
 
 def test_consistency_by_hand_pulls_at_the_attention_alone():

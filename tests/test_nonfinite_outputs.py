@@ -124,6 +124,8 @@ def test_finite_logits_whose_loss_has_no_sum_count_too():
         ("small", "conv", "gated_attention", ("attention", "gate", "kernel")),
         ("vgg11_bn", "none", "none", ("backbone", "bn1", "bias")),
         ("capsnet", "none", "dynamic_routing", ("transform",)),
+        ("deepcaps", "none", "biased_routing", ("head", "cell4", "around", "bias")),
+        ("hitnet", "none", "hit_or_miss", ("head", "dense", "bias")),
     ],
 )
 def test_nan_inside_a_network_comes_out(backbone, head, pooling, leaf):

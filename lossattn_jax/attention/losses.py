@@ -5,7 +5,8 @@ goes through log_softmax or softplus, finite for logits up to 1e37 in size.
 
 `LOSSES` has the kinds of loss, as the network and the labels ask for: `CROSS_ENTROPY` for one label per
 image or bag, `SIGMOID` for any number of labels (multi-hot `[B, K]`), `MARGIN` for capsule lengths,
-`DEEP_SUPERVISION` for classifiers that are trained each by itself.
+`CENTRIPETAL` for capsules that hit or miss a centre, `DEEP_SUPERVISION` for classifiers that are trained each
+by itself.
 
 To add one, write its function and put a `Loss` into `LOSSES`: `config.loss.name` then chooses it for images
 whose labels it takes. One of your own, from any file, is named as `package.module:attribute`. Networks for
@@ -31,11 +32,16 @@ from lossattn_jax.arguments import FLAGS, NUMBERS, WHOLE, check_arrays, check_nu
 from lossattn_jax.registry import Registry, lookup
 
 CROSS_ENTROPY, SIGMOID, MARGIN = "cross_entropy", "sigmoid", "margin"
-DEEP_SUPERVISION = "deep_supervision"
+CENTRIPETAL, DEEP_SUPERVISION = "centripetal", "deep_supervision"
 
 # Of the margin loss (Sabour et al. 2017, eq. 4): m+, m- and lambda.
 _MARGINS = (0.9, 0.1)
 _ABSENT_WEIGHT = 0.5
+# Of the centripetal loss (Deliege et al. 2018): distances up to which a capsule hits and from which it
+# misses, lambda, and by how much the slope rises at each step of the distance; see `models.hitnet`.
+_HIT, _MISS = 0.1, 0.9
+_MISS_WEIGHT = 0.5
+_STEP, _RISE = 0.1, 0.2
 
 
 @dataclasses.dataclass(
@@ -183,17 +189,63 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       `[...]` float32; NaN where a whole number as label is outside `[0, K)`.
     """
-    single = np.ndim(labels) < np.ndim(lengths)
-    sizes = check_arrays(
-        lengths=(lengths, "... K", NUMBERS),
-        labels=(labels, "...", WHOLE) if single else (labels, "... K", FLAGS),
-    )
+    present, exists = _present_classes("lengths", lengths, labels)
     lengths = lengths.astype(jnp.float32)
-    present = jax.nn.one_hot(labels, sizes["K"]) > 0 if single else labels > 0
     missing = jnp.square(jax.nn.relu(_MARGINS[0] - lengths))
     excess = jnp.square(jax.nn.relu(lengths - _MARGINS[1]))
     loss = jnp.sum(jnp.where(present, missing, _ABSENT_WEIGHT * excess), axis=-1)
-    return jnp.where(jnp.any(present, axis=-1), loss, jnp.nan) if single else loss
+    return jnp.where(exists, loss, jnp.nan)
+
+
+def centripetal_loss(closeness: jax.Array, labels: jax.Array) -> jax.Array:
+    """Computes the loss of capsules that hit or miss a centre, over classes.
+
+    Deliege et al. 2018 (HitNet), of distances d_k = 1 - closeness:
+    `T_k S(d_k - 0.1) + 0.5 (1 - T_k) S(0.9 - d_k)`, where S is 0 up to 0 and from there on a line whose slope
+    is 0.2 and rises by 0.2 after each 0.1. So a class's own capsule is pulled to within 0.1 of the centre,
+    and the others are pushed out to 0.9, the harder the further they have to go.
+
+    Args:
+      closeness: `[..., K]` 1 minus the distance of each class's capsule from the centre, any float dtype.
+      labels: `[...]` int, in `[0, K)`, or multi-hot `[..., K]`.
+
+    Returns:
+      `[...]` float32; NaN where a whole number as label is outside `[0, K)`.
+    """
+    present, exists = _present_classes("closeness", closeness, labels)
+    distances = 1 - closeness.astype(jnp.float32)
+    misses, hits = _steepening(distances - _HIT), _steepening(_MISS - distances)
+    loss = jnp.sum(jnp.where(present, misses, _MISS_WEIGHT * hits), axis=-1)
+    return jnp.where(exists, loss, jnp.nan)
+
+
+def _steepening(x: jax.Array) -> jax.Array:
+    """S of the centripetal loss."""
+    x = jax.nn.relu(x)
+    steps = jnp.floor(x / _STEP)
+    before = 0.5 * steps * (steps + 1) * _STEP  # with the slopes 1, 2, ... over all whole steps
+    return _RISE * (before + (steps + 1) * (x - steps * _STEP))
+
+
+def _present_classes(
+    name: str, values: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Which classes are there, and which examples have a label that exists.
+
+    Args:
+      name: of the values.
+      values: `[..., K]`.
+      labels: `[...]` int, or multi-hot `[..., K]`.
+
+    Returns:
+      `[..., K]` and `[...]` bool.
+    """
+    single = np.ndim(labels) < np.ndim(values)
+    of_labels = (labels, "...", WHOLE) if single else (labels, "... K", FLAGS)
+    sizes = check_arrays(**{name: (values, "... K", NUMBERS), "labels": of_labels})
+    present = jax.nn.one_hot(labels, sizes["K"]) > 0 if single else labels > 0
+    exists = jnp.any(present, axis=-1) if single else jnp.ones(present.shape[:-1], bool)
+    return present, exists
 
 
 def image_loss(
@@ -203,8 +255,9 @@ def image_loss(
 
     Args:
       kind: one of `LOSSES`, or a reference.
-      logits: `[B, K]`; capsule lengths with `MARGIN`; `[B, S, K]` with `DEEP_SUPERVISION`.
-      labels: `[B]` int, or multi-hot `[B, K]` with `SIGMOID`; either with `MARGIN`.
+      logits: `[B, K]`; capsule lengths with `MARGIN`, closeness with `CENTRIPETAL`; `[B, S, K]` with
+        `DEEP_SUPERVISION`.
+      labels: `[B]` int, or multi-hot `[B, K]` with `SIGMOID`; either with `MARGIN` and `CENTRIPETAL`.
       label_smoothing: of kinds that allow it, such as `CROSS_ENTROPY`; 0 with the others.
 
     Returns:
@@ -223,8 +276,9 @@ def probabilities(kind: str, logits: ArrayLike) -> jax.Array:
     """Computes each class' probability, in [0, 1].
 
     Args:
-      kind: one of `LOSSES`, such as `CROSS_ENTROPY` (softmax), `SIGMOID` (sigmoid) or `MARGIN` (capsule
-        lengths, which stand for the probability that a class is there: Sabour et al. 2017, section 2).
+      kind: one of `LOSSES`, such as `CROSS_ENTROPY` (softmax), `SIGMOID` (sigmoid), `MARGIN` (capsule
+        lengths, which stand for the probability that a class is there: Sabour et al. 2017, section 2) or
+        `CENTRIPETAL` (closeness, 0 below 0: at least 0.9 where a capsule hits, at most 0.1 where it misses).
       logits: `[..., K]`.
 
     Returns:
@@ -483,6 +537,13 @@ LOSSES = Registry(
         ),
         MARGIN: Loss(
             margin_loss, None, lambda lengths: lengths, several_labels=True, takes_logits=False
+        ),
+        CENTRIPETAL: Loss(
+            centripetal_loss,
+            None,
+            lambda closeness: jnp.clip(closeness, 0, 1),
+            several_labels=True,
+            takes_logits=False,
         ),
         DEEP_SUPERVISION: Loss(
             deep_supervision_loss, None, jax.nn.softmax, axes="B S K", takes_logits=False

@@ -3,7 +3,7 @@
 To add one, write its module and entry (`Backbone`, or `BagBackbone`) and put it in here.
 """
 
-from lossattn_jax.models import bag_layers, capsules, resnet, small, vgg, vit
+from lossattn_jax.models import bag_layers, capsules, deepcaps, hitnet, resnet, small, vgg, vit
 from lossattn_jax.models.parts import Backbone, BagBackbone, adopt_backbone, adopt_layers
 from lossattn_jax.registry import Registry
 
@@ -16,6 +16,8 @@ BACKBONES = Registry(
         **vit.BACKBONES,
         "small": small.BACKBONE,
         "capsnet": capsules.CAPSNET,
+        "deepcaps": deepcaps.DEEPCAPS,
+        "hitnet": hitnet.HITNET,
     },
     adopt=adopt_backbone,
 )

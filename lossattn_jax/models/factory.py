@@ -42,10 +42,12 @@ def build(
       backbone: one of `BACKBONES`. With a head they keep the image's size (section IV-A), but for
         "resnet18_stride2", which halves it once, for 64x64 images (also without a head), and "small"
         (ours, for CPUs and demonstrations). Without one the VGGs pool and the ResNets stride, as
-        usual. "capsnet" is that of Sabour et al. 2017.
+        usual. "capsnet", "deepcaps" and "hitnet" are those of other papers on capsules, whose numbers the
+        table quotes.
       head: one of `HEADS`; "none" is the plain network.
       pooling: one of `POOLINGS`. With head "none": "mean", also called "none", or the AAAI paper's loss
-        attention over a ResNet's map, or routing with "capsnet".
+        attention over a ResNet's map, or what each of the networks of capsules has: "dynamic_routing" with
+        "capsnet", "biased_routing" with "deepcaps", "hit_or_miss" with "hitnet".
       num_classes: K >= 2.
       width: multiplies the channels of every layer; 1.0 is the paper's network (32.67 M parameters for
         "resnet18" with a convolutional head and 10 classes).
@@ -90,6 +92,7 @@ def build(
         norm=functools.partial(BatchNorm, axis_name=bn_axis_name, dtype=dtype),
         dtype=dtype,
         axis_name=bn_axis_name,
+        num_classes=num_classes,
         first_kernel=bottleneck_first_kernel,
         relu_before_add=bottleneck_relu_before_add,
     )

@@ -6,8 +6,16 @@ To add one, write its module in `patch_head` or a file of its own, and its `Head
 import functools
 from typing import Any
 
-from lossattn_jax.attention.poolings.entry import CAPSULES, MAP, ONE, PATCHES, UNITS
-from lossattn_jax.models import capsules
+from lossattn_jax.attention.poolings.entry import (
+    CAPSULES,
+    CLASS_CAPSULES,
+    MAP,
+    ONE,
+    PATCHES,
+    SQUASHED,
+    UNITS,
+)
+from lossattn_jax.models import capsules, deepcaps, hitnet
 from lossattn_jax.models.parts import Backbone, Build, Head, adopt_head
 from lossattn_jax.models.patch_head import ConvPatchHead, DenseHead, MapHead
 from lossattn_jax.registry import Registry
@@ -53,6 +61,24 @@ def _make_units(build: Build, backbone: Backbone) -> Any:
     )
 
 
+def _make_deep_cell(build: Build, backbone: Backbone) -> Any:
+    units = backbone.units
+    return functools.partial(
+        deepcaps.DeepCapsHead, build.scale(units.channels), units.dimension, dtype=build.dtype
+    )
+
+
+def _make_class_capsules(build: Build, backbone: Backbone) -> Any:
+    del backbone
+    return functools.partial(
+        hitnet.HitOrMissHead,
+        classes=build.num_classes,
+        dimension=build.scale(hitnet.CAPSULE_DIMENSION),
+        norm=build.norm,
+        dtype=build.dtype,
+    )
+
+
 def _make_capsules(build: Build, backbone: Backbone) -> Any:
     return functools.partial(
         capsules.CapsuleHead,
@@ -74,6 +100,8 @@ HEADS = Registry(
                 PATCHES: _make_map_head,
                 ONE: _make_dense_head,
                 UNITS: _make_units,
+                SQUASHED: _make_deep_cell,
+                CLASS_CAPSULES: _make_class_capsules,
             },
             plain=True,
         ),

@@ -65,6 +65,7 @@ class Build:
       norm: makes a batch normalisation layer.
       dtype: compute dtype.
       axis_name: pmap axis that training batches are split over, or None.
+      num_classes: of the predictions.
       first_kernel: as `bottleneck_first_kernel` of `models.build`.
       relu_before_add: as `bottleneck_relu_before_add` there.
     """
@@ -74,6 +75,7 @@ class Build:
     norm: MakeModule
     dtype: Dtype
     axis_name: str | None = None
+    num_classes: int = 10
     first_kernel: int | None = None
     relu_before_add: bool | None = None
 
@@ -125,8 +127,9 @@ class Backbone:
       make: makes of a `Build` what makes the module, from images `[B, H, W, 3]` and `train` to a map
         `[B, H', W', C]`.
       plain_form: the form of features that poolings get of it in a network without a head that makes patches:
-        `MAP`, `ONE` or `UNITS` of `attention.poolings.entry`, or `PATCHES`, where each position of the map
-        is a patch for every pooling, and not for those of the papers' plain networks alone.
+        `MAP`, `ONE`, `UNITS`, `SQUASHED` or `CLASS_CAPSULES` of `attention.poolings.entry`, or `PATCHES`,
+        where each position of the map is a patch for every pooling, and not for those of the papers' plain
+        networks alone.
       takes_heads: whether it goes with heads that make patches.
       patches: how such a head cuts its map.
       units: of its primary capsules.

@@ -49,7 +49,8 @@ ALL = [
 ]
 # With all poolings, which know nothing of the backbone; the others have here the first of each head, and all
 # in the slow tests. Of a family that differs in its depth or width alone one has all heads here.
-TRIED = ("small", "capsnet")
+CAPSULES = ("capsnet", "deepcaps", "hitnet")
+TRIED = ("small", *CAPSULES)
 ALIKE = ("resnet34", "resnet34_imagenet", "resnet18_imagenet", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 ALIKE += ("vit_b16", "vit_b14_dinov2", "vit_s14_dinov2")
 # The table's test makes each of them once, or a smaller one of the family is tried.
@@ -80,7 +81,13 @@ def test_every_network_gives_predictions_for_images_and_patches(backbone, head, 
     grid = module.patch_grid((side, side, 3))
     patches = grid.rows * grid.cols
     if head == "none":
-        expected = {"small": 64, "capsnet": 64, "resnet18_stride2": 1024}
+        expected = {
+            "small": 64,
+            "capsnet": 64,
+            "resnet18_stride2": 1024,
+            "deepcaps": 4,
+            "hitnet": 1,
+        }
         of_vit = {"vit_s16": 49, "vit_b16": 49}
         usual = of_vit.get(backbone, 64) if "vit" in backbone else 1 if "vgg" in backbone else 16
         assert patches == expected.get(backbone, usual)
@@ -101,7 +108,7 @@ RUN = [("small", "conv", "gated_attention")]
 SLOW = [
     row
     for row in ALL
-    if row[0] in ("small", "vgg11_bn", "resnet18", "resnet50", "capsnet") and row not in RUN
+    if row[0] in ("small", "vgg11_bn", "resnet18", "resnet50", *CAPSULES) and row not in RUN
 ]
 
 
@@ -112,7 +119,7 @@ SLOW = [
 def test_attention_sums_to_1_and_all_gradients_are_finite(backbone, head, pooling):
     module = build(backbone, head, pooling)
     labels = jnp.array([1, 2])
-    kind = losses.MARGIN if pooling == "dynamic_routing" else losses.CROSS_ENTROPY
+    kind = module.find_pooling().loss or losses.CROSS_ENTROPY
 
     @jax.jit
     def run(key):
@@ -261,7 +268,7 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
     [
         (
             {"backbone": "resnet19"},
-            "backbone is 'resnet19', but must be one of 23 names, of which the nearest are: resnet18, ",
+            "backbone is 'resnet19', but must be one of 25 names, of which the nearest are: resnet18, ",
         ),
         ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
         ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, mi_net, max, "),
@@ -283,6 +290,8 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
             "head capsule with pooling loss_attention, dynamic_routing",
         ),
         ({"backbone": "capsnet"}, "there is head none with pooling dynamic_routing"),
+        ({"backbone": "deepcaps"}, "there is head none with pooling biased_routing"),
+        ({"backbone": "hitnet"}, "there is head none with pooling hit_or_miss"),
     ],
 )
 def test_an_impossible_network_is_refused_with_a_sentence(options, sentence):
@@ -294,3 +303,13 @@ def test_an_impossible_network_is_refused_with_a_sentence(options, sentence):
 def test_images_that_are_too_small_are_refused():
     with pytest.raises(UserError, match="8x8 positions, but the head's windows have 9x9"):
         build("resnet18").patch_grid((8, 8, 3))
+
+
+def test_deepcaps_refuses_images_with_an_odd_map():
+    module = build("deepcaps", "none", "biased_routing")
+    images = np.zeros((1, 32, 40, 3), np.float32)
+    for call in (lambda: module.patch_grid((32, 40, 3)), lambda: shapes_of(module, images)):
+        with pytest.raises(
+            UserError, match="4x5 positions, but .* whose sides are multiples of 16"
+        ):
+            call()

@@ -64,5 +64,6 @@ def test_a_plain_network_has_the_form_that_suits_its_backbone():
     forms = {name: none.forms(backbone) for name, backbone in BACKBONES.items()}
     assert forms["resnet18"] == ("map",)
     assert forms["vgg11_bn"] == ("one patch",)
+    assert forms["deepcaps"] == ("squashed capsules",) and forms["hitnet"] == ("class capsules",)
     assert forms["capsnet"] == ("units",) and HEADS["conv"].forms(BACKBONES["capsnet"]) == ()
     assert none.makes["map"](build_of(True), BACKBONES["resnet18"]) is MapHead

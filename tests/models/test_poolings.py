@@ -101,6 +101,8 @@ SHAPES = {
     entry.ONE: (BATCH, 1, WIDTH),
     entry.CAPSULES: (BATCH, PATCHES, 2, WIDTH),
     entry.UNITS: (BATCH, PATCHES, 2, WIDTH),
+    entry.SQUASHED: (BATCH, PATCHES, 2, WIDTH),
+    entry.CLASS_CAPSULES: (BATCH, 1, CLASSES, WIDTH),
 }
 
 

@@ -23,6 +23,8 @@ PATCHES = "patches"  # [B, P, D], of a head that cuts the map into patches
 INSTANCES = "instances"  # [B, N, D], of a bag
 CAPSULES = "capsules"  # [B, P, C, D], C capsules at each patch
 UNITS = "units"  # [B, P, units, channels], primary capsules that are not squashed yet
+SQUASHED = "squashed capsules"  # [B, P, units, channels], primary capsules that are
+CLASS_CAPSULES = "class capsules"  # [B, 1, K, E], one for each class, of the whole image
 
 # The collection for what a pooling gives the training besides predictions: under the name "logits" the
 # log-probabilities `[B, S, K]` of classifiers that have losses of their own, under "losses" the loss `[B, K]`
@@ -37,8 +39,8 @@ class Patches:
     Layers that a pooling makes become the network's, under the names that it gives them.
 
     Attributes:
-      layers: features in float32, of shapes that the forms `ONE` to `UNITS` say. The last are classified;
-        there are others only with `Pooling.all_layers`.
+      layers: features in float32, of shapes that the forms `ONE` to `CLASS_CAPSULES` say. The last are
+        classified; there are others only with `Pooling.all_layers`.
       mask: `[B, P]`, True or 1 for a real patch; None: all are real.
       num_classes: K.
       grid: positions of the backbone's map, of which patches may be parts; of a bag its padded length.

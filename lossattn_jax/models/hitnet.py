@@ -1,0 +1,105 @@
+"""HitNet: a capsule for each class that hits or misses a centre (Deliege et al. 2018).
+
+arXiv 1806.06519. Two convolutions as those of CapsNet are the backbone, the layer of capsules is the head,
+and the distances from the centre are the pooling "hit_or_miss". The paper's decoder, its augmentation by it
+and its ghost capsules are not here. Sizes, and the numbers of the loss, are those of an implementation of the
+paper, github.com/bakirillov/capsules; of the paper only the beginning was at hand.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from lossattn_jax.attention.poolings import entry
+from lossattn_jax.models.geometry import PatchGrid, sliding_grid
+from lossattn_jax.models.layers import Conv, dense
+from lossattn_jax.models.parts import Backbone, Build, MakeModule, TorchModules, whole_modules
+
+CHANNELS = 256  # of both convolutions
+CAPSULE_DIMENSION = 16
+_KERNEL = 9
+
+
+class HitNetBackbone(nn.Module):
+    """Two 9x9 convolutions with bias and ReLU, the second of stride 2.
+
+    Without padding.
+
+    Attributes:
+      channels: of each.
+      dtype: compute dtype.
+    """
+
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps images `[B, H, W, 3]` to `[B, (H - 16) / 2, (W - 16) / 2, channels]`, rounded up."""
+        del train
+        for number, stride in enumerate((1, 2), start=1):
+            conv = Conv(
+                self.channels,
+                _KERNEL,
+                stride,
+                0,
+                self.dtype,
+                use_bias=True,
+                name=f"conv{number}",
+            )
+            x = nn.relu(conv(x))
+        return x
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Names its layers in PyTorch, as here."""
+        return whole_modules({"conv1": "conv1", "conv2": "conv2"})
+
+
+class HitOrMissHead(nn.Module):
+    """HitNet's layer of class capsules, of the whole map.
+
+    A dense layer, batch normalisation and the sigmoid, which keeps capsules in [0, 1]^E.
+
+    Attributes:
+      classes: K.
+      dimension: E, of each class's capsule.
+      norm: makes a batch normalisation layer.
+      dtype: compute dtype.
+    """
+
+    classes: int
+    dimension: int
+    norm: Callable[..., nn.Module]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, 1, classes, dimension]` float32."""
+        # Channels first, as PyTorch flattens, so that stored weights need no reordering.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = dense(self.classes * self.dimension, x.shape[-1], "dense", self.dtype)(x)
+        capsules = nn.sigmoid(self.norm(name="bn")(x, train).astype(jnp.float32))
+        return capsules.reshape(-1, 1, self.classes, self.dimension)
+
+    @nn.nowrap
+    def grid(self, map_size: tuple[int, int]) -> PatchGrid:
+        """The one patch, whatever the map's size."""
+        del map_size
+        return sliding_grid((1, 1), 1, 1)
+
+    @nn.nowrap
+    def torch_modules(self) -> TorchModules:
+        """Names its layers in PyTorch, as here."""
+        return whole_modules({"dense": "hom.dense", "bn": "hom.bn"})
+
+
+def _make(build: Build) -> MakeModule:
+    return functools.partial(HitNetBackbone, channels=build.scale(CHANNELS), dtype=build.dtype)
+
+
+HITNET = Backbone(_make, plain_form=entry.CLASS_CAPSULES, takes_heads=False)
