@@ -119,7 +119,9 @@ def small():
     return module, variables, conversion.to_torch_state_dict(variables, module)
 
 
-@pytest.mark.parametrize("network", slow_where(REFERENCE, "conv_resnet50", "capsule_resnet18"))
+@pytest.mark.parametrize(
+    "network", slow_where(REFERENCE, "conv_resnet18", "conv_resnet50", "capsule_resnet18")
+)
 def test_the_papers_networks_come_in_and_go_out_exactly(network):
     shapes = reference_shapes()[network]
     module = REFERENCE[network]()

@@ -6,8 +6,7 @@ import pytest
 
 from lossattn_jax.mil import curves
 
-# Whose matter is the figure, or a command with all that it writes.
-DRAWING = ("test_metric_files", "test_experiment")
+_DRAW = curves.draw
 
 
 def _describe(predictions, classes, positive, title):
@@ -17,9 +16,14 @@ def _describe(predictions, classes, positive, title):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_curves(request):
+def quick_curves():
     """Writes what `curves.png` would show in place of drawing it, which takes half a second."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.rpartition(".")[2] not in DRAWING:
-            patch.setattr(curves, "draw", _describe)
+        patch.setattr(curves, "draw", _describe)
         yield
+
+
+@pytest.fixture
+def drawn_curves(monkeypatch):
+    """Draws `curves.png` after all, where it or all that a command writes is the matter."""
+    monkeypatch.setattr(curves, "draw", _DRAW)

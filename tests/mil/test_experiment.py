@@ -278,6 +278,7 @@ def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_the_command_runs_from_flags_to_table(own_csv, tmp_path):
     flags = ["-m", "lossattn_jax.mil", f"--dataset={own_csv}", "--method=mi_graph"]
     flags += [f"--workdir={tmp_path / 'run'}"]
