@@ -1,5 +1,6 @@
 """Settings and data that several tests share."""
 
+import gc
 import os
 import pathlib
 import platform
@@ -21,7 +22,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # does not know a flag ends the process). Flags that are given come last, and count.
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if jaxlib.__version__.startswith("0.10."):
-    COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false"
+    # And LLVM takes a program in one part rather than in many, each with a start of its own.
+    COMPILE_FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     if platform.machine() == "x86_64":
         # Without those emitters LLVM ends the process on some processors with AVX-512 (a bag's network in
         # tests/mil/test_programs.py: "Cannot select X86ISD::SUBV_BROADCAST_LOAD").
@@ -29,6 +31,10 @@ if jaxlib.__version__.startswith("0.10."):
 USERS_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 XLA_FLAGS = f"{COMPILE_FAST} {USERS_XLA_FLAGS}".strip()
 os.environ["XLA_FLAGS"] = XLA_FLAGS
+
+# Tracing makes millions of small objects that stay: to look for garbage after every 700 of them takes a
+# twelfth of the time.
+gc.set_threshold(20_000, 50, 100)
 
 # The programs of this process are to be those of the commands that tests run, to the bit.
 cpu.tune()

@@ -117,8 +117,8 @@ def test_a_process_of_its_own_ends_alike(run_python, arguments, sentence):
     assert_refused(finished, sentence)
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, scenes_dir, tmp_path):
-    arguments = shrunk.flags(scenes_dir, train__batch_size=30)
+def test_a_batch_that_the_devices_cannot_share_is_refused(run_python, tmp_path):
+    arguments = shrunk.flags("no_data", train__batch_size=30)
     finished = run_python("train.py", *arguments, f"--workdir={tmp_path}", devices=4)
     assert finished.returncode == 2
     assert "config.train.batch_size is 30, but must be a multiple of" in finished.stderr

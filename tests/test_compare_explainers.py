@@ -18,6 +18,7 @@ from lossattn_jax.explain import comparison, comparison_report
 from lossattn_jax.explain.metrics import explanation_metrics, localisation
 from lossattn_jax.explain.metrics.maps import Protocol, above_mean
 from lossattn_jax.explain.metrics.metric_registry import METRICS
+from tests.support import parameters
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 PROTOCOL = Protocol(steps=4, road_shares=(0.3,))
@@ -28,7 +29,7 @@ above_mean_jitted = jax.jit(above_mean)
 @pytest.fixture(scope="module")
 def run():
     model = models.build("small", num_classes=3, width=0.1)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
+    variables = parameters.draw(model, np.zeros((1, 16, 16, 3), np.float32))
     return runs.Run(resolve(default_config()), SPEC, model, variables, step=7)
 
 

@@ -15,6 +15,7 @@ from lossattn_jax.explain.explainers import Subject
 from lossattn_jax.explain.explainers.occlusion import occlusion
 from lossattn_jax.models.geometry import sliding_grid
 from lossattn_jax.models.patch_head import MapHead
+from tests.support import parameters
 
 SHAPE = (8, 8, 3)
 IMAGES = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)
@@ -46,7 +47,7 @@ def small(pooling="loss_attention", head="conv"):
 
 
 def started(model, shape=SHAPE):
-    return jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape))))(jax.random.key(1))
+    return parameters.draw(model, np.zeros((1, *shape), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_contributions_and_bias_are_logits_up_to_a_constant(kind):
     model = small(kind)
     variables = started(model, (32, 32, 3))
     images = np.random.default_rng(2).standard_normal((2, 32, 32, 3)).astype(np.float32)
-    logits = np.asarray(model.apply(variables, images).logits, np.float64)
+    logits = np.asarray(jax.jit(model.apply)(variables, images).logits, np.float64)
     for classes in (np.array([0, 1]), np.array([2, 2])):
         found = explained("contribution", model, variables, images, classes)
         expected = logits[np.arange(2), classes] - logits.mean(axis=-1)

@@ -1,5 +1,6 @@
 """Networks as programs in files: what `jax.export` writes and reads gives the same outputs."""
 
+import functools
 import pathlib
 
 import jax
@@ -10,6 +11,7 @@ from jax import export
 from lossattn_jax import models
 from lossattn_jax.attention.outputs import BagOutputs
 from lossattn_jax.mil import BagLeNet, BagNetwork
+from tests.support import parameters
 
 IMAGES = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 BAGS = jax.random.normal(jax.random.key(1), (3, 5, 7))
@@ -20,7 +22,7 @@ MASK = np.arange(5) < np.array([[5], [2], [1]])
 
 def call(network, *arguments):
     """The outputs of a network with weights of its own, and those of its exported program."""
-    variables = network.init(jax.random.key(3), *arguments)
+    variables = parameters.draw(network, *arguments)
     program = jax.jit(lambda *given: network.apply(variables, *given))
     stored = export.export(program)(*arguments).serialize()
     return program(*arguments), export.deserialize(stored).call(*arguments)
@@ -72,8 +74,9 @@ def test_a_file_from_when_bags_had_outputs_of_their_own_is_read(method):
     outputs = export.deserialize(stored).call(bags)
     assert isinstance(outputs, BagOutputs)
     network = BagNetwork(method=method, hidden=(2, 2, 2))
-    variables = network.init(jax.random.key(0), bags)
-    expected, sown = network.apply(variables, bags, mutable=["supervision"])
+    variables = jax.jit(network.init)(jax.random.key(0), bags)
+    apply = jax.jit(functools.partial(network.apply, mutable=["supervision"]))
+    expected, sown = apply(variables, bags)
     for name, array in expected._asdict().items():
         np.testing.assert_allclose(getattr(outputs, name), array, rtol=1e-6, atol=1e-7)
     if method == "mi_net_ds":

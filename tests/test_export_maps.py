@@ -26,7 +26,7 @@ from lossattn_jax.errors import UserError
 from lossattn_jax.evaluate.evaluation import evaluate_run, forward_batches, make_eval_step
 from lossattn_jax.explain import map_export, map_store, receptive_field
 from reliability import damage as damage_lib
-from tests.support import shrunk
+from tests.support import parameters, shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3))
 NUM, BATCH = 18, 4  # four full batches and half a one
@@ -51,7 +51,7 @@ print("calls:", step.calls)
 
 def make_run():
     model = models.build("small", num_classes=3, width=0.1)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
+    variables = parameters.draw(model, np.zeros((1, 16, 16, 3), np.float32))
     config = default_config()
     config.eval.batch_size = BATCH
     return runs.Run(resolve(config), SPEC, model, variables, step=7)

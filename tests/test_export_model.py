@@ -21,7 +21,7 @@ from lossattn_jax.data.views import CROP
 from lossattn_jax.export_model import program
 from lossattn_jax.kernels import convolution, winograd
 from reliability import in_process
-from tests.support import trained_runs
+from tests.support import parameters, trained_runs
 
 # Runs the page's own code, in a process that has nothing but JAX, NumPy and Pillow.
 SCRIPT = """
@@ -141,7 +141,7 @@ def test_kernels_for_cpus_stay_out_of_programs_for_all(monkeypatch):
 )
 def test_other_networks_are_exported_too(backbone, head, pooling):
     model = models.build(backbone, head, pooling, num_classes=3, width=0.1)
-    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = parameters.draw(model, np.zeros((1, 32, 32, 3), np.float32))
     options = config_lib.resolve(trained_runs.config())
     spec = dataclasses.replace(trained_runs.SPEC, image_shape=(32, 32, 3))
     run = runs.Run(options, spec, model, variables, 0)

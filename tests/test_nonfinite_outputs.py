@@ -24,7 +24,7 @@ from lossattn_jax.explain.metrics.maps import Protocol
 from lossattn_jax.files import records
 from lossattn_jax.models import Outputs
 from reliability import in_process
-from tests.support import shrunk
+from tests.support import parameters, shrunk
 
 SPEC = data.DatasetSpec("toy", 3, ("a", "b", "c"), image_shape=(16, 16, 3), max_boxes=1)
 CENTRES = jnp.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
@@ -50,7 +50,7 @@ class Fragile:
 
 def make_run():
     model = models.build("small", num_classes=3, width=0.1)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 16, 16, 3))))(jax.random.key(1))
+    variables = parameters.draw(model, np.zeros((1, 16, 16, 3), np.float32))
     config = default_config()
     config.eval.batch_size = 4
     return runs.Run(config, SPEC, Fragile(model), variables, step=7)
@@ -112,7 +112,7 @@ def test_a_nonfinite_output_spoils_only_what_holds_it(part, value):
 def test_finite_logits_whose_loss_has_no_sum_count_too():
     outputs = good_outputs()
     outputs = outputs.replace(logits=outputs.logits.at[:, 0].set(-3e38))
-    sums = metric_registry.evaluation_sums(outputs, jnp.array([0, 0, 1]), jnp.ones(3), CENTRES)
+    sums = evaluation_sums(outputs, jnp.array([0, 0, 1]), jnp.ones(3), CENTRES)
     measured = metric_registry.evaluation_metrics(sums)
     assert measured["nonfinite"] == 2 and math.isnan(measured["loss"])
 
@@ -131,7 +131,7 @@ def test_finite_logits_whose_loss_has_no_sum_count_too():
 def test_nan_inside_a_network_comes_out(backbone, head, pooling, leaf):
     model = models.build(backbone, head=head, pooling=pooling, num_classes=3, width=0.1)
     images = np.random.default_rng(2).standard_normal((2, 32, 32, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = parameters.draw(model, images)
     flat = {k: np.array(a) for k, a in traverse_util.flatten_dict(variables).items()}
     flat[("params", *leaf)].reshape(-1)[-1] = np.nan
     variables = traverse_util.unflatten_dict(flat)

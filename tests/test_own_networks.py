@@ -13,7 +13,7 @@ from lossattn_jax.data import DATASETS
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork, methods
 from reliability import in_process
-from tests.support import own_networks
+from tests.support import own_networks, parameters
 
 OWN = own_networks.NAME
 PARTS = {
@@ -111,7 +111,7 @@ def test_a_pooling_from_a_file_outside_is_a_method_for_bags(folder):
 
 def test_only_a_pooling_with_names_is_converted(folder):
     model = models.build("small", "conv", f"{OWN}:NAMED", width=0.125)
-    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables = parameters.draw(model, np.zeros((1, 32, 32, 3), np.float32))
     state = conversion.to_torch_state_dict(variables, model)
     assert state["scores.0.weight"].shape == (1, 16)
     again = conversion.from_torch_state_dict(state, model)
@@ -123,12 +123,12 @@ def test_only_a_pooling_with_names_is_converted(folder):
 
 def test_a_function_pools_patches_and_instances_alike(folder):
     images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
-    out, _ = models.build("small", "conv", f"{OWN}:score", width=0.125).init_with_output(
-        jax.random.key(0), images
-    )
+    model = models.build("small", "conv", f"{OWN}:score", width=0.125)
+    out = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], images)
     assert out.logits.shape == (2, 10) and out.attention.shape == (2, 36)
     network = BagNetwork(method=f"{OWN}:score")
-    out, variables = network.init_with_output(jax.random.key(0), images[:, 0])
+    variables = parameters.draw(network, images[:, 0])
+    out = jax.jit(network.apply)(variables, images[:, 0])
     assert network.widths == (256, 128, 64) and "own_scores" in variables["params"]
     assert BagNetwork(method=f"{OWN}:SCORED").widths == (6, 5, 4)
     np.testing.assert_allclose(out.attention.sum(axis=1), 1, rtol=1e-5)

@@ -1,5 +1,6 @@
 """README and the pages of docs/ show what works, and their links lead somewhere."""
 
+import functools
 import pathlib
 import re
 import shutil
@@ -32,6 +33,7 @@ _PYTHON = [
 ]
 
 
+@functools.cache
 def _run(code: str) -> dict:
     """Runs a block of code as a file of its own; returns its names."""
     names = {"__name__": "__main__"}

@@ -12,6 +12,7 @@ from lossattn_jax import models
 from lossattn_jax.explain import receptive_field
 from lossattn_jax.explain.receptive_field import extents, pixel_map, receptive_fields
 from lossattn_jax.models.patch_head import MapHead
+from tests.support import parameters
 
 SHAPE = (16, 16, 3)
 
@@ -19,7 +20,7 @@ SHAPE = (16, 16, 3)
 @pytest.fixture(scope="module")
 def network():
     model = models.build("small", num_classes=3, width=0.1)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *SHAPE))))(jax.random.key(1))
+    variables = parameters.draw(model, np.zeros((1, *SHAPE), np.float32))
     return model, variables
 
 
@@ -102,7 +103,7 @@ def test_patches_that_see_nothing_in_common_share_passes(far, monkeypatch):
     model = models.PatchNetwork(make, MapHead, 3, pooling="mean")
     shape = (28, 36, 3)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
-    variables = jax.jit(lambda key: model.init(key, images))(jax.random.key(1))
+    variables = parameters.draw(model, images)
     alone = receptive_fields(model, variables, images)
     assert alone.shape == (14 * 18, 28, 36)
     passes = []

@@ -26,7 +26,7 @@ from lossattn_jax.explain.metrics.metric_registry import METRICS
 from lossattn_jax.mil.bag_metrics import BAG_METRICS
 from lossattn_jax.mil.methods import METHODS
 from lossattn_jax.models.bag_networks import BagNetwork
-from tests.support import tiny_bags
+from tests.support import parameters, tiny_bags
 
 SIDE = 32
 
@@ -85,7 +85,7 @@ def test_no_two_networks_predict_the_same():
     for name, method in METHODS.items():
         if method.network is not None:
             network = BagNetwork(method=method.network, hidden=(8, 8, 8))
-            outputs, _ = network.init_with_output(jax.random.key(0), bags)
+            outputs = jax.jit(network.apply)(parameters.draw(network, bags), bags)
             results[name] = jnp.concatenate([outputs.logits, outputs.attention], axis=1)
     assert results
     refuse_same(results)
@@ -95,7 +95,7 @@ def test_no_two_networks_predict_the_same():
 def network():
     model = models.build("small", num_classes=3, width=0.1)
     images = np.random.default_rng(1).standard_normal((2, SIDE, SIDE, 3)).astype(np.float32)
-    return model, jax.jit(model.init)(jax.random.key(1), images), images
+    return model, parameters.draw(model, images), images
 
 
 def explained(name, network, seed=0):
@@ -184,10 +184,9 @@ def test_no_two_metrics_of_evaluations_measure_the_same():
     low = random.uniform(0, 0.3, (50, 2))
     others = (jnp.ones(50), jnp.asarray(random.uniform(0, 1, (6, 2))))
     boxes = jnp.asarray(np.concatenate([low, low + 0.7], axis=1))
-    single = evaluation_metrics(evaluation_sums(outputs, jnp.asarray(labels), *others, boxes))
-    multiple = evaluation_metrics(
-        evaluation_sums(outputs, jnp.asarray(several), *others, boxes, "sigmoid")
-    )
+    sums = jax.jit(evaluation_sums, static_argnames="kind")
+    single = evaluation_metrics(sums(outputs, labels, *others, boxes))
+    multiple = evaluation_metrics(sums(outputs, several, *others, boxes, "sigmoid"))
     multiple |= ranking_metrics(np.asarray(outputs.logits), several > 0)
     for measured in (single, multiple):
         del measured["num_examples"]

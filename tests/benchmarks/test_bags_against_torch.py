@@ -15,6 +15,7 @@ from lossattn_jax.data.bags.bags import BagDataset
 from lossattn_jax.errors import UserError
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.settings import Settings
+from reliability import in_process
 
 # All are padded to the longest, so that a single length is compiled.
 LENGTHS = (2, 3, 3, 2, 3, 3, 2, 3)
@@ -217,9 +218,9 @@ def test_without_pytorch_it_says_what_to_install(tmp_path, monkeypatch):
         bags_against_torch.run(["musk3"], "nowhere", str(tmp_path / "x.json"))
 
 
-def test_the_command_ends_with_a_sentence(run_python, tmp_path):
+def test_the_command_ends_with_a_sentence(tmp_path):
     module = ["-m", "benchmarks.bags_against_torch"]
-    wrong = run_python(*module, f"--out={tmp_path / 'x.json'}", "--repeats=0")
+    wrong = in_process.run([*module, f"--out={tmp_path / 'x.json'}", "--repeats=0"], tmp_path)
     assert wrong.returncode == 2 and wrong.stderr.count("error: ") == 1
     assert "--repeats" in wrong.stderr and "Traceback" not in wrong.stderr
 

@@ -185,10 +185,9 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path):
         prepare("digit_scenes", str(tmp_path / "file"))
 
 
-def test_the_command_says_where_the_data_set_is(digits_dir, run_python):
-    done = run_python(
-        "-m", "lossattn_jax.data.prepare", "--dataset=digit_scenes", f"--data_dir={digits_dir}"
-    )
+def test_the_command_says_where_the_data_set_is(digits_dir, tmp_path):
+    flags = ["--dataset=digit_scenes", f"--data_dir={digits_dir}"]
+    done = in_process.run(["-m", "lossattn_jax.data.prepare", *flags], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"digit_scenes is ready in {digits_dir}/digit_scenes/1.0.0\n"
     assert done.stderr == ""
@@ -215,7 +214,7 @@ def test_mistakes_end_in_a_sentence(flags, sentence, tmp_path):
     [
         ("cifar10", "cifar10"),
         pytest.param("coco", "coco/2017", marks=pytest.mark.slow),
-        ("svhn_full", "svhn_full/plain"),
+        pytest.param("svhn_full", "svhn_full/plain", marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_download_ends_in_a_sentence(name, folder, tmp_path, run_python):

@@ -70,7 +70,7 @@ def plain(options, plan, betas=None):
     """The parameters after all updates, in float64 but for the gradients."""
     rate = plan.overrides.get("learning_rate", SETTINGS.learning_rate)
     decay = plan.overrides.get("weight_decay", SETTINGS.weight_decay)
-    params = NETWORK.init(jax.random.key(plan.seed), jnp.zeros((1, 1, 3)))["params"]
+    params = jax.jit(NETWORK.init)(jax.random.key(plan.seed), jnp.zeros((1, 1, 3)))["params"]
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, float), params))
     first, second = ([np.zeros_like(leaf) for leaf in leaves] for _ in range(2))
     updates = 0

@@ -1,6 +1,7 @@
 """CLAM and DSMIL against their formulas in float64, baselines' options, and their place in tables."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from lossattn_jax.mil import BagNetwork, cross_validation, methods, paper_table,
 from lossattn_jax.mil.network_classifier import NetworkClassifier
 from lossattn_jax.train.bags.objective import bag_loss
 from lossattn_jax.train.bags.settings import Settings
-from tests.support import tiny_bags
+from tests.support import parameters, tiny_bags
 
 CLASSES, WIDTH, COUNT = 3, 6, 2
 RANDOM = np.random.default_rng(0)
@@ -32,10 +33,11 @@ def network(method="clam", **options):
     return BagNetwork(CLASSES, method, hidden=(WIDTH,), options=tuple(options.items()))
 
 
-VARIABLES = network().init(jax.random.key(1), BAGS)
+VARIABLES = parameters.draw(network(), BAGS)
 PARAMS = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), VARIABLES["params"])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def loss_of(module, bags, mask, params=VARIABLES["params"]):
     """The loss of each bag for each label."""
     _, sown = module.apply({"params": params}, bags, mask, mutable=[SUPERVISION])
@@ -117,7 +119,7 @@ def test_gradients_of_own_losses_are_finite(method):
     module = network(method, **({"separate_losses": 1} if method == "dsmil" else {"subtyping": 1}))
     params = VARIABLES["params"]
     if method == "dsmil":
-        params = module.init(jax.random.key(1), BAGS)["params"]
+        params = parameters.draw(module, BAGS)["params"]
     bags = np.where(MASK[..., None], BAGS, np.nan)
     total = jax.jit(jax.grad(lambda params: jnp.sum(loss_of(module, bags, MASK, params))))
     leaves = jax.tree.leaves_with_path(total(params))
@@ -149,7 +151,8 @@ def test_the_smooth_svm_loss_by_hand():
 
 
 def test_the_label_chooses_the_loss_of_a_bag():
-    outputs = mil.BagNetwork(2, hidden=(2,)).init_with_output(jax.random.key(0), BAGS[:2])[0]
+    module = mil.BagNetwork(2, hidden=(2,))
+    outputs = jax.jit(module.apply)(parameters.draw(module, BAGS[:2]), BAGS[:2])
     own = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     chosen = bag_loss(outputs, jnp.array([1, 0]), MASK[:2], None, "sum", label_losses=own)
     np.testing.assert_array_equal(chosen, [2, 3])
@@ -171,8 +174,9 @@ def test_critical_attention_by_hand():
 
 def test_dsmil_trains_each_stream_where_asked():
     plain = BagNetwork(2, "dsmil", hidden=(WIDTH,))
-    variables = plain.init(jax.random.key(0), BAGS)
-    out, sown = plain.apply(variables, BAGS, mutable=[SUPERVISION])
+    variables = parameters.draw(plain, BAGS)
+    apply = jax.jit(functools.partial(plain.apply, mutable=[SUPERVISION]))
+    out, sown = apply(variables, BAGS)
     assert not sown
     module = dataclasses.replace(plain, options=(("separate_losses", 1),))
     own = loss_of(module, BAGS, None, variables["params"])

@@ -20,6 +20,7 @@ from lossattn_jax.train.bags.gradients import Gradients, StepBags
 from lossattn_jax.train.bags.plans import Plan, models_of, weigh_classes
 from lossattn_jax.train.bags.settings import PER_MODEL, Settings
 from lossattn_jax.train.bags.states import Models
+from tests.support import parameters
 from tests.support.tiny_bags import UNEQUAL, settings, toy
 
 
@@ -91,7 +92,7 @@ def test_a_networks_gradient_is_the_weighted_mean_of_the_bags():
     network, random = BagNetwork(2, hidden=(4, 4, 4), dropout=0.0), np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((3, 2, 3)), jnp.float32)
     mask, labels = jnp.array([[1, 1], [1, 0], [1, 1]], bool), jnp.array([1, 0, 1])
-    params = network.init(jax.random.key(0), x, mask)["params"]
+    params = parameters.draw(network, x, mask)["params"]
 
     def gradient(weights, *rows):
         rows = np.array(rows)
@@ -193,7 +194,7 @@ def test_a_balanced_loss_by_hand():
     network = BagNetwork(2, hidden=(4, 4, 4), dropout=0.0)
     x, mask = jnp.ones((4, 1, 3)), jnp.ones((4, 1), bool)
     labels = np.array([0, 0, 0, 1])
-    params = jax.tree.map(jnp.zeros_like, network.init(jax.random.key(0), x, mask)["params"])
+    params = jax.tree.map(jnp.zeros_like, parameters.draw(network, x, mask)["params"])
     everything = np.ones(4, bool)
     (plan,) = weigh_classes([Plan(0, everything, ~everything)], labels, 2, "balanced")
     settings = Settings(patch_weight=0.5)

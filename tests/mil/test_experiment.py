@@ -19,6 +19,7 @@ from lossattn_jax.mil import experiment, lambda_sweep, network_folds
 from lossattn_jax.mil.selection import RULES, Validation
 from lossattn_jax.models.bag_networks import BagNetwork
 from lossattn_jax.train.bags.settings import Settings
+from reliability import in_process
 
 
 def toy(bags=12, seed=0):
@@ -277,17 +278,17 @@ def test_lambdas_are_measured_on_generated_bags(digits, tmp_path):
         )
 
 
-def test_the_command_runs_from_flags_to_table(run_python, own_csv, tmp_path):
-    flags = [f"--dataset={own_csv}", "--method=mi_graph", f"--workdir={tmp_path / 'run'}"]
-    finished = run_python(
-        *["-m", "lossattn_jax.mil", *flags, "--folds=3", "--repeats=1"],
-        *["--config.validation.share=0.3", "--select=final,validation"],
-    )
+@pytest.mark.usefixtures("drawn_curves")
+def test_the_command_runs_from_flags_to_table(own_csv, tmp_path):
+    flags = ["-m", "lossattn_jax.mil", f"--dataset={own_csv}", "--method=mi_graph"]
+    flags += [f"--workdir={tmp_path / 'run'}"]
+    more = ["--folds=3", "--repeats=1", "--config.validation.share=0.3"]
+    finished = in_process.run([*flags, *more, "--select=final,validation"], tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "| own | mi-Graph | " in finished.stdout and "optimistic" not in finished.stdout
     stored = config_lib.read(tmp_path / "run" / "config.json")
     assert (stored.folds, stored.repeats, stored.validation.share) == (3, 1, 0.3)
-    wrong = run_python("-m", "lossattn_jax.mil", *flags, "--config.epochs=3")
+    wrong = in_process.run([*flags, "--config.epochs=3"], tmp_path)
     assert wrong.returncode == 2 and "config.epochs is not a config key" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 

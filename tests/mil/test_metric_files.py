@@ -170,6 +170,7 @@ def test_an_impossible_number_of_resamples_is_refused_first(world, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_predictions_that_are_not_finite_are_empty_and_counted(world, tmp_path, monkeypatch):
     compute = classical_folds.run
 
@@ -192,6 +193,7 @@ def test_predictions_that_are_not_finite_are_empty_and_counted(world, tmp_path, 
         assert curves.size == (1300, 360)
 
 
+@pytest.mark.usefixtures("drawn_curves")
 @pytest.mark.parametrize(("count", "positive"), [(2, 1), (2, None), (3, None), (9, None)])
 def test_curves_are_drawn_for_any_classes(count, positive):
     labels = np.arange(45) % count
@@ -202,6 +204,7 @@ def test_curves_are_drawn_for_any_classes(count, positive):
     assert first == second and first.startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_repeat_with_one_class_and_one_class_alone_are_drawn():
     labels = np.arange(12) % 2
     bags = experiment_of(labels)

@@ -12,6 +12,7 @@ from lossattn_jax.attention.poolings import BAG_POOLINGS, SUPERVISION
 from lossattn_jax.errors import UserError
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.mil.network_scores import instance_scores
+from tests.support import parameters
 
 HIDDEN = (6, 5, 4)
 BAGS = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)
@@ -23,7 +24,7 @@ def fitted(method, classes=3):
     """Module, variables and jitted apply of one method."""
     hidden = (5, 5, 5) if method == "mi_net_rc" else HIDDEN
     module = BagNetwork(classes, method, hidden=hidden)
-    variables = jax.jit(module.init)(jax.random.key(0), BAGS)
+    variables = parameters.draw(module, BAGS)
     return module, variables, jax.jit(module.apply, static_argnames="train")
 
 
@@ -89,7 +90,7 @@ def test_each_method_is_its_published_formula():
         if method == "transmil":  # which test_transformer.py has
             continue
         _, variables, apply = fitted(method)
-        out[method] = apply(variables, BAGS[:1])
+        out[method] = apply(variables, BAGS)
         params = jax.tree.map(np.asarray, variables["params"])
         layers = features(params, BAGS[0])
         if method == "mi_net":

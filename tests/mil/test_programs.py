@@ -92,7 +92,7 @@ def plain(network, settings, plan):
     mean, spread = seen.mean(axis=0), seen.std(axis=0)
     bags = [((bag - mean) / spread).astype(np.float32) for bag in BAGS]
     every_bag, offsets = np.stack([padded(bag) for bag in bags]), DATASET.offsets
-    params = network.init(jax.random.key(plan.seed), jnp.zeros((1, 1, 4)))["params"]
+    params = jax.jit(network.init)(jax.random.key(plan.seed), jnp.zeros((1, 1, 4)))["params"]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     first = second = jax.tree.map(np.zeros_like, params)
     updates = 0

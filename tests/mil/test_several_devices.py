@@ -22,6 +22,7 @@ from lossattn_jax.train.bags.gradients import Gradients, StepBags
 from lossattn_jax.train.bags.settings import Settings
 from lossattn_jax.train.bags.streamed_prediction import StreamedPredictor
 from tests.mil import test_streamed_training as streams
+from tests.support import parameters
 
 RANDOM = np.random.default_rng(3)
 PARTS, LENGTH, REAL = 4, 12, 7  # so that a device has a single instance, and one has none
@@ -60,7 +61,7 @@ def test_split_instances_give_what_the_whole_gives(method):
     whole = BagNetwork(3, method, hidden=(5, 5, 5))
     parted = whole.clone(instance_axis=AXIS)
     x, mask = instances()
-    params = whole.init(jax.random.key(1), x, mask)["params"]
+    params = parameters.draw(whole, x, mask)["params"]
     weights = RANDOM.normal(size=(1, LENGTH)).astype(np.float32)
 
     def score(network, params, x, mask, weights, divide):
@@ -133,7 +134,7 @@ def test_gradients_are_those_of_one_device(spread):
     model = jax.tree.map(
         lambda leaf: jnp.asarray(leaf[0]), plans_lib.models_of(settings, [plan], *moments)
     )
-    params = network.init(jax.random.key(1), x, mask)["params"]
+    params = parameters.draw(network, x, mask)["params"]
 
     def compute(spread, of_bags):
         own = Gradients(network, settings, False, spread)

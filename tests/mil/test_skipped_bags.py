@@ -87,7 +87,7 @@ def close(first, second, atol=1e-5):
 @functools.cache
 def plain(seed, settings, left_out):
     """One bag after the other with optax, without some of them."""
-    params = NETWORK.init(jax.random.key(seed), jnp.zeros((1, 2, 3)))["params"]
+    params = jax.jit(NETWORK.init)(jax.random.key(seed), jnp.zeros((1, 2, 3)))["params"]
     decay = optax.add_decayed_weights(settings.weight_decay)
     optimizer = optax.chain(decay, optax.adam(settings.learning_rate))
     moments = optimizer.init(params)

@@ -71,7 +71,7 @@ def plain(network, settings, seed=7, consistency=None):
     bags = DATASET.bags
     instances = np.concatenate([bag for bag, used in zip(bags, TRAIN, strict=True) if used])
     mean, scale = instances.mean(0), instances.std(0)
-    params = network.init(jax.random.key(seed), jnp.zeros((1, 2, 5)))["params"]
+    params = jax.jit(network.init)(jax.random.key(seed), jnp.zeros((1, 2, 5)))["params"]
     optimizer = optax.chain(
         optax.add_decayed_weights(settings.weight_decay), optax.adam(settings.learning_rate)
     )
@@ -232,7 +232,7 @@ def test_consistency_pulls_attention_to_its_average_over_epochs():
 def test_a_batch_is_the_mean_over_the_models_own_bags():
     settings = dataclasses.replace(SETTINGS, batch_size=7, max_waste=10.0, epochs=1)
     result = training.train(DATASET, NETWORK, settings, [PLAN])
-    params = NETWORK.init(jax.random.key(7), jnp.zeros((1, 2, 5)))["params"]
+    params = jax.jit(NETWORK.init)(jax.random.key(7), jnp.zeros((1, 2, 5)))["params"]
     each = []
     for row in np.flatnonzero(TRAIN):
         bag, label = (BAGS[row] - result.mean[0]) / result.scale[0], jnp.asarray(LABELS[row])

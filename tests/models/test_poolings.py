@@ -1,11 +1,11 @@
 """The registry of poolings: nobody else names them, no two compute the same, and masks take patches out."""
 
 import ast
+import functools
 import itertools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +15,7 @@ from lossattn_jax.attention import poolings
 from lossattn_jax.attention.poolings import BAG_POOLINGS, POOLINGS, entry
 from lossattn_jax.mil import BagNetwork
 from lossattn_jax.models.layers import dense
+from tests.support import parameters
 
 PACKAGE = pathlib.Path(lossattn_jax.__file__).parent
 # The registry, the paper's table, and the defaults of the configs.
@@ -108,24 +109,42 @@ SHAPES = {
 def make_layers(form):
     """Features of three layers, alike for all poolings."""
     random = np.random.default_rng(1)
-    return [jnp.asarray(random.standard_normal(SHAPES[form]), jnp.float32) for _ in range(3)]
+    return [random.standard_normal(SHAPES[form]).astype(np.float32) for _ in range(3)]
 
 
-def compute(name, form):
-    """A pooling's outputs and attention, with classifiers of the same weights for all."""
-    pooling = POOLINGS[name]
+def features_for(name, form):
+    """Of all layers, or of the last alone where a pooling takes no other."""
     layers = make_layers(form)
-    layers = layers if pooling.all_layers else layers[-1:]
+    return layers if POOLINGS[name].all_layers else layers[-1:]
+
+
+@functools.cache
+def drawn(name, form):
+    """A pooling as a network, and variables in which classifiers have the same weights for all."""
     network = Alone(pooling=name, form=form)
-    outputs, _ = jax.jit(network.init_with_output)(jax.random.key(0), layers)
-    return np.concatenate([np.ravel(leaf) for leaf in outputs])
+    return network, parameters.draw(network, features_for(name, form))
+
+
+@functools.cache
+def outputs():
+    """What every pooling makes of the features of each of its forms, computed by one program."""
+    rows = [(name, form) for name, pooling in POOLINGS.items() for form in pooling.forms()]
+
+    @jax.jit
+    def run(variables, layers):
+        pairs = zip(rows, variables, layers, strict=True)
+        return [drawn(*row)[0].apply(own, features) for row, own, features in pairs]
+
+    found = run([drawn(*row)[1] for row in rows], [features_for(*row) for row in rows])
+    return dict(zip(rows, found, strict=True))
 
 
 def test_no_two_poolings_compute_the_same():
     of_form = {}
     for name, pooling in POOLINGS.items():
         for form in pooling.forms():
-            of_form.setdefault(SHAPES[form], {})[name] = compute(name, form)
+            leaves = [np.ravel(leaf) for leaf in outputs()[name, form]]
+            of_form.setdefault(SHAPES[form], {})[name] = np.concatenate(leaves)
     assert {name for some in of_form.values() for name in some} == set(POOLINGS)
     for some in of_form.values():
         for (one, first), (other, second) in itertools.combinations(some.items(), 2):
@@ -147,29 +166,28 @@ def test_old_names_are_names_of_entries():
 )
 def test_patches_that_a_mask_takes_out_have_no_say(name):
     for form in POOLINGS[name].forms():
-        layers = make_layers(form)
-        layers = layers if POOLINGS[name].all_layers else layers[-1:]
-        network = Alone(pooling=name, form=form)
+        layers = features_for(name, form)
+        network, variables = drawn(name, form)
         count = SHAPES[form][1]
         mask = np.ones((BATCH, count), bool)
         mask[1, 2:] = count == 1
-        variables = network.init(jax.random.key(0), layers)
-        expected = network.apply(variables, layers, mask)
-        other = [jnp.where(mask.reshape(BATCH, count, *[1] * (x.ndim - 2)), x, 9.0) for x in layers]
-        again = network.apply(variables, other, mask)
+        apply = jax.jit(network.apply)
+        expected = apply(variables, layers, mask)
+        other = [np.where(mask.reshape(BATCH, count, *[1] * (x.ndim - 2)), x, 9.0) for x in layers]
+        again = apply(variables, [x.astype(np.float32) for x in other], mask)
         np.testing.assert_allclose(again.logits, expected.logits, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(again.attention, expected.attention, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(np.asarray(expected.attention)[~mask], 0)
         np.testing.assert_allclose(expected.attention.sum(axis=1), 1, rtol=1e-5)
-        everything = network.apply(variables, layers, np.ones_like(mask))
-        without = network.apply(variables, layers)
+        everything = apply(variables, layers, np.ones_like(mask))
+        without = outputs()[name, form]
         np.testing.assert_allclose(everything.logits, without.logits, rtol=1e-6, atol=1e-7)
 
 
 def test_a_network_for_images_takes_a_mask_of_patches():
     network = models.build("small", "conv", width=0.125)
     images = RANDOM.standard_normal((2, 32, 32, 3)).astype(np.float32)
-    variables = network.init(jax.random.key(0), images)
+    variables = parameters.draw(network, images)
     mask = np.ones((2, 36), bool)
     mask[0, 7:] = False
     out = jax.jit(network.apply)(variables, images, mask=mask)
@@ -181,6 +199,6 @@ def test_bags_and_images_return_the_same_outputs():
     bags = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)
     for method in BAG_POOLINGS:
         network = BagNetwork(method=method, hidden=(2, 2, 2))
-        outputs, variables = jax.jit(network.init_with_output)(jax.random.key(0), bags)
-        assert type(outputs) is models.Outputs and set(variables) == {"params"}
+        made, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), bags)
+        assert type(made) is models.Outputs and set(variables) == {"params"}
     assert poolings.DEFAULT in BAG_POOLINGS and poolings.DEFAULT in POOLINGS

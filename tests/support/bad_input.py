@@ -8,7 +8,6 @@ import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -31,7 +30,7 @@ def small_weights():
     model = build(
         backbone="small", head="conv", pooling="loss_attention", num_classes=10, width=0.125
     )
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     return conversion.to_torch_state_dict(variables, model)
 
 

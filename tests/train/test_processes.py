@@ -20,6 +20,7 @@ from lossattn_jax.checkpoint import runs
 from lossattn_jax.checkpoint.store import CHECKPOINTS_NAME, DAMAGED_NAME, Checkpoints
 from lossattn_jax.commands import command
 from lossattn_jax.errors import UserError
+from reliability import in_process
 from tests.support import shrunk
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -428,5 +429,5 @@ def test_without_a_cluster_distributed_is_refused(run_python, monkeypatch):
     assert finished.returncode == 2
     assert "error: --distributed found no SLURM step, TPU pod" in finished.stderr
     both = ["--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=0"]
-    finished = run_python("-m", "lossattn_jax.evaluate", "--workdir=x", *both)
+    finished = in_process.run(["-m", "lossattn_jax.evaluate", "--workdir=x", *both], ROOT)
     assert "error: --distributed finds the processes by itself" in finished.stderr

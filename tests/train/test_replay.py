@@ -11,6 +11,7 @@ import pytest
 from lossattn_jax import mil
 from lossattn_jax.errors import UserError
 from lossattn_jax.train.replay import replay
+from reliability import in_process
 
 STORED = pathlib.Path(__file__).parents[1] / "stored_dumps"
 
@@ -76,8 +77,9 @@ def test_a_former_dump_of_mixed_parts_is_refused(toy_runs, tmp_path, kind, chang
         replay(folder)
 
 
-def test_the_former_name_for_bags_is_the_same_command(run_python):
-    finished = run_python("-m", "lossattn_jax.mil.replay", f"--dump={STORED / 'bags'}")
+def test_the_former_name_for_bags_is_the_same_command(tmp_path):
+    arguments = ["-m", "lossattn_jax.mil.replay", f"--dump={STORED / 'bags'}"]
+    finished = in_process.run(arguments, tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "lossattn mil replay is lossattn replay now" in finished.stderr
     assert finished.stdout == "\n".join(replay(STORED / "bags")) + "\n"

@@ -1,6 +1,7 @@
 """One update: in parts, with rematerialisation, and on several devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,8 @@ def test_a_loss_of_the_registry_is_chosen_by_its_name(monkeypatch):
     pixels = (BATCH["image"] / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
     variables = {"params": before, "batch_stats": start(options)[1].batch_stats}
     images = jnp.asarray(pixels, jnp.float32)
-    outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    outputs, _ = apply(variables, images)
     odds = np.exp(np.asarray(outputs.logits, np.float64))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     expected = np.square(probabilities - np.eye(3)[BATCH["label"]]).sum(axis=1).mean()
