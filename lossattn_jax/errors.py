@@ -49,7 +49,7 @@ class UntrustedCode(UserError):
     def __init__(self, place: object, key: str, value: str):
         super().__init__(
             f"{key} in {place} is {value!r}, which is code that this command would import and run; say "
-            "--trust_code if you trust it"
+            "--trust_code, or trust_code=True in Python, if you trust it"
         )
         self.key, self.value = key, value
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -11,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 from jax import export
-from PIL import Image
+from PIL import Image, ImageOps
 
 import lossattn_jax
 from lossattn_jax import models
 from lossattn_jax.checkpoint import runs
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.data.views import CROP
-from lossattn_jax.export_model import program
+from lossattn_jax.export_model import calling_page, program
 from lossattn_jax.kernels import convolution, winograd
 from reliability import in_process
 from tests.support import parameters, trained_runs
@@ -97,6 +98,22 @@ def test_the_pages_code_gives_what_predict_gives(spec, tmp_path):
                 np.testing.assert_allclose(outputs[name], given, rtol=1e-6, atol=1e-6)
             classes = outputs["patch_logits"].argmax(axis=-1)
             np.testing.assert_array_equal(classes, expected.patch_classes[:count])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_the_pages_code_refuses_more_than_8_bits(tmp_path, suffix):
+    """Pillow reads some of them as other grey levels, without a word."""
+    page = (pathlib.Path(calling_page.__file__).parent / "page.md").read_text()
+    (code,) = re.findall(r"(def read.*?)\$code", page, re.S)
+    names = {"Image": Image, "ImageOps": ImageOps}
+    exec(code.replace("$draft", "16") + "    return picture.mode", names)
+    deep = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(deep)
+    with pytest.raises(ValueError, match="deep.* has more than 8 bits a sample"):
+        names["read"](deep)
+    plain = tmp_path / f"plain.{suffix}"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(plain)
+    assert names["read"](plain) == "RGB"
 
 
 def test_the_record_says_what_the_program_is(tmp_path):

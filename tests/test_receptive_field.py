@@ -121,6 +121,22 @@ def test_patches_that_see_nothing_in_common_share_passes(far, monkeypatch):
     assert passes == ([16, 256] if far else [16])
 
 
+@pytest.mark.parametrize(("patches", "probes"), [(1, 32), (49, 32), (98, 16), (196, 8), (900, 8)])
+def test_many_patches_are_measured_on_fewer_images(patches, probes):
+    assert receptive_field.count_probes(patches) == probes
+
+
+def test_what_is_left_to_measure_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(receptive_field, "_LOG_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    parts = list(receptive_field._in_parts(lambda sets: 2 * sets, np.eye(16)))
+    np.testing.assert_array_equal(
+        np.concatenate([energies for _, energies in parts]), 2 * np.eye(16)
+    )
+    assert "what patches see: 8 of 16 passes" in caplog.text
+    assert "16 of 16 passes  0:00:00 left" in caplog.text
+
+
 def test_maps_over_pixels_by_hand():
     fields = np.zeros((2, 1, 4), np.float32)
     fields[0, 0] = (0.5, 0.5, 0, 0)

@@ -177,7 +177,8 @@ def _receptive_fields(
 ) -> np.ndarray:
     """Reads or measures receptive fields, `[P, H, W]` float32."""
     if anew and jax.process_index() == 0:
-        first = np.arange(min(receptive_field.PROBES, len(dataset)))
+        probes = receptive_field.count_probes(run.model.patch_grid(run.spec.image_shape).patches)
+        first = np.arange(min(probes, len(dataset)))
         log.info("measuring what each patch sees of an image")
         images = dataset.read(first)["image"]
         fields = receptive_field.on_images(run.model, run.variables, images, run.spec)
@@ -209,7 +210,7 @@ def _open_store(
             "batch_size": batch_size,
             "chunk_rows": rows,
             "patch_grid": {**dataclasses.asdict(grid), "map_size": list(grid.map_size)},
-            "probes": receptive_field.PROBES,
+            "probes": receptive_field.count_probes(grid.patches),
         }
         make_group(folder, made_from, {"workdir": str(workdir)})
         MapStore(folder, run.spec, sizes, rows)

@@ -21,13 +21,21 @@ from lossattn_jax.models import ImageNetwork, PatchGrid
 
 log = logging.getLogger(__name__)
 
-PROBES = 32  # images that sensitivities are averaged over; fewer leave the signs' noise in maps
+# Images that sensitivities are averaged over: fewer leave the signs' noise in maps. Of many patches several see
+# each pixel, whose mean has less noise, and each patch costs a pass.
+PROBES, _FEWEST = 32, 8
+_PATCHES = 49  # that are measured on all of them
 _FEW = 256  # patches that are measured one by one, whatever they see
-_AT_ONCE = 8  # backward passes of one call where there are more
+_AT_ONCE = 8  # backward passes of one call
 _LOG_SECONDS = 10.0
 
 # Of sets of patches `[S, P]` 0 or 1, the energies `[S, H, W]` of their summed logits by pixel.
 _Measure = Callable[[np.ndarray], np.ndarray]
+
+
+def count_probes(patches: int) -> int:
+    """Returns how many images the fields of so many patches are measured on."""
+    return min(PROBES, max(_FEWEST, PROBES * _PATCHES // patches))
 
 
 def receptive_fields(
@@ -44,7 +52,7 @@ def receptive_fields(
     Args:
       model: the network.
       variables: its "params" and "batch_stats".
-      images: `[N, H, W, C]` float, normalised; `PROBES` of a data set will do.
+      images: `[N, H, W, C]` float, normalised; `count_probes` of a data set will do.
       seed: of the signs.
 
     Returns:
@@ -76,9 +84,9 @@ def receptive_fields(
 
     _, height, width, channels = images.shape
     grid = model.patch_grid((height, width, channels))
-    if grid.patches <= _FEW:
-        return _normalise(measure(np.eye(grid.patches)))
-    fields = _measure_together(measure, grid, (height, width))
+    fields = None
+    if grid.patches > _FEW:
+        fields = _measure_together(measure, grid, (height, width))
     if fields is None:
         passes = _pad_sets(np.eye(grid.patches, dtype=bool))
         fields = np.concatenate([_normalise(part) for _, part in _in_parts(measure, passes)])

@@ -57,7 +57,7 @@ def export_run(
         record = path.with_name(f"{path.name}.json")
         records.write(record, description, provenance.of_run(run), indent=1)
         files.write(path.with_name(f"{path.name}.md"), page.encode())
-    log.info("written: %s, %.1f MB, with %s and a page beside it", path, len(content) / 1e6, record)
+    log.info("written: %s, %.2f MB, with %s and a page beside it", path, len(content) / 1e6, record)
     return path
 
 

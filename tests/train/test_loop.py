@@ -204,7 +204,7 @@ def quick_report(monkeypatch):
     Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a
     second for each image.
     """
-    monkeypatch.setattr(run_report, "PROBES", 2)
+    monkeypatch.setattr(run_report, "count_probes", lambda patches: 2)
     monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
 
 
