@@ -37,8 +37,8 @@ os.environ["XLA_FLAGS"] = XLA_FLAGS
 # twelfth of the time.
 gc.set_threshold(20_000, 50, 100)
 
-# Thousands of small files are written and removed: a fifth of the time of such tests on a disk. Containers have
-# 64 MiB of it by default, which is too little.
+# Thousands of small files are written and removed: a fifth of the time of such tests on a disk. Containers
+# have 64 MiB of it by default, which is too little.
 RAM, ENOUGH = pathlib.Path("/dev/shm"), 4 * 2**30
 if RAM.is_dir() and os.access(RAM, os.W_OK) and shutil.disk_usage(RAM).free > ENOUGH:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(RAM))

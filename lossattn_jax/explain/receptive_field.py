@@ -21,8 +21,8 @@ from lossattn_jax.models import ImageNetwork, PatchGrid
 
 log = logging.getLogger(__name__)
 
-# Images that sensitivities are averaged over: fewer leave the signs' noise in maps. Of many patches several see
-# each pixel, whose mean has less noise, and each patch costs a pass.
+# Images that sensitivities are averaged over: fewer leave the signs' noise in maps. Of many patches several
+# see each pixel, whose mean has less noise, and each patch costs a pass.
 PROBES, _FEWEST = 32, 8
 _PATCHES = 49  # that are measured on all of them
 _FEW = 256  # patches that are measured one by one, whatever they see
