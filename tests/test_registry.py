@@ -81,7 +81,7 @@ def on_devices(value):
             lambda: with_pooling("Mean"),
             "pooling is 'Mean', but must be one of 16 names, of which .* mean;",
         ),
-        (lambda: models.build("resnet20"), "backbone is 'resnet20', but must be one of 25 names"),
+        (lambda: models.build("resnet20"), "backbone is 'resnet20', but must be one of 26 names"),
         (lambda: models.build(head="dense"), "head is 'dense', but must be one of: none, conv"),
         (lambda: models.build(pooling=["mean"]), r"pooling is \['mean'\], but must be one of"),
         (lambda: combinations.poolings("resnet20", "none"), "backbone is 'resnet20', but must be"),

@@ -65,6 +65,8 @@ class DataOptions:
     # Of images that are stored larger than the network's: the smallest random part to crop; 0: their centre.
     crop_area: float = key(0.08, rules.between(0, 1))
     flip: bool | None = key(None)  # None: as suits the data set
+    # Which images an epoch mirrors: drawn anew, or those that it did not the epoch before.
+    flip_order: str = key("random", rules.one_of("random", "alternate"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,8 @@ class OptimizerOptions:
     learning_rate: float = key(0.1, rules.POSITIVE)  # the highest of the schedule
     momentum: float = key(0.9, rules.BELOW_ONE)  # sgd; adam's beta 1
     beta2: float = key(0.999, rules.BELOW_ONE)  # adam
+    # muon: the learning rate of AdamW, which moves all but the kernels before the classifier, times theirs.
+    others_rate: float = key(0.1, rules.POSITIVE)
     nesterov: bool = key(False)
     weight_decay: float = key(5e-4, rules.at_least(0))  # L2; decoupled with adamw
     # Or kernels: not on biases and normalisations.

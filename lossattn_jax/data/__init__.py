@@ -24,6 +24,7 @@ __all__ = [
     "NO_BOX",
     "Prefetcher",
     "StreamDataset",
+    "alternate_flips",
     "augment",
     "epoch_order",
     "eval_steps",
@@ -46,6 +47,7 @@ __all__ = [
 if TYPE_CHECKING:
     from lossattn_jax.data import prepare as prepare
     from lossattn_jax.data.augmentation import (
+        alternate_flips,
         augment,
         network_input,
         normalise,

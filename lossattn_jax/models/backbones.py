@@ -3,7 +3,17 @@
 To add one, write its module and entry (`Backbone`, or `BagBackbone`) and put it in here.
 """
 
-from lossattn_jax.models import bag_layers, capsules, deepcaps, hitnet, resnet, small, vgg, vit
+from lossattn_jax.models import (
+    bag_layers,
+    capsules,
+    deepcaps,
+    hitnet,
+    quick,
+    resnet,
+    small,
+    vgg,
+    vit,
+)
 from lossattn_jax.models.parts import Backbone, BagBackbone, adopt_backbone, adopt_layers
 from lossattn_jax.registry import Registry
 
@@ -15,6 +25,7 @@ BACKBONES = Registry(
         **resnet.BACKBONES,
         **vit.BACKBONES,
         "small": small.BACKBONE,
+        "quick": quick.BACKBONE,
         "capsnet": capsules.CAPSNET,
         "deepcaps": deepcaps.DEEPCAPS,
         "hitnet": hitnet.HITNET,

@@ -133,6 +133,9 @@ class Backbone:
       takes_heads: whether it goes with heads that make patches.
       patches: how such a head cuts its map.
       units: of its primary capsules.
+      from_images: makes of its statistics, the collection "batch_stats", and of training images
+        `[N, H, W, C]`, float32 and normalised, the statistics that a training begins with; None: they do not
+        depend on the images.
     """
 
     make: Callable[[Build], MakeModule]
@@ -140,6 +143,7 @@ class Backbone:
     takes_heads: bool = True
     patches: PatchConvolution = PatchConvolution()
     units: Units = Units()
+    from_images: Callable[[Any, np.ndarray], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from lossattn_jax.config.options import OptimizerOptions
 from lossattn_jax.errors import UserError
@@ -195,6 +196,48 @@ def _adamw(
     )
 
 
+def _muon(
+    options: OptimizerOptions, learning_rate: optax.Schedule, betas: Betas | None
+) -> optax.GradientTransformation:
+    """Muon for kernels but the classifier's, AdamW for all else (Jordan et al. 2024).
+
+    An update of a kernel is its momentum with singular values near 1, times sqrt(max(1, outputs / inputs)).
+    """
+    del betas
+    matrices = optax.contrib.muon(
+        learning_rate,
+        beta=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        muon_weight_dimension_numbers=functools.partial(jax.tree.map, _matrix_axes),
+    )
+    others = optax.adamw(
+        lambda step: options.others_rate * learning_rate(step),
+        b2=options.beta2,
+        weight_decay=options.weight_decay,
+        mask=_decay(options),
+        nesterov=options.nesterov,
+    )
+    return optax.partition({"matrix": matrices, "other": others}, _label_matrices)
+
+
+def _label_matrices(params: Any) -> Any:
+    """Labels kernels of two axes or more, but those of classifiers, "matrix", and all else "other"."""
+
+    def label(path: Any, leaf: Any) -> str:
+        is_matrix = path[-1].key == "kernel" and leaf.ndim > 1
+        is_last = any("classifier" in part.key for part in path)
+        return "matrix" if is_matrix and not is_last else "other"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _matrix_axes(kernel: Any) -> optax.contrib.MuonDimensionNumbers:
+    """Takes all axes of a kernel but the last, its outputs, for the inputs."""
+    last = kernel.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+
 def everything(params: Any) -> Any:
     """A tree of bools, all True."""
     return jax.tree.map(lambda _: True, params)
@@ -231,6 +274,7 @@ OPTIMIZERS = Registry(
             _adam, (*_ADAM, "momentum_end", "beta2_end"), ("mu", "nu"), changes_betas=True
         ),
         "adamw": Optimizer(_adamw, _ADAM, ("mu", "nu")),
+        "muon": Optimizer(_muon, (*_ADAM, "others_rate"), ("mu",)),
     },
     _adopt,
 )

@@ -68,6 +68,34 @@ def test_half_of_the_images_are_mirrored():
     assert abs(mirrored.mean() - 0.5) < 0.04  # five standard deviations
 
 
+def test_alternating_flips_show_both_sides_in_two_epochs():
+    key, indices = jax.random.key(3), jnp.arange(1000, dtype=jnp.int32)
+    epochs = [np.asarray(data.alternate_flips(key, indices, jnp.int32(e))) for e in range(4)]
+    np.testing.assert_array_equal(epochs[0], ~epochs[1])
+    np.testing.assert_array_equal(epochs[0], epochs[2])
+    np.testing.assert_array_equal(epochs[1], epochs[3])
+    assert 400 < epochs[0].sum() < 600
+    # An image's side follows from its place in the training set, not from its place in a batch.
+    part = data.alternate_flips(key, indices[700:], jnp.int32(0))
+    np.testing.assert_array_equal(part, epochs[0][700:])
+
+
+@pytest.mark.parametrize("stored", [4, 6])
+def test_images_that_are_named_are_mirrored_in_every_crop(stored):
+    images = np.random.default_rng(0).integers(0, 256, (6, stored, stored, 3)).astype(np.uint8)
+    flips = jnp.array([True, False, True, True, False, False])
+    plain, turned = (
+        np.asarray(
+            augmentation.crop(
+                jax.random.key(1), jnp.asarray(images), (4, 4), pad=1, area=0.3, flip=flip
+            )
+        )
+        for flip in (False, flips)
+    )
+    expected = np.where(flips[:, None, None, None], plain[:, :, ::-1], plain)
+    np.testing.assert_allclose(turned, expected, atol=1e-4)
+
+
 def test_crop_and_flip_are_drawn_apart():
     image = np.zeros((2000, 3, 3, 1), np.uint8)
     image[:, 1, 1] = 1

@@ -83,6 +83,7 @@ def test_every_network_gives_predictions_for_images_and_patches(backbone, head, 
     if head == "none":
         expected = {
             "small": 64,
+            "quick": 49,
             "capsnet": 64,
             "resnet18_stride2": 1024,
             "deepcaps": 4,
@@ -268,7 +269,7 @@ def test_the_reference_bottleneck_differs_from_the_usual_one():
     [
         (
             {"backbone": "resnet19"},
-            "backbone is 'resnet19', but must be one of 25 names, of which the nearest are: resnet18, ",
+            "backbone is 'resnet19', but must be one of 26 names, of which the nearest are: resnet18, ",
         ),
         ({"head": "convolution"}, "head is 'convolution', but must be one of: none, conv, capsule"),
         ({"pooling": "sum"}, "pooling is 'sum', but must be one of: mean, mi_net, max, "),

@@ -44,6 +44,7 @@ OTHERS = {
     "momentum": 0.8,
     "beta2": 0.95,
     "nesterov": False,
+    "others_rate": 0.5,
     "weight_decay": 0.2,
     "weight_decay_mask": "all",
     "momentum_end": 0.3,
@@ -53,20 +54,20 @@ OTHERS = {
     "ramp_up_epochs": 1,
     "ramp_down_epochs": 2,
 }
-OF_OPTIMIZERS = [*OTHERS][:7]
-OF_SCHEDULES = [*OTHERS][7:]
+OF_OPTIMIZERS = [*OTHERS][:8]
+OF_SCHEDULES = [*OTHERS][8:]
 
 
 def trained(options, schedule=lambda step: 0.1):
     """The parameters after all updates of the length, with gradients that change."""
     optimizer = make_optimizer(options, schedule, LENGTH)
-    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
+    params = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.5])}
     state = optimizer.init(params)
     for step in range(LENGTH.epochs * LENGTH.steps_per_epoch):
         gradients = jax.tree.map(lambda leaf, step=step: leaf * jnp.cos(0.5 * step), params)
         updates, state = optimizer.update(gradients, state, params)
         params = jax.tree.map(jnp.add, params, updates)
-    return np.concatenate(jax.tree.leaves(params))
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
 
 
 def rates(options):
@@ -101,6 +102,41 @@ def test_an_optimiser_takes_the_parameters_that_it_names(name):
         if differ(trained(dataclasses.replace(options, **{key: OTHERS[key]})), plain)
     }
     assert taken == set(OPTIMIZERS[name].parameters)
+
+
+def by_newton_schulz(matrix):
+    """Singular values near 1, as Jordan et al. 2024 compute them; float64."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def test_muon_moves_kernels_as_numpy_and_others_as_adam():
+    options = OptimizerOptions(name="muon", momentum=0.6, nesterov=True, weight_decay=0.1)
+    optimizer = make_optimizer(options, lambda step: 0.2, LENGTH)
+    draw = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 2, 5), "classifier": (5, 4)}
+    params = {name: {"kernel": draw.normal(size=shape)} for name, shape in shapes.items()}
+    gradients = {name: {"kernel": draw.normal(size=shape)} for name, shape in shapes.items()}
+    single = jax.tree.map(jnp.float32, (params, gradients))
+    updates, _ = optimizer.update(single[1], optimizer.init(single[0]), single[0])
+    # Of the first update momentum has the gradient's direction.
+    rows = gradients["conv"]["kernel"].reshape(18, 5)
+    by_hand = by_newton_schulz(rows.T).T.reshape(shapes["conv"])
+    kernel = params["conv"]["kernel"]
+    np.testing.assert_allclose(
+        updates["conv"]["kernel"], -0.2 * (by_hand + 0.1 * kernel), rtol=2e-4, atol=1e-5
+    )
+    singular = np.linalg.svd(by_hand.reshape(18, 5), compute_uv=False)
+    assert 0.6 < singular.min() and singular.max() < 1.3
+    gradient, kernel = gradients["classifier"]["kernel"], params["classifier"]["kernel"]
+    assert (
+        np.sign(updates["classifier"]["kernel"] + 0.02 * 0.1 * kernel) == -np.sign(gradient)
+    ).all()
+    sizes = np.abs(updates["classifier"]["kernel"] + 0.02 * 0.1 * kernel)
+    np.testing.assert_allclose(sizes, sizes.flat[0], rtol=1e-3)  # as Adam's first update
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -106,6 +106,18 @@ def assert_close(first, second, rtol=2e-4, atol=2e-6):
 
 
 @pytest.mark.slow
+def test_alternating_flips_are_those_of_the_images_places(monkeypatch):
+    flips = np.array([True, False] * 4)
+    monkeypatch.setattr(
+        data, "alternate_flips", lambda key, indices, epoch: jnp.asarray(flips)[indices]
+    )
+    _, after, _ = updated(settings(data__flip=True, data__flip_order="alternate"))
+    mirrored = {**BATCH, "image": BATCH["image"].copy()}
+    mirrored["image"][::2] = mirrored["image"][::2, :, ::-1]
+    _, by_hand, _ = updated(settings(), mirrored)
+    jax.tree.map(np.testing.assert_array_equal, after.params, by_hand.params)
+
+
 def test_parts_give_the_mean_of_their_gradients():
     _, first, told_first = updated(settings(), {k: v[::2] for k, v in BATCH.items()})
     second_half = {k: v[1::2] for k, v in BATCH.items()}

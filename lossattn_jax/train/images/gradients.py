@@ -18,12 +18,30 @@ from lossattn_jax.evaluate import metrics
 from lossattn_jax.kernels import ordering
 from lossattn_jax.kernels.convolution import RESULT_NAME
 from lossattn_jax.models import ImageNetwork
+from lossattn_jax.registry import lookup
 from lossattn_jax.train.schedules import loss_weight_schedule
 from lossattn_jax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
 
 _DROPOUT = 2  # folded into the step's key; augmentation folds 0 and 1
+_FLIPS = 0x464C4950  # folded into the run's key, apart from the numbers of its steps
+
+
+def _draw_flips(seed: int, indices: jax.Array, epoch: jax.Array) -> bool:
+    """Leaves it to `data.augment` to draw which images are mirrored."""
+    del seed, indices, epoch
+    return True
+
+
+def _alternate_flips(seed: int, indices: jax.Array, epoch: jax.Array) -> jax.Array:
+    return data.alternate_flips(jax.random.fold_in(jax.random.key(seed), _FLIPS), indices, epoch)
+
+
+FLIP_ORDERS: dict[str, Callable[[int, jax.Array, jax.Array], bool | jax.Array]] = {
+    "random": _draw_flips,
+    "alternate": _alternate_flips,
+}
 
 
 class BatchGradients(NamedTuple):
@@ -62,6 +80,7 @@ def make_gradients(
     seed = options.seed
     crop_padding, crop_area = options.data.crop_padding, options.data.crop_area
     flip = spec.flip if options.data.flip is None else options.data.flip
+    choose_flips = lookup("config.data.flip_order", options.data.flip_order, FLIP_ORDERS)
     loss_options = options.loss
     kind = runs.loss_kind(model, spec, loss_options.name)
     patch_weight = patch_weight_schedule(options.loss, options.model.pooling, model, spec)
@@ -70,14 +89,14 @@ def make_gradients(
     parts = options.train.accumulate
     forward = make_forward(model, options.train.remat)
 
-    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+    def augment(key: jax.Array, images: jax.Array, flips: bool | jax.Array) -> jax.Array:
         if spec.is_network_input:
             return data.network_input(images, spec, model.dtype)
         return data.augment(
             key,
             images,
             positions=devices.global_positions(images.shape[0]),
-            spec_flip=flip,
+            spec_flip=flips,
             pad=crop_padding,
             size=spec.image_shape[:2],
             area=crop_area,
@@ -90,7 +109,8 @@ def make_gradients(
         labels = batch["label"]
         epoch = state.step // steps_per_epoch
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = augment(key, batch["image"])
+        flips = flip and choose_flips(seed, batch["index"], epoch)
+        images = augment(key, batch["image"], flips)
         dropout = jax.random.fold_in(key, _DROPOUT)
         if not shares_statistics:  # else the network itself draws by the places in the global batch
             dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable, Collection, Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -24,6 +26,7 @@ from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions, ModelOptions
 from lossattn_jax.errors import UntrustedCode, UserError
+from lossattn_jax.models.network import BACKBONE
 from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
 from lossattn_jax.train.images.backbone import make_image_optimizer
 from lossattn_jax.train.images.gradients import patch_weight_schedule
@@ -35,6 +38,7 @@ from lossattn_jax.train.state import TrainState, count_parameters, create_state
 log = logging.getLogger(__name__)
 
 _RATE_ROUNDING = 1e-5  # relative, of schedules in float32
+_PIXELS = 2**21  # of training images that a backbone's statistics begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +186,7 @@ def first_state(
             f"the weights that the run in {job.workdir} was to start from are damaged, and there is no later "
             "checkpoint: convert them again, into another workdir"
         )
-    state = _fresh_state(job)
+    state = _suit_images(job, _fresh_state(job))
     path, shape = job.options.model.pretrained, job.spec.image_shape
     variables = pretrained.start(path, job.model, shape, state.variables, job.workdir)
     state = dataclasses.replace(state, **variables)
@@ -272,6 +276,21 @@ def fresh_state(
 
 def _fresh_state(job: Job) -> TrainState:
     return fresh_state(job.options, job.model, job.optimizer, job.spec, len(job.train_set))
+
+
+def _suit_images(job: Job, state: TrainState) -> TrainState:
+    """Sets the statistics of a backbone that begins with some of training images."""
+    from_images = models.BACKBONES.find(job.options.model.backbone).from_images
+    if from_images is None:
+        return state
+    height, width, _ = job.spec.image_shape
+    count = min(len(job.train_set), max(_PIXELS // (height * width), 1))
+    # From all over the set: files are in the order of their classes.
+    images = job.train_set.read(np.arange(count) * len(job.train_set) // count)["image"]
+    pixels = np.asarray(data.normalise(jnp.asarray(images), job.spec.mean, job.spec.std))
+    batch_stats = dict(state.batch_stats)
+    batch_stats[BACKBONE] = from_images(batch_stats[BACKBONE], pixels)
+    return dataclasses.replace(state, batch_stats=batch_stats)
 
 
 def _start_from(
