@@ -63,10 +63,15 @@ def trained(options, schedule=lambda step: 0.1):
     optimizer = make_optimizer(options, schedule, LENGTH)
     params = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.5])}
     state = optimizer.init(params)
+
+    @jax.jit  # else Muon's loops are compiled in each of its updates
+    def update(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return jax.tree.map(jnp.add, params, updates), state
+
     for step in range(LENGTH.epochs * LENGTH.steps_per_epoch):
         gradients = jax.tree.map(lambda leaf, step=step: leaf * jnp.cos(0.5 * step), params)
-        updates, state = optimizer.update(gradients, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        params, state = update(params, state, gradients)
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
 
 
