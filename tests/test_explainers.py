@@ -129,6 +129,7 @@ def test_occluding_squares_grow_with_the_image(side, size, count):
     subject = types.SimpleNamespace(score=score, from_pixels=lambda pixels: pixels)
     images = jnp.ones((1, side, side, 1))
     occlusion(subject, {}, images, jnp.zeros(1, int), None)
+    jax.effects_barrier()  # callbacks may come after the result
     hidden = [int((1 - visible).sum()) for visible in covered]
     assert len(hidden) == 1 + count and max(hidden) == size * size
 
