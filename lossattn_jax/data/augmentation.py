@@ -215,7 +215,7 @@ def random_flip(key: jax.Array, images: jax.Array, positions: ArrayLike | None =
 
 
 def alternate_flips(key: jax.Array, indices: jax.Array, epoch: ArrayLike) -> jax.Array:
-    """Decides which images to mirror so that each is seen both ways in two epochs.
+    """Decides which images to mirror so that two epochs show both sides.
 
     A draw for each image decides on the first epoch, and every epoch changes the side, as in Jordan 2024
     ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU"). With draws for every epoch half of the images look

@@ -135,8 +135,8 @@ def outputs():
         pairs = zip(rows, variables, layers, strict=True)
         return [drawn(*row)[0].apply(own, features) for row, own, features in pairs]
 
-    found = run([drawn(*row)[1] for row in rows], [features_for(*row) for row in rows])
-    return dict(zip(rows, found, strict=True))
+    outputs = run([drawn(*row)[1] for row in rows], [features_for(*row) for row in rows])
+    return dict(zip(rows, outputs, strict=True))
 
 
 def test_no_two_poolings_compute_the_same():
@@ -199,6 +199,6 @@ def test_bags_and_images_return_the_same_outputs():
     bags = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)
     for method in BAG_POOLINGS:
         network = BagNetwork(method=method, hidden=(2, 2, 2))
-        made, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), bags)
-        assert type(made) is models.Outputs and set(variables) == {"params"}
+        outputs, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), bags)
+        assert type(outputs) is models.Outputs and set(variables) == {"params"}
     assert poolings.DEFAULT in BAG_POOLINGS and poolings.DEFAULT in POOLINGS
