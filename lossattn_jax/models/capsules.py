@@ -142,29 +142,39 @@ class CapsuleHead(nn.Module):
 
 
 class CapsNetBackbone(nn.Module):
-    """CapsNet's first layer: a 9x9 convolution with bias and ReLU.
+    """9x9 convolutions with bias and ReLU: CapsNet's first layer.
 
     Without padding.
 
     Attributes:
-      channels: of the convolution.
+      channels: of each convolution.
       dtype: compute dtype.
+      strides: of the convolutions.
     """
 
     channels: int = CAPSNET_CHANNELS
     dtype: Dtype = jnp.float32
+    strides: tuple[int, ...] = (1,)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images `[B, H, W, 3]` to `[B, H - 8, W - 8, channels]`."""
+        """Maps images `[B, H, W, 3]` to `[B, H', W', channels]`; one of stride 1 to H - 8 and W - 8."""
         del train
-        conv = Conv(self.channels, CAPSNET_KERNEL, 1, 0, self.dtype, use_bias=True, name="conv1")
-        return nn.relu(conv(x))
+        for name, stride in zip(self._names(), self.strides, strict=True):
+            conv = Conv(
+                self.channels, CAPSNET_KERNEL, stride, 0, self.dtype, use_bias=True, name=name
+            )
+            x = nn.relu(conv(x))
+        return x
 
     @nn.nowrap
     def torch_modules(self) -> TorchModules:
-        """Names its layer in PyTorch, as here."""
-        return whole_modules({"conv1": "conv1"})
+        """Names its layers in PyTorch, as here."""
+        return whole_modules({name: name for name in self._names()})
+
+    @nn.nowrap
+    def _names(self) -> list[str]:
+        return [f"conv{number}" for number, _ in enumerate(self.strides, start=1)]
 
 
 def _make_capsnet(build: Build) -> MakeModule:

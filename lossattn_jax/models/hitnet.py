@@ -15,49 +15,14 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax.attention.poolings import entry
+from lossattn_jax.models.capsules import CapsNetBackbone
 from lossattn_jax.models.geometry import PatchGrid, sliding_grid
-from lossattn_jax.models.layers import Conv, dense
+from lossattn_jax.models.layers import dense, flatten_as_torch
 from lossattn_jax.models.parts import Backbone, Build, MakeModule, TorchModules, whole_modules
 
 CHANNELS = 256  # of both convolutions
 CAPSULE_DIMENSION = 16
-_KERNEL = 9
-
-
-class HitNetBackbone(nn.Module):
-    """Two 9x9 convolutions with bias and ReLU, the second of stride 2.
-
-    Without padding.
-
-    Attributes:
-      channels: of each.
-      dtype: compute dtype.
-    """
-
-    channels: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps images `[B, H, W, 3]` to `[B, (H - 16) / 2, (W - 16) / 2, channels]`, rounded up."""
-        del train
-        for number, stride in enumerate((1, 2), start=1):
-            conv = Conv(
-                self.channels,
-                _KERNEL,
-                stride,
-                0,
-                self.dtype,
-                use_bias=True,
-                name=f"conv{number}",
-            )
-            x = nn.relu(conv(x))
-        return x
-
-    @nn.nowrap
-    def torch_modules(self) -> TorchModules:
-        """Names its layers in PyTorch, as here."""
-        return whole_modules({"conv1": "conv1", "conv2": "conv2"})
+_STRIDES = (1, 2)
 
 
 class HitOrMissHead(nn.Module):
@@ -80,8 +45,7 @@ class HitOrMissHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, 1, classes, dimension]` float32."""
-        # Channels first, as PyTorch flattens, so that stored weights need no reordering.
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = flatten_as_torch(x)
         x = dense(self.classes * self.dimension, x.shape[-1], "dense", self.dtype)(x)
         capsules = nn.sigmoid(self.norm(name="bn")(x, train).astype(jnp.float32))
         return capsules.reshape(-1, 1, self.classes, self.dimension)
@@ -99,7 +63,9 @@ class HitOrMissHead(nn.Module):
 
 
 def _make(build: Build) -> MakeModule:
-    return functools.partial(HitNetBackbone, channels=build.scale(CHANNELS), dtype=build.dtype)
+    return functools.partial(
+        CapsNetBackbone, channels=build.scale(CHANNELS), dtype=build.dtype, strides=_STRIDES
+    )
 
 
 HITNET = Backbone(_make, plain_form=entry.CLASS_CAPSULES, takes_heads=False)

@@ -94,6 +94,18 @@ def dense(
     )
 
 
+def flatten_as_torch(x: jax.Array) -> jax.Array:
+    """Flattens maps channels first, as PyTorch does, so that stored weights need no reordering.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, C * H * W]`.
+    """
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation with torch.nn.BatchNorm2d's arithmetic.
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from lossattn_jax.models.geometry import PatchGrid, sliding_grid
-from lossattn_jax.models.layers import Conv, ExampleDropout, dense
+from lossattn_jax.models.layers import Conv, ExampleDropout, dense, flatten_as_torch
 from lossattn_jax.models.parts import TorchModules, whole_modules
 
 
@@ -111,8 +111,7 @@ class DenseHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, 1, hidden]`."""
-        # Channels first, as PyTorch flattens, so that stored weights need no reordering.
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = flatten_as_torch(x)
         for number in (1, 2):
             x = nn.relu(dense(self.hidden, x.shape[-1], f"dense{number}", self.dtype)(x))
             x = ExampleDropout(self.dropout, self.axis_name, name=f"dropout{number}")(x, train)

@@ -54,7 +54,7 @@ class Row:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of its images: the data sets' own, but where the config enlarges them."""
+        """(height, width, channels) of its images, which its config may enlarge."""
         side = self.settings.get("data.image_size", 0)
         return (side, side, 3) if side else IMAGE_SHAPE
 
