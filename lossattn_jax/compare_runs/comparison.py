@@ -22,7 +22,7 @@ from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import EvalStep, make_eval_step
 from lossattn_jax.explain import explanations
-from lossattn_jax.explain.receptive_field import count_probes, on_images
+from lossattn_jax.explain.receptive_field import on_images, read_probes
 from lossattn_jax.explain.report import pictures, write
 from lossattn_jax.files import digests, records
 from lossattn_jax.mil import bootstrap
@@ -356,9 +356,7 @@ def _draw_cards(
 def _draw_attention(network: _Network, index: np.ndarray) -> list[bytes]:
     """Draws a run's attention over some images of the split, as its report does."""
     run, dataset = network.run, network.dataset
-    count = count_probes(run.model.patch_grid(run.spec.image_shape).patches)
-    probes = dataset.read(np.arange(min(count, len(dataset))))["image"]
-    fields = on_images(run.model, run.variables, probes, run.spec)
+    fields = on_images(run.model, run.variables, read_probes(run.model, dataset), run.spec)
     batch = dataset.read(index, with_boxes=True)
     examples = data.ArrayDataset(
         run.spec,

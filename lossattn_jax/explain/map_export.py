@@ -177,10 +177,8 @@ def _receptive_fields(
 ) -> np.ndarray:
     """Reads or measures receptive fields, `[P, H, W]` float32."""
     if anew and jax.process_index() == 0:
-        probes = receptive_field.count_probes(run.model.patch_grid(run.spec.image_shape).patches)
-        first = np.arange(min(probes, len(dataset)))
         log.info("measuring what each patch sees of an image")
-        images = dataset.read(first)["image"]
+        images = receptive_field.read_probes(run.model, dataset)
         fields = receptive_field.on_images(run.model, run.variables, images, run.spec)
         store.wait(store.arrays["receptive_field"].write(fields))
     devices.barrier("receptive fields written")

@@ -38,6 +38,20 @@ def count_probes(patches: int) -> int:
     return min(PROBES, max(_FEWEST, PROBES * _PATCHES // patches))
 
 
+def read_probes(model: ImageNetwork, dataset: data.Dataset) -> np.ndarray:
+    """Reads the first images of a split, as many as the fields of a network are measured on.
+
+    Args:
+      model: the network.
+      dataset: the split.
+
+    Returns:
+      `[N, H, W, C]` uint8, for `on_images`.
+    """
+    count = count_probes(model.patch_grid(dataset.spec.image_shape).patches)
+    return dataset.read(np.arange(min(count, len(dataset))))["image"]
+
+
 def receptive_fields(
     model: ImageNetwork, variables: Any, images: jax.Array, seed: int = 0
 ) -> np.ndarray:

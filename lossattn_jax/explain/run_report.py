@@ -21,7 +21,7 @@ from lossattn_jax.evaluate.evaluation import add_sums, make_eval_step
 from lossattn_jax.evaluate.metric_registry import EVALUATION_METRICS, evaluation_metrics
 from lossattn_jax.explain import explanations
 from lossattn_jax.explain.explanations import Explanations
-from lossattn_jax.explain.receptive_field import count_probes, extents, on_images
+from lossattn_jax.explain.receptive_field import extents, on_images, read_probes
 from lossattn_jax.explain.report import page, pictures, summary
 from lossattn_jax.explain.report.write import FIGURE_NAME, lock, write
 from lossattn_jax.files import digests
@@ -130,8 +130,7 @@ def _on_split(run: runs.Run, workdir: str, dataset: Any, num: int, pick: str) ->
             "certain of and the one whose attention is most spread out."
         )
     attentions, values_by_threshold = _thresholds(run, variables, dataset, selection, totals)
-    count = count_probes(run.model.patch_grid(run.spec.image_shape).patches)
-    fields = _fields(run, dataset.read(np.arange(min(count, len(dataset))))["image"])
+    fields = _fields(run, read_probes(run.model, dataset))
     facts: dict[str, str | float] = {
         **_facts(run, workdir, fields),
         "data": f"{run.spec.name}, {dataset.split}, {len(dataset)} images",

@@ -25,7 +25,7 @@ from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import evaluation as evaluate_module
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import evaluate, evaluate_run, make_eval_step
-from lossattn_jax.explain import comparison, explanations, map_export, run_report
+from lossattn_jax.explain import comparison, explanations, map_export, receptive_field, run_report
 from lossattn_jax.explain.report import write
 from lossattn_jax.train.images import health, loop, reporting
 from reliability import in_process
@@ -204,7 +204,7 @@ def quick_report(monkeypatch):
     Receptive fields (tests/test_receptive_field.py) take 8 s, the figure (tests/test_figures.py) half a
     second for each image.
     """
-    monkeypatch.setattr(run_report, "count_probes", lambda patches: 2)
+    monkeypatch.setattr(receptive_field, "count_probes", lambda patches: 2)
     monkeypatch.setattr(write, "FIGURE_IMAGES", 2)
 
 
