@@ -72,9 +72,22 @@ def run(
       UserError: there is no file, or `out` is of other inputs or cannot be written.
       Preemption: the command was asked to end; what is done stays for the next call.
     """
+    prediction_files.paths_of(out)  # a table that cannot be is refused first
+    return _predict_files(trained, own_images.find(images), out, stop, attention=attention)
+
+
+def _predict_files(
+    trained: TrainedRun,
+    images: Sequence[pathlib.Path],
+    out: str,
+    stop: preemption.Stop | None,
+    *,
+    attention: bool,
+) -> Summary:
+    """Predicts for files that `own_images.find` has listed; see `run`."""
     stop = stop or preemption.Stop()
     paths = prediction_files.paths_of(out)
-    names = [str(path) for path in own_images.find(images)]
+    names = [str(path) for path in images]
     made_from = {
         **provenance.of_run(trained.checkpoint),
         "files in a part": PART,
@@ -310,9 +323,8 @@ def _remove(folder: pathlib.Path) -> None:
         folder.rmdir()
 
 
-def _refuse_absent(images: Sequence[str]) -> None:
+def _refuse_absent(paths: Sequence[pathlib.Path]) -> None:
     """Refuses files of which none exists."""
-    paths = own_images.find(images)
     if paths and not any(os.path.lexists(path) for path in paths):
         raise UserError(f"no image could be read: the image {paths[0]} does not exist")
 
@@ -347,7 +359,8 @@ def predict_run(
     from lossattn_jax.predict import trained_run
 
     prediction_files.paths_of(out)
-    _refuse_absent(images)  # before the seconds that the network takes to be loaded
+    paths = own_images.find(images)
+    _refuse_absent(paths)  # before the seconds that the network takes to be loaded
     trained = trained_run.load(workdir, checkpoint, batch_size=batch_size, trust_code=trust_code)
     log.info("devices: %s", devices.describe())
-    return run(trained, images, out, stop, attention=attention)
+    return _predict_files(trained, paths, out, stop, attention=attention)
