@@ -750,10 +750,10 @@ def test_the_command_goes_both_ways(converted, tmp_path):
     weights = workdir.parent / "weights.safetensors"
     run = tmp_path / "run"
     flags = shrunk.flags(config.data.dir)
-    made = in_process.run(
+    conversion = in_process.run(
         [*convert_command, f"--from={weights}", *flags, f"--workdir={run}"], tmp_path
     )
-    assert made.returncode == 0, made.stderr
+    assert conversion.returncode == 0, conversion.stderr
     written = in_process.run(
         [*convert_command, f"--to={tmp_path / 'out.npz'}", f"--workdir={run}", "--checkpoint=0"],
         tmp_path,

@@ -229,8 +229,7 @@ def alternate_flips(key: jax.Array, indices: jax.Array, epoch: ArrayLike) -> jax
     Returns:
       bool [B], for `augment`.
     """
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
-    return jax.vmap(jax.random.bernoulli)(keys) ^ (jnp.asarray(epoch) % 2 == 1)
+    return _draw_flips(key, indices.shape[0], indices) ^ (jnp.asarray(epoch) % 2 == 1)
 
 
 def _which_flips(
@@ -238,9 +237,13 @@ def _which_flips(
 ) -> jax.Array:
     """Which images to mirror, bool [B]: drawn where `flip` is True, none, or as it says."""
     if flip is True:
-        keys = example_keys(jax.random.fold_in(key, _FLIP), batch, positions)
-        return jax.vmap(jax.random.bernoulli)(keys)
+        return _draw_flips(jax.random.fold_in(key, _FLIP), batch, positions)
     return jnp.zeros(batch, bool) if flip is False else flip
+
+
+def _draw_flips(key: jax.Array, batch: int, positions: ArrayLike | None) -> jax.Array:
+    """Draws True or False for each example; bool [B]."""
+    return jax.vmap(jax.random.bernoulli)(example_keys(key, batch, positions))
 
 
 def _mirror(images: jax.Array, flips: jax.Array) -> jax.Array:

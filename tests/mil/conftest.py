@@ -10,9 +10,9 @@ _DRAW = curves.draw
 
 
 def _describe(predictions, classes, positive, title):
-    shown = [classes, positive, title]
-    shown += [(one.labels.tolist(), one.probabilities.tolist()) for one in predictions]
-    return b"\x89PNG of " + hashlib.sha256(repr(shown).encode()).hexdigest().encode()
+    content = [classes, positive, title]
+    content += [(one.labels.tolist(), one.probabilities.tolist()) for one in predictions]
+    return b"\x89PNG of " + hashlib.sha256(repr(content).encode()).hexdigest().encode()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -130,13 +130,13 @@ def test_a_network_says_whether_it_treats_classes_unequally(name):
 
     other = jax.tree_util.tree_map_with_path(swap, params)
     apply = jax.jit(network.apply)
-    found, swapped = (apply({"params": own}, bags) for own in (params, other))
+    outputs, swapped = (apply({"params": own}, bags) for own in (params, other))
     # Up to a constant: the score of one class is 0.
-    logits, back = (jax.nn.log_softmax(x) for x in (found.logits, swapped.logits[:, ::-1]))
+    logits, back = (jax.nn.log_softmax(x) for x in (outputs.logits, swapped.logits[:, ::-1]))
     same = np.allclose(logits, back, atol=1e-6)
     assert same == (not methods.make(name).unequal_classes)
     if same:
-        np.testing.assert_allclose(found.attention, swapped.attention, atol=1e-6)
+        np.testing.assert_allclose(outputs.attention, swapped.attention, atol=1e-6)
 
 
 def test_four_methods_treat_classes_unequally():
