@@ -41,6 +41,16 @@ def test_parameters_of_capsnet_by_hand():
     assert row.parameters == convolution + units + routing
 
 
+def test_figures_of_nair_stand_beside_the_capsnet_that_is_known():
+    ours, quoted = table.find("capsnet"), table.find("capsnet_nair")
+    assert (quoted.parts, quoted.settings) == (ours.parts, ours.settings)
+    assert quoted.paper_accuracy == (67.53, None, 91.06)
+    lines = table.lines()
+    (row,) = (line for line in lines if line.startswith(quoted.system))
+    mark = row.split()[-3]  # where a count of the paper would stand
+    assert mark.lstrip("-*") == "" and any(line == f"{mark[1:]} {quoted.note}" for line in lines)
+
+
 def block_parameters(channels, out, first, shortcut):
     """Of a bottleneck from `channels` to `4 * out`, with batch normalisations of two numbers a channel."""
     convolutions = first**2 * channels * out + 9 * out * out + 4 * out * out
