@@ -18,10 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from lossattn_jax.kernels import ordering
+from lossattn_jax.kernels import ordering, own_gradients
 
 TILE = 4  # results on a side of a tile
 
@@ -32,7 +30,7 @@ _POINTS = np.array([0, 5 / 8, -5 / 8, 3 / 2, -3 / 2])
 # A tile is cut from four blocks of 4x4 positions: rows and columns of each.
 _CUTS = tuple((rows, columns) for rows in (TILE, 2) for columns in (TILE, 2))
 # A map has 2.25 times as many places as positions: so many bytes of them are made at a time, or an image's.
-_BYTES = 80 * 2**20
+_BYTES = 20 * 2**20
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -47,25 +45,10 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       `[B, H, W, F]` float32.
     """
-    # As all operations of JAX have it: in `jax.shard_map` devices may share a kernel, and not the map.
-    axes = _axes(x) | _axes(kernel)
-    return _convolve(_varying(x, axes), _varying(kernel, axes))
+    return _convolve(x, kernel)
 
 
-def _axes(array: jax.Array) -> frozenset[Any]:
-    """The axes of devices along which an array differs."""
-    # Under another name before JAX 0.10, and not documented.
-    kind = getattr(jax.typeof(array), "manual_axis_type", None)
-    return frozenset() if kind is None else kind.varying
-
-
-def _varying(array: jax.Array, axes: frozenset[Any]) -> jax.Array:
-    missing = tuple(axes - _axes(array))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-
-@jax.custom_jvp
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _in_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
     images = _images_at_a_time(x, kernel)
     if images == len(x):
         results = _results(x, kernel)
@@ -81,27 +64,14 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-@_convolve.defjvp
-def _jvp(primals: Any, tangents: Any) -> Any:
-    return _convolve(*primals), _tangent.bind(*tangents, *primals)
-
-
-def _apply_tangents(
-    moved_x: jax.Array, moved_kernel: jax.Array, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    return _convolve(moved_x, kernel) + _convolve(x, moved_kernel)
-
-
 def _gradients(
-    gradient: Any, moved_x: Any, moved_kernel: Any, x: jax.Array, kernel: jax.Array
-) -> list[Any]:
-    """The transpose of `_apply_tangents`.
+    gradient: jax.Array, x: jax.Array, kernel: jax.Array, used: tuple[bool, bool]
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients to a map and a kernel.
 
     Left to itself XLA keeps the places of all maps and kernels from the forward pass, and makes the gradients
     to the kernels when all those to maps are there, holding the places of these too.
     """
-    is_unknown = [ad.is_undefined_primal(primal) for primal in (moved_x, moved_kernel)]
-    gradient = ad.instantiate_zeros(gradient)
     x, kernel = ordering.after(gradient, (x, kernel))
     batch, height, width, features = gradient.shape
     images = _images_at_a_time(x, kernel)
@@ -122,25 +92,12 @@ def _gradients(
         parts = (_in_parts(x, images), results)
         to_kernel, to_x = jax.lax.scan(one, jnp.zeros_like(kernel), parts)
         to_x = to_x.reshape(x.shape)
-    if all(is_unknown):
+    if all(used):
         to_x = ordering.after(to_kernel, to_x)
-    return [to_x if is_unknown[0] else None, to_kernel if is_unknown[1] else None, None, None]
+    return to_x, to_kernel
 
 
-def _batched_moved(arguments: Any, axes: Any) -> Any:
-    return jax.vmap(_apply_tangents, axes)(*arguments), 0
-
-
-# The derivative as a primitive of its own, since `jax.custom_vjp` would leave no forward mode.
-_tangent = Primitive("winograd_tangent")
-_tangent.def_impl(jax.jit(_apply_tangents))
-_tangent.def_abstract_eval(lambda x, kernel, *_: x.update(shape=(*x.shape[:3], kernel.shape[3])))
-mlir.register_lowering(_tangent, mlir.lower_fun(_apply_tangents, multiple_results=False))
-batching.primitive_batchers[_tangent] = _batched_moved
-ad.primitive_transposes[_tangent] = _gradients
-ad.primitive_jvps[_tangent] = lambda primals, tangents: jax.jvp(
-    _apply_tangents, primals, [ad.instantiate_zeros(tangent) for tangent in tangents]
-)
+_convolve = own_gradients.give_gradients("winograd", _in_place, _gradients)
 
 
 def _results(x: jax.Array, kernel: jax.Array) -> jax.Array:

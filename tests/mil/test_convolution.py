@@ -128,6 +128,25 @@ def test_the_gradient_goes_to_one_of_the_highest(window, chosen):
     np.testing.assert_array_equal(gradient, expected)
 
 
+def test_pooling_can_be_transformed_as_any_function():
+    x, moved = drawn(2, 5, 7, 3), drawn(2, 5, 7, 3) + 1
+    highest, tangent = jax.jvp(max_pool, (x,), (moved,))
+    np.testing.assert_array_equal(highest, max_pool(x))
+    blocks, moves = (
+        np.asarray(a)[:, :4, :6].reshape(2, 2, 2, 3, 2, 3).transpose(0, 1, 3, 5, 2, 4)
+        for a in (x, moved)
+    )
+    places = blocks.reshape(2, 2, 3, 3, 4).argmax(-1)[..., None]
+    expected = np.take_along_axis(moves.reshape(2, 2, 3, 3, 4), places, -1)[..., 0]
+    np.testing.assert_array_equal(tangent, expected)
+    weights = jnp.arange(tangent.size, dtype=jnp.float32).reshape(tangent.shape)
+    (gradient,) = jax.vjp(max_pool, x)[1](weights)
+    np.testing.assert_allclose(jnp.vdot(gradient, moved), jnp.vdot(weights, tangent), rtol=1e-5)
+    assert np.all(np.asarray(gradient)[:, 4] == 0) and np.all(np.asarray(gradient)[:, :, 6] == 0)
+    of_each = jax.vmap(jax.grad(lambda x: jnp.sum(max_pool(x[None]) ** 2)))(x)
+    np.testing.assert_allclose(of_each, jax.grad(lambda x: jnp.sum(max_pool(x) ** 2))(x))
+
+
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_value_that_is_no_number_stays_one(place):
     x = np.ones((2, 2), np.float32)

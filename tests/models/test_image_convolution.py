@@ -45,6 +45,7 @@ CASES = {
     "1x1": ((2, 5, 6, 3), 1, 4, 1, 0),
     "Winograd": ((3, 8, 4, 128), 3, 130, 1, 1),
     "too few channels for Winograd": ((2, 8, 4, 5), 3, 7, 1, 1),
+    "windows of some images at a time": ((6, 20, 24, 40), 3, 3, 1, 1),
     "a map of no whole tiles": ((1, 8, 6, 128), 3, 128, 1, 1),
 }
 
@@ -76,7 +77,7 @@ def relative_error(actual, expected):
     return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize(("side", "stride", "channels"), [(5, 2, 2), (3, 1, 128)])
+@pytest.mark.parametrize(("side", "stride", "channels"), [(5, 2, 2), (3, 1, 128), (3, 1, 4)])
 def test_it_can_be_transformed_as_any_function(side, stride, channels):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((2, 8, 8, channels)), jnp.float32)
@@ -115,3 +116,27 @@ def test_bfloat16_is_left_to_jax_and_so_are_accelerators(monkeypatch):
     assert "conv_general_dilated" in primitives(jnp.bfloat16)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "conv_general_dilated" in primitives(jnp.float32)
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_one_gradient_of_a_padded_convolution_is_that_of_both(wanted):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 5, 6, 3)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 4)), jnp.float32)
+
+    def total(x, kernel):
+        return jnp.sum(jnp.cos(convolve(x, kernel, 1, 1)))
+
+    both = jax.jit(jax.grad(total, (0, 1)))(x, kernel)
+    alone = jax.jit(jax.grad(total, wanted))(x, kernel)
+    np.testing.assert_allclose(alone, both[wanted], rtol=1e-5, atol=1e-5)
+
+
+def test_windows_are_held_of_a_few_images_at_a_time():
+    x = jax.ShapeDtypeStruct((64, 32, 32, 24), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 24, 16), jnp.float32)
+    total = jax.grad(lambda kernel, x: jnp.sum(jnp.sin(convolve(x, kernel, 1, 1))))
+    compiled = jax.jit(total).lower(kernel, x).compile()
+    windows = 9 * x.size * 4
+    # Beside the results and their gradient, 4 MiB each, and two copies of one part.
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.4 * windows
