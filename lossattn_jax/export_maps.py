@@ -32,7 +32,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("out", None, "folder of the store, new or to go on with", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "where the images come from")
+    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "where the images come from")
     flags.DEFINE_integer("num", None, "number of images; default: all", lower_bound=1)
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer(

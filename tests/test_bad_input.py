@@ -44,6 +44,7 @@ VALUES = [
     ("data.on_device", "yes", "config.data.on_device is 'yes', but must be one of"),
     ("data.crop_padding", "17", "config.data.crop_padding is 17, but must be between 0 and 16"),
     ("data.num_labels", "-10", "config.data.num_labels is -10, but must be"),
+    ("data.held_out", "-10", "config.data.held_out is -10, but must be"),
     ("model.backbone", "alexnet", "config.model.backbone is 'alexnet'"),
     ("model.head", "tail", "config.model.head is 'tail'"),
     ("model.pooling", "sum", "config.model.pooling is 'sum', but must be one of: mean, mi_net"),
@@ -328,6 +329,7 @@ WITH_DATA = [
     ),
     ((*NEW, "--config.data.num_labels=15"), "config.data.num_labels is 15, but must be 0 (all) or"),
     ((*NEW, "--config.data.num_labels=100000"), "config.data.num_labels is 100000, but must be at"),
+    ((*NEW, "--config.data.held_out=15"), "config.data.held_out is 15, but must be 0 (none) or"),
     ((*NEW, "--config.profile=5:999999"), "config.profile is '5:999999', but must end by the last"),
     ((*EXPORT, "--workdir={w}/run", "--data_dir={d}", "--out={w}/good.npz"), "{w}/good.npz"),
     (

@@ -166,7 +166,7 @@ def open_split(
 ) -> data.Dataset:
     """Opens a split as a run sees it.
 
-    Of "train" it is the part that is to be learned from.
+    Of "train" it is the part that is to be learned from, of "held_out" the part that is not.
 
     It lies in `data_dir`, or where that is None in the folder of the options; `mode` "memory", "stream" or
     "auto" likewise, which changes no batch.
@@ -177,6 +177,7 @@ def open_split(
         data_dir or options.dir or None,
         mode or options.mode,
         num_labels=options.num_labels,
+        held_out=options.held_out,
         label_seed=options.label_seed,
     )
 

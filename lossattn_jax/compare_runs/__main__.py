@@ -41,7 +41,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "split",
         "test",
-        ["test", "train", comparison.NONE],
+        ["test", "train", "held_out", comparison.NONE],
         f"what to evaluate on; {comparison.NONE}: configs and curves alone",
     )
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step, of all runs")

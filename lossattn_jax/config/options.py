@@ -54,6 +54,9 @@ class DataOptions:
     extra: bool = key(False)  # svhn_cropped and svhn_full: train on the extra split too
     # Train on so many images, equally many of each class; 0: on all. And which ones.
     num_labels: int = key(0, rules.at_least(0))
+    # Take so many of the training images, equally many of each class, out of the training, and test on them
+    # in place of the test images: to choose between settings. 0: none.
+    held_out: int = key(0, rules.at_least(0))
     label_seed: int = key(0, rules.SEED)
     # All images as uint8, or grain; auto: the former where they take half of the free memory at most.
     mode: str = key("auto", rules.one_of("auto", "memory", "stream"))

@@ -40,7 +40,7 @@ class ArrayDataset(Examples):
 
     Attributes:
       spec: the data set.
-      split: 'train' or 'test'.
+      split: 'train', 'test' or 'held_out'.
       images: uint8 [N, H, W, C] of `spec.view.stored_shape`.
       labels: int32 [N], or uint8 [N, K] (multi-hot) where `spec.multi_label`.
       boxes: float32 [N, 4] (ymin, xmin, ymax, xmax as fractions of the image), or [N, M, 4] where an
@@ -77,10 +77,11 @@ class ArrayDataset(Examples):
                 batch["box_label"] = self.box_labels[indices]
         return batch
 
-    def take(self, indices: np.ndarray) -> "ArrayDataset":
-        """Takes the examples at `indices` int64 [n], counted from 0 anew."""
+    def take(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
+        """Takes the examples at `indices` int64 [n], counted from 0 anew, as the split of a name."""
         part = dataclasses.replace(
             self,
+            split=split or self.split,
             images=self.images[indices],
             labels=self.labels[indices],
             boxes=None if self.boxes is None else self.boxes[indices],

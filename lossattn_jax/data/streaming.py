@@ -27,12 +27,14 @@ class StreamDataset(Examples):
       num_workers: worker processes; 0 reads in this process.
       selection: int64 [n], the places of the examples that make up the data set, which counts them from
         0 anew; None for all of `source`.
+      name: of the split where it is another than that of `source`, else empty.
     """
 
     source: SplitSource
     num_threads: int = 4
     num_workers: int = 0
     selection: np.ndarray | None = None
+    name: str = ""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -41,8 +43,8 @@ class StreamDataset(Examples):
 
     @property
     def split(self) -> str:
-        """'train' or 'test'."""
-        return self.source.split
+        """'train', 'test' or 'held_out'."""
+        return self.name or self.source.split
 
     def __len__(self) -> int:
         return len(self.source) if self.selection is None else len(self.selection)

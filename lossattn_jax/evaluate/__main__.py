@@ -32,7 +32,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test"], "what to evaluate on")
+    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "what to evaluate on")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer(
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1

@@ -161,7 +161,7 @@ def evaluate_run(
 
     Args:
       workdir: folder of the run.
-      split: "train" or "test".
+      split: "train", "test", or "held_out" of `config.data.held_out`.
       checkpoint: "latest", "best" or a step.
       batch_size: examples per batch; None: as in the run's config.
       data_dir: folder of the data sets; None: as in the run's config.

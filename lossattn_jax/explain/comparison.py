@@ -149,7 +149,7 @@ def compare_run(
       workdir: folder of the run.
       names: as `explainers.make` takes them.
       num: number of images of the split, from its first.
-      split: "train" or "test".
+      split: "train", "test", or "held_out" of `config.data.held_out`.
       checkpoint: "latest", "best" or a step.
       batch_size: as of `compare`.
       data_dir: folder of the data sets; None: as in the run's config.

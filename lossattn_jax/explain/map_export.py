@@ -234,7 +234,7 @@ def export_run(
     Args:
       workdir: folder of the run.
       output, num, batch_size: as of `export`.
-      split: "train" or "test".
+      split: "train", "test", or "held_out" of `config.data.held_out`.
       checkpoint: "latest", "best" or a step.
       data_dir: folder of the data sets; None: as in the run's config.
       trust_code: whether code that the run's config names by reference is imported.

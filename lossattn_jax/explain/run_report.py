@@ -58,7 +58,7 @@ def explain_run(
       workdir: folder of the run.
       images: image files and folders of them; none: images of `split`.
       num: number of images of the split.
-      split: "train" or "test".
+      split: "train", "test", or "held_out" of `config.data.held_out`.
       pick: which images of the split: by turns the least certain and those with the most diffuse
         attention ("hardest"), or the "first".
       fit: how `images` are brought to the network's size; see `own_images.read`.

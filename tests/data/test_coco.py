@@ -159,6 +159,8 @@ def test_the_cache_is_read_and_follows_resizing_and_boxes(coco_dir, monkeypatch)
 def test_a_number_of_labels_makes_no_sense_here(coco_dir):
     with pytest.raises(UserError, match="num_labels is 80, but must be 0 for coco"):
         data.open_dataset(SPEC, "train", coco_dir, num_labels=80)
+    with pytest.raises(UserError, match="held_out is 80, but must be 0 for coco"):
+        data.open_dataset(SPEC, "held_out", coco_dir, held_out=80)
     assert len(data.open_dataset(SPEC, "test", coco_dir, num_labels=80)) == 3
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lossattn_jax import data
 from lossattn_jax.data import labelled_subset
+from lossattn_jax.data.subset import places_of_split
 from lossattn_jax.errors import UserError
 
 
@@ -72,6 +73,40 @@ def test_mistakes_are_told_in_a_sentence(num_labels, seed, sentence):
     assert "\n" not in str(caught.value)
 
 
+@given(seed=st.integers(0, 2**31 - 1), held_out=st.integers(1, 4), num_labels=st.integers(0, 3))
+@settings(deadline=None)
+def test_held_out_images_are_balanced_and_not_trained_on(seed, held_out, num_labels):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), 8))
+    numbers = {"held_out": 3 * held_out, "num_labels": 3 * num_labels, "seed": seed}
+    train, tested = (places_of_split(labels, s, 3, **numbers) for s in ("train", "held_out"))
+    np.testing.assert_array_equal(np.bincount(labels[tested]), [held_out] * 3)
+    np.testing.assert_array_equal(np.bincount(labels[train]), [num_labels or 8 - held_out] * 3)
+    assert not set(train) & set(tested)
+    assert (np.diff(train) > 0).all() and (np.diff(tested) > 0).all()
+
+
+def test_held_out_images_are_the_ones_that_earlier_runs_used():
+    # Written down from this code: a change would let a resumed run train on what it is tested on.
+    labels = np.arange(30) % 3
+    places = places_of_split(labels, "held_out", 3, held_out=6, seed=0).tolist()
+    assert places == [19, 20, 24, 26, 27, 28]
+    assert places != labelled_subset(labels, 6, 3, seed=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "num_labels", "sentence"),
+    [
+        (25, 0, "held_out is 25, but must be 0 .none. or a positive multiple of .* classes, 10"),
+        (110, 0, "held_out is 110, but .* at most the number of training examples, 100"),
+        (100, 0, "held_out is 100, but must be less than the number of training examples"),
+        (60, 50, "num_labels is 50, but .* at most the number of training examples, 40"),
+    ],
+)
+def test_numbers_that_leave_nothing_to_train_on_are_refused(held_out, num_labels, sentence):
+    with pytest.raises(UserError, match=sentence):
+        places_of_split(np.arange(100) % 10, "train", 10, held_out=held_out, num_labels=num_labels)
+
+
 def test_labels_have_to_be_numbers():
     with pytest.raises(ValueError, match=r"\(4, 2\)"):
         labelled_subset(np.zeros((4, 2)), 2, 2)
@@ -122,3 +157,27 @@ def test_the_test_set_is_never_reduced(digits_dir, digits_spec, mode):
 def test_a_number_that_the_set_cannot_give_is_refused(digits_dir, digits_spec, mode):
     with pytest.raises(UserError, match="num_labels is 70, .* 60"):
         data.open_dataset(digits_spec, "train", digits_dir, mode, num_labels=70)
+
+
+def test_a_set_is_divided_into_training_and_held_out_images(digits_dir, digits_spec, mode):
+    whole = data.load(digits_spec, "train", digits_dir)
+    train, held_out = (
+        data.open_dataset(digits_spec, split, digits_dir, mode, held_out=20, label_seed=3)
+        for split in ("train", "held_out")
+    )
+    assert (train.split, held_out.split) == ("train", "held_out")
+    assert (len(train), len(held_out)) == (40, 20)
+    places = [
+        places_of_split(whole.labels, s, 10, held_out=20, seed=3) for s in ("train", "held_out")
+    ]
+    for dataset, indices in zip((train, held_out), places, strict=True):
+        (batch,) = dataset.eval_batches(batch_size=len(dataset))
+        np.testing.assert_array_equal(batch["image"], whole.images[indices])
+        np.testing.assert_array_equal(batch["label"], whole.labels[indices])
+    np.testing.assert_array_equal(np.sort(np.concatenate(places)), np.arange(60))
+
+
+def test_held_out_images_need_their_number(digits_dir, digits_spec, mode):
+    with pytest.raises(UserError, match="held_out, but config.data.held_out is 0"):
+        data.open_dataset(digits_spec, "held_out", digits_dir, mode)
+    assert len(data.open_dataset(digits_spec, "test", digits_dir, mode, held_out=20)) == 21

@@ -25,6 +25,7 @@ from lossattn_jax.checkpoint import store as checkpoint_lib
 from lossattn_jax.config import config_json
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import ImageOptions, ModelOptions
+from lossattn_jax.data.subset import HELD_OUT
 from lossattn_jax.errors import UntrustedCode, UserError
 from lossattn_jax.models.network import BACKBONE
 from lossattn_jax.train.images import checkpoint_items, reporting, resume, same_run
@@ -108,9 +109,8 @@ def open_job(config: ConfigDict, workdir: str | pathlib.Path) -> Job:
             f"{kind}, which has none"
         )
     devices.per_device(options.train.batch_size, "config.train.batch_size")
-    train_set, test_set = (
-        runs.open_split(options.data, spec, split) for split in ("train", "test")
-    )
+    splits = ("train", HELD_OUT if options.data.held_out else "test")
+    train_set, test_set = (runs.open_split(options.data, spec, split) for split in splits)
     steps_per_epoch = data.steps_per_epoch(
         len(train_set), options.train.batch_size, options.data.drop_last
     )
@@ -328,10 +328,11 @@ def describe(job: Job, state: TrainState) -> None:
     options = job.options
     log.info("devices: %s", devices.describe())
     log.info(
-        "data: %s, %d training and %d test images of %s, %d classes",
+        "data: %s, %d training and %d %s images of %s, %d classes",
         job.spec.name,
         len(job.train_set),
         len(job.test_set),
+        "held-out training" if job.test_set.split == HELD_OUT else "test",
         "x".join(str(side) for side in job.spec.image_shape),
         job.spec.num_classes,
     )

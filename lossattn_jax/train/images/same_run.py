@@ -18,6 +18,7 @@ _SAME_KEYS = {
     "data.image_size": ", and it shapes the model",
     "optimizer.name": ", and it shapes the optimiser's state",
     "data.num_labels": ", and it decides what each step sees",
+    "data.held_out": ", and it decides what each step sees",
     "data.label_seed": ", and it decides what each step sees",
     "seed": ", and it decides what each step sees",
     "data.extra": ", and it decides what each step sees",
