@@ -9,6 +9,7 @@ import jax
 from absl import flags
 
 from lossattn_jax.commands import command
+from lossattn_jax.evaluate import test_time_views
 from lossattn_jax.evaluate.evaluation import evaluate_run, refuse_nonfinite
 from lossattn_jax.files import records
 
@@ -23,6 +24,7 @@ def main() -> None:
         values.batch_size,
         values.data_dir,
         out=values.out,
+        views=values.views,
         trust_code=values.trust_code,
     )
     if jax.process_index() == 0:
@@ -39,5 +41,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")
     flags.DEFINE_string("out", None, "file to write; default: evaluation_SPLIT.json in the workdir")
+    flags.DEFINE_string(
+        "views",
+        test_time_views.ONE,
+        f"views of an image whose logits are averaged: {', '.join(test_time_views.VIEWS)}; or your own, "
+        "package.module:attribute",
+    )
     command.define_trust_code()
     command.run(main, processes=True)

@@ -14,7 +14,13 @@ from lossattn_jax import data, devices
 from lossattn_jax.attention import losses
 from lossattn_jax.checkpoint import provenance, runs
 from lossattn_jax.errors import Incomplete
-from lossattn_jax.evaluate import measurements, metric_registry, metrics, nonfinite_values
+from lossattn_jax.evaluate import (
+    measurements,
+    metric_registry,
+    metrics,
+    nonfinite_values,
+    test_time_views,
+)
 from lossattn_jax.files import records
 from lossattn_jax.models import ImageNetwork, Outputs
 
@@ -24,7 +30,10 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[dict[str, metrics.Mean], 
 
 
 def make_eval_step(
-    model: ImageNetwork, spec: data.DatasetSpec, loss: str = losses.AUTO
+    model: ImageNetwork,
+    spec: data.DatasetSpec,
+    loss: str = losses.AUTO,
+    views: str = test_time_views.ONE,
 ) -> EvalStep:
     """Makes the pmapped forward pass of evaluation and explanations.
 
@@ -37,13 +46,23 @@ def make_eval_step(
       model: the network.
       spec: of the data set, for the normalisation and the image's shape.
       loss: the loss that is measured; see `runs.loss_kind`.
+      views: of `test_time_views.VIEWS`, over which logits are averaged; patch logits and attention are those
+        of the image.
+
+    Raises:
+      UnknownName: of the views.
     """
+    image_views = test_time_views.VIEWS.find(views)
     centres = jnp.asarray(model.patch_grid(spec.image_shape).centres())
     kind = runs.loss_kind(model, spec, loss)
 
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> tuple[Any, Outputs]:
         images = data.network_input(batch["image"], spec, model.dtype)
-        outputs: Any = model.apply(variables, images, train=False)
+
+        def predict(images: jax.Array) -> Any:
+            return model.apply(variables, images, train=False)
+
+        outputs = test_time_views.average_logits(predict, images, image_views)
         sums = metric_registry.evaluation_sums(
             outputs, batch["label"], batch["mask"], centres, batch.get("box"), kind
         )
@@ -153,9 +172,12 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     out: str | None = None,
+    views: str = test_time_views.ONE,
     trust_code: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint and writes `evaluation_SPLIT.json` into its workdir.
+
+    With other views than the image alone it is `evaluation_SPLIT_VIEWS.json`.
 
     Where that may not be written, as on a read-only mount, a warning says so.
 
@@ -166,10 +188,11 @@ def evaluate_run(
       batch_size: examples per batch; None: as in the run's config.
       data_dir: folder of the data sets; None: as in the run's config.
       out: file to write instead, whose folder exists.
+      views: of `test_time_views.VIEWS`, over which logits are averaged.
       trust_code: whether code that the run's config names by reference is imported.
 
     Returns:
-      The metrics, and what they were measured on: data set, split, step, workdir, and by digests
+      The metrics, and what they were measured on: data set, split, views, step, workdir, and by digests
       (`made_from`); a `records.complete` one. Metrics that hold an example with non-finite outputs are
       None, and `nonfinite` counts these examples; see `refuse_nonfinite`.
 
@@ -177,6 +200,7 @@ def evaluate_run(
       UserError: there is no such run, checkpoint or data set, or the file cannot be written.
     """
     measurements.check_out(out)
+    test_time_views.VIEWS.find(views, "--views")
     run = runs.load(workdir, checkpoint, trust_code=trust_code)
     dataset = runs.open_dataset(run, split, data_dir)
     # Before the work, during which another command may write the workdir.
@@ -184,7 +208,7 @@ def evaluate_run(
     log.info("evaluating step %d on %d images of %s", run.step, len(dataset), split)
     start = time.monotonic()
     results = evaluate(
-        make_eval_step(run.model, run.spec, run.loss),
+        make_eval_step(run.model, run.spec, run.loss, views),
         devices.replicate(run.variables),
         dataset,
         batch_size or run.options.eval.batch_size,
@@ -194,13 +218,15 @@ def evaluate_run(
     content = {
         "dataset": run.spec.name,
         "split": split,
+        "views": views,
         "step": run.step,
         "workdir": str(workdir),
         **metrics.finite(results),
     }
     result = records.complete(content, made_from)
     if jax.process_index() == 0:
-        measurements.write(result, pathlib.Path(workdir) / f"evaluation_{split}.json", out)
+        name = "_".join([split, *test_time_views.file_words(views)])
+        measurements.write(result, pathlib.Path(workdir) / f"evaluation_{name}.json", out)
     return result
 
 
