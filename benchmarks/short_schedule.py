@@ -27,6 +27,7 @@ from lossattn_jax.checkpoint import run_folder
 from lossattn_jax.commands import command
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.errors import UserError
+from lossattn_jax.evaluate import metrics
 from lossattn_jax.train.images import loop, reporting
 
 # Below the package's logger, which is the one that commands show.
@@ -105,6 +106,11 @@ def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
     return config
 
 
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Whether a folder has the result of a run."""
+    return (workdir / _RUN_NAME).exists()
+
+
 def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[str, Any]:
     """A run, or the result of one that is finished.
 
@@ -114,7 +120,8 @@ def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[
       train: `train.loop.train`, or what stands for it.
 
     Returns:
-      `test_accuracy` and `test_loss` after the last step; `training_seconds`, in which all steps were made,
+      `test_accuracy` and `test_loss` after the last step, and as `test` all metrics;
+      `training_seconds`, in which all steps were made,
       compilation included, evaluations and checkpoints not; `images_per_second` over the lines of
       `metrics.jsonl`; when, where and with what it ended.
 
@@ -133,6 +140,7 @@ def train_once(config: ConfigDict, workdir: pathlib.Path, train: Train) -> dict[
         "seed": config.seed,
         "test_accuracy": test_results["accuracy"],
         "test_loss": test_results["loss"],
+        "test": metrics.finite(test_results),
         "evaluation_seconds": test_results["seconds"],
         **pooling_results.speed(lines, config.train.batch_size),
         **machine.header("benchmarks.short_schedule", PACKAGES),
@@ -194,7 +202,7 @@ def run(
         pooling = config.model.pooling
         workdir = folder / f"{pooling}_seed{config.seed}"
         late = minutes is not None and time.monotonic() - began > 60 * minutes
-        if late and not (workdir / _RUN_NAME).exists():
+        if late and not is_finished(workdir):
             runs_left += 1
             continue
         log.info("run %d of %d: %s, seed %d", number, len(configs), pooling, config.seed)

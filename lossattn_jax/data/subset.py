@@ -69,17 +69,17 @@ def places_of_split(
       UserError: a number that cannot be drawn, or nothing would be left to train on.
       UnknownName: another split.
     """
-    taken = np.empty(0, np.int64)
+    test_places = np.empty(0, np.int64)
     if held_out or split == HELD_OUT:
-        taken = _draw(labels, HELD_OUT, held_out, num_classes, _HELD_OUT_KEY, seed=seed)
-    others = np.setdiff1d(np.arange(len(labels)), taken)
+        test_places = _draw(labels, HELD_OUT, held_out, num_classes, _HELD_OUT_KEY, seed=seed)
+    others = np.setdiff1d(np.arange(len(labels)), test_places)
     if not len(others):
         raise UserError(
             f"config.data.held_out is {held_out}, but must be less than the number of training examples."
         )
     if num_labels and split != HELD_OUT:
         others = others[labelled_subset(labels[others], num_labels, num_classes, seed)]
-    return lookup("the split", split, {"train": others, HELD_OUT: taken})
+    return lookup("the split", split, {"train": others, HELD_OUT: test_places})
 
 
 def _draw(
