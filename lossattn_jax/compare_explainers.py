@@ -7,6 +7,7 @@ import jax
 from absl import flags
 
 from lossattn_jax.commands import command
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.explain import comparison_report, explainers
 from lossattn_jax.explain.comparison import compare, compare_run, refuse_nonfinite
 from lossattn_jax.explain.metrics import metric_registry
@@ -50,7 +51,7 @@ if __name__ == "__main__":
         f"all, or some of {', '.join(metric_registry.NAMES)}; or your own, package.module:attribute",
     )
     flags.DEFINE_integer("num", 512, "number of images of the split", lower_bound=1)
-    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "where the images come from")
+    flags.DEFINE_enum("split", "test", SPLITS, "where the images come from")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer("batch_size", 64, "images at a time", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "folder of the data sets; default: as in the run")

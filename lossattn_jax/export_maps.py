@@ -6,6 +6,7 @@ python -m lossattn_jax.export_maps --workdir=runs/digit_scenes --split=train --o
 from absl import flags
 
 from lossattn_jax.commands import command
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.explain.map_export import export, export_run
 
 __all__ = [
@@ -32,7 +33,7 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("out", None, "folder of the store, new or to go on with", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "where the images come from")
+    flags.DEFINE_enum("split", "test", SPLITS, "where the images come from")
     flags.DEFINE_integer("num", None, "number of images; default: all", lower_bound=1)
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer(

@@ -10,6 +10,7 @@ from absl import flags
 
 from lossattn_jax.commands import command
 from lossattn_jax.compare_runs import comparison, tables
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.mil import bootstrap
 
 
@@ -41,7 +42,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "split",
         "test",
-        ["test", "train", "held_out", comparison.NONE],
+        [*SPLITS, comparison.NONE],
         f"what to evaluate on; {comparison.NONE}: configs and curves alone",
     )
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step, of all runs")

@@ -18,7 +18,7 @@ from lossattn_jax.compare_runs import curves, disagreements, page, paired_differ
 from lossattn_jax.compare_runs.predictions import Predictions, predict
 from lossattn_jax.config import images as config_lib
 from lossattn_jax.config.options import leaves
-from lossattn_jax.data.subset import HELD_OUT
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.errors import Incomplete, UserError
 from lossattn_jax.evaluate import metrics
 from lossattn_jax.evaluate.evaluation import EvalStep, make_eval_step
@@ -267,8 +267,8 @@ def _check(workdirs: Sequence[str], split: str, num: int) -> None:
                 f"the run {workdir} is there twice (also as {places[place]}); name each run once"
             )
         places[place] = workdir
-    if split not in ("test", "train", HELD_OUT, NONE):
-        raise UserError(f"split is {split!r}, but must be one of: test, train, {HELD_OUT}, {NONE}")
+    if split not in (*SPLITS, NONE):
+        raise UserError(f"split is {split!r}, but must be one of: {', '.join((*SPLITS, NONE))}")
     if not 1 <= num <= MAX_IMAGES:
         raise UserError(f"num is {num}, but a page shows 1 to {MAX_IMAGES} images")
 

@@ -7,6 +7,7 @@ from lossattn_jax.files import digests
 from lossattn_jax.registry import lookup
 
 HELD_OUT = "held_out"  # the split of training images that are tested on in place of the test images
+SPLITS = ("train", "test", HELD_OUT)
 
 # Keep the draws apart from each other, and from others that are made from the same seed.
 _LABELS_KEY = 0x5AB5E7

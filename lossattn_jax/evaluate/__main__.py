@@ -9,6 +9,7 @@ import jax
 from absl import flags
 
 from lossattn_jax.commands import command
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.evaluate import test_time_views
 from lossattn_jax.evaluate.evaluation import evaluate_run, refuse_nonfinite
 from lossattn_jax.files import records
@@ -34,7 +35,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "what to evaluate on")
+    flags.DEFINE_enum("split", "test", SPLITS, "what to evaluate on")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
     flags.DEFINE_integer(
         "batch_size", None, "images per batch; default: as in the run", lower_bound=1

@@ -8,6 +8,7 @@ from absl import flags
 
 from lossattn_jax.commands import command
 from lossattn_jax.data import own_images
+from lossattn_jax.data.subset import SPLITS
 from lossattn_jax.errors import UserError
 from lossattn_jax.explain.run_report import PICKS, explain_run
 
@@ -37,7 +38,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_list("images", [], "image files and folders; default: images of the split")
     flags.DEFINE_integer("num", 64, "number of images of the split", lower_bound=1)
-    flags.DEFINE_enum("split", "test", ["train", "test", "held_out"], "where the images come from")
+    flags.DEFINE_enum("split", "test", SPLITS, "where the images come from")
     flags.DEFINE_enum("pick", "hardest", PICKS, "which images of the split")
     flags.DEFINE_enum("fit", "resize", own_images.FITS, "how --images get the network's size")
     flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")

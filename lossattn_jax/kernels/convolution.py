@@ -1,7 +1,7 @@
 """Convolutions in forms that XLA does not find by itself.
 
-A 1x1 convolution is a matrix product. Others stay JAX's, but for two on CPUs, where numbers change by no more
-than rounding (`benchmarks.against_torch` has the times):
+A 1x1 convolution is a matrix product. Others stay JAX's, but for three on CPUs, where numbers change by no
+more than rounding (`benchmarks.against_torch` has the times):
 
 - The gradient of a strided one to its input is, as JAX has it, a convolution of a map with zeros between its
   positions, for which XLA has no library: the paper's 9x9 stride-4 one took 80 times as long as PyTorch's.
@@ -9,7 +9,7 @@ than rounding (`benchmarks.against_torch` has the times):
 - Padded 3x3 ones of many channels go by Winograd's algorithm (`winograd`), which takes a quarter of the
   multiplications.
 - The gradient of other padded 3x3 ones to their kernel is a sum of matrix products, each of a few images,
-  which takes a third to four fifths of the time of XLA's convolution over the batch.
+  which takes a quarter to a half of the time of XLA's convolution over the batch.
 """
 
 import functools
