@@ -49,7 +49,7 @@ def test_runs_differ_in_head_and_pooling_alone(name):
     assert (other.seed, other.eval.every_epochs) == (3, base().train.epochs)
 
 
-def test_a_stopped_table_goes_on_and_says_that_it_is_not_finished(tmp_path):
+def test_a_stopped_table_goes_on_and_says_so(tmp_path):
     systems, options = ("mean", "loss_attention", "plain"), {"extra_systems": ("mean",)}
     options |= {"seeds": (0, 1), "extra_seeds": (2,), "systems": systems}
     interrupted = Training(stops_at=6)
