@@ -1,4 +1,4 @@
-"""A row of the TIP paper's table for its whole schedule, in slices that go on from their own checkpoints.
+"""The whole schedule of a row of the TIP paper's table, in resumable slices.
 
     python -m benchmarks.full_schedule --row=resnet18_loss_attention --data_dir=data --minutes=9 \\
         --workdir=runs/resnet18_loss_attention --out=results/full_schedule/resnet18_loss_attention.json
@@ -21,7 +21,14 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import flag_values, machine, network_flops, product_ceiling, shipped_configs
+from benchmarks import (
+    flag_values,
+    machine,
+    network_flops,
+    product_ceiling,
+    shipped_configs,
+    short_schedule,
+)
 from lossattn_jax import data, devices
 from lossattn_jax.commands import command
 from lossattn_jax.config import images as config_lib
@@ -191,13 +198,11 @@ def _open_record(path: pathlib.Path, config: ConfigDict, workdir: str) -> dict[s
     if not path.exists():
         return {"workdir": workdir, "config": new_config, "slices": []}
     record: dict[str, Any] = json.loads(path.read_text())
-    before = dict(config_lib.leaves(ConfigDict(record["config"])))
-    for key, value in config_lib.leaves(ConfigDict(new_config)):
-        if key != "data.dir" and before.get(key) != value:  # the data may have been moved
-            raise UserError(
-                f"{path} is of a run with {key} {before.get(key)!r}, but now it is {value!r}: name another "
-                "file with --out"
-            )
+    difference = short_schedule.find_difference(
+        ConfigDict(record["config"]), ConfigDict(new_config)
+    )
+    if difference is not None:
+        raise UserError(f"{path} is of a run with {difference}: name another file with --out")
     return record
 
 

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from scipy import stats
 
-from benchmarks import flag_values, machine, short_schedule
+from benchmarks import flag_values, machine, pooling_results, short_schedule
 from lossattn_jax import devices
 from lossattn_jax.commands import command
 from lossattn_jax.config import images as config_lib
@@ -69,7 +69,7 @@ SYSTEMS = {
 
 
 def run_config(base: ConfigDict, name: str, seed: int) -> ConfigDict:
-    """The config of a run: the base with a system's head and pooling, tested once, at its end.
+    """Makes the config of a run, which is tested once, at its end.
 
     Args:
       base: of all runs.
@@ -101,7 +101,9 @@ def run(
     minutes: float | None = None,
     train: Callable[[ConfigDict, pathlib.Path], Mapping[str, Any]] = loop.train,
 ) -> dict[str, Any]:
-    """Trains all systems with a seed before any with the next, and writes record and table after each run.
+    """Trains all systems with one seed after the other.
+
+    Record and table are written after each run.
 
     Args:
       base: the config of all runs.
@@ -122,8 +124,7 @@ def run(
     began = time.monotonic()
     if twice := set(seeds) & set(extra_seeds):
         raise UserError(f"--extra_seeds has {min(twice)}, which --seeds has too")
-    if minutes is not None and math.isnan(minutes):
-        raise UserError("--minutes is nan, but must be a number, at least 0")
+    short_schedule.check_minutes(minutes)
     if strange := [name for name in extra_systems if name not in systems]:
         raise UserError(
             f"--extra_systems has {strange[0]!r}, but must be of --systems: {','.join(systems)}"
@@ -199,8 +200,7 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _describe(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "deviation": deviation, "runs": values}
+    return {**pooling_results.mean_and_deviation(values), "runs": values}
 
 
 def table(record: Mapping[str, Any]) -> str:

@@ -78,9 +78,13 @@ def _text(own: dict[str, Any], sign: str = "") -> str:
     return f"{own['mean']:{sign}.4f}{spread} ({len(own['all'])} seed(s))"
 
 
-def _mean(values: list[float]) -> dict[str, Any]:
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
+    """The `mean` of values and their `deviation` as of a sample, None of a single one."""
     return {
         "mean": statistics.fmean(values),
         "deviation": statistics.stdev(values) if len(values) > 1 else None,
-        "all": values,
     }
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    return {**mean_and_deviation(values), "all": values}

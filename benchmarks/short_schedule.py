@@ -106,6 +106,12 @@ def run_config(recipe: Recipe, pooling: str, seed: int) -> ConfigDict:
     return config
 
 
+def check_minutes(minutes: float | None) -> None:
+    """Refuses a limit that is no number."""
+    if minutes is not None and math.isnan(minutes):
+        raise UserError("--minutes is nan, but must be a number, at least 0")
+
+
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether a folder has the result of a run."""
     return (workdir / _RUN_NAME).exists()
@@ -183,8 +189,7 @@ def run(
     configs = [run_config(recipe, pooling, seed) for seed in seeds for pooling in poolings]
     if not configs:
         raise UserError(f"--poolings names none, but may have: {', '.join(POOLINGS)}")
-    if minutes is not None and math.isnan(minutes):
-        raise UserError("--minutes is nan, but must be a number, at least 0")
+    check_minutes(minutes)
     for config in configs:  # complains before anything is made
         config_lib.check(config)
     path = machine.prepare(folder / RESULTS_NAME)
@@ -219,16 +224,21 @@ def run(
     return record
 
 
+def find_difference(before: ConfigDict, config: ConfigDict) -> str | None:
+    """Describes the first value of a config that was another before; None: there is none."""
+    values_before = dict(config_lib.leaves(before))
+    for key, value in config_lib.leaves(config):
+        if key != "data.dir" and values_before.get(key) != value:  # the data may have been moved
+            return f"{key} {values_before.get(key)!r}, but now it is {value!r}"
+    return None
+
+
 def _refuse_other(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not (workdir / run_folder.CONFIG_NAME).exists():
         return
-    config_there = dict(config_lib.leaves(run_folder.stored_config(workdir)))
-    for key, value in config_lib.leaves(config):
-        if key != "data.dir" and config_there[key] != value:  # the data may have been moved
-            raise UserError(
-                f"{workdir} has a run with {key} {config_there[key]!r}, but now it is {value!r}: name "
-                "another folder with --out"
-            )
+    difference = find_difference(run_folder.stored_config(workdir), config)
+    if difference is not None:
+        raise UserError(f"{workdir} has a run with {difference}: name another folder with --out")
 
 
 def main() -> None:

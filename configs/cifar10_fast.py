@@ -1,4 +1,4 @@
-"""Quick network + loss attention over 64 patches on CIFAR-10, for CPUs; ours, not a row of the papers.
+"""Quick network + loss attention on CIFAR-10, for CPUs; ours, not a row of the papers.
 
     python -m lossattn_jax.data.prepare --dataset=cifar10
     python train.py --config=configs/cifar10_fast.py --workdir=runs/cifar10_fast

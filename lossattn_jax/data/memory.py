@@ -78,7 +78,12 @@ class ArrayDataset(Examples):
         return batch
 
     def take(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
-        """Takes the examples at `indices` int64 [n], counted from 0 anew, as the split of a name."""
+        """Takes examples, counted from 0 anew.
+
+        Args:
+          indices: int64 [n], their places.
+          split: name of the part; None: as this one's.
+        """
         part = dataclasses.replace(
             self,
             split=split or self.split,

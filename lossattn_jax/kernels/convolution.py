@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.ad_checkpoint import checkpoint_name
 
-from lossattn_jax.kernels import own_gradients, winograd
+from lossattn_jax.kernels import batch_parts, own_gradients, winograd
 
 RESULT_NAME = (
     "convolution"  # name of all results but those of 1x1 ones, for policies of jax.checkpoint
@@ -85,7 +85,7 @@ def _strided_jvp(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
 def _padded_gradients(
     gradient: jax.Array, x: jax.Array, kernel: jax.Array, used: tuple[bool, bool]
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """The gradients of a padded 3x3 convolution to its map, as JAX has it, and to its kernel."""
+    """Gradients of a padded 3x3 convolution; that to its map is JAX's."""
     to_x = to_kernel = None
     if used[0]:
         (to_x,) = jax.vjp(lambda x: _of_jax(x, kernel, 1, 1), x)[1](gradient)
@@ -105,8 +105,8 @@ def _sum_products(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.A
     The windows of a few images are made at a time, so that they stay in the processor's cache.
     """
     batch, height, width, channels = x.shape
-    most = min(batch, max(1, _WINDOW_BYTES // (9 * x[0].size * x.dtype.itemsize)))
-    images = max(n for n in range(1, most + 1) if batch % n == 0)
+    image_bytes = 9 * height * width * channels * x.dtype.itemsize
+    images = batch_parts.images_at_a_time(batch, image_bytes, _WINDOW_BYTES)
 
     def add(total: jax.Array, part: Any) -> Any:
         x, gradient = part
@@ -116,7 +116,7 @@ def _sum_products(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.A
         products = windows.T @ gradient.reshape(-1, kernel.shape[3])
         return total + products.reshape(kernel.shape), None
 
-    parts = [a.reshape(-1, images, *a.shape[1:]) for a in (x, gradient)]
+    parts = [batch_parts.split(array, images) for array in (x, gradient)]
     return jax.lax.scan(add, jnp.zeros_like(kernel), parts)[0]
 
 

@@ -26,17 +26,17 @@ def give_gradients(name: str, convolve: Convolve, gradients: Gradients) -> Convo
     """
 
     @jax.custom_jvp
-    def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def operation(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return convolve(x, kernel)
 
-    @convolved.defjvp
+    @operation.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        return convolved(*primals), tangent.bind(*tangents, *primals)
+        return operation(*primals), tangent.bind(*tangents, *primals)
 
     def apply(
         moved_x: jax.Array, moved_kernel: jax.Array, x: jax.Array, kernel: jax.Array
     ) -> jax.Array:
-        return convolved(moved_x, kernel) + convolved(x, moved_kernel)
+        return operation(moved_x, kernel) + operation(x, moved_kernel)
 
     def transpose(
         gradient: Any, moved_x: Any, moved_kernel: Any, x: jax.Array, kernel: jax.Array
@@ -61,7 +61,7 @@ def give_gradients(name: str, convolve: Convolve, gradients: Gradients) -> Convo
     def of_same_axes(x: jax.Array, kernel: jax.Array) -> jax.Array:
         # As all operations of JAX have it: in `jax.shard_map` devices may share a kernel, and not the map.
         axes = _axes(x) | _axes(kernel)
-        return convolved(_varying(x, axes), _varying(kernel, axes))
+        return operation(_varying(x, axes), _varying(kernel, axes))
 
     return of_same_axes
 

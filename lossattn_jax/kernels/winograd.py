@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossattn_jax.kernels import ordering, own_gradients
+from lossattn_jax.kernels import batch_parts, ordering, own_gradients
 
 TILE = 4  # results on a side of a tile
 
@@ -53,7 +53,7 @@ def _in_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if images == len(x):
         results = _results(x, kernel)
     else:
-        results = jax.lax.map(lambda part: _results(part, kernel), _in_parts(x, images))
+        results = jax.lax.map(lambda part: _results(part, kernel), batch_parts.split(x, images))
     # Put in their places behind the loop: in it XLA would do that one number after the other.
     batch, height, width, _ = x.shape
     shape = (-1, TILE, TILE, images, height // TILE, width // TILE, kernel.shape[3])
@@ -89,7 +89,7 @@ def _gradients(
     if images == batch:
         to_x, to_kernel = of_part(x, results[0])
     else:
-        parts = (_in_parts(x, images), results)
+        parts = (batch_parts.split(x, images), results)
         to_kernel, to_x = jax.lax.scan(one, jnp.zeros_like(kernel), parts)
         to_x = to_x.reshape(x.shape)
     if all(used):
@@ -129,12 +129,7 @@ def _images_at_a_time(x: jax.Array, kernel: jax.Array) -> int:
     """A divisor of the batch."""
     batch, height, width, _ = x.shape
     numbers = _PLACES**2 * (height // TILE) * (width // TILE) * max(kernel.shape[2:])
-    most = min(batch, max(1, _BYTES // (numbers * x.dtype.itemsize)))
-    return max(n for n in range(1, most + 1) if batch % n == 0)
-
-
-def _in_parts(x: jax.Array, images: int) -> jax.Array:
-    return x.reshape(-1, images, *x.shape[1:])
+    return batch_parts.images_at_a_time(batch, numbers * x.dtype.itemsize, _BYTES)
 
 
 @functools.cache  # every layer's trace asks for them, and its gradient's

@@ -256,7 +256,10 @@ def _blocks(x: jax.Array) -> jax.Array:
 
 
 def _highest_place(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The highest value of each 2x2 block, and the place of the first such, 0 to 3, row by row."""
+    """The highest value of each 2x2 block and its place.
+
+    Places are 0 to 3, row by row; of equal values it is that of the first.
+    """
     rows = []
     for row in range(2):
         left, right = blocks[:, :, row, :, 0], blocks[:, :, row, :, 1]

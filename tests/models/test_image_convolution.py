@@ -1,10 +1,13 @@
 """Our forms of a convolution against sums of products in float64, with their gradients, and against JAX's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossattn_jax.kernels import winograd
 from lossattn_jax.kernels.convolution import convolve
 
 
@@ -118,14 +121,22 @@ def test_bfloat16_is_left_to_jax_and_so_are_accelerators(monkeypatch):
     assert "conv_general_dilated" in primitives(jnp.float32)
 
 
+@pytest.mark.parametrize(
+    ("padded", "shape", "features"),
+    [
+        (functools.partial(convolve, padding=1), (2, 5, 6, 3), 4),
+        (winograd.convolve, (2, 4, 4, 3), 5),
+    ],
+    ids=["direct", "Winograd"],
+)
 @pytest.mark.parametrize("wanted", [0, 1])
-def test_one_gradient_of_a_padded_convolution_is_that_of_both(wanted):
+def test_one_gradient_alone_is_that_of_both(padded, shape, features, wanted):
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal((2, 5, 6, 3)), jnp.float32)
-    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 4)), jnp.float32)
+    x = jnp.asarray(random.standard_normal(shape), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((3, 3, shape[-1], features)), jnp.float32)
 
     def total(x, kernel):
-        return jnp.sum(jnp.cos(convolve(x, kernel, 1, 1)))
+        return jnp.sum(jnp.cos(padded(x, kernel)))
 
     both = jax.jit(jax.grad(total, (0, 1)))(x, kernel)
     alone = jax.jit(jax.grad(total, wanted))(x, kernel)

@@ -50,20 +50,6 @@ def test_in_parts_it_is_what_it_is_at_once(shape, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wanted", [0, 1])
-def test_one_gradient_alone_is_that_of_both(wanted):
-    random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal((2, 4, 4, 3)), jnp.float32)
-    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 5)), jnp.float32)
-
-    def total(x, kernel):
-        return jnp.sum(jnp.cos(winograd.convolve(x, kernel)))
-
-    both = jax.jit(jax.grad(total, (0, 1)))(x, kernel)
-    alone = jax.jit(jax.grad(total, wanted))(x, kernel)
-    np.testing.assert_allclose(alone, both[wanted], rtol=1e-5, atol=1e-5)
-
-
 def test_devices_may_share_the_kernel():
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((4, 4, 4, 3)), jnp.float32)
