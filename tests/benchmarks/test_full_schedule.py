@@ -1,6 +1,7 @@
 """Slices of a full schedule: where each begins and ends, rates by hand, and records of other runs."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -100,7 +101,19 @@ def test_a_slice_ends_when_its_minutes_are_over(config, tmp_path):
 def test_the_real_thing_stops_and_goes_on(scenes_dir, tmp_path):
     config = shrunk.config(scenes_dir, train__epochs=40, log__every_steps=1, log__pictures=0)
     folder, out = str(tmp_path / "run"), str(tmp_path / "out.json")
-    first = full_schedule.run(config, folder, out, minutes=0.15)
+
+    def train_a_little(config, workdir, stop):
+        # By steps and not by time: how many are made in some seconds depends on the machine.
+        def ask():
+            log = workdir / "metrics.jsonl"
+            while not log.exists() or log.read_text().count("\n") < 5:
+                time.sleep(0.01)
+            stop.ask()
+
+        threading.Thread(target=ask, daemon=True).start()
+        return loop.train(config, workdir, stop)
+
+    first = full_schedule.run(config, folder, out, train=train_a_little)
     assert "test" not in first and first["slices"][0]["last_step"] < 240
     record = full_schedule.run(config, folder, out, train=loop.train)
     assert record["slices"][1]["first_step"] <= first["slices"][0]["last_step"]
